@@ -1,0 +1,1 @@
+"""Suite files shipped with lrbench: one TOML a suite. Data only."""

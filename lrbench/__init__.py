@@ -1,0 +1,3 @@
+"""lrbench: does learning-rate decay make features less transferable?"""
+
+__version__ = "0.1.0"

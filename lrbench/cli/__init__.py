@@ -1,0 +1,62 @@
+"""The command line: one file a verb, heavy imports inside the verb, so that `lrbench --help` answers at once."""
+
+import os
+import sys
+
+import typer
+
+from lrbench.cli import data, doctor, leaderboard, plan, pretrain, run, snapshots, tasks, transfer
+from lrbench.cli.common import one_paragraph
+from lrbench.errors import LrbenchError
+
+app = typer.Typer(
+    name="lrbench",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Does learning-rate decay make features less transferable? Pretrain with a snapshot at every decay boundary, "
+    "transfer every snapshot, and see what the results say.",
+    epilog="Every command takes --debug, which shows a traceback in place of an error's one paragraph.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("pretrain")(pretrain.pretrain)
+app.command("transfer")(transfer.transfer)
+app.command("leaderboard")(leaderboard.leaderboard)
+app.command("tasks")(tasks.tasks)
+app.add_typer(data.app, name="data")
+app.add_typer(snapshots.app, name="snapshots")
+app.command("plan")(plan.plan)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        from lrbench import __version__
+
+        typer.echo(f"lrbench {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an error of lrbench ends as one paragraph on stderr and its exit status."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("LRBENCH_DEBUG"))
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app(prog_name="lrbench")
+    except LrbenchError as error:
+        if debug:
+            raise
+        typer.echo(one_paragraph("lrbench", str(error)), err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("lrbench: interrupted. Run the same command again to go on.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (`lrbench tasks | head`) has gone; that is not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

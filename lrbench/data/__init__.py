@@ -1,0 +1,1 @@
+"""From files on disk, or from a seed, to pixels and labels."""

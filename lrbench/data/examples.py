@@ -1,0 +1,100 @@
+"""Examples: which images a task has, their labels and splits, whatever the layout they came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lrbench.files import sha256_bytes
+from lrbench.registry.task import Task
+
+SplitName = Literal["train", "val", "test"]
+
+
+class ImageSource(Protocol):
+    """Reads the images of one split; made picklable, so that several processes can decode."""
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB.
+
+        Raises:
+            InputError: The image does not decode; the message names the file.
+        """
+        ...
+
+    def stamp(self) -> str:
+        """What changes when the images' content changes (sizes and modification times): keys the prepared cache."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One split of a task.
+
+    Attributes:
+        ids: A stable name of each image, such as its path relative to the data set's root. Shape `(N,)`.
+        labels: Class index of each image. Shape `(N,)`, int64.
+        images: Reads the images.
+        annotations: What else is known of each image (embedded world only), by name. Shape `(N,)` each.
+    """
+
+    ids: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    images: ImageSource
+    annotations: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """A task whose files were found: its classes and splits.
+
+    Attributes:
+        task: What the TOML says.
+        classes: Class names in the order of their labels.
+        splits: `train` and `test`, and `val` where the data set has one.
+        partial: True when images are missing and the user said that this is all right.
+        problems: What is missing, in words, when partial.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    splits: Mapping[SplitName, Split]
+    partial: bool = False
+    problems: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over class names and every split's ids and labels: equal only for the same images and splits."""
+        lines = [self.task.name, *self.classes]
+        for name in ("train", "val", "test"):
+            split = self.splits.get(name)  # type: ignore[call-overload]
+            if split is not None:
+                lines.append(f"\n[{name}]")
+                lines.extend(f"{label}\t{image}" for image, label in zip(split.ids, split.labels, strict=True))
+        return sha256_bytes("\n".join(lines).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTransform:
+    """Resize the short side, then cut the centre square: the transform of every evaluation.
+
+    Attributes:
+        size: Side of the square in pixels.
+        resize: Length of the short side after resizing, at least `size`.
+        interpolation: Pillow's filter, antialiased.
+    """
+
+    size: int
+    resize: int
+    interpolation: Literal["bilinear", "bicubic"]
+
+    @classmethod
+    def of(cls, *, size: int, crop_fraction: float, interpolation: Literal["bilinear", "bicubic"]) -> "EvaluationTransform":
+        """From a crop fraction, as timm and torchvision state it: 224 at 0.875 resizes to 256."""
+        return cls(size=size, resize=max(size, int(size / crop_fraction)), interpolation=interpolation)

@@ -1,0 +1,1 @@
+"""On-disk layouts: each reader turns a folder into examples."""

@@ -1,0 +1,1 @@
+"""The embedded world: images whose pattern complexity is known."""

@@ -1,0 +1,29 @@
+"""Errors a user meets: one paragraph that says what is wrong, where, and what to do."""
+
+
+class LrbenchError(Exception):
+    """Base of every error that is shown without a traceback.
+
+    Attributes:
+        exit_status: What the process exits with.
+    """
+
+    exit_status = 1
+
+
+class InputError(LrbenchError):
+    """Wrong usage or input: an unknown name, a bad file, missing or half-copied data."""
+
+    exit_status = 2
+
+
+class FailureError(LrbenchError):
+    """The work itself failed: a check that is stale, a loss that is not finite, a disk that is full."""
+
+    exit_status = 1
+
+
+class InterruptedWork(LrbenchError):
+    """Stopped by Ctrl-C or SIGTERM after saving; the message says how to go on."""
+
+    exit_status = 130

@@ -1,0 +1,1 @@
+"""Pretraining with a snapshot at every decay boundary."""

@@ -1,0 +1,7 @@
+"""Tasks and suites: TOML to frozen, validated records."""
+
+from lrbench.registry.loading import find_suites, find_tasks, load_suite, load_task, suggestion, suite_path
+from lrbench.registry.suite import Suite
+from lrbench.registry.task import Task
+
+__all__ = ["Suite", "Task", "find_suites", "find_tasks", "load_suite", "load_task", "suggestion", "suite_path"]

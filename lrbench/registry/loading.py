@@ -1,0 +1,253 @@
+"""Reading TOML files into tasks and suites, with errors that name the file, the key and what was expected."""
+
+import difflib
+import importlib.resources
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from lrbench.errors import InputError
+from lrbench.registry.suite import Suite
+from lrbench.registry.task import Strict, Task
+
+Record = TypeVar("Record", Task, Suite)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One TOML file of a registry: where it is, and the name it gives itself."""
+
+    path: Path
+    name: str
+
+
+def shipped_folder(package: str) -> Path:
+    """Folder of the TOML files shipped as `lrbench.tasks` or `lrbench.suites`."""
+    return Path(str(importlib.resources.files(package)))
+
+
+def task_folders() -> tuple[Path, ...]:
+    """The shipped tasks, then the folders that `LRBENCH_TASKS` adds.
+
+    Raises:
+        InputError: `LRBENCH_TASKS` names something that is not a folder.
+    """
+    added = tuple(Path(part).expanduser() for part in os.environ.get("LRBENCH_TASKS", "").split(os.pathsep) if part)
+    for folder in added:
+        if not folder.is_dir():
+            raise InputError(
+                f"LRBENCH_TASKS names {folder}, which is not a folder. It holds folders of task TOML files, separated "
+                f"by {os.pathsep!r}."
+            )
+    return (shipped_folder("lrbench.tasks"), *added)
+
+
+def find_tasks() -> dict[str, Found]:
+    """Every registered task's file by name."""
+    return _scan("task", task_folders())
+
+
+def find_suites() -> dict[str, Found]:
+    """Every shipped suite's file by name."""
+    return _scan("suite", (shipped_folder("lrbench.suites"),))
+
+
+def task_path(name_or_path: str) -> Path:
+    """The TOML file of a task that is named, or whose file's path is given."""
+    return _locate("task", name_or_path, find_tasks)
+
+
+def suite_path(name_or_path: str) -> Path:
+    """The TOML file of a suite that is named, or whose file's path is given."""
+    return _locate("suite", name_or_path, find_suites)
+
+
+def load_task(name_or_path: str) -> Task:
+    """Read and validate one task.
+
+    Args:
+        name_or_path: A registered name, or the path of a TOML file.
+
+    Raises:
+        InputError: No such task, a TOML that is not well formed, a key that is unknown or wrong, or a file whose
+            task has the name of another registered one.
+    """
+    path = task_path(name_or_path)
+    task = _validate(Task, _read(path), path)
+    _refuse_twin("task", task.name, path, find_tasks())
+    return task
+
+
+def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
+    """Read and validate one suite, after changing the values that `--set key.sub=value` names.
+
+    Raises:
+        InputError: As `load_task`; also for a change that is not `key=value` or whose key leads nowhere.
+    """
+    path = suite_path(name_or_path)
+    content = _read(path)
+    for change in changes:
+        _apply(content, change)
+    suite = _validate(Suite, content, path, changed=bool(changes))
+    _refuse_twin("suite", suite.name, path, find_suites())
+    return suite
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` where a known name is near, else nothing."""
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def validated(model: type[Record], content: dict[str, Any], path: Path) -> Record:
+    """Validate content that was read elsewhere, such as the effective suite beside snapshots."""
+    return _validate(model, content, path)
+
+
+def _scan(kind: str, folders: Sequence[Path]) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            name = _read(path).get("name")
+            if not isinstance(name, str):
+                raise InputError(f'{path}: the key `name` is missing. Every {kind} file starts with `name = "…"`.')
+            if name in found:
+                raise InputError(
+                    f"two {kind}s are called {name!r}: {found[name].path} and {path}. Give one of them another `name`."
+                )
+            found[name] = Found(path=path, name=name)
+    return found
+
+
+def _locate(kind: str, name_or_path: str, find: Any) -> Path:
+    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+        path = Path(name_or_path).expanduser()
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the {kind}'s TOML file itself.")
+        if not path.is_file():
+            raise InputError(
+                f"there is no {kind} file {path}. Give the path of a TOML file, or a name: {', '.join(sorted(find()))}."
+            )
+        return path
+    found: dict[str, Found] = find()
+    if name_or_path not in found:
+        raise InputError(
+            f"there is no {kind} called {name_or_path!r}.{suggestion(name_or_path, found)} "
+            f"Known: {', '.join(sorted(found))}; or give the path of a TOML file."
+        )
+    return found[name_or_path].path
+
+
+def _refuse_twin(kind: str, name: str, path: Path, found: dict[str, Found]) -> None:
+    twin = found.get(name)
+    if twin is not None and twin.path.resolve() != path.resolve():
+        raise InputError(
+            f"{path} is called {name!r}, as {twin.path} already is; their results would mix. Give it another `name`."
+        )
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, modified: int, size: int) -> str:
+    try:
+        return json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not well-formed TOML: {error}. Correct that line.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file (UTF-8): {error.reason} at byte {error.start}.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    # Read once a process, and a fresh copy each time: callers change what they get.
+    content: dict[str, Any] = json.loads(_parsed(path, status.st_mtime_ns, status.st_size))
+    return content
+
+
+def _validate(model: type[Record], content: dict[str, Any], path: Path, *, changed: bool = False) -> Record:
+    try:
+        # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
+        return model.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        problems = [_explain(model, problem) for problem in error.errors(include_url=False)]
+        where = f"{path} (after --set)" if changed else str(path)
+        raise InputError(f"{where}: {'; '.join(problems)}.") from error
+
+
+def _explain(model: type[Strict], problem: Any) -> str:
+    location = [part for part in problem["loc"] if not (isinstance(part, str) and part in _VARIANTS)]
+    key = ".".join(str(part) for part in location) or "the file"
+    kind, message = problem["type"], problem["msg"]
+    if kind == "extra_forbidden":
+        known = _fields_at(model, [str(part) for part in problem["loc"][:-1]])
+        hint = suggestion(str(location[-1]), known)
+        listed = f" Known here: {', '.join(known)}" if known else ""
+        return f"`{key}` is not a known key.{hint}{listed}"
+    if kind == "missing":
+        return f"`{key}` is missing"
+    if kind == "union_tag_not_found":
+        return f"`{key}` needs {message.split('discriminator')[-1].strip() or 'a kind'}"
+    message = message.removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict) or kind == "value_error" else f", not {given!r}"
+    return f"`{key}`: {message}{shown}"
+
+
+# Names that pydantic puts into a location to say which variant of a union was tried; they are not keys of the file.
+_VARIANTS = {
+    "folders", "split-folders", "lists", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
+    "tuple[str, ...]", "str", "constrained-str",
+}  # fmt: skip
+
+
+def _fields_at(model: type[Strict], location: list[str]) -> list[str]:
+    """The keys known at a location, following variants of unions by their tag."""
+    current: Any = model
+    for part in location:
+        current = _step(current, part)
+        if current is None:
+            return []
+    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, Strict) else []
+
+
+def _step(current: Any, part: str) -> Any:
+    if isinstance(current, type) and issubclass(current, Strict):
+        field = current.model_fields.get(part)
+        return None if field is None else field.annotation
+    for option in _options(current):
+        if isinstance(option, type) and issubclass(option, Strict):
+            for tag in ("layout", "kind"):
+                field = option.model_fields.get(tag)
+                if field is not None and part in _options(field.annotation):
+                    return option
+            if part.isdigit():
+                return option
+    return None
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return tuple(getattr(annotation, "__args__", ()))
+
+
+def _apply(content: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise InputError(f"--set takes key=value, such as --set schedule.batch=128; it was given {change!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = content
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {change}: `{part}` is a value, not a table, so it has no key `{parts[-1]}`.")
+    table[parts[-1]] = value

@@ -1,0 +1,211 @@
+"""What a suite is: the whole experiment in one TOML file."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lrbench.registry.task import NAME_PATTERN, Strict
+
+ArmName = Literal["step", "hold", "constant", "average"]
+ProtocolName = Literal["probe", "knn", "finetune"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+
+# Arms that start from another arm's state cannot be run without it.
+_NEEDS: dict[str, str] = {"hold": "step", "constant": "hold", "average": "hold"}
+
+
+class Model(Strict):
+    """The network: a timm architecture and the keyword arguments it is made with."""
+
+    architecture: str
+    arguments: dict[str, Any] = {}
+
+
+class Input(Strict):
+    """How an image becomes the network's input.
+
+    Attributes:
+        size: Side of the square input in pixels.
+        crop_fraction: `size` over the short side to which an image is resized before the centre crop (0.875 for
+            resize 256, crop 224).
+        mean: Subtracted from each channel, on the scale [0, 1].
+        std: Divides each channel, on the scale [0, 1].
+    """
+
+    size: Annotated[int, Field(ge=8)]
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+
+class Schedule(Strict):
+    """Pretraining of the `step` arm: SGD with momentum whose learning rate falls at each boundary.
+
+    Attributes:
+        epochs: Where the last stage ends.
+        boundaries: Epochs after which the rate falls: stage i ends at the i-th.
+        rates: Learning rate of each stage, one more than there are boundaries.
+        batch: Images in one update. An epoch has `train images // batch` updates; the images left over differ from
+            epoch to epoch.
+        augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
+    """
+
+    epochs: Count
+    boundaries: Annotated[tuple[Count, ...], Field(min_length=1)]
+    rates: tuple[Positive, ...]
+    batch: Annotated[int, Field(ge=2)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 1e-4
+    augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
+
+    @field_validator("boundaries")
+    @classmethod
+    def _rising(cls, boundaries: tuple[int, ...]) -> tuple[int, ...]:
+        if any(after <= before for before, after in zip(boundaries, boundaries[1:], strict=False)):
+            raise ValueError(f"boundaries must rise from one to the next, not {list(boundaries)}")
+        return boundaries
+
+    @field_validator("rates")
+    @classmethod
+    def _falling(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(after >= before for before, after in zip(rates, rates[1:], strict=False)):
+            raise ValueError(f"rates must fall at every boundary, not {list(rates)}")
+        return rates
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Schedule":
+        if self.boundaries[-1] >= self.epochs:
+            raise ValueError(
+                f"boundaries must lie before the end: the last is {self.boundaries[-1]}, and training ends at epoch "
+                f"{self.epochs}"
+            )
+        if len(self.rates) != len(self.boundaries) + 1:
+            raise ValueError(
+                f"{len(self.boundaries)} boundaries make {len(self.boundaries) + 1} stages, which need as many rates; "
+                f"rates has {len(self.rates)}"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    @property
+    def stages(self) -> int:
+        """Number of stages, the initialisation (stage 0) not counted."""
+        return len(self.rates)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Epoch at which each stage ends, from stage 0 (which ends at 0) to the last."""
+        return (0, *self.boundaries, self.epochs)
+
+
+class BatchNorm(Strict):
+    """Re-estimation of BatchNorm's running statistics at a boundary, on that many training images."""
+
+    images: Count = 4096
+
+
+class Probe(Strict):
+    """Multinomial logistic regression on frozen features.
+
+    Attributes:
+        strengths: How many strengths are tried, evenly spaced in the logarithm.
+        weakest: Smallest strength λ of the penalty λ/2·‖W‖² on the summed loss.
+        strongest: Largest strength.
+        tolerance: A fit is done when no entry of the mean objective's gradient is larger.
+        iterations: Most L-BFGS iterations of one fit.
+    """
+
+    strengths: Annotated[int, Field(ge=1)] = 45
+    weakest: Positive = 1e-6
+    strongest: Positive = 1e5
+    tolerance: Positive = 1e-6
+    iterations: Count = 1000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Probe":
+        if self.strengths > 1 and self.weakest >= self.strongest:
+            raise ValueError(f"weakest ({self.weakest:g}) must be below strongest ({self.strongest:g})")
+        return self
+
+    def grid(self) -> tuple[float, ...]:
+        """The strengths, strongest first (the order in which a warm start helps)."""
+        if self.strengths == 1:
+            return (self.strongest,)
+        low, high = math.log10(self.weakest), math.log10(self.strongest)
+        step = (high - low) / (self.strengths - 1)
+        return tuple(float(f"{10 ** (high - step * i):.6g}") for i in range(self.strengths))
+
+
+class Knn(Strict):
+    """Cosine nearest neighbours: the numbers of neighbours that are tried."""
+
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 10, 20, 50, 100, 200)
+
+
+class Finetune(Strict):
+    """Training the whole network on the target: the grid that every snapshot gets.
+
+    Attributes:
+        rates: Learning rates of the grid.
+        decays: Weight decays of the grid, each divided by the learning rate before use.
+        updates: SGD updates of one run; the rate falls to 0 along half a cosine.
+    """
+
+    rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
+    decays: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    updates: Count = 5000
+    batch: Annotated[int, Field(ge=2)] = 64
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
+
+
+class Suite(Strict):
+    """One experiment.
+
+    Attributes:
+        source: Task to pretrain on.
+        targets: Tasks to transfer to.
+        arms: Learning-rate schedules under test.
+        protocols: How each snapshot is transferred.
+        seeds: Pretraining seeds: the unit of replication.
+        transfer_seeds: Seeds of each transfer (its validation split, its order of images).
+        validation: Share of a target's training images held out for selection where it has no validation split.
+    """
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    title: str = ""
+    source: str
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)]
+    protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    transfer_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    model: Model
+    input: Input
+    schedule: Schedule
+    batchnorm: BatchNorm = BatchNorm()
+    probe: Probe = Probe()
+    knn: Knn = Knn()
+    finetune: Finetune = Finetune()
+
+    @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is named twice")
+        return values
+
+    @model_validator(mode="after")
+    def _branches_have_trunks(self) -> "Suite":
+        for arm in self.arms:
+            if arm in _NEEDS and _NEEDS[arm] not in self.arms:
+                raise ValueError(f"arm {arm!r} starts from {_NEEDS[arm]!r}: name {_NEEDS[arm]!r} among the arms too")
+        return self

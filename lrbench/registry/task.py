@@ -1,0 +1,249 @@
+"""What a task is: a labelled image-classification data set with its official splits and headline metric."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+
+Metric = Literal["top1", "mean_per_class"]
+OneOrMore = str | tuple[str, ...]
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FirstSplit(Strict):
+    """Train on the first `train` images of each class, in the order of their names; test on the rest.
+
+    This is how Caltech-256 is split by the code of the transfer papers that give it (files 1 to 60 of each class).
+    """
+
+    kind: Literal["first"]
+    train: Annotated[int, Field(gt=0)]
+
+
+class ListedSplit(Strict):
+    """A list of the test images, shipped beside the task's TOML; every other image is for training.
+
+    Attributes:
+        test: The list's file name, beside the TOML: one image a line, as `class/file` or as a file number.
+        sha256: The list's own hash, so that two people with one hash have one split.
+    """
+
+    kind: Literal["listed"]
+    test: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class DrawnSplit(Strict):
+    """A stratified test split drawn from the seed: the same images for everyone with the same files.
+
+    Attributes:
+        test: Share of each class's images, rounded, at least one.
+        seed: Keys the draw.
+    """
+
+    kind: Literal["drawn"] = "drawn"
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: int = 0
+
+
+class FoldersFiles(Strict):
+    """One folder a class under `root`; the split comes from `split`."""
+
+    layout: Literal["folders"]
+    root: OneOrMore = "."
+    split: Annotated[FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
+
+
+class SplitFoldersFiles(Strict):
+    """`train/<class>/…` and `test/<class>/…`, with `val/<class>/…` for selection where it is given."""
+
+    layout: Literal["split-folders"]
+    root: OneOrMore = "."
+    train: str = "train"
+    test: str = "test"
+    val: str | None = None
+
+
+class ListsFiles(Strict):
+    """Text files that name each split's images.
+
+    Attributes:
+        images: Folder of the images, relative to the root, or several to try.
+        train: File naming the training images, sought in the root and beside the image folder.
+        test: The same for the test images.
+        val: The same for validation images, where the data set has them.
+        label: `folder` when the class is the first part of `class/file.jpg`; `column` when each line ends in a
+            number that is the class's index.
+        hashes: `md5:…` or `sha256:…` of the list files, by split; another hash is refused as half-copied.
+    """
+
+    layout: Literal["lists"]
+    root: OneOrMore = "."
+    images: OneOrMore = "."
+    train: str
+    test: str
+    val: str | None = None
+    label: Literal["folder", "column"] = "folder"
+    hashes: dict[Literal["train", "val", "test"], str] = {}
+
+    @field_validator("hashes")
+    @classmethod
+    def _known_algorithm(cls, hashes: dict[str, str]) -> dict[str, str]:
+        for split, value in hashes.items():
+            if not value.startswith(("md5:", "sha256:")):
+                raise ValueError(f"the hash of {split} must start with md5: or sha256:, not {value!r}")
+        return hashes
+
+
+class IndexedFiles(Strict):
+    """Text files joined on an image id, as CUB-200-2011 and NABirds have them: never joined on the line number."""
+
+    layout: Literal["indexed"]
+    root: OneOrMore = "."
+    folder: str = "images"
+    images: str = "images.txt"
+    labels: str = "image_class_labels.txt"
+    split: str = "train_test_split.txt"
+    classes: str = "classes.txt"
+
+
+class HubFiles(Strict):
+    """A Hugging Face data set, read through `datasets` at a pinned revision.
+
+    Attributes:
+        id: `owner/name`, or a folder of Parquet or image files on disk.
+        revision: Commit hash or tag; results of another revision are another task.
+        splits: Our split names to theirs, such as `test = "validation"`.
+        label_offset: Subtracted from every label, for data sets that count from 1.
+    """
+
+    layout: Literal["hub"]
+    id: str
+    revision: str
+    config: str | None = None
+    image: str = "image"
+    label: str = "label"
+    splits: dict[Literal["train", "val", "test"], str] = {"train": "train", "test": "test"}
+    label_offset: int = 0
+
+
+class TorchvisionFiles(Strict):
+    """A class of `torchvision.datasets`, built once a split with the arguments given for it.
+
+    Attributes:
+        dataset: The class's name.
+        splits: Keyword arguments by split, such as `train = { split = "trainval" }`.
+        root: Folder handed to the class as `root`, relative to the data root.
+    """
+
+    layout: Literal["torchvision"]
+    dataset: str
+    root: OneOrMore = "."
+    splits: dict[Literal["train", "val", "test"], dict[str, Any]]
+
+
+class SyntheticFiles(Strict):
+    """Images made on the spot from a seed, or carried by a library: nothing to download.
+
+    Attributes:
+        generator: Which part of the embedded world (`source`, `objects`, `birds`, `indoor`, `sketch`) or `digits`.
+        size: Side of the square images in pixels.
+        train: Number of training images.
+        test: Number of test images.
+        options: The generator's own parameters.
+    """
+
+    layout: Literal["synthetic"]
+    generator: str
+    size: Annotated[int, Field(ge=16)] = 48
+    seed: int = 0
+    train: Annotated[int, Field(gt=0)]
+    test: Annotated[int, Field(gt=0)]
+    options: dict[str, int | float] = {}
+
+
+Files = Annotated[
+    FoldersFiles | SplitFoldersFiles | ListsFiles | IndexedFiles | HubFiles | TorchvisionFiles | SyntheticFiles,
+    Field(discriminator="layout"),
+]
+
+
+class Archive(Strict):
+    """One file to download.
+
+    Attributes:
+        url: Official address.
+        mirrors: Tried in order when the official address fails.
+        md5: Published hash; `sha256` where that is what is published.
+        bytes: Size, checked where no hash is published.
+        unpacks_to: Folder that appears when it is unpacked; None for a file that is used as it is.
+        into: Folder to unpack in (or to put the file in), relative to the data root.
+    """
+
+    url: str
+    mirrors: tuple[str, ...] = ()
+    md5: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    unpacks_to: str | None = None
+    into: str = "."
+
+
+class About(Strict):
+    """What a reader of a result should know of the data."""
+
+    homepage: str | None = None
+    licence: str | None = None
+    citation: str | None = None
+    notes: tuple[str, ...] = ()
+    sanity: dict[Literal["probe", "finetune"], tuple[float, float]] = {}
+
+
+class Prepare(Strict):
+    """How the prepared cache keeps images: `pixels` (uint8, exact) or `jpeg` (re-encoded, for the largest sets)."""
+
+    format: Literal["pixels", "jpeg"] = "pixels"
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
+
+
+class Task(Strict):
+    """One task, as its TOML says it.
+
+    Attributes:
+        name: What it is called on the command line and in results.
+        metric: The headline: `top1` or `mean_per_class`, as the field reports this data set.
+        classes: Number of classes; counted from the files when not pinned.
+        counts: Number of images by split; data with fewer is half-copied.
+        manual: How to get the data by hand where no download exists.
+    """
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    title: str = ""
+    metric: Metric = "top1"
+    classes: Annotated[int, Field(ge=2)] | None = None
+    counts: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
+    files: Files
+    archives: tuple[Archive, ...] = ()
+    manual: str | None = None
+    prepare: Prepare = Prepare()
+    about: About = About()
+
+    @property
+    def display_title(self) -> str:
+        """The title, or else the name."""
+        return self.title or self.name
+
+    @model_validator(mode="after")
+    def _counts_fit_classes(self) -> "Task":
+        if self.classes and "train" in self.counts and self.counts["train"] < self.classes:
+            raise ValueError(
+                f"counts.train is {self.counts['train']}, fewer than the {self.classes} classes: each class needs at "
+                "least one training image"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Protocols that measure how well a snapshot transfers."""

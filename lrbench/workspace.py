@@ -1,0 +1,66 @@
+"""Where things lie: checkpoints, results and caches under LRBENCH_HOME; data under the data roots."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrbench.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The folders of one workspace.
+
+    Attributes:
+        root: `LRBENCH_HOME`, or else the current folder.
+    """
+
+    root: Path
+
+    @classmethod
+    def current(cls) -> "Workspace":
+        """The workspace of this process.
+
+        Raises:
+            InputError: `LRBENCH_HOME` names something that is not a folder.
+        """
+        root = Path(os.environ.get("LRBENCH_HOME") or ".").expanduser()
+        if root.exists() and not root.is_dir():
+            raise InputError(
+                f"LRBENCH_HOME is {root}, which is a file, not a folder. Set it to a folder (it is made when it does "
+                "not exist)."
+            )
+        return cls(root=root)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Snapshots: `<suite>/<arm>/seed<k>/stage<i>.safetensors`."""
+        return self.root / "checkpoints"
+
+    @property
+    def leaderboard(self) -> Path:
+        """Markdown, figures and, under `results/`, one JSON a cell."""
+        return self.root / "leaderboard"
+
+    @property
+    def results(self) -> Path:
+        """One folder a suite, one JSON a cell."""
+        return self.leaderboard / "results"
+
+    @property
+    def cache(self) -> Path:
+        """Prepared pixels; safe to delete."""
+        return self.root / "cache"
+
+
+def data_roots(flag: Path | None = None) -> tuple[Path, ...]:
+    """The folder in which data is looked for: `--data-root`, else `LRBENCH_DATA`, else `./data`.
+
+    `LRBENCH_DATA` may name several folders, separated as in PATH.
+    """
+    if flag is not None:
+        return (flag.expanduser(),)
+    variable = os.environ.get("LRBENCH_DATA", "")
+    if variable:
+        return tuple(Path(part).expanduser() for part in variable.split(os.pathsep) if part)
+    return (Path("data"),)

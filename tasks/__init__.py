@@ -1,0 +1,1 @@
+"""Task files shipped with lrbench: one TOML a task. Data only."""
