@@ -1,1 +1,102 @@
-"""The embedded world: images whose pattern complexity is known."""
+"""The embedded world and handwritten digits: tasks that need no download.
+
+The digits are real: scikit-learn carries 1,797 of them.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lrbench.data.examples import Split, SplitName, TaskData
+from lrbench.data.synthetic.stream import Stream
+from lrbench.data.synthetic.world import Rendered, Request, check_options
+from lrbench.errors import InputError
+from lrbench.files import sha256_bytes
+from lrbench.registry.task import SyntheticFiles, Task
+
+__all__ = ["load_synthetic"]
+
+# Rises when the same seed gives other images: prepared pixels and results of another version are another task.
+WORLD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RenderedImages:
+    """An `ImageSource` over images that are rendered when first asked for."""
+
+    files: SyntheticFiles
+    split: str
+    kind: str = field(default="synthetic")
+
+    @cached_property
+    def _rendered(self) -> Rendered:
+        return _render(self.files.model_dump_json(), self.split)
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB."""
+        return Image.fromarray(self._rendered.pixels[index])
+
+    def stamp(self) -> str:
+        """SHA-256 of all pixels of the split."""
+        return sha256_bytes(self._rendered.pixels.tobytes())
+
+
+def load_synthetic(task: Task) -> TaskData:
+    """The splits of an embedded task; the same bits from the same seed on every machine.
+
+    Raises:
+        InputError: An unknown generator or option.
+    """
+    files = task.files
+    assert isinstance(files, SyntheticFiles)
+    where = f"task {task.name}"
+    if files.generator == "digits":
+        names = [str(digit) for digit in range(10)]
+        if files.train + files.test > 1797:
+            raise InputError(
+                f"{where}: files.train + files.test is {files.train + files.test}, but there are 1,797 digits."
+            )
+    else:
+        names = check_options(files.generator, files.options, where).classes(files.options)
+    if files.train < len(names):
+        raise InputError(f"{where}: files.train is {files.train}, fewer than its {len(names)} classes.")
+    key = files.model_dump_json()
+    splits: dict[SplitName, Split] = {}
+    for name in ("train", "test"):
+        rendered = _render(key, name)
+        splits[name] = Split(  # type: ignore[index]
+            ids=[f"{files.generator}{WORLD_VERSION}-{files.size}px-seed{files.seed}/{name}/{i:06d}" for i in range(len(rendered.labels))],
+            labels=rendered.labels,
+            images=RenderedImages(files, name),
+            annotations=rendered.annotations,
+        )
+    return TaskData(task=task, classes=tuple(names), splits=splits)
+
+
+@lru_cache(maxsize=16)
+def _render(key: str, split: str) -> Rendered:
+    files = SyntheticFiles.model_validate_json(key)
+    count = files.train if split == "train" else files.test
+    if files.generator == "digits":
+        return _digits(files, split)
+    request = Request(seed=files.seed, split=split, count=count, size=files.size, options=files.options)
+    generator = check_options(files.generator, files.options, "the embedded world")
+    return generator.render(request)
+
+
+def _digits(files: SyntheticFiles, split: str) -> Rendered:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    levels: npt.NDArray[np.uint8] = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    order = Stream("digits", files.seed).permutation(len(levels))
+    chosen = order[: files.train] if split == "train" else order[files.train : files.train + files.test]
+    enlarged = [
+        np.asarray(Image.fromarray(levels[index]).resize((files.size, files.size), Image.Resampling.BILINEAR))
+        for index in chosen
+    ]
+    pixels = np.repeat(np.stack(enlarged)[..., None], 3, axis=3)
+    return Rendered(pixels=pixels, labels=bunch.target[chosen].astype(np.int64))

@@ -1,0 +1,140 @@
+"""The layout `lists`: text files name the images of each split, one a line, as `class/file.jpg`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lrbench.data.examples import SplitName
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
+from lrbench.data.layouts.search import beneath, candidates, locate
+from lrbench.data.layouts.splits import hash_problem, read_lines, refuse_outside, refuse_twice
+from lrbench.errors import InputError
+from lrbench.registry.task import ListsFiles, Task
+
+
+def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
+    """The folder that holds the images' folder and the lists.
+
+    Raises:
+        InputError: It was not found.
+    """
+
+    def objection(root: Path) -> str | None:
+        images = _images_folder(files, root)
+        if images is None:
+            return f"no folder {' or '.join(candidates(files.images))} in it"
+        missing = [name for name in _list_names(files).values() if _list_path(root, images, name) is None]
+        return f"no {' and no '.join(missing)} in it or beside {images}" if missing else None
+
+    names = _list_names(files).values()
+    wanted = f"the image folder {' or '.join(candidates(files.images))} and the lists {', '.join(names)}"
+    return locate(task, roots, files.root, wanted=wanted, objection=objection)
+
+
+def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
+    """Read a data set whose splits are lists of file names.
+
+    A name is split at `/` and never at spaces, which file names hold. Listed files are taken whatever their ending;
+    images that no list names are not part of the task.
+
+    Raises:
+        InputError: Not found, a line that is no `class/file`, an image that is listed twice, or a class none of whose
+            images is there although its folder is.
+    """
+    root = find_lists(task, files, roots)
+    images = _images_folder(files, root)
+    assert images is not None
+    listed: dict[SplitName, list[Member]] = {}
+    problems = []
+    for split, name in _list_names(files).items():
+        path = _list_path(root, images, name)
+        assert path is not None
+        if split in files.hashes and (problem := hash_problem(path, files.hashes[split])):
+            problems.append(problem)
+        listed[split] = _members(task, path, read_lines(path), files.label)
+    _refuse_shared(task, root, listed)
+    members: dict[SplitName, list[Member]] = {}
+    for split, named in listed.items():
+        members[split] = [member for member in named if os.path.isfile(images / member[1])]
+        if len(members[split]) < len(named):
+            there = set(members[split])
+            missing = [path for name, path in named if (name, path) not in there]
+            problems.append(
+                f"{len(missing):,} of {len(named):,} listed {split} images are not there ({first_few(missing)})"
+            )
+    if files.label == "folder":
+        _refuse_emptied(task, images, listed, members)
+    classes = sorted(
+        {name for found in listed.values() for name, _ in found}, key=int if files.label == "column" else None
+    )
+    return from_files(task, root=root, images=images, classes=classes, members=members, problems=problems)
+
+
+def _list_names(files: ListsFiles) -> dict[SplitName, str]:
+    names: dict[SplitName, str] = {"train": files.train, "test": files.test}
+    if files.val:
+        names["val"] = files.val
+    return names
+
+
+def _images_folder(files: ListsFiles, root: Path) -> Path | None:
+    folders = (beneath(root, name) for name in candidates(files.images))
+    return next((folder for folder in folders if os.path.isdir(folder)), None)
+
+
+def _list_path(root: Path, images: Path, name: str) -> Path | None:
+    places = (root / name, images.parent / name)
+    return next((place for place in places if os.path.isfile(place)), None)
+
+
+def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[Member]:
+    members = []
+    for number, line in enumerate(lines, start=1):
+        if label == "column":
+            name, _, klass = line.rstrip().rpartition(" ")
+            if not name or not klass.isdigit():
+                raise InputError(
+                    f"{path}, line {number}: {line!r} is not an image's path followed by a space and the number of its "
+                    f"class, as task {task.name} says (label = \"column\")."
+                )
+            klass = str(int(klass))
+        else:
+            name = line.removeprefix("./")
+            klass, slash, file = name.rpartition("/")
+            klass = klass.rpartition("/")[2]
+            if not slash or not klass or not file:
+                raise InputError(
+                    f"{path}, line {number}: {line!r} is not `class/file`, as task {task.name} needs. Get the original "
+                    "list again."
+                )
+        refuse_outside(path, name)
+        members.append((klass, name))
+    refuse_twice(task, path, [name for _, name in members])
+    return members
+
+
+def _refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Member]]) -> None:
+    train = {path for _, path in listed["train"]}
+    for split in ("val", "test"):
+        shared = sorted(train & {path for _, path in listed.get(split, ())})
+        if shared:
+            raise InputError(
+                f"the lists of task {task.name} at {root} name {len(shared):,} images both for train and for {split} "
+                f"({first_few(shared)}), so the test would be of what was learnt by heart. Get the original lists again."
+            )
+
+
+def _refuse_emptied(
+    task: Task,
+    images: Path,
+    listed: Mapping[SplitName, Sequence[Member]],
+    members: Mapping[SplitName, Sequence[Member]],
+) -> None:
+    present = {name for found in members.values() for name, _ in found}
+    folders = {name: path.rpartition("/")[0] for found in listed.values() for name, path in found}
+    emptied = sorted(name for name in folders if name not in present and os.path.isdir(images / folders[name]))
+    if emptied:
+        raise InputError(
+            f"{len(emptied)} class folders of task {task.name} in {images} hold none of their listed images "
+            f"({first_few(emptied)}). Copy these classes again, or delete the empty folders."
+        )

@@ -1,0 +1,152 @@
+"""What every layout's reader gives back, and the images of a split that lie in files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lrbench.data.decode import UndecodableImage, decode
+from lrbench.data.examples import Split, SplitName
+from lrbench.errors import InputError
+from lrbench.files import sha256_bytes
+from lrbench.registry.task import Task
+
+Member = tuple[str, str]
+"""One image: its class, and its path relative to the folder of the images (`/` between parts)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A task's data as found, before it is held against what the task pins.
+
+    Attributes:
+        where: Where it was found, for messages.
+        classes: Class names in the order of their labels.
+        splits: The splits; none is empty.
+        problems: Signs that the data is not whole, each a clause for a message.
+    """
+
+    where: str
+    classes: tuple[str, ...]
+    splits: Mapping[SplitName, Split]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileImages:
+    """An `ImageSource` over files.
+
+    Attributes:
+        root: Folder of the images.
+        paths: Path of each image relative to `root`.
+        task: Name of the task, for the advice in an error.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    task: str
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB.
+
+        Raises:
+            InputError: It cannot be read or decoded; the message names the file.
+        """
+        path = self.root / self.paths[index]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UndecodableImage(str(path), (error.strerror or str(error)).lower(), self.task) from error
+        return decode(content, str(path), task=self.task)
+
+    def stamp(self) -> str:
+        """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
+        lines = []
+        for path in self.paths:
+            try:
+                status = os.stat(self.root / path)
+                lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
+            except OSError:
+                lines.append(f"gone {path}")
+        return sha256_bytes("\n".join(lines).encode())
+
+
+def from_files(
+    task: Task,
+    *,
+    root: Path,
+    images: Path,
+    classes: Sequence[str],
+    members: Mapping[SplitName, Sequence[Member]],
+    problems: Sequence[str] = (),
+) -> Reading:
+    """Assemble a reading from the images found on disk.
+
+    Args:
+        task: The task.
+        root: The data set's folder, for messages.
+        images: Folder that the members' paths are relative to.
+        classes: Class names in the order of their labels; those without any image are left out.
+        members: The images of each split.
+        problems: What the reader found missing.
+
+    Raises:
+        InputError: A split without images, or a class with test images but none to train on.
+    """
+    present = {name for split in members.values() for name, _ in split}
+    names = tuple(name for name in classes if name in present)
+    refuse_empty_splits(task, str(root), {split: len(found) for split, found in members.items()})
+    refuse_untrained(task, str(root), {split: {name for name, _ in found} for split, found in members.items()})
+    label_of = {name: label for label, name in enumerate(names)}
+    splits: dict[SplitName, Split] = {}
+    for split, found in members.items():
+        paths = tuple(path for _, path in found)
+        splits[split] = Split(
+            ids=paths,
+            labels=np.array([label_of[name] for name, _ in found], dtype=np.int64),
+            images=FileImages(root=images, paths=paths, task=task.name),
+        )
+    return Reading(where=str(root), classes=names, splits=splits, problems=tuple(problems))
+
+
+def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int]) -> None:
+    """Refuse data with no image at all in one of its splits.
+
+    Raises:
+        InputError: Names the split.
+    """
+    for split, count in counts.items():
+        if count == 0:
+            raise InputError(
+                f"the data of task {task.name} at {where} has no {split} image at all. Copy the whole data set there, "
+                "or check the split that the task's TOML asks for."
+            )
+
+
+def refuse_untrained(task: Task, where: str, classes: Mapping[SplitName, set[str]]) -> None:
+    """Refuse data in which a class is tested but never trained on: its accuracy would be zero for a reason of copying.
+
+    Raises:
+        InputError: Names the classes.
+    """
+    for split in ("test", "val"):
+        missing = sorted(classes.get(split, set()) - classes["train"])
+        if missing:
+            raise InputError(
+                f"the data of task {task.name} at {where} has {split} images of {_class_words(missing)}, but no "
+                f"training image of {'it' if len(missing) == 1 else 'them'}. Copy the missing training images, or take "
+                f"the {split} images out as well."
+            )
+
+
+def _class_words(names: Sequence[str]) -> str:
+    return f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({first_few(names)})"
+
+
+def first_few(names: Sequence[str], limit: int = 3) -> str:
+    """`a, b, c, …`: the first names, quoted, for a message."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown + (", …" if len(names) > limit else "")

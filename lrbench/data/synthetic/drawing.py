@@ -1,0 +1,160 @@
+"""Drawing batches of small images with exact arithmetic.
+
+Only `+ - * /`, comparisons and integer operations are used: they give the same bits everywhere, which sines, powers and
+sums do not. All functions work on batches: `B` images of `S × S` pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lrbench.data.synthetic.stream import Stream
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+SHAPES = ("disc", "square", "diamond", "triangle", "cross", "ring", "bar", "hourglass")
+TEXTURES = ("solid", "rows", "columns", "diagonals", "checks", "dots")
+# Saturated colours that differ in hue; equal in nothing else that matters.
+HUES = np.array(
+    [
+        [226, 58, 52], [240, 150, 40], [222, 214, 58], [72, 188, 76],
+        [58, 196, 206], [64, 96, 224], [150, 74, 208], [230, 96, 176],
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+# Cosine and sine of small turns, from Pythagorean triples: exact to the last bit everywhere.
+_TURNS = np.array([[1.0, 0.0], [24 / 25, 7 / 25], [24 / 25, -7 / 25], [40 / 41, 9 / 41], [40 / 41, -9 / 41]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where each image's object is.
+
+    Attributes:
+        x, y: Centre in pixels. Shape `(B,)`.
+        radius: Half its extent in pixels. Shape `(B,)`.
+        turn: Index of a small rotation. Shape `(B,)`.
+    """
+
+    x: Floats
+    y: Floats
+    radius: Floats
+    turn: Integers
+
+
+def place(stream: Stream, count: int, size: int, low: float, high: float) -> Placement:
+    """Random placements wholly inside the image; `low` and `high` bound the radius as shares of the side."""
+    radius = stream.between(low, high, count) * size
+    room = size - 2 * radius
+    return Placement(
+        x=radius + room * stream.uniform(count),
+        y=radius + room * stream.uniform(count),
+        radius=radius,
+        turn=stream.integers(len(_TURNS), count),
+    )
+
+
+def local_coordinates(placement: Placement, size: int) -> tuple[Floats, Floats]:
+    """Pixel centres in each object's own coordinates, where the object spans [-1, 1]. Shapes `(B, S, S)`."""
+    axis = np.arange(size, dtype=np.float64) + 0.5
+    across = (axis[None, None, :] - placement.x[:, None, None]) / placement.radius[:, None, None]
+    down = (axis[None, :, None] - placement.y[:, None, None]) / placement.radius[:, None, None]
+    cosine, sine = (_TURNS[placement.turn][:, part][:, None, None] for part in (0, 1))
+    return cosine * across + sine * down, cosine * down - sine * across
+
+
+def shape_mask(kind: int, u: Floats, v: Floats) -> Mask:
+    """Pixels inside shape `kind` (an index into `SHAPES`), in local coordinates."""
+    wide, high = np.abs(u), np.abs(v)
+    squared = u * u + v * v
+    masks = {
+        "disc": lambda: squared <= 0.9,
+        "square": lambda: np.maximum(wide, high) <= 0.8,
+        "diamond": lambda: wide + high <= 1.05,
+        "triangle": lambda: (v <= 0.75) & (wide * 1.7 <= v + 0.95),
+        "cross": lambda: (np.minimum(wide, high) <= 0.3) & (np.maximum(wide, high) <= 0.95),
+        "ring": lambda: (squared <= 0.95) & (squared >= 0.3),
+        "bar": lambda: (wide <= 0.98) & (high <= 0.36),
+        "hourglass": lambda: (wide <= high + 0.08) & (high <= 0.9),
+    }
+    inside: Mask = masks[SHAPES[kind]]()
+    return inside
+
+
+def shape_masks(kinds: Integers, u: Floats, v: Floats) -> Mask:
+    """One mask an image, each of its own kind. Shape `(B, S, S)`."""
+    result = np.zeros(u.shape, dtype=np.bool_)
+    for kind in np.unique(kinds):
+        chosen = kinds == kind
+        result[chosen] = shape_mask(int(kind), u[chosen], v[chosen])
+    return result
+
+
+def texture_levels(kinds: Integers, width: Integers, phase_x: Integers, phase_y: Integers, size: int) -> Floats:
+    """Brightness of each image's texture, 0 or 1, from integer pixel positions. Shape `(B, S, S)`.
+
+    Args:
+        kinds: Indices into `TEXTURES`. Shape `(B,)`.
+        width: Width of a stripe or a check in pixels. Shape `(B,)`.
+        phase_x: Horizontal shift in pixels. Shape `(B,)`.
+        phase_y: Vertical shift in pixels. Shape `(B,)`.
+        size: Side of the images.
+    """
+    axis = np.arange(size, dtype=np.int64)
+    across = (axis[None, None, :] + phase_x[:, None, None]) // width[:, None, None]
+    down = (axis[None, :, None] + phase_y[:, None, None]) // width[:, None, None]
+    along = (axis[None, None, :] + axis[None, :, None] + phase_x[:, None, None]) // width[:, None, None]
+    shape = (len(kinds), size, size)
+    patterns = {
+        "solid": np.ones(shape, dtype=np.int64),
+        "rows": np.broadcast_to(down % 2, shape),
+        "columns": np.broadcast_to(across % 2, shape),
+        "diagonals": np.broadcast_to(along % 2, shape),
+        "checks": (across + down) % 2,
+        "dots": (across % 2) * (down % 2),
+    }
+    levels = np.zeros(shape)
+    for index, name in enumerate(TEXTURES):
+        chosen = kinds == index
+        levels[chosen] = patterns[name][chosen]
+    return levels
+
+
+def outline(mask: Mask, thickness: int = 1) -> Mask:
+    """The border of each mask, `thickness` pixels wide, inside it."""
+    inner = mask
+    for _ in range(thickness):
+        shrunk = inner.copy()
+        shrunk[:, 1:] &= inner[:, :-1]
+        shrunk[:, :-1] &= inner[:, 1:]
+        shrunk[:, :, 1:] &= inner[:, :, :-1]
+        shrunk[:, :, :-1] &= inner[:, :, 1:]
+        shrunk[:, 0] = shrunk[:, -1] = shrunk[:, :, 0] = shrunk[:, :, -1] = False
+        inner = shrunk
+    return mask & ~inner
+
+
+def background(stream: Stream, count: int, size: int, knots: int = 4) -> Floats:
+    """Smooth random colours, bilinear between `knots × knots` random ones. Shape `(B, S, S, 3)`, in [60, 180)."""
+    grid = stream.between(60, 180, count, knots, knots, 3)
+    position = (np.arange(size, dtype=np.float64) + 0.5) / size * (knots - 1)
+    lower = np.minimum(np.floor(position).astype(np.int64), knots - 2)
+    share = position - lower
+    rows = grid[:, lower] + (grid[:, lower + 1] - grid[:, lower]) * share[None, :, None, None]
+    columns: Floats = rows[:, :, lower] + (rows[:, :, lower + 1] - rows[:, :, lower]) * share[None, None, :, None]
+    return columns
+
+
+def paint(image: Floats, mask: Mask, colour: Floats) -> None:
+    """Put `colour`, of shape `(B, S, S, 3)` or broadcast to it, where `mask` is True; in place."""
+    np.copyto(image, colour, where=mask[..., None])
+
+
+def finish(image: Floats, stream: Stream, noise: int) -> npt.NDArray[np.uint8]:
+    """Add uniform noise of up to ±`noise` levels to each channel and round to 8 bits. Shape `(B, S, S, 3)`."""
+    if noise:
+        image = image + (stream.integers(2 * noise + 1, *image.shape) - noise)
+    return np.clip(np.floor(image), 0, 255).astype(np.uint8)

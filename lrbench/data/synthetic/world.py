@@ -1,0 +1,276 @@
+"""The embedded world: images whose evidence is known to be simple or complex.
+
+Complexity is meant as the class-conditional entropy of a pattern. *Simple* evidence is one combination of shape, texture
+and hue a class, at a random place: entropy 0 in those factors. *Complex* evidence is one of K random templates a class:
+entropy log K. Each source image carries one of the two. Targets share the simple factors, never the templates.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lrbench.data.synthetic import drawing
+from lrbench.data.synthetic.drawing import HUES, SHAPES, TEXTURES
+from lrbench.data.synthetic.stream import Stream
+from lrbench.errors import InputError
+
+Integers = npt.NDArray[np.int64]
+# Every image is noisy; the level is part of the world, not of a run.
+_NOISE = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """One split's images.
+
+    Attributes:
+        pixels: Shape `(N, S, S, 3)`, uint8.
+        labels: The labels a learner is given. Shape `(N,)`.
+        annotations: What else is known of each image. Shape `(N,)` each.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: Integers
+    annotations: dict[str, Integers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to render: a split of a generator's task."""
+
+    seed: int
+    split: str
+    count: int
+    size: int
+    options: dict[str, int | float]
+
+    def stream(self, generator: str) -> Stream:
+        """The split's own stream."""
+        return Stream("world", self.seed, generator, self.split)
+
+    def option(self, name: str, default: int) -> int:
+        """A whole-numbered option."""
+        return int(self.options.get(name, default))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A part of the world: how many classes it has, what options it takes, and how it draws."""
+
+    classes: Callable[[dict[str, int | float]], list[str]]
+    options: tuple[str, ...]
+    render: Callable[[Request], Rendered]
+
+
+def combinations(seed: int) -> Integers:
+    """All (shape, texture, hue) combinations in the world's own order. Shape `(384, 3)`.
+
+    The source takes its classes from the front, `objects` from the back, so that no target class is a source class.
+    """
+    every = np.array(
+        [(shape, texture, hue) for shape in range(len(SHAPES)) for texture in range(len(TEXTURES)) for hue in range(8)]
+    )
+    return every[Stream("world", seed, "combinations").permutation(len(every))]
+
+
+def _combination_names(rows: Integers) -> list[str]:
+    return [f"{SHAPES[shape]}-{TEXTURES[texture]}-hue{hue}" for shape, texture, hue in rows]
+
+
+def _textured(
+    stream: Stream, textures: Integers, colours: drawing.Floats, size: int, width: Integers
+) -> drawing.Floats:
+    """Textured colour for whole images; `colours` has shape `(B, 3)`. Shape `(B, S, S, 3)`."""
+    count = len(textures)
+    phases = stream.integers(size, 2, count)
+    levels = drawing.texture_levels(textures, width, phases[0], phases[1], size)
+    # Brightness varies a little from image to image, so that hue, not one RGB value, is the evidence.
+    shade = stream.between(0.8, 1.1, count)[:, None, None, None]
+    return colours[:, None, None, :] * (0.35 + 0.65 * levels[..., None]) * shade
+
+
+def _draw_objects(stream: Stream, rows: Integers, size: int) -> drawing.Floats:
+    """Objects of the given (shape, texture, hue) over random backgrounds. Shape `(B, S, S, 3)`."""
+    image = drawing.background(stream, len(rows), size)
+    placement = drawing.place(stream, len(rows), size, 0.22, 0.36)
+    u, v = drawing.local_coordinates(placement, size)
+    width = np.full(len(rows), max(2, size // 16))
+    drawing.paint(image, drawing.shape_masks(rows[:, 0], u, v), _textured(stream, rows[:, 1], HUES[rows[:, 2]], size, width))
+    return image
+
+
+def _draw_templates(stream: Stream, templates: npt.NDArray[np.float64], size: int) -> drawing.Floats:
+    """Templates, of shape `(B, G, G)` in {-1, 1}, at random places over random backgrounds. Shape `(B, S, S, 3)`."""
+    count, cells, _ = templates.shape
+    image = drawing.background(stream, count, size)
+    cell = max(2, size // 12)
+    extent = cells * cell
+    corner = stream.integers(size - extent + 1, 2, count)
+    contrast = stream.between(50, 80, count)
+    pattern = np.repeat(np.repeat(templates, cell, axis=1), cell, axis=2) * contrast[:, None, None]
+    for index in range(count):
+        y, x = corner[:, index]
+        image[index, y : y + extent, x : x + extent] += pattern[index][..., None]
+    return image
+
+
+def _source(request: Request) -> Rendered:
+    classes, templates = request.option("classes", 20), request.option("templates", 4)
+    cells = 6
+    wrong_share = float(request.options.get("wrong", 0.1)) if request.split == "train" else 0.0
+    book = np.where(Stream("world", request.seed, "templates").uniform(classes, templates, cells, cells) < 0.5, -1.0, 1.0)
+    stream = request.stream("source")
+    truth = stream.balanced_labels(request.count, classes)
+    is_complex = stream.uniform(request.count) < float(request.options.get("complex", 0.5))
+    template = np.where(is_complex, stream.integers(templates, request.count), -1)
+    wrong = stream.uniform(request.count) < wrong_share
+    labels = np.where(wrong, (truth + 1 + stream.integers(classes - 1, request.count)) % classes, truth)
+    image = np.empty((request.count, request.size, request.size, 3))
+    rows = combinations(request.seed)[:classes]
+    image[~is_complex] = _draw_objects(stream, rows[truth[~is_complex]], request.size)
+    image[is_complex] = _draw_templates(stream, book[truth[is_complex], template[is_complex]], request.size)
+    return Rendered(
+        pixels=drawing.finish(image, stream, _NOISE),
+        labels=labels,
+        annotations={
+            "complex": is_complex.astype(np.int64), "template": template, "wrong": wrong.astype(np.int64), "truth": truth,
+        },
+    )  # fmt: skip
+
+
+def _objects(request: Request) -> Rendered:
+    """New combinations of the source's factors; the part of Caltech-256."""
+    classes = request.option("classes", 15)
+    stream = request.stream("objects")
+    labels = stream.balanced_labels(request.count, classes)
+    image = _draw_objects(stream, combinations(request.seed)[::-1][:classes][labels], request.size)
+    return Rendered(pixels=drawing.finish(image, stream, _NOISE), labels=labels)
+
+
+# A bird's class: where its mark is, how wide its stripes are, and which of two near shades it has.
+_BIRDS = [(mark, stripe, shade) for mark in range(3) for stripe in range(2) for shade in range(2)]
+_MARKS = np.array([[-0.4, -0.35], [0.4, -0.35], [0.0, 0.45]])
+_PLUMAGE = np.array([[76.0, 172.0, 84.0], [76.0, 164.0, 132.0]])
+
+
+def _birds(request: Request) -> Rendered:
+    """One shape with fine differences; the part of CUB-200."""
+    stream = request.stream("birds")
+    labels = stream.balanced_labels(request.count, len(_BIRDS))
+    mark, stripe, shade = np.array(_BIRDS)[labels].T
+    size, count = request.size, request.count
+    image = drawing.background(stream, count, size)
+    u, v = drawing.local_coordinates(drawing.place(stream, count, size, 0.28, 0.38), size)
+    body = drawing.shape_masks(np.zeros(count, dtype=np.int64), u, v)
+    width = np.where(stripe == 0, max(2, size // 16), max(3, size // 9))
+    colour = _textured(stream, np.full(count, TEXTURES.index("rows")), _PLUMAGE[shade], size, width)
+    drawing.paint(image, body, colour)
+    across, down = (_MARKS[mark][:, part][:, None, None] for part in (0, 1))
+    spot = (u - across) * (u - across) + (v - down) * (v - down) <= 0.07
+    drawing.paint(image, spot & body, np.float64([250, 250, 245]))
+    return Rendered(pixels=drawing.finish(image, stream, _NOISE), labels=labels)
+
+
+def _indoor_arrangements(seed: int) -> Integers:
+    """Ten arrangements of four different textures in a room's four corners. Shape `(10, 4)`."""
+    stream = Stream("world", seed, "arrangements")
+    chosen: list[tuple[int, ...]] = []
+    while len(chosen) < 10:
+        # `solid` (index 0) is left out: it says nothing about the corner it is in.
+        arrangement = tuple(int(texture) + 1 for texture in stream.permutation(len(TEXTURES) - 1)[:4])
+        if arrangement not in chosen:
+            chosen.append(arrangement)
+    return np.array(chosen)
+
+
+def _indoor(request: Request) -> Rendered:
+    """Layouts of textures in any colours; the part of MIT Indoor."""
+    stream = request.stream("indoor")
+    arrangements = _indoor_arrangements(request.seed)
+    labels = stream.balanced_labels(request.count, len(arrangements))
+    size, count = request.size, request.count
+    image = np.empty((count, size, size, 3))
+    axis = np.arange(size)
+    split_x = stream.between(0.35, 0.65, count) * size
+    split_y = stream.between(0.35, 0.65, count) * size
+    right = np.broadcast_to(axis[None, None, :] >= split_x[:, None, None], (count, size, size))
+    low = np.broadcast_to(axis[None, :, None] >= split_y[:, None, None], (count, size, size))
+    width = np.full(count, max(2, size // 12))
+    for corner, mask in enumerate((~right & ~low, right & ~low, ~right & low, right & low)):
+        textures = arrangements[labels, corner]
+        drawing.paint(image, mask, _textured(stream, textures, HUES[stream.integers(len(HUES), count)], size, width))
+    return Rendered(pixels=drawing.finish(image, stream, _NOISE), labels=labels)
+
+
+# Outer and inner shape of each sketch; ring and hourglass have no room inside.
+_SKETCHES = [(outer, inner) for outer in range(4) for inner in (0, 1, 4)]
+
+
+def _sketch(request: Request) -> Rendered:
+    """Outlines without colour or texture; the part of Sketch."""
+    stream = request.stream("sketch")
+    labels = stream.balanced_labels(request.count, len(_SKETCHES))
+    outer, inner = np.array(_SKETCHES)[labels].T
+    size, count = request.size, request.count
+    image = np.full((count, size, size, 3), 255.0)
+    placement = drawing.place(stream, count, size, 0.34, 0.46)
+    u, v = drawing.local_coordinates(placement, size)
+    thickness = max(1, size // 32)
+    drawing.paint(image, drawing.outline(drawing.shape_masks(outer, u, v), thickness), np.float64([20, 20, 20]))
+    # A triangle's middle lies lower than its box's.
+    drop = np.where(outer == SHAPES.index("triangle"), 0.25, 0.0)[:, None, None]
+    inside = drawing.shape_masks(inner, u / 0.42, (v - drop) / 0.42)
+    drawing.paint(image, drawing.outline(inside, thickness), np.float64([20, 20, 20]))
+    return Rendered(pixels=drawing.finish(image, stream, 0), labels=labels)
+
+
+def _numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{index:02d}" for index in range(count)]
+
+
+GENERATORS: dict[str, Generator] = {
+    "source": Generator(
+        classes=lambda options: _numbered("source", int(options.get("classes", 20))),
+        options=("classes", "templates", "wrong", "complex"),
+        render=_source,
+    ),
+    "objects": Generator(
+        classes=lambda options: _numbered("object", int(options.get("classes", 15))), options=("classes",), render=_objects
+    ),
+    "birds": Generator(
+        classes=lambda _: [f"mark{mark}-stripe{stripe}-shade{shade}" for mark, stripe, shade in _BIRDS],
+        options=(),
+        render=_birds,
+    ),
+    "indoor": Generator(classes=lambda _: _numbered("room", 10), options=(), render=_indoor),
+    "sketch": Generator(
+        classes=lambda _: [f"{SHAPES[outer]}-with-{SHAPES[inner]}" for outer, inner in _SKETCHES],
+        options=(),
+        render=_sketch,
+    ),
+}
+
+
+def check_options(name: str, options: dict[str, int | float], where: str) -> Generator:
+    """The generator called `name`, its options looked over.
+
+    Raises:
+        InputError: No such generator, or an option that it does not take or that makes no sense.
+    """
+    if name not in GENERATORS:
+        raise InputError(
+            f"{where}: files.generator is {name!r}, which the embedded world does not have. It has "
+            f"{', '.join(sorted(GENERATORS))} and digits."
+        )
+    generator = GENERATORS[name]
+    limits = {"classes": (2, 192), "templates": (1, 10_000), "wrong": (0, 0.9), "complex": (0, 1)}
+    for option, value in options.items():
+        if option not in generator.options:
+            known = ", ".join(generator.options) or "none"
+            raise InputError(f"{where}: files.options.{option} is not an option of {name!r}. It takes: {known}.")
+        low, high = limits[option]
+        if not low <= value <= high:
+            raise InputError(f"{where}: files.options.{option} must be from {low} to {high}, not {value}.")
+    return generator
