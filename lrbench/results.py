@@ -38,6 +38,7 @@ class SnapshotRecord(_Record):
         arm, stage, pretraining_seed: Where it stands in its suite; None for foreign snapshots.
         rate: Learning rate of the stage that it ends.
         source_accuracy: Top-1 on the source task's test split; None for foreign snapshots.
+        random: True when the weights were never trained (`timm:NAME` without a tag).
         source_report: Accuracy on simple-only and complex-only images and share of wrong labels memorised, where the
             source's annotations say which is which.
     """
@@ -46,6 +47,7 @@ class SnapshotRecord(_Record):
     sha256: str
     batchnorm: Literal["re-estimated", "raw"]
     architecture: str
+    random: bool = False
     arm: str | None = None
     stage: int | None = None
     pretraining_seed: int | None = None
@@ -83,6 +85,8 @@ class Result(_Record):
             grid's edge.
         diagnostics: Of the final fit, such as iterations and final gradient norm.
         predictions_sha256: Hash of the predictions' file.
+        settings: What the cell was asked for: the protocol's settings and the task's description. A cell is computed
+            again when they change.
     """
 
     schema_version: int = Field(alias="schema")
@@ -101,6 +105,7 @@ class Result(_Record):
     selection: dict[str, Any]
     diagnostics: dict[str, Any]
     predictions_sha256: str
+    settings: dict[str, Any] = {}
     timings: dict[str, float] = {}
     device: str = ""
     versions: dict[str, str] = {}
