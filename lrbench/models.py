@@ -1,13 +1,25 @@
 """Networks: timm architectures, made by name and keyword arguments."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from lrbench.errors import InputError
 from lrbench.registry import suggestion
+
+
+class EvaluationPixels(Protocol):
+    """Images ready for evaluation: `lrbench.data.prepare.Pixels`."""
+
+    def __len__(self) -> int: ...
+
+    def evaluation(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Evaluation crops, shape `(B, S, S, 3)`."""
+        ...
 
 
 def create_model(architecture: str, arguments: Mapping[str, Any], *, classes: int, seed: int | None = None) -> nn.Module:
@@ -65,3 +77,69 @@ def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchN
 def pick_device() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cpu_threads(device: torch.device, threads: int) -> None:
+    """Give a process its share of the cores; on an accelerator the CPU's threads are left as they are."""
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+
+
+class InputNormalisation:
+    """Turns uint8 images into a network's input on its device.
+
+    Args:
+        mean: Subtracted from each channel, on the scale [0, 1].
+        std: Divides each channel, on the scale [0, 1].
+        device: Where the input is needed.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._scale = (1.0 / (255.0 * torch.tensor(std))).to(device)
+        self._shift = (-torch.tensor(mean) / torch.tensor(std)).to(device)
+        self._device = device
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise images.
+
+        Args:
+            images: uint8, shape `(B, S, S, 3)`.
+
+        Returns:
+            float32, shape `(B, 3, S, S)`, channels last in memory.
+        """
+        moved = images.to(self._device, non_blocking=True)
+        return torch.addcmul(self._shift, moved.to(torch.float32), self._scale).permute(0, 3, 1, 2)
+
+
+def forward_all(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: EvaluationPixels,
+    normalise: InputNormalisation,
+    *,
+    indices: npt.NDArray[np.int64] | None = None,
+    batch: int = 256,
+    each: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Run evaluation crops through a function in batches, each image exactly once.
+
+    Args:
+        forward: Takes a network's input of shape `(B, 3, S, S)`.
+        pixels: Prepared images.
+        normalise: Turns them into inputs.
+        indices: Which images, in which order; None for all.
+        batch: Images at a time.
+        each: Called with the number of images done, after each batch.
+
+    Returns:
+        The outputs in order, on the CPU. Shape `(N, …)`.
+    """
+    chosen = np.arange(len(pixels)) if indices is None else indices
+    outputs = []
+    with torch.inference_mode():
+        for start in range(0, len(chosen), batch):
+            images = torch.from_numpy(np.array(pixels.evaluation(chosen[start : start + batch])))
+            outputs.append(forward(normalise(images)))
+            if each is not None:
+                each(min(start + batch, len(chosen)))
+    return torch.cat([output.cpu() for output in outputs])

@@ -1,0 +1,137 @@
+"""The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
+
+import json
+from pathlib import Path
+
+import tomli_w
+
+from lrbench.arms import SnapshotKey
+from lrbench.errors import InputError
+from lrbench.files import sha256_json, write_json, write_text
+from lrbench.registry import Suite, load_suite
+from lrbench.registry.loading import validated
+from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.workspace import Workspace
+
+# What the snapshots depend on. The targets, protocols and seeds of a suite may change between runs; these may not.
+_PRETRAINING = ("source", "model", "input", "schedule", "batchnorm")
+
+
+def recipe(suite: Suite) -> str:
+    """SHA-256 over everything in a suite that its snapshots depend on, but for the source's images."""
+    return sha256_json({name: suite.model_dump(mode="json")[name] for name in _PRETRAINING})
+
+
+def effective_path(workspace: Workspace, suite: str) -> Path:
+    """Where a suite's effective TOML lies."""
+    return workspace.checkpoints / suite / "suite.toml"
+
+
+def keep_suite(workspace: Workspace, suite: Suite) -> None:
+    """Write the effective suite beside its snapshots, unless it stands there already.
+
+    Raises:
+        InputError: Snapshots made with other pretraining settings lie there under the same name.
+    """
+    path = effective_path(workspace, suite.name)
+    if path.is_file():
+        before = read_effective(path)
+        if recipe(before) != recipe(suite):
+            raise InputError(
+                f"{path.parent} holds snapshots of a suite {suite.name!r} with other pretraining settings: "
+                f"{difference(before, suite)}. Give this one a name of its own (--set name={suite.name}-2), or delete "
+                f"{path.parent} to start afresh."
+            )
+    text = tomli_w.dumps(suite.model_dump(mode="json", exclude_none=True))
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def keep_for_results(workspace: Workspace, suite: Suite) -> None:
+    """Write the suite beside its results, so that its pages can say which cells are still missing."""
+    path = workspace.results / suite.name / "suite.json"
+    content = suite.model_dump(mode="json")
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != content:
+        write_json(path, content)
+
+
+def read_effective(path: Path) -> Suite:
+    """Read an effective suite.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}). Delete it; the next run of the suite writes it anew.") from error
+    return validated(Suite, content, path)
+
+
+def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
+    """The suite to work with: the one named, as it was pretrained here, or else the one pretrained last.
+
+    Raises:
+        InputError: No such suite, or none was pretrained here.
+    """
+    if name is not None:
+        path = effective_path(workspace, name)
+        if "/" not in name and not name.endswith(".toml") and path.is_file():
+            return read_effective(path)
+        return load_suite(name)
+    found = sorted(workspace.checkpoints.glob("*/suite.toml"), key=_last_snapshot)
+    if not found:
+        raise InputError(
+            f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the suite "
+            "`quick` takes minutes on a CPU), name a suite with --suite, or give a snapshot of another kind: a "
+            ".safetensors path, timm:NAME or hf-hub:OWNER/NAME."
+        )
+    return read_effective(found[-1])
+
+
+def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
+    """Whether a snapshot is there, made with this suite's pretraining settings.
+
+    Raises:
+        InputError: A file is there that is damaged, or was made with other settings or another architecture.
+    """
+    path = snapshot_path(workspace.checkpoints, suite.name, key)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, where the snapshot's file should be. Move it aside.")
+    if not path.exists():
+        return False
+    metadata = read_metadata(path)
+    if metadata.architecture != suite.model.architecture:
+        raise InputError(
+            f"{path} is a snapshot of {metadata.architecture}, but suite {suite.name} pretrains "
+            f"{suite.model.architecture}. Move it away, or give the suite another name (--set name=NAME)."
+        )
+    if metadata.recipe != recipe(suite):
+        raise InputError(
+            f"{path} was pretrained with other settings than suite {suite.name} has now. Give the suite another name "
+            f"(--set name=NAME), or delete {path.parent} to pretrain anew."
+        )
+    return True
+
+
+def difference(before: Suite, after: Suite) -> str:
+    """Which pretraining settings differ, as `schedule.batch was 64 and is now 32, …`."""
+    changes = []
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    for table in _PRETRAINING:
+        if isinstance(old[table], dict):
+            changes += [
+                f"{table}.{key} was {old[table].get(key)} and is now {value}"
+                for key, value in new[table].items()
+                if old[table].get(key) != value
+            ]
+        elif old[table] != new[table]:
+            changes.append(f"{table} was {old[table]} and is now {new[table]}")
+    return ", ".join(changes)
+
+
+def _last_snapshot(path: Path) -> tuple[int, str]:
+    times = [snapshot.stat().st_mtime_ns for snapshot in path.parent.glob("*/seed*/stage*.safetensors")]
+    return max(times, default=path.stat().st_mtime_ns), path.parent.name

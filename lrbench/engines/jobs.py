@@ -1,0 +1,72 @@
+"""A suite's work as jobs: which there are, what each needs, and how one is done.
+
+Two kinds: making one snapshot, and transferring one snapshot to every target and protocol that is missing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lrbench.arms import SnapshotKey
+from lrbench.cells import Cell, TransferSettings
+from lrbench.control import Control
+from lrbench.references import Reference
+from lrbench.registry import Suite
+from lrbench.snapshots import snapshot_path
+
+if TYPE_CHECKING:
+    from lrbench.pretrain.segments import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One piece of work, done in one go by one process.
+
+    Attributes:
+        name: What it is called in messages; unique.
+        needs: Names of the jobs that must be done before.
+        weight: How much work it is beside the others, in image-updates; the longest chain is begun first.
+    """
+
+    name: str
+    needs: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    def run(self, suite: Suite, place: "Place", control: Control) -> str:
+        """Do it; returns one line that says what came out."""
+        raise AssertionError("a job is a PretrainJob or a TransferJob")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob(Job):
+    """Makes one snapshot."""
+
+    key: SnapshotKey
+
+    def run(self, suite: Suite, place: "Place", control: Control) -> str:
+        """Make the snapshot; says its source accuracy."""
+        from lrbench.pretrain.segments import make_snapshot
+
+        metadata = make_snapshot(suite, self.key, place, control)
+        accuracy = f"source accuracy {100 * (metadata.source_accuracy or 0):.1f} %"
+        report = ", ".join(f"{name} {100 * value:.1f} %" for name, value in metadata.source_report.items())
+        return f"{self.key}: {accuracy}" + (f" ({report})" if report else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferJob(Job):
+    """Transfers one snapshot to the cells that are missing."""
+
+    key: SnapshotKey
+    cells: tuple[Cell, ...]
+
+    def run(self, suite: Suite, place: "Place", control: Control) -> str:
+        """Compute the cells one by one; each result is kept as soon as it is there."""
+        from lrbench.transfer.cell import Transfer
+
+        path = snapshot_path(place.workspace.checkpoints, suite.name, self.key)
+        reference = Reference(text=f"{suite.name}/{self.key}", path=path, suite=suite, key=self.key)
+        transfer = Transfer(reference, TransferSettings.of(suite), place, control)
+        missing = [cell for cell in self.cells if not transfer.is_done(cell)]
+        for cell in missing:
+            transfer.run(cell)
+        return f"{self.key}: {len(missing)} cells transferred"

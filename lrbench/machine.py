@@ -1,0 +1,50 @@
+"""What computed: the device, the libraries' versions, and lrbench's own revision."""
+
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def device_name(device: Any) -> str:
+    """What the device is called: the GPU's name, or `cpu`."""
+    if device.type != "cuda":
+        return str(device.type)
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computes: lrbench, torch, torchvision and timm."""
+    return {name: _version(name) for name in ("lrbench", "torch", "torchvision", "timm")}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@lru_cache(maxsize=1)
+def source_revision() -> str | None:
+    """Git revision of lrbench's own checkout, with `+` after it when files differ; None for an installed package."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "lrbench", "tasks", "benchmark/suites"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if head.returncode or changed.returncode:
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

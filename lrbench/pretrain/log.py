@@ -1,0 +1,35 @@
+"""The training log: one JSON line an epoch in `log.jsonl`, and wall-clock times apart in `timings.jsonl`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lrbench.files import canonical_json, write_text, writing
+
+
+def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]]) -> None:
+    """Put a segment's records into its arm's log, in the place of older ones of that stage.
+
+    The log is a function of the records alone, so an interrupted run ends with the same bytes as one that was not.
+
+    Args:
+        snapshot: The segment's snapshot, whose folder the log is in.
+        stage: The segment's stage.
+        records: One an epoch, with `stage` among the keys.
+    """
+    path = snapshot.with_name("log.jsonl")
+    kept = [record for record in _read(path) if record["stage"] < stage]
+    write_text(path, "".join(canonical_json(record) + "\n" for record in kept + records))
+
+
+def append_timing(snapshot: Path, record: dict[str, Any]) -> None:
+    """Add a line to `timings.jsonl`, which is not meant to be compared."""
+    path = snapshot.with_name("timings.jsonl")
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(canonical_json(record) + "\n")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

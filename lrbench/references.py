@@ -1,0 +1,105 @@
+"""What a user types to name a snapshot, and the file that it means."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrbench.arms import SnapshotKey, owner
+from lrbench.errors import InputError
+from lrbench.registry import Suite, suggestion
+from lrbench.snapshots import snapshot_path
+from lrbench.effective import suite_in_use
+from lrbench.workspace import Workspace
+
+FOREIGN = "foreign"
+"""The results folder of snapshots that belong to no suite."""
+
+_REMOTE = ("timm:", "hf-hub:")
+_STAGE = re.compile(r"stage(\d+)$")
+_SEED = re.compile(r"seed(-?\d+)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A snapshot that was named.
+
+    Attributes:
+        text: The reference in full: `quick/step/seed0/stage2`, a path, `timm:NAME` or `hf-hub:OWNER/NAME`.
+        path: Its file; None for `timm:` and `hf-hub:`.
+        suite: The suite that it belongs to; None for foreign ones.
+        key: Which of the suite's snapshots; None for foreign ones.
+    """
+
+    text: str
+    path: Path | None = None
+    suite: Suite | None = None
+    key: SnapshotKey | None = None
+
+    @property
+    def results_folder(self) -> str:
+        """Folder of its results."""
+        return self.suite.name if self.suite else FOREIGN
+
+
+def parse_reference(text: str, workspace: Workspace, *, suite: str | None = None, arm: str | None = None) -> Reference:
+    """Find out which snapshot a reference means; whether its file is there is not looked at.
+
+    Args:
+        text: `stage2`, `arm/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, the path of a `.safetensors` file,
+            `timm:NAME` or `hf-hub:OWNER/NAME`.
+        workspace: Where the suites' snapshots lie.
+        suite: Suite of a reference that names none; None for the one pretrained last.
+        arm: Arm of a reference that names none; None for `step`.
+
+    Raises:
+        InputError: Not a reference, or a suite without such an arm, seed or stage.
+    """
+    if text.startswith(_REMOTE):
+        kind, _, name = text.partition(":")
+        if not name or (kind == "hf-hub" and name.count("/") != 1):
+            raise InputError(f"{text!r} names no model. Write timm:NAME (timm:resnet50.a1_in1k) or hf-hub:OWNER/NAME.")
+        return Reference(text=text)
+    path = Path(text).expanduser()
+    if text.endswith(".safetensors") or path.is_file():
+        return Reference(text=str(path), path=path)
+    parts = text.strip("/").split("/")
+    stage = _STAGE.match(parts[-1])
+    if stage is None or len(parts) > 4:
+        raise InputError(f"{text!r} is not a snapshot reference.{suggestion(text, _near())} Write {_FORMS}.")
+    seed = None
+    rest = parts[:-1]
+    if rest and (match := _SEED.match(rest[-1])):
+        seed = int(match[1])
+        rest = rest[:-1]
+    if len(rest) == 2:
+        suite, rest = rest[0], rest[1:]
+    if rest:
+        arm = rest[0]
+    chosen = suite_in_use(workspace, suite)
+    key = _key(chosen, arm or "step", chosen.seeds[0] if seed is None else seed, int(stage[1]))
+    return Reference(
+        text=f"{chosen.name}/{key}", path=snapshot_path(workspace.checkpoints, chosen.name, key), suite=chosen, key=key
+    )
+
+
+def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
+    if arm not in suite.arms:
+        raise InputError(
+            f"suite {suite.name} has no arm {arm!r}.{suggestion(arm, suite.arms)} It has {', '.join(suite.arms)}."
+        )
+    if seed not in suite.seeds:
+        raise InputError(f"suite {suite.name} has no seed {seed}. It has {', '.join(map(str, suite.seeds))}.")
+    if stage > suite.schedule.stages:
+        raise InputError(
+            f"suite {suite.name} has no stage{stage}: it has stage0 (the initialisation) to stage{suite.schedule.stages}."
+        )
+    return SnapshotKey(arm=owner(arm, stage), seed=seed, stage=stage)
+
+
+def _near() -> list[str]:
+    return [f"stage{number}" for number in range(10)]
+
+
+_FORMS = (
+    "stage2, arm/stage2, suite/arm/seed1/stage2, the path of a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
+)

@@ -1,0 +1,203 @@
+"""Snapshots on disk: one safetensors file with its metadata, and the re-estimated BatchNorm statistics beside it.
+
+Reading a snapshot's metadata or its hash imports no torch, so that planning is quick. Nothing is ever unpickled.
+"""
+
+import json
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lrbench.arms import SnapshotKey
+from lrbench.errors import InputError
+from lrbench.files import canonical_json, sha256_bytes, sha256_file, write_bytes
+from lrbench.registry.suite import Input
+
+FORMAT = 1
+
+# A header is a few kilobytes; a length beyond this is another kind of file.
+_LARGEST_HEADER = 100_000_000
+
+
+class SnapshotMetadata(BaseModel):
+    """What a snapshot's header says of it, under the key `lrbench`.
+
+    Attributes:
+        format: Version of this record.
+        architecture, arguments, classes: What `timm.create_model` is called with.
+        input: Size and normalisation of the input.
+        arm, stage, seed: Where it stands in its suite; None for foreign weights.
+        epoch, update: Where in pretraining it was taken.
+        rate: Learning rate of the stage that it ends; None for the initialisation.
+        next_rate: Learning rate after the boundary; None where training ends.
+        recipe: Hash of everything in the suite that pretraining depends on.
+        source_accuracy: Top-1 on the source's test split with the re-estimated BatchNorm statistics.
+        source_accuracy_raw: The same with the running statistics of the instant.
+        source_report: `simple`, `complex` (accuracy on test images with that evidence) and `memorised` (share of wrongly
+            labelled training images predicted as labelled), where the source's annotations say which is which.
+        origin: File name or reference that foreign weights came from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    format: int = FORMAT
+    architecture: str
+    arguments: dict[str, Any] = {}
+    classes: int
+    input: Input
+    suite: str | None = None
+    arm: str | None = None
+    stage: int | None = None
+    seed: int | None = None
+    epoch: int | None = None
+    update: int | None = None
+    rate: float | None = None
+    next_rate: float | None = None
+    recipe: str | None = None
+    source_task: str | None = None
+    source_fingerprint: str | None = None
+    source_partial: bool = False
+    source_accuracy: float | None = None
+    source_accuracy_raw: float | None = None
+    source_report: dict[str, float] = {}
+    origin: str | None = None
+    versions: dict[str, str] = {}
+    revision: str | None = None
+
+
+def segment_folder(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
+    """Folder of one arm and seed: snapshots, the optimiser's state, `log.jsonl`."""
+    return checkpoints / suite / key.arm / f"seed{key.seed}"
+
+
+def snapshot_path(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
+    """Where a suite's snapshot lies."""
+    return segment_folder(checkpoints, suite, key) / f"stage{key.stage}.safetensors"
+
+
+def batchnorm_path(path: Path) -> Path:
+    """Where the re-estimated BatchNorm statistics of the snapshot at `path` lie, if it has any."""
+    return path.with_name(path.name.removesuffix(".safetensors") + ".bn.safetensors")
+
+
+def encode(tensors: Any, record: dict[str, Any]) -> bytes:
+    """A safetensors file with `record` as its metadata: equal content gives equal bytes.
+
+    Args:
+        tensors: A state dict.
+        record: JSON values, kept under the single key `lrbench`.
+    """
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(plain, metadata={"lrbench": canonical_json(record)})
+
+
+def write_snapshot(
+    path: Path, weights: Any, metadata: SnapshotMetadata, batchnorm: Any = None, sample: dict[str, Any] | None = None
+) -> None:
+    """Write a snapshot; its weights last, because they mark it as done.
+
+    Args:
+        path: Ends in `.safetensors`.
+        weights: The network's raw state dict.
+        metadata: Its header.
+        batchnorm: Re-estimated running statistics by tensor name; None for networks without BatchNorm.
+        sample: Which images the statistics were estimated on.
+    """
+    if batchnorm:
+        write_bytes(batchnorm_path(path), encode(batchnorm, {"format": FORMAT, "sample": sample or {}}))
+    write_bytes(path, encode(weights, metadata.model_dump(mode="json")))
+
+
+def read_metadata(path: Path) -> SnapshotMetadata:
+    """The metadata in a snapshot's header; its tensors are not read.
+
+    Raises:
+        InputError: No such file, a pickle, a file that is cut off, or one that lrbench did not write.
+    """
+    header = _header(path)
+    text = header.get("__metadata__", {}).get("lrbench")
+    if text is None:
+        raise InputError(
+            f"{path} holds weights, but does not say of which network: it was not written by lrbench. Take it in with "
+            f"`lrbench snapshots add {path} --architecture NAME`, which writes a snapshot that says so."
+        )
+    try:
+        record = json.loads(text)
+        version = record.get("format", 0)
+        if version > FORMAT:
+            raise InputError(f"{path} has snapshot format {version}; this lrbench reads up to {FORMAT}. Update lrbench.")
+        return SnapshotMetadata.model_validate_json(text)
+    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+        raise InputError(f"{path} has a damaged header ({error}). Delete it and pretrain its stage again.") from error
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in a safetensors file, from its header alone.
+
+    Raises:
+        InputError: As `read_metadata`.
+    """
+    return {name: tuple(entry["shape"]) for name, entry in _header(path).items() if name != "__metadata__"}
+
+
+def identity(path: Path) -> str:
+    """SHA-256 that stands for a snapshot: of its weights' file and, where there is one, of its BatchNorm file.
+
+    Raises:
+        InputError: No such file.
+    """
+    parts = [part for part in (path, batchnorm_path(path)) if part.is_file()]
+    if not parts or parts[0] != path:
+        raise InputError(f"there is no snapshot {path}.")
+    hashes = [_hash(part, part.stat().st_mtime_ns, part.stat().st_size) for part in parts]
+    return hashes[0] if len(hashes) == 1 else sha256_bytes("".join(hashes).encode())
+
+
+@lru_cache(maxsize=4096)
+def _hash(path: Path, modified: int, size: int) -> str:
+    return sha256_file(path)
+
+
+def batchnorm_mode(path: Path) -> Literal["re-estimated", "raw"]:
+    """Which BatchNorm statistics a transfer of this snapshot starts from."""
+    return "re-estimated" if batchnorm_path(path).is_file() else "raw"
+
+
+def _header(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a snapshot is one .safetensors file in it.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            size = path.stat().st_size
+            if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
+                raise InputError(
+                    f"{path} is a pickle (a file of torch.save), not a safetensors snapshot. Pickles can run code when "
+                    f"they are opened, so lrbench does not read them here. If it holds plain weights, take them in with "
+                    f"`lrbench snapshots add {path} --architecture NAME`, which loads tensors only."
+                )
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(_LARGEST_HEADER, max(size, 2)):
+                raise InputError(f"{path} is not a safetensors file ({size:,} bytes). {_AGAIN}")
+            content = file.read(length)
+    except FileNotFoundError:
+        raise InputError(f"there is no snapshot {path}.") from None
+    except OSError as error:
+        raise InputError(f"{path} could not be read: {(error.strerror or str(error)).lower()}.") from error
+    try:
+        header: dict[str, Any] = json.loads(content)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a safetensors file, or its header is damaged. {_AGAIN}") from error
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise InputError(f"{path} is truncated or damaged: it has {size:,} bytes and should have {expected:,}. {_AGAIN}")
+    return header
+
+
+_AGAIN = "Delete it and run the same pretraining again, which makes that stage anew, or copy it again."

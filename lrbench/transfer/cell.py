@@ -1,0 +1,219 @@
+"""One cell, from a snapshot and a target to a result: selection on validation, refit, and one look at the test labels."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, is_done
+from lrbench.control import Control
+from lrbench.errors import InterruptedWork
+from lrbench.machine import device_name, library_versions
+from lrbench.models import InputNormalisation, pick_device
+from lrbench.pretrain.segments import Place
+from lrbench.references import Reference
+from lrbench.registry import load_task
+from lrbench.results import Predictions, SnapshotRecord, cell_key, snapshot_slug, write_result
+from lrbench.transfer import knn, probe
+from lrbench.transfer.finetune import Finetuning
+from lrbench.transfer.metrics import metrics
+from lrbench.transfer.selection import Choice, LabelledFeatures, SealedLabels
+from lrbench.transfer.target import Features, Target, extract, open_target
+from lrbench.weights import LoadedSnapshot, load_snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What a protocol came to, before the test labels are opened."""
+
+    choice: Choice
+    scores: torch.Tensor
+    diagnostics: dict[str, Any]
+    timings: dict[str, float]
+
+
+class Transfer:
+    """Transfers one snapshot: its network is loaded once, and each target's features are extracted once.
+
+    Args:
+        reference: The snapshot.
+        settings: How it is transferred.
+        place: Where to read and write.
+        control: Told how far the work is.
+    """
+
+    def __init__(self, reference: Reference, settings: TransferSettings, place: Place, control: Control) -> None:
+        self._reference = reference
+        self._settings = settings
+        self._place = place
+        self._control = control
+        self._device = pick_device()
+        self._snapshot: LoadedSnapshot = load_snapshot(reference)
+        # Networks differ in how they like memory laid out; convolutions on channels-last inputs want channels last.
+        self._model = self._snapshot.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._input = self._snapshot.metadata.input
+        self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
+        self._features: tuple[str, Features, float] | None = None
+        self.record = snapshot_record(self._snapshot)
+
+    def cell_name(self, cell: Cell) -> str:
+        """The cell's key, which is its files' name."""
+        task = load_task(cell.task).name
+        return cell_key(snapshot=snapshot_slug(self.record), task=task, protocol=cell.protocol, seed=cell.seed)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the cell's result is there already."""
+        return is_done(
+            self._place.workspace,
+            self._reference.results_folder,
+            self.cell_name(cell),
+            sha256=self._snapshot.sha256,
+            settings=self._settings.record(cell.protocol, load_task(cell.task)),
+            protocol=cell.protocol,
+            partial=self._place.partial,
+        )
+
+    def run(self, cell: Cell) -> None:
+        """Compute one cell and write its result.
+
+        Raises:
+            InputError: The target's data is missing, half-copied or does not decode.
+            FailureError: Fine-tuning diverged, or the disk is full.
+            InterruptedWork: Asked to stop.
+        """
+        if self._control.stop_requested():
+            raise InterruptedWork("stopped between two cells; those done are kept. Run the same command again to go on.")
+        place = self._place
+        target = open_target(
+            cell.task, self._input, place.roots, place.partial, place.workspace.cache, place.workers
+        )
+        sealed = SealedLabels(target.data.splits["test"].labels)
+        outcome = self._finetune(target, cell) if cell.protocol == "finetune" else self._frozen(target, cell)
+        labels = sealed.open(outcome.choice, outcome.scores)
+        self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
+
+    def _frozen(self, target: Target, cell: Cell) -> _Outcome:
+        features, seconds = self._features_of(target, cell.task)
+        development = target.development
+        labels = torch.from_numpy(development.labels)
+        train, validation = (
+            LabelledFeatures(features=features.development[part], labels=labels[part])
+            for part in map(torch.from_numpy, development.split(self._settings.validation, cell.seed))
+        )
+        everything = LabelledFeatures(features=features.development, labels=labels)
+        module = {"probe": probe, "knn": knn}[cell.protocol]
+        settings: Any = {"probe": self._settings.probe, "knn": self._settings.knn}[cell.protocol]
+        classes, metric = len(target.data.classes), target.data.task.metric
+        started = time.perf_counter()
+        choice = module.select(train, validation, classes=classes, metric=metric, settings=settings)
+        selected = time.perf_counter()
+        fitted = module.fit(everything, choice, classes=classes, settings=settings)
+        scores = fitted.scores(features.test)
+        timings = {
+            "features": seconds,
+            "selection": selected - started,
+            "fit": time.perf_counter() - selected,
+        }
+        return _Outcome(choice=choice, scores=scores, diagnostics=fitted.diagnostics, timings=timings)
+
+    def _finetune(self, target: Target, cell: Cell) -> _Outcome:
+        tuning = Finetuning(
+            self._model,
+            target.development,
+            classes=len(target.data.classes),
+            size=self._input.size,
+            normalise=self._normalise,
+            settings=self._settings.finetune,
+            seed=cell.seed,
+            device=self._device,
+        )
+        train, validation = target.development.split(self._settings.validation, cell.seed)
+        started = time.perf_counter()
+        choice = tuning.select(train, validation, metric=target.data.task.metric, control=self._control)
+        selected = time.perf_counter()
+        fitted = tuning.fit(choice, self._control)
+        scores = fitted.scores(target.test)
+        timings = {"selection": selected - started, "fit": time.perf_counter() - selected}
+        return _Outcome(choice=choice, scores=scores, diagnostics=fitted.diagnostics, timings=timings)
+
+    def _features_of(self, target: Target, task: str) -> tuple[Features, float]:
+        if self._features is None or self._features[0] != task:
+            started = time.perf_counter()
+            features = extract(self._model, target, self._normalise, self._control)
+            self._features = (task, features, time.perf_counter() - started)
+        return self._features[1], self._features[2]
+
+    def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> None:
+        task = target.data.task
+        preprocessing = {
+            "size": target.transform.size,
+            "resize": target.transform.resize,
+            "interpolation": target.transform.interpolation,
+            "mean": list(self._input.mean),
+            "std": list(self._input.std),
+        }
+        if cell.protocol == "finetune":
+            preprocessing["augmentation"] = self._settings.finetune.augmentation
+        record = {
+            "protocol_version": PROTOCOL_VERSIONS[cell.protocol],
+            "suite": self._reference.results_folder,
+            "snapshot": self.record.model_dump(mode="json"),
+            "task": {
+                "name": task.name,
+                "fingerprint": target.fingerprint,
+                "classes": len(target.data.classes),
+                "metric": task.metric,
+            },
+            "protocol": cell.protocol,
+            "seed": cell.seed,
+            "preprocessing": preprocessing,
+            "partial": target.data.partial or self.record.source_partial,
+            "metrics": metrics(outcome.scores, labels),
+            "train_count": len(target.development.labels),
+            "test_count": len(labels),
+            "chosen": outcome.choice.chosen,
+            "selection": {
+                "metric": outcome.choice.metric,
+                "on": "validation split" if len(target.development.given) else "held-out share of train",
+                "edge": outcome.choice.edge,
+                "candidates": list(outcome.choice.candidates),
+            },
+            "diagnostics": outcome.diagnostics,
+            "settings": self._settings.record(cell.protocol, task),
+            "timings": {name: round(seconds, 4) for name, seconds in outcome.timings.items()},
+            "device": device_name(self._device),
+            "versions": library_versions(),
+        }
+        predictions = Predictions(
+            index=np.arange(len(labels)),
+            label=labels.numpy(),
+            prediction=outcome.scores.argmax(1).cpu().numpy(),
+        )
+        write_result(self._place.workspace.results, record, predictions)
+
+
+def snapshot_record(snapshot: LoadedSnapshot) -> SnapshotRecord:
+    """What a result says of the snapshot."""
+    metadata = snapshot.metadata
+    in_suite = metadata.arm is not None and "/" in snapshot.reference and not snapshot.reference.endswith(".safetensors")
+    return SnapshotRecord(
+        reference=snapshot.reference,
+        sha256=snapshot.sha256,
+        batchnorm=snapshot.batchnorm,
+        architecture=metadata.architecture,
+        random=snapshot.random,
+        # A suite's snapshot that is named by its path is foreign: it may come from another machine's suite.
+        arm=metadata.arm if in_suite else None,
+        stage=metadata.stage if in_suite else None,
+        pretraining_seed=metadata.seed if in_suite else None,
+        epoch=metadata.epoch,
+        update=metadata.update,
+        rate=metadata.rate,
+        source_task=metadata.source_task,
+        source_fingerprint=metadata.source_fingerprint,
+        source_partial=metadata.source_partial,
+        source_accuracy=metadata.source_accuracy,
+        source_report=metadata.source_report,
+    )

@@ -1,0 +1,157 @@
+"""A target task, prepared for a snapshot's input: pixels shared by every snapshot, seed and protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lrbench.control import Control
+from lrbench.data.examples import EvaluationTransform, TaskData
+from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import Pixels, prepare
+from lrbench.models import InputNormalisation, forward_all, penultimate
+from lrbench.registry import load_task
+from lrbench.registry.suite import Input
+from lrbench.transfer.selection import validation_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Development:
+    """The images a protocol may look at with their labels: training and, where there is one, validation images.
+
+    Attributes:
+        pixels: The images, training images first.
+        labels: Shape `(N,)`.
+        given: Positions of the data set's own validation images; empty where it has none.
+    """
+
+    pixels: "JoinedPixels"
+    labels: npt.NDArray[np.int64]
+    given: npt.NDArray[np.int64]
+
+    def split(self, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Positions to train on and to select on: the data set's own validation split, or else a stratified share."""
+        if len(self.given):
+            return np.setdiff1d(np.arange(len(self.labels)), self.given), self.given
+        return validation_split(self.labels, fraction, seed)
+
+
+class JoinedPixels:
+    """Several splits' pixels one after the other."""
+
+    def __init__(self, parts: Sequence[Pixels]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def evaluation(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Evaluation crops. Shape `(B, S, S, 3)`."""
+        if len(self._parts) == 1:
+            return self._parts[0].evaluation(indices)
+        owners = np.searchsorted(self._starts, indices, side="right") - 1
+        crops = [
+            self._parts[owner].evaluation(indices[position : position + 1] - self._starts[owner])
+            for position, owner in enumerate(owners)
+        ]
+        return np.concatenate(crops)
+
+    def resized(self, index: int) -> npt.NDArray[np.uint8]:
+        """One whole resized image. Shape `(h, w, 3)`."""
+        owner = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[owner].resized(int(index - self._starts[owner]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A prepared target task.
+
+    Attributes:
+        data: Its classes and splits.
+        fingerprint: Of the images and labels.
+        transform: The evaluation transform of its pixels.
+        development: Training and validation images with labels.
+        test: Test images; their labels stay sealed until a choice is frozen.
+    """
+
+    data: TaskData
+    fingerprint: str
+    transform: EvaluationTransform
+    development: Development
+    test: Pixels
+
+
+@lru_cache(maxsize=16)
+def open_target(
+    task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, workers: int = 0
+) -> Target:
+    """Load and prepare a target for a network's input; kept for the next snapshot of the same process.
+
+    Raises:
+        InputError: The data is missing, half-copied or does not decode.
+    """
+    data = load_task_data(load_task(task), roots, partial=partial)
+    transform = EvaluationTransform.of(
+        size=settings.size, crop_fraction=settings.crop_fraction, interpolation=settings.interpolation
+    )
+    names = [name for name in ("train", "val") if name in data.splits]
+    pixels = {name: prepare(data, name, transform, cache=cache, workers=workers) for name in data.splits}
+    trained = len(data.splits["train"])
+    labels = np.concatenate([data.splits[name].labels for name in names])  # type: ignore[index]
+    return Target(
+        data=data,
+        fingerprint=data.fingerprint,
+        transform=transform,
+        development=Development(
+            pixels=JoinedPixels([pixels[name] for name in names]),  # type: ignore[index]
+            labels=labels,
+            given=np.arange(trained, len(labels)),
+        ),
+        test=pixels["test"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Penultimate features of a target under one snapshot.
+
+    Attributes:
+        development: Of the training and validation images. Shape `(N, D)`, float32.
+        test: Of the test images. Shape `(M, D)`, float32.
+    """
+
+    development: torch.Tensor
+    test: torch.Tensor
+
+
+def extract(model: nn.Module, target: Target, normalise: InputNormalisation, control: Control) -> Features:
+    """Extract penultimate features of every image once, without augmentation.
+
+    Args:
+        model: In evaluation mode, on the device of `normalise`.
+        target: The prepared task.
+        normalise: Turns images into inputs.
+        control: Told how far the extraction is.
+    """
+    total = len(target.development.pixels) + len(target.test)
+    done = 0
+
+    def run(pixels: JoinedPixels | Pixels) -> torch.Tensor:
+        nonlocal done
+        start = done
+        features = forward_all(
+            lambda images: penultimate(model, images).float(),
+            pixels,
+            normalise,
+            each=lambda count: control.progress(start + count, total, "images"),
+        )
+        done += len(pixels)
+        return features
+
+    return Features(development=run(target.development.pixels), test=run(target.test))

@@ -1,0 +1,203 @@
+"""From a reference to a network: strict about names and shapes, and never through a pickle."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lrbench.errors import InputError
+from lrbench.models import create_model
+from lrbench.references import Reference
+from lrbench.registry import suggestion
+from lrbench.registry.suite import Input
+from lrbench.seeds import derive
+from lrbench.snapshots import SnapshotMetadata, batchnorm_mode, batchnorm_path, identity, read_metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSnapshot:
+    """A snapshot's network.
+
+    Attributes:
+        reference: As a user would type it.
+        model: The network with its weights and BatchNorm statistics, in evaluation mode, on the CPU.
+        metadata: What is known of it.
+        sha256: Hash of what was loaded.
+        batchnorm: Whether its BatchNorm statistics were re-estimated at the boundary.
+        random: True when the weights were never trained.
+    """
+
+    reference: str
+    model: nn.Module
+    metadata: SnapshotMetadata
+    sha256: str
+    batchnorm: Literal["re-estimated", "raw"]
+    random: bool = False
+
+
+def load_snapshot(reference: Reference) -> LoadedSnapshot:
+    """Load the network that a reference means.
+
+    Raises:
+        InputError: No such snapshot, a damaged one, a pickle, tensors that do not fit the architecture, or a model that
+            cannot be fetched.
+    """
+    if reference.path is not None:
+        return _from_file(reference.text, reference.path)
+    if reference.text.startswith("timm:") and "." not in reference.text:
+        return _random(reference.text)
+    return _pretrained(reference.text)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} could not be read ({error}). Delete it and run the same pretraining again.") from error
+    return tensors
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, architecture: str) -> None:
+    """Put tensors into a network; every name and shape must fit.
+
+    Raises:
+        InputError: The tensors are those of another network; the first differences are listed.
+    """
+    problems = mismatches(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if problems:
+        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3:,} more" if len(problems) > 3 else "")
+        raise InputError(
+            f"{path} does not hold the weights of {architecture}: {shown}. It was made with another architecture or other "
+            "model arguments; name the right one, or pretrain the stage again."
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def mismatches(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What stands between tensors of these names and shapes and a network, each in a few words."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = [f"{name} is missing" for name in wanted if name not in shapes]
+    problems += [f"{name} is not a part of it" for name in shapes if name not in wanted]
+    problems += [
+        f"{name} is {list(shapes[name])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return problems
+
+
+def load_weights(path: Path) -> tuple[nn.Module, SnapshotMetadata]:
+    """The network of a snapshot's file with its raw BatchNorm statistics.
+
+    Raises:
+        InputError: As `load_snapshot`.
+    """
+    metadata = read_metadata(path)
+    model = create_model(metadata.architecture, metadata.arguments, classes=metadata.classes)
+    load_strictly(model, load_tensors(path), path, metadata.architecture)
+    return model, metadata
+
+
+def _from_file(text: str, path: Path) -> LoadedSnapshot:
+    model, metadata = load_weights(path)
+    statistics = batchnorm_path(path)
+    if statistics.is_file():
+        whole = {**model.state_dict(), **load_tensors(statistics)}
+        load_strictly(model, whole, statistics, metadata.architecture)
+    return LoadedSnapshot(
+        reference=text, model=model.eval(), metadata=metadata, sha256=identity(path), batchnorm=batchnorm_mode(path)
+    )
+
+
+def _random(text: str) -> LoadedSnapshot:
+    name = text.removeprefix("timm:")
+    model = create_model(name, {}, classes=_classes(name), seed=derive("timm", name))
+    return _foreign(text, name, model, random=True)
+
+
+def _pretrained(text: str) -> LoadedSnapshot:
+    import timm
+    from timm.models import load_state_dict
+
+    if inspect.signature(load_state_dict).parameters["weights_only"].default is not True:
+        raise InputError(f"timm {timm.__version__} unpickles what it downloads. Update timm to fetch {text}.")
+    name = text.removeprefix("timm:")
+    if text.startswith("timm:"):
+        known = timm.list_pretrained()
+        if name not in known:
+            base = name.partition(".")[0]
+            tags = [each for each in known if each.partition(".")[0] == base]
+            listed = f" It has {', '.join(tags[:6])}." if tags else ""
+            raise InputError(
+                f"timm {timm.__version__} has no weights {name!r}.{suggestion(name, tags or known)}{listed} "
+                f"timm:{base} names the architecture with random weights."
+            )
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:
+        # Downloads end in a dozen kinds of exception, of which the last line says most.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise InputError(
+            f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a network (they are "
+            "kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with `lrbench snapshots "
+            "add FILE --architecture NAME`. Random weights are never put in their place."
+        ) from error
+    return _foreign(text, name, model, random=False)
+
+
+def _classes(name: str) -> int:
+    import timm
+
+    if not timm.is_model(name):
+        return 1000
+    configuration = timm.get_pretrained_cfg(name)
+    return int(configuration.num_classes) if configuration is not None and configuration.num_classes else 1000
+
+
+def _foreign(text: str, architecture: str, model: nn.Module, *, random: bool) -> LoadedSnapshot:
+    metadata = SnapshotMetadata(
+        architecture=architecture,
+        classes=int(getattr(model, "num_classes", 0)),
+        input=input_of(model),
+        origin=text,
+    )
+    return LoadedSnapshot(
+        reference=text, model=model.eval(), metadata=metadata, sha256=hash_tensors(model), batchnorm="raw", random=random
+    )
+
+
+def input_of(model: nn.Module) -> Input:
+    """The input that timm says a model was trained for."""
+    import timm.data
+
+    configuration: dict[str, Any] = timm.data.resolve_model_data_config(model)
+    interpolation = configuration["interpolation"]
+    return Input(
+        size=int(max(configuration["input_size"][1:])),
+        crop_fraction=float(configuration["crop_pct"]),
+        interpolation=interpolation if interpolation in {"bilinear", "bicubic"} else "bicubic",
+        mean=tuple(configuration["mean"]),
+        std=tuple(configuration["std"]),
+    )
+
+
+def hash_tensors(model: nn.Module) -> str:
+    """SHA-256 over a network's tensors, their names and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
