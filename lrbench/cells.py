@@ -1,28 +1,33 @@
 """Cells: one snapshot, target, protocol and transfer seed each, and when one is done."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from lrbench.errors import InputError
 from lrbench.files import sha256_json
-from lrbench.registry import Suite, Task
+from lrbench.references import Reference
+from lrbench.registry import Suite, Task, load_task
 from lrbench.registry.suite import Finetune, Knn, Probe
-from lrbench.results import read_result, result_path
+from lrbench.registry.task import Strict
+from lrbench.results import cell_key, foreign_slug, read_result, result_path, suite_slug
+from lrbench.snapshots import identity
 from lrbench.workspace import Workspace
 
 PROTOCOL_VERSIONS = {"probe": 1, "knn": 1, "finetune": 1}
 """Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferSettings:
+class TransferSettings(Strict):
     """How snapshots are transferred: the part of a suite that protocols read.
 
     Attributes:
         validation: Share of the training images held out for selection where a task has no validation split.
     """
 
-    validation: float = 0.2
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     probe: Probe = Probe()
     knn: Knn = Knn()
     finetune: Finetune = Finetune()
@@ -52,29 +57,32 @@ class Cell:
     seed: int
 
 
-def is_done(
-    workspace: Workspace,
-    folder: str,
-    name: str,
-    *,
-    sha256: str | None,
-    settings: dict[str, Any],
-    protocol: str,
-    partial: bool,
-) -> bool:
-    """Whether a cell's result is there, whole, and of the snapshot that is present here.
+def cell_path(workspace: Workspace, reference: Reference, sha256: str, cell: Cell, task: Task) -> Path:
+    """Where a cell's result lies.
 
     Args:
         workspace: Holds the results.
-        folder: The suite's name, or `foreign`.
-        name: The cell's key.
-        sha256: Hash of the snapshot that is present; None where there is none.
+        reference: The snapshot.
+        sha256: Its hash.
+        cell: The cell.
+        task: Its task.
+    """
+    slug = suite_slug(reference.key) if reference.key else foreign_slug(reference.text, sha256)
+    name = cell_key(snapshot=slug, task=task.name, protocol=cell.protocol, seed=cell.seed)
+    return result_path(workspace.results, reference.results_folder, name)
+
+
+def is_done(path: Path, *, sha256: str, settings: dict[str, Any], protocol: str, partial: bool) -> bool:
+    """Whether a cell's result is there, whole, and of the snapshot that is present here.
+
+    Args:
+        path: Where it would lie.
+        sha256: Hash of the snapshot that is present.
         settings: What the cell would be asked for now.
         protocol: Its protocol, whose version must be the present one.
         partial: Whether a result from partial data will do.
     """
-    path = result_path(workspace.results, folder, name)
-    if sha256 is None or not path.is_file() or not path.with_suffix(".parquet").is_file():
+    if not path.is_file() or not path.with_suffix(".parquet").is_file():
         return False
     try:
         result = read_result(path)
@@ -87,3 +95,22 @@ def is_done(
         # A partial source marks every result of its snapshots; only a partial target asks for another computation.
         and (partial or not result.partial or result.snapshot.source_partial)
     )
+
+
+def done_result(
+    workspace: Workspace, reference: Reference, cell: Cell, settings: TransferSettings, *, partial: bool
+) -> Path | None:
+    """The result of a cell where it is there already; looks at files only, without loading the network.
+
+    Snapshots that are no files (`timm:`, `hf-hub:`) have no hash before they are loaded, so theirs is never found here.
+
+    Raises:
+        InputError: There is no such snapshot or task.
+    """
+    if reference.path is None:
+        return None
+    sha256, task = identity(reference.path), load_task(cell.task)
+    path = cell_path(workspace, reference, sha256, cell, task)
+    wanted = settings.record(cell.protocol, task)
+    done = is_done(path, sha256=sha256, settings=wanted, protocol=cell.protocol, partial=partial)
+    return path if done else None

@@ -1,6 +1,7 @@
 """The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import tomli_w
@@ -9,7 +10,7 @@ from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
 from lrbench.files import sha256_json, write_json, write_text
 from lrbench.registry import Suite, load_suite
-from lrbench.registry.loading import validated
+from lrbench.registry.loading import apply_changes, validated
 from lrbench.snapshots import read_metadata, snapshot_path
 from lrbench.workspace import Workspace
 
@@ -66,29 +67,42 @@ def read_effective(path: Path) -> Suite:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Delete it; the next run of the suite writes it anew.") from error
+        raise InputError(
+            f"{path} is damaged ({error}). Delete it; the next run of the suite writes it anew."
+        ) from error
     return validated(Suite, content, path)
 
 
-def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
+def suite_in_use(workspace: Workspace, name: str | None, changes: Sequence[str] = ()) -> Suite:
     """The suite to work with: the one named, as it was pretrained here, or else the one pretrained last.
 
+    Args:
+        workspace: Where suites were pretrained.
+        name: A suite's name or the path of its TOML; None for the one pretrained last.
+        changes: Values to change, as `--set` gives them.
+
     Raises:
-        InputError: No such suite, or none was pretrained here.
+        InputError: No such suite, or none was pretrained here; or a change that cannot be made.
     """
     if name is not None:
         path = effective_path(workspace, name)
-        if "/" not in name and not name.endswith(".toml") and path.is_file():
-            return read_effective(path)
-        return load_suite(name)
-    found = sorted(workspace.checkpoints.glob("*/suite.toml"), key=_last_snapshot)
-    if not found:
-        raise InputError(
-            f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the suite "
-            "`quick` takes minutes on a CPU), name a suite with --suite, or give a snapshot of another kind: a "
-            ".safetensors path, timm:NAME or hf-hub:OWNER/NAME."
-        )
-    return read_effective(found[-1])
+        if "/" in name or name.endswith(".toml") or not path.is_file():
+            return load_suite(name, changes)
+    else:
+        found = sorted(workspace.checkpoints.glob("*/suite.toml"), key=_last_snapshot)
+        if not found:
+            raise InputError(
+                f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "
+                "suite `quick` takes minutes on a CPU), name a suite with --suite, or give a snapshot of another kind: a "
+                ".safetensors path, timm:NAME or hf-hub:OWNER/NAME."
+            )
+        path = found[-1]
+    suite = read_effective(path)
+    if not changes:
+        return suite
+    content = suite.model_dump(mode="json")
+    apply_changes(content, changes)
+    return validated(Suite, content, path, changed=True)
 
 
 def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:

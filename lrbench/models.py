@@ -22,7 +22,9 @@ class EvaluationPixels(Protocol):
         ...
 
 
-def create_model(architecture: str, arguments: Mapping[str, Any], *, classes: int, seed: int | None = None) -> nn.Module:
+def create_model(
+    architecture: str, arguments: Mapping[str, Any], *, classes: int, seed: int | None = None
+) -> nn.Module:
     """A network with fresh weights.
 
     Args:

@@ -1,14 +1,15 @@
 """A suite's plan: its snapshots and cells, which are done, and what the rest will cost. Imports no torch."""
 
 from dataclasses import dataclass
+from itertools import product
 
 from lrbench.arms import SnapshotKey, segment, snapshot_keys
-from lrbench.cells import Cell, TransferSettings, is_done
+from lrbench.cells import Cell, TransferSettings, done_result
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
-from lrbench.registry import Suite, Task, load_task
-from lrbench.results import cell_key
-from lrbench.snapshots import identity, snapshot_path
+from lrbench.references import Reference
+from lrbench.registry import Suite, load_task
+from lrbench.snapshots import snapshot_path
 from lrbench.workspace import Workspace
 
 
@@ -51,6 +52,15 @@ class Plan:
         """Epochs of pretraining that are still to be trained."""
         return sum(each.epochs for each in self.snapshots if not each.made)
 
+    def summary(self) -> str:
+        """One line: what is there and what is to do."""
+        made = sum(each.made for each in self.snapshots)
+        done = sum(each.done for each in self.cells)
+        return (
+            f"suite {self.suite.name}: {made:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
+            "cells are there"
+        )
+
     def jobs(self, *, transfer: bool = True) -> list[Job]:
         """The jobs that are missing, parents before children."""
         jobs: list[Job] = []
@@ -60,7 +70,9 @@ class Plan:
             if not each.made:
                 needs = () if each.parent is None or each.parent in made else (f"pretrain {each.parent}",)
                 jobs.append(
-                    PretrainJob(name=f"pretrain {each.key}", needs=needs, weight=1.0 + batch * each.epochs, key=each.key)
+                    PretrainJob(
+                        name=f"pretrain {each.key}", needs=needs, weight=1.0 + batch * each.epochs, key=each.key
+                    )
                 )
         if transfer:
             for each in self.snapshots:
@@ -88,8 +100,8 @@ def make_plan(
     Raises:
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
     """
-    tasks = {name: load_task(name) for name in suite.targets}
-    load_task(suite.source)
+    for name in (suite.source, *suite.targets):
+        load_task(name)
     settings = TransferSettings.of(suite)
     snapshots, cells = [], []
     for key in snapshot_keys(suite, arm=arm, seed=seed):
@@ -97,34 +109,10 @@ def make_plan(
         made = is_made(suite, key, workspace)
         epochs = 0 if stretch.averaged else stretch.last_epoch - stretch.first_epoch
         snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
-        sha256 = identity(snapshot_path(workspace.checkpoints, suite.name, key)) if made else None
-        for name, task in tasks.items():
-            for protocol in suite.protocols:
-                for transfer_seed in suite.transfer_seeds:
-                    cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
-                    done = _done(suite, settings, workspace, key, cell, task, sha256, partial)
-                    cells.append(PlannedCell(snapshot=key, cell=cell, done=done))
+        path = snapshot_path(workspace.checkpoints, suite.name, key)
+        reference = Reference(text=f"{suite.name}/{key}", path=path, suite=suite, key=key)
+        for name, protocol, transfer_seed in product(suite.targets, suite.protocols, suite.transfer_seeds):
+            cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
+            done = made and done_result(workspace, reference, cell, settings, partial=partial) is not None
+            cells.append(PlannedCell(snapshot=key, cell=cell, done=done))
     return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))
-
-
-def _done(
-    suite: Suite,
-    settings: TransferSettings,
-    workspace: Workspace,
-    key: SnapshotKey,
-    cell: Cell,
-    task: Task,
-    sha256: str | None,
-    partial: bool,
-) -> bool:
-    slug = f"{key.arm}-seed{key.seed}-stage{key.stage}"
-    name = cell_key(snapshot=slug, task=task.name, protocol=cell.protocol, seed=cell.seed)
-    return is_done(
-        workspace,
-        suite.name,
-        name,
-        sha256=sha256,
-        settings=settings.record(cell.protocol, task),
-        protocol=cell.protocol,
-        partial=partial,
-    )

@@ -1,6 +1,7 @@
 """What a user types to name a snapshot, and the file that it means."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,14 @@ class Reference:
         return self.suite.name if self.suite else FOREIGN
 
 
-def parse_reference(text: str, workspace: Workspace, *, suite: str | None = None, arm: str | None = None) -> Reference:
+def parse_reference(
+    text: str,
+    workspace: Workspace,
+    *,
+    suite: str | None = None,
+    arm: str | None = None,
+    changes: Sequence[str] = (),
+) -> Reference:
     """Find out which snapshot a reference means; whether its file is there is not looked at.
 
     Args:
@@ -50,6 +58,7 @@ def parse_reference(text: str, workspace: Workspace, *, suite: str | None = None
         workspace: Where the suites' snapshots lie.
         suite: Suite of a reference that names none; None for the one pretrained last.
         arm: Arm of a reference that names none; None for `step`.
+        changes: Values of the suite to change, as `--set` gives them.
 
     Raises:
         InputError: Not a reference, or a suite without such an arm, seed or stage.
@@ -75,7 +84,7 @@ def parse_reference(text: str, workspace: Workspace, *, suite: str | None = None
         suite, rest = rest[0], rest[1:]
     if rest:
         arm = rest[0]
-    chosen = suite_in_use(workspace, suite)
+    chosen = suite_in_use(workspace, suite, changes)
     key = _key(chosen, arm or "step", chosen.seeds[0] if seed is None else seed, int(stage[1]))
     return Reference(
         text=f"{chosen.name}/{key}", path=snapshot_path(workspace.checkpoints, chosen.name, key), suite=chosen, key=key
@@ -100,6 +109,4 @@ def _near() -> list[str]:
     return [f"stage{number}" for number in range(10)]
 
 
-_FORMS = (
-    "stage2, arm/stage2, suite/arm/seed1/stage2, the path of a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
-)
+_FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, the path of a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
 from lrbench.files import sha256_bytes, write_bytes, write_json
 
@@ -155,13 +156,23 @@ class StoredResult:
         return read_predictions(self.path.with_suffix(".parquet"), self.result.predictions_sha256)
 
 
-def snapshot_slug(snapshot: SnapshotRecord) -> str:
-    """A snapshot's part of a cell key: `step-seed0-stage2`, or a foreign reference with its signs replaced."""
-    if snapshot.arm is not None:
-        return f"{snapshot.arm}-seed{snapshot.pretraining_seed}-stage{snapshot.stage}"
-    text = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in snapshot.reference)
+def suite_slug(key: SnapshotKey) -> str:
+    """A suite's snapshot in a cell key: `step-seed0-stage2`."""
+    return f"{key.arm}-seed{key.seed}-stage{key.stage}"
+
+
+def foreign_slug(reference: str, sha256: str) -> str:
+    """A foreign snapshot in a cell key: its reference with other signs replaced, and the start of its hash."""
+    text = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in reference)
     # The hash keeps two files of one name apart.
-    return f"{text.strip('-.')[-80:]}-{snapshot.sha256[:8]}"
+    return f"{text.strip('-.')[-80:]}-{sha256[:8]}"
+
+
+def snapshot_slug(snapshot: SnapshotRecord) -> str:
+    """A snapshot's part of a cell key."""
+    if snapshot.arm is None or snapshot.pretraining_seed is None or snapshot.stage is None:
+        return foreign_slug(snapshot.reference, snapshot.sha256)
+    return suite_slug(SnapshotKey(arm=snapshot.arm, seed=snapshot.pretraining_seed, stage=snapshot.stage))
 
 
 def cell_key(*, snapshot: str, task: str, protocol: str, seed: int) -> str:

@@ -130,7 +130,9 @@ def read_metadata(path: Path) -> SnapshotMetadata:
         record = json.loads(text)
         version = record.get("format", 0)
         if version > FORMAT:
-            raise InputError(f"{path} has snapshot format {version}; this lrbench reads up to {FORMAT}. Update lrbench.")
+            raise InputError(
+                f"{path} has snapshot format {version}; this lrbench reads up to {FORMAT}. Update lrbench."
+            )
         return SnapshotMetadata.model_validate_json(text)
     except (json.JSONDecodeError, AttributeError, ValidationError) as error:
         raise InputError(f"{path} has a damaged header ({error}). Delete it and pretrain its stage again.") from error
@@ -196,7 +198,9 @@ def _header(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a safetensors file, or its header is damaged. {_AGAIN}") from error
     expected = 8 + length + max(ends, default=0)
     if size != expected:
-        raise InputError(f"{path} is truncated or damaged: it has {size:,} bytes and should have {expected:,}. {_AGAIN}")
+        raise InputError(
+            f"{path} is truncated or damaged: it has {size:,} bytes and should have {expected:,}. {_AGAIN}"
+        )
     return header
 
 

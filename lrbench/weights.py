@@ -66,7 +66,9 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} could not be read ({error}). Delete it and run the same pretraining again.") from error
+        raise InputError(
+            f"{path} could not be read ({error}). Delete it and run the same pretraining again."
+        ) from error
     return tensors
 
 
@@ -175,7 +177,12 @@ def _foreign(text: str, architecture: str, model: nn.Module, *, random: bool) ->
         origin=text,
     )
     return LoadedSnapshot(
-        reference=text, model=model.eval(), metadata=metadata, sha256=hash_tensors(model), batchnorm="raw", random=random
+        reference=text,
+        model=model.eval(),
+        metadata=metadata,
+        sha256=hash_tensors(model),
+        batchnorm="raw",
+        random=random,
     )
 
 

@@ -53,6 +53,21 @@ class Workspace:
         return self.root / "cache"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where work reads and writes.
+
+    Attributes:
+        workspace: Holds the snapshots, the results and the pixel cache.
+        roots: Folders in which data is looked for.
+        partial: Whether data that is not whole is accepted.
+    """
+
+    workspace: Workspace
+    roots: tuple[Path, ...]
+    partial: bool = False
+
+
 def data_roots(flag: Path | None = None) -> tuple[Path, ...]:
     """The folder in which data is looked for: `--data-root`, else `LRBENCH_DATA`, else `./data`.
 

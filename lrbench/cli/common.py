@@ -12,15 +12,22 @@ import typer
 SuiteArgument = Annotated[str, typer.Argument(metavar="[SUITE]", help="A suite's name, or the path of a suite TOML.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the suite, such as schedule.batch=128. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a value of the suite, such as schedule.batch=128. Repeatable."
+    ),
 ]
 DataRootOption = Annotated[
     Path | None,
-    typer.Option("--data-root", metavar="DIR", help="Folder that holds the data sets. [default: $LRBENCH_DATA, or ./data]"),
+    typer.Option(
+        "--data-root", metavar="DIR", help="Folder that holds the data sets. [default: $LRBENCH_DATA, or ./data]"
+    ),
 ]
 PartialOption = Annotated[
     bool,
-    typer.Option("--partial", help="Go on with data that is not whole. Every result is marked partial and never ranked with full ones."),
+    typer.Option(
+        "--partial",
+        help="Go on with data that is not whole. Every result is marked partial and never ranked with full ones.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 

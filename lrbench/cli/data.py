@@ -1,5 +1,7 @@
 import typer
+
 app = typer.Typer(no_args_is_help=True, help="")
+
+
 @app.command("x")
-def x() -> None:
-    ...
+def x() -> None: ...

@@ -1,2 +1,48 @@
-def run() -> None:
-    ...
+"""`lrbench run`: pretraining, transfer and leaderboard of a suite; run again, it does only what is missing."""
+
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json, note
+from lrbench.cli.work import WorkersOption
+
+
+def run(
+    suite: SuiteArgument = "quick",
+    set_: SetOption = None,
+    data_root: DataRootOption = None,
+    partial: PartialOption = False,
+    workers: WorkersOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Do everything: pretrain, transfer every snapshot, write the leaderboard.
+
+    Running it again does only what is missing. Ctrl-C stops at the next step, saves, and loses nothing.
+    """
+    from lrbench.cli.work import do_jobs
+    from lrbench.effective import keep_for_results, keep_suite
+    from lrbench.errors import LrbenchError
+    from lrbench.leaderboard import page
+    from lrbench.plan import make_plan
+    from lrbench.registry import load_suite
+    from lrbench.results import suites_with_results
+    from lrbench.workspace import Place, Workspace, data_roots
+
+    workspace = Workspace.current()
+    chosen = load_suite(suite, set_ or ())
+    keep_suite(workspace, chosen)
+    keep_for_results(workspace, chosen)
+    plan = make_plan(chosen, workspace, partial=partial)
+    note(plan.summary())
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    failure: LrbenchError | None = None
+    try:
+        do_jobs(plan.jobs(), chosen, place, workers=workers)
+    except LrbenchError as error:
+        failure = error
+    # What is there is shown, also when something failed or was interrupted; incomplete rows say so.
+    written = page.write(workspace, [chosen.name]) if chosen.name in suites_with_results(workspace.results) else []
+    if failure is not None:
+        raise failure
+    table = next((path for path in written if path.name == f"{chosen.name}.md"), None)
+    if json_:
+        emit_json({"suite": chosen.name, "written": [str(path) for path in written]})
+    elif table is not None:
+        note(f"the leaderboard of {chosen.name} is {table}")

@@ -1,2 +1,168 @@
-def transfer() -> None:
-    ...
+"""`lrbench transfer`: one snapshot to one task with one protocol."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, emit_json, note, warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrbench.cells import Cell, TransferSettings
+    from lrbench.references import Reference
+    from lrbench.results import Result
+    from lrbench.workspace import Place, Workspace
+
+
+def transfer(
+    snapshot: Annotated[
+        str,
+        typer.Option(
+            "--snapshot",
+            metavar="REF",
+            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors path, timm:NAME or hf-hub:OWNER/NAME. "
+            "timm:NAME without a tag means random weights.",
+        ),
+    ],
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML.")],
+    protocol: Annotated[
+        Literal["probe", "knn", "finetune"],
+        typer.Option("--protocol", help="probe: logistic regression on frozen features; knn; finetune."),
+    ] = "probe",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="SUITE",
+            help="Suite of the snapshot and of the settings. [default: the one pretrained last]",
+        ),
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option("--arm", metavar="ARM", help="Arm of a snapshot that names none. [default: step]")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="K", help="Transfer seed. [default: the suite's first, or 0]"),
+    ] = None,
+    set_: SetOption = None,
+    data_root: DataRootOption = None,
+    partial: PartialOption = False,
+    again: Annotated[bool, typer.Option("--again", help="Compute it also when the result is there.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Transfer a snapshot to a task: select on validation, refit, and read the test labels once.
+
+    The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
+    """
+    from lrbench.cells import Cell, done_result
+    from lrbench.references import parse_reference
+    from lrbench.registry import load_task
+    from lrbench.workspace import Place, Workspace, data_roots
+
+    workspace = Workspace.current()
+    load_task(task)
+    reference = parse_reference(snapshot, workspace, suite=suite, arm=arm, changes=set_ or ())
+    settings, default_seed = _settings(reference, workspace, suite, set_ or ())
+    cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
+    if path is None:
+        path = _compute(reference, cell, settings, place)
+    else:
+        note(f"{path} is there already; nothing was computed (--again computes it once more)")
+    _show(path, json_)
+
+
+def _settings(
+    reference: "Reference", workspace: "Workspace", suite: str | None, changes: Sequence[str]
+) -> "tuple[TransferSettings, int]":
+    from lrbench.cells import TransferSettings
+    from lrbench.effective import suite_in_use
+    from lrbench.registry.loading import apply_changes, validated
+
+    if reference.suite is not None:
+        return TransferSettings.of(reference.suite), reference.suite.transfer_seeds[0]
+    if suite is not None:
+        chosen = suite_in_use(workspace, suite, changes)
+        return TransferSettings.of(chosen), chosen.transfer_seeds[0]
+    content = TransferSettings().model_dump(mode="json")
+    apply_changes(content, changes)
+    return validated(TransferSettings, content, "the settings", changed=bool(changes)), 0
+
+
+def _compute(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place") -> "Path":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lrbench.control import Control, stopping_on_signals
+    from lrbench.effective import keep_for_results
+    from lrbench.transfer.cell import Transfer
+
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+    )
+
+    class OnTerminal(Control):
+        def progress(self, done: int, total: int, unit: str) -> None:
+            bars.update(bar, completed=done, total=total, unit=unit)
+
+        def say(self, text: str) -> None:
+            note(text)
+
+    control = OnTerminal()
+    with stopping_on_signals(control), bars:
+        bar = bars.add_task(f"{cell.protocol} {cell.task}", total=None, unit="")
+        transfer = Transfer(reference, settings, place, control)
+        if transfer.record.random:
+            warn(
+                f"{reference.text} names an architecture and no weights, so its weights are random. A tag names weights, "
+                f"as in {reference.text}.a1_in1k."
+            )
+        if reference.suite is not None:
+            keep_for_results(place.workspace, reference.suite)
+        return transfer.run(cell)
+
+
+def _show(path: "Path", as_json: bool) -> None:
+    from lrbench.results import read_result
+
+    result = read_result(path)
+    if as_json:
+        emit_json(result.model_dump(by_alias=True, mode="json"))
+    else:
+        typer.echo(describe(result))
+        note(f"kept at {path}")
+    if result.selection.get("edge"):
+        warn(
+            f"the best of the grid lies on its edge ({_words(result.chosen)}); a wider grid may do better. "
+            "Change it with --set."
+        )
+    if result.diagnostics.get("converged") is False:
+        warn("the final fit did not converge; see `diagnostics` in the result.")
+    if result.partial:
+        warn("the data was not whole: this result is marked partial and never ranked with full ones.")
+
+
+def describe(result: "Result") -> str:
+    """One line that says what came out."""
+    names = {"top1": "top-1", "mean_per_class": "mean per-class accuracy"}
+    other = "mean_per_class" if result.task.metric == "top1" else "top1"
+    return (
+        f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): "
+        f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
+        f"{result.test_count:,} test images; chosen {_words(result.chosen)}"
+    )
+
+
+def _words(chosen: dict[str, object]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -68,7 +69,7 @@ class TaskData:
     partial: bool = False
     problems: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over class names and every split's ids and labels: equal only for the same images and splits."""
         lines = [self.task.name, *self.classes]
@@ -95,6 +96,8 @@ class EvaluationTransform:
     interpolation: Literal["bilinear", "bicubic"]
 
     @classmethod
-    def of(cls, *, size: int, crop_fraction: float, interpolation: Literal["bilinear", "bicubic"]) -> "EvaluationTransform":
+    def of(
+        cls, *, size: int, crop_fraction: float, interpolation: Literal["bilinear", "bicubic"]
+    ) -> "EvaluationTransform":
         """From a crop fraction, as timm and torchvision state it: 224 at 0.875 resizes to 256."""
         return cls(size=size, resize=max(size, int(size / crop_fraction)), interpolation=interpolation)

@@ -4,7 +4,6 @@ Two kinds: making one snapshot, and transferring one snapshot to every target an
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lrbench.arms import SnapshotKey
 from lrbench.cells import Cell, TransferSettings
@@ -12,9 +11,7 @@ from lrbench.control import Control
 from lrbench.references import Reference
 from lrbench.registry import Suite
 from lrbench.snapshots import snapshot_path
-
-if TYPE_CHECKING:
-    from lrbench.pretrain.segments import Place
+from lrbench.workspace import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class Job:
     needs: tuple[str, ...] = ()
     weight: float = 1.0
 
-    def run(self, suite: Suite, place: "Place", control: Control) -> str:
+    def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Do it; returns one line that says what came out."""
         raise AssertionError("a job is a PretrainJob or a TransferJob")
 
@@ -42,7 +39,7 @@ class PretrainJob(Job):
 
     key: SnapshotKey
 
-    def run(self, suite: Suite, place: "Place", control: Control) -> str:
+    def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Make the snapshot; says its source accuracy."""
         from lrbench.pretrain.segments import make_snapshot
 
@@ -59,14 +56,14 @@ class TransferJob(Job):
     key: SnapshotKey
     cells: tuple[Cell, ...]
 
-    def run(self, suite: Suite, place: "Place", control: Control) -> str:
+    def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Compute the cells one by one; each result is kept as soon as it is there."""
         from lrbench.transfer.cell import Transfer
 
         path = snapshot_path(place.workspace.checkpoints, suite.name, self.key)
         reference = Reference(text=f"{suite.name}/{self.key}", path=path, suite=suite, key=self.key)
         transfer = Transfer(reference, TransferSettings.of(suite), place, control)
-        missing = [cell for cell in self.cells if not transfer.is_done(cell)]
+        missing = [cell for cell in self.cells if not transfer.done(cell)]
         for cell in missing:
             transfer.run(cell)
         return f"{self.key}: {len(missing)} cells transferred"

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from lrbench.control import Control
 from lrbench.engines.jobs import Job
 from lrbench.engines.worker import work
 from lrbench.errors import FailureError, InputError, InterruptedWork, LrbenchError
 from lrbench.registry import Suite
-
-if TYPE_CHECKING:
-    from lrbench.pretrain.segments import Place
+from lrbench.workspace import Place
 
 # More processes than this only share memory bandwidth; larger machines give each more threads.
 _MOST_WORKERS = 8
@@ -51,7 +49,7 @@ class _Worker:
 
 
 def run_jobs(
-    jobs: Sequence[Job], suite: Suite, place: "Place", control: Control, observer: Observer, *, workers: int | None = None
+    jobs: Sequence[Job], suite: Suite, place: Place, control: Control, observer: Observer, *, workers: int | None = None
 ) -> None:
     """Run jobs until all are done.
 
@@ -78,7 +76,7 @@ class _Run:
         self,
         jobs: Sequence[Job],
         suite: Suite,
-        place: "Place",
+        place: Place,
         control: Control,
         observer: Observer,
         workers: int | None,

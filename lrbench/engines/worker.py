@@ -6,15 +6,12 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
-from typing import TYPE_CHECKING
 
 from lrbench.control import Control
 from lrbench.engines.jobs import Job
 from lrbench.errors import FailureError, LrbenchError
 from lrbench.registry import Suite
-
-if TYPE_CHECKING:
-    from lrbench.pretrain.segments import Place
+from lrbench.workspace import Place
 
 # Progress is for people: a message more often than this is noise.
 _PROGRESS_SECONDS = 0.2
@@ -50,7 +47,7 @@ class _WorkerControl(Control):
             self.stop()
 
 
-def work(connection: Connection, stop: Event, suite: Suite, place: "Place", threads: int) -> None:
+def work(connection: Connection, stop: Event, suite: Suite, place: Place, threads: int) -> None:
     """The life of a worker process.
 
     Args:
@@ -85,7 +82,7 @@ def work(connection: Connection, stop: Event, suite: Suite, place: "Place", thre
             return
 
 
-def _outcome(job: Job, suite: Suite, place: "Place", control: Control) -> tuple[str, object]:
+def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
     try:
         return "done", job.run(suite, place, control)
     except LrbenchError as error:

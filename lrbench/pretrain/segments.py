@@ -1,7 +1,7 @@
 """Making one snapshot: load the parent, train, re-estimate, evaluate, write; or find it made already."""
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,22 @@ from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
 from lrbench.errors import InputError
+from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.models import InputNormalisation, create_model, pick_device
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.log import append_timing, write_log
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
-from lrbench.pretrain.state import load, locked, progress_path, save, state_path
+from lrbench.pretrain.state import load, progress_path, save, state_path
 from lrbench.pretrain.trainer import Progress, Trainer
 from lrbench.registry import Suite
 from lrbench.seeds import derive
 from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path, write_snapshot
 from lrbench.weights import load_strictly, load_tensors
-from lrbench.workspace import Workspace
+from lrbench.workspace import Place
 
 # Arms whose epoch-end weights `average` takes the mean of.
 _KEEPS_MEAN = ("hold",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where pretraining reads and writes.
-
-    Attributes:
-        workspace: Holds the snapshots and the pixel cache.
-        roots: Folders in which data is looked for.
-        partial: Whether data that is not whole is accepted.
-        workers: Processes that decode images; 0 decodes in this one.
-    """
-
-    workspace: Workspace
-    roots: tuple[Path, ...]
-    partial: bool = False
-    workers: int = 0
 
 
 def make_snapshot(suite: Suite, key: SnapshotKey, place: Place, control: Control) -> SnapshotMetadata:
@@ -79,7 +63,7 @@ class _Making:
         self.device = pick_device()
         self.normalise = InputNormalisation(suite.input.mean, suite.input.std, self.device)
         self.source: Source = open_source(
-            suite.source, suite.input, place.roots, place.partial, place.workspace.cache, place.workers
+            suite.source, suite.input, place.roots, place.partial, place.workspace.cache, control
         )
         self.batches = Batches(
             pixels=self.source.train,
@@ -154,7 +138,9 @@ class _Making:
 
     def _save(self, progress: Progress) -> None:
         content = {each.name: getattr(progress, each.name) for each in fields(progress)}
-        save(progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content})
+        save(
+            progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content}
+        )
         write_log(self.path, self.segment.key.stage, progress.records)
 
     def _resumed(self) -> Progress | None:
@@ -189,7 +175,9 @@ class _Making:
         assert self.segment.parent is not None
         path = self._path_of(self.segment.parent)
         if not is_made(self.suite, self.segment.parent, self.place.workspace):
-            raise InputError(f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first.")
+            raise InputError(
+                f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first."
+            )
         metadata = read_metadata(path)
         if metadata.source_fingerprint != self.source.fingerprint:
             raise InputError(

@@ -44,7 +44,7 @@ def transform_of(settings: Input) -> EvaluationTransform:
 
 @lru_cache(maxsize=1)
 def open_source(
-    name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, workers: int = 0
+    name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, control: Control
 ) -> Source:
     """Load and prepare a source task; kept for the next segment of the same process.
 
@@ -56,8 +56,8 @@ def open_source(
     return Source(
         data=data,
         fingerprint=data.fingerprint,
-        train=prepare(data, "train", transform, cache=cache, workers=workers),
-        test=prepare(data, "test", transform, cache=cache, workers=workers),
+        train=prepare(data, "train", transform, cache=cache, control=control),
+        test=prepare(data, "test", transform, cache=cache, control=control),
     )
 
 

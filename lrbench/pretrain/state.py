@@ -3,21 +3,15 @@
 Both load with `weights_only=True`: tensors, numbers and words, nothing that runs.
 """
 
-import fcntl
 import io
-import os
 import pickle
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lrbench.control import Control
-from lrbench.errors import InputError, InterruptedWork
-from lrbench.files import write_bytes, writing
+from lrbench.errors import InputError
+from lrbench.files import write_bytes
 
 FORMAT = 1
 
@@ -59,35 +53,3 @@ def load(path: Path) -> dict[str, Any]:
 def _advice(path: Path) -> str:
     snapshot = path.name.partition(".")[0]
     return f"Delete {path.with_name(snapshot + '.safetensors')} and run the same pretraining again: it makes that stage anew."
-
-
-@contextmanager
-def locked(snapshot: Path, control: Control) -> Iterator[None]:
-    """Hold the right to make a snapshot; wait while another process has it.
-
-    Raises:
-        InterruptedWork: Asked to stop while waiting.
-    """
-    with writing(snapshot):
-        snapshot.parent.mkdir(parents=True, exist_ok=True)
-        path = snapshot.with_name(f".{snapshot.name}.lock")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    control.say(f"waiting for another process that is making {snapshot}")
-                    waiting = True
-                if control.stop_requested():
-                    raise InterruptedWork("stopped while waiting for another process.") from None
-                time.sleep(0.2)
-            except OSError:
-                # Some network file systems have no locks; atomic writes still keep every file whole.
-                break
-        yield
-    finally:
-        os.close(handle)

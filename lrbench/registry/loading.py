@@ -17,7 +17,7 @@ from lrbench.errors import InputError
 from lrbench.registry.suite import Suite
 from lrbench.registry.task import Strict, Task
 
-Record = TypeVar("Record", Task, Suite)
+Record = TypeVar("Record", bound=Strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,7 @@ def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     """
     path = suite_path(name_or_path)
     content = _read(path)
-    for change in changes:
-        _apply(content, change)
+    apply_changes(content, changes)
     suite = _validate(Suite, content, path, changed=bool(changes))
     _refuse_twin("suite", suite.name, path, find_suites())
     return suite
@@ -106,9 +105,29 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def validated(model: type[Record], content: dict[str, Any], path: Path) -> Record:
-    """Validate content that was read elsewhere, such as the effective suite beside snapshots."""
-    return _validate(model, content, path)
+def validated(model: type[Record], content: dict[str, Any], where: Path | str, *, changed: bool = False) -> Record:
+    """Validate content that was read elsewhere, such as the effective suite beside snapshots.
+
+    Args:
+        model: What it should be.
+        content: The content.
+        where: Where it was read, for errors.
+        changed: Whether `--set` changed it since.
+
+    Raises:
+        InputError: A key that is unknown or wrong.
+    """
+    return _validate(model, content, where, changed=changed)
+
+
+def apply_changes(content: dict[str, Any], changes: Sequence[str]) -> None:
+    """Change values in place as `--set key.sub=value` says.
+
+    Raises:
+        InputError: A change is not `key=value`, or its key leads through a value.
+    """
+    for change in changes:
+        _apply(content, change)
 
 
 def _scan(kind: str, folders: Sequence[Path]) -> dict[str, Found]:
@@ -170,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _validate(model: type[Record], content: dict[str, Any], path: Path, *, changed: bool = False) -> Record:
+def _validate(model: type[Record], content: dict[str, Any], path: Path | str, *, changed: bool = False) -> Record:
     try:
         # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
         return model.model_validate_json(json.dumps(content), strict=True)

@@ -2,26 +2,27 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, is_done
+from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, cell_path, is_done
 from lrbench.control import Control
 from lrbench.errors import InterruptedWork
 from lrbench.machine import device_name, library_versions
 from lrbench.models import InputNormalisation, pick_device
-from lrbench.pretrain.segments import Place
 from lrbench.references import Reference
 from lrbench.registry import load_task
-from lrbench.results import Predictions, SnapshotRecord, cell_key, snapshot_slug, write_result
+from lrbench.results import Predictions, SnapshotRecord, write_result
 from lrbench.transfer import knn, probe
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import metrics
 from lrbench.transfer.selection import Choice, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Features, Target, extract, open_target
 from lrbench.weights import LoadedSnapshot, load_snapshot
+from lrbench.workspace import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +59,22 @@ class Transfer:
         self._features: tuple[str, Features, float] | None = None
         self.record = snapshot_record(self._snapshot)
 
-    def cell_name(self, cell: Cell) -> str:
-        """The cell's key, which is its files' name."""
-        task = load_task(cell.task).name
-        return cell_key(snapshot=snapshot_slug(self.record), task=task, protocol=cell.protocol, seed=cell.seed)
-
-    def is_done(self, cell: Cell) -> bool:
+    def done(self, cell: Cell) -> bool:
         """Whether the cell's result is there already."""
+        task = load_task(cell.task)
         return is_done(
-            self._place.workspace,
-            self._reference.results_folder,
-            self.cell_name(cell),
+            cell_path(self._place.workspace, self._reference, self._snapshot.sha256, cell, task),
             sha256=self._snapshot.sha256,
-            settings=self._settings.record(cell.protocol, load_task(cell.task)),
+            settings=self._settings.record(cell.protocol, task),
             protocol=cell.protocol,
             partial=self._place.partial,
         )
 
-    def run(self, cell: Cell) -> None:
+    def run(self, cell: Cell) -> Path:
         """Compute one cell and write its result.
+
+        Returns:
+            Where the result lies.
 
         Raises:
             InputError: The target's data is missing, half-copied or does not decode.
@@ -84,15 +82,15 @@ class Transfer:
             InterruptedWork: Asked to stop.
         """
         if self._control.stop_requested():
-            raise InterruptedWork("stopped between two cells; those done are kept. Run the same command again to go on.")
+            raise InterruptedWork(
+                "stopped between two cells; those done are kept. Run the same command again to go on."
+            )
         place = self._place
-        target = open_target(
-            cell.task, self._input, place.roots, place.partial, place.workspace.cache, place.workers
-        )
+        target = open_target(cell.task, self._input, place.roots, place.partial, place.workspace.cache, self._control)
         sealed = SealedLabels(target.data.splits["test"].labels)
         outcome = self._finetune(target, cell) if cell.protocol == "finetune" else self._frozen(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)
-        self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
+        return self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
 
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
         features, seconds = self._features_of(target, cell.task)
@@ -145,7 +143,7 @@ class Transfer:
             self._features = (task, features, time.perf_counter() - started)
         return self._features[1], self._features[2]
 
-    def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> None:
+    def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> Path:
         task = target.data.task
         preprocessing = {
             "size": target.transform.size,
@@ -191,13 +189,15 @@ class Transfer:
             label=labels.numpy(),
             prediction=outcome.scores.argmax(1).cpu().numpy(),
         )
-        write_result(self._place.workspace.results, record, predictions)
+        return write_result(self._place.workspace.results, record, predictions)
 
 
 def snapshot_record(snapshot: LoadedSnapshot) -> SnapshotRecord:
     """What a result says of the snapshot."""
     metadata = snapshot.metadata
-    in_suite = metadata.arm is not None and "/" in snapshot.reference and not snapshot.reference.endswith(".safetensors")
+    in_suite = (
+        metadata.arm is not None and "/" in snapshot.reference and not snapshot.reference.endswith(".safetensors")
+    )
     return SnapshotRecord(
         reference=snapshot.reference,
         sha256=snapshot.sha256,

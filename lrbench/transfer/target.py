@@ -89,7 +89,7 @@ class Target:
 
 @lru_cache(maxsize=16)
 def open_target(
-    task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, workers: int = 0
+    task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, control: Control
 ) -> Target:
     """Load and prepare a target for a network's input; kept for the next snapshot of the same process.
 
@@ -101,7 +101,7 @@ def open_target(
         size=settings.size, crop_fraction=settings.crop_fraction, interpolation=settings.interpolation
     )
     names = [name for name in ("train", "val") if name in data.splits]
-    pixels = {name: prepare(data, name, transform, cache=cache, workers=workers) for name in data.splits}
+    pixels = {name: prepare(data, name, transform, cache=cache, control=control) for name in data.splits}
     trained = len(data.splits["train"])
     labels = np.concatenate([data.splits[name].labels for name in names])  # type: ignore[index]
     return Target(

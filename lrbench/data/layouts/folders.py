@@ -122,9 +122,7 @@ def _drawn(task: Task, split: DrawnSplit, images: Images) -> set[str]:
     return tested
 
 
-def _listed(
-    task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]
-) -> tuple[set[str], list[str]]:
+def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]) -> tuple[set[str], list[str]]:
     lines, problems = read_test_list(task, split, beside)
     paths = [f"{name}/{image}" for name, found in images.items() for image in found]
     known = {path: path for path in paths}

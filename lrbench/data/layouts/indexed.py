@@ -46,7 +46,9 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
     _refuse_mismatch(task, root / files.images, paths, root / files.split, trains)
     unknown = sorted(set(labels.values()) - classes.keys())
     if unknown:
-        raise InputError(f"{root / files.labels} names classes that {files.classes} does not have: {first_few(unknown)}.")
+        raise InputError(
+            f"{root / files.labels} names classes that {files.classes} does not have: {first_few(unknown)}."
+        )
     members: dict[SplitName, list[Member]] = {"train": [], "test": []}
     missing: dict[str, list[str]] = {}
     for image, path in paths.items():
@@ -64,9 +66,7 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
         gone = [path for paths_of_class in missing.values() for path in paths_of_class]
         problems.append(f"{len(gone):,} of {len(paths):,} images in {files.images} are not there ({first_few(gone)})")
     order = sorted(classes, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
-    reading = from_files(
-        task, root=root, images=root / files.folder, classes=order, members=members, problems=problems
-    )
+    reading = from_files(task, root=root, images=root / files.folder, classes=order, members=members, problems=problems)
     named = tuple(classes[name] for name in reading.classes)
     return Reading(where=reading.where, classes=named, splits=reading.splits, problems=reading.problems)
 

@@ -95,7 +95,7 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
             if not name or not klass.isdigit():
                 raise InputError(
                     f"{path}, line {number}: {line!r} is not an image's path followed by a space and the number of its "
-                    f"class, as task {task.name} says (label = \"column\")."
+                    f'class, as task {task.name} says (label = "column").'
                 )
             klass = str(int(klass))
         else:

@@ -34,7 +34,9 @@ def hash_problem(path: Path, pinned: str) -> str | None:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     if found == expected:
         return None
-    return f"{path} is not the list that the task pins ({algorithm} {found}, not {expected}); it was cut short or edited"
+    return (
+        f"{path} is not the list that the task pins ({algorithm} {found}, not {expected}); it was cut short or edited"
+    )
 
 
 def read_test_list(task: Task, split: ListedSplit, beside: Sequence[Path]) -> tuple[list[str], list[str]]:

@@ -68,7 +68,10 @@ def load_synthetic(task: Task) -> TaskData:
     for name in ("train", "test"):
         rendered = _render(key, name)
         splits[name] = Split(  # type: ignore[index]
-            ids=[f"{files.generator}{WORLD_VERSION}-{files.size}px-seed{files.seed}/{name}/{i:06d}" for i in range(len(rendered.labels))],
+            ids=[
+                f"{files.generator}{WORLD_VERSION}-{files.size}px-seed{files.seed}/{name}/{i:06d}"
+                for i in range(len(rendered.labels))
+            ],
             labels=rendered.labels,
             images=RenderedImages(files, name),
             annotations=rendered.annotations,

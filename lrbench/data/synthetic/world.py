@@ -97,7 +97,9 @@ def _draw_objects(stream: Stream, rows: Integers, size: int) -> drawing.Floats:
     placement = drawing.place(stream, len(rows), size, 0.22, 0.36)
     u, v = drawing.local_coordinates(placement, size)
     width = np.full(len(rows), max(2, size // 16))
-    drawing.paint(image, drawing.shape_masks(rows[:, 0], u, v), _textured(stream, rows[:, 1], HUES[rows[:, 2]], size, width))
+    drawing.paint(
+        image, drawing.shape_masks(rows[:, 0], u, v), _textured(stream, rows[:, 1], HUES[rows[:, 2]], size, width)
+    )
     return image
 
 
@@ -120,7 +122,9 @@ def _source(request: Request) -> Rendered:
     classes, templates = request.option("classes", 20), request.option("templates", 4)
     cells = 6
     wrong_share = float(request.options.get("wrong", 0.1)) if request.split == "train" else 0.0
-    book = np.where(Stream("world", request.seed, "templates").uniform(classes, templates, cells, cells) < 0.5, -1.0, 1.0)
+    book = np.where(
+        Stream("world", request.seed, "templates").uniform(classes, templates, cells, cells) < 0.5, -1.0, 1.0
+    )
     stream = request.stream("source")
     truth = stream.balanced_labels(request.count, classes)
     is_complex = stream.uniform(request.count) < float(request.options.get("complex", 0.5))
@@ -237,7 +241,9 @@ GENERATORS: dict[str, Generator] = {
         render=_source,
     ),
     "objects": Generator(
-        classes=lambda options: _numbered("object", int(options.get("classes", 15))), options=("classes",), render=_objects
+        classes=lambda options: _numbered("object", int(options.get("classes", 15))),
+        options=("classes",),
+        render=_objects,
     ),
     "birds": Generator(
         classes=lambda _: [f"mark{mark}-stripe{stripe}-shade{shade}" for mark, stripe, shade in _BIRDS],

@@ -1,0 +1,91 @@
+"""How a suite's work looks: bars on a terminal, plain lines elsewhere; always on stderr."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from lrbench.engines.jobs import Job
+
+# Off a terminal, how long a job is silent at most.
+_LINE_SECONDS = 30.0
+
+
+class Display:
+    """An `engines.local.Observer` for people.
+
+    Args:
+        total: Number of jobs.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._begun = time.monotonic()
+        self._spoken: dict[str, float] = {}
+        self._bars: Any = None
+        self._overall: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "Display":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True, highlight=False),
+            )
+            self._bars.start()
+            self._overall = self._bars.add_task("jobs", total=self._total, rate="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def started(self, job: Job) -> None:
+        """A job was begun."""
+        self._spoken[job.name] = time.monotonic()
+        if self._bars is not None:
+            self._tasks[job.name] = self._bars.add_task(job.name, total=None, rate="")
+
+    def progressed(self, job: Job, done: int, total: int, unit: str) -> None:
+        """A job is so far."""
+        if self._bars is not None:
+            task = self._tasks[job.name]
+            self._bars.update(task, completed=done, total=total)
+            speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
+            self._bars.update(task, rate=f"{speed:,.0f} {unit}/s" if speed else unit)
+            return
+        now = time.monotonic()
+        if now - self._spoken.get(job.name, now) > _LINE_SECONDS:
+            self._spoken[job.name] = now
+            self._line(f"{job.name}: {done:,} of {total:,} {unit}")
+
+    def finished(self, job: Job, line: str) -> None:
+        """A job is done."""
+        self._done += 1
+        if self._bars is not None:
+            self._bars.remove_task(self._tasks.pop(job.name))
+            self._bars.update(self._overall, completed=self._done)
+            self._bars.console.print(line)
+            return
+        self._line(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
+
+    def said(self, text: str) -> None:
+        """A job has something to say."""
+        if self._bars is not None:
+            self._bars.console.print(text)
+        else:
+            self._line(text)
+
+    @staticmethod
+    def _line(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)

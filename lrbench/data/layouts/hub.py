@@ -1,0 +1,142 @@
+"""The layout `hub`: a Hugging Face data set at a pinned revision, or a folder in one of its formats."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lrbench.data.decode import UndecodableImage, decode
+from lrbench.data.examples import Split, SplitName
+from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
+from lrbench.errors import InputError
+from lrbench.registry.task import HubFiles, Task
+
+
+@dataclass(frozen=True)
+class HubImages:
+    """An `ImageSource` over a column of encoded images.
+
+    Attributes:
+        table: The split, opened with its images left undecoded.
+        column: The images' column.
+        task: Name of the task, for the advice in an error.
+        fingerprint: What `datasets` says of the split's content.
+    """
+
+    table: Any = field(repr=False)
+    column: str
+    task: str
+    fingerprint: str
+
+    @cached_property
+    def _where(self) -> str:
+        return f"{self.task} ({self.column})"
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB.
+
+        Raises:
+            InputError: It does not decode; the message names the row.
+        """
+        value = self.table[index][self.column]
+        name = f"row {index} of {self._where}"
+        content = value.get("bytes")
+        if content is None:
+            try:
+                content = Path(value["path"]).read_bytes()
+            except (OSError, TypeError) as error:
+                raise UndecodableImage(name, str(error), self.task) from error
+        return decode(content, name, task=self.task)
+
+    def stamp(self) -> str:
+        """The content's fingerprint."""
+        return self.fingerprint
+
+
+def find_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Path | None:
+    """The folder of a local data set, or None for one that `datasets` fetches."""
+    for root in (Path(), *roots):
+        if os.path.isdir(root / files.id):
+            return root / files.id
+    return None
+
+
+def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
+    """Read a data set through `datasets`, images left encoded.
+
+    Raises:
+        InputError: It cannot be loaded (no network, no permission, no such revision, a loading script), a split or a
+            column is missing, or a class is tested but not trained on.
+    """
+    import datasets
+
+    folder = find_hub(task, files, roots)
+    splits: dict[SplitName, Split] = {}
+    names: list[str] = []
+    for split, theirs in files.splits.items():
+        table = _load(datasets, task, files, folder, theirs)
+        for column in (files.image, files.label):
+            if column not in table.column_names:
+                raise InputError(
+                    f"the data of task {task.name} has no column {column!r}; it has {', '.join(table.column_names)}. "
+                    "Set files.image and files.label in the task's TOML."
+                )
+        feature = table.features[files.label]
+        if isinstance(feature, datasets.ClassLabel) and not names:
+            names = list(feature.names)
+        labels = np.asarray(table[files.label][:], dtype=np.int64) - files.label_offset
+        table = table.cast_column(files.image, datasets.Image(decode=False))
+        splits[split] = Split(
+            ids=[f"{theirs}/{index}" for index in range(len(labels))],
+            labels=labels,
+            images=HubImages(table, files.image, task.name, str(table._fingerprint)),
+        )
+    return _checked(task, files, str(folder or files.id), names, splits)
+
+
+def _checked(task: Task, files: HubFiles, where: str, names: list[str], splits: Mapping[SplitName, Split]) -> Reading:
+    refuse_empty_splits(task, where, {name: len(split) for name, split in splits.items()})
+    lowest = min(int(split.labels.min()) for split in splits.values())
+    highest = max(int(split.labels.max()) for split in splits.values())
+    if lowest < 0:
+        raise InputError(
+            f"the data of task {task.name} at {where} has the label {lowest + files.label_offset}, which is below "
+            f"{files.label_offset}: a split without labels, or a wrong files.label_offset in the task's TOML."
+        )
+    names = names or [str(label + files.label_offset) for label in range(highest + 1)]
+    if highest >= len(names):
+        raise InputError(
+            f"the data of task {task.name} at {where} has the label {highest + files.label_offset} and only "
+            f"{len(names)} class names. Check files.label_offset in the task's TOML."
+        )
+    classes = {name: {names[label] for label in np.unique(split.labels)} for name, split in splits.items()}
+    refuse_untrained(task, where, classes)
+    # Classes without an image are left out, as in the other layouts.
+    present = sorted(set().union(*(np.unique(split.labels).tolist() for split in splits.values())))
+    position = np.full(len(names), -1, dtype=np.int64)
+    position[present] = np.arange(len(present))
+    kept: dict[SplitName, Split] = {
+        name: Split(ids=split.ids, labels=position[split.labels], images=split.images) for name, split in splits.items()
+    }
+    return Reading(where=where, classes=tuple(names[label] for label in present), splits=kept)
+
+
+def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
+    try:
+        if folder is not None:
+            return datasets.load_dataset(str(folder), files.config, split=split)
+        return datasets.load_dataset(files.id, files.config, split=split, revision=files.revision)
+    except Exception as error:
+        # The library raises a dozen kinds of exception; the first line of each says most.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise InputError(
+            f"the data of task {task.name} ({folder or files.id}, split {split!r}, revision {files.revision}) could not "
+            f"be loaded: {reason[:300]}. A gated data set needs its terms accepted on its page and a token (`hf auth "
+            "login`); without a network, copy the Hugging Face cache (HF_HOME) or put the data set's folder under the "
+            "data root and name it in files.id."
+        ) from error

@@ -1,0 +1,116 @@
+"""The layout `torchvision`: a class of `torchvision.datasets`, built once a split from files that are there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lrbench.data.decode import UndecodableImage, to_rgb
+from lrbench.data.examples import Split, SplitName
+from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
+from lrbench.data.layouts.search import beneath, candidates, how_to_get
+from lrbench.errors import InputError
+from lrbench.files import sha256_bytes
+from lrbench.registry import suggestion
+from lrbench.registry.task import Task, TorchvisionFiles
+
+
+@dataclass(frozen=True)
+class TorchvisionImages:
+    """An `ImageSource` over a torchvision data set."""
+
+    data: Any = field(repr=False)
+    task: str
+    labels: tuple[int, ...] = field(repr=False)
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB.
+
+        Raises:
+            InputError: It does not decode; the message names the row.
+        """
+        try:
+            image = self.data[index][0]
+        except Exception as error:
+            raise UndecodableImage(f"image {index} of {self.task}", str(error), self.task) from error
+        return to_rgb(image)
+
+    def stamp(self) -> str:
+        """SHA-256 of how the data set was built and of its labels; torchvision checks its files itself."""
+        return sha256_bytes(f"{self.data!r} {self.labels}".encode())
+
+
+def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Path:
+    """The first root from which the class can be built.
+
+    Raises:
+        InputError: None can.
+    """
+    return _build(task, files, roots)[0]
+
+
+def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Reading:
+    """Build each split with its arguments.
+
+    Raises:
+        InputError: torchvision has no such class, its files are not there, or a class is tested but not trained on.
+    """
+    root, built = _build(task, files, roots)
+    splits: dict[SplitName, Split] = {}
+    for name, data in built.items():
+        labels = _labels(data)
+        splits[name] = Split(
+            ids=[f"{name}/{index}" for index in range(len(labels))],
+            labels=np.asarray(labels, dtype=np.int64),
+            images=TorchvisionImages(data, task.name, tuple(labels)),
+        )
+    refuse_empty_splits(task, str(root), {name: len(split) for name, split in splits.items()})
+    count = 1 + max(int(split.labels.max()) for split in splits.values())
+    given = getattr(built["train"], "classes", None)
+    names = tuple(str(each) for each in given) if given and len(given) >= count else tuple(map(str, range(count)))
+    refuse_untrained(
+        task, str(root), {name: {names[label] for label in np.unique(split.labels)} for name, split in splits.items()}
+    )
+    return Reading(where=str(root), classes=names, splits=splits)
+
+
+def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[Path, dict[SplitName, Any]]:
+    import torchvision.datasets
+
+    known = [name for name in torchvision.datasets.__all__ if name[:1].isupper()]
+    if files.dataset not in known:
+        raise InputError(
+            f"torchvision has no data set {files.dataset!r} (task {task.name}).{suggestion(files.dataset, known)}"
+        )
+    make = getattr(torchvision.datasets, files.dataset)
+    tried = []
+    for root in roots:
+        for name in candidates(files.root):
+            path = beneath(root, name)
+            try:
+                return path, {split: make(root=str(path), **arguments) for split, arguments in files.splits.items()}
+            except TypeError as error:
+                raise InputError(
+                    f"task {task.name}: torchvision's {files.dataset}: {error}. Correct files.splits."
+                ) from error
+            except Exception as error:
+                tried.append(f"{path} ({(str(error).splitlines() or [type(error).__name__])[0]})")
+    raise InputError(
+        f"the data of task {task.name} was not found by torchvision's {files.dataset}. Looked at: {'; '.join(tried)}. "
+        f"{how_to_get(task)}"
+    )
+
+
+def _labels(data: Any) -> list[int]:
+    for name in ("targets", "_labels", "labels", "y"):
+        labels = getattr(data, name, None)
+        if labels is not None and len(labels) == len(data):
+            return [int(label) for label in labels]
+    samples = getattr(data, "samples", None) or getattr(data, "_samples", None)
+    if samples is not None and len(samples) == len(data):
+        return [int(sample[1]) for sample in samples]
+    # Slow but always right: some classes keep their labels nowhere.
+    return [int(data[index][1]) for index in range(len(data))]

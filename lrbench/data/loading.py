@@ -1,0 +1,90 @@
+"""From a task to its data: find the files, read the layout, and hold what is there against what the task pins."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrbench.data.examples import SplitName, TaskData
+from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
+from lrbench.data.layouts.hub import find_hub, read_hub
+from lrbench.data.layouts.indexed import find_indexed, read_indexed
+from lrbench.data.layouts.lists import find_lists, read_lists
+from lrbench.data.layouts.reading import Reading
+from lrbench.data.layouts.search import how_to_get
+from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
+from lrbench.errors import InputError
+from lrbench.registry.task import Task
+
+Finder = Callable[[Task, Any, Sequence[Path]], Path | None]
+Reader = Callable[[Task, Any, Sequence[Path]], Reading]
+
+# The layouts whose images lie on disk: how each is found (cheaply) and how it is read.
+_LAYOUTS: Mapping[str, tuple[Finder, Reader]] = {
+    "folders": (find_folders, read_folders),
+    "split-folders": (find_split_folders, read_split_folders),
+    "lists": (find_lists, read_lists),
+    "indexed": (find_indexed, read_indexed),
+    "hub": (find_hub, read_hub),
+    "torchvision": (find_torchvision, read_torchvision),
+}
+
+
+def find_task_data(task: Task, roots: Sequence[Path]) -> str:
+    """Where a task's data is, without reading it all.
+
+    Args:
+        task: The task.
+        roots: Folders in which data is looked for.
+
+    Returns:
+        A folder, or in a few words where else the images come from.
+
+    Raises:
+        InputError: It is not there; says what was looked for, where, and how to get it.
+    """
+    if task.files.layout == "synthetic":
+        return "made on the spot"
+    find, _ = _LAYOUTS[task.files.layout]
+    return str(find(task, task.files, roots) or "read through `datasets`")
+
+
+def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) -> TaskData:
+    """Read a task's splits; no image is decoded.
+
+    Args:
+        task: The task.
+        roots: Folders in which data is looked for, in order.
+        partial: Accept data that is not whole; it is then marked so.
+
+    Raises:
+        InputError: The data is missing, half-copied or another data set's; a class has no training image.
+    """
+    if task.files.layout == "synthetic":
+        from lrbench.data.synthetic import load_synthetic
+
+        return load_synthetic(task)
+    _, read = _LAYOUTS[task.files.layout]
+    reading = read(task, task.files, roots)
+    problems = (*reading.problems, *_differences(task, reading))
+    if problems and not partial:
+        raise InputError(
+            f"the data of task {task.name} at {reading.where} is not whole: {'; '.join(problems)}. Copy or unpack it "
+            f"again. {how_to_get(task)} To go on with what is there, say --partial: every result is then marked partial "
+            "and never ranked with full ones."
+        )
+    return TaskData(
+        task=task, classes=reading.classes, splits=reading.splits, partial=bool(problems), problems=problems
+    )
+
+
+def _differences(task: Task, reading: Reading) -> list[str]:
+    """Where the counts differ from those that the task pins, each a clause."""
+    differences = []
+    if task.classes is not None and len(reading.classes) != task.classes:
+        differences.append(f"it has {len(reading.classes):,} classes, and the whole data set {task.classes:,}")
+    for name, pinned in task.counts.items():
+        split: SplitName = name
+        found = len(reading.splits[split]) if split in reading.splits else 0
+        if found != pinned:
+            differences.append(f"it has {found:,} {split} images, and the whole data set {pinned:,}")
+    return differences
