@@ -12,6 +12,8 @@ from lrbench.errors import InterruptedWork
 from lrbench.files import writing
 
 _POLL_SECONDS = 0.2
+# A short wait is nothing to speak of.
+_PATIENCE_SECONDS = 10.0
 
 
 @contextmanager
@@ -34,13 +36,13 @@ def locked(path: Path, control: Control) -> Iterator[None]:
 
 
 def _acquire(handle: int, path: Path, control: Control) -> None:
-    told = False
+    begun, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if not told:
+            if not told and time.monotonic() - begun > _PATIENCE_SECONDS:
                 control.say(f"waiting for another process that is making {path}")
                 told = True
             if control.stop_requested():

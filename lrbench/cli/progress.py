@@ -3,9 +3,10 @@
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrbench.engines.jobs import Job
+if TYPE_CHECKING:
+    from lrbench.engines.jobs import Job
 
 # Off a terminal, how long a job is silent at most.
 _LINE_SECONDS = 30.0
@@ -50,13 +51,13 @@ class Display:
         if self._bars is not None:
             self._bars.stop()
 
-    def started(self, job: Job) -> None:
+    def started(self, job: "Job") -> None:
         """A job was begun."""
         self._spoken[job.name] = time.monotonic()
         if self._bars is not None:
             self._tasks[job.name] = self._bars.add_task(job.name, total=None, rate="")
 
-    def progressed(self, job: Job, done: int, total: int, unit: str) -> None:
+    def progressed(self, job: "Job", done: int, total: int, unit: str) -> None:
         """A job is so far."""
         if self._bars is not None:
             task = self._tasks[job.name]
@@ -69,7 +70,7 @@ class Display:
             self._spoken[job.name] = now
             self._line(f"{job.name}: {done:,} of {total:,} {unit}")
 
-    def finished(self, job: Job, line: str) -> None:
+    def finished(self, job: "Job", line: str) -> None:
         """A job is done."""
         self._done += 1
         if self._bars is not None:

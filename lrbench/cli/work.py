@@ -1,13 +1,14 @@
 """What `run` and `pretrain` share: the work on a suite's jobs."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench.engines.jobs import Job
-from lrbench.registry import Suite
-from lrbench.workspace import Place
+if TYPE_CHECKING:
+    from lrbench.engines.jobs import Job
+    from lrbench.registry import Suite
+    from lrbench.workspace import Place
 
 WorkersOption = Annotated[
     int | None,
@@ -17,7 +18,7 @@ WorkersOption = Annotated[
 ]
 
 
-def do_jobs(jobs: Sequence[Job], suite: Suite, place: Place, *, workers: int | None) -> None:
+def do_jobs(jobs: Sequence["Job"], suite: "Suite", place: "Place", *, workers: int | None) -> None:
     """Run jobs with progress on stderr; Ctrl-C and SIGTERM stop them at the next step, saved."""
     from lrbench.cli.progress import Display
     from lrbench.control import Control, stopping_on_signals

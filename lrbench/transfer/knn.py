@@ -1,0 +1,100 @@
+"""Nearest neighbours under cosine similarity: exact, in chunks, without anything to fit but k."""
+
+from typing import Any
+
+import torch
+
+from lrbench.errors import InputError
+from lrbench.registry.suite import Knn
+from lrbench.transfer.metrics import headline
+from lrbench.transfer.selection import Choice, LabelledFeatures
+
+# Queries at a time: bounds the similarity matrix, also for a million training images.
+_CHUNK = 1024
+
+
+class Neighbours:
+    """The nearest training images of each query.
+
+    Args:
+        data: What is searched.
+        classes: Number of classes.
+        most: Largest k that will be asked for.
+    """
+
+    def __init__(self, data: LabelledFeatures, *, classes: int, most: int) -> None:
+        self._features = _unit(data.features)
+        self._labels = data.labels.to(self._features.device)
+        self._classes = classes
+        self._most = min(most, len(self._labels))
+
+    def scores(self, features: torch.Tensor, neighbours: list[int]) -> list[torch.Tensor]:
+        """Scores for each k: votes, and as a fraction of one vote the mean similarity of those who gave them.
+
+        Args:
+            features: Queries. Shape `(N, D)`.
+            neighbours: Values of k.
+
+        Returns:
+            For each k, shape `(N, C)`.
+        """
+        parts: list[list[torch.Tensor]] = [[] for _ in neighbours]
+        for chunk in _unit(features).split(_CHUNK):
+            similarity, nearest = (chunk @ self._features.T).topk(self._most, dim=1)
+            labels = self._labels[nearest]
+            for part, k in zip(parts, neighbours, strict=True):
+                votes = torch.zeros(len(chunk), self._classes, dtype=torch.float64, device=chunk.device)
+                votes.scatter_add_(1, labels[:, :k], torch.ones_like(similarity[:, :k], dtype=torch.float64))
+                nearness = torch.zeros_like(votes)
+                nearness.scatter_add_(1, labels[:, :k], similarity[:, :k].double())
+                # Similarities lie in [-1, 1]: scaled to less than half a vote, they only break ties.
+                part.append(votes + nearness / (2.0 * k + 1.0))
+        return [torch.cat(part) for part in parts]
+
+
+def select(
+    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: Knn
+) -> Choice:
+    """Choose k on validation; of equal scores the largest k wins.
+
+    Raises:
+        InputError: Every k of the grid is larger than the number of training images.
+    """
+    grid = sorted((k for k in settings.neighbours if k <= len(train.labels)), reverse=True)
+    if not grid:
+        raise InputError(
+            f"every value of knn.neighbours ({', '.join(map(str, settings.neighbours))}) is larger than the "
+            f"{len(train.labels)} training images. Name a smaller one (--set knn.neighbours=[1])."
+        )
+    scores = Neighbours(train, classes=classes, most=grid[0]).scores(validation.features, grid)
+    candidates: list[dict[str, Any]] = [
+        {"neighbours": k, "score": headline(each, validation.labels, metric)}
+        for k, each in zip(grid, scores, strict=True)
+    ]
+    best = max(candidates, key=lambda candidate: candidate["score"])
+    # k = 1 is the end of the road, not the edge of a grid that could go on.
+    edge = len(grid) > 1 and best["neighbours"] == grid[0]
+    return Choice(chosen={"neighbours": best["neighbours"]}, candidates=tuple(candidates), edge=edge, metric=metric)
+
+
+class FittedKnn:
+    """Neighbours among everything that may be looked at, with the chosen k."""
+
+    def __init__(self, neighbours: Neighbours, k: int) -> None:
+        self._neighbours = neighbours
+        self._k = k
+        self.diagnostics: dict[str, Any] = {}
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Votes, ties broken by similarity. Shape `(N, C)`."""
+        return self._neighbours.scores(features, [self._k])[0]
+
+
+def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: Knn) -> FittedKnn:
+    """Take everything as neighbours, with the chosen k."""
+    k = int(choice.chosen["neighbours"])
+    return FittedKnn(Neighbours(data, classes=classes, most=k), k)
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(features, dim=1)

@@ -1,0 +1,35 @@
+"""Metrics of scores against labels, each a fraction in [0, 1]."""
+
+import torch
+
+
+def metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Top-1, top-5 and mean per-class accuracy.
+
+    Args:
+        scores: Larger means more likely. Shape `(N, C)`.
+        labels: Shape `(N,)`.
+
+    Returns:
+        `top1`; `top5` (1 where there are at most five classes); `mean_per_class`, the mean over classes that have images
+        of the share of their images predicted right.
+    """
+    scores, labels = scores.cpu(), labels.cpu()
+    correct = scores.argmax(1) == labels
+    own = scores.gather(1, labels[:, None])
+    # Ties count as argmax breaks them: the class that comes first wins.
+    earlier = torch.arange(scores.shape[1])[None, :] < labels[:, None]
+    above = (scores > own).sum(1) + ((scores == own) & earlier).sum(1)
+    counts = torch.bincount(labels, minlength=scores.shape[1]).double()
+    hits = torch.bincount(labels, weights=correct.double(), minlength=scores.shape[1])
+    present = counts > 0
+    return {
+        "top1": float(correct.double().mean()),
+        "top5": float((above < 5).double().mean()),
+        "mean_per_class": float((hits[present] / counts[present]).mean()),
+    }
+
+
+def headline(scores: torch.Tensor, labels: torch.Tensor, metric: str) -> float:
+    """One metric by its name."""
+    return metrics(scores, labels)[metric]

@@ -1,0 +1,108 @@
+"""What keeps selection honest: the validation split, the frozen choice, and test labels that open once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lrbench.seeds import generator
+
+Indices = npt.NDArray[np.int64]
+
+
+def validation_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Split training images into those to train on and those to select on, class by class.
+
+    Of a class with n images, max(1, round(fraction · n)) go to validation; a class with one image keeps it for training.
+
+    Args:
+        labels: Class of each training image. Shape `(N,)`.
+        fraction: Share of each class held out.
+        seed: Transfer seed, which keys the draw.
+
+    Returns:
+        Positions to train on and positions to select on, each rising.
+    """
+    held_out = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(len(members) - 1, max(1, round(fraction * len(members))))
+        held_out.append(generator(seed, "validation", int(label)).permutation(members)[:count])
+    validation: Indices = np.sort(np.concatenate(held_out)).astype(np.int64)
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFeatures:
+    """Features with their labels.
+
+    Attributes:
+        features: Shape `(N, D)`, float32.
+        labels: Shape `(N,)`, int64.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Hyper-parameters chosen on validation, frozen.
+
+    Attributes:
+        chosen: The hyper-parameters by name.
+        candidates: Each point of the grid with its `score` on validation.
+        edge: Whether the best lies on the grid's edge.
+        metric: What `score` is: `top1` or `mean_per_class`.
+    """
+
+    chosen: dict[str, float | int]
+    candidates: tuple[dict[str, Any], ...]
+    edge: bool
+    metric: str
+
+
+class SealedLabels:
+    """Test labels behind a seal: they open once, for a frozen choice and scores of every test image.
+
+    Args:
+        labels: Shape `(N,)`.
+    """
+
+    def __init__(self, labels: npt.NDArray[np.int64]) -> None:
+        kept: list[npt.NDArray[np.int64]] = [labels.copy()]
+        self._count = len(labels)
+
+        def take() -> npt.NDArray[np.int64]:
+            if not kept:
+                raise RuntimeError("the test labels were opened before: a protocol may read them once")
+            return kept.pop()
+
+        # A closure, so that no attribute leads to the labels.
+        self._take: Callable[[], npt.NDArray[np.int64]] = take
+
+    def open(self, choice: Choice, scores: torch.Tensor) -> npt.NDArray[np.int64]:
+        """Break the seal.
+
+        Args:
+            choice: The frozen choice.
+            scores: The protocol's scores of every test image, made without the labels. Shape `(N, C)`.
+
+        Returns:
+            The labels. Shape `(N,)`.
+
+        Raises:
+            RuntimeError: They were opened before.
+            TypeError: There is no choice, or there are not scores for every image.
+        """
+        if not isinstance(choice, Choice) or not choice.chosen:
+            raise TypeError("test labels open for a frozen Choice only")
+        if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != self._count:
+            raise TypeError(f"test labels open for scores of shape ({self._count}, classes) only")
+        return self._take()
+
+    def __reduce__(self) -> str:
+        raise TypeError("sealed labels do not travel")
