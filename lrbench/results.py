@@ -280,7 +280,9 @@ def read_predictions(path: Path, sha256: str) -> Predictions:
 
 def _result_files(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
-        yield from sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+        yield from sorted(
+            path for path in folder.glob("*.json") if not path.name.startswith(".") and path.name != "suite.json"
+        )
 
 
 def _predictions_bytes(predictions: Predictions) -> bytes:

@@ -1,0 +1,125 @@
+"""The leaderboard's files: a page a suite, the index, figures, and the README's own tables.
+
+Everything is made from the results alone and holds no clock, so that it can be compared byte by byte.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrbench.errors import InputError
+from lrbench.files import write_bytes
+from lrbench.leaderboard import tables
+from lrbench.leaderboard.evidence import Evidence, gather, read_suite
+from lrbench.leaderboard.figures import draw_stages, stage_data
+from lrbench.leaderboard.foreign_page import render_foreign
+from lrbench.leaderboard.suite_page import headline_block, progress, render_suite
+from lrbench.references import FOREIGN
+from lrbench.registry import Suite
+from lrbench.results import suites_with_results
+from lrbench.workspace import Workspace
+
+# Drawn by matplotlib, whose versions differ in bytes: written, but not compared.
+_DRAWN = {".svg", ".png"}
+
+
+def build(workspace: Workspace, suites: Sequence[str]) -> dict[Path, bytes]:
+    """The content of every file of the leaderboard.
+
+    Args:
+        workspace: Whose results.
+        suites: Suites whose pages are made; the index has all.
+
+    Raises:
+        InputError: A suite has no results.
+    """
+    files: dict[Path, bytes] = {}
+    readme = workspace.root / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    for name in suites:
+        if name not in suites_with_results(workspace.results):
+            raise InputError(
+                f"there are no results of a suite {name!r} in {workspace.results.absolute()}. `lrbench run {name}` makes "
+                "them."
+            )
+        if name == FOREIGN:
+            files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results).encode()
+            continue
+        suite = read_suite(workspace.results, name)
+        bodies = gather(workspace.results, suite)
+        files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies).encode()
+        figure = workspace.leaderboard / "figures" / f"{name}-stages"
+        for ending, content in draw_stages(bodies[0]).items():
+            files[figure.with_suffix(f".{ending}")] = content
+        data = stage_data(bodies[0]).to_csv(index=False, lineterminator="\n")
+        files[figure.with_suffix(".csv")] = data.encode()
+        if text is not None:
+            text = _between_markers(text, name, _excerpt(suite, bodies))
+    files[workspace.leaderboard / "README.md"] = _index(workspace).encode()
+    if text is not None and text != readme.read_text(encoding="utf-8"):
+        files[readme] = text.encode()
+    return files
+
+
+def write(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
+    """Write the leaderboard's files, each atomically; those that are as they should be are left alone.
+
+    Returns:
+        Every file of the leaderboard, written or not.
+    """
+    files = build(workspace, suites)
+    for path, content in files.items():
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
+    return list(files)
+
+
+def check(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
+    """The files that are missing or differ from what the results say; drawings only have to be there."""
+    stale = []
+    for path, content in build(workspace, suites).items():
+        if not path.is_file() or (path.suffix not in _DRAWN and path.read_bytes() != content):
+            stale.append(path)
+    return stale
+
+
+def _index(workspace: Workspace) -> str:
+    rows = []
+    for name in suites_with_results(workspace.results):
+        if name == FOREIGN:
+            rows.append(
+                {"suite": f"[{FOREIGN}]({FOREIGN}.md)", "what": "Snapshots from outside the suites", "cells": ""}
+            )
+            continue
+        try:
+            suite = read_suite(workspace.results, name)
+        except InputError as error:
+            rows.append({"suite": name, "what": str(error), "cells": tables.NOTHING})
+            continue
+        there, expected = progress(gather(workspace.results, suite))
+        rows.append(
+            {
+                "suite": f"[{name}]({name}.md)",
+                "what": suite.title or name,
+                "cells": f"{there:,} of {expected:,}" + (" (incomplete)" if there < expected else ""),
+            }
+        )
+    return (
+        "# Leaderboard\n\nHow the snapshots of each stage of pretraining transfer. Made by `lrbench leaderboard` from "
+        f"[results](results); nothing here is written by hand.\n\n{tables.markdown(rows)}\n"
+    )
+
+
+def _excerpt(suite: Suite, bodies: Sequence[Evidence]) -> str:
+    protocol = suite.protocols[0]
+    return (
+        f"{headline_block(bodies[0], protocol)}\n\n"
+        f"![Target accuracy against stage, a line for each target](leaderboard/figures/{suite.name}-stages.svg)\n\n"
+        f"Differences, T, controls and the other protocols: [leaderboard/{suite.name}.md](leaderboard/{suite.name}.md)."
+    )
+
+
+def _between_markers(text: str, name: str, content: str) -> str:
+    begin, end = f"<!-- lrbench:begin {name} -->", f"<!-- lrbench:end {name} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{content}\n{end}", text)

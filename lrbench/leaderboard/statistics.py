@@ -1,0 +1,127 @@
+"""Intervals of what the leaderboard prints.
+
+The pretraining seed is the unit of replication; test images are crossed with seeds (every seed is tested on the same
+ones). The variance of a mean over seeds is therefore the seeds' own variance plus that of images resampled once for all
+seeds: `D ± t(n-1) · sqrt(s²/n + V_image)`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over pretraining seeds.
+
+    Attributes:
+        mean: The mean.
+        half_width: Half the width of its 95 % interval; None with fewer than two seeds.
+        seeds: Number of seeds in it.
+        variance: Variance of the mean, images included; None with fewer than two seeds.
+    """
+
+    mean: float
+    half_width: float | None
+    seeds: int
+    variance: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+
+def estimate(values: Floats, image_variance: float = 0.0) -> Estimate:
+    """A mean over seeds with its interval.
+
+    Args:
+        values: One value a seed. Shape `(n,)`.
+        image_variance: Variance of the mean from resampling the images once for all seeds.
+    """
+    count = len(values)
+    mean = float(np.mean(values))
+    if count < 2:
+        return Estimate(mean=mean, half_width=None, seeds=count, variance=None)
+    variance = float(np.var(values, ddof=1)) / count + image_variance
+    return Estimate(mean=mean, half_width=quantile(count) * float(np.sqrt(variance)), seeds=count, variance=variance)
+
+
+def quantile(seeds: int) -> float:
+    """The two-sided 95 % quantile of Student's t with `seeds - 1` degrees of freedom."""
+    return float(stats.t.ppf(0.5 + LEVEL / 2, seeds - 1))
+
+
+def headline_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
+    """A headline metric from values per image (1 for a right prediction, or a difference of two such)."""
+    if metric == "top1":
+        return float(values.mean())
+    return float(np.mean([values[labels == label].mean() for label in np.unique(labels)]))
+
+
+def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
+    """Variance of a headline metric under resampling of the images (within classes for the mean per class).
+
+    Closed form of what a bootstrap over images gives: for a mean, the variance over images divided by their number.
+
+    Args:
+        values: Per image, already averaged over seeds. Shape `(N,)`.
+        labels: Shape `(N,)`.
+        metric: `top1` or `mean_per_class`.
+    """
+    if metric == "top1":
+        return float(np.var(values)) / len(values)
+    classes = [values[labels == label] for label in np.unique(labels)]
+    return float(sum(np.var(each) / len(each) for each in classes)) / len(classes) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A ratio of two means over the same seeds.
+
+    Attributes:
+        value: The ratio of the means.
+        low, high: Fieller's 95 % interval; None where it is not a finite stretch.
+        reason: Why there is no interval, in a few words; empty where there is one.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    reason: str = ""
+
+
+def fieller(numerators: Floats, denominators: Floats, numerator_image_variance: float = 0.0) -> Ratio:
+    """The ratio of two paired means and its interval (Fieller 1954).
+
+    Args:
+        numerators: One a seed. Shape `(n,)`.
+        denominators: One a seed. Shape `(n,)`.
+        numerator_image_variance: Variance of the numerators' mean from resampling images.
+    """
+    count = len(numerators)
+    top, bottom = float(np.mean(numerators)), float(np.mean(denominators))
+    value = top / bottom if bottom else float("nan")
+    if count < 2:
+        return Ratio(value=value, low=None, high=None, reason="one seed")
+    covariance = np.cov(numerators, denominators, ddof=1) / count
+    v_top, v_bottom = float(covariance[0, 0]) + numerator_image_variance, float(covariance[1, 1])
+    shared = float(covariance[0, 1])
+    t = quantile(count)
+    g = t * t * v_bottom / (bottom * bottom) if bottom else float("inf")
+    if g >= 1:
+        return Ratio(value=value, low=None, high=None, reason="undefined")
+    inner = v_top - 2 * value * shared + value * value * v_bottom
+    if v_bottom > 0:
+        inner -= g * (v_top - shared * shared / v_bottom)
+        centre = (value - g * shared / v_bottom) / (1 - g)
+    else:
+        centre = value
+    spread = t / (abs(bottom) * (1 - g)) * float(np.sqrt(max(inner, 0.0)))
+    return Ratio(value=value, low=centre - spread, high=centre + spread)

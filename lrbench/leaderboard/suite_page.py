@@ -1,0 +1,187 @@
+"""One suite's page in Markdown: tables, figure, setting, and what is missing or left out."""
+
+from collections.abc import Sequence
+
+from lrbench.leaderboard import tables
+from lrbench.leaderboard.evidence import Evidence
+from lrbench.registry import Suite
+
+_METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
+
+
+def render_suite(suite: Suite, bodies: Sequence[Evidence]) -> str:
+    """The page of one suite.
+
+    Args:
+        suite: The suite.
+        bodies: Full results first, then those of partial data.
+    """
+    parts = [f"# {suite.title or suite.name}", _lead(suite, bodies)]
+    for body in bodies:
+        if body.partial:
+            parts.append(
+                "## Partial data\n\nThe results below were made with data that was not whole (`--partial`). They are "
+                "compared among themselves only."
+            )
+        parts += _body(body)
+    parts.append(_setting(suite, bodies))
+    parts += _left_over(bodies)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def progress(bodies: Sequence[Evidence]) -> tuple[int, int]:
+    """Cells that are there, and cells that a complete suite has."""
+    body = bodies[0]
+    return len(body.stored), body.expected
+
+
+def headline_block(evidence: Evidence, protocol: str) -> str:
+    """The headline table of one protocol with the words that it needs."""
+    return f"{tables.headline(evidence, protocol)}\n\n{_legend(evidence, protocol)}"
+
+
+def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
+    there, expected = progress(bodies)
+    lines = [
+        f"Suite `{suite.name}`: {suite.model.architecture} pretrained on {tables.target_title(suite.source)} at "
+        f"{suite.input.size} px, a snapshot at every boundary of the learning rate, each transferred to "
+        f"{len(suite.targets)} targets. `stage0` is the initialisation; stages 0 and 1 are shared by every arm, and "
+        "`constant` shares stage 2 with `hold`."
+        if "constant" in suite.arms
+        else f"Suite `{suite.name}`: {suite.model.architecture} pretrained on {tables.target_title(suite.source)} at "
+        f"{suite.input.size} px, a snapshot at every boundary of the learning rate, each transferred to "
+        f"{len(suite.targets)} targets. `stage0` is the initialisation."
+    ]
+    if there < expected:
+        lines.append(f"**Incomplete: {there:,} of {expected:,} cells are there.** What is missing is listed below.")
+    if len(suite.seeds) < 3:
+        lines.append(
+            f"**{len(suite.seeds)} pretraining seed{'s' if len(suite.seeds) > 1 else ''}: too few to conclude anything** "
+            "(three are the least)."
+        )
+    return "\n\n".join(lines)
+
+
+def _body(body: Evidence) -> list[str]:
+    suite, parts = body.suite, []
+    level = "###" if body.partial else "##"
+    for protocol in suite.protocols:
+        parts.append(f"{level} {protocol}: accuracy\n\n{headline_block(body, protocol)}")
+        if not body.partial:
+            parts.append(_figure(suite, protocol))
+        parts.append(
+            f"{level} {protocol}: difference to the stage before\n\n{tables.differences(body, protocol)}\n\n"
+            "Paired over seeds and images, in points."
+        )
+        transferability = tables.transferability(body, protocol)
+        parts.append(
+            f"{level} {protocol}: transferability T of each stage\n\n{transferability}\n\n"
+            "T is the gain on the target over the gain on the source, from the stage before to this one, with Fieller's "
+            "95 % interval; *undefined* where the source's gain cannot be told from zero. T shrinks by saturation alone, "
+            "so it is read beside the differences and the controls."
+        )
+        controls = tables.controls(body, protocol)
+        if controls:
+            parts.append(
+                f"{level} {protocol}: decay against its controls\n\n{controls}\n\n"
+                "`hold` left `step` at the boundary before with the same weights, momentum and data order, and trained for as "
+                "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall. Below zero: "
+                "letting the rate fall transferred worse than the control. Paired over seeds and images, in points."
+            )
+    report = tables.source_report(body)
+    if report:
+        parts.append(
+            f"{level} What the source taught\n\n{report}\n\nShares of images, in percent, mean ± half the 95 % interval "
+            "over seeds."
+        )
+    return parts
+
+
+def _legend(body: Evidence, protocol: str) -> str:
+    metrics = {
+        column.task: _METRICS[body.values[column].metric]
+        for column in tables.of_protocol(body, protocol)
+        if column in body.values
+    }
+    kinds = sorted(set(metrics.values()))
+    words = (
+        f"Headline metric: {kinds[0]} accuracy."
+        if len(kinds) == 1
+        else "Headline metric: " + ", ".join(f"{task} {kind}" for task, kind in metrics.items()) + "."
+    )
+    seeds = len(body.seeds)
+    interval = (
+        f"mean ± half the 95 % interval over {seeds} pretraining seeds (Student's t on the seeds, the test images' share "
+        "added; for the source the seeds alone)"
+        if seeds > 1
+        else "one pretraining seed, so no interval"
+    )
+    return (
+        f"Percent, {interval}. {words} Bold: best of its column, and its lead over every other row is beyond the interval "
+        f"of their paired difference; no bold means no such lead. {tables.NOTHING}: no result yet."
+    )
+
+
+def _figure(suite: Suite, protocol: str) -> str:
+    if protocol != suite.protocols[0]:
+        return ""
+    return f"![Target accuracy against stage, a line for each target](figures/{suite.name}-stages.svg)"
+
+
+def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
+    schedule = suite.schedule
+    stages = ", ".join(
+        f"stage {stage}: epochs {start + 1} to {end} at {rate:g}"
+        for stage, (start, end, rate) in enumerate(
+            zip(schedule.ends[:-1], schedule.ends[1:], schedule.rates, strict=True), start=1
+        )
+    )
+    results = [each.result for body in bodies for each in body.stored]
+    devices = sorted({result.device for result in results if result.device})
+    versions = sorted({", ".join(f"{name} {value}" for name, value in result.versions.items()) for result in results})
+    fingerprints = {
+        result.task.name: f"`{result.task.name}` {result.task.fingerprint[:12]} ({result.train_count:,} training and "
+        f"{result.test_count:,} test images, {result.task.classes} classes)"
+        for result in results
+    }
+    sources = sorted({result.snapshot.source_fingerprint or "" for result in results} - {""})
+    lines = [
+        f"- Network: `{suite.model.architecture}`"
+        + (f" with {suite.model.arguments}" if suite.model.arguments else "")
+        + f", {suite.input.size} px input.",
+        f"- Schedule of `step`: {stages}; batch {schedule.batch}, momentum {schedule.momentum:g}, weight decay "
+        f"{schedule.weight_decay:g}, augmentation {schedule.augmentation}.",
+        f"- Arms: {', '.join(suite.arms)}. Pretraining seeds: {', '.join(map(str, suite.seeds))}. Transfer seeds: "
+        f"{', '.join(map(str, suite.transfer_seeds))}.",
+        f"- Source: `{suite.source}` {', '.join(each[:12] for each in sources)}.",
+        *[f"- Target: {fingerprints[name]}." for name in suite.targets if name in fingerprints],
+        *[f"- Device: {device}." for device in devices],
+        *[f"- Versions: {each}." for each in versions],
+        f"- Every cell's record and per-image predictions: [results/{suite.name}](results/{suite.name}).",
+    ]
+    return "## Setting\n\n" + "\n".join(lines)
+
+
+def _left_over(bodies: Sequence[Evidence]) -> list[str]:
+    parts = []
+    for body in bodies:
+        word = " (partial data)" if body.partial else ""
+        missing = tables.missing_cells(body)
+        if missing:
+            parts.append(f"## Missing{word}\n\n" + "\n".join(f"- {line}" for line in missing))
+        if body.apart:
+            rows = [
+                {
+                    "cell": each.result.cell,
+                    "accuracy": f"{100 * each.result.headline:.1f}",
+                    "why it stands apart": reason,
+                }
+                for each, reason in sorted(body.apart, key=lambda pair: pair[0].result.cell)
+            ]
+            parts.append(f"## Kept apart{word}\n\nThese are not comparable with the tables.\n\n{tables.markdown(rows)}")
+        if body.problems:
+            parts.append(
+                f"## Left out{word}\n\nThese files could not be read.\n\n"
+                + "\n".join(f"- {problem}" for problem in body.problems)
+            )
+    return parts

@@ -1,0 +1,165 @@
+"""Markdown tables of a body of evidence, each made with pandas and tabulate."""
+
+from collections.abc import Callable, Sequence
+
+import pandas
+from tabulate import tabulate
+
+from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.statistics import Estimate, Ratio
+from lrbench.registry import find_tasks
+
+NOTHING = "—"
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """A Markdown table; text to the left, everything else as it is."""
+    if not rows:
+        return ""
+    frame = pandas.DataFrame(list(rows))
+    return str(
+        tabulate(frame.to_dict("list"), headers="keys", tablefmt="github", disable_numparse=True)  # type: ignore[arg-type]
+    )
+
+
+def row_name(row: Row) -> str:
+    """`step/stage2`."""
+    return f"{row[0]}/stage{row[1]}"
+
+
+def points(value: Estimate | None, expected: int, *, signed: bool = False, bold: bool = False) -> str:
+    """An estimate in points (hundredths): `45.1 ± 2.3`; with the number of seeds where some are missing."""
+    if value is None:
+        return NOTHING
+    mean = f"{100 * value.mean:+.1f}" if signed else f"{100 * value.mean:.1f}"
+    mean = mean.replace("-", "−")
+    width = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
+    text = f"{mean}{width}"
+    if value.seeds < expected:
+        text += f" ({value.seeds} of {expected} seeds)"
+    return f"**{text}**" if bold else text
+
+
+def ratio(value: Ratio | None) -> str:
+    """A transferability with its interval, or why there is none."""
+    if value is None:
+        return NOTHING
+    if value.low is None or value.high is None:
+        return value.reason if value.reason == "undefined" else f"{value.value:.2f} ({value.reason}: no interval)"
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]".replace("-", "−")
+
+
+def headline(evidence: Evidence, protocol: str) -> str:
+    """A row for each snapshot, a column for each target: mean and interval over seeds."""
+    columns = of_protocol(evidence, protocol)
+    best = {column: leader(evidence, column) for column in columns}
+    expected = len(evidence.seeds)
+
+    def cells(row: Row) -> dict[str, str]:
+        shown = {"snapshot": row_name(row), "source": points(evidence.source_level(row), expected)}
+        for column in columns:
+            bold = best[column] == row
+            shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
+        return shown
+
+    return markdown([cells(row) for row in evidence.rows])
+
+
+def differences(evidence: Evidence, protocol: str) -> str:
+    """The paired difference of each snapshot to the stage before it."""
+    pairs = [(row, before) for row in evidence.rows if (before := evidence.before(row)) is not None]
+    return _pairs(evidence, protocol, pairs, lambda row, before: f"{row_name(row)} − {row_name(before)}")
+
+
+def controls(evidence: Evidence, protocol: str) -> str:
+    """`step` less each control at the same stage; empty where the suite has no controls."""
+    return _pairs(evidence, protocol, evidence.controls(), lambda row, other: f"{row_name(row)} − {row_name(other)}")
+
+
+def transferability(evidence: Evidence, protocol: str) -> str:
+    """T of each stage of the arm `step`."""
+    rows = []
+    for row in evidence.rows:
+        before = evidence.before(row)
+        if row[0] == "step" and before is not None:
+            shown = {"stage": row_name(row)}
+            for column in of_protocol(evidence, protocol):
+                shown[column.task] = ratio(evidence.transferability(row, before, column))
+            rows.append(shown)
+    return markdown(rows)
+
+
+def source_report(evidence: Evidence) -> str:
+    """What each snapshot knows of the source: simple and complex evidence, wrong labels memorised."""
+    names = [name for name in ("simple", "complex", "memorised") if name in evidence.report]
+    titles = {
+        "simple": "simple evidence",
+        "complex": "complex evidence",
+        "memorised": "wrong training labels memorised",
+    }
+    expected = len(evidence.seeds)
+    rows = []
+    for row in evidence.rows:
+        shown = {"snapshot": row_name(row), "all test images": points(evidence.source_level(row), expected)}
+        shown |= {titles[name]: points(evidence.reported(name, row), expected) for name in names}
+        rows.append(shown)
+    return markdown(rows) if names else ""
+
+
+def missing_cells(evidence: Evidence) -> list[str]:
+    """One line for each snapshot and protocol that lacks cells: which targets, which seeds."""
+    lines = []
+    for row in evidence.rows:
+        for protocol in evidence.suite.protocols:
+            columns = of_protocol(evidence, protocol)
+            lacking = {column.task: seeds for column in columns if (seeds := evidence.missing(row, column))}
+            if not lacking:
+                continue
+            if len(lacking) == len(columns) and all(len(seeds) == len(evidence.seeds) for seeds in lacking.values()):
+                listed = "everything"
+            else:
+                listed = "; ".join(f"{task} ({_seeds(seeds)})" for task, seeds in lacking.items())
+            lines.append(f"{row_name(row)}, {protocol}: {listed}")
+    return lines
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def leader(evidence: Evidence, column: Column) -> Row | None:
+    """The best row of a column, if its lead over every other row is beyond the interval of their difference."""
+    levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
+    if len(levels) < 2 or any(level.seeds < len(evidence.seeds) for level in levels.values()):
+        return None
+    best = max(levels, key=lambda row: levels[row].mean)
+    leads = [evidence.difference(best, row, column) for row in levels if row != best]
+    return best if all(lead is not None and lead.excludes_zero for lead in leads) else None
+
+
+def of_protocol(evidence: Evidence, protocol: str) -> list[Column]:
+    """The columns of one protocol."""
+    return [column for column in evidence.columns if column.protocol == protocol]
+
+
+def target_title(name: str) -> str:
+    """A task's title, or its name where it is not registered here."""
+    from lrbench.registry import load_task
+
+    return load_task(name).display_title if name in find_tasks() else name
+
+
+def _pairs(
+    evidence: Evidence, protocol: str, pairs: Sequence[tuple[Row, Row]], title: Callable[[Row, Row], str]
+) -> str:
+    expected = len(evidence.seeds)
+    rows = []
+    for row, other in pairs:
+        shown = {
+            "difference": title(row, other),
+            "source": points(evidence.source_difference(row, other), expected, signed=True),
+        }
+        for column in of_protocol(evidence, protocol):
+            shown[column.task] = points(evidence.difference(row, other, column), expected, signed=True)
+        rows.append(shown)
+    return markdown(rows)
