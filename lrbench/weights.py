@@ -11,12 +11,20 @@ import torch
 from torch import nn
 
 from lrbench.errors import InputError
+from lrbench.machine import library_versions
 from lrbench.models import create_model
 from lrbench.references import Reference
 from lrbench.registry import suggestion
 from lrbench.registry.suite import Input
 from lrbench.seeds import derive
-from lrbench.snapshots import SnapshotMetadata, batchnorm_mode, batchnorm_path, identity, read_metadata
+from lrbench.snapshots import (
+    SnapshotMetadata,
+    batchnorm_mode,
+    batchnorm_path,
+    identity,
+    read_metadata,
+    write_snapshot,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,3 +216,77 @@ def hash_tensors(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_values(path: Path) -> None:
+    """Check a snapshot's header, names, shapes and values.
+
+    Raises:
+        InputError: Something is wrong; says what.
+    """
+    loaded = _from_file(str(path), path)
+    for name, tensor in loaded.model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{path} holds values in {name} that are not finite. Delete it and pretrain its stage again."
+            )
+
+
+def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
+    """Take in foreign weights as a snapshot.
+
+    Args:
+        file: safetensors, or a file of `torch.save` that loads with `weights_only=True`.
+        architecture: The timm model that they are of.
+        folder: Where the snapshot goes.
+        name: What it is called.
+
+    Returns:
+        The snapshot's path.
+
+    Raises:
+        InputError: The file is missing or damaged, would run code, or does not fit the architecture; or the name is taken.
+    """
+    path = folder / f"{name}.safetensors"
+    if path.exists():
+        raise InputError(f"{path} is there already. Give the new one another name with --name.")
+    tensors = _foreign_tensors(file)
+    if not tensors:
+        raise InputError(f"{file} holds no tensors, so it is no file of weights.")
+    classifier = create_model(architecture, {}, classes=10).pretrained_cfg.get("classifier")
+    bias = tensors.get(f"{classifier}.bias")
+    classes = _classes(architecture) if bias is None else len(bias)
+    model = create_model(architecture, {}, classes=classes)
+    load_strictly(model, tensors, file, architecture)
+    metadata = SnapshotMetadata(
+        architecture=architecture, classes=classes, input=input_of(model), origin=file.name, versions=library_versions()
+    )
+    write_snapshot(path, model.state_dict(), metadata)
+    return path
+
+
+def _foreign_tensors(file: Path) -> dict[str, torch.Tensor]:
+    if not file.is_file():
+        raise InputError(f"there is no file {file}.")
+    if file.suffix == ".safetensors":
+        return load_tensors(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged files and forbidden pickles each end in several kinds of exception.
+        raise InputError(
+            f"{file} was not loaded: it is damaged, or it holds more than tensors, numbers and words, which could run "
+            "code. Nothing in it was run. Save its state dict alone (torch.save(model.state_dict(), ...)), best as "
+            "safetensors, where you trust it."
+        ) from error
+    # Training scripts keep the weights under one of these names, and wrapped models put a word before each.
+    for key in ("state_dict", "model", "model_state_dict", "state_dict_ema"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    for prefix in ("module.", "_orig_mod."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors

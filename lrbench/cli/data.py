@@ -1,7 +1,95 @@
+"""`lrbench data`: fetch, verify and prepare a task's images."""
+
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="")
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Fetch, verify and prepare a task's images.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the path of a task TOML.")]
 
 
-@app.command("x")
-def x() -> None: ...
+@app.command("fetch")
+def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
+    """Download a task's archives, check them, and unpack them under the data root."""
+    from lrbench.data.fetch import fetch as fetch_task
+    from lrbench.registry import load_task
+    from lrbench.workspace import data_roots
+
+    fetch_task(load_task(task), data_roots(data_root)[0], note)
+
+
+@app.command("verify")
+def verify(
+    task: TaskArgument, data_root: DataRootOption = None, partial: PartialOption = False, json_: JsonOption = False
+) -> None:
+    """Count a task's images against what it pins and open every one; exit status 1 if any is bad."""
+    from lrbench.cli.progress import showing_progress
+    from lrbench.data.loading import load_task_data
+    from lrbench.data.verify import verify as verify_data
+    from lrbench.errors import FailureError
+    from lrbench.registry import load_task
+    from lrbench.workspace import data_roots
+
+    chosen = load_task(task)
+    data = load_task_data(chosen, data_roots(data_root), partial=partial)
+    with showing_progress(f"verify {chosen.name}") as control:
+        found = verify_data(data, control)
+    if json_:
+        emit_json(
+            {
+                "task": chosen.name,
+                "fingerprint": data.fingerprint,
+                "classes": len(data.classes),
+                "counts": found.counts,
+                "smallest_class": found.smallest,
+                "partial": data.partial,
+                "problems": list(data.problems),
+                "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in found.bad],
+            }
+        )
+    else:
+        counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
+        typer.echo(f"{chosen.name}: {len(data.classes):,} classes, {counts} images")
+        for problem in data.problems:
+            typer.echo(f"not whole: {problem}")
+        for bad in found.bad:
+            typer.echo(f"bad {bad.split} image {bad.name}: {bad.reason}")
+    if found.bad:
+        raise FailureError(
+            f"{len(found.bad):,} images of {chosen.name} cannot be read. Replace them from the original archive."
+        )
+    note(f"every image of {chosen.name} can be read")
+
+
+@app.command("prepare")
+def prepare(
+    task: TaskArgument,
+    suite: Annotated[str, typer.Option("--suite", metavar="SUITE", help="Whose input size is prepared.")] = "quick",
+    data_root: DataRootOption = None,
+    partial: PartialOption = False,
+) -> None:
+    """Decode and resize a task's images into the cache, as the first use of the task would."""
+    from lrbench.cli.progress import showing_progress
+    from lrbench.data.examples import EvaluationTransform
+    from lrbench.data.loading import load_task_data
+    from lrbench.data.prepare import prepare as prepare_split
+    from lrbench.effective import suite_in_use
+    from lrbench.registry import load_task
+    from lrbench.workspace import Workspace, data_roots
+
+    workspace = Workspace.current()
+    chosen = load_task(task)
+    settings = suite_in_use(workspace, suite).input
+    data = load_task_data(chosen, data_roots(data_root), partial=partial)
+    transform = EvaluationTransform.of(settings)
+    for split in data.splits:
+        with showing_progress(f"prepare {chosen.name} {split}") as control:
+            pixels = prepare_split(data, split, transform, cache=workspace.cache, control=control)
+        note(f"{chosen.name} {split}: {len(pixels):,} images at {settings.size} px are in {workspace.cache}")

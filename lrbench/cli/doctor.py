@@ -1,1 +1,104 @@
-def doctor() -> None: ...
+"""`lrbench doctor`: this machine, and what would run on it."""
+
+import os
+import platform
+import shutil
+import sys
+from typing import Any
+
+import typer
+
+from lrbench.cli.common import DataRootOption, JsonOption, emit_json
+
+
+def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
+    """Show this machine: versions, device, memory, disk, data found, and what would run."""
+    from lrbench.workspace import Workspace, data_roots
+
+    workspace = Workspace.current()
+    roots = data_roots(data_root)
+    found = {
+        "machine": _machine(workspace),
+        "versions": _versions(),
+        "folders": {
+            "workspace": str(workspace.root.absolute()),
+            "data looked for in": ", ".join(str(root.absolute()) for root in roots),
+        },
+        "tasks": _tasks(roots),
+        "suites": _suites(workspace, roots),
+    }
+    if json_:
+        emit_json(found)
+        return
+    for title, rows in found.items():
+        typer.echo(f"{title}")
+        width = max(len(name) for name in rows) + 2
+        for name, value in rows.items():
+            typer.echo(f"  {name:<{width}}{value}")
+
+
+def _machine(workspace: Any) -> dict[str, str]:
+    import torch
+
+    existing = next(path for path in (workspace.root.absolute(), *workspace.root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    machine = {"system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}"}
+    machine["cores"] = str(cores)
+    if hasattr(os, "sysconf"):
+        machine["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    machine["disk free"] = f"{free:,.0f} GiB at {existing}"
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        machine["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        machine["device"] = f"cpu (torch sees no GPU; built for CUDA {torch.version.cuda or 'none'})"
+    machine["package"] = os.path.dirname(os.path.dirname(os.path.abspath(sys.modules["lrbench"].__file__ or "")))
+    return machine
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    names = ["lrbench"]
+    for requirement in requires("lrbench") or []:
+        if "extra ==" not in requirement:
+            names.append(requirement.split()[0].split(">")[0].split(";")[0].strip())
+    shown = {}
+    for name in names:
+        try:
+            shown[name] = version(name)
+        except PackageNotFoundError:
+            shown[name] = "missing: install lrbench again"
+    return shown
+
+
+def _tasks(roots: Any) -> dict[str, str]:
+    from lrbench.cli.tasks import whereabouts
+    from lrbench.registry import find_tasks, load_task
+
+    shown = {}
+    for name in find_tasks():
+        where, found = whereabouts(load_task(name), roots)
+        shown[name] = where if found else f"not found; `lrbench tasks {name}` says how to get it"
+    return shown
+
+
+def _suites(workspace: Any, roots: Any) -> dict[str, str]:
+    from lrbench.cli.tasks import whereabouts
+    from lrbench.errors import LrbenchError
+    from lrbench.plan import make_plan
+    from lrbench.registry import find_suites, load_suite, load_task
+
+    shown = {}
+    for name in find_suites():
+        try:
+            suite = load_suite(name)
+            missing = [task for task in (suite.source, *suite.targets) if not whereabouts(load_task(task), roots)[1]]
+            plan = make_plan(suite, workspace)
+            would = f"needs data: {', '.join(missing)}" if missing else "would run"
+            done = sum(cell.done for cell in plan.cells)
+            shown[name] = f"{would}; {done:,} of {len(plan.cells):,} cells done"
+        except LrbenchError as error:
+            shown[name] = f"would not run: {error}"
+    return shown

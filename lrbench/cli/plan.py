@@ -1,1 +1,68 @@
-def plan() -> None: ...
+"""`lrbench plan`: what a suite is made of, what is done, and what the rest will cost."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrbench.cli.common import JsonOption, PartialOption, SetOption, SuiteArgument, emit_json
+
+if TYPE_CHECKING:
+    from lrbench.plan import Cost, Plan
+
+
+def plan(
+    suite: SuiteArgument = "quick",
+    arm: Annotated[str | None, typer.Option("--arm", metavar="ARM", help="Only what this arm needs.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="K", help="Only this pretraining seed.")] = None,
+    set_: SetOption = None,
+    partial: PartialOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show a suite's snapshots and cells, what is done, and an estimate of the rest; starts nothing."""
+    from lrbench.plan import estimate_cost, make_plan
+    from lrbench.registry import load_suite
+    from lrbench.workspace import Workspace
+
+    workspace = Workspace.current()
+    chosen = load_suite(suite, set_ or ())
+    made = make_plan(chosen, workspace, arm=arm, seed=seed, partial=partial)
+    cost = estimate_cost(made, workspace)
+    if json_:
+        emit_json(_record(made, cost))
+        return
+    from tabulate import tabulate
+
+    rows = []
+    for each in made.snapshots:
+        cells = [cell for cell in made.cells if cell.snapshot == each.key]
+        rows.append(
+            {
+                "snapshot": str(each.key),
+                "starts from": str(each.parent) if each.parent else "",
+                "epochs": each.epochs or "",
+                "made": "yes" if each.made else "no",
+                "cells done": f"{sum(cell.done for cell in cells)} of {len(cells)}",
+            }
+        )
+    typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+    typer.echo(f"\n{made.summary()}")
+    typer.echo(cost.words())
+
+
+def _record(made: "Plan", cost: "Cost") -> dict[str, Any]:
+    return {
+        "suite": made.suite.name,
+        "snapshots": [{"snapshot": str(each.key), "made": each.made, "epochs": each.epochs} for each in made.snapshots],
+        "cells": [
+            {
+                "snapshot": str(each.snapshot),
+                "task": each.cell.task,
+                "protocol": each.cell.protocol,
+                "seed": each.cell.seed,
+                "done": each.done,
+            }
+            for each in made.cells
+        ],
+        "missing_epochs": made.missing_epochs,
+        "estimated_seconds": cost.seconds,
+    }

@@ -2,8 +2,12 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from lrbench.control import Control, stopping_on_signals
 
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
@@ -30,17 +34,7 @@ class Display:
 
     def __enter__(self) -> "Display":
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True, highlight=False),
-            )
+            self._bars = _bars()
             self._bars.start()
             self._overall = self._bars.add_task("jobs", total=self._total, rate="")
         return self
@@ -60,10 +54,7 @@ class Display:
     def progressed(self, job: "Job", done: int, total: int, unit: str) -> None:
         """A job is so far."""
         if self._bars is not None:
-            task = self._tasks[job.name]
-            self._bars.update(task, completed=done, total=total)
-            speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
-            self._bars.update(task, rate=f"{speed:,.0f} {unit}/s" if speed else unit)
+            _advance(self._bars, self._tasks[job.name], done, total, unit)
             return
         now = time.monotonic()
         if now - self._spoken.get(job.name, now) > _LINE_SECONDS:
@@ -90,3 +81,43 @@ class Display:
     @staticmethod
     def _line(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def showing_progress(title: str) -> Iterator[Control]:
+    """A control for work in this process: a bar on a terminal, and Ctrl-C or SIGTERM stop at the next step."""
+    bars = _bars() if sys.stderr.isatty() else None
+    task = bars.add_task(title, total=None, rate="") if bars else None
+
+    class Shown(Control):
+        def progress(self, done: int, total: int, unit: str) -> None:
+            if bars is not None:
+                _advance(bars, task, done, total, unit)
+
+        def say(self, text: str) -> None:
+            print(text, file=sys.stderr, flush=True)
+
+    control = Shown()
+    with stopping_on_signals(control), bars or nullcontext():
+        yield control
+
+
+def _bars() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+    )
+
+
+def _advance(bars: Any, task: Any, done: int, total: int, unit: str) -> None:
+    bars.update(task, completed=done, total=total)
+    speed = bars.tasks[bars.task_ids.index(task)].speed
+    bars.update(task, rate=f"{speed:,.0f} {unit}/s" if speed else unit)

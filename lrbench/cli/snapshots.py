@@ -1,7 +1,170 @@
+"""`lrbench snapshots`: what is there, what it says of itself, whether it is sound, and the way in and out."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="")
+from lrbench.cli.common import JsonOption, emit_json, note
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, verify, take in and export snapshots.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="stage2, arm/stage2, suite/arm/seed1/stage2, or a .safetensors path.")
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option("--suite", metavar="SUITE", help="Suite of a reference that names none. [default: pretrained last]"),
+]
 
 
-@app.command("x")
-def x() -> None: ...
+@app.command("list")
+def list_(
+    suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="Only this suite's.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """List the snapshots that are here."""
+    from lrbench.workspace import Workspace
+
+    rows = [_row(path, name) for path, name in _found(Workspace.current(), suite)]
+    if json_:
+        emit_json(rows)
+        return
+    from tabulate import tabulate
+
+    if not rows:
+        note("there are no snapshots here. `lrbench pretrain` makes some.")
+        return
+    shown = [
+        {
+            "snapshot": row["snapshot"],
+            "network": row.get("architecture", ""),
+            "epoch": "" if row.get("epoch") is None else row["epoch"],
+            "rate": "" if row.get("rate") is None else f"{row['rate']:g}",
+            "source": "" if row.get("source_accuracy") is None else f"{100 * row['source_accuracy']:.1f} %",
+            "note": row.get("problem", ""),
+        }
+        for row in rows
+    ]
+    typer.echo(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True))
+
+
+@app.command("show")
+def show(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
+    """Print what a snapshot says of itself, as JSON."""
+    from lrbench.snapshots import batchnorm_mode, identity, read_metadata
+
+    path = _path(reference, suite)
+    metadata = read_metadata(path).model_dump(mode="json")
+    emit_json({**metadata, "path": str(path), "sha256": identity(path), "batchnorm": batchnorm_mode(path)})
+
+
+@app.command("verify")
+def verify(
+    reference: Annotated[
+        str | None, typer.Argument(metavar="[REF]", help="Only this snapshot. [default: all that are here]")
+    ] = None,
+    suite: SuiteOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Load snapshots and check header, names, shapes and values; exit status 1 if any is bad."""
+    from lrbench.errors import FailureError, InputError
+    from lrbench.weights import check_values
+    from lrbench.workspace import Workspace
+
+    if reference is not None:
+        files = [(_path(reference, suite), reference)]
+    else:
+        files = _found(Workspace.current(), suite)
+    problems: dict[str, str] = {}
+    for path, name in files:
+        try:
+            check_values(path)
+        except InputError as error:
+            problems[name] = str(error)
+    if json_:
+        emit_json({"checked": len(files), "bad": problems})
+    else:
+        for name, problem in problems.items():
+            typer.echo(f"{name}: {problem}")
+    if problems:
+        raise FailureError(f"{len(problems)} of {len(files)} snapshots are bad.")
+    note(f"{len(files)} snapshots are sound: header, names, shapes, finite values")
+
+
+@app.command("add")
+def add(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .pth, .pt or .bin file of weights.")],
+    architecture: Annotated[str, typer.Option("--architecture", metavar="NAME", help="The timm model they are of.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What to call it. [default: the file's name]")
+    ] = None,
+) -> None:
+    """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit."""
+    from lrbench.weights import take_in
+    from lrbench.workspace import Workspace
+
+    path = take_in(file, architecture, Workspace.current().checkpoints / "foreign", name or file.stem)
+    typer.echo(str(path))
+    note(f"transfer it with `lrbench transfer --snapshot {path} --task TASK`")
+
+
+@app.command("export")
+def export(
+    reference: ReferenceArgument,
+    to: Annotated[
+        Literal["timm", "hf"],
+        typer.Option(
+            "--to", help="timm: a folder for `local-dir:`; hf: the same with a model card, to push to the Hub."
+        ),
+    ] = "timm",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to. [default: a folder named after the snapshot]")
+    ] = None,
+    suite: SuiteOption = None,
+) -> None:
+    """Write a snapshot as a folder that `timm.create_model("local-dir:DIR", pretrained=True)` loads."""
+    from lrbench.export import export_snapshot
+
+    path = _path(reference, suite)
+    folder = out or Path("-".join([*path.parts[-4:-1], path.stem]))
+    export_snapshot(path, folder, card=to == "hf")
+    typer.echo(str(folder))
+
+
+def _path(reference: str, suite: str | None) -> Path:
+    from lrbench.errors import InputError
+    from lrbench.references import parse_reference
+    from lrbench.workspace import Workspace
+
+    parsed = parse_reference(reference, Workspace.current(), suite=suite)
+    if parsed.path is None:
+        raise InputError(f"{reference} is no file here; name a snapshot of a suite, or a .safetensors path.")
+    if not parsed.path.is_file():
+        raise InputError(
+            f"there is no snapshot {parsed.path} ({parsed.text}). `lrbench snapshots list` lists what is here."
+        )
+    return parsed.path
+
+
+def _found(workspace: Any, suite: str | None) -> list[tuple[Path, str]]:
+    root = workspace.checkpoints
+    pattern = f"{suite or '*'}/**/*.safetensors"
+    paths = [path for path in root.glob(pattern) if not path.name.endswith(".bn.safetensors")]
+    return [(path, str(path.relative_to(root).with_suffix(""))) for path in sorted(paths)]
+
+
+def _row(path: Path, name: str) -> dict[str, Any]:
+    from lrbench.errors import InputError
+    from lrbench.snapshots import read_metadata
+
+    try:
+        metadata = read_metadata(path)
+    except InputError as error:
+        return {"snapshot": name, "path": str(path), "problem": str(error)}
+    keep = {"architecture", "epoch", "update", "rate", "source_accuracy", "suite", "arm", "stage", "seed"}
+    return {"snapshot": name, "path": str(path), **metadata.model_dump(mode="json", include=keep)}

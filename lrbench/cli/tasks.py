@@ -1,1 +1,75 @@
-def tasks() -> None: ...
+"""`lrbench tasks`: what there is to transfer to and to pretrain on."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrbench.cli.common import DataRootOption, JsonOption, emit_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrbench.registry import Task
+
+
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="Show this task in full: a name, or the path of a task TOML.")
+    ] = None,
+    data_root: DataRootOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """List the tasks, or show one in full."""
+    from lrbench.registry import find_tasks, load_task
+    from lrbench.workspace import data_roots
+
+    roots = data_roots(data_root)
+    if name is not None:
+        task = load_task(name)
+        where, found = whereabouts(task, roots)
+        record = task.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        if json_:
+            emit_json({**record, "found": found, "where": where})
+            return
+        import tomli_w
+
+        typer.echo(tomli_w.dumps(record).rstrip())
+        typer.echo(f"\n# {where}")
+        return
+    known = [load_task(each) for each in find_tasks()]
+    if json_:
+        emit_json(
+            [{"name": task.name, "title": task.display_title, "found": whereabouts(task, roots)[1]} for task in known]
+        )
+        return
+    from tabulate import tabulate
+
+    rows = [_row(task, roots) for task in known]
+    typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+
+
+def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
+    """Where a task's data is, or what was looked for; and whether it was found."""
+    from lrbench.data.loading import find_task_data
+    from lrbench.errors import InputError
+
+    try:
+        return f"found: {find_task_data(task, roots)}", True
+    except InputError as error:
+        return str(error), False
+
+
+def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
+    files = task.files
+    counts: dict[str, int] = dict(task.counts)
+    if files.layout == "synthetic":
+        counts = {"train": files.train, "test": files.test}
+    return {
+        "task": task.name,
+        "what": task.display_title,
+        "classes": task.classes or "",
+        "train": f"{counts['train']:,}" if "train" in counts else "",
+        "test": f"{counts['test']:,}" if "test" in counts else "",
+        "headline": {"top1": "top-1", "mean_per_class": "mean per class"}[task.metric],
+        "data": "here" if whereabouts(task, roots)[1] else "not found",
+    }

@@ -93,33 +93,15 @@ def _settings(
 
 
 def _compute(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place") -> "Path":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from lrbench.control import Control, stopping_on_signals
+    from lrbench.cli.progress import showing_progress
+    from lrbench.data.loading import find_task_data
     from lrbench.effective import keep_for_results
+    from lrbench.registry import load_task
     from lrbench.transfer.cell import Transfer
 
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True, highlight=False),
-        transient=True,
-    )
-
-    class OnTerminal(Control):
-        def progress(self, done: int, total: int, unit: str) -> None:
-            bars.update(bar, completed=done, total=total, unit=unit)
-
-        def say(self, text: str) -> None:
-            note(text)
-
-    control = OnTerminal()
-    with stopping_on_signals(control), bars:
-        bar = bars.add_task(f"{cell.protocol} {cell.task}", total=None, unit="")
+    # Missing data is found before a network is loaded for nothing.
+    find_task_data(load_task(cell.task), place.roots)
+    with showing_progress(f"{cell.protocol} {cell.task}") as control:
         transfer = Transfer(reference, settings, place, control)
         if transfer.record.random:
             warn(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lrbench.files import sha256_bytes
+from lrbench.registry.suite import Input
 from lrbench.registry.task import Task
 
 SplitName = Literal["train", "val", "test"]
@@ -96,8 +97,10 @@ class EvaluationTransform:
     interpolation: Literal["bilinear", "bicubic"]
 
     @classmethod
-    def of(
-        cls, *, size: int, crop_fraction: float, interpolation: Literal["bilinear", "bicubic"]
-    ) -> "EvaluationTransform":
-        """From a crop fraction, as timm and torchvision state it: 224 at 0.875 resizes to 256."""
-        return cls(size=size, resize=max(size, int(size / crop_fraction)), interpolation=interpolation)
+    def of(cls, settings: Input) -> "EvaluationTransform":
+        """The transform of a network's input; timm and torchvision state it alike: 224 at 0.875 resizes to 256."""
+        return cls(
+            size=settings.size,
+            resize=max(settings.size, int(settings.size / settings.crop_fraction)),
+            interpolation=settings.interpolation,
+        )

@@ -64,52 +64,47 @@ def _panel(panel: Any, evidence: Evidence, protocol: str) -> None:
     for index, column in enumerate(columns):
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         # Side by side a little, so that error bars do not hide each other.
-        shift = 0.035 * (index - (len(columns) - 1) / 2)
-        trunk = [row for row in evidence.rows if row[0] == "step"]
-        _line(panel, evidence, column, trunk, shift, colour, marker, "-", column.task)
+        shift = 0.05 * (index - (len(columns) - 1) / 2)
+        style = {"color": colour, "marker": marker, "label": column.task, "linestyle": "-", "linewidth": 1.4}
+        _points(panel, evidence, column, [row for row in evidence.rows if row[0] == "step"], shift, style)
         for row in evidence.rows:
             before = evidence.before(row)
             if row[0] == "hold" and before is not None:
-                _line(panel, evidence, column, [before, row], shift, colour, marker, ":", None)
+                ends = [evidence.level(each, column) for each in (before, row)]
+                if all(ends):
+                    stages = [each[1] + shift for each in (before, row)]
+                    panel.plot(
+                        stages, [100 * end.mean for end in ends if end], color=colour, linestyle=":", linewidth=1.4
+                    )
+                # A held stage is drawn hollow, so that it is not taken for the decayed one beside it.
+                hollow = {"color": colour, "marker": marker, "markerfacecolor": "white", "linestyle": "none"}
+                _points(panel, evidence, column, [row], shift + 0.02, hollow)
     panel.plot([], [], "k-", label="step (rate falls)")
     if "hold" in evidence.suite.arms:
         panel.plot([], [], "k:", label="hold (rate held from there)")
     stages = range(evidence.suite.schedule.stages + 1)
     panel.set_xticks(list(stages), [f"stage {stage}" for stage in stages])
     panel.set_title(protocol)
+    # With few seeds an interval may reach past what an accuracy can be; the axis does not.
+    panel.set_ylim(0, 100)
     panel.grid(axis="y", alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _line(
-    panel: Any,
-    evidence: Evidence,
-    column: Column,
-    rows: list[Row],
-    shift: float,
-    colour: str,
-    marker: str,
-    style: str,
-    label: str | None,
+def _points(
+    panel: Any, evidence: Evidence, column: Column, rows: list[Row], shift: float, style: dict[str, Any]
 ) -> None:
     levels = [(row[1] + shift, level) for row in rows if (level := evidence.level(row, column)) is not None]
-    if not levels:
-        return
-    panel.errorbar(
-        [stage for stage, _ in levels],
-        [100 * level.mean for _, level in levels],
-        yerr=[100 * (level.half_width or 0.0) for _, level in levels],
-        color=colour,
-        marker=marker,
-        markersize=4.5,
-        linestyle=style,
-        linewidth=1.4,
-        elinewidth=0.9,
-        capsize=2.5,
-        # A held stage is drawn hollow, so that it is not taken for the decayed one beside it.
-        markerfacecolor=colour if style == "-" else "white",
-        label=label,
-    )
+    if levels:
+        panel.errorbar(
+            [stage for stage, _ in levels],
+            [100 * level.mean for _, level in levels],
+            yerr=[100 * (level.half_width or 0.0) for _, level in levels],
+            markersize=4.5,
+            elinewidth=0.9,
+            capsize=2.5,
+            **style,
+        )
 
 
 def _saved(figure: Any, ending: str, metadata: dict[str, Any]) -> bytes:

@@ -35,13 +35,6 @@ class Source:
     test: Pixels
 
 
-def transform_of(settings: Input) -> EvaluationTransform:
-    """The evaluation transform of an input."""
-    return EvaluationTransform.of(
-        size=settings.size, crop_fraction=settings.crop_fraction, interpolation=settings.interpolation
-    )
-
-
 @lru_cache(maxsize=1)
 def open_source(
     name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, control: Control
@@ -52,7 +45,7 @@ def open_source(
         InputError: The data is missing, half-copied or does not decode.
     """
     data = load_task_data(load_task(name), roots, partial=partial)
-    transform = transform_of(settings)
+    transform = EvaluationTransform.of(settings)
     return Source(
         data=data,
         fingerprint=data.fingerprint,

@@ -97,9 +97,7 @@ def open_target(
         InputError: The data is missing, half-copied or does not decode.
     """
     data = load_task_data(load_task(task), roots, partial=partial)
-    transform = EvaluationTransform.of(
-        size=settings.size, crop_fraction=settings.crop_fraction, interpolation=settings.interpolation
-    )
+    transform = EvaluationTransform.of(settings)
     names = [name for name in ("train", "val") if name in data.splits]
     pixels = {name: prepare(data, name, transform, cache=cache, control=control) for name in data.splits}
     trained = len(data.splits["train"])

@@ -1,0 +1,81 @@
+"""Opening every image of a task, and saying which are bad."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrbench.control import Control
+from lrbench.data.decode import UndecodableImage
+from lrbench.data.examples import TaskData
+from lrbench.errors import InterruptedWork
+
+# Futures in flight for each thread: enough to keep them busy, few enough to hold no images to speak of.
+_AHEAD = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadImage:
+    """An image that does not decode."""
+
+    split: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What verifying a task found.
+
+    Attributes:
+        counts: Number of images by split.
+        smallest: Number of images of the smallest class, by split.
+        bad: Images that do not decode.
+    """
+
+    counts: dict[str, int]
+    smallest: dict[str, int]
+    bad: tuple[BadImage, ...]
+
+
+def verify(data: TaskData, control: Control) -> Verification:
+    """Decode every image once, on all cores.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
+    bad: list[BadImage] = []
+    total = sum(len(split) for split in data.splits.values())
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        done = 0
+        for block in _blocks(data):
+            for problem in pool.map(lambda each: _check(data, *each), block):
+                done += 1
+                if problem is not None:
+                    bad.append(problem)
+            control.progress(done, total, "images")
+            if control.stop_requested():
+                raise InterruptedWork(f"stopped after {done:,} of {total:,} images; {len(bad)} bad ones so far.")
+    classes = len(data.classes)
+    smallest = {name: int(np.bincount(split.labels, minlength=classes).min()) for name, split in data.splits.items()}
+    return Verification(
+        counts={name: len(split) for name, split in data.splits.items()}, smallest=dict(smallest), bad=tuple(bad)
+    )
+
+
+def _blocks(data: TaskData) -> Iterator[list[tuple[str, int]]]:
+    every = [(name, index) for name, split in data.splits.items() for index in range(len(split))]
+    size = _AHEAD * (os.cpu_count() or 1)
+    for start in range(0, len(every), size):
+        yield every[start : start + size]
+
+
+def _check(data: TaskData, split: str, index: int) -> BadImage | None:
+    images = data.splits[split].images  # type: ignore[index]
+    try:
+        images.read(index)
+    except UndecodableImage as error:
+        return BadImage(split=split, name=error.name, reason=error.reason)
+    return None
