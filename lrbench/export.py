@@ -9,7 +9,7 @@ from lrbench.errors import InputError
 from lrbench.files import write_bytes, write_json, write_text
 from lrbench.references import Reference
 from lrbench.snapshots import SnapshotMetadata, encode
-from lrbench.weights import load_snapshot
+from lrbench.weights import load_snapshot, pretrained_configuration
 
 
 def export_snapshot(path: Path, folder: Path, *, card: bool) -> None:
@@ -27,6 +27,7 @@ def export_snapshot(path: Path, folder: Path, *, card: bool) -> None:
         raise InputError(f"{folder} is there already and is not an empty folder. Name another one with --out.")
     snapshot = load_snapshot(Reference(text=str(path), path=path))
     metadata = snapshot.metadata
+    known = pretrained_configuration(snapshot.model)
     features = getattr(snapshot.model, "num_features", None)
     configuration = {
         "architecture": metadata.architecture,
@@ -41,8 +42,8 @@ def export_snapshot(path: Path, folder: Path, *, card: bool) -> None:
             "interpolation": metadata.input.interpolation,
             "mean": list(metadata.input.mean),
             "std": list(metadata.input.std),
-            "first_conv": snapshot.model.pretrained_cfg.get("first_conv"),
-            "classifier": snapshot.model.pretrained_cfg.get("classifier"),
+            "first_conv": known.get("first_conv"),
+            "classifier": known.get("classifier"),
         },
     }
     write_bytes(folder / "model.safetensors", encode(snapshot.model.state_dict(), metadata.model_dump(mode="json")))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.arms import SnapshotKey, owner
+from lrbench.effective import suite_in_use
 from lrbench.errors import InputError
 from lrbench.registry import Suite, suggestion
 from lrbench.snapshots import snapshot_path
-from lrbench.effective import suite_in_use
 from lrbench.workspace import Workspace
 
 FOREIGN = "foreign"

@@ -161,8 +161,8 @@ def _pretrained(text: str) -> LoadedSnapshot:
         # Downloads end in a dozen kinds of exception, of which the last line says most.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(
-            f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a network (they are "
-            "kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with `lrbench snapshots "
+            f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
+            "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with `lrbench snapshots "
             "add FILE --architecture NAME`. Random weights are never put in their place."
         ) from error
     return _foreign(text, name, model, random=False)
@@ -194,11 +194,17 @@ def _foreign(text: str, architecture: str, model: nn.Module, *, random: bool) ->
     )
 
 
+def pretrained_configuration(model: nn.Module) -> dict[str, Any]:
+    """What timm says of a model's published weights: names of its first and last layer, normalisation."""
+    configuration: Any = model.pretrained_cfg
+    return dict(configuration)
+
+
 def input_of(model: nn.Module) -> Input:
     """The input that timm says a model was trained for."""
-    import timm.data
+    from timm.data.config import resolve_model_data_config
 
-    configuration: dict[str, Any] = timm.data.resolve_model_data_config(model)
+    configuration: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     interpolation = configuration["interpolation"]
     return Input(
         size=int(max(configuration["input_size"][1:])),
@@ -253,7 +259,7 @@ def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
     tensors = _foreign_tensors(file)
     if not tensors:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
-    classifier = create_model(architecture, {}, classes=10).pretrained_cfg.get("classifier")
+    classifier = pretrained_configuration(create_model(architecture, {}, classes=10)).get("classifier")
     bias = tensors.get(f"{classifier}.bias")
     classes = _classes(architecture) if bias is None else len(bias)
     model = create_model(architecture, {}, classes=classes)

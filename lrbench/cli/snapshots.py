@@ -76,10 +76,7 @@ def verify(
     from lrbench.weights import check_values
     from lrbench.workspace import Workspace
 
-    if reference is not None:
-        files = [(_path(reference, suite), reference)]
-    else:
-        files = _found(Workspace.current(), suite)
+    files = _found(Workspace.current(), suite) if reference is None else [(_path(reference, suite), reference)]
     problems: dict[str, str] = {}
     for path, name in files:
         try:

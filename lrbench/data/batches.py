@@ -148,7 +148,9 @@ class Batches:
         numbers = augmentation_numbers(self.seed, epoch, sample)
         image = torch.from_numpy(np.array(self.pixels.resized(sample))).permute(2, 0, 1)
         top, left, height, width = crop_box(image.shape[1], image.shape[2], numbers)
-        crop = functional.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        crop: torch.Tensor = functional.resized_crop(
+            image, top, left, height, width, [self.size, self.size], antialias=True
+        )
         if numbers[-1] < 0.5:
             crop = crop.flip(2)
         return crop.permute(1, 2, 0)

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lrbench.errors import InputError
 
@@ -59,7 +59,7 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Image.Image:
             return to_rgb(image)
     except MemoryError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         page = content[:512].lstrip().lower().startswith((b"<!doctype", b"<html"))
         raise UndecodableImage(name, "it is a web page" if page else "it is not an image", task) from error
     except Exception as error:

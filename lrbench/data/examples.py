@@ -75,7 +75,7 @@ class TaskData:
         """SHA-256 over class names and every split's ids and labels: equal only for the same images and splits."""
         lines = [self.task.name, *self.classes]
         for name in ("train", "val", "test"):
-            split = self.splits.get(name)  # type: ignore[call-overload]
+            split = self.splits.get(name)
             if split is not None:
                 lines.append(f"\n[{name}]")
                 lines.extend(f"{label}\t{image}" for image, label in zip(split.ids, split.labels, strict=True))

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -132,7 +132,7 @@ def prepare(
     control = control or Control()
     work = _Work(data, data.splits[split], split, transform, workers or os.cpu_count() or 1, control)
     if cache is None:
-        blocks = [block for block in work.blocks()]
+        blocks = list(work.blocks())
         content = np.frombuffer(b"".join(block for block, _ in blocks), dtype=np.uint8)
         return work.stored(content, work.index([shape for _, shape in blocks]))
     folder = cache / "pixels" / work.name

@@ -59,14 +59,18 @@ def verify(data: TaskData, control: Control) -> Verification:
             if control.stop_requested():
                 raise InterruptedWork(f"stopped after {done:,} of {total:,} images; {len(bad)} bad ones so far.")
     classes = len(data.classes)
-    smallest = {name: int(np.bincount(split.labels, minlength=classes).min()) for name, split in data.splits.items()}
+    smallest: dict[str, int] = {
+        name: int(np.bincount(split.labels, minlength=classes).min()) for name, split in data.splits.items()
+    }
     return Verification(
-        counts={name: len(split) for name, split in data.splits.items()}, smallest=dict(smallest), bad=tuple(bad)
+        counts={name: len(split) for name, split in data.splits.items()}, smallest=smallest, bad=tuple(bad)
     )
 
 
 def _blocks(data: TaskData) -> Iterator[list[tuple[str, int]]]:
-    every = [(name, index) for name, split in data.splits.items() for index in range(len(split))]
+    every: list[tuple[str, int]] = []
+    for name, split in data.splits.items():
+        every.extend((name, index) for index in range(len(split)))
     size = _AHEAD * (os.cpu_count() or 1)
     for start in range(0, len(every), size):
         yield every[start : start + size]

@@ -4,6 +4,7 @@ The parent imports no torch; it hands out jobs, shows progress, and collects wha
 already ends at once, so nothing is lost when a process or the parent is killed.
 """
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -169,10 +170,8 @@ class _Run:
 
     def _dismiss(self) -> None:
         for worker in self._crew:
-            try:
+            with contextlib.suppress(OSError):
                 worker.connection.send(None)
-            except OSError:
-                pass
         for worker in self._crew:
             worker.process.join(timeout=10 if worker.job is None else 1)
             if worker.process.is_alive():

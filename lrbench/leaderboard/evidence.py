@@ -52,6 +52,7 @@ class Evidence:
         suite: The suite, as it was run.
         rows: Arms and stages in the suite's order, each snapshot once.
         columns: Targets under protocols, in the suite's order.
+        extra: Targets under protocols that the suite does not name, and that its snapshots were transferred to as well.
         values: What is comparable, by column.
         source: Source accuracy by row and seed.
         report: What the source's annotations say, by name, row and seed.
@@ -65,6 +66,7 @@ class Evidence:
     suite: Suite
     rows: list[Row]
     columns: list[Column]
+    extra: list[Column]
     values: dict[Column, Values]
     source: dict[tuple[Row, int], float]
     report: dict[str, dict[tuple[Row, int], float]]
@@ -82,6 +84,12 @@ class Evidence:
     def expected(self) -> int:
         """Number of cells when everything is there."""
         return len(self.rows) * len(self.columns) * len(self.seeds) * len(self.suite.transfer_seeds)
+
+    @property
+    def there(self) -> int:
+        """Number of the suite's cells that are there."""
+        counts = [len(self.values[column].correct) for column in self.columns if column in self.values]
+        return sum(counts) * len(self.suite.transfer_seeds)
 
     def missing(self, row: Row, column: Column) -> list[int]:
         """Seeds whose result is not there."""
@@ -236,8 +244,9 @@ def _arrange(suite: Suite, stored: list[StoredResult], problems: list[str], *, p
     evidence = Evidence(
         name=suite.name,
         suite=suite,
-        rows=sorted(rows, key=lambda row: (suite.arms.index(row[0]), row[1])),  # type: ignore[arg-type]
+        rows=sorted(rows, key=lambda row: (suite.arms.index(row[0]), row[1])),
         columns=columns,
+        extra=[],
         values={},
         source={},
         report={},
@@ -254,10 +263,9 @@ def _arrange(suite: Suite, stored: list[StoredResult], problems: list[str], *, p
             evidence.apart.append((each, "its arm or stage is not in the suite"))
         elif result.snapshot.pretraining_seed not in suite.seeds or result.seed not in suite.transfer_seeds:
             evidence.apart.append((each, "its seed is not in the suite"))
-        elif column not in columns:
-            evidence.apart.append((each, "its target or protocol is not in the suite"))
         else:
             by_column.setdefault(column, []).append(each)
+    evidence.extra = sorted(by_column.keys() - set(columns))
     for column, results in by_column.items():
         _add_column(evidence, column, results)
     return evidence

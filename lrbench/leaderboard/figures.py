@@ -82,8 +82,8 @@ def _panel(panel: Any, evidence: Evidence, protocol: str) -> None:
     panel.plot([], [], "k-", label="step (rate falls)")
     if "hold" in evidence.suite.arms:
         panel.plot([], [], "k:", label="hold (rate held from there)")
-    stages = range(evidence.suite.schedule.stages + 1)
-    panel.set_xticks(list(stages), [f"stage {stage}" for stage in stages])
+    numbers = range(evidence.suite.schedule.stages + 1)
+    panel.set_xticks(list(numbers), [f"stage {stage}" for stage in numbers])
     panel.set_title(protocol)
     # With few seeds an interval may reach past what an accuracy can be; the axis does not.
     panel.set_ylim(0, 100)

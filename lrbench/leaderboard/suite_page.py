@@ -32,7 +32,7 @@ def render_suite(suite: Suite, bodies: Sequence[Evidence]) -> str:
 def progress(bodies: Sequence[Evidence]) -> tuple[int, int]:
     """Cells that are there, and cells that a complete suite has."""
     body = bodies[0]
-    return len(body.stored), body.expected
+    return body.there, body.expected
 
 
 def headline_block(evidence: Evidence, protocol: str) -> str:
@@ -88,6 +88,11 @@ def _body(body: Evidence) -> list[str]:
                 "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall. Below zero: "
                 "letting the rate fall transferred worse than the control. Paired over seeds and images, in points."
             )
+    for protocol in sorted({column.protocol for column in body.extra}):
+        parts.append(
+            f"{level} {protocol}: other transfers\n\n{tables.other_transfers(body, protocol)}\n\n"
+            "Transfers of these snapshots that the suite does not name, made one by one; read as the tables above."
+        )
     report = tables.source_report(body)
     if report:
         parts.append(

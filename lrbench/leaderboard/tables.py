@@ -17,9 +17,7 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     if not rows:
         return ""
     frame = pandas.DataFrame(list(rows))
-    return str(
-        tabulate(frame.to_dict("list"), headers="keys", tablefmt="github", disable_numparse=True)  # type: ignore[arg-type]
-    )
+    return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt="github", disable_numparse=True))
 
 
 def row_name(row: Row) -> str:
@@ -51,18 +49,14 @@ def ratio(value: Ratio | None) -> str:
 
 def headline(evidence: Evidence, protocol: str) -> str:
     """A row for each snapshot, a column for each target: mean and interval over seeds."""
-    columns = of_protocol(evidence, protocol)
-    best = {column: leader(evidence, column) for column in columns}
-    expected = len(evidence.seeds)
+    return markdown([_levels(evidence, row, of_protocol(evidence, protocol)) for row in evidence.rows])
 
-    def cells(row: Row) -> dict[str, str]:
-        shown = {"snapshot": row_name(row), "source": points(evidence.source_level(row), expected)}
-        for column in columns:
-            bold = best[column] == row
-            shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
-        return shown
 
-    return markdown([cells(row) for row in evidence.rows])
+def other_transfers(evidence: Evidence, protocol: str) -> str:
+    """The same for targets and protocols that the suite does not name; snapshots without any are left out."""
+    columns = [column for column in evidence.extra if column.protocol == protocol]
+    rows = [row for row in evidence.rows if any(evidence.level(row, column) for column in columns)]
+    return markdown([_levels(evidence, row, columns) for row in rows])
 
 
 def differences(evidence: Evidence, protocol: str) -> str:
@@ -147,6 +141,15 @@ def target_title(name: str) -> str:
     from lrbench.registry import load_task
 
     return load_task(name).display_title if name in find_tasks() else name
+
+
+def _levels(evidence: Evidence, row: Row, columns: Sequence[Column]) -> dict[str, str]:
+    expected = len(evidence.seeds)
+    shown = {"snapshot": row_name(row), "source": points(evidence.source_level(row), expected)}
+    for column in columns:
+        bold = leader(evidence, column) == row
+        shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
+    return shown
 
 
 def _pairs(

@@ -1,5 +1,6 @@
 """What a suite is: the whole experiment in one TOML file."""
 
+import itertools
 import math
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ ProtocolName = Literal["probe", "knn", "finetune"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+# Suites name tasks and do not point at files: a suite that was run must mean the same on another machine.
+TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # Arms that start from another arm's state cannot be run without it.
 _NEEDS: dict[str, str] = {"hold": "step", "constant": "hold", "average": "hold"}
@@ -66,14 +69,14 @@ class Schedule(Strict):
     @field_validator("boundaries")
     @classmethod
     def _rising(cls, boundaries: tuple[int, ...]) -> tuple[int, ...]:
-        if any(after <= before for before, after in zip(boundaries, boundaries[1:], strict=False)):
+        if any(after <= before for before, after in itertools.pairwise(boundaries)):
             raise ValueError(f"boundaries must rise from one to the next, not {list(boundaries)}")
         return boundaries
 
     @field_validator("rates")
     @classmethod
     def _falling(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if any(after >= before for before, after in zip(rates, rates[1:], strict=False)):
+        if any(after >= before for before, after in itertools.pairwise(rates)):
             raise ValueError(f"rates must fall at every boundary, not {list(rates)}")
         return rates
 
@@ -180,8 +183,8 @@ class Suite(Strict):
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     title: str = ""
-    source: str
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    source: TaskName
+    targets: Annotated[tuple[TaskName, ...], Field(min_length=1)]
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)]
     protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]

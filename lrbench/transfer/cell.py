@@ -145,7 +145,7 @@ class Transfer:
 
     def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> Path:
         task = target.data.task
-        preprocessing = {
+        preprocessing: dict[str, Any] = {
             "size": target.transform.size,
             "resize": target.transform.resize,
             "interpolation": target.transform.interpolation,

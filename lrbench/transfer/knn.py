@@ -39,7 +39,7 @@ class Neighbours:
             For each k, shape `(N, C)`.
         """
         parts: list[list[torch.Tensor]] = [[] for _ in neighbours]
-        for chunk in _unit(features).split(_CHUNK):
+        for chunk in torch.split(_unit(features), _CHUNK):
             similarity, nearest = (chunk @ self._features.T).topk(self._most, dim=1)
             labels = self._labels[nearest]
             for part, k in zip(parts, neighbours, strict=True):

@@ -109,7 +109,7 @@ def _after_first(images: Images, split: FirstSplit) -> set[str]:
 
 def _drawn(task: Task, split: DrawnSplit, images: Images) -> set[str]:
     """Rank each class's images by a hash of seed, class and name: no library's random numbers are involved."""
-    tested = set()
+    tested: set[str] = set()
     for name, found in images.items():
         if len(found) < 2:
             raise InputError(

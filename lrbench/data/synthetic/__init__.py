@@ -67,7 +67,7 @@ def load_synthetic(task: Task) -> TaskData:
     splits: dict[SplitName, Split] = {}
     for name in ("train", "test"):
         rendered = _render(key, name)
-        splits[name] = Split(  # type: ignore[index]
+        splits[name] = Split(
             ids=[
                 f"{files.generator}{WORLD_VERSION}-{files.size}px-seed{files.seed}/{name}/{i:06d}"
                 for i in range(len(rendered.labels))

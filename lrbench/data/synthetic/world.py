@@ -139,9 +139,12 @@ def _source(request: Request) -> Rendered:
         pixels=drawing.finish(image, stream, _NOISE),
         labels=labels,
         annotations={
-            "complex": is_complex.astype(np.int64), "template": template, "wrong": wrong.astype(np.int64), "truth": truth,
+            "complex": is_complex.astype(np.int64),
+            "template": template,
+            "wrong": wrong.astype(np.int64),
+            "truth": truth,
         },
-    )  # fmt: skip
+    )
 
 
 def _objects(request: Request) -> Rendered:
@@ -173,7 +176,7 @@ def _birds(request: Request) -> Rendered:
     drawing.paint(image, body, colour)
     across, down = (_MARKS[mark][:, part][:, None, None] for part in (0, 1))
     spot = (u - across) * (u - across) + (v - down) * (v - down) <= 0.07
-    drawing.paint(image, spot & body, np.float64([250, 250, 245]))
+    drawing.paint(image, spot & body, np.array([250, 250, 245], dtype=np.float64))
     return Rendered(pixels=drawing.finish(image, stream, _NOISE), labels=labels)
 
 
@@ -222,11 +225,13 @@ def _sketch(request: Request) -> Rendered:
     placement = drawing.place(stream, count, size, 0.34, 0.46)
     u, v = drawing.local_coordinates(placement, size)
     thickness = max(1, size // 32)
-    drawing.paint(image, drawing.outline(drawing.shape_masks(outer, u, v), thickness), np.float64([20, 20, 20]))
+    drawing.paint(
+        image, drawing.outline(drawing.shape_masks(outer, u, v), thickness), np.array([20, 20, 20], dtype=np.float64)
+    )
     # A triangle's middle lies lower than its box's.
     drop = np.where(outer == SHAPES.index("triangle"), 0.25, 0.0)[:, None, None]
     inside = drawing.shape_masks(inner, u / 0.42, (v - drop) / 0.42)
-    drawing.paint(image, drawing.outline(inside, thickness), np.float64([20, 20, 20]))
+    drawing.paint(image, drawing.outline(inside, thickness), np.array([20, 20, 20], dtype=np.float64))
     return Rendered(pixels=drawing.finish(image, stream, 0), labels=labels)
 
 
