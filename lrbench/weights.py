@@ -162,8 +162,8 @@ def _pretrained(text: str) -> LoadedSnapshot:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(
             f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
-            "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with `lrbench snapshots "
-            "add FILE --architecture NAME`. Random weights are never put in their place."
+            "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with "
+            "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
         ) from error
     return _foreign(text, name, model, random=False)
 

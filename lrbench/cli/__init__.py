@@ -43,6 +43,9 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 def main() -> None:
     """Run the command line; an error of lrbench ends as one paragraph on stderr and its exit status."""
     debug = "--debug" in sys.argv or bool(os.environ.get("LRBENCH_DEBUG"))
+    if debug:
+        # Worker processes ask the environment.
+        os.environ["LRBENCH_DEBUG"] = "1"
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app(prog_name="lrbench")
@@ -56,7 +59,20 @@ def main() -> None:
             raise
         typer.echo("lrbench: interrupted. Run the same command again to go on.", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output (`lrbench tasks | head`) has gone; that is not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, BrokenPipeError):
+            _reader_has_gone()
+        message = (
+            f"an error that lrbench did not foresee: {type(error).__name__}: {error}. Everything saved so far is kept. Run "
+            "the same command with --debug to see where it happened; please report it."
+        )
+        typer.echo(one_paragraph("lrbench", message), err=True)
+        sys.exit(1)
+
+
+def _reader_has_gone() -> None:
+    """The reader of our output (`lrbench tasks | head`) has gone; that is not an error of ours."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)

@@ -61,7 +61,7 @@ def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
 
 def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
     files = task.files
-    counts: dict[str, int] = {**task.counts}
+    counts: dict[str, int] = {str(split): count for split, count in task.counts.items()}
     if files.layout == "synthetic":
         counts = {"train": files.train, "test": files.test}
     return {

@@ -164,7 +164,8 @@ class Evidence:
         return estimate(headlines, image_variance(per_seed.mean(axis=0), values.labels, values.metric))
 
     def _lacks(self, column: Column, rows: Sequence[Row], seed: int) -> bool:
-        return any((row, seed) not in self.values[column].correct for row in rows)
+        values = self.values.get(column)
+        return values is None or any((row, seed) not in values.correct for row in rows)
 
     def _both(self, row: Row, before: Row) -> list[int]:
         return [seed for seed in self.seeds if (row, seed) in self.source and (before, seed) in self.source]

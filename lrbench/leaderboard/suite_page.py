@@ -88,9 +88,9 @@ def _body(body: Evidence) -> list[str]:
                 "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall. Below zero: "
                 "letting the rate fall transferred worse than the control. Paired over seeds and images, in points."
             )
-    for protocol in sorted({column.protocol for column in body.extra}):
+    for other in sorted({column.protocol for column in body.extra}):
         parts.append(
-            f"{level} {protocol}: other transfers\n\n{tables.other_transfers(body, protocol)}\n\n"
+            f"{level} {other}: other transfers\n\n{tables.other_transfers(body, other)}\n\n"
             "Transfers of these snapshots that the suite does not name, made one by one; read as the tables above."
         )
     report = tables.source_report(body)

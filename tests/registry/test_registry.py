@@ -1,0 +1,110 @@
+import pytest
+
+from lrbench.errors import InputError
+from lrbench.registry import find_suites, find_tasks, load_suite, load_task
+from tests.conftest import TINY_SUITE
+
+REAL = {"imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"}
+
+
+def test_the_promised_tasks_and_suites_are_registered():
+    assert set(find_tasks()) >= REAL | {"toy-source", "toy-objects", "toy-birds", "toy-indoor", "toy-sketch", "digits"}
+    assert set(find_suites()) >= {"quick", "imagenet"}
+
+
+@pytest.mark.parametrize("name", sorted(REAL | {"toy-source", "digits"}))
+def test_every_shipped_task_loads(name):
+    assert load_task(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test", "classes", "metric"),
+    [
+        ("imagenet1k", 1_281_167, 50_000, 1000, "top1"),
+        ("caltech256", 15_420, 15_187, 257, "mean_per_class"),
+        ("cub200", 5_994, 5_794, 200, "top1"),
+        ("indoor67", 5_360, 1_340, 67, "mean_per_class"),
+        ("sketch250", 16_000, 4_000, 250, "top1"),
+    ],
+)
+def test_the_real_tasks_pin_their_published_figures(name, train, test, classes, metric):
+    task = load_task(name)
+    assert (task.counts, task.classes, task.metric) == ({"train": train, "test": test}, classes, metric)
+
+
+def test_quick_is_what_the_readme_says():
+    suite = load_suite("quick")
+    assert suite.seeds == (0, 1, 2)
+    assert suite.arms == ("step", "hold", "constant", "average")
+    assert suite.protocols == ("probe", "knn")
+    assert len(suite.probe.grid()) == 9
+    assert len(suite.targets) == 5
+
+
+def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
+    suite = load_suite("imagenet")
+    schedule = suite.schedule
+    assert (schedule.epochs, schedule.boundaries, schedule.rates) == (90, (30, 60), (0.1, 0.01, 0.001))
+    assert (schedule.batch, schedule.momentum, schedule.weight_decay) == (256, 0.9, 1e-4)
+    assert "finetune" in suite.protocols
+    assert len(suite.probe.grid()) == 45
+    assert suite.probe.grid()[0] == 1e5 and suite.probe.grid()[-1] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "said"),
+    [
+        ("batch = 32", "batchs = 32", "schedule.batchs", "Did you mean 'batch'?"),
+        ("batch = 32", 'batch = "32"', "schedule.batch", "integer"),
+        ("boundaries = [3, 5]", "boundaries = [5, 3]", "schedule.boundaries", "must rise"),
+        ("boundaries = [3, 5]", "boundaries = [3, 6]", "schedule", "must lie before the end"),
+        ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01]", "schedule", "3 stages"),
+        ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.2, 0.001]", "schedule.rates", "must fall"),
+        ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01, 0.0]", "schedule.rates", "greater than 0"),
+        ("rates = [0.1, 0.01, 0.001]", "rates = [nan, 0.01, 0.001]", "schedule.rates", ""),
+        ("rates = [0.1, 0.01, 0.001]", "rates = [inf, 0.01, 0.001]", "schedule.rates", ""),
+        ('arms = ["step", "hold", "constant", "average"]', 'arms = ["step", "average"]', "the file", "starts from 'hold'"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seeds", "named twice"),
+        ('source = "tiny-source"', "", "source", "missing"),
+    ],
+)
+def test_a_wrong_suite_is_refused_with_file_key_and_what_was_expected(home, old, new, key, said):
+    (home / "wrong.toml").write_text(TINY_SUITE.replace(old, new))
+    with pytest.raises(InputError) as refused:
+        load_suite("wrong.toml")
+    message = str(refused.value)
+    assert "wrong.toml" in message and key in message and said in message
+
+
+def test_a_task_with_an_unknown_key_is_refused(home):
+    path = home / "mine.toml"
+    path.write_text('name = "mine"\nmetrik = "top1"\n\n[files]\nlayout = "folders"\n')
+    with pytest.raises(InputError, match=r"mine\.toml.*`metrik` is not a known key.*'metric'"):
+        load_task(str(path))
+
+
+def test_two_tasks_of_one_name_are_refused_and_both_files_named(home, tmp_path):
+    (tmp_path / "tasks" / "twin.toml").write_text('name = "cub200"\n\n[files]\nlayout = "folders"\n')
+    with pytest.raises(InputError, match=r"two tasks are called 'cub200'.*cub200\.toml.*twin\.toml"):
+        find_tasks()
+
+
+def test_a_file_with_a_registered_name_is_refused(home):
+    path = home / "mine.toml"
+    path.write_text('name = "digits"\n\n[files]\nlayout = "folders"\n')
+    with pytest.raises(InputError, match="their results would mix"):
+        load_task(str(path))
+
+
+def test_a_misspelt_name_gets_a_suggestion(home):
+    with pytest.raises(InputError, match="Did you mean 'cub200'"):
+        load_task("cub20")
+
+
+def test_set_changes_any_value_and_is_validated(home):
+    suite = load_suite("tiny.toml", ["schedule.batch=16", "name=other", "probe.strengths=5"])
+    assert (suite.schedule.batch, suite.name, suite.probe.strengths) == (16, "other", 5)
+    with pytest.raises(InputError, match=r"schedule\.bach"):
+        load_suite("tiny.toml", ["schedule.bach=16"])
+    with pytest.raises(InputError, match="key=value"):
+        load_suite("tiny.toml", ["schedule.batch"])
