@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+
+from lrbench.data.batches import Batches, augmentation_numbers, crop_box, epoch_order
+from lrbench.errors import InputError
+
+
+class Images:
+    """Ten random images, 20 by 30 pixels."""
+
+    def __init__(self, count=10):
+        self.content = np.random.default_rng(0).integers(0, 256, (count, 20, 30, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.content)
+
+    def evaluation(self, indices):
+        return self.content[indices, 2:18, 7:23]
+
+    def resized(self, index):
+        return self.content[index]
+
+
+def batches(**changes):
+    settings = {"seed": 1, "batch": 4, "size": 16, "augmentation": "crop-flip"}
+    return Batches(pixels=Images(), labels=np.arange(10), **{**settings, **changes})
+
+
+def test_an_epoch_visits_each_sample_at_most_once_and_leaves_out_others_next_time():
+    each = batches()
+    assert each.updates_per_epoch == 2
+    first = np.concatenate([each.indices(update) for update in (0, 1)])
+    second = np.concatenate([each.indices(update) for update in (2, 3)])
+    assert len(set(first)) == 8 and len(set(second)) == 8
+    assert set(first) != set(second)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    assert np.array_equal(epoch_order(3, 7, 50), np.array(epoch_order(3, 7, 50)))
+    assert not np.array_equal(epoch_order(3, 7, 50), epoch_order(3, 8, 50))
+    assert not np.array_equal(epoch_order(3, 7, 50), epoch_order(4, 7, 50))
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
+def test_a_batch_is_the_same_whenever_and_however_often_it_is_asked_for(augmentation):
+    one, other = batches(augmentation=augmentation), batches(augmentation=augmentation)
+    later = [other.at(update) for update in (3, 2, 1, 0)][::-1]
+    for update in range(4):
+        images, labels = one.at(update)
+        assert torch.equal(images, later[update][0]) and torch.equal(labels, later[update][1])
+        assert images.shape == (4, 16, 16, 3) and images.dtype == torch.uint8
+
+
+def test_augmentation_differs_between_epochs_and_samples():
+    assert not np.array_equal(augmentation_numbers(0, 0, 1), augmentation_numbers(0, 1, 1))
+    assert not np.array_equal(augmentation_numbers(0, 0, 1), augmentation_numbers(0, 0, 2))
+    numbers = np.concatenate([augmentation_numbers(0, 0, sample) for sample in range(500)])
+    assert 0 <= numbers.min() and numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.std() - 12**-0.5) < 0.01
+
+
+def test_crops_are_torchvisions_for_the_same_box():
+    each = batches()
+    images, _ = each.at(0)
+    for image, sample in zip(images, each.indices(0), strict=True):
+        numbers = augmentation_numbers(1, 0, int(sample))
+        original = torch.from_numpy(each.pixels.content[sample].copy()).permute(2, 0, 1)
+        expected = functional.resized_crop(original, *crop_box(20, 30, numbers), [16, 16], antialias=True)
+        if numbers[-1] < 0.5:
+            expected = functional.horizontal_flip(expected)
+        assert torch.equal(image.permute(2, 0, 1), expected)
+
+
+def test_boxes_have_the_distribution_of_random_resized_crop():
+    areas, ratios = [], []
+    for sample in range(2000):
+        top, left, height, width = crop_box(300, 400, augmentation_numbers(5, 0, sample))
+        assert 0 <= top <= 300 - height and 0 <= left <= 400 - width
+        areas.append(height * width / (300 * 400))
+        ratios.append(width / height)
+    torch.manual_seed(0)
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    theirs = [RandomResizedCrop(224).make_params([torch.zeros(3, 300, 400)]) for _ in range(2000)]
+    assert abs(np.mean(areas) - np.mean([p["height"] * p["width"] / 120000 for p in theirs])) < 0.03
+    assert abs(np.mean(ratios) - np.mean([p["width"] / p["height"] for p in theirs])) < 0.03
+
+
+def test_a_subset_gives_only_its_own_samples():
+    subset = np.array([1, 3, 5, 7, 9])
+    each = batches(subset=subset, augmentation="none")
+    assert each.updates_per_epoch == 1
+    seen = set(np.concatenate([each.indices(update) for update in range(20)]))
+    assert seen == set(subset)
+
+
+def test_fewer_images_than_a_batch_is_an_error_that_says_what_to_set():
+    with pytest.raises(InputError, match=r"10 training images, fewer than one batch of 32.*schedule\.batch=5"):
+        batches(batch=32)

@@ -1,0 +1,31 @@
+import json
+
+from tests import trees
+
+
+def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
+    trees.cub200(home / "data")
+    folder = home / "data" / "CUB_200_2011" / "images"
+    good = lrbench("data", "verify", "cub200", "--partial", "--json")
+    assert good.status == 0
+    record = json.loads(good.out)
+    assert record["counts"] == {"train": 18, "test": 12} and record["partial"] and record["bad"] == []
+    broken = sorted(folder.glob("*/*.jpg"))[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    bad = lrbench("data", "verify", "cub200", "--partial")
+    assert bad.status == 1
+    assert broken.name in bad.out and "1 images of cub200 cannot be read" in bad.err
+
+
+def test_half_copied_data_is_refused_without_partial(lrbench, home):
+    trees.cub200(home / "data")
+    outcome = lrbench("data", "verify", "cub200")
+    assert outcome.status == 2
+    assert "18 train images, and the whole data set 5,994" in outcome.err
+
+
+def test_prepare_says_where_the_pixels_are(lrbench, home):
+    outcome = lrbench("data", "prepare", "tiny-objects", "--suite", "tiny.toml")
+    assert outcome.status == 0
+    assert "48 images at 32 px" in outcome.err
+    assert list((home / "cache" / "pixels").glob("tiny-objects-*/images.bin"))
