@@ -83,7 +83,8 @@ class _Making:
             seed=derive(seed, "initialisation"),
         )
         if self.segment.parent is None:
-            end = Progress(update=0, weights=dict(model.state_dict()))
+            # Copies: the statistics estimated below are put into the same network, and must not reach these.
+            end = Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
         elif self.segment.averaged:
             end = self._mean_of(self.segment.parent, model)
         else:

@@ -1,0 +1,236 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from lrbench.arms import SnapshotKey, segment, snapshot_keys
+from lrbench.control import Control
+from lrbench.data.batches import Batches
+from lrbench.data.loading import load_task_data
+from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.models import InputNormalisation, create_model
+from lrbench.pretrain import trainer
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretrain.source import open_source
+from lrbench.pretrain.state import progress_path, state_path
+from lrbench.registry import load_suite, load_task
+from lrbench.seeds import derive
+from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path
+
+
+def key(arm, stage, seed=0):
+    return SnapshotKey(arm=arm, seed=seed, stage=stage)
+
+
+def make(suite, wanted, place, control=None):
+    """Make a snapshot and everything it starts from; gives its path."""
+    parent = segment(suite.schedule, wanted).parent
+    if parent is not None:
+        make(suite, parent, place, control)
+    make_snapshot(suite, wanted, place, control or Control())
+    return snapshot_path(place.workspace.checkpoints, suite.name, wanted)
+
+
+def bare_loop(suite, place, rates):
+    """An independent training loop: one SGD optimiser, the rate of each epoch set by hand. Gives weights by epoch."""
+    source = open_source(suite.source, suite.input, place.roots, False, place.workspace.cache, Control())
+    batches = Batches(
+        pixels=source.train,
+        labels=source.data.splits["train"].labels,
+        seed=0,
+        batch=suite.schedule.batch,
+        size=suite.input.size,
+        augmentation=suite.schedule.augmentation,
+    )
+    model = create_model(
+        suite.model.architecture, suite.model.arguments, classes=4, seed=derive(0, "initialisation")
+    ).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=suite.schedule.weight_decay)
+    normalise = InputNormalisation(suite.input.mean, suite.input.std, torch.device("cpu"))
+    weights, update = [], 0
+    for rate in rates:
+        optimiser.param_groups[0]["lr"] = rate
+        model.train()
+        for _ in range(batches.updates_per_epoch):
+            images, labels = batches.at(update)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(normalise(images)), labels).backward()
+            optimiser.step()
+            update += 1
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    return weights
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("arm", "stage", "rates"),
+    [
+        ("step", 1, [0.1] * 3),
+        ("step", 2, [0.1] * 3 + [0.01] * 2),
+        ("step", 3, [0.1] * 3 + [0.01] * 2 + [0.001]),
+        ("hold", 2, [0.1] * 5),
+        ("hold", 3, [0.1] * 3 + [0.01] * 3),
+        ("constant", 3, [0.1] * 6),
+    ],
+)
+def test_each_arm_is_one_uninterrupted_run_with_its_rates(tiny, place, arm, stage, rates):
+    path = make(tiny, key(arm, stage), place)
+    assert_close(load_file(path), bare_loop(tiny, place, rates)[-1])
+
+
+def test_average_is_the_mean_of_holds_epoch_end_weights(tiny, place):
+    found = load_file(make(tiny, key("average", 2), place))
+    epochs = bare_loop(tiny, place, [0.1] * 5)[3:]
+    for name, tensor in found.items():
+        if tensor.is_floating_point():
+            expected = torch.stack([each[name].double() for each in epochs]).mean(0).float()
+            torch.testing.assert_close(tensor, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_both_branches_see_the_same_batches(tiny, place, monkeypatch):
+    seen = {}
+    at = Batches.at
+
+    def spy(self, update):
+        images, labels = at(self, update)
+        seen.setdefault(update, []).append((images.clone(), labels.clone()))
+        return images, labels
+
+    make(tiny, key("step", 1), place)
+    monkeypatch.setattr(Batches, "at", spy)
+    make(tiny, key("step", 2), place)
+    make(tiny, key("hold", 2), place)
+    # Stage 2 has two epochs of three updates, after three epochs.
+    assert sorted(seen) == list(range(9, 15))
+    for (images, labels), (others, theirs) in seen.values():
+        assert torch.equal(images, others) and torch.equal(labels, theirs)
+
+
+def test_snapshots_fall_on_the_boundaries_and_say_so(tiny, place):
+    make(tiny, key("step", 3), place)
+    expected = {0: (0, 0, None, 0.1), 1: (3, 9, 0.1, 0.01), 2: (5, 15, 0.01, 0.001), 3: (6, 18, 0.001, None)}
+    for stage, wanted in expected.items():
+        metadata = read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("step", stage)))
+        assert (metadata.epoch, metadata.update, metadata.rate, metadata.next_rate) == wanted
+        assert metadata.source_accuracy is not None and set(metadata.source_report) == {"simple", "complex", "memorised"}
+        assert metadata.source_fingerprint == load_task_data(load_task("tiny-source"), []).fingerprint
+
+
+def test_shared_stages_are_made_once(tiny):
+    names = [str(each) for each in snapshot_keys(tiny, seed=0)]
+    assert len(names) == len(set(names)) == 9
+    assert names.index("step/seed0/stage1") < names.index("hold/seed0/stage2") < names.index("constant/seed0/stage3")
+    assert not any(name.startswith(("hold/seed0/stage1", "constant/seed0/stage2")) for name in names)
+
+
+class StopsAfter(Control):
+    """Asks to stop at the n-th question."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.left = count
+
+    def stop_requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("updates", [0, 1, 4, 5])
+def test_an_interrupted_stage_goes_on_to_the_same_bytes(tiny, place, home, updates):
+    whole = make(tiny, key("hold", 2), place)
+    expected = [whole.read_bytes(), batchnorm_path(whole).read_bytes(), whole.with_name("log.jsonl").read_bytes()]
+    for path in [whole, batchnorm_path(whole), state_path(whole), whole.with_name("log.jsonl")]:
+        path.unlink()
+    if updates < 5:
+        with pytest.raises(InterruptedWork, match="Run the same command again"):
+            make_snapshot(tiny, key("hold", 2), place, StopsAfter(updates))
+        assert progress_path(whole).is_file() and not whole.exists()
+    make_snapshot(tiny, key("hold", 2), place, Control())
+    found = [whole.read_bytes(), batchnorm_path(whole).read_bytes(), whole.with_name("log.jsonl").read_bytes()]
+    assert found == expected
+    assert not progress_path(whole).exists()
+    # The mean that `average` is made of survives the interruption as well.
+    make_snapshot(tiny, key("average", 2), place, Control())
+
+
+def test_damaged_progress_costs_time_only(tiny, place):
+    whole = make(tiny, key("step", 2), place)
+    expected = whole.read_bytes()
+    whole.unlink()
+    progress_path(whole).write_bytes(b"half a file")
+    make_snapshot(tiny, key("step", 2), place, Control())
+    assert whole.read_bytes() == expected
+
+
+def test_the_log_has_a_line_an_epoch_and_no_clock(tiny, place):
+    path = make(tiny, key("step", 3), place)
+    lines = [json.loads(line) for line in path.with_name("log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["epoch"], line["update"]) for line in lines] == [
+        (1, 1, 3), (1, 2, 6), (1, 3, 9), (2, 4, 12), (2, 5, 15), (3, 6, 18),
+    ]  # fmt: skip
+    assert [line["learning_rate"] for line in lines] == [0.1] * 3 + [0.01] * 2 + [0.001]
+    assert not any("time" in name or "second" in name for line in lines for name in line)
+
+
+def test_batchnorm_statistics_are_estimated_on_the_weights_of_the_boundary(tiny, place):
+    path = make(tiny, key("step", 1), place)
+    estimated, raw = load_file(batchnorm_path(path)), load_file(path)
+    # The statistics of the first layer, computed by hand on the same sample: all 96 images, of which 64 are drawn.
+    assert set(estimated) == {name for name in raw if name.endswith(("running_mean", "running_var"))}
+    source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
+    model = create_model(tiny.model.architecture, tiny.model.arguments, classes=4)
+    model.load_state_dict(raw)
+    from lrbench.seeds import generator
+
+    chosen = np.sort(generator(0, "batchnorm").permutation(96)[:64])
+    normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))
+    with torch.inference_mode():
+        first = model.conv1[0](normalise(torch.from_numpy(source.train.evaluation(chosen).copy())))
+    torch.testing.assert_close(estimated["conv1.1.running_mean"], first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(estimated["conv1.1.running_var"], first.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_update_rate_and_last_good_state(tiny, place, home, monkeypatch):
+    make(tiny, key("step", 1), place)
+    cross_entropy = nn.functional.cross_entropy
+    calls = []
+
+    def breaks(logits, labels):
+        calls.append(1)
+        return cross_entropy(logits, labels) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(trainer.nn.functional, "cross_entropy", breaks)
+    with pytest.raises(FailureError) as failed:
+        make_snapshot(tiny, key("step", 2), place, Control())
+    message = str(failed.value)
+    assert "nan at update 12" in message and "learning rate 0.01" in message and "step/seed0/stage1" in message
+    assert snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).is_file()
+    assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2)).exists()
+
+
+def test_a_parent_on_other_images_is_refused(tiny, place, home, tmp_path):
+    make(tiny, key("step", 1), place)
+    task = tmp_path / "tasks" / "tiny-source.toml"
+    task.write_text(task.read_text().replace("train = 96", "train = 128"))
+    open_source.cache_clear()
+    with pytest.raises(InputError, match="pretrained on other images or labels of tiny-source"):
+        make_snapshot(tiny, key("step", 2), place, Control())
+    open_source.cache_clear()
+
+
+def test_other_settings_under_one_name_are_refused(tiny, place):
+    make(tiny, key("step", 1), place)
+    other = load_suite("tiny.toml", ["schedule.weight_decay=0.1"])
+    with pytest.raises(InputError, match=r"pretrained with other settings.*--set name=NAME"):
+        make_snapshot(other, key("step", 1), place, Control())
+    other = load_suite("tiny.toml", ["model.architecture=resnet34"])
+    with pytest.raises(InputError, match="is a snapshot of resnet18, but suite tiny pretrains resnet34"):
+        make_snapshot(other, key("step", 1), place, Control())
