@@ -127,7 +127,7 @@ class Probe(Strict):
     strengths: Annotated[int, Field(ge=1)] = 45
     weakest: Positive = 1e-6
     strongest: Positive = 1e5
-    tolerance: Positive = 1e-6
+    tolerance: Positive = 1e-7
     iterations: Count = 1000
 
     @model_validator(mode="after")

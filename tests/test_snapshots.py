@@ -1,0 +1,215 @@
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lrbench.arms import SnapshotKey
+from lrbench.control import Control
+from lrbench.errors import InputError
+from lrbench.models import create_model
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.references import parse_reference
+from lrbench.snapshots import batchnorm_path, encode, identity, read_metadata, snapshot_path
+from lrbench.weights import load_snapshot
+
+STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)
+
+
+@pytest.fixture
+def snapshot(tiny, place):
+    from lrbench.effective import keep_suite
+
+    keep_suite(place.workspace, tiny)
+    make_snapshot(tiny, STAGE0, place, Control())
+    return snapshot_path(place.workspace.checkpoints, "tiny", STAGE0)
+
+
+def test_equal_content_is_equal_bytes():
+    tensors = {f"layer{i}": torch.full((3,), float(i)) for i in range(20)}
+    record = {"b": 1, "a": {"d": 2, "c": 3}}
+    backwards = dict(reversed(tensors.items()))
+    assert encode(tensors, record) == encode(backwards, dict(reversed(record.items())))
+
+
+def test_timm_loads_a_snapshot_by_its_path(snapshot, tiny):
+    import timm
+
+    model = timm.create_model(
+        tiny.model.architecture, num_classes=4, checkpoint_path=str(snapshot), **tiny.model.arguments
+    )
+    for name, tensor in load_file(snapshot).items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_the_header_holds_one_sorted_json_string_without_a_clock(snapshot):
+    from safetensors import safe_open
+
+    with safe_open(snapshot, "pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["lrbench"]
+    record = json.loads(metadata["lrbench"])
+    assert json.dumps(record, sort_keys=True, separators=(",", ":")) == metadata["lrbench"]
+    assert {"architecture", "recipe", "source_fingerprint", "versions", "source_accuracy"} <= record.keys()
+    assert not {"time", "date", "created", "seconds"} & set(record)
+
+
+def test_a_transfer_starts_from_the_reestimated_statistics_and_the_file_keeps_the_raw_ones(snapshot):
+    loaded = load_snapshot(parse_reference(str(snapshot), None))
+    estimated, raw = load_file(batchnorm_path(snapshot)), load_file(snapshot)
+    assert loaded.batchnorm == "re-estimated"
+    for name, tensor in estimated.items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+        assert not torch.equal(raw[name], tensor)
+
+
+def test_the_identity_covers_weights_and_statistics(snapshot):
+    before = identity(snapshot)
+    content = bytearray(batchnorm_path(snapshot).read_bytes())
+    content[-1] ^= 1
+    batchnorm_path(snapshot).write_bytes(bytes(content))
+    assert identity(snapshot) != before
+
+
+@pytest.mark.parametrize("cut", [3, 8, 100, 5000])
+def test_a_truncated_snapshot_is_refused(snapshot, cut):
+    snapshot.write_bytes(snapshot.read_bytes()[:-cut] if cut != 3 else snapshot.read_bytes()[:3])
+    with pytest.raises(InputError, match=r"stage0\.safetensors .*(truncated|not a safetensors)"):
+        load_snapshot(parse_reference(str(snapshot), None))
+
+
+class Trap:
+    """Would run code if it were unpickled."""
+
+    def __reduce__(self):
+        return (open, ("/tmp/lrbench-was-unpickled", "w"))
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_a_pickle_in_place_of_a_snapshot_is_refused_and_never_run(snapshot, writer, monkeypatch):
+    monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("unpickled"))
+    if writer == "pickle":
+        snapshot.write_bytes(pickle.dumps(Trap()))
+    else:
+        torch.save({"weight": torch.zeros(3), "trap": Trap()}, snapshot)
+    with pytest.raises(InputError, match=r"is a pickle .*`lrbench snapshots add"):
+        read_metadata(snapshot)
+
+
+def test_a_snapshot_of_another_architecture_is_refused_with_the_differences(snapshot):
+    record = json.loads(read_metadata(snapshot).model_dump_json())
+    record["arguments"]["channels"] = [8, 8, 16, 24]
+    snapshot.write_bytes(encode(load_file(snapshot), record))
+    with pytest.raises(InputError, match=r"does not hold the weights of resnet18: .*is \[16.*not \[24"):
+        load_snapshot(parse_reference(str(snapshot), None))
+
+
+def test_weights_without_lrbenchs_header_say_how_to_take_them_in(home):
+    save_file({"weight": torch.zeros(3)}, home / "bare.safetensors")
+    with pytest.raises(InputError, match=r"lrbench snapshots add .*bare\.safetensors --architecture NAME"):
+        load_snapshot(parse_reference("bare.safetensors", None))
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("stage2", "tiny/step/seed0/stage2"),
+        ("hold/stage2", "tiny/hold/seed0/stage2"),
+        ("hold/stage1", "tiny/step/seed0/stage1"),
+        ("constant/seed1/stage2", "tiny/hold/seed1/stage2"),
+        ("tiny/average/seed1/stage3", "tiny/average/seed1/stage3"),
+        ("quick/step/seed2/stage1", "quick/step/seed2/stage1"),
+    ],
+)
+def test_references_mean_what_the_documentation_says(snapshot, place, text, full):
+    assert parse_reference(text, place.workspace).text == full
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stage9", "has no stage9"),
+        ("hlod/stage2", "Did you mean 'hold'"),
+        ("tiny/step/seed7/stage1", "has no seed 7"),
+        ("stge2", "Did you mean 'stage2'"),
+        ("a/b/c/d/stage2", "is not a snapshot reference"),
+        ("timm:", "names no model"),
+        ("hf-hub:justname", "names no model"),
+    ],
+)
+def test_a_wrong_reference_says_what_was_expected(snapshot, place, text, said):
+    with pytest.raises(InputError, match=said):
+        parse_reference(text, place.workspace)
+
+
+def test_without_any_suite_a_stage_says_what_to_do(home, place):
+    with pytest.raises(InputError, match="no suite was pretrained"):
+        parse_reference("stage2", place.workspace)
+
+
+def test_timm_models_without_a_tag_are_random_and_always_the_same(home):
+    one, two = (load_snapshot(parse_reference("timm:resnet10t", None)) for _ in range(2))
+    assert one.random and one.batchnorm == "raw" and one.sha256 == two.sha256
+
+
+def test_an_unknown_model_or_tag_gets_a_suggestion(home):
+    with pytest.raises(InputError, match="Did you mean 'resnet18'"):
+        load_snapshot(parse_reference("timm:resnet18x", None))
+    with pytest.raises(InputError, match="no weights 'resnet18.a1_in9k'"):
+        load_snapshot(parse_reference("timm:resnet18.a1_in9k", None))
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])
+def test_foreign_weights_are_taken_in(lrbench, home, kind):
+    weights = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    path = home / f"mine.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    if kind == "safetensors":
+        save_file(weights, path)
+    elif kind == "pth":
+        torch.save(weights, path)
+    else:
+        torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3}, path)
+    added = lrbench("snapshots", "add", path, "--architecture", "resnet10t")
+    assert added.status == 0, added.err
+    loaded = load_snapshot(parse_reference(added.out.strip(), None))
+    assert loaded.metadata.classes == 7 and loaded.batchnorm == "raw"
+    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
+
+
+def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap()}, home / "trap.pth")
+    refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "Nothing in it was run" in refused.err
+
+
+def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lrbench, home):
+    torch.save(create_model("resnet14t", {}, classes=7).state_dict(), home / "other.pth")
+    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "is not a part of it" in refused.err
+    assert not list((home / "checkpoints").rglob("*.safetensors"))
+
+
+def test_list_show_verify_and_export(lrbench, snapshot, home):
+    import timm
+
+    assert "tiny/step/seed0/stage0" in lrbench("snapshots", "list").out
+    shown = json.loads(lrbench("snapshots", "show", "stage0").out)
+    assert shown["sha256"] == identity(snapshot) and shown["batchnorm"] == "re-estimated"
+    assert lrbench("snapshots", "verify").status == 0
+    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "exported").status == 0
+    model = timm.create_model(f"local-dir:{home / 'exported'}", pretrained=True)
+    loaded = load_snapshot(parse_reference(str(snapshot), None)).model
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(images), loaded(images))
+    assert "Source: tiny-source" in (home / "exported" / "README.md").read_text()
+    assert lrbench("snapshots", "export", "stage0", "--out", "exported").status == 2
+
+
+def test_verify_finds_values_that_are_not_finite(lrbench, snapshot):
+    tensors = load_file(snapshot)
+    tensors["fc.bias"][0] = float("nan")
+    snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
+    bad = lrbench("snapshots", "verify")
+    assert bad.status == 1 and "fc.bias that are not finite" in bad.out

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrbench.arms import SnapshotKey
+from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, done_result
+from lrbench.control import Control
+from lrbench.data.examples import TaskData
+from lrbench.errors import FailureError, InterruptedWork
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.references import Reference
+from lrbench.results import read_predictions, read_result
+from lrbench.snapshots import snapshot_path
+from lrbench.transfer import cell as cell_module
+from lrbench.transfer import finetune as finetune_module
+from lrbench.transfer.cell import Transfer
+from lrbench.transfer.finetune import cosine_rate
+from lrbench.transfer.target import open_target
+
+KEY = SnapshotKey(arm="step", seed=0, stage=1)
+
+
+@pytest.fixture
+def reference(tiny, place):
+    for stage in (0, 1):
+        make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
+    path = snapshot_path(place.workspace.checkpoints, "tiny", KEY)
+    return Reference(text=f"tiny/{KEY}", path=path, suite=tiny, key=KEY)
+
+
+def transfer(reference, place, control=None):
+    return Transfer(reference, TransferSettings.of(reference.suite), place, control or Control())
+
+
+@pytest.mark.parametrize("protocol", ["probe", "knn", "finetune"])
+def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(reference, place, protocol):
+    cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
+    path = transfer(reference, place).run(cell)
+    result = read_result(path)
+    predictions = read_predictions(path.with_suffix(".parquet"), result.predictions_sha256)
+    assert result.test_count == len(predictions.label) == 40 and result.train_count == 48
+    assert result.metrics["top1"] == pytest.approx(np.mean(predictions.label == predictions.prediction))
+    assert result.protocol_version == PROTOCOL_VERSIONS[protocol]
+    assert result.snapshot.reference == "tiny/step/seed0/stage1" and result.snapshot.batchnorm == "re-estimated"
+    assert result.snapshot.source_accuracy is not None and not result.partial
+    assert result.chosen and result.selection["candidates"] and result.device and result.versions["torch"]
+    first = path.read_text()
+    again = transfer(reference, place).run(cell)
+    kept = [read_result(again).model_dump(exclude={"timings"}), result.model_dump(exclude={"timings"})]
+    assert kept[0] == kept[1] and first
+
+
+def test_done_means_this_snapshot_these_settings_and_whole_files(reference, place, tiny):
+    cell = Cell(task="tiny-objects", protocol="knn", seed=0)
+    settings = TransferSettings.of(tiny)
+
+    def done():
+        return done_result(place.workspace, reference, cell, settings, partial=False)
+
+    assert done() is None
+    path = transfer(reference, place).run(cell)
+    assert done() == path
+    other = TransferSettings.of(tiny.model_copy(update={"knn": tiny.knn.model_copy(update={"neighbours": (1,)})}))
+    assert done_result(place.workspace, reference, cell, other, partial=False) is None
+    content = path.with_suffix(".parquet").read_bytes()
+    path.with_suffix(".parquet").unlink()
+    assert done() is None
+    path.with_suffix(".parquet").write_bytes(content)
+    reference.path.with_name("stage1.bn.safetensors").unlink()
+    assert done() is None
+
+
+@pytest.mark.parametrize("protocol", ["probe", "knn", "finetune"])
+def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, place, protocol, monkeypatch):
+    """The same cell with every test label changed gives the same choice and predictions: nothing read them before."""
+    cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
+    path = transfer(reference, place).run(cell)
+    before = read_result(path)
+    predicted = read_predictions(path.with_suffix(".parquet"), before.predictions_sha256).prediction
+
+    target = open_target("tiny-objects", reference.suite.input, place.roots, False, place.workspace.cache, Control())
+    test = target.data.splits["test"]
+    wrong = type(test)(ids=test.ids, labels=(test.labels + 1) % 4, images=test.images)
+    data = TaskData(task=target.data.task, classes=target.data.classes, splits={**target.data.splits, "test": wrong})
+    leaky = type(target)(**{**vars(target), "data": data})
+    monkeypatch.setattr(cell_module, "open_target", lambda *_: leaky)
+    path = transfer(reference, place).run(cell)
+    after = read_result(path)
+    assert after.chosen == before.chosen and after.selection == before.selection
+    assert np.array_equal(read_predictions(path.with_suffix(".parquet"), after.predictions_sha256).prediction, predicted)
+
+
+def test_finetuning_leaves_the_snapshot_alone_and_uses_the_cosine(reference, place):
+    working = transfer(reference, place)
+    before = {name: tensor.clone() for name, tensor in working._snapshot.model.state_dict().items()}
+    working.run(Cell(task="tiny-objects", protocol="finetune", seed=0))
+    for name, tensor in working._snapshot.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert cosine_rate(0.1, 0, 10) == pytest.approx(0.1)
+    assert cosine_rate(0.1, 5, 10) == pytest.approx(0.05)
+    assert cosine_rate(0.1, 10, 10) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_grid_point_that_diverges_is_never_chosen_and_all_of_them_is_a_failure(reference, place, monkeypatch):
+    cross_entropy = nn.functional.cross_entropy
+    rate = {}
+    cosine = finetune_module.cosine_rate
+    monkeypatch.setattr(
+        finetune_module, "cosine_rate", lambda base, *rest: rate.__setitem__("now", base) or cosine(base, *rest)
+    )
+
+    def breaks(logits, labels):
+        return cross_entropy(logits, labels) * (float("nan") if rate["now"] in bad else 1.0)
+
+    monkeypatch.setattr(finetune_module.nn.functional, "cross_entropy", breaks)
+    bad = {0.05}
+    path = transfer(reference, place).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
+    result = read_result(path)
+    assert result.chosen["learning_rate"] == 0.01
+    assert [candidate.get("diverged", False) for candidate in result.selection["candidates"]] == [False, True]
+    bad = {0.01, 0.05}
+    with pytest.raises(FailureError, match=r"diverged at every learning rate.*finetune\.rates"):
+        transfer(reference, place).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
+
+
+def test_being_asked_to_stop_keeps_what_is_done(reference, place):
+    control = Control()
+    working = transfer(reference, place, control)
+    path = working.run(Cell(task="tiny-objects", protocol="knn", seed=0))
+    control.stop()
+    with pytest.raises(InterruptedWork, match="Run the same"):
+        working.run(Cell(task="tiny-indoor", protocol="knn", seed=0))
+    assert path.is_file()

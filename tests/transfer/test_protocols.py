@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from lrbench.errors import InputError
+from lrbench.registry.suite import Knn, Probe
+from lrbench.transfer import knn, probe
+from lrbench.transfer.selection import Choice, LabelledFeatures, validation_split
+
+SETTINGS = Probe(strengths=9)
+
+
+def problem(kind, seed=0, count=240, width=24, classes=6):
+    """Features and labels: overlapping, separable or collinear classes."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    distance = {"overlapping": 0.4, "separable": 6.0, "collinear": 0.8}[kind]
+    features = draw.normal(size=(count, width)) + distance * draw.normal(size=(classes, width))[labels]
+    if kind == "collinear":
+        features[:, 1] = 2 * features[:, 0] + 1
+        features[:, 2] = 3.0
+    features = np.maximum(features, 0) if kind == "overlapping" else features
+    return LabelledFeatures(
+        features=torch.from_numpy(features.astype(np.float32)), labels=torch.from_numpy(labels.astype(np.int64))
+    )
+
+
+def objective(inputs, labels, weights, strength):
+    loss = torch.nn.functional.cross_entropy(inputs @ weights, labels, reduction="sum")
+    return float(loss + strength / 2 * weights[:-1].square().sum())
+
+
+@pytest.mark.parametrize("kind", ["overlapping", "separable", "collinear"])
+def test_every_strength_reaches_scikit_learns_objective(kind):
+    data = problem(kind)
+    inputs = probe.Standardiser(data.features)(data.features)
+    grid = SETTINGS.grid()
+    for strength, fit in zip(grid, probe.solve(inputs, data.labels, grid, classes=6, settings=SETTINGS), strict=True):
+        theirs = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10000)
+        theirs.fit(inputs[:, :-1].numpy(), data.labels.numpy())
+        weights = torch.from_numpy(np.vstack([theirs.coef_.T, theirs.intercept_[None]]))
+        reference = objective(inputs, data.labels, weights, strength)
+        mine = objective(inputs, data.labels, fit.weights, strength)
+        if strength >= 0.01:
+            assert mine <= reference * (1 + 1e-5)
+        else:
+            # Nearly without a penalty, separable classes leave the objective flat: the gradient's tolerance is met a little
+            # above its infimum.
+            assert mine <= reference + 1e-6 * len(data.labels)
+        assert fit.converged and fit.gradient <= SETTINGS.tolerance
+        agree = ((inputs @ fit.weights).argmax(1) == (inputs @ weights).argmax(1)).double().mean()
+        assert agree > 0.99
+
+
+def test_a_fit_that_is_cut_off_says_that_it_did_not_converge():
+    data = problem("overlapping")
+    short = Probe(strengths=2, iterations=2, weakest=1e-3, strongest=1.0)
+    inputs = probe.Standardiser(data.features)(data.features)
+    fits = probe.solve(inputs, data.labels, short.grid(), classes=6, settings=short)
+    assert not any(fit.converged for fit in fits) and all(fit.gradient > short.tolerance for fit in fits)
+    choice = probe.select(data, data, classes=6, metric="top1", settings=short)
+    assert [candidate["converged"] for candidate in choice.candidates] == [False, False]
+
+
+def split(data, seed=0):
+    train, held = validation_split(data.labels.numpy(), 0.25, seed)
+    return (LabelledFeatures(features=data.features[part], labels=data.labels[part]) for part in (train, held))
+
+
+@pytest.mark.parametrize("module", [probe, knn])
+def test_selection_reads_validation_and_breaks_ties_to_the_smoother_side(module):
+    data = problem("separable")
+    train, held = split(data)
+    settings = SETTINGS if module is probe else Knn()
+    choice = module.select(train, held, classes=6, metric="top1", settings=settings)
+    best = max(candidate["score"] for candidate in choice.candidates)
+    name = "strength" if module is probe else "neighbours"
+    smoothest = max(candidate[name] for candidate in choice.candidates if candidate["score"] == best)
+    assert choice.chosen == {name: smoothest}
+
+
+@pytest.mark.parametrize("module", [probe, knn])
+def test_permuted_labels_score_chance(module):
+    settings = SETTINGS if module is probe else Knn()
+    scores = []
+    for seed in range(5):
+        data = problem("separable", seed=seed)
+        shuffled = data.labels[torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))]
+        train, held = split(LabelledFeatures(features=data.features, labels=shuffled), seed)
+        choice = module.select(train, held, classes=6, metric="top1", settings=settings)
+        fitted = module.fit(train, choice, classes=6, settings=settings)
+        test = problem("separable", seed=seed + 100)
+        scores.append(float((fitted.scores(test.features).argmax(1) == test.labels).double().mean()))
+    assert np.mean(scores) < 1 / 6 + 0.08
+
+
+def test_standardisation_is_learnt_on_what_is_fitted_alone():
+    data = problem("overlapping")
+    standardise = probe.Standardiser(data.features)
+    inputs = standardise(data.features)[:, :-1]
+    assert torch.allclose(inputs.mean(0), torch.zeros(24, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(inputs.std(0, unbiased=False), torch.ones(24, dtype=torch.float64), atol=1e-6)
+    assert not torch.allclose(standardise(data.features + 5)[:, :-1].mean(0), torch.zeros(24, dtype=torch.float64))
+
+
+def test_the_probe_is_the_same_bits_each_time():
+    data = problem("overlapping")
+    choice = Choice(chosen={"strength": 0.1}, candidates=(), edge=False, metric="top1")
+    first, again = (probe.fit(data, choice, classes=6, settings=SETTINGS).scores(data.features) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_knn_agrees_with_scikit_learn(k):
+    train, test = problem("overlapping", seed=1), problem("overlapping", seed=2, count=100)
+    choice = Choice(chosen={"neighbours": k}, candidates=(), edge=False, metric="top1")
+    mine = knn.fit(train, choice, classes=6, settings=Knn()).scores(test.features)
+    theirs = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(train.features, train.labels)
+    votes = theirs.predict_proba(test.features) * k
+    assert np.allclose(np.round(mine.numpy()), votes, atol=1e-6)
+
+
+def test_knn_votes_are_not_overturned_by_similarity():
+    data = LabelledFeatures(features=torch.tensor([[1.0, 0.0], [0.9, 0.5], [0.9, 0.5]]), labels=torch.tensor([0, 1, 1]))
+    choice = Choice(chosen={"neighbours": 3}, candidates=(), edge=False, metric="top1")
+    scores = knn.fit(data, choice, classes=2, settings=Knn()).scores(torch.tensor([[1.0, 0.0]]))
+    assert scores.argmax(1).item() == 1
+
+
+def test_knn_with_every_k_too_large_says_what_to_set():
+    data = problem("overlapping", count=12)
+    with pytest.raises(InputError, match=r"knn\.neighbours"):
+        knn.select(data, data, classes=6, metric="top1", settings=Knn(neighbours=(50,)))
