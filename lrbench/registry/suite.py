@@ -120,7 +120,8 @@ class Probe(Strict):
         strengths: How many strengths are tried, evenly spaced in the logarithm.
         weakest: Smallest strength λ of the penalty λ/2·‖W‖² on the summed loss.
         strongest: Largest strength.
-        tolerance: A fit is done when no entry of the mean objective's gradient is larger.
+        tolerance: A fit is done when no entry of the mean objective's gradient is larger (than this times λ/N, where the
+            penalty's curvature λ/N is above 1).
         iterations: Most L-BFGS iterations of one fit.
     """
 

@@ -49,7 +49,7 @@ def test_every_strength_reaches_scikit_learns_objective(kind):
             # Nearly without a penalty, separable classes leave the objective flat: the gradient's tolerance is met a little
             # above its infimum.
             assert mine <= reference + 1e-6 * len(data.labels)
-        assert fit.converged and fit.gradient <= SETTINGS.tolerance
+        assert fit.converged and fit.gradient <= SETTINGS.tolerance * max(1, strength / len(data.labels))
         agree = ((inputs @ fit.weights).argmax(1) == (inputs @ weights).argmax(1)).double().mean()
         assert agree > 0.99
 
