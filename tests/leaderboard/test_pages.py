@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+
+from lrbench.leaderboard import page
+from lrbench.leaderboard.evidence import Column, gather
+from lrbench.leaderboard.statistics import estimate
+from tests.leaderboard.fake import fill, put
+
+OBJECTS = Column(protocol="probe", task="tiny-objects")
+
+
+@pytest.fixture
+def workspace(place):
+    return place.workspace
+
+
+def suite_page(workspace):
+    page.write(workspace, ["tiny"])
+    return (workspace.leaderboard / "tiny.md").read_text()
+
+
+def table_after(text, heading):
+    """The first table after a heading, as a list of rows of cells."""
+    lines = text[text.index(heading) :].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [row for row in rows if not row[0].startswith("-")]
+
+
+def test_the_headline_table_holds_the_means_and_intervals(workspace, tiny):
+    fill(workspace, tiny, lambda row, seed, task: 8 + 2 * seed)
+    rows = table_after(suite_page(workspace), "## probe: accuracy")
+    assert rows[0] == ["snapshot", "source", "tiny-objects", "tiny-indoor"]
+    names = [row[0] for row in rows[1:]]
+    assert names == [
+        "step/stage0", "step/stage1", "step/stage2", "step/stage3", "hold/stage2", "hold/stage3", "constant/stage3",
+        "average/stage2", "average/stage3",
+    ]  # fmt: skip
+    # Seeds 0 and 1 miss 8 and 10 of 40; t with one degree of freedom, the images' variance by hand.
+    correct = np.ones((2, 40))
+    correct[0, 0:8] = 0
+    correct[1, 1:11] = 0
+    variance = np.var([0.8, 0.75], ddof=1) / 2 + np.var(correct.mean(0)) / 40
+    half = 12.7062 * np.sqrt(variance) * 100
+    assert rows[1][2] == f"77.5 ± {half:.1f}"
+    source = estimate(np.array([0.25, 0.26]))
+    assert rows[2][1] == f"25.5 ± {100 * source.half_width:.1f}"
+
+
+def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, tiny):
+    fill(workspace, tiny, lambda row, seed, task: {("step", 2): 4, ("hold", 2): 10}.get(row, 6))
+    text = suite_page(workspace)
+    rows = {row[0]: row for row in table_after(text, "## probe: difference to the stage before")}
+    assert rows["step/stage2 − step/stage1"][2].startswith("+5.0 ±")
+    assert rows["step/stage3 − step/stage2"][2].startswith("−5.0 ±")
+    assert rows["hold/stage3 − step/stage2"][2].startswith("−5.0 ±")
+    assert rows["average/stage2 − step/stage1"][2].startswith("+0.0 ±")
+    assert rows["constant/stage3 − hold/stage2"][2].startswith("+10.0 ±")
+    controls = {row[0]: row for row in table_after(text, "## probe: decay against its controls")}
+    assert controls["step/stage2 − hold/stage2"][2].startswith("+15.0 ±")
+    assert {"step/stage3 − hold/stage3", "step/stage3 − constant/stage3", "step/stage3 − average/stage3"} < set(controls)
+
+
+def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
+    fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
+    rows = {row[0]: row for row in table_after(suite_page(workspace), "transferability T")}
+    # Ten points of target accuracy for twenty of the source, with no spread at all between seeds.
+    assert rows["step/stage1"][1].startswith("0.50 [")
+
+
+def test_bold_needs_a_lead_that_is_beyond_the_interval(workspace, tiny):
+    fill(workspace, tiny, lambda row, seed, task: 10)
+    assert "**" not in "".join(sum(table_after(suite_page(workspace), "## probe: accuracy"), []))
+    bodies = gather(workspace.results, tiny)
+    from lrbench.leaderboard.tables import leader
+
+    assert leader(bodies[0], OBJECTS) is None
+
+
+def test_missing_cells_are_null_and_named_and_never_averaged_over(workspace, tiny):
+    fill(workspace, tiny)
+    workspace.results.joinpath("tiny", "step-seed1-stage2.tiny-objects.probe.seed0.json").unlink()
+    for seed in (0, 1):
+        workspace.results.joinpath("tiny", f"hold-seed{seed}-stage3.tiny-indoor.probe.seed0.json").unlink()
+    text = suite_page(workspace)
+    rows = {row[0]: row for row in table_after(text, "## probe: accuracy")}
+    assert rows["step/stage2"][2] == "75.0 (1 of 2 seeds)"
+    assert rows["hold/stage3"][3] == "—"
+    assert "Incomplete: 69 of 72 cells" in text
+    assert "- step/stage2, probe: tiny-objects (seed 1)" in text
+    assert "- hold/stage3, probe: tiny-indoor (seeds 0, 1)" in text
+    assert "69 of 72 (incomplete)" in (workspace.leaderboard / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"protocol_version": 0}, "another protocol version"),
+        ({"preprocessing": {"size": 64}}, "another preprocessing"),
+        ({"task": {"fingerprint": "b" * 64}}, "another images or labels of the target"),
+        ({"snapshot": {"source_fingerprint": "c" * 64}}, "another images of the source"),
+    ],
+)
+def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, change, reason):
+    fill(workspace, tiny)
+    put(workspace, tiny, arm="step", stage=2, seed=1, **change)
+    text = suite_page(workspace)
+    rows = {row[0]: row for row in table_after(text, "## probe: accuracy")}
+    assert rows["step/stage2"][2] == "75.0 (1 of 2 seeds)"
+    apart = table_after(text, "## Kept apart")
+    assert apart[1][0] == "step-seed1-stage2.tiny-objects.probe.seed0" and apart[1][2] == reason
+
+
+def test_partial_results_are_never_ranked_with_full_ones(workspace, tiny):
+    fill(workspace, tiny)
+    put(workspace, tiny, arm="step", stage=2, seed=1, wrong=0, partial=True)
+    text = suite_page(workspace)
+    full, partial = text.split("## Partial data")
+    assert {row[0]: row for row in table_after(full, "## probe: accuracy")}["step/stage2"][2] == "75.0 (1 of 2 seeds)"
+    assert {row[0]: row for row in table_after(partial, "### probe: accuracy")}["step/stage2"][2].startswith("100.0")
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "newer", "renamed", "predictions"])
+def test_a_bad_file_is_named_and_left_out(workspace, tiny, damage):
+    fill(workspace, tiny)
+    path = workspace.results / "tiny" / "step-seed1-stage2.tiny-objects.probe.seed0.json"
+    record = json.loads(path.read_text())
+    if damage == "cut":
+        path.write_text(path.read_text()[:100])
+    elif damage == "foreign":
+        path.write_text('{"hello": 1}')
+    elif damage == "newer":
+        path.write_text(json.dumps({**record, "schema": 99}))
+    elif damage == "renamed":
+        path.rename(path.with_name("step-seed1-stage2.tiny-objects.probe.seed9.json"))
+        path = path.with_name("step-seed1-stage2.tiny-objects.probe.seed9.json")
+    else:
+        path.with_suffix(".parquet").write_bytes(b"other")
+        path = path.with_suffix(".parquet")
+    text = suite_page(workspace)
+    assert path.name in text.split("## Left out")[1]
+    assert {row[0]: row for row in table_after(text, "## probe: accuracy")}["step/stage2"][2] == "75.0 (1 of 2 seeds)"
+
+
+def test_extra_transfers_have_their_own_table(workspace, tiny):
+    fill(workspace, tiny)
+    put(workspace, tiny, arm="step", stage=2, protocol="finetune")
+    text = suite_page(workspace)
+    rows = table_after(text, "## finetune: other transfers")
+    assert rows[1][0] == "step/stage2" and rows[1][2] == "75.0 (1 of 2 seeds)"
+    assert "Incomplete" not in text
+
+
+def test_the_same_results_give_the_same_bytes_and_check_notices_any_change(workspace, tiny, lrbench):
+    fill(workspace, tiny)
+    assert lrbench("leaderboard").status == 0
+    before = {path: path.read_bytes() for path in workspace.leaderboard.rglob("*") if path.suffix in {".md", ".csv"}}
+    assert lrbench("leaderboard").status == 0
+    assert before == {path: path.read_bytes() for path in before}
+    assert lrbench("leaderboard", "--check").status == 0
+    put(workspace, tiny, arm="step", stage=2, seed=1, wrong=1)
+    stale = lrbench("leaderboard", "--check")
+    assert stale.status == 1 and "tiny.md" in stale.err and "tiny-stages.csv" in stale.err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):
+    fill(workspace, tiny)
+    readme = workspace.root / "README.md"
+    readme.write_text("above\n<!-- lrbench:begin tiny -->\nstale words\n<!-- lrbench:end tiny -->\nbelow\n")
+    assert readme in page.check(workspace, ["tiny"])
+    page.write(workspace, ["tiny"])
+    text = readme.read_text()
+    assert text.startswith("above\n") and text.endswith("\nbelow\n") and "stale words" not in text
+    assert "| step/stage2" in text and "leaderboard/figures/tiny-stages.svg" in text
+    assert page.check(workspace, ["tiny"]) == []
+
+
+def test_the_figures_data_are_the_tables(workspace, tiny):
+    fill(workspace, tiny)
+    suite_page(workspace)
+    lines = (workspace.leaderboard / "figures" / "tiny-stages.csv").read_text().splitlines()
+    assert lines[0] == "protocol,target,arm,stage,mean,half_width,seeds"
+    assert len(lines) == 1 + 9 * 2 * 2
+    assert any(line.startswith("probe,tiny-objects,hold,2,75.0,") for line in lines)
+    png = (workspace.leaderboard / "figures" / "tiny-stages.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_no_results_says_how_to_make_some(lrbench):
+    nothing = lrbench("leaderboard")
+    assert nothing.status == 2 and "lrbench run quick" in nothing.err
+    assert lrbench("leaderboard", "quick").status == 2
+
+

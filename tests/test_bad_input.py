@@ -1,0 +1,170 @@
+"""Each bad input ends with one clear paragraph and a non-zero exit, and nothing computed before is lost."""
+
+import resource
+import subprocess
+
+import pytest
+import torch
+
+from tests import trees
+from tests.conftest import command, one_paragraph
+
+TRANSFER = ("transfer", "--snapshot", "stage1", "--protocol", "knn", "--suite", "tiny", "--task")
+
+
+@pytest.fixture
+def pretrained(lrbench, home):
+    """Two snapshots and a result."""
+    made = lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
+    assert made.status == 0, made.err
+    done = lrbench(*TRANSFER, "tiny-objects")
+    assert done.status == 0, done.err
+    return home
+
+
+def kept(home):
+    return {
+        str(path): path.read_bytes()
+        for pattern in ("checkpoints/**/*.safetensors", "leaderboard/results/**/*.json")
+        for path in home.glob(pattern)
+    }
+
+
+@pytest.fixture
+def refused(lrbench, pretrained):
+    """Runs a command that must fail well: status, one paragraph, and everything kept as it was."""
+    before = kept(pretrained)
+
+    def run(status, *arguments):
+        outcome = lrbench(*arguments)
+        assert outcome.status == status, outcome.err
+        last = outcome.err.strip().splitlines()[-1]
+        assert last.startswith("lrbench: ") and one_paragraph(last)
+        assert "Traceback" not in outcome.err
+        assert before.items() <= kept(pretrained).items()
+        return last
+
+    return run
+
+
+def mine(home, *, train=("a", "b"), test=("a", "b")):
+    for split, names in (("train", train), ("test", test)):
+        for label, name in enumerate(names):
+            for number in range(4):
+                path = home / "data" / "mine" / split / name / f"{number}.png"
+                trees.save(path, trees.image(label, number), "PNG")
+    (home / "mine.toml").write_text('name = "mine"\n\n[files]\nlayout = "split-folders"\nroot = "mine"\n')
+
+
+def test_missing_data(refused):
+    said = refused(2, *TRANSFER, "cub200")
+    assert "CUB_200_2011 (no such folder)" in said and "lrbench data fetch cub200" in said
+
+
+def test_half_copied_data(refused, pretrained):
+    trees.cub200(pretrained / "data")
+    assert "the whole data set 5,994" in refused(2, *TRANSFER, "cub200")
+
+
+def test_an_image_that_does_not_decode(refused, pretrained):
+    mine(pretrained)
+    (pretrained / "data" / "mine" / "train" / "a" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    assert "train/a/2.png could not be read as an image" in refused(2, *TRANSFER, "mine.toml")
+
+
+def test_a_task_with_an_empty_class(refused, pretrained):
+    mine(pretrained)
+    (pretrained / "data" / "mine" / "train" / "c").mkdir()
+    assert "'c'" in refused(2, *TRANSFER, "mine.toml")
+
+
+def test_a_class_missing_from_train(refused, pretrained):
+    mine(pretrained, test=("a", "b", "c"))
+    assert "class 'c', but no training image" in refused(2, *TRANSFER, "mine.toml")
+
+
+def test_a_file_where_a_folder_should_be(refused, pretrained):
+    (pretrained / "data").mkdir()
+    (pretrained / "data" / "CUB_200_2011").write_bytes(b"x")
+    assert "CUB_200_2011 is a file" in refused(2, *TRANSFER, "cub200")
+
+
+@pytest.mark.parametrize("folder", ["cache", "leaderboard", "checkpoints"])
+def test_a_file_where_a_workspace_folder_should_be(lrbench, home, folder):
+    (home / folder).write_bytes(b"x")
+    outcome = lrbench("run", "tiny.toml", "--workers", "1", "--set", "seeds=[0]", "--set", 'arms=["step"]')
+    assert outcome.status == 2, outcome.err
+    assert f"{folder} stands in the way" in outcome.err and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "pickle", "architecture"])
+def test_a_bad_snapshot(lrbench, pretrained, damage):
+    path = pretrained / "checkpoints" / "tiny" / "step" / "seed0" / "stage1.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+        expected = "is truncated or damaged"
+    elif damage == "pickle":
+        torch.save({"weight": torch.zeros(2)}, path)
+        expected = "is a pickle"
+    else:
+        text = path.read_bytes().replace(b'\\"architecture\\":\\"resnet18\\"', b'\\"architecture\\":\\"resnet50\\"')
+        path.write_bytes(text)
+        expected = "does not hold the weights of resnet50"
+    before = kept(pretrained)
+    outcome = lrbench(*TRANSFER, "tiny-indoor")
+    assert outcome.status == 2 and expected in outcome.err and one_paragraph(outcome.err.splitlines()[-1])
+    if damage != "architecture":
+        again = lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
+        assert again.status == 2 and expected in again.err
+    assert kept(pretrained) == before
+
+
+def test_a_loss_that_is_not_finite(lrbench, home):
+    outcome = lrbench(
+        "pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--workers", "1",
+        "--set", "schedule.rates=[1e30, 1e29, 1e28]", "--set", "name=explodes",
+    )  # fmt: skip
+    assert outcome.status == 1
+    last = outcome.err.strip().splitlines()[-1]
+    assert "the loss of step/seed0/stage1 became" in last and "learning rate 1e+30" in last and one_paragraph(last)
+    assert (home / "checkpoints" / "explodes" / "step" / "seed0" / "stage0.safetensors").is_file()
+
+
+def test_a_full_disk(pretrained):
+    """No file may grow beyond 200 kB, so that writing the next snapshot fails as on a full disk."""
+    before = kept(pretrained)
+    largest = 200_000
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    arguments = command("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
+    done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 1, done.stderr
+    assert "could not be written" in done.stderr and "Nothing already saved was touched" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kept(pretrained) == before
+    again = subprocess.run(arguments, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+
+
+def test_other_settings_under_the_same_name(refused):
+    said = refused(2, "pretrain", "tiny.toml", "--set", "schedule.batch=16")
+    assert "schedule.batch was 32 and is now 16" in said and "--set name=tiny-2" in said
+
+
+def test_an_unknown_verb_option_or_task_is_usage(lrbench):
+    assert lrbench("fly").status == 2
+    assert lrbench("run", "--fast").status == 2
+    assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20").status == 2
+
+
+def test_an_error_that_was_not_foreseen_is_a_paragraph_and_with_debug_a_traceback(lrbench, monkeypatch):
+    def breaks(*_):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    outcome = lrbench("tasks")
+    assert outcome.status == 1 and one_paragraph(outcome.err) and "ZeroDivisionError" in outcome.err
+    with pytest.raises(ZeroDivisionError):
+        lrbench("tasks", "--debug")

@@ -1,0 +1,121 @@
+"""The main job as a user runs it: `lrbench run`, in processes of its own, whole, again, and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.conftest import command, run_process
+
+SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0]"]
+
+
+def contents(home, *patterns):
+    """Bytes of every file that must not depend on how often a run was interrupted."""
+    found = {}
+    for pattern in patterns:
+        for path in sorted(home.glob(pattern)):
+            found[str(path.relative_to(home))] = path.read_bytes()
+    return found
+
+
+COMPARED = ("checkpoints/**/*.safetensors", "checkpoints/**/log.jsonl", "leaderboard/*.md", "leaderboard/figures/*.csv")
+
+
+@pytest.fixture
+def whole(home):
+    """An uninterrupted run, and what it left."""
+    done = run_process(*SMALL)
+    assert done.status == 0, done.err
+    return contents(home, *COMPARED)
+
+
+def test_run_does_everything_and_again_nothing(home, whole):
+    assert len([name for name in whole if name.endswith(".safetensors") and ".bn." not in name]) == 9
+    assert "| average/stage3" in (home / "leaderboard" / "tiny.md").read_text()
+    results = sorted((home / "leaderboard" / "results" / "tiny").glob("*.seed0.json"))
+    assert len(results) == 18
+    stamps = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file() and "lock" not in path.name}
+    again = run_process(*SMALL)
+    assert again.status == 0 and "9 of 9 snapshots and 18 of 18 cells are there" in again.err
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)
+    assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
+
+
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(home, whole, after):
+    for folder in ("checkpoints", "leaderboard", "cache"):
+        subprocess.run(["rm", "-rf", str(home / folder)], check=True)
+    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    seen = 0
+    for _ in running.stderr:
+        seen += 1
+        if seen > after:
+            break
+    # The whole group: parent and workers die at once, as in a power cut.
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    running.stderr.close()
+    assert not (home / "leaderboard" / "tiny.md").exists()
+    again = run_process(*SMALL)
+    assert again.status == 0, again.err
+    assert contents(home, *COMPARED) == whole
+
+
+def test_a_result_of_another_machine_is_computed_anew(home, whole):
+    """In a fresh clone results are there and checkpoints are not: `run` computes, `leaderboard` works without."""
+    page = home / "leaderboard" / "tiny.md"
+    before = page.read_bytes()
+    subprocess.run(["rm", "-rf", str(home / "checkpoints"), str(home / "cache")], check=True)
+    assert run_process("leaderboard", "--check").status == 0
+    planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)
+    assert not any(cell["done"] for cell in planned["cells"])
+    assert run_process(*SMALL).status == 0
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_being_asked_to_stop_saves_and_says_how_to_go_on(home, number):
+    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
+    for line in running.stderr:
+        if "stage0" in line:
+            break
+    running.send_signal(number)
+    rest = running.stderr.read()
+    assert running.wait(timeout=60) == 130
+    running.stderr.close()
+    assert "Run the same command again" in rest and "Traceback" not in rest
+    assert (home / "checkpoints" / "tiny" / "step" / "seed0" / "stage0.safetensors").is_file()
+
+
+def test_workers_end_when_their_parent_is_killed(home):
+    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
+    for line in running.stderr:
+        if "stage0" in line:
+            break
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(running.pid)], capture_output=True, text=True
+    ).stdout.split()
+    assert children
+    running.kill()
+    running.wait()
+    running.stderr.close()
+    deadline = time.monotonic() + 30
+    alive = children
+    while alive and time.monotonic() < deadline:
+        time.sleep(0.2)
+        alive = [child for child in children if os.path.exists(f"/proc/{child}")]
+    assert not alive
+
+
+def test_two_runs_at_once_do_the_work_once_and_both_end_well(home):
+    both = [subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for running in both:
+        _, err = running.communicate(timeout=180)
+        assert running.returncode == 0, err
+    timings = (home / "checkpoints" / "tiny" / "step" / "seed0" / "timings.jsonl").read_text().splitlines()
+    assert len(timings) == 3

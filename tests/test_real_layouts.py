@@ -1,0 +1,102 @@
+"""From ImageNet's layout to all four targets' layouts and the leaderboard, through the command line, on real files."""
+
+import json
+
+import pytest
+
+from tests import trees
+
+TARGETS = ["caltech256", "cub200", "indoor67", "sketch250"]
+
+SUITE = """
+name = "small"
+source = "imagenet1k"
+targets = ["caltech256", "cub200", "indoor67", "sketch250"]
+arms = ["step", "hold"]
+protocols = ["probe", "knn"]
+seeds = [0]
+
+[model]
+architecture = "resnet18"
+arguments = { layers = [1, 1, 1, 1], channels = [8, 8, 16, 16] }
+
+[input]
+size = 32
+
+[schedule]
+epochs = 3
+boundaries = [1, 2]
+rates = [0.05, 0.005, 0.0005]
+batch = 8
+
+[probe]
+strengths = 3
+
+[finetune]
+rates = [0.01]
+decays = [0.0, 1e-4]
+updates = 5
+batch = 8
+"""
+
+
+@pytest.fixture
+def data(home, monkeypatch):
+    root = home / "archives"
+    trees.imagenet(root)
+    trees.caltech256(root, extra=2)
+    trees.cub200(root)
+    trees.indoor67(root)
+    trees.sketch250(root)
+    monkeypatch.setenv("LRBENCH_DATA", str(root))
+    (home / "small.toml").write_text(SUITE)
+    return root
+
+
+def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
+    refused = lrbench("pretrain", "small.toml", "--workers", "1")
+    assert refused.status == 2 and "the whole data set 1,281,167" in refused.err and "--partial" in refused.err
+
+    made = lrbench("pretrain", "small.toml", "--partial")
+    assert made.status == 0, made.err
+    assert (home / "checkpoints" / "small" / "hold" / "seed0" / "stage3.safetensors").is_file()
+
+    for task in TARGETS:
+        refused = lrbench("transfer", "--snapshot", "stage2", "--task", task)
+        assert refused.status == 2 and f"the data of task {task}" in refused.err and "is not whole" in refused.err
+        for protocol in ("probe", "knn", "finetune"):
+            done = lrbench(
+                "transfer", "--snapshot", "stage2", "--task", task, "--protocol", protocol, "--partial", "--json"
+            )
+            assert done.status == 0, done.err
+            record = json.loads(done.out)
+            assert record["partial"] is True and record["task"]["name"] == task
+            assert set(record["metrics"]) >= {"top1", "top5", "mean_per_class"}
+            assert record["snapshot"]["reference"] == "small/step/seed0/stage2"
+    other = lrbench("transfer", "--snapshot", "hold/stage3", "--task", "cub200", "--partial", "--suite", "small")
+    assert other.status == 0 and "small/hold/seed0/stage3 → cub200" in other.out
+    timm = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub200", "--partial", "--protocol", "knn")
+    assert timm.status == 0 and "weights are random" in timm.err
+
+    assert lrbench("leaderboard").status == 0
+    page = (home / "leaderboard" / "small.md").read_text()
+    assert "Partial data" in page and "finetune: other transfers" in page
+    assert "resnet10t (random weights)" in (home / "leaderboard" / "foreign.md").read_text()
+
+
+def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data):
+    first = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "indoor67", "--partial", "--protocol", "knn")
+    assert first.status == 0
+    added = home / "weights.safetensors"
+    from safetensors.torch import save_file
+
+    from lrbench.models import create_model
+
+    save_file(create_model("resnet10t", {}, classes=5).state_dict(), added)
+    path = lrbench("snapshots", "add", added, "--architecture", "resnet10t").out.strip()
+    arguments = ("transfer", "--snapshot", path, "--task", "indoor67", "--partial", "--protocol", "knn")
+    assert lrbench(*arguments).status == 0
+    again = lrbench(*arguments)
+    assert again.status == 0 and "is there already; nothing was computed" in again.err
+    # Without --partial the partial result does not count, and the data is looked at again.
+    assert lrbench(*[each for each in arguments if each != "--partial"]).status == 2
