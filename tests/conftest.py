@@ -65,14 +65,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty workspace, in which the test stands; tiny tasks are registered."""
-    tasks = tmp_path / "tasks"
+def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty workspace in `folder`, in which the process then stands; tiny tasks are registered."""
+    tasks = folder / "tasks"
     tasks.mkdir()
     for name, files in TINY_TASKS.items():
         (tasks / f"{name}.toml").write_text(f'name = "{name}"\n\n[files]\nlayout = "synthetic"\n{files}\n')
-    root = tmp_path / "home"
+    root = folder / "home"
     root.mkdir()
     (root / "tiny.toml").write_text(TINY_SUITE)
     monkeypatch.setenv("LRBENCH_TASKS", str(tasks))
@@ -81,6 +80,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("LRBENCH_DEBUG", raising=False)
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of the test's own."""
+    return make_home(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -111,9 +116,7 @@ class Outcome:
 
 
 @pytest.fixture
-def lrbench(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a command line in this process."""
 
     def run(*arguments: str | Path) -> Outcome:

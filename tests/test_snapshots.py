@@ -156,7 +156,7 @@ def test_timm_models_without_a_tag_are_random_and_always_the_same(home):
 def test_an_unknown_model_or_tag_gets_a_suggestion(home):
     with pytest.raises(InputError, match="Did you mean 'resnet18'"):
         load_snapshot(parse_reference("timm:resnet18x", None))
-    with pytest.raises(InputError, match="no weights 'resnet18.a1_in9k'"):
+    with pytest.raises(InputError, match=r"no weights 'resnet18\.a1_in9k'"):
         load_snapshot(parse_reference("timm:resnet18.a1_in9k", None))
 
 

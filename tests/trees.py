@@ -61,7 +61,12 @@ def caltech256(root: Path, *, classes: int = 3, extra: int = 4) -> Path:
 def cub200(root: Path, *, classes: int = 3, train: int = 6, test: int = 4) -> Path:
     """`CUB_200_2011` with its five text files, lines in no order, and `attributes.txt` beside it."""
     home = root / "CUB_200_2011"
-    names = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "010.Red_winged_Blackbird", "200.Common_Yellowthroat"]
+    names = [
+        "001.Black_footed_Albatross",
+        "002.Laysan_Albatross",
+        "010.Red_winged_Blackbird",
+        "200.Common_Yellowthroat",
+    ]
     rows = []
     for label, name in enumerate(names[:classes]):
         for number in range(train + test):

@@ -20,15 +20,15 @@ app = typer.Typer(
     epilog="Every command takes --debug, which shows a traceback in place of an error's one paragraph.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("pretrain")(pretrain.pretrain)
-app.command("transfer")(transfer.transfer)
-app.command("leaderboard")(leaderboard.leaderboard)
+app.command("run", short_help="Everything: pretraining, transfers, leaderboard.")(run.run)
+app.command("pretrain", short_help="Pretrain with a snapshot at every boundary.")(pretrain.pretrain)
+app.command("transfer", short_help="Transfer one snapshot to one task.")(transfer.transfer)
+app.command("leaderboard", short_help="Write tables and figures from the results.")(leaderboard.leaderboard)
 app.command("tasks")(tasks.tasks)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
-app.command("plan")(plan.plan)
-app.command("doctor")(doctor.doctor)
+app.command("plan", short_help="What a suite is made of and what is done.")(plan.plan)
+app.command("doctor", short_help="This machine, and what would run on it.")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

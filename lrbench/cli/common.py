@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-SuiteArgument = Annotated[str, typer.Argument(metavar="[SUITE]", help="A suite's name, or the path of a suite TOML.")]
+SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or the path of a suite TOML.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

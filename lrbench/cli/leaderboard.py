@@ -9,7 +9,7 @@ from lrbench.cli.common import JsonOption, emit_json, note
 
 def leaderboard(
     suite: Annotated[
-        str | None, typer.Argument(metavar="[SUITE]", help="Only this suite's page. [default: all that have results]")
+        str | None, typer.Argument(metavar="SUITE", help="Only this suite's page. [default: all that have results]")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a page differs from what the results say.")

@@ -24,7 +24,7 @@ SuiteOption = Annotated[
 
 @app.command("list")
 def list_(
-    suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="Only this suite's.")] = None,
+    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="Only this suite's.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """List the snapshots that are here."""
@@ -66,7 +66,7 @@ def show(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
 @app.command("verify")
 def verify(
     reference: Annotated[
-        str | None, typer.Argument(metavar="[REF]", help="Only this snapshot. [default: all that are here]")
+        str | None, typer.Argument(metavar="REF", help="Only this snapshot. [default: all that are here]")
     ] = None,
     suite: SuiteOption = None,
     json_: JsonOption = False,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def tasks(
     name: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", help="Show this task in full: a name, or the path of a task TOML.")
+        str | None, typer.Argument(metavar="TASK", help="Show this task in full: a name, or the path of a task TOML.")
     ] = None,
     data_root: DataRootOption = None,
     json_: JsonOption = False,

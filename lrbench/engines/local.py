@@ -167,6 +167,8 @@ class _Run:
                     "kept: run the same command again, with fewer processes (--workers 1) or a smaller batch."
                 )
             )
+            if self._waiting and not self._control.stop_requested():
+                self._hire()
 
     def _dismiss(self) -> None:
         for worker in self._crew:

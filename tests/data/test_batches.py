@@ -57,7 +57,7 @@ def test_augmentation_differs_between_epochs_and_samples():
     assert not np.array_equal(augmentation_numbers(0, 0, 1), augmentation_numbers(0, 1, 1))
     assert not np.array_equal(augmentation_numbers(0, 0, 1), augmentation_numbers(0, 0, 2))
     numbers = np.concatenate([augmentation_numbers(0, 0, sample) for sample in range(500)])
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.std() - 12**-0.5) < 0.01
 
 

@@ -78,7 +78,7 @@ def test_a_mirror_is_tried_when_the_first_address_fails(home, server):
 
 def test_a_web_page_in_place_of_an_archive_is_named_as_such(home, server):
     FILES["/mine.tar.gz"] = b"<!DOCTYPE html><html>Please log in</html>"
-    with pytest.raises(FailureError, match="is a web page, not the file.*by hand.*put it at"):
+    with pytest.raises(FailureError, match=r"is a web page, not the file.*by hand.*put it at"):
         fetch(task(home, server), home / "data", lambda text: None)
     assert not (home / "data" / "mine").exists()
 

@@ -116,9 +116,7 @@ def test_the_sketch_list_is_what_its_head_says():
     numbers = [int(line) for line in lines if not line.startswith("#")]
     expected = []
     for start in range(1, 20001, 80):
-        ranked = sorted(
-            range(start, start + 80), key=lambda n: hashlib.sha256(f"sketch250 {n}".encode()).hexdigest()
-        )
+        ranked = sorted(range(start, start + 80), key=lambda n: hashlib.sha256(f"sketch250 {n}".encode()).hexdigest())
         expected += sorted(ranked[:16])
     assert numbers == expected
 
@@ -211,9 +209,7 @@ def test_a_hub_data_set_in_a_folder_is_read(home):
         }
         (home / "hubset").mkdir(exist_ok=True)
         datasets.Dataset.from_dict(rows, features=features).to_parquet(str(home / "hubset" / f"{split}.parquet"))
-    (home / "hub.toml").write_text(
-        'name = "hubbed"\n\n[files]\nlayout = "hub"\nid = "hubset"\nrevision = "main"\n'
-    )
+    (home / "hub.toml").write_text('name = "hubbed"\n\n[files]\nlayout = "hub"\nid = "hubset"\nrevision = "main"\n')
     data = load_task_data(load_task("hub.toml"), [home])
     assert set(data.classes) == {"cat", "dog"} or data.classes == ("0", "1")
     assert counts(data, "train") and len(data.splits["test"]) == 4

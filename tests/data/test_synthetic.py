@@ -56,9 +56,7 @@ def test_no_target_class_is_a_source_class():
 def test_train_and_test_share_no_image():
     for name in ("toy-source", "toy-objects", "digits"):
         data = load_task_data(load_task(name), [])
-        seen = [
-            {split.images.read(index).tobytes() for index in range(len(split))} for split in data.splits.values()
-        ]
+        seen = [{split.images.read(index).tobytes() for index in range(len(split))} for split in data.splits.values()]
         assert not seen[0] & seen[1]
 
 

@@ -64,7 +64,9 @@ def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, t
     assert rows["constant/stage3 − hold/stage2"][2].startswith("+10.0 ±")
     controls = {row[0]: row for row in table_after(text, "## probe: decay against its controls")}
     assert controls["step/stage2 − hold/stage2"][2].startswith("+15.0 ±")
-    assert {"step/stage3 − hold/stage3", "step/stage3 − constant/stage3", "step/stage3 − average/stage3"} < set(controls)
+    assert {"step/stage3 − hold/stage3", "step/stage3 − constant/stage3", "step/stage3 − average/stage3"} < set(
+        controls
+    )
 
 
 def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
@@ -76,7 +78,8 @@ def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
 
 def test_bold_needs_a_lead_that_is_beyond_the_interval(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 10)
-    assert "**" not in "".join(sum(table_after(suite_page(workspace), "## probe: accuracy"), []))
+    rows = table_after(suite_page(workspace), "## probe: accuracy")
+    assert not [cell for row in rows for cell in row if "**" in cell]
     bodies = gather(workspace.results, tiny)
     from lrbench.leaderboard.tables import leader
 
@@ -197,5 +200,3 @@ def test_no_results_says_how_to_make_some(lrbench):
     nothing = lrbench("leaderboard")
     assert nothing.status == 2 and "lrbench run quick" in nothing.err
     assert lrbench("leaderboard", "quick").status == 2
-
-

@@ -120,7 +120,11 @@ def test_snapshots_fall_on_the_boundaries_and_say_so(tiny, place):
     for stage, wanted in expected.items():
         metadata = read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("step", stage)))
         assert (metadata.epoch, metadata.update, metadata.rate, metadata.next_rate) == wanted
-        assert metadata.source_accuracy is not None and set(metadata.source_report) == {"simple", "complex", "memorised"}
+        assert metadata.source_accuracy is not None and set(metadata.source_report) == {
+            "simple",
+            "complex",
+            "memorised",
+        }
         assert metadata.source_fingerprint == load_task_data(load_task("tiny-source"), []).fingerprint
 
 

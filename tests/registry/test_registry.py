@@ -63,7 +63,12 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
         ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01, 0.0]", "schedule.rates", "greater than 0"),
         ("rates = [0.1, 0.01, 0.001]", "rates = [nan, 0.01, 0.001]", "schedule.rates", ""),
         ("rates = [0.1, 0.01, 0.001]", "rates = [inf, 0.01, 0.001]", "schedule.rates", ""),
-        ('arms = ["step", "hold", "constant", "average"]', 'arms = ["step", "average"]', "the file", "starts from 'hold'"),
+        (
+            'arms = ["step", "hold", "constant", "average"]',
+            'arms = ["step", "average"]',
+            "the file",
+            "starts from 'hold'",
+        ),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds", "named twice"),
         ('source = "tiny-source"', "", "source", "missing"),
     ],

@@ -88,7 +88,9 @@ def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, p
     path = transfer(reference, place).run(cell)
     after = read_result(path)
     assert after.chosen == before.chosen and after.selection == before.selection
-    assert np.array_equal(read_predictions(path.with_suffix(".parquet"), after.predictions_sha256).prediction, predicted)
+    assert np.array_equal(
+        read_predictions(path.with_suffix(".parquet"), after.predictions_sha256).prediction, predicted
+    )
 
 
 def test_finetuning_leaves_the_snapshot_alone_and_uses_the_cosine(reference, place):

@@ -1,0 +1,64 @@
+"""`plan`, `tasks`, `doctor` and what the commands print."""
+
+import json
+import tomllib
+
+import pytest
+
+
+def test_plan_counts_what_is_there_and_starts_nothing(lrbench, home):
+    shown = lrbench("plan", "tiny.toml")
+    assert shown.status == 0 and "0 of 18 snapshots and 0 of 72 cells" in shown.out
+    # Shared stages once: 3 + 2 (hold) + 1 (constant) stages a seed of 3, 2, 1; 2, 1; 1 epochs of 96 // 32 updates.
+    assert "missing: 60 updates of pretraining" in shown.out
+    assert sorted(path.name for path in home.iterdir()) == ["tiny.toml"]
+    lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
+    record = json.loads(lrbench("plan", "tiny.toml", "--json").out)
+    made = [each["snapshot"] for each in record["snapshots"] if each["made"]]
+    assert made == ["step/seed0/stage0", "step/seed0/stage1", "step/seed0/stage2", "step/seed0/stage3"]
+    assert record["missing_epochs"] == 20 - 6 and record["estimated_seconds"] is None
+
+
+def test_plan_of_one_arm_names_only_what_it_needs(lrbench):
+    record = json.loads(lrbench("plan", "tiny.toml", "--arm", "constant", "--seed", "1", "--json").out)
+    assert [each["snapshot"] for each in record["snapshots"]] == [
+        "step/seed1/stage0",
+        "step/seed1/stage1",
+        "hold/seed1/stage2",
+        "constant/seed1/stage3",
+    ]
+    unknown = lrbench("plan", "tiny.toml", "--arm", "hol")
+    assert unknown.status == 2 and "hold" in unknown.err
+
+
+def test_tasks_lists_every_task_and_says_which_data_is_here(lrbench):
+    shown = lrbench("tasks").out
+    for name in ("imagenet1k", "caltech256", "cub200", "indoor67", "sketch250", "toy-source", "digits", "tiny-source"):
+        assert any(line.startswith(f"{name} ") for line in shown.splitlines())
+    rows = {row["name"]: row for row in json.loads(lrbench("tasks", "--json").out)}
+    assert rows["digits"]["found"] and not rows["cub200"]["found"]
+
+
+@pytest.mark.parametrize("name", ["cub200", "digits", "sketch250"])
+def test_a_task_in_full_is_its_toml(lrbench, name):
+    shown = lrbench("tasks", name)
+    assert shown.status == 0
+    content = tomllib.loads(shown.out)
+    assert content["name"] == name and "layout" in content["files"]
+
+
+def test_doctor_shows_machine_versions_data_and_suites(lrbench):
+    found = json.loads(lrbench("doctor", "--json").out)
+    assert {"lrbench", "torch", "torchvision", "timm", "pandas"} <= set(found["versions"])
+    assert found["machine"]["device"] and "GiB" in found["machine"]["disk free"]
+    assert found["tasks"]["cub200"].startswith("not found") and found["tasks"]["digits"].startswith("found")
+    assert found["suites"]["quick"].startswith("would run; 0 of")
+    assert found["suites"]["imagenet"].startswith("needs data: imagenet1k, caltech256")
+    assert "machine\n" in lrbench("doctor").out
+
+
+def test_version_and_help(lrbench):
+    assert lrbench("--version").out.startswith("lrbench 0.")
+    for verb in ("run", "pretrain", "transfer", "leaderboard", "tasks", "data", "snapshots", "plan", "doctor"):
+        shown = lrbench(verb, "--help")
+        assert shown.status == 0 and "Usage: lrbench " + verb in shown.out

@@ -1,0 +1,137 @@
+"""What holds the project itself together: the README's commands, the floors, a light command line."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOORS = [
+    "errors files seeds workspace control locks machine __init__",
+    "registry arms",
+    "data",
+    "models snapshots weights effective references export",
+    "results cells",
+    "pretrain transfer",
+    "leaderboard",
+    "engines plan",
+    "cli",
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+
+
+def readme_commands():
+    """The commands of the README's first screen."""
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
+    return [line for line in screen.splitlines() if line.startswith("python3 -m venv")]
+
+
+def test_the_first_screen_has_the_two_commands_and_ci_runs_them():
+    job, tests = readme_commands()
+    assert job == "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/lrbench run quick"
+    assert tests == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert tests in ci
+    assert any(line.endswith(job.split(" && ")[-1]) for line in ci)
+
+
+def test_every_command_that_the_documents_show_exists():
+    pages = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    shown = {
+        match.group(1)
+        for page in pages
+        for match in re.finditer(r"(?m)(?:^|`)lrbench ((?:data|snapshots) [a-z]+|[a-z]+)(?=[ `\n])", page.read_text())
+    }
+    from typer.main import get_command
+
+    from lrbench.cli import app
+
+    top = get_command(app)
+    for words in shown:
+        command = top
+        for word in words.split():
+            assert word in command.commands, f"the documents show `lrbench {words}`"
+            command = command.commands[word]
+
+
+def imported(path):
+    """Modules of lrbench that a file imports, anywhere in it but for the eyes of a type checker."""
+    tree = ast.parse(path.read_text())
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lrbench":
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lrbench.")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lrbench").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_file_imports_only_from_its_floor_or_below(path):
+    name = path.relative_to(ROOT / "lrbench").parts[0].removesuffix(".py")
+    for other in imported(path):
+        if other in FLOOR:
+            assert FLOOR[other] <= FLOOR[name], f"{path.name} imports lrbench.{other}, which is a floor above"
+
+
+def test_every_part_has_its_place_in_the_architecture():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    parts = {path.stem for path in (ROOT / "lrbench").rglob("*.py") if path.parent.name != "cli"} - {"__init__"}
+    inner = {"drawing", "stream", "world", "folders", "lists", "indexed", "hub", "torchvision"}
+    helpers = {"reading", "scanning", "search", "splits", "suite", "task"}
+    assert [part for part in sorted(parts - inner - helpers) if f"`{part}`" not in text] == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["transfer", "--help"], ["--version"]])
+def test_help_loads_no_heavy_library(arguments):
+    code = (
+        "import sys\nfrom lrbench.cli import main\nsys.argv = ['lrbench', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'pandas', 'numpy', 'timm', 'scipy', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]" and done.stdout
+
+
+def test_planning_loads_neither_torch_nor_pandas():
+    code = "import sys, lrbench.plan, lrbench.engines.local\nprint({'torch', 'pandas', 'timm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_dependencies_stand_one_a_line_and_the_users_choice_is_among_them():
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = setup["options"]["install_requires"].split("\n")[1:]
+    assert all(re.fullmatch(r"[a-z0-9-]+ >= [\d.]+", line) for line in listed)
+    names = {line.split()[0] for line in listed}
+    assert names >= {
+        "torch",
+        "torchvision",
+        "timm",
+        "datasets",
+        "scikit-learn",
+        "pandas",
+        "tabulate",
+        "pytest-benchmark",
+    }
+
+
+def test_the_changelog_knows_the_version():
+    from lrbench import __version__
+
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()
