@@ -29,8 +29,7 @@ def points(value: Estimate | None, expected: int, *, signed: bool = False, bold:
     """An estimate in points (hundredths): `45.1 ± 2.3`; with the number of seeds where some are missing."""
     if value is None:
         return NOTHING
-    mean = f"{100 * value.mean:+.1f}" if signed else f"{100 * value.mean:.1f}"
-    mean = mean.replace("-", "−")
+    mean = _rounded(100 * value.mean, 1, signed=signed)
     width = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
     text = f"{mean}{width}"
     if value.seeds < expected:
@@ -43,8 +42,10 @@ def ratio(value: Ratio | None) -> str:
     if value is None:
         return NOTHING
     if value.low is None or value.high is None:
-        return value.reason if value.reason == "undefined" else f"{value.value:.2f} ({value.reason}: no interval)"
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]".replace("-", "−")
+        return (
+            value.reason if value.reason == "undefined" else f"{_rounded(value.value, 2)} ({value.reason}: no interval)"
+        )
+    return f"{_rounded(value.value, 2)} [{_rounded(value.low, 2)}, {_rounded(value.high, 2)}]"
 
 
 def headline(evidence: Evidence, protocol: str) -> str:
@@ -115,6 +116,12 @@ def missing_cells(evidence: Evidence) -> list[str]:
                 listed = "; ".join(f"{task} ({_seeds(seeds)})" for task, seeds in lacking.items())
             lines.append(f"{row_name(row)}, {protocol}: {listed}")
     return lines
+
+
+def _rounded(value: float, digits: int, *, signed: bool = False) -> str:
+    """A number as it is printed: a true minus sign, and no sign before a zero."""
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -60,7 +60,7 @@ def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, t
     assert rows["step/stage2 − step/stage1"][2].startswith("+5.0 ±")
     assert rows["step/stage3 − step/stage2"][2].startswith("−5.0 ±")
     assert rows["hold/stage3 − step/stage2"][2].startswith("−5.0 ±")
-    assert rows["average/stage2 − step/stage1"][2].startswith("+0.0 ±")
+    assert rows["average/stage2 − step/stage1"][2].startswith("0.0 ±")
     assert rows["constant/stage3 − hold/stage2"][2].startswith("+10.0 ±")
     controls = {row[0]: row for row in table_after(text, "## probe: decay against its controls")}
     assert controls["step/stage2 − hold/stage2"][2].startswith("+15.0 ±")
