@@ -57,6 +57,14 @@ def test_evaluation_crops_are_torchvisions_to_the_bit(home, data, interpolation,
             assert np.array_equal(ours[index], expected), data.splits[split].ids[index]
 
 
+@pytest.mark.parametrize("more", range(9))
+def test_the_centre_is_where_torchvision_puts_it(more):
+    image = np.arange((8 + more) * (8 + 2 * more) * 3, dtype=np.int64).reshape(8 + more, 8 + 2 * more, 3) % 251
+    pixels = image.astype(np.uint8)
+    theirs = v2.CenterCrop(8)(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    assert np.array_equal(module.centre_crop(pixels, 8), theirs)
+
+
 def test_a_second_use_decodes_nothing(home, data, decoded):
     first = prepare(data, "train", TRANSFORM, cache=home / "cache").evaluation(np.arange(3))
     assert len(decoded) == len(data.splits["train"])

@@ -15,7 +15,7 @@ from lrbench.models import InputNormalisation, create_model
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import open_source
-from lrbench.pretrain.state import progress_path, state_path
+from lrbench.pretrain.state import load, progress_path, save, state_path
 from lrbench.registry import load_suite, load_task
 from lrbench.seeds import derive
 from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path
@@ -163,6 +163,20 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(tiny, place, home, updat
     assert not progress_path(whole).exists()
     # The mean that `average` is made of survives the interruption as well.
     make_snapshot(tiny, key("average", 2), place, Control())
+
+
+@pytest.mark.parametrize("other", ["recipe", "fingerprint"])
+def test_progress_of_another_recipe_or_source_is_not_gone_on_with(tiny, place, other):
+    whole = make(tiny, key("step", 2), place)
+    expected = whole.read_bytes()
+    whole.unlink()
+    with pytest.raises(InterruptedWork):
+        make_snapshot(tiny, key("step", 2), place, StopsAfter(2))
+    content = load(progress_path(whole))
+    content["weights"] = {name: torch.zeros_like(tensor) for name, tensor in content["weights"].items()}
+    save(progress_path(whole), {**content, other: "another"})
+    make_snapshot(tiny, key("step", 2), place, Control())
+    assert whole.read_bytes() == expected
 
 
 def test_damaged_progress_costs_time_only(tiny, place):

@@ -51,6 +51,38 @@ def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(refe
     assert kept[0] == kept[1] and first
 
 
+@pytest.mark.parametrize("protocol", ["probe", "knn", "finetune"])
+def test_selection_sees_a_part_and_the_final_fit_everything(reference, place, protocol, monkeypatch):
+    seen = {}
+    if protocol == "finetune":
+        train = finetune_module.Finetuning._train
+
+        def spy(self, subset, *rest, **named):
+            seen.setdefault("counts", []).append(len(subset))
+            return train(self, subset, *rest, **named)
+
+        monkeypatch.setattr(finetune_module.Finetuning, "_train", spy)
+    else:
+        module = {"probe": cell_module.probe, "knn": cell_module.knn}[protocol]
+        select, fit = module.select, module.fit
+        monkeypatch.setattr(
+            module,
+            "select",
+            lambda train, validation, **named: (
+                seen.update(counts=[len(train.labels)], held_out=len(validation.labels))
+                or select(train, validation, **named)
+            ),
+        )
+        monkeypatch.setattr(
+            module,
+            "fit",
+            lambda data, *rest, **named: seen["counts"].append(len(data.labels)) or fit(data, *rest, **named),
+        )
+    transfer(reference, place).run(Cell(task="tiny-objects", protocol=protocol, seed=0))
+    # 48 training images in 4 classes of 12: round(0.2 · 12) = 2 of each are held out.
+    assert set(seen["counts"][:-1]) == {40} and seen["counts"][-1] == 48 and seen.get("held_out", 8) == 8
+
+
 def test_done_means_this_snapshot_these_settings_and_whole_files(reference, place, tiny):
     cell = Cell(task="tiny-objects", protocol="knn", seed=0)
     settings = TransferSettings.of(tiny)
