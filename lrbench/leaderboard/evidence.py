@@ -12,7 +12,17 @@ from pydantic import ValidationError
 
 from lrbench.arms import SnapshotKey, owner, segment, snapshot_keys
 from lrbench.errors import InputError
-from lrbench.leaderboard.statistics import Estimate, Floats, Ratio, estimate, fieller, headline_of, image_variance
+from lrbench.leaderboard.statistics import (
+    Estimate,
+    Floats,
+    Ratio,
+    estimate,
+    fieller,
+    headline_of,
+    image_variance,
+    kept_inside,
+    log_odds,
+)
 from lrbench.registry import Suite
 from lrbench.results import Result, StoredResult, load_results
 
@@ -26,6 +36,31 @@ class Column:
 
     protocol: str
     task: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Several rows under one column, over the seeds that all of them have.
+
+    Attributes:
+        correct: How often each test image was predicted right. Shape `(rows, n, M)`.
+        seeds: The n pretraining seeds.
+        labels: Of the test images. Shape `(M,)`.
+        metric: The task's headline.
+    """
+
+    correct: Floats
+    seeds: tuple[int, ...]
+    labels: npt.NDArray[np.int64]
+    metric: str
+
+    def headlines(self, values: Floats) -> Floats:
+        """The headline of values per seed and image. Shape `(n,)`."""
+        return np.array([headline_of(each, self.labels, self.metric) for each in values])
+
+    def estimate(self, values: Floats) -> Estimate:
+        """The mean over seeds of the headline of such values, with its interval."""
+        return estimate(self.headlines(values), image_variance(values.mean(axis=0), self.labels, self.metric))
 
 
 @dataclass(kw_only=True)
@@ -96,13 +131,36 @@ class Evidence:
         values = self.values.get(column)
         return [seed for seed in self.seeds if values is None or (row, seed) not in values.correct]
 
+    def rows_of(self, column: Column, rows: Sequence[Row], *, with_source: bool = False) -> Rows | None:
+        """Several rows over the seeds that all of them have; None where there is no such seed.
+
+        Args:
+            column: Target and protocol.
+            rows: Arms and stages.
+            with_source: Whether a seed must have the source accuracies as well.
+        """
+        values = self.values.get(column)
+        if values is None:
+            return None
+        seeds = tuple(
+            seed
+            for seed in self.seeds
+            if all((row, seed) in values.correct and (not with_source or (row, seed) in self.source) for row in rows)
+        )
+        if not seeds:
+            return None
+        correct = np.array([[values.correct[row, seed] for seed in seeds] for row in rows], dtype=np.float64)
+        return Rows(correct=correct, seeds=seeds, labels=values.labels, metric=values.metric)
+
     def level(self, row: Row, column: Column) -> Estimate | None:
         """The headline of a row, over the seeds that are there; None where none is."""
-        return self._combine(column, [(row, 1.0)])
+        data = self.rows_of(column, [row])
+        return None if data is None else data.estimate(data.correct[0])
 
     def difference(self, row: Row, before: Row, column: Column) -> Estimate | None:
         """The paired difference of two rows, over the seeds that both have."""
-        return self._combine(column, [(row, 1.0), (before, -1.0)])
+        data = self.rows_of(column, [row, before])
+        return None if data is None else data.estimate(data.correct[0] - data.correct[1])
 
     def source_level(self, row: Row) -> Estimate | None:
         """The source accuracy of a row."""
@@ -117,16 +175,38 @@ class Evidence:
         values = self.report[name]
         return self._of([values[row, seed] for seed in self.seeds if (row, seed) in values])
 
-    def transferability(self, row: Row, before: Row, column: Column) -> Ratio | None:
-        """T of a stage: the gain on the target over the gain on the source, with Fieller's interval over seeds."""
-        values = self.values.get(column)
-        seeds = [seed for seed in self._both(row, before) if not self._lacks(column, (row, before), seed)]
-        if values is None or not seeds:
+    def transferability(self, row: Row, before: Row, column: Column, *, scale: str = "raw") -> Ratio | None:
+        """T of a stage: the gain on the target over the gain on the source, with Fieller's interval over seeds.
+
+        Args:
+            row: The stage.
+            before: The stage that it started from.
+            column: Target and protocol.
+            scale: `raw`, or `logit` for gains of log-odds (Kornblith et al. 2019), on which no accuracy is a ceiling.
+        """
+        data = self.rows_of(column, [row, before], with_source=True)
+        if data is None:
             return None
-        target = np.array([values.correct[row, seed] - values.correct[before, seed] for seed in seeds])
-        gains = np.array([headline_of(each, values.labels, values.metric) for each in target])
-        source = np.array([self.source[row, seed] - self.source[before, seed] for seed in seeds])
-        return fieller(gains, source, image_variance(target.mean(axis=0), values.labels, values.metric))
+        source = np.array([[self.source[each, seed] for seed in data.seeds] for each in (row, before)])
+        if scale == "raw":
+            gains = data.correct[0] - data.correct[1]
+            return fieller(
+                data.headlines(gains),
+                source[0] - source[1],
+                image_variance(gains.mean(axis=0), data.labels, data.metric),
+            )
+        count = len(data.labels)
+        levels = np.array([data.headlines(each) for each in data.correct])
+        # Images enter the log-odds to first order: by the slope at each row's mean level.
+        slopes = [1 / (level * (1 - level)) for level in kept_inside(levels.mean(axis=1), count)]
+        per_image = data.correct[0].mean(axis=0) * slopes[0] - data.correct[1].mean(axis=0) * slopes[1]
+        odds = [log_odds(kept_inside(each, count)) for each in levels]
+        source_odds = [log_odds(kept_inside(each, count)) for each in source]
+        return fieller(
+            odds[0] - odds[1],
+            source_odds[0] - source_odds[1],
+            image_variance(per_image, data.labels, data.metric),
+        )
 
     def before(self, row: Row) -> Row | None:
         """The snapshot that a stage started from: the stage before it."""
@@ -151,28 +231,23 @@ class Evidence:
                     pairs.append((("step", stage), row))
         return pairs
 
-    def _combine(self, column: Column, terms: Sequence[tuple[Row, float]]) -> Estimate | None:
-        values = self.values.get(column)
-        if values is None:
-            return None
-        rows = [row for row, _ in terms]
-        seeds = [seed for seed in self.seeds if not self._lacks(column, rows, seed)]
-        if not seeds:
-            return None
-        per_seed = np.array([sum(sign * values.correct[row, seed] for row, sign in terms) for seed in seeds])
-        headlines = np.array([headline_of(each, values.labels, values.metric) for each in per_seed])
-        return estimate(headlines, image_variance(per_seed.mean(axis=0), values.labels, values.metric))
-
-    def _lacks(self, column: Column, rows: Sequence[Row], seed: int) -> bool:
-        values = self.values.get(column)
-        return values is None or any((row, seed) not in values.correct for row in rows)
-
     def _both(self, row: Row, before: Row) -> list[int]:
         return [seed for seed in self.seeds if (row, seed) in self.source and (before, seed) in self.source]
 
     @staticmethod
     def _of(values: list[float]) -> Estimate | None:
         return estimate(np.array(values)) if values else None
+
+
+def without_decay(suite: Suite, row: Row) -> bool:
+    """Whether a trained snapshot has seen one learning rate only: what the saturation null is fitted to."""
+    key: SnapshotKey | None = SnapshotKey(arm=row[0], seed=suite.seeds[0], stage=row[1])
+    rates = set()
+    while key is not None and key.stage > 0:
+        stretch = segment(suite.schedule, key)
+        rates.add(stretch.rate)
+        key = stretch.parent
+    return len(rates) == 1
 
 
 def gather(results: Path, suite: Suite) -> list[Evidence]:

@@ -4,7 +4,7 @@ Everything is made from the results alone and holds no clock, so that it can be 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lrbench.errors import InputError
@@ -34,6 +34,7 @@ def build(workspace: Workspace, suites: Sequence[str]) -> dict[Path, bytes]:
         InputError: A suite has no results.
     """
     files: dict[Path, bytes] = {}
+    gathered: dict[str, list[Evidence]] = {}
     readme = workspace.root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else None
     for name in suites:
@@ -46,7 +47,7 @@ def build(workspace: Workspace, suites: Sequence[str]) -> dict[Path, bytes]:
             files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results).encode()
             continue
         suite = read_suite(workspace.results, name)
-        bodies = gather(workspace.results, suite)
+        bodies = gathered[name] = gather(workspace.results, suite)
         files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies).encode()
         figure = workspace.leaderboard / "figures" / f"{name}-stages"
         for ending, content in draw_stages(bodies[0]).items():
@@ -55,7 +56,7 @@ def build(workspace: Workspace, suites: Sequence[str]) -> dict[Path, bytes]:
         files[figure.with_suffix(".csv")] = data.encode()
         if text is not None:
             text = _between_markers(text, name, _excerpt(suite, bodies))
-    files[workspace.leaderboard / "README.md"] = _index(workspace).encode()
+    files[workspace.leaderboard / "README.md"] = _index(workspace, gathered).encode()
     if text is not None and text != readme.read_text(encoding="utf-8"):
         files[readme] = text.encode()
     return files
@@ -83,7 +84,7 @@ def check(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
     return stale
 
 
-def _index(workspace: Workspace) -> str:
+def _index(workspace: Workspace, gathered: Mapping[str, Sequence[Evidence]]) -> str:
     rows = []
     for name in suites_with_results(workspace.results):
         if name == FOREIGN:
@@ -96,7 +97,7 @@ def _index(workspace: Workspace) -> str:
         except InputError as error:
             rows.append({"suite": name, "what": str(error), "cells": tables.NOTHING})
             continue
-        there, expected = progress(gather(workspace.results, suite))
+        there, expected = progress(gathered.get(name) or gather(workspace.results, suite))
         rows.append(
             {
                 "suite": f"[{name}]({name}.md)",

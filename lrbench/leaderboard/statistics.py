@@ -6,6 +6,7 @@ seeds: `D ± t(n-1) · sqrt(s²/n + V_image)`.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from scipy import stats
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
+# Of repetitions, the share in which the smallest effect said to be detectable would have been seen.
+POWER = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,30 @@ class Estimate:
         """Whether the interval lies on one side of zero."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval."""
+        return None if self.half_width is None else self.mean - self.half_width
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval."""
+        return None if self.half_width is None else self.mean + self.half_width
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of no effect: the test whose interval this is; None with fewer than two seeds."""
+        if self.variance is None:
+            return None
+        if self.variance == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        return float(2 * stats.t.sf(abs(self.mean) / np.sqrt(self.variance), self.seeds - 1))
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest effect that as many seeds, as noisy as these, would show in four of five repetitions."""
+        return None if self.variance is None else _detectable_errors(self.seeds) * float(np.sqrt(self.variance))
+
 
 def estimate(values: Floats, image_variance: float = 0.0) -> Estimate:
     """A mean over seeds with its interval.
@@ -48,14 +75,49 @@ def estimate(values: Floats, image_variance: float = 0.0) -> Estimate:
     count = len(values)
     mean = float(np.mean(values))
     if count < 2:
-        return Estimate(mean=mean, half_width=None, seeds=count, variance=None)
-    variance = float(np.var(values, ddof=1)) / count + image_variance
-    return Estimate(mean=mean, half_width=quantile(count) * float(np.sqrt(variance)), seeds=count, variance=variance)
+        return estimate_of(mean, None, count)
+    return estimate_of(mean, float(np.var(values, ddof=1)) / count + image_variance, count)
+
+
+def estimate_of(mean: float, variance: float | None, seeds: int) -> Estimate:
+    """An estimate from the mean over seeds and the mean's variance, where that is known."""
+    half_width = None if variance is None else quantile(seeds) * float(np.sqrt(variance))
+    return Estimate(mean=mean, half_width=half_width, seeds=seeds, variance=variance)
 
 
 def quantile(seeds: int) -> float:
     """The two-sided 95 % quantile of Student's t with `seeds - 1` degrees of freedom."""
     return float(stats.t.ppf(0.5 + LEVEL / 2, seeds - 1))
+
+
+def log_odds(shares: Floats) -> Floats:
+    """`log(p / (1 - p))`."""
+    odds: Floats = np.log(shares / (1 - shares))
+    return odds
+
+
+def kept_inside(shares: Floats, count: int) -> Floats:
+    """Shares of `count` images moved half an image away from 0 and 1, where log-odds are infinite."""
+    inside: Floats = (shares * count + 0.5) / (count + 1)
+    return inside
+
+
+@lru_cache(maxsize=64)
+def _detectable_errors(seeds: int) -> float:
+    """The detectable effect in standard errors of the mean, by the noncentral t distribution."""
+    from statsmodels.stats.power import TTestPower
+
+    deviations = TTestPower().solve_power(nobs=seeds, alpha=1 - LEVEL, power=POWER, alternative="two-sided")
+    return float(np.asarray(deviations).item() * np.sqrt(seeds))
+
+
+def holm(values: list[float]) -> list[float]:
+    """p-values adjusted for being looked at together (Holm 1979)."""
+    if len(values) < 2:
+        return list(values)
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(value) for value in multipletests(values, method="holm")[1]]
 
 
 def headline_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lrbench.leaderboard import tables
+from lrbench.leaderboard import summary, tables, verdicts
+from lrbench.leaderboard.claims import CLAIMS, decide
 from lrbench.leaderboard.evidence import Evidence
 from lrbench.registry import Suite
 
@@ -63,31 +64,29 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
 
 
 def _body(body: Evidence) -> list[str]:
-    suite, parts = body.suite, []
+    suite = body.suite
     level = "###" if body.partial else "##"
+    decisions = decide(body)
+    parts = [f"{level} In short\n\n{summary.in_words(body, decisions)}", f"{level} Verdicts\n\n{_claims()}"]
+    for protocol in suite.protocols:
+        parts.append(f"{level}# {protocol}: verdict of each claim\n\n{verdicts.overview(body, decisions, protocol)}")
     for protocol in suite.protocols:
         parts.append(f"{level} {protocol}: accuracy\n\n{headline_block(body, protocol)}")
         if not body.partial:
             parts.append(_figure(suite, protocol))
+        parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
         parts.append(
-            f"{level} {protocol}: difference to the stage before\n\n{tables.differences(body, protocol)}\n\n"
-            "Paired over seeds and images, in points."
+            f"{level} {protocol}: decisions\n\n{verdicts.details(body, decisions, protocol)}\n\n"
+            "Effects with 95 % intervals in points of accuracy (error for C4), for C1 as a difference of T; p two-sided; Holm "
+            "over the targets of one claim and boundary. *Detectable*: the smallest effect that these seeds would have shown "
+            "in four of five repetitions, before Holm."
         )
-        transferability = tables.transferability(body, protocol)
         parts.append(
-            f"{level} {protocol}: transferability T of each stage\n\n{transferability}\n\n"
-            "T is the gain on the target over the gain on the source, from the stage before to this one, with Fieller's "
-            "95 % interval; *undefined* where the source's gain cannot be told from zero. T shrinks by saturation alone, "
-            "so it is read beside the differences and the controls."
+            f"{level} {protocol}: each run alone\n\n{verdicts.within_runs(body, protocol)}\n\n"
+            "One run's difference in points with its interval over test images (paired bootstrap) and McNemar's exact p. It "
+            "says nothing of another pretraining run, so it decides nothing. The crossed bootstrap resamples seeds and images "
+            "independently; with few seeds it is too narrow, and decides nothing either."
         )
-        controls = tables.controls(body, protocol)
-        if controls:
-            parts.append(
-                f"{level} {protocol}: decay against its controls\n\n{controls}\n\n"
-                "`hold` left `step` at the boundary before with the same weights, momentum and data order, and trained for as "
-                "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall. Below zero: "
-                "letting the rate fall transferred worse than the control. Paired over seeds and images, in points."
-            )
     for other in sorted({column.protocol for column in body.extra}):
         parts.append(
             f"{level} {other}: other transfers\n\n{tables.other_transfers(body, other)}\n\n"
@@ -100,6 +99,45 @@ def _body(body: Evidence) -> list[str]:
             "over seeds."
         )
     return parts
+
+
+def _comparisons(body: Evidence, protocol: str) -> list[tuple[str, str]]:
+    """The tables that compare snapshots, each with its title and what it says."""
+    found = [
+        ("which checkpoint?", f"{summary.which_checkpoint(body, protocol)}\n\nBy paired differences, each at 95 %."),
+        (
+            "difference to the stage before",
+            f"{tables.differences(body, protocol)}\n\nPaired over seeds and images, in points.",
+        ),
+        (
+            "transferability T of each stage",
+            f"{tables.transferability(body, protocol)}\n\n"
+            "T is the gain on the target over the gain on the source, from the stage before to this one, with Fieller's "
+            "95 % interval; *undefined* where the source's gain cannot be told from zero. T shrinks by saturation alone, "
+            "so it is read beside the differences and the controls. On the scale of log-odds, on which no accuracy is a "
+            f"ceiling:\n\n{tables.transferability(body, protocol, scale='logit')}",
+        ),
+    ]
+    controls = tables.controls(body, protocol)
+    if controls:
+        found.append(
+            (
+                "decay against its controls",
+                f"{controls}\n\n"
+                "`hold` left `step` at the boundary before with the same weights, momentum and data order, and trained for as "
+                "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall. Below zero: "
+                "letting the rate fall transferred worse than the control. Paired over seeds and images, in points.",
+            )
+        )
+    return found
+
+
+def _claims() -> str:
+    listed = "\n".join(f"- **{claim.name} {claim.title}**: {claim.statement}." for claim in CLAIMS)
+    return (
+        f"The claims, fixed before any result:\n\n{listed}\n\nEach is *supported*, *contradicted* or *inconclusive* for a "
+        "target and protocol: supported where it is at every boundary, contradicted where it is at any."
+    )
 
 
 def _legend(body: Evidence, protocol: str) -> str:

@@ -29,7 +29,7 @@ def points(value: Estimate | None, expected: int, *, signed: bool = False, bold:
     """An estimate in points (hundredths): `45.1 ± 2.3`; with the number of seeds where some are missing."""
     if value is None:
         return NOTHING
-    mean = _rounded(100 * value.mean, 1, signed=signed)
+    mean = rounded(100 * value.mean, 1, signed=signed)
     width = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
     text = f"{mean}{width}"
     if value.seeds < expected:
@@ -43,21 +43,21 @@ def ratio(value: Ratio | None) -> str:
         return NOTHING
     if value.low is None or value.high is None:
         return (
-            value.reason if value.reason == "undefined" else f"{_rounded(value.value, 2)} ({value.reason}: no interval)"
+            value.reason if value.reason == "undefined" else f"{rounded(value.value, 2)} ({value.reason}: no interval)"
         )
-    return f"{_rounded(value.value, 2)} [{_rounded(value.low, 2)}, {_rounded(value.high, 2)}]"
+    return f"{rounded(value.value, 2)} [{rounded(value.low, 2)}, {rounded(value.high, 2)}]"
 
 
 def headline(evidence: Evidence, protocol: str) -> str:
     """A row for each snapshot, a column for each target: mean and interval over seeds."""
-    return markdown([_levels(evidence, row, of_protocol(evidence, protocol)) for row in evidence.rows])
+    return _levels(evidence, evidence.rows, of_protocol(evidence, protocol))
 
 
 def other_transfers(evidence: Evidence, protocol: str) -> str:
     """The same for targets and protocols that the suite does not name; snapshots without any are left out."""
     columns = [column for column in evidence.extra if column.protocol == protocol]
     rows = [row for row in evidence.rows if any(evidence.level(row, column) for column in columns)]
-    return markdown([_levels(evidence, row, columns) for row in rows])
+    return _levels(evidence, rows, columns)
 
 
 def differences(evidence: Evidence, protocol: str) -> str:
@@ -71,15 +71,15 @@ def controls(evidence: Evidence, protocol: str) -> str:
     return _pairs(evidence, protocol, evidence.controls(), lambda row, other: f"{row_name(row)} − {row_name(other)}")
 
 
-def transferability(evidence: Evidence, protocol: str) -> str:
-    """T of each stage of the arm `step`."""
+def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") -> str:
+    """T of each stage of the arm `step`, on the `raw` or the `logit` scale."""
     rows = []
     for row in evidence.rows:
         before = evidence.before(row)
         if row[0] == "step" and before is not None:
             shown = {"stage": row_name(row)}
             for column in of_protocol(evidence, protocol):
-                shown[column.task] = ratio(evidence.transferability(row, before, column))
+                shown[column.task] = ratio(evidence.transferability(row, before, column, scale=scale))
             rows.append(shown)
     return markdown(rows)
 
@@ -118,7 +118,7 @@ def missing_cells(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _rounded(value: float, digits: int, *, signed: bool = False) -> str:
+def rounded(value: float, digits: int, *, signed: bool = False) -> str:
     """A number as it is printed: a true minus sign, and no sign before a zero."""
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
@@ -150,13 +150,17 @@ def target_title(name: str) -> str:
     return load_task(name).display_title if name in find_tasks() else name
 
 
-def _levels(evidence: Evidence, row: Row, columns: Sequence[Column]) -> dict[str, str]:
+def _levels(evidence: Evidence, rows: Sequence[Row], columns: Sequence[Column]) -> str:
     expected = len(evidence.seeds)
-    shown = {"snapshot": row_name(row), "source": points(evidence.source_level(row), expected)}
-    for column in columns:
-        bold = leader(evidence, column) == row
-        shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
-    return shown
+    leaders = {column: leader(evidence, column) for column in columns}
+    lines = []
+    for row in rows:
+        shown = {"snapshot": row_name(row), "source": points(evidence.source_level(row), expected)}
+        for column in columns:
+            bold = leaders[column] == row
+            shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
+        lines.append(shown)
+    return markdown(lines)
 
 
 def _pairs(

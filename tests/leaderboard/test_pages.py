@@ -71,7 +71,7 @@ def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, t
 
 def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
-    rows = {row[0]: row for row in table_after(suite_page(workspace), "transferability T")}
+    rows = {row[0]: row for row in table_after(suite_page(workspace), "## probe: transferability T")}
     # Ten points of target accuracy for twenty of the source, with no spread at all between seeds.
     assert rows["step/stage1"][1].startswith("0.50 [")
 

@@ -1,0 +1,253 @@
+"""The claims, fixed before any result, and what the results say of each.
+
+Each claim is decided for every target, protocol and boundary; boundary i lies between stages i and i + 1. A decision is a
+two-sided test from the interval of a mean paired difference, adjusted by Holm over the targets of one claim, boundary and
+protocol. Overall a claim is supported where it is at every boundary, contradicted where it is at any.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
+from lrbench.leaderboard.saturation import residual
+from lrbench.leaderboard.statistics import Estimate, estimate_of, holm, image_variance
+
+Verdict = Literal["supported", "contradicted", "inconclusive"]
+
+LEAST_SEEDS = 3
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement fixed in advance.
+
+    Attributes:
+        name: `C1` … `C4`.
+        title: In a few words.
+        statement: What it says of stages i and i + 1.
+        sign: Sign that its effect has where it is true.
+        unit: What its effect is in: `points` of accuracy or error, or `T`.
+    """
+
+    name: str
+    title: str
+    statement: str
+    sign: Literal[-1, 1]
+    unit: Literal["points", "T"]
+
+
+CLAIMS = (
+    Claim(
+        name="C1",
+        title="diminishing",
+        statement="transferability T of the next stage is smaller than T of this one",
+        sign=-1,
+        unit="T",
+    ),
+    Claim(
+        name="C2",
+        title="absolute",
+        statement="target accuracy falls from this stage to the next",
+        sign=-1,
+        unit="points",
+    ),
+    Claim(
+        name="C3",
+        title="causal",
+        statement="letting the rate fall transfers worse than holding it from the same weights, and worse than the average "
+        "of the held weights",
+        sign=-1,
+        unit="points",
+    ),
+    Claim(
+        name="C4",
+        title="beyond saturation",
+        statement="target error after the rate has fallen is larger than the saturation null predicts from source error",
+        sign=1,
+        unit="points",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the results say of one claim, for one target, protocol and boundary.
+
+    Attributes:
+        claim: Which claim.
+        column: Target and protocol.
+        boundary: Between stages `boundary` and `boundary + 1`.
+        effects: What was estimated, by name; two for C3. Empty where nothing could be.
+        p: Two-sided, unadjusted; None where nothing was tested.
+        adjusted: After Holm.
+        verdict: What follows.
+        reason: Why it is inconclusive, in a few words, where that is not the p alone.
+    """
+
+    claim: Claim
+    column: Column
+    boundary: int
+    effects: tuple[tuple[str, Estimate], ...] = ()
+    p: float | None = None
+    adjusted: float | None = None
+    verdict: Verdict = "inconclusive"
+    reason: str = ""
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest effect that these seeds could have shown: of the noisier one where there are two."""
+        found = [each.detectable for _, each in self.effects if each.detectable is not None]
+        return max(found, default=None)
+
+
+def decide(evidence: Evidence) -> list[Decision]:
+    """Every claim for every target and protocol of the suite, at every boundary."""
+    decisions: list[Decision] = []
+    for claim in CLAIMS:
+        for protocol in evidence.suite.protocols:
+            columns = [column for column in evidence.columns if column.protocol == protocol]
+            for boundary in range(1, evidence.suite.schedule.stages):
+                decisions += _family(claim, [_test(evidence, claim, column, boundary) for column in columns])
+    return decisions
+
+
+def overall(decisions: Iterable[Decision]) -> Verdict:
+    """The verdict over the boundaries of one claim, target and protocol."""
+    verdicts = [decision.verdict for decision in decisions]
+    if "contradicted" in verdicts:
+        return "contradicted"
+    return "supported" if verdicts and set(verdicts) == {"supported"} else "inconclusive"
+
+
+def _family(claim: Claim, members: Sequence[Decision]) -> list[Decision]:
+    tested = [member for member in members if member.p is not None]
+    adjusted = dict(
+        zip(
+            (member.column for member in tested),
+            holm([member.p for member in tested if member.p is not None]),
+            strict=True,
+        )
+    )
+    return [_judged(claim, replace(member, adjusted=adjusted.get(member.column))) for member in members]
+
+
+def _judged(claim: Claim, decision: Decision) -> Decision:
+    if decision.adjusted is None or decision.reason or decision.adjusted >= _ALPHA:
+        return decision
+    if all(np.sign(effect.mean) == claim.sign for _, effect in decision.effects):
+        return replace(decision, verdict="supported")
+    return replace(decision, verdict="contradicted")
+
+
+def _test(evidence: Evidence, claim: Claim, column: Column, boundary: int) -> Decision:
+    measure: dict[str, Callable[[Evidence, Column, int], Decision | str]] = {
+        "C1": _diminishing,
+        "C2": _absolute,
+        "C3": _causal,
+        "C4": _beyond_saturation,
+    }
+    found = measure[claim.name](evidence, column, boundary)
+    blank = Decision(claim=claim, column=column, boundary=boundary)
+    if isinstance(found, str):
+        return replace(blank, reason=found)
+    found = replace(found, claim=claim)
+    seeds = min(effect.seeds for _, effect in found.effects)
+    expected = len(evidence.seeds)
+    if expected < LEAST_SEEDS:
+        return replace(found, reason=f"{_number(expected)}: {LEAST_SEEDS} are the least")
+    if seeds < expected:
+        return replace(found, reason=f"incomplete: {seeds} of {expected} seeds")
+    return found
+
+
+def _number(seeds: int) -> str:
+    return f"{seeds} pretraining seed{'s' if seeds != 1 else ''}"
+
+
+def _decision(
+    column: Column, boundary: int, effects: Sequence[tuple[str, Estimate]], p: float | None, reason: str = ""
+) -> Decision:
+    # `_test` puts the claim in; any will do here.
+    return Decision(claim=CLAIMS[0], column=column, boundary=boundary, effects=tuple(effects), p=p, reason=reason)
+
+
+def _absolute(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+    difference = evidence.difference(("step", boundary + 1), ("step", boundary), column)
+    if difference is None:
+        return "no results yet"
+    name = f"stage {boundary + 1} − stage {boundary}"
+    return _decision(column, boundary, [(name, difference)], difference.p)
+
+
+def _causal(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+    stage = boundary + 1
+    effects = []
+    for control in ("hold", "average"):
+        if control not in evidence.suite.arms:
+            return f"the suite has no arm {control}"
+        difference = evidence.difference(("step", stage), (control, stage), column)
+        if difference is None:
+            return "no results yet"
+        effects.append((f"step − {control}", difference))
+    ps = [(effect.mean, effect.p) for _, effect in effects if effect.p is not None]
+    if len(ps) < len(effects):
+        return _decision(column, boundary, effects, None)
+    above = [p for mean, p in ps if mean > 0]
+    # Both must be below: the larger p decides. One that is above speaks against the claim; there were two to look at.
+    p = min(1.0, 2 * min(above)) if above else max(p for _, p in ps)
+    return _decision(column, boundary, effects, p)
+
+
+def _diminishing(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+    rows: list[Row] = [("step", boundary - 1), ("step", boundary), ("step", boundary + 1)]
+    data = evidence.rows_of(column, rows, with_source=True)
+    if data is None:
+        return "no results yet"
+    for before, after in pairwise(rows):
+        gain = evidence.source_difference(after, before)
+        if gain is None or not gain.excludes_zero or gain.mean < 0:
+            return f"T of stage {after[1]} is undefined: the source's gain is not above zero beyond its interval"
+    source = np.array([[evidence.source[row, seed] for seed in data.seeds] for row in rows])
+    s1, s2 = source[1] - source[0], source[2] - source[1]
+    first, second = data.correct[1] - data.correct[0], data.correct[2] - data.correct[1]
+    t1, t2 = data.headlines(first), data.headlines(second)
+    ms1, ms2, mt1, mt2 = (float(values.mean()) for values in (s1, s2, t1, t2))
+    # θ = t₂s₁ − t₁s₂ is a function of four means; what each seed adds to it, to first order.
+    influence = (t2 - mt2) * ms1 + mt2 * (s1 - ms1) - (t1 - mt1) * ms2 - mt1 * (s2 - ms2)
+    images = image_variance((second * ms1 - first * ms2).mean(axis=0), data.labels, data.metric)
+    scale = ms1 * ms2
+    count = len(data.seeds)
+    variance = None if count < 2 else (float(np.var(influence, ddof=1)) / count + images) / scale**2
+    effect = estimate_of((mt2 * ms1 - mt1 * ms2) / scale, variance, count)
+    return _decision(column, boundary, [(f"T of stage {boundary + 1} − T of stage {boundary}", effect)], effect.p)
+
+
+def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+    row: Row = ("step", boundary + 1)
+    null_rows = [each for each in evidence.rows if without_decay(evidence.suite, each)]
+    data = evidence.rows_of(column, [*null_rows, row], with_source=True)
+    if data is None:
+        return "no results yet"
+    errors = [np.array([1 - evidence.source[each, seed] for each in null_rows]) for seed in data.seeds]
+    found = residual(
+        errors,
+        [data.correct[:-1, position] for position in range(len(data.seeds))],
+        [1 - evidence.source[row, seed] for seed in data.seeds],
+        data.correct[-1],
+        data.labels,
+        data.metric,
+        evidence.name,
+        column.protocol,
+        column.task,
+        boundary,
+    )
+    if found.estimate is None:
+        return found.reason
+    return _decision(
+        column, boundary, [(f"stage {row[1]}: error observed − predicted", found.estimate)], found.estimate.p
+    )

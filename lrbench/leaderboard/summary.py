@@ -1,0 +1,132 @@
+"""What the results say, in plain words, with the figures that the words rest on."""
+
+from collections.abc import Sequence
+
+from lrbench.leaderboard import tables
+from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision, overall
+from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.verdicts import effect, of
+
+
+def in_words(evidence: Evidence, decisions: Sequence[Decision]) -> str:
+    """One paragraph a suite: the source, then each protocol, then what follows."""
+    sentences = [_source(evidence)]
+    for protocol in evidence.suite.protocols:
+        sentences.append(_protocol(evidence, decisions, protocol))
+    sentences.append(_strong(evidence, decisions))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def which_checkpoint(evidence: Evidence, protocol: str) -> str:
+    """For each target the best mean, and what cannot be told from it."""
+    rows = []
+    for column in tables.of_protocol(evidence, protocol):
+        levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
+        if not levels:
+            continue
+        best = max(levels, key=lambda row: levels[row].mean)
+        tied = [row for row in levels if row != best and not _leads(evidence, best, row, column)]
+        behind = [row for row in levels if row != best and row not in tied]
+        rows.append(
+            {
+                "target": column.task,
+                "best mean": f"{tables.row_name(best)} ({100 * levels[best].mean:.1f} %)",
+                "not told apart from it": _named(tied, behind),
+                "behind it": ", ".join(map(tables.row_name, behind)) or "none",
+            }
+        )
+    return tables.markdown(rows)
+
+
+def _leads(evidence: Evidence, best: Row, row: Row, column: Column) -> bool:
+    lead = evidence.difference(best, row, column)
+    return lead is not None and lead.excludes_zero
+
+
+def _named(tied: list[Row], behind: list[Row]) -> str:
+    if not tied:
+        return "none"
+    if not behind:
+        return "every other"
+    if len(tied) > len(behind) + 1:
+        return f"every other but {', '.join(map(tables.row_name, behind))}"
+    return ", ".join(map(tables.row_name, tied))
+
+
+def _source(evidence: Evidence) -> str:
+    stages = range(1, evidence.suite.schedule.stages + 1)
+    levels = [evidence.source_level(("step", stage)) for stage in stages]
+    if any(level is None for level in levels):
+        return ""
+    path = " → ".join(f"{100 * level.mean:.1f}" for level in levels if level is not None)
+    seeds = len(evidence.seeds)
+    return (
+        f"With {seeds} pretraining seed{'s' if seeds != 1 else ''}, source accuracy went {path} % over stages 1 to "
+        f"{stages[-1]} of `step`."
+    )
+
+
+def _protocol(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:
+    columns = tables.of_protocol(evidence, protocol)
+    clauses = []
+    for claim in CLAIMS:
+        verdicts = {column.task: overall(of(decisions, claim, column)) for column in columns}
+        decided = {
+            word: [task for task, verdict in verdicts.items() if verdict == word]
+            for word in ("supported", "contradicted")
+        }
+        said = [f"{word} on {', '.join(tasks)}" for word, tasks in decided.items() if tasks]
+        undecided = len(columns) - sum(map(len, decided.values()))
+        if undecided:
+            said.append(f"inconclusive on {'every target' if undecided == len(columns) else f'{undecided} more'}")
+        members = [each for column in columns for each in of(decisions, claim, column)]
+        clauses.append(f"{claim.name} ({claim.title}) is {' and '.join(said)}{_grounds(members)}")
+    return f"Under `{protocol}`, {'; '.join(clauses)}."
+
+
+def _grounds(decisions: Sequence[Decision]) -> str:
+    """The decision with the smallest p, and what the seeds could have shown; or why nothing was tested."""
+    tested = [each for each in decisions if each.p is not None]
+    if not tested:
+        reasons = list(dict.fromkeys(each.reason for each in decisions if each.reason))
+        return f" ({reasons[0]})" if reasons else ""
+    nearest = min(tested, key=lambda each: (each.adjusted if each.adjusted is not None else 1.0, each.p or 0.0))
+    claim = nearest.claim
+    shown = "; ".join(f"{name} {effect(claim, value)}" for name, value in nearest.effects)
+    unit = " points" if claim.unit == "points" else ""
+    text = f" (clearest: {nearest.column.task}, {shown}{unit}, adjusted p {nearest.adjusted:.2g}"
+    found = [each.detectable for each in tested if each.verdict == "inconclusive" and each.detectable is not None]
+    if found:
+        scale, digits = (100, 1) if claim.unit == "points" else (1, 2)
+        text += (
+            f"; where inconclusive, these seeds would have shown {scale * min(found):.{digits}f} to "
+            f"{scale * max(found):.{digits}f}{unit}"
+        )
+    return text + ")"
+
+
+def _strong(evidence: Evidence, decisions: Sequence[Decision]) -> str:
+    if len(evidence.seeds) < LEAST_SEEDS:
+        return f"Fewer than {LEAST_SEEDS} pretraining seeds decide nothing."
+    causal = next(claim for claim in CLAIMS if claim.name == "C3")
+    verdicts = [overall(of(decisions, causal, column)) for column in evidence.columns]
+    supported, contradicted = verdicts.count("supported"), verdicts.count("contradicted")
+    if supported and not contradicted:
+        return (
+            f"In the strong sense (C3), decay makes features transfer worse in {supported} of {len(verdicts)} targets and "
+            "protocols here, and nowhere better."
+        )
+    if contradicted and not supported:
+        return (
+            f"In the strong sense (C3), the paper's implication is contradicted in {contradicted} of {len(verdicts)} "
+            "targets and protocols here and supported in none."
+        )
+    if supported:
+        return (
+            f"In the strong sense (C3), the targets and protocols disagree: {supported} support that decay makes features "
+            f"transfer worse, {contradicted} contradict it, of {len(verdicts)}."
+        )
+    return (
+        "In the strong sense (C3), these results neither support nor contradict that learning-rate decay makes features "
+        "transfer worse."
+    )
