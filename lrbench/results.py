@@ -6,6 +6,7 @@ written last and names the predictions' hash, so that a record is either whole o
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -230,6 +231,20 @@ def read_result(path: Path) -> Result:
         raise InputError(f"{path}: `{key}`: {first['msg'].lower()}. Delete it and run the suite again.") from error
 
 
+def load_result(path: Path, suite: str) -> StoredResult:
+    """Read one record and see that it lies where it belongs.
+
+    Raises:
+        InputError: As `read_result`; or the file was moved or renamed.
+    """
+    result = read_result(path)
+    if result.suite != suite or result.cell != path.stem:
+        raise InputError(
+            f"{path} records cell {result.cell} of suite {result.suite}: it was moved or renamed. Put it back or delete it."
+        )
+    return StoredResult(result=result, path=path)
+
+
 def load_results(results: Path, suite: str) -> tuple[list[StoredResult], list[str]]:
     """Every readable result of a suite, in the order of the files' names, and what is wrong with the others.
 
@@ -239,16 +254,9 @@ def load_results(results: Path, suite: str) -> tuple[list[StoredResult], list[st
     problems: list[str] = []
     for path in _result_files(results / suite):
         try:
-            result = read_result(path)
-            if result.suite != suite or result.cell != path.stem:
-                raise InputError(
-                    f"{path} records cell {result.cell} of suite {result.suite}: it was moved or renamed. Put it back "
-                    "or delete it."
-                )
+            stored.append(load_result(path, suite))
         except InputError as error:
             problems.append(str(error))
-        else:
-            stored.append(StoredResult(result=result, path=path))
     return stored, problems
 
 
@@ -256,7 +264,7 @@ def suites_with_results(results: Path) -> list[str]:
     """Names of the suites that have results, sorted."""
     if not results.is_dir():
         return []
-    return sorted(folder.name for folder in results.iterdir() if folder.is_dir() and any(_result_files(folder)))
+    return sorted(folder.name for folder in results.iterdir() if folder.is_dir() and any(_result_names(folder)))
 
 
 def read_predictions(path: Path, sha256: str) -> Predictions:
@@ -278,11 +286,16 @@ def read_predictions(path: Path, sha256: str) -> Predictions:
     return Predictions(**columns)
 
 
-def _result_files(folder: Path) -> Iterator[Path]:
+def _result_files(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(_result_names(folder))]
+
+
+def _result_names(folder: Path) -> Iterator[str]:
     if folder.is_dir():
-        yield from sorted(
-            path for path in folder.glob("*.json") if not path.name.startswith(".") and path.name != "suite.json"
-        )
+        with os.scandir(folder) as listing:
+            for item in listing:
+                if item.name.endswith(".json") and not item.name.startswith(".") and item.name != "suite.json":
+                    yield item.name
 
 
 def _predictions_bytes(predictions: Predictions) -> bytes:

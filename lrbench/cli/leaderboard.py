@@ -1,10 +1,17 @@
 """`lrbench leaderboard`: pages, tables and figures from what results there are."""
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lrbench.cli.common import JsonOption, emit_json, note
+
+if TYPE_CHECKING:
+    from lrbench.leaderboard.frames import Format
+    from lrbench.workspace import Workspace
 
 
 def leaderboard(
@@ -14,6 +21,23 @@ def leaderboard(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail if a page differs from what the results say.")
     ] = False,
+    form: Annotated[
+        Literal["md", "csv", "json", "parquet", "latex"] | None,
+        typer.Option(
+            "--format",
+            help="Print instead of writing pages. csv, json, parquet: a row a cell; md, latex: the headline tables.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="With --format: write to this file. [default: stdout]")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", metavar="NAME", help="Print only this protocol's (as md, unless --format)."),
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option("--arm", metavar="ARM", help="Print only this arm's (as md, unless --format).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Write the leaderboard from the results; incomplete rows say so."""
@@ -28,6 +52,9 @@ def leaderboard(
         raise InputError(
             f"there are no results in {workspace.results.absolute()}. `lrbench run quick` makes some, in minutes on a CPU."
         )
+    if form or protocol or arm or out:
+        _print(workspace, suites, form or "md", out, protocol, arm)
+        return
     if check:
         stale = page.check(workspace, suites)
         if json_:
@@ -46,3 +73,25 @@ def leaderboard(
     else:
         for path in written:
             typer.echo(str(path))
+
+
+def _print(
+    workspace: "Workspace",
+    suites: Sequence[str],
+    form: "Format",
+    out: Path | None,
+    protocol: str | None,
+    arm: str | None,
+) -> None:
+    from lrbench.errors import InputError
+    from lrbench.files import write_bytes
+    from lrbench.leaderboard.frames import formatted
+
+    if form == "parquet" and out is None:
+        raise InputError("Parquet is no text for a terminal. Name a file: --out results.parquet")
+    content = formatted(workspace, suites, form, protocol=protocol, arm=arm)
+    if out is None:
+        sys.stdout.write(content.decode())
+    else:
+        write_bytes(out, content)
+        note(f"written to {out}")

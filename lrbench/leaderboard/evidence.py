@@ -1,30 +1,25 @@
 """A suite's results arranged for comparison: which can stand in one table, and what is missing."""
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
-from lrbench.arms import SnapshotKey, owner, segment, snapshot_keys
-from lrbench.errors import InputError
+from lrbench.arms import SnapshotKey, owner, segment
+from lrbench.leaderboard.index import Entry
 from lrbench.leaderboard.statistics import (
     Estimate,
     Floats,
     Ratio,
     estimate,
     fieller,
-    headline_of,
+    headlines_of,
     image_variance,
     kept_inside,
     log_odds,
 )
 from lrbench.registry import Suite
-from lrbench.results import Result, StoredResult, load_results
 
 Row = tuple[str, int]
 """An arm and a stage that it owns."""
@@ -56,7 +51,7 @@ class Rows:
 
     def headlines(self, values: Floats) -> Floats:
         """The headline of values per seed and image. Shape `(n,)`."""
-        return np.array([headline_of(each, self.labels, self.metric) for each in values])
+        return headlines_of(values, self.labels, self.metric)
 
     def estimate(self, values: Floats) -> Estimate:
         """The mean over seeds of the headline of such values, with its interval."""
@@ -75,7 +70,7 @@ class Values:
 
     metric: str
     labels: npt.NDArray[np.int64]
-    correct: dict[tuple[Row, int], Floats] = field(default_factory=dict)
+    correct: dict[tuple[Row, int], npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -91,7 +86,7 @@ class Evidence:
         values: What is comparable, by column.
         source: Source accuracy by row and seed.
         report: What the source's annotations say, by name, row and seed.
-        stored: Every readable result that stands in a table.
+        stored: Every result that stands in a table.
         apart: Results that cannot stand with the others, each with the reason.
         problems: What is wrong with files that could not be read.
         partial: Whether these are results of partial data.
@@ -105,8 +100,8 @@ class Evidence:
     values: dict[Column, Values]
     source: dict[tuple[Row, int], float]
     report: dict[str, dict[tuple[Row, int], float]]
-    stored: list[StoredResult]
-    apart: list[tuple[StoredResult, str]]
+    stored: list[Entry]
+    apart: list[tuple[Entry, str]]
     problems: list[str]
     partial: bool
 
@@ -248,129 +243,3 @@ def without_decay(suite: Suite, row: Row) -> bool:
         rates.add(stretch.rate)
         key = stretch.parent
     return len(rates) == 1
-
-
-def gather(results: Path, suite: Suite) -> list[Evidence]:
-    """Arrange a suite's results: full ones first, then, apart, those of partial data.
-
-    Args:
-        results: The workspace's results folder.
-        suite: The suite, which says what is to be there.
-
-    Returns:
-        One or two bodies of evidence; the second only where there are results of partial data.
-    """
-    stored, problems = load_results(results, suite.name)
-    readable: list[StoredResult] = []
-    for each in stored:
-        try:
-            _ = each.predictions
-            readable.append(each)
-        except InputError as error:
-            problems.append(str(error))
-    full = [each for each in readable if not each.result.partial]
-    partial = [each for each in readable if each.result.partial]
-    bodies = [_arrange(suite, full, problems, partial=False)] if full or not partial else []
-    if partial:
-        bodies.append(_arrange(suite, partial, [] if bodies else problems, partial=True))
-    return bodies
-
-
-def read_suite(results: Path, name: str) -> Suite:
-    """The suite beside its results.
-
-    Raises:
-        InputError: It is not there or damaged.
-    """
-    path = results / name / "suite.json"
-    try:
-        return Suite.model_validate_json(path.read_text(encoding="utf-8"), strict=True)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing, which says what the results beside it belong to. Run the suite again, or copy the file "
-            "from where the results come from."
-        ) from None
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Run the suite again: it writes the file anew.") from error
-
-
-def comparable(result: Result) -> tuple[object, ...]:
-    """What two results of one column must share to stand in one table."""
-    return (
-        result.protocol_version,
-        json.dumps(result.preprocessing, sort_keys=True),
-        result.task.fingerprint,
-        result.snapshot.source_fingerprint,
-        json.dumps(result.settings, sort_keys=True),
-    )
-
-
-_DIFFERENCES = (
-    "protocol version",
-    "preprocessing",
-    "images or labels of the target",
-    "images of the source",
-    "settings",
-)
-
-
-def _arrange(suite: Suite, stored: list[StoredResult], problems: list[str], *, partial: bool) -> Evidence:
-    rows = list(dict.fromkeys((key.arm, key.stage) for key in snapshot_keys(suite, seed=suite.seeds[0])))
-    columns = [Column(protocol=protocol, task=task) for protocol in suite.protocols for task in suite.targets]
-    evidence = Evidence(
-        name=suite.name,
-        suite=suite,
-        rows=sorted(rows, key=lambda row: (suite.arms.index(row[0]), row[1])),
-        columns=columns,
-        extra=[],
-        values={},
-        source={},
-        report={},
-        stored=[],
-        apart=[],
-        problems=problems,
-        partial=partial,
-    )
-    by_column: dict[Column, list[StoredResult]] = {}
-    for each in stored:
-        result = each.result
-        column = Column(protocol=result.protocol, task=result.task.name)
-        if result.snapshot.arm is None or (result.snapshot.arm, result.snapshot.stage) not in rows:
-            evidence.apart.append((each, "its arm or stage is not in the suite"))
-        elif result.snapshot.pretraining_seed not in suite.seeds or result.seed not in suite.transfer_seeds:
-            evidence.apart.append((each, "its seed is not in the suite"))
-        else:
-            by_column.setdefault(column, []).append(each)
-    evidence.extra = sorted(by_column.keys() - set(columns))
-    for column, results in by_column.items():
-        _add_column(evidence, column, results)
-    return evidence
-
-
-def _add_column(evidence: Evidence, column: Column, stored: list[StoredResult]) -> None:
-    counts = Counter(comparable(each.result) for each in stored)
-    # The newest protocol's largest group makes the table.
-    best = max(counts, key=lambda key: (key[0], counts[key], key))
-    cells: dict[tuple[Row, int], list[StoredResult]] = {}
-    for each in stored:
-        key = comparable(each.result)
-        if key != best:
-            differs = [name for name, mine, theirs in zip(_DIFFERENCES, key, best, strict=True) if mine != theirs]
-            evidence.apart.append((each, f"another {', another '.join(differs)}"))
-            continue
-        snapshot = each.result.snapshot
-        assert snapshot.arm is not None and snapshot.stage is not None and snapshot.pretraining_seed is not None
-        cells.setdefault(((snapshot.arm, snapshot.stage), snapshot.pretraining_seed), []).append(each)
-    first = next(iter(cells.values()))[0]
-    values = Values(metric=first.result.task.metric, labels=first.predictions.label)
-    for (row, seed), members in cells.items():
-        evidence.stored.extend(members)
-        snapshot = members[0].result.snapshot
-        if snapshot.source_accuracy is not None:
-            evidence.source[row, seed] = snapshot.source_accuracy
-        for name, value in snapshot.source_report.items():
-            evidence.report.setdefault(name, {})[row, seed] = value
-        if len(members) == len(evidence.suite.transfer_seeds):
-            hits = [each.predictions.prediction == each.predictions.label for each in members]
-            values.correct[row, seed] = np.mean(np.array(hits, dtype=np.float64), axis=0)
-    evidence.values[column] = values

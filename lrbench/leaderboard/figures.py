@@ -1,84 +1,225 @@
-"""One figure a suite: accuracy against stage, a line for each target, with intervals."""
+"""A suite's figures, each with the data that it draws: SVG and PNG by matplotlib, CSV beside.
+
+Colours are Okabe and Ito's, told apart with every kind of colour vision; markers and line styles differ too, for print in grey.
+"""
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas
 
-from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
+from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS, fit_null
+from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.tables import of_protocol
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; markers differ too, for print in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_REPORT = {
+    "simple": "simple evidence: test accuracy",
+    "complex": "complex evidence: test accuracy",
+    "memorised": "wrong training labels memorised",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of a suite.
+
+    Attributes:
+        name: Part of its files' names.
+        caption: What it shows, as its alternative text.
+        data: What is drawn, in points where not said otherwise.
+        draw: Draws it into a matplotlib figure.
+    """
+
+    name: str
+    caption: str
+    data: pandas.DataFrame
+    draw: Callable[[], Any]
+
+    def drawings(self, salt: str) -> dict[str, bytes]:
+        """The figure by file ending; `salt` keeps the identifiers inside the SVG the same from run to run."""
+        import matplotlib
+
+        with matplotlib.rc_context({"svg.hashsalt": salt, "font.size": 9.5, "svg.fonttype": "none"}):
+            figure = self.draw()
+            return {
+                ".svg": _saved(figure, "svg", {"Date": None, "Creator": None}),
+                ".png": _saved(figure, "png", {"Software": None}),
+            }
+
+
+def figures(evidence: Evidence) -> list[Figure]:
+    """Every figure that the evidence has data for; the first is the suite's own."""
+    stages = stage_data(evidence)
+    found = [
+        Figure(
+            name="stages",
+            caption="Target accuracy against stage, a line for each target",
+            data=stages,
+            draw=lambda: _draw_stages(evidence),
+        )
+    ]
+    tradeoff = tradeoff_data(evidence)
+    if len(tradeoff):
+        found.append(
+            Figure(
+                name="source-and-target",
+                caption="Target error against source error along each arm",
+                data=tradeoff,
+                draw=lambda: _draw_tradeoff(evidence, tradeoff),
+            )
+        )
+    forest = forest_data(evidence)
+    if len(forest):
+        found.append(
+            Figure(
+                name="decay-minus-control",
+                caption="Target accuracy with decay minus without, at each stage and target",
+                data=forest,
+                draw=lambda: _draw_forest(forest),
+            )
+        )
+    learned = learned_data(evidence)
+    if len(learned):
+        found.append(
+            Figure(
+                name="source-learned",
+                caption="What the source taught: simple and complex evidence, wrong labels memorised",
+                data=learned,
+                draw=lambda: _draw_learned(learned),
+            )
+        )
+    return found
 
 
 def stage_data(evidence: Evidence) -> pandas.DataFrame:
-    """The figure's data: protocol, target, arm, stage, mean, half-width and seeds, in points."""
+    """Protocol, target, arm, stage, mean, half-width and seeds."""
+    records = [
+        {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(level)}
+        for column in evidence.columns
+        for row in evidence.rows
+        if (level := evidence.level(row, column)) is not None
+    ]
+    return _frame(records, "protocol", "target", "arm", "stage", "mean", "half_width", "seeds")
+
+
+def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
+    """Protocol, target, arm, stage, mean errors of source and target, and whether the rate ever fell."""
     records = []
     for column in evidence.columns:
         for row in evidence.rows:
-            level = evidence.level(row, column)
-            if level is not None:
+            level, source = evidence.level(row, column), evidence.source_level(row)
+            if level is not None and source is not None and row[1] > 0:
                 records.append(
                     {
                         "protocol": column.protocol,
                         "target": column.task,
                         "arm": row[0],
                         "stage": row[1],
-                        "mean": round(100 * level.mean, 4),
-                        "half_width": None if level.half_width is None else round(100 * level.half_width, 4),
-                        "seeds": level.seeds,
+                        "source_error": round(100 * (1 - source.mean), 4),
+                        "target_error": round(100 * (1 - level.mean), 4),
+                        "without_decay": without_decay(evidence.suite, row),
                     }
                 )
-    names = ["protocol", "target", "arm", "stage", "mean", "half_width", "seeds"]
-    return pandas.DataFrame(records, columns=names)
+    return _frame(records, "protocol", "target", "arm", "stage", "source_error", "target_error", "without_decay")
 
 
-def draw_stages(evidence: Evidence) -> dict[str, bytes]:
-    """The figure as SVG and PNG: a panel a protocol, `step` in full lines, `hold` from where it branches in dashes.
-
-    Returns:
-        File ending to content.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": evidence.name, "font.size": 9.5, "svg.fonttype": "none"}):
-        protocols = list(evidence.suite.protocols)
-        figure = Figure(figsize=(4.6 * max(1, len(protocols)) + 0.4, 4.4), layout="constrained")
-        panels = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
-        for panel, protocol in zip(panels, protocols, strict=True):
-            _panel(panel, evidence, protocol)
-        panels[0].set_ylabel("target accuracy (headline metric), %")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
-        return {
-            "svg": _saved(figure, "svg", {"Date": None, "Creator": None}),
-            "png": _saved(figure, "png", {"Software": None}),
-        }
+def forest_data(evidence: Evidence) -> pandas.DataFrame:
+    """Protocol, target, stage, control, mean difference `step` less control, half-width and seeds."""
+    records = [
+        {"protocol": column.protocol, "target": column.task, "stage": row[1], "control": control[0], **_points(value)}
+        for column in evidence.columns
+        for row, control in evidence.controls()
+        if control[0] in ("hold", "average") and (value := evidence.difference(row, control, column)) is not None
+    ]
+    return _frame(records, "protocol", "target", "stage", "control", "mean", "half_width", "seeds")
 
 
-def _panel(panel: Any, evidence: Evidence, protocol: str) -> None:
+def learned_data(evidence: Evidence) -> pandas.DataFrame:
+    """Measure (`simple`, `complex`, `memorised`), arm, stage, mean, half-width and seeds."""
+    records = [
+        {"measure": name, "arm": row[0], "stage": row[1], **_points(value)}
+        for name in _REPORT
+        if name in evidence.report
+        for row in evidence.rows
+        if (value := evidence.reported(name, row)) is not None
+    ]
+    return _frame(records, "measure", "arm", "stage", "mean", "half_width", "seeds")
+
+
+def _points(value: Estimate) -> dict[str, Any]:
+    width = None if value.half_width is None else round(100 * value.half_width, 4)
+    return {"mean": round(100 * value.mean, 4), "half_width": width, "seeds": value.seeds}
+
+
+def _frame(records: list[dict[str, Any]], *names: str) -> pandas.DataFrame:
+    return pandas.DataFrame(records, columns=list(names))
+
+
+def _panels(count: int, *, width: float = 4.6, height: float = 4.4, share_y: bool = True) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(width * max(1, count) + 0.4, height), layout="constrained")
+    panels = canvas.subplots(1, max(1, count), sharey=share_y, squeeze=False)[0]
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.3)
+    return canvas, panels
+
+
+def _legend(canvas: Any, panel: Any, columns: int = 4) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(1, len(labels))), frameon=False)
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
+
+
+def _draw_stages(evidence: Evidence) -> Any:
+    protocols = list(evidence.suite.protocols)
+    canvas, panels = _panels(len(protocols))
+    for panel, protocol in zip(panels, protocols, strict=True):
+        _stage_panel(panel, evidence, protocol)
+    panels[0].set_ylabel("target accuracy (headline metric), %")
+    _legend(canvas, panels[0])
+    return canvas
+
+
+def _stage_panel(panel: Any, evidence: Evidence, protocol: str) -> None:
     columns = of_protocol(evidence, protocol)
     for index, column in enumerate(columns):
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        style = _style(index)
         # Side by side a little, so that error bars do not hide each other.
         shift = 0.05 * (index - (len(columns) - 1) / 2)
-        style = {"color": colour, "marker": marker, "label": column.task, "linestyle": "-", "linewidth": 1.4}
-        _points(panel, evidence, column, [row for row in evidence.rows if row[0] == "step"], shift, style)
+        _bars(
+            panel,
+            evidence,
+            column,
+            [row for row in evidence.rows if row[0] == "step"],
+            shift,
+            {**style, "label": column.task, "linestyle": "-", "linewidth": 1.4},
+        )
         for row in evidence.rows:
             before = evidence.before(row)
             if row[0] == "hold" and before is not None:
                 ends = [evidence.level(each, column) for each in (before, row)]
                 if all(ends):
-                    stages = [each[1] + shift for each in (before, row)]
                     panel.plot(
-                        stages, [100 * end.mean for end in ends if end], color=colour, linestyle=":", linewidth=1.4
+                        [each[1] + shift for each in (before, row)],
+                        [100 * end.mean for end in ends if end],
+                        color=style["color"],
+                        linestyle=":",
+                        linewidth=1.4,
                     )
                 # A held stage is drawn hollow, so that it is not taken for the decayed one beside it.
-                hollow = {"color": colour, "marker": marker, "markerfacecolor": "white", "linestyle": "none"}
-                _points(panel, evidence, column, [row], shift + 0.02, hollow)
+                hollow = {**style, "markerfacecolor": "white", "linestyle": "none"}
+                _bars(panel, evidence, column, [row], shift + 0.02, hollow)
     panel.plot([], [], "k-", label="step (rate falls)")
     if "hold" in evidence.suite.arms:
         panel.plot([], [], "k:", label="hold (rate held from there)")
@@ -87,13 +228,9 @@ def _panel(panel: Any, evidence: Evidence, protocol: str) -> None:
     panel.set_title(protocol)
     # With few seeds an interval may reach past what an accuracy can be; the axis does not.
     panel.set_ylim(0, 100)
-    panel.grid(axis="y", alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
 
 
-def _points(
-    panel: Any, evidence: Evidence, column: Column, rows: list[Row], shift: float, style: dict[str, Any]
-) -> None:
+def _bars(panel: Any, evidence: Evidence, column: Column, rows: list[Row], shift: float, style: dict[str, Any]) -> None:
     levels = [(row[1] + shift, level) for row in rows if (level := evidence.level(row, column)) is not None]
     if levels:
         panel.errorbar(
@@ -107,7 +244,116 @@ def _points(
         )
 
 
-def _saved(figure: Any, ending: str, metadata: dict[str, Any]) -> bytes:
+_ARM_MARKERS = {"step": "o", "hold": "s", "constant": "^", "average": "D"}
+
+
+def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
+    protocols = list(evidence.suite.protocols)
+    canvas, panels = _panels(len(protocols))
+    for panel, protocol in zip(panels, protocols, strict=True):
+        mine = data[data.protocol == protocol]
+        for index, target in enumerate(dict.fromkeys(mine.target)):
+            points, colour = mine[mine.target == target], _style(index)["color"]
+            step = points[points.arm == "step"].sort_values("stage")
+            panel.plot(step.source_error, step.target_error, color=colour, linewidth=1.2, label=target)
+            for arm, marker in _ARM_MARKERS.items():
+                each = points[points.arm == arm]
+                face = colour if arm == "step" else "white"
+                panel.plot(
+                    each.source_error,
+                    each.target_error,
+                    marker,
+                    color=colour,
+                    markerfacecolor=face,
+                    markersize=5,
+                    alpha=0.9,
+                )
+            null = points[points.without_decay]
+            if len(null) >= LEAST_SNAPSHOTS:
+                errors = null.source_error.to_numpy() / 100
+                curve = fit_null(errors, null.target_error.to_numpy()[:, None] / 100)
+                along = np.linspace(errors.min(), errors.max(), 60)
+                panel.plot(
+                    100 * along, [100 * curve.predict(float(x))[0] for x in along], "--", color=colour, linewidth=1
+                )
+        fitted = min((int(points.without_decay.sum()) for _, points in mine.groupby("target")), default=0)
+        note = "" if fitted >= LEAST_SNAPSHOTS else f" (no null: {fitted} of {LEAST_SNAPSHOTS} snapshots without decay)"
+        panel.set_title(f"{protocol}{note}", fontsize=9.5)
+        panel.set_xlabel("source error, %")
+        # Training moves to the right and up, as accuracy figures do.
+        panel.invert_xaxis()
+    panels[0].invert_yaxis()
+    panels[0].set_ylabel("target error, %")
+    for arm, marker in _ARM_MARKERS.items():
+        if (data.arm == arm).any():
+            face = "k" if arm == "step" else "white"
+            panels[0].plot([], [], f"k{marker}", markerfacecolor=face, label=arm)
+    _legend(canvas, panels[0], columns=5)
+    return canvas
+
+
+def _draw_forest(data: pandas.DataFrame) -> Any:
+    protocols = list(dict.fromkeys(data.protocol))
+    lines = list(dict.fromkeys(zip(data.target, data.stage, strict=True)))
+    canvas, panels = _panels(len(protocols), height=1.4 + 0.32 * len(lines))
+    for panel, protocol in zip(panels, protocols, strict=True):
+        mine = data[data.protocol == protocol]
+        for control, shift, face in (("hold", -0.12, None), ("average", 0.12, "white")):
+            for index, (target, stage) in enumerate(lines):
+                row = mine[(mine.target == target) & (mine.stage == stage) & (mine.control == control)]
+                if len(row):
+                    colour = _COLOURS[0] if control == "hold" else _COLOURS[1]
+                    width = row.half_width.iloc[0]
+                    panel.errorbar(
+                        row["mean"].iloc[0],
+                        index + shift,
+                        xerr=0.0 if pandas.isna(width) else width,
+                        fmt="o" if control == "hold" else "D",
+                        color=colour,
+                        markerfacecolor=face or colour,
+                        markersize=5,
+                        capsize=2.5,
+                        elinewidth=1,
+                        label=f"step − {control}" if index == 0 else None,
+                    )
+        panel.axvline(0, color="k", linewidth=0.8)
+        panel.set_title(protocol)
+        panel.set_xlabel("points of target accuracy (below 0: decay transfers worse)")
+    panels[0].set_yticks(range(len(lines)), [f"{target}, stage {stage}" for target, stage in lines])
+    panels[0].invert_yaxis()
+    _legend(canvas, panels[0])
+    return canvas
+
+
+def _draw_learned(data: pandas.DataFrame) -> Any:
+    measures = [name for name in _REPORT if (data.measure == name).any()]
+    canvas, panels = _panels(len(measures), width=3.6, height=3.8)
+    for panel, measure in zip(panels, measures, strict=True):
+        mine = data[data.measure == measure]
+        for index, (arm, points) in enumerate(mine.groupby("arm", sort=False)):
+            shift = 0.06 * (index - 1.5)
+            panel.errorbar(
+                points.stage + shift,
+                points["mean"],
+                yerr=points.half_width.fillna(0.0),
+                linestyle="-" if arm == "step" else "none",
+                markerfacecolor=None if arm == "step" else "white",
+                markersize=5,
+                capsize=2.5,
+                elinewidth=0.9,
+                label=str(arm),
+                **_style(index),
+            )
+        panel.set_title(_REPORT[measure], fontsize=9.5)
+        stages = sorted(set(mine.stage))
+        panel.set_xticks(stages, [f"stage {stage}" for stage in stages])
+        panel.set_ylim(0, 100)
+    panels[0].set_ylabel("share of images, %")
+    _legend(canvas, panels[0])
+    return canvas
+
+
+def _saved(canvas: Any, ending: str, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=ending, dpi=150, metadata=metadata)
+    canvas.savefig(buffer, format=ending, dpi=150, metadata=metadata)
     return buffer.getvalue()

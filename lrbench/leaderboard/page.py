@@ -10,9 +10,11 @@ from pathlib import Path
 from lrbench.errors import InputError
 from lrbench.files import write_bytes
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.evidence import Evidence, gather, read_suite
-from lrbench.leaderboard.figures import draw_stages, stage_data
+from lrbench.leaderboard.evidence import Evidence
+from lrbench.leaderboard.figures import figures
 from lrbench.leaderboard.foreign_page import render_foreign
+from lrbench.leaderboard.gathering import gather, read_suite
+from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, progress, render_suite
 from lrbench.references import FOREIGN
 from lrbench.registry import Suite
@@ -20,20 +22,26 @@ from lrbench.results import suites_with_results
 from lrbench.workspace import Workspace
 
 # Drawn by matplotlib, whose versions differ in bytes: written, but not compared.
-_DRAWN = {".svg", ".png"}
+DRAWN = (".svg", ".png")
 
 
-def build(workspace: Workspace, suites: Sequence[str]) -> dict[Path, bytes]:
+def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> dict[Path, bytes | None]:
     """The content of every file of the leaderboard.
+
+    A figure is drawn anew where its data has changed or a drawing is missing; delete its CSV to have it drawn anyway.
 
     Args:
         workspace: Whose results.
         suites: Suites whose pages are made; the index has all.
+        draw: Whether figures are drawn at all.
+
+    Returns:
+        Path to content; None for a drawing that is left as it is.
 
     Raises:
         InputError: A suite has no results.
     """
-    files: dict[Path, bytes] = {}
+    files: dict[Path, bytes | None] = {}
     gathered: dict[str, list[Evidence]] = {}
     readme = workspace.root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else None
@@ -44,20 +52,24 @@ def build(workspace: Workspace, suites: Sequence[str]) -> dict[Path, bytes]:
                 "them."
             )
         if name == FOREIGN:
-            files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results).encode()
+            files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, workspace.cache).encode()
             continue
         suite = read_suite(workspace.results, name)
-        bodies = gathered[name] = gather(workspace.results, suite)
+        bodies = gathered[name] = gather(workspace.results, suite, workspace.cache)
         files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies).encode()
-        figure = workspace.leaderboard / "figures" / f"{name}-stages"
-        for ending, content in draw_stages(bodies[0]).items():
-            files[figure.with_suffix(f".{ending}")] = content
-        data = stage_data(bodies[0]).to_csv(index=False, lineterminator="\n")
-        files[figure.with_suffix(".csv")] = data.encode()
+        files |= {workspace.leaderboard / path: content.encode() for path, content in render_rows(bodies).items()}
+        for figure in figures(bodies[0]):
+            path = workspace.leaderboard / "figures" / f"{name}-{figure.name}.csv"
+            files[path] = data = figure.data.to_csv(index=False, lineterminator="\n").encode()
+            drawings = [path.with_suffix(ending) for ending in DRAWN]
+            files |= dict.fromkeys(drawings)
+            if draw and not (_is(path, data) and all(each.is_file() for each in drawings)):
+                content = figure.drawings(name)
+                files |= {each: content[each.suffix] for each in drawings}
         if text is not None:
             text = _between_markers(text, name, _excerpt(suite, bodies))
     files[workspace.leaderboard / "README.md"] = _index(workspace, gathered).encode()
-    if text is not None and text != readme.read_text(encoding="utf-8"):
+    if text is not None:
         files[readme] = text.encode()
     return files
 
@@ -70,18 +82,19 @@ def write(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
     """
     files = build(workspace, suites)
     for path, content in files.items():
-        if not path.is_file() or path.read_bytes() != content:
+        if content is not None and not _is(path, content):
             write_bytes(path, content)
     return list(files)
 
 
 def check(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
     """The files that are missing or differ from what the results say; drawings only have to be there."""
-    stale = []
-    for path, content in build(workspace, suites).items():
-        if not path.is_file() or (path.suffix not in _DRAWN and path.read_bytes() != content):
-            stale.append(path)
-    return stale
+    files = build(workspace, suites, draw=False)
+    return [path for path, content in files.items() if not (path.is_file() if content is None else _is(path, content))]
+
+
+def _is(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _index(workspace: Workspace, gathered: Mapping[str, Sequence[Evidence]]) -> str:
@@ -97,7 +110,7 @@ def _index(workspace: Workspace, gathered: Mapping[str, Sequence[Evidence]]) -> 
         except InputError as error:
             rows.append({"suite": name, "what": str(error), "cells": tables.NOTHING})
             continue
-        there, expected = progress(gathered.get(name) or gather(workspace.results, suite))
+        there, expected = progress(gathered.get(name) or gather(workspace.results, suite, workspace.cache))
         rows.append(
             {
                 "suite": f"[{name}]({name}.md)",

@@ -122,9 +122,27 @@ def holm(values: list[float]) -> list[float]:
 
 def headline_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
     """A headline metric from values per image (1 for a right prediction, or a difference of two such)."""
+    return float(headlines_of(values[None], labels, metric)[0])
+
+
+def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> Floats:
+    """A headline metric for each row of values per image.
+
+    Args:
+        values: Shape `(n, N)`.
+        labels: Shape `(N,)`.
+        metric: `top1` or `mean_per_class`.
+
+    Returns:
+        Shape `(n,)`.
+    """
+    found: Floats
     if metric == "top1":
-        return float(values.mean())
-    return float(np.mean([values[labels == label].mean() for label in np.unique(labels)]))
+        found = values.mean(axis=1)
+    else:
+        counts = np.bincount(labels)
+        found = values @ (1.0 / (counts[labels] * np.count_nonzero(counts)))
+    return found
 
 
 def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
@@ -139,8 +157,12 @@ def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -
     """
     if metric == "top1":
         return float(np.var(values)) / len(values)
-    classes = [values[labels == label] for label in np.unique(labels)]
-    return float(sum(np.var(each) / len(each) for each in classes)) / len(classes) ** 2
+    counts = np.bincount(labels)
+    present = counts > 0
+    means = np.bincount(labels, weights=values)[present] / counts[present]
+    centred = values - means[np.cumsum(present)[labels] - 1]
+    variances = np.bincount(labels, weights=centred**2)[present] / counts[present]
+    return float(np.sum(variances / counts[present])) / int(present.sum()) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,13 @@
 """One suite's page in Markdown: tables, figure, setting, and what is missing or left out."""
 
+import json
 from collections.abc import Sequence
 
 from lrbench.leaderboard import summary, tables, verdicts
 from lrbench.leaderboard.claims import CLAIMS, decide
-from lrbench.leaderboard.evidence import Evidence
+from lrbench.leaderboard.evidence import Evidence, Row
+from lrbench.leaderboard.figures import figures
+from lrbench.leaderboard.row_pages import linked
 from lrbench.registry import Suite
 
 _METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
@@ -36,9 +39,14 @@ def progress(bodies: Sequence[Evidence]) -> tuple[int, int]:
     return body.there, body.expected
 
 
-def headline_block(evidence: Evidence, protocol: str) -> str:
-    """The headline table of one protocol with the words that it needs."""
-    return f"{tables.headline(evidence, protocol)}\n\n{_legend(evidence, protocol)}"
+def headline_block(evidence: Evidence, protocol: str, *, links: bool = False) -> str:
+    """The headline table of one protocol with the words that it needs; its rows linked to their pages, if wanted."""
+    there = {(entry.arm, entry.stage) for entry in evidence.stored} if links else set()
+
+    def name(row: Row) -> str:
+        return linked(evidence.name, row) if row in there else tables.row_name(row)
+
+    return f"{tables.headline(evidence, protocol, name=name)}\n\n{_legend(evidence, protocol)}"
 
 
 def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
@@ -66,14 +74,14 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
 def _body(body: Evidence) -> list[str]:
     suite = body.suite
     level = "###" if body.partial else "##"
-    decisions = decide(body)
+    decisions, drawn = decide(body), figures(body)
     parts = [f"{level} In short\n\n{summary.in_words(body, decisions)}", f"{level} Verdicts\n\n{_claims()}"]
     for protocol in suite.protocols:
         parts.append(f"{level}# {protocol}: verdict of each claim\n\n{verdicts.overview(body, decisions, protocol)}")
     for protocol in suite.protocols:
-        parts.append(f"{level} {protocol}: accuracy\n\n{headline_block(body, protocol)}")
-        if not body.partial:
-            parts.append(_figure(suite, protocol))
+        parts.append(f"{level} {protocol}: accuracy\n\n{headline_block(body, protocol, links=True)}")
+        if protocol == suite.protocols[0]:
+            parts += [_figure(body, each.name, each.caption) for each in drawn if each.name != "source-learned"]
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
         parts.append(
             f"{level} {protocol}: decisions\n\n{verdicts.details(body, decisions, protocol)}\n\n"
@@ -98,6 +106,7 @@ def _body(body: Evidence) -> list[str]:
             f"{level} What the source taught\n\n{report}\n\nShares of images, in percent, mean ± half the 95 % interval "
             "over seeds."
         )
+        parts += [_figure(body, each.name, each.caption) for each in drawn if each.name == "source-learned"]
     return parts
 
 
@@ -165,10 +174,9 @@ def _legend(body: Evidence, protocol: str) -> str:
     )
 
 
-def _figure(suite: Suite, protocol: str) -> str:
-    if protocol != suite.protocols[0]:
-        return ""
-    return f"![Target accuracy against stage, a line for each target](figures/{suite.name}-stages.svg)"
+def _figure(body: Evidence, name: str, caption: str) -> str:
+    """A figure of all protocols; partial data has none."""
+    return "" if body.partial else f"![{caption}](figures/{body.name}-{name}.svg)"
 
 
 def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
@@ -179,15 +187,15 @@ def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
             zip(schedule.ends[:-1], schedule.ends[1:], schedule.rates, strict=True), start=1
         )
     )
-    results = [each.result for body in bodies for each in body.stored]
-    devices = sorted({result.device for result in results if result.device})
-    versions = sorted({", ".join(f"{name} {value}" for name, value in result.versions.items()) for result in results})
+    entries = [entry for body in bodies for entry in body.stored]
+    devices = sorted({entry.device for entry in entries} - {""})
+    versions = sorted({entry.versions for entry in entries})
     fingerprints = {
-        result.task.name: f"`{result.task.name}` {result.task.fingerprint[:12]} ({result.train_count:,} training and "
-        f"{result.test_count:,} test images, {result.task.classes} classes)"
-        for result in results
+        entry.task: f"`{entry.task}` {entry.fingerprint[:12]} ({entry.train_count:,} training and {entry.test_count:,} test "
+        f"images, {entry.classes} classes)"
+        for entry in {(entry.task, entry.fingerprint): entry for entry in entries}.values()
     }
-    sources = sorted({result.snapshot.source_fingerprint or "" for result in results} - {""})
+    sources = sorted({entry.source_fingerprint for entry in entries} - {""})
     lines = [
         f"- Network: `{suite.model.architecture}`"
         + (f" with {suite.model.arguments}" if suite.model.arguments else "")
@@ -199,8 +207,12 @@ def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
         f"- Source: `{suite.source}` {', '.join(each[:12] for each in sources)}.",
         *[f"- Target: {fingerprints[name]}." for name in suite.targets if name in fingerprints],
         *[f"- Device: {device}." for device in devices],
-        *[f"- Versions: {each}." for each in versions],
-        f"- Every cell's record and per-image predictions: [results/{suite.name}](results/{suite.name}).",
+        *[
+            f"- Versions: {', '.join(f'{name} {value}' for name, value in json.loads(each).items())}."
+            for each in versions
+        ],
+        f"- Every cell's record and per-image predictions: [results/{suite.name}](results/{suite.name}); a row's own are "
+        "listed behind its name in the tables of accuracy.",
     ]
     return "## Setting\n\n" + "\n".join(lines)
 
@@ -214,12 +226,8 @@ def _left_over(bodies: Sequence[Evidence]) -> list[str]:
             parts.append(f"## Missing{word}\n\n" + "\n".join(f"- {line}" for line in missing))
         if body.apart:
             rows = [
-                {
-                    "cell": each.result.cell,
-                    "accuracy": f"{100 * each.result.headline:.1f}",
-                    "why it stands apart": reason,
-                }
-                for each, reason in sorted(body.apart, key=lambda pair: pair[0].result.cell)
+                {"cell": entry.cell, "accuracy": f"{100 * entry.headline:.1f}", "why it stands apart": reason}
+                for entry, reason in sorted(body.apart, key=lambda pair: pair[0].cell)
             ]
             parts.append(f"## Kept apart{word}\n\nThese are not comparable with the tables.\n\n{tables.markdown(rows)}")
         if body.problems:

@@ -12,12 +12,12 @@ from lrbench.registry import find_tasks
 NOTHING = "—"
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table; text to the left, everything else as it is."""
+def markdown(rows: Sequence[dict[str, str]], form: str = "github") -> str:
+    """A table in Markdown, or in another of tabulate's forms; text to the left, everything else as it is."""
     if not rows:
         return ""
     frame = pandas.DataFrame(list(rows))
-    return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt="github", disable_numparse=True))
+    return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=form, disable_numparse=True))
 
 
 def row_name(row: Row) -> str:
@@ -48,16 +48,32 @@ def ratio(value: Ratio | None) -> str:
     return f"{rounded(value.value, 2)} [{rounded(value.low, 2)}, {rounded(value.high, 2)}]"
 
 
-def headline(evidence: Evidence, protocol: str) -> str:
-    """A row for each snapshot, a column for each target: mean and interval over seeds."""
-    return _levels(evidence, evidence.rows, of_protocol(evidence, protocol))
+def headline(
+    evidence: Evidence,
+    protocol: str,
+    *,
+    rows: Sequence[Row] | None = None,
+    form: str = "github",
+    name: Callable[[Row], str] | None = None,
+) -> str:
+    """A row for each snapshot, a column for each target: mean and interval over seeds.
+
+    Args:
+        evidence: The results.
+        protocol: Which protocol.
+        rows: Only these rows; bold stays a matter of all of them.
+        form: A table format of tabulate's.
+        name: What a row is called; None for its plain name.
+    """
+    chosen = evidence.rows if rows is None else rows
+    return markdown(_levels(evidence, chosen, of_protocol(evidence, protocol), name or row_name), form)
 
 
 def other_transfers(evidence: Evidence, protocol: str) -> str:
     """The same for targets and protocols that the suite does not name; snapshots without any are left out."""
     columns = [column for column in evidence.extra if column.protocol == protocol]
     rows = [row for row in evidence.rows if any(evidence.level(row, column) for column in columns)]
-    return _levels(evidence, rows, columns)
+    return markdown(_levels(evidence, rows, columns, row_name))
 
 
 def differences(evidence: Evidence, protocol: str) -> str:
@@ -150,17 +166,19 @@ def target_title(name: str) -> str:
     return load_task(name).display_title if name in find_tasks() else name
 
 
-def _levels(evidence: Evidence, rows: Sequence[Row], columns: Sequence[Column]) -> str:
+def _levels(
+    evidence: Evidence, rows: Sequence[Row], columns: Sequence[Column], name: Callable[[Row], str]
+) -> list[dict[str, str]]:
     expected = len(evidence.seeds)
     leaders = {column: leader(evidence, column) for column in columns}
     lines = []
     for row in rows:
-        shown = {"snapshot": row_name(row), "source": points(evidence.source_level(row), expected)}
+        shown = {"snapshot": name(row), "source": points(evidence.source_level(row), expected)}
         for column in columns:
             bold = leaders[column] == row
             shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
         lines.append(shown)
-    return markdown(lines)
+    return lines
 
 
 def _pairs(

@@ -1,8 +1,10 @@
 """The verdicts in Markdown: one word a claim and target, then every decision with the figures it rests on."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, Claim, Decision, overall
@@ -43,8 +45,9 @@ def within_runs(evidence: Evidence, protocol: str) -> str:
     """What one run alone says: for each seed the difference, its interval over images, and McNemar's p."""
     rows = []
     columns = tables.of_protocol(evidence, protocol)
+    # Every protocol, pair and seed sees the same resampled images of a target.
     weights = {
-        column: image_weights(values.labels, values.metric, generator(0, "images", evidence.name, column.task))
+        column: _weights(evidence.name, column.task, values.metric, values.labels.tobytes())
         for column in columns
         if (values := evidence.values.get(column)) is not None
     }
@@ -62,18 +65,22 @@ def within_runs(evidence: Evidence, protocol: str) -> str:
             stream = generator(0, "crossed bootstrap", evidence.name, protocol, column.task, name)
             low, high = crossed_bootstrap(difference, weights[column], stream)
             lines[0][column.task] = f"[{tables.rounded(100 * low, 1)}, {tables.rounded(100 * high, 1)}]"
-            for position, seed in enumerate(data.seeds):
-                low, high = paired_bootstrap(difference[position], weights[column])
+            ends = paired_bootstrap(difference, weights[column])
+            whole = bool(np.isin(data.correct, (0.0, 1.0)).all())
+            ps = mcnemar(data.correct[0] == 1, data.correct[1] == 1)
+            for seed, value, low, high, p in zip(data.seeds, data.headlines(difference), *ends, ps, strict=True):
                 text = (
-                    f"{tables.rounded(100 * data.headlines(difference)[position], 1, signed=True)} "
+                    f"{tables.rounded(100 * value, 1, signed=True)} "
                     f"[{tables.rounded(100 * low, 1)}, {tables.rounded(100 * high, 1)}]"
                 )
-                pair = data.correct[:, position]
-                if np.isin(pair, (0.0, 1.0)).all():
-                    text += f", p {p_value(mcnemar(pair[0] == 1, pair[1] == 1).p)}"
-                lines[1 + evidence.seeds.index(seed)][column.task] = text
+                lines[1 + evidence.seeds.index(seed)][column.task] = text + (f", p {p_value(p)}" if whole else "")
         rows += lines
     return tables.markdown(rows)
+
+
+@lru_cache(maxsize=32)
+def _weights(suite: str, task: str, metric: str, labels: bytes) -> npt.NDArray[np.float64]:
+    return image_weights(np.frombuffer(labels, dtype=np.int64), metric, generator(0, "images", suite, task))
 
 
 def of(decisions: Sequence[Decision], claim: Claim, column: Column) -> list[Decision]:

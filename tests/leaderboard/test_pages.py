@@ -1,10 +1,14 @@
 import json
+import re
 
 import numpy as np
+import pandas
 import pytest
 
+from lrbench.errors import InputError
 from lrbench.leaderboard import page
-from lrbench.leaderboard.evidence import Column, gather
+from lrbench.leaderboard.evidence import Column
+from lrbench.leaderboard.gathering import gather
 from lrbench.leaderboard.statistics import estimate
 from tests.leaderboard.fake import fill, put
 
@@ -29,7 +33,8 @@ def table_after(text, heading):
     for line in lines[start:]:
         if not line.startswith("|"):
             break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        # A link is read as its text.
+        rows.append([re.sub(r"\[(.+?)\]\(.+?\)", r"\1", cell.strip()) for cell in line.strip("|").split("|")])
     return [row for row in rows if not row[0].startswith("-")]
 
 
@@ -194,6 +199,50 @@ def test_the_figures_data_are_the_tables(workspace, tiny):
     assert any(line.startswith("probe,tiny-objects,hold,2,75.0,") for line in lines)
     png = (workspace.leaderboard / "figures" / "tiny-stages.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_every_row_leads_to_its_records(workspace, tiny):
+    fill(workspace, tiny)
+    put(workspace, tiny, arm="step", stage=2, protocol="finetune")
+    text = suite_page(workspace)
+    folder = workspace.leaderboard
+    seen = set()
+    for page_path in re.findall(r"\| \[\w+/stage\d\]\((rows/.+?)\)", text):
+        links = re.findall(r"\]\((\.\./\.\./results/.+?\.json)\)", (folder / page_path).read_text())
+        seen |= {(folder / page_path).parent.joinpath(link).resolve() for link in links}
+    assert seen == {path for path in (folder / "results" / "tiny").glob("*.json") if path.name != "suite.json"}
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet", "latex", "md"])
+def test_results_come_in_other_forms_and_filtered(workspace, tiny, lrbench, form):
+    fill(workspace, tiny)
+    out = workspace.root / f"out.{form}"
+    arguments = ["leaderboard", "--format", form, "--protocol", "knn", "--arm", "hold", "--out", out]
+    assert lrbench(*arguments).status == 0
+    if form in ("latex", "md"):
+        text = out.read_text()
+        assert "hold/stage2" in text and "step/" not in text and "knn" in text and "probe" not in text
+        assert ("\\pm" in text and "±" not in text) if form == "latex" else "| hold/stage3" in text
+        return
+    read = {"csv": pandas.read_csv, "json": pandas.read_json, "parquet": pandas.read_parquet}[form]
+    frame = read(out)
+    assert len(frame) == 2 * 2 * 2 and set(frame.arm) == {"hold"} and set(frame.protocol) == {"knn"}
+    assert frame.headline.between(0, 1).all() and (workspace.root / frame.path[0]).is_file()
+
+
+def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
+    fill(workspace, tiny)
+    put(workspace, tiny, arm="step", stage=2, seed=1, partial=True)
+    import lrbench as package
+
+    frame = package.load_results(workspace.root)
+    assert len(frame) == 72 and frame.partial.sum() == 1
+    by = frame[(frame.protocol == "probe") & ~frame.partial].groupby(["arm", "stage", "task"]).headline.mean()
+    assert by["step", 1, "tiny-objects"] == pytest.approx(0.75)
+    with pytest.raises(InputError, match="There are: tiny"):
+        package.load_results(workspace.root, suite="large")
+    assert lrbench("leaderboard", "--format", "parquet").status == 2
+    assert lrbench("leaderboard", "--arm", "sidestep").status == 2
 
 
 def test_no_results_says_how_to_make_some(lrbench):

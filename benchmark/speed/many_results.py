@@ -1,0 +1,134 @@
+"""The leaderboard of a large suite: `python benchmark/speed/many_results.py [NUMBER]` (100,000 unless told).
+
+Writes made-up results into a temporary workspace, then times `lrbench leaderboard` on them from process start: without an
+index, with one, and after one more result; with the peak memory of each.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from lrbench.arms import snapshot_keys
+from lrbench.effective import keep_for_results
+from lrbench.files import sha256_bytes
+from lrbench.registry import load_suite
+from lrbench.results import Predictions, Result, _predictions_bytes, result_path
+from lrbench.workspace import Workspace
+
+_IMAGES, _CLASSES, _POOL = 200, 10, 300
+_PROTOCOLS = ("probe", "knn", "finetune")
+
+
+def fill(root: Path, number: int) -> int:
+    """Write about `number` results of a suite with 20 targets, 3 protocols and 4 transfer seeds."""
+    targets = tuple(f"target-{index:02d}" for index in range(20))
+    transfer_seeds = (0, 1, 2, 3)
+    per_seed = 9 * len(targets) * len(_PROTOCOLS) * len(transfer_seeds)
+    suite = load_suite("quick").model_copy(
+        update={
+            "name": "large",
+            "targets": targets,
+            "protocols": _PROTOCOLS,
+            "transfer_seeds": transfer_seeds,
+            "seeds": tuple(range(max(1, number // per_seed))),
+        }
+    )
+    workspace = Workspace(root=root)
+    keep_for_results(workspace, suite)
+    draw = np.random.default_rng(0)
+    labels = np.arange(_IMAGES) % _CLASSES
+    pool = []
+    for index in range(_POOL):
+        wrong = draw.random(_IMAGES) < 0.2 + 0.5 * index / _POOL
+        prediction = np.where(wrong, (labels + 1) % _CLASSES, labels)
+        content = _predictions_bytes(Predictions(index=np.arange(_IMAGES), label=labels, prediction=prediction))
+        pool.append((content, sha256_bytes(content), float(1 - wrong.mean())))
+    written = 0
+    for key in snapshot_keys(suite):
+        for task, protocol, seed in product(targets, _PROTOCOLS, transfer_seeds):
+            content, digest, accuracy = pool[int(draw.integers(_POOL))]
+            result = Result.model_validate(_record(key, task, protocol, seed, digest, accuracy))
+            path = result_path(workspace.results, "large", result.cell)
+            path.with_suffix(".parquet").write_bytes(content)
+            path.write_text(json.dumps(result.model_dump(by_alias=True, mode="json")))
+            written += 1
+    return written
+
+
+def _record(key, task, protocol, seed, digest, accuracy):
+    return {
+        "schema": 1,
+        "protocol_version": 1,
+        "suite": "large",
+        "snapshot": {
+            "reference": f"large/{key}",
+            "sha256": f"{key.arm}{key.seed}{key.stage}".ljust(64, "0"),
+            "batchnorm": "re-estimated",
+            "architecture": "resnet18",
+            "arm": key.arm,
+            "stage": key.stage,
+            "pretraining_seed": key.seed,
+            "source_task": "toy-source",
+            "source_fingerprint": "f" * 64,
+            "source_accuracy": 0.1 + 0.2 * key.stage + 0.001 * key.seed,
+        },
+        "task": {"name": task, "fingerprint": sha256_bytes(task.encode()), "classes": _CLASSES, "metric": "top1"},
+        "protocol": protocol,
+        "seed": seed,
+        "preprocessing": {"size": 48},
+        "partial": False,
+        "metrics": {"top1": accuracy, "top5": 1.0, "mean_per_class": accuracy},
+        "train_count": 500,
+        "test_count": _IMAGES,
+        "chosen": {"strength": 1.0},
+        "selection": {"metric": "top1", "edge": False, "candidates": [{"strength": 1.0, "score": accuracy}] * 9},
+        "diagnostics": {},
+        "predictions_sha256": digest,
+        "settings": {"protocol": {"strengths": 9}},
+        "timings": {"fit": 0.1},
+        "device": "cpu",
+        "versions": {"lrbench": "0"},
+    }
+
+
+def timed(root: Path, what: str) -> None:
+    """Run `lrbench leaderboard` and print its seconds and peak memory."""
+    code = (
+        "import atexit, resource, sys\n"
+        "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr))\n"
+        "from lrbench.cli import main\nsys.argv = ['lrbench', 'leaderboard']\nmain()\n"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LRBENCH_HOME": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    print(f"{what}: {time.perf_counter() - started:.1f} s, peak {done.stderr.split()[-1]} MiB", flush=True)
+
+
+def main() -> None:
+    """Fill and time."""
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        written = fill(root, number)
+        print(f"{written:,} results in {root}", flush=True)
+        timed(root, "without an index")
+        timed(root, "with the index")
+        path = next((root / "leaderboard" / "results" / "large").glob("step-seed0-stage1.*.json"))
+        os.utime(path)
+        timed(root, "after one result was written again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Results as data: a tidy pandas DataFrame, and the formats that others read."""
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas
+
+from lrbench.errors import InputError
+from lrbench.leaderboard import tables
+from lrbench.leaderboard.gathering import gather, read_suite
+from lrbench.leaderboard.index import load_index
+from lrbench.references import FOREIGN
+from lrbench.results import suites_with_results
+from lrbench.workspace import Workspace
+
+Format = Literal["md", "csv", "json", "parquet", "latex"]
+
+_COLUMNS = (
+    "suite", "snapshot", "arm", "stage", "pretraining_seed", "task", "protocol", "seed", "metric", "headline", "top1", "top5",
+    "mean_per_class", "source_accuracy", "source_simple", "source_complex", "source_memorised", "epoch", "learning_rate",
+    "chosen", "on_edge", "train_count", "test_count", "partial", "seconds", "device", "task_fingerprint", "path",
+)  # fmt: skip
+
+
+def load_results(home: str | Path | None = None, suite: str | None = None) -> pandas.DataFrame:
+    """Every result of a workspace, one row a cell.
+
+    Accuracies are fractions in [0, 1]; `seconds` is the cell's own time; `chosen` holds the hyper-parameters as JSON; `path` is
+    the record's file, relative to the workspace. Arm, stage and pretraining seed are missing for foreign snapshots.
+
+    Args:
+        home: The workspace; None for `LRBENCH_HOME` or the current folder.
+        suite: Only this suite's results.
+
+    Raises:
+        InputError: There is no such suite.
+    """
+    workspace = Workspace.current() if home is None else Workspace(root=Path(home))
+    known = suites_with_results(workspace.results)
+    if suite is not None and suite not in known:
+        raise InputError(
+            f"there are no results of a suite {suite!r} in {workspace.results}. There are: {', '.join(known) or 'none'}."
+        )
+    rows = []
+    for name in known if suite is None else [suite]:
+        for entry in load_index(workspace.results, name, workspace.cache).entries:
+            report = json.loads(entry.report)
+            rows.append(
+                (
+                    entry.suite,
+                    entry.reference,
+                    entry.arm,
+                    entry.stage,
+                    entry.pretraining_seed,
+                    entry.task,
+                    entry.protocol,
+                    entry.seed,
+                    entry.metric,
+                    entry.headline,
+                    *(json.loads(entry.metrics).get(metric) for metric in ("top1", "top5", "mean_per_class")),
+                    entry.source_accuracy,
+                    *(report.get(part) for part in ("simple", "complex", "memorised")),
+                    entry.epoch,
+                    entry.rate,
+                    entry.chosen,
+                    entry.edge,
+                    entry.train_count,
+                    entry.test_count,
+                    entry.partial,
+                    entry.seconds,
+                    entry.device,
+                    entry.fingerprint,
+                    f"leaderboard/results/{name}/{entry.cell}.json",
+                )
+            )
+    frame = pandas.DataFrame(rows, columns=list(_COLUMNS))
+    whole = ["stage", "pretraining_seed", "epoch"]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def formatted(
+    workspace: Workspace, suites: Sequence[str], form: Format, *, protocol: str | None = None, arm: str | None = None
+) -> bytes:
+    """Results in another form.
+
+    Args:
+        workspace: Whose results.
+        suites: Which suites.
+        form: `csv`, `json` and `parquet`: a row a cell; `md` and `latex`: the headline tables.
+        protocol: Only this protocol.
+        arm: Only this arm.
+
+    Raises:
+        InputError: Nothing is left of the results.
+    """
+    if form in ("md", "latex"):
+        return _tables(workspace, suites, form, protocol, arm).encode()
+    frame = pandas.concat([load_results(workspace.root, suite) for suite in suites], ignore_index=True)
+    if protocol is not None:
+        frame = frame[frame.protocol == protocol]
+    if arm is not None:
+        frame = frame[frame.arm == arm]
+    if frame.empty:
+        raise InputError(_nothing(suites, protocol, arm))
+    if form == "csv":
+        return frame.to_csv(index=False, lineterminator="\n").encode()
+    if form == "json":
+        return (frame.to_json(orient="records", indent=1) + "\n").encode()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: str | None, arm: str | None) -> str:
+    parts = []
+    for name in suites:
+        if name == FOREIGN:
+            continue
+        suite = read_suite(workspace.results, name)
+        for body in gather(workspace.results, suite, workspace.cache):
+            rows = [row for row in body.rows if arm is None or row[0] == arm]
+            for each in suite.protocols:
+                if rows and protocol in (None, each):
+                    title = f"{name}, {each}{' (partial data)' if body.partial else ''}"
+                    if form == "latex":
+                        parts.append(
+                            f"% {title}\n{_latex(tables.headline(body, each, rows=rows, form='latex_booktabs'))}"
+                        )
+                    else:
+                        parts.append(f"### {title}\n\n{tables.headline(body, each, rows=rows)}")
+    if not parts:
+        raise InputError(_nothing(suites, protocol, arm))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(table: str) -> str:
+    """Signs that Markdown has and LaTeX writes in its own way."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", table)
+    for sign, command in (("±", r"$\pm$"), ("−", "$-$"), (tables.NOTHING, "---")):
+        bold = bold.replace(sign, command)
+    return bold
+
+
+def _nothing(suites: Sequence[str], protocol: str | None, arm: str | None) -> str:
+    wanted = ", ".join(f"{name} {value}" for name, value in (("protocol", protocol), ("arm", arm)) if value)
+    return f"no result of {', '.join(suites)} has {wanted or 'a table'}. `lrbench leaderboard --format csv` lists all."

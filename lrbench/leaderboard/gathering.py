@@ -1,0 +1,132 @@
+"""From result files to evidence: which results can stand in one table, and what is missing or must stand apart."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from lrbench.arms import snapshot_keys
+from lrbench.errors import InputError
+from lrbench.leaderboard.evidence import Column, Evidence, Row, Values
+from lrbench.leaderboard.index import Entry, Index, load_index
+from lrbench.registry import Suite
+
+
+def gather(results: Path, suite: Suite, cache: Path | None = None) -> list[Evidence]:
+    """Arrange a suite's results: full ones first, then, apart, those of partial data.
+
+    Args:
+        results: The workspace's results folder.
+        suite: The suite, which says what is to be there.
+        cache: The workspace's cache, where the index of results lies; None to read every file.
+
+    Returns:
+        One or two bodies of evidence; the second only where there are results of partial data.
+    """
+    index = load_index(results, suite.name, cache)
+    full = [entry for entry in index.entries if not entry.partial]
+    partial = [entry for entry in index.entries if entry.partial]
+    problems = list(index.problems)
+    bodies = [_arrange(suite, full, index, problems, partial=False)] if full or not partial else []
+    if partial:
+        bodies.append(_arrange(suite, partial, index, [] if bodies else problems, partial=True))
+    return bodies
+
+
+def read_suite(results: Path, name: str) -> Suite:
+    """The suite beside its results.
+
+    Raises:
+        InputError: It is not there or damaged.
+    """
+    path = results / name / "suite.json"
+    try:
+        return Suite.model_validate_json(path.read_text(encoding="utf-8"), strict=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing, which says what the results beside it belong to. Run the suite again, or copy the file "
+            "from where the results come from."
+        ) from None
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}). Run the suite again: it writes the file anew.") from error
+
+
+_DIFFERENCES = (
+    "protocol version",
+    "preprocessing",
+    "images or labels of the target",
+    "images of the source",
+    "settings",
+)
+
+
+def differences(entry: Entry, other: Entry) -> list[str]:
+    """In what two results of one column differ, so that they cannot stand in one table."""
+    pairs = zip(_DIFFERENCES, json.loads(entry.comparable), json.loads(other.comparable), strict=True)
+    return [name for name, mine, theirs in pairs if mine != theirs]
+
+
+def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: list[str], *, partial: bool) -> Evidence:
+    rows = list(dict.fromkeys((key.arm, key.stage) for key in snapshot_keys(suite, seed=suite.seeds[0])))
+    columns = [Column(protocol=protocol, task=task) for protocol in suite.protocols for task in suite.targets]
+    evidence = Evidence(
+        name=suite.name,
+        suite=suite,
+        rows=sorted(rows, key=lambda row: (suite.arms.index(row[0]), row[1])),
+        columns=columns,
+        extra=[],
+        values={},
+        source={},
+        report={},
+        stored=[],
+        apart=[],
+        problems=problems,
+        partial=partial,
+    )
+    by_column: dict[Column, list[Entry]] = {}
+    known_rows, seeds, transfer_seeds = set(rows), set(suite.seeds), set(suite.transfer_seeds)
+    for entry in entries:
+        if entry.arm is None or (entry.arm, entry.stage) not in known_rows:
+            evidence.apart.append((entry, "its arm or stage is not in the suite"))
+        elif entry.pretraining_seed not in seeds or entry.seed not in transfer_seeds:
+            evidence.apart.append((entry, "its seed is not in the suite"))
+        else:
+            by_column.setdefault(Column(protocol=entry.protocol, task=entry.task), []).append(entry)
+    evidence.extra = sorted(by_column.keys() - set(columns))
+    for column, members in by_column.items():
+        _add_column(evidence, column, members, index)
+    return evidence
+
+
+def _add_column(evidence: Evidence, column: Column, entries: Sequence[Entry], index: Index) -> None:
+    counts = Counter(entry.comparable for entry in entries)
+    # The newest protocol's largest group makes the table.
+    best = max(counts, key=lambda key: (json.loads(key)[0], counts[key], key))
+    example = next(entry for entry in entries if entry.comparable == best)
+    cells: dict[tuple[Row, int], list[Entry]] = {}
+    for entry in entries:
+        if entry.comparable != best:
+            evidence.apart.append((entry, f"another {', another '.join(differences(entry, example))}"))
+            continue
+        assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
+        cells.setdefault(((entry.arm, entry.stage), entry.pretraining_seed), []).append(entry)
+    values = Values(metric=example.metric, labels=index.labels[example.labels])
+    reports: dict[str, dict[str, float]] = {}
+    for (row, seed), members in cells.items():
+        evidence.stored.extend(members)
+        first = members[0]
+        if first.source_accuracy is not None:
+            evidence.source[row, seed] = first.source_accuracy
+        if first.report not in reports:
+            reports[first.report] = json.loads(first.report)
+        for name, value in reports[first.report].items():
+            evidence.report.setdefault(name, {})[row, seed] = value
+        if len(members) == len(evidence.suite.transfer_seeds):
+            total = np.zeros(first.test_count, dtype=np.float32)
+            for member in members:
+                total += member.hits
+            values.correct[row, seed] = total / np.float32(len(members))
+    evidence.values[column] = values

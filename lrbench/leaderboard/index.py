@@ -1,0 +1,305 @@
+"""Every result of a suite in a form that is quick to read: an Arrow file that mirrors the result files.
+
+The files decide: an entry counts only while both its files have the size, time and inode that it was made from; any other is
+read again, and the index is written anew. It lies in the cache and may be deleted at any time.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from lrbench.errors import InputError, LrbenchError
+from lrbench.files import sha256_bytes, write_bytes
+from lrbench.results import Result, StoredResult, load_result
+
+# Rises with every change of an entry's fields or meaning.
+_VERSION = 1
+# Reading small files waits for the disk more than for the processor.
+_READERS = 8
+
+
+class Entry(NamedTuple):
+    """One result, as the leaderboard needs it; a tuple, since there may be very many.
+
+    Attributes:
+        stamp: Size, time and inode of both files when they were read.
+        comparable: What results of one column must share to stand in one table, as JSON.
+        report, chosen, metrics, versions: As in the record, as JSON.
+        labels: Hash of the test labels, which many results share.
+        correct: Right predictions, one bit an image.
+        whole: False when a file is damaged; `problem` says how, and the other fields are empty.
+    """
+
+    cell: str
+    stamp: str
+    whole: bool = True
+    problem: str = ""
+    suite: str = ""
+    reference: str = ""
+    sha256: str = ""
+    random: bool = False
+    arm: str | None = None
+    stage: int | None = None
+    pretraining_seed: int | None = None
+    task: str = ""
+    protocol: str = ""
+    seed: int = 0
+    metric: str = "top1"
+    headline: float = 0.0
+    metrics: str = "{}"
+    partial: bool = False
+    comparable: str = ""
+    classes: int = 0
+    fingerprint: str = ""
+    source_fingerprint: str = ""
+    source_accuracy: float | None = None
+    report: str = "{}"
+    epoch: int | None = None
+    rate: float | None = None
+    chosen: str = "{}"
+    edge: bool = False
+    train_count: int = 0
+    test_count: int = 0
+    device: str = ""
+    versions: str = "{}"
+    seconds: float = 0.0
+    labels: str = ""
+    correct: bytes = b""
+
+    @property
+    def hits(self) -> npt.NDArray[np.uint8]:
+        """Right predictions as 0 and 1. Shape `(test_count,)`."""
+        return np.unpackbits(np.frombuffer(self.correct, dtype=np.uint8), count=self.test_count)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Index:
+    """A suite's results.
+
+    Attributes:
+        entries: Whole ones, in the order of their cells.
+        labels: Test labels by hash. Each of shape `(M,)`.
+        problems: What is wrong with files that could not be read.
+    """
+
+    entries: tuple[Entry, ...]
+    labels: dict[str, npt.NDArray[np.int64]]
+    problems: tuple[str, ...]
+
+
+def load_index(results: Path, suite: str, cache: Path | None) -> Index:
+    """Every result of a suite, read from the index where that mirrors the files, and from the files where not.
+
+    Files that are written meanwhile are taken as they were found; a file that vanishes is passed over.
+
+    Args:
+        results: The workspace's results folder.
+        suite: Suite, or `foreign`.
+        cache: The workspace's cache; None to read every file.
+    """
+    stamps = _stamps(results / suite)
+    path = None if cache is None else cache / "results" / f"{suite}.arrow"
+    known, labels = ({}, {}) if path is None else _read(path)
+    entries: dict[str, Entry] = {}
+    missing = []
+    for cell, stamp in stamps.items():
+        entry = known.get(cell)
+        if entry is not None and entry.stamp == stamp:
+            entries[cell] = entry
+        else:
+            missing.append(cell)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for read in pool.map(lambda cell: _entry(results / suite / f"{cell}.json", suite, stamps[cell]), missing):
+            if read is not None:
+                entry, truth = read
+                entries[entry.cell] = entry
+                if truth is not None:
+                    labels[entry.labels] = truth
+    if path is not None and (missing or len(known) != len(entries)):
+        _write(path, [entries[cell] for cell in sorted(entries)], labels)
+    ordered = [entries[cell] for cell in sorted(entries)]
+    return Index(
+        entries=tuple(entry for entry in ordered if entry.whole),
+        labels=labels,
+        problems=tuple(entry.problem for entry in ordered if not entry.whole),
+    )
+
+
+def comparable(result: Result) -> tuple[object, ...]:
+    """What two results of one column must share to stand in one table."""
+    return (
+        result.protocol_version,
+        json.dumps(result.preprocessing, sort_keys=True),
+        result.task.fingerprint,
+        result.snapshot.source_fingerprint,
+        json.dumps(result.settings, sort_keys=True),
+    )
+
+
+def _stamps(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if folder.is_dir():
+        files = {}
+        with os.scandir(folder) as listing:
+            for item in listing:
+                if (
+                    not item.name.startswith(".")
+                    and item.name.endswith((".json", ".parquet"))
+                    and item.name != "suite.json"
+                ):
+                    try:
+                        status = item.stat()
+                    except FileNotFoundError:
+                        continue
+                    files[item.name] = f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}"
+        for name in sorted(files):
+            if name.endswith(".json"):
+                cell = name.removesuffix(".json")
+                found[cell] = f"{files[name]}/{files.get(f'{cell}.parquet', '')}"
+    return found
+
+
+def _entry(path: Path, suite: str, stamp: str) -> tuple[Entry, npt.NDArray[np.int64] | None] | None:
+    try:
+        stored = load_result(path, suite)
+        return _entry_of(stored, stamp)
+    except InputError as error:
+        if not path.exists():
+            return None
+        problem = str(error).replace(str(path.parent), f"results/{suite}")
+        return Entry(cell=path.stem, stamp=stamp, whole=False, problem=problem), None
+
+
+def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]]:
+    result, predictions = stored.result, stored.predictions
+    snapshot = result.snapshot
+    truth = predictions.label.astype(np.int64)
+    entry = Entry(
+        cell=result.cell,
+        stamp=stamp,
+        suite=result.suite,
+        reference=snapshot.reference,
+        sha256=snapshot.sha256,
+        random=snapshot.random,
+        arm=snapshot.arm,
+        stage=snapshot.stage,
+        pretraining_seed=snapshot.pretraining_seed,
+        task=result.task.name,
+        protocol=result.protocol,
+        seed=result.seed,
+        metric=result.task.metric,
+        headline=result.headline,
+        metrics=_json(result.metrics),
+        partial=result.partial,
+        comparable=_json(comparable(result)),
+        classes=result.task.classes,
+        fingerprint=result.task.fingerprint,
+        source_fingerprint=snapshot.source_fingerprint or "",
+        source_accuracy=snapshot.source_accuracy,
+        report=_json(snapshot.source_report),
+        epoch=snapshot.epoch,
+        rate=snapshot.rate,
+        chosen=_json(result.chosen),
+        edge=bool(result.selection.get("edge")),
+        train_count=result.train_count,
+        test_count=result.test_count,
+        device=result.device,
+        versions=_json(result.versions),
+        seconds=sum(result.timings.values()),
+        labels=sha256_bytes(truth.tobytes()),
+        correct=np.packbits(predictions.prediction == truth).tobytes(),
+    )
+    return entry, truth
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+# Columns whose few values many results share are kept once.
+_SHARED = (
+    "suite", "reference", "sha256", "arm", "task", "protocol", "metric", "comparable", "fingerprint", "source_fingerprint",
+    "report", "chosen", "device", "versions", "labels", "problem",
+)  # fmt: skip
+
+
+def _write(path: Path, entries: Sequence[Entry], labels: dict[str, npt.NDArray[np.int64]]) -> None:
+    import pyarrow as arrow
+
+    kinds = {
+        "str": arrow.string(),
+        "int": arrow.int64(),
+        "float": arrow.float64(),
+        "bool": arrow.bool_(),
+        "bytes": arrow.binary(),
+    }
+    hints = get_type_hints(Entry)
+    columns = {}
+    for position, name in enumerate(Entry._fields):
+        kind = str(getattr(hints[name], "__name__", hints[name])).split(" ")[0]
+        column = arrow.array([entry[position] for entry in entries], type=kinds[kind])
+        columns[name] = column.dictionary_encode() if name in _SHARED else column
+    used = {entry.labels for entry in entries}
+    truths = arrow.table(
+        {
+            "labels": [name for name in labels if name in used],
+            "values": [labels[name].tobytes() for name in labels if name in used],
+        }
+    )
+    sink = arrow.BufferOutputStream()
+    table = arrow.table(columns).replace_schema_metadata({"version": str(_VERSION), "labels": _as_bytes(truths)})
+    with arrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    try:
+        write_bytes(path, sink.getvalue().to_pybytes())
+    except LrbenchError:
+        # A read-only or full disk: the next reader reads the files again.
+        return
+
+
+def _as_bytes(table: Any) -> bytes:
+    import pyarrow as arrow
+
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _read(path: Path) -> tuple[dict[str, Entry], dict[str, npt.NDArray[np.int64]]]:
+    import pyarrow as arrow
+
+    try:
+        with arrow.memory_map(str(path)) as source:
+            table = arrow.ipc.open_file(source).read_all()
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"version") != str(_VERSION).encode():
+            return {}, {}
+        truths = arrow.ipc.open_file(arrow.py_buffer(metadata[b"labels"])).read_all().to_pylist()
+        labels = {row["labels"]: np.frombuffer(row["values"], dtype=np.int64) for row in truths}
+        columns = [_values(table.column(name)) for name in Entry._fields]
+    except (OSError, KeyError, arrow.ArrowException):
+        # An index that cannot be read is no index.
+        return {}, {}
+    return {entry.cell: entry for entry in map(Entry._make, zip(*columns, strict=True))}, labels
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow as arrow
+
+    joined = column.combine_chunks()
+    if isinstance(joined, arrow.ChunkedArray):
+        joined = arrow.concat_arrays(joined.chunks) if joined.num_chunks else joined.chunk(0)
+    if arrow.types.is_dictionary(joined.type):
+        shared = joined.dictionary.to_pylist()
+        return [None if code is None else shared[code] for code in joined.indices.to_pylist()]
+    values: list[Any] = joined.to_pylist()
+    return values

@@ -1,0 +1,125 @@
+"""The index mirrors the files: it is quicker, and never believed over them."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from lrbench.leaderboard import index as module
+from lrbench.leaderboard.index import load_index
+from lrbench.results import read_predictions
+from tests.leaderboard.fake import fill, put
+
+
+@pytest.fixture
+def filled(place, tiny):
+    fill(place.workspace, tiny)
+    return place.workspace
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the result files that are read."""
+    names = []
+    load = module.load_result
+    monkeypatch.setattr(module, "load_result", lambda path, suite: names.append(path.name) or load(path, suite))
+    return names
+
+
+def test_entries_say_what_the_files_say(filled):
+    for cache in (filled.cache, filled.cache, None):
+        found = load_index(filled.results, "tiny", cache)
+        assert len(found.entries) == 72 and found.problems == ()
+        for entry in found.entries[::7]:
+            path = filled.results / "tiny" / f"{entry.cell}.json"
+            record = json.loads(path.read_text())
+            predictions = read_predictions(path.with_suffix(".parquet"), record["predictions_sha256"])
+            assert np.array_equal(entry.hits, predictions.prediction == predictions.label)
+            assert np.array_equal(found.labels[entry.labels], predictions.label)
+            assert entry.headline == record["metrics"][record["task"]["metric"]]
+            assert (entry.arm, entry.stage, entry.task) == (
+                record["snapshot"]["arm"], record["snapshot"]["stage"], record["task"]["name"],
+            )  # fmt: skip
+            assert json.loads(entry.metrics) == record["metrics"]
+
+
+def test_a_second_reading_reads_no_file_and_a_changed_one_only_what_changed(filled, tiny, read):
+    first = load_index(filled.results, "tiny", filled.cache)
+    assert len(read) == 72
+    read.clear()
+    assert load_index(filled.results, "tiny", filled.cache).entries == first.entries and read == []
+    path = put(filled, tiny, arm="hold", stage=2, seed=1, wrong=3)
+    assert {entry.cell: entry.headline for entry in load_index(filled.results, "tiny", filled.cache).entries}[
+        path.stem
+    ] == pytest.approx(37 / 40)
+    assert read == [path.name]
+
+
+def test_a_change_of_the_predictions_alone_is_noticed(filled, tiny):
+    load_index(filled.results, "tiny", filled.cache)
+    path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.parquet"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    found = load_index(filled.results, "tiny", filled.cache)
+    assert len(found.entries) == 71 and "another hash" in found.problems[0]
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "version"])
+def test_a_damaged_index_is_no_index(filled, damage, monkeypatch):
+    expected = load_index(filled.results, "tiny", filled.cache)
+    path = filled.cache / "results" / "tiny.arrow"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "other":
+        path.write_bytes(b"something else")
+    else:
+        monkeypatch.setattr(module, "_VERSION", 999)
+    assert load_index(filled.results, "tiny", filled.cache).entries == expected.entries
+
+
+def test_vanished_results_leave_the_index(filled):
+    load_index(filled.results, "tiny", filled.cache)
+    for path in (filled.results / "tiny").glob("hold-*"):
+        path.unlink()
+    assert len(load_index(filled.results, "tiny", filled.cache).entries) == 72 - 16
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(filled):
+    filled.cache.write_bytes(b"a file where the cache should be")
+    assert len(load_index(filled.results, "tiny", filled.cache).entries) == 72
+
+
+def test_results_may_be_written_while_they_are_read(filled, tiny):
+    stop = threading.Event()
+
+    def write():
+        wrong = 0
+        while not stop.is_set():
+            wrong = (wrong + 1) % 30
+            put(filled, tiny, arm="step", stage=2, seed=1, wrong=wrong)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(15):
+            found = load_index(filled.results, "tiny", filled.cache)
+            # Between the two files of a result its record may not fit yet; then it is named, and everything else is there.
+            assert len(found.entries) + len(found.problems) == 72 and len(found.problems) <= 1
+            for entry in found.entries:
+                assert entry.headline == pytest.approx(np.mean(entry.hits))
+    finally:
+        stop.set()
+        writer.join()
+    assert len(load_index(filled.results, "tiny", filled.cache).entries) == 72
+
+
+def test_a_touched_file_is_read_again(filled, read):
+    load_index(filled.results, "tiny", filled.cache)
+    read.clear()
+    path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.json"
+    os.utime(path, ns=(1, 1))
+    load_index(filled.results, "tiny", filled.cache)
+    assert read == [path.name]
