@@ -273,6 +273,7 @@ def read_predictions(path: Path, sha256: str) -> Predictions:
     Raises:
         InputError: The file is missing or has another hash.
     """
+    import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     try:
@@ -281,7 +282,7 @@ def read_predictions(path: Path, sha256: str) -> Predictions:
         raise InputError(f"the predictions {path} are missing. Run the suite again to make them.") from None
     if sha256_bytes(content) != sha256:
         raise InputError(f"{path} is not the file that its record names (another hash). Run the suite again.")
-    table = parquet.read_table(io.BytesIO(content))
+    table = parquet.ParquetFile(arrow.BufferReader(content)).read(use_threads=False)
     columns = {name: table.column(name).to_numpy().astype(np.int64) for name in ("index", "label", "prediction")}
     return Predictions(**columns)
 

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 _FOLDERS = {"lrbench": "lrbench", "tasks": "lrbench/tasks", "benchmark/suites": "lrbench/suites"}
-_ENDINGS = {".py", ".toml", ".txt", ".typed"}
+_ENDINGS = {".py", ".toml", ".txt", ".typed", ".html"}
 
 
 def lacking(wheel: Path, root: Path) -> list[str]:

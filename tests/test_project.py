@@ -135,3 +135,15 @@ def test_the_changelog_knows_the_version():
 
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_examples_of_the_documents_run_on_the_committed_results(monkeypatch):
+    import doctest
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("LRBENCH_HOME", raising=False)
+    text = (ROOT / "docs" / "results.md").read_text()
+    # A fence's end is no output.
+    examples = doctest.DocTestParser().get_doctest(text.replace("```", ""), {}, "results.md", "docs/results.md", 0)
+    found = doctest.DocTestRunner(verbose=False).run(examples)
+    assert found.attempted >= 10 and found.failed == 0

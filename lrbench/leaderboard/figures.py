@@ -14,15 +14,10 @@ import pandas
 from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
 from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS, fit_null
 from lrbench.leaderboard.statistics import Estimate
-from lrbench.leaderboard.tables import of_protocol
+from lrbench.leaderboard.tables import REPORT, of_protocol
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_REPORT = {
-    "simple": "simple evidence: test accuracy",
-    "complex": "complex evidence: test accuracy",
-    "memorised": "wrong training labels memorised",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +139,7 @@ def learned_data(evidence: Evidence) -> pandas.DataFrame:
     """Measure (`simple`, `complex`, `memorised`), arm, stage, mean, half-width and seeds."""
     records = [
         {"measure": name, "arm": row[0], "stage": row[1], **_points(value)}
-        for name in _REPORT
+        for name in REPORT
         if name in evidence.report
         for row in evidence.rows
         if (value := evidence.reported(name, row)) is not None
@@ -326,7 +321,7 @@ def _draw_forest(data: pandas.DataFrame) -> Any:
 
 
 def _draw_learned(data: pandas.DataFrame) -> Any:
-    measures = [name for name in _REPORT if (data.measure == name).any()]
+    measures = [name for name in REPORT if (data.measure == name).any()]
     canvas, panels = _panels(len(measures), width=3.6, height=3.8)
     for panel, measure in zip(panels, measures, strict=True):
         mine = data[data.measure == measure]
@@ -344,7 +339,7 @@ def _draw_learned(data: pandas.DataFrame) -> Any:
                 label=str(arm),
                 **_style(index),
             )
-        panel.set_title(_REPORT[measure], fontsize=9.5)
+        panel.set_title(REPORT[measure], fontsize=9.5)
         stages = sorted(set(mine.stage))
         panel.set_xticks(stages, [f"stage {stage}" for stage in stages])
         panel.set_ylim(0, 100)

@@ -4,18 +4,20 @@ Everything is made from the results alone and holds no clock, so that it can be 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lrbench.errors import InputError
 from lrbench.files import write_bytes
 from lrbench.leaderboard import tables
+from lrbench.leaderboard.claims import decide
 from lrbench.leaderboard.evidence import Evidence
 from lrbench.leaderboard.figures import figures
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.row_pages import render_rows
-from lrbench.leaderboard.suite_page import headline_block, progress, render_suite
+from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
+from lrbench.leaderboard.webpage import render, suite_data
 from lrbench.references import FOREIGN
 from lrbench.registry import Suite
 from lrbench.results import suites_with_results
@@ -42,35 +44,58 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         InputError: A suite has no results.
     """
     files: dict[Path, bytes | None] = {}
-    gathered: dict[str, list[Evidence]] = {}
-    readme = workspace.root / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    known = suites_with_results(workspace.results)
     for name in suites:
-        if name not in suites_with_results(workspace.results):
+        if name not in known:
             raise InputError(
                 f"there are no results of a suite {name!r} in {workspace.results.absolute()}. `lrbench run {name}` makes "
                 "them."
             )
+    if FOREIGN in suites:
+        files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, workspace.cache).encode()
+    readme = workspace.root / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else None
+    index, shown = [], []
+    for name in known:
         if name == FOREIGN:
-            files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, workspace.cache).encode()
+            index.append(_line(name, "Snapshots from outside the suites", ""))
             continue
-        suite = read_suite(workspace.results, name)
-        bodies = gathered[name] = gather(workspace.results, suite, workspace.cache)
-        files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies).encode()
-        files |= {workspace.leaderboard / path: content.encode() for path, content in render_rows(bodies).items()}
-        for figure in figures(bodies[0]):
-            path = workspace.leaderboard / "figures" / f"{name}-{figure.name}.csv"
-            files[path] = data = figure.data.to_csv(index=False, lineterminator="\n").encode()
-            drawings = [path.with_suffix(ending) for ending in DRAWN]
-            files |= dict.fromkeys(drawings)
-            if draw and not (_is(path, data) and all(each.is_file() for each in drawings)):
-                content = figure.drawings(name)
-                files |= {each: content[each.suffix] for each in drawings}
-        if text is not None:
-            text = _between_markers(text, name, _excerpt(suite, bodies))
-    files[workspace.leaderboard / "README.md"] = _index(workspace, gathered).encode()
+        try:
+            suite = read_suite(workspace.results, name)
+        except InputError as error:
+            if name in suites:
+                raise
+            index.append({"suite": name, "what": str(error), "cells": tables.NOTHING})
+            continue
+        bodies = gather(workspace.results, suite, workspace.cache)
+        decisions = [decide(body) for body in bodies]
+        there, expected = progress(bodies)
+        count = f"{there:,} of {expected:,}" + (" (incomplete)" if there < expected else "")
+        index.append(_line(name, suite.title or name, count))
+        shown.append(suite_data(bodies[0], decisions[0], f"{plain_lead(suite)} {count} cells."))
+        if name in suites:
+            files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions).encode()
+            files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}
+            files |= _figures(workspace.leaderboard / "figures", bodies[0], draw=draw)
+            if text is not None:
+                text = _between_markers(text, name, _excerpt(suite, bodies))
+    files[workspace.leaderboard / "README.md"] = _index(index).encode()
+    files[workspace.leaderboard / "index.html"] = render(shown).encode()
     if text is not None:
         files[readme] = text.encode()
+    return files
+
+
+def _figures(folder: Path, body: Evidence, *, draw: bool) -> dict[Path, bytes | None]:
+    files: dict[Path, bytes | None] = {}
+    for figure in figures(body):
+        path = folder / f"{body.name}-{figure.name}.csv"
+        files[path] = data = figure.data.to_csv(index=False, lineterminator="\n").encode()
+        drawings = [path.with_suffix(ending) for ending in DRAWN]
+        files |= dict.fromkeys(drawings)
+        if draw and not (_is(path, data) and all(each.is_file() for each in drawings)):
+            content = figure.drawings(body.name)
+            files |= {each: content[each.suffix] for each in drawings}
     return files
 
 
@@ -97,30 +122,15 @@ def _is(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
 
 
-def _index(workspace: Workspace, gathered: Mapping[str, Sequence[Evidence]]) -> str:
-    rows = []
-    for name in suites_with_results(workspace.results):
-        if name == FOREIGN:
-            rows.append(
-                {"suite": f"[{FOREIGN}]({FOREIGN}.md)", "what": "Snapshots from outside the suites", "cells": ""}
-            )
-            continue
-        try:
-            suite = read_suite(workspace.results, name)
-        except InputError as error:
-            rows.append({"suite": name, "what": str(error), "cells": tables.NOTHING})
-            continue
-        there, expected = progress(gathered.get(name) or gather(workspace.results, suite, workspace.cache))
-        rows.append(
-            {
-                "suite": f"[{name}]({name}.md)",
-                "what": suite.title or name,
-                "cells": f"{there:,} of {expected:,}" + (" (incomplete)" if there < expected else ""),
-            }
-        )
+def _line(name: str, what: str, cells: str) -> dict[str, str]:
+    return {"suite": f"[{name}]({name}.md)", "what": what, "cells": cells}
+
+
+def _index(rows: Sequence[dict[str, str]]) -> str:
     return (
         "# Leaderboard\n\nHow the snapshots of each stage of pretraining transfer. Made by `lrbench leaderboard` from "
-        f"[results](results); nothing here is written by hand.\n\n{tables.markdown(rows)}\n"
+        "[results](results); nothing here is written by hand. Open [index.html](index.html) in a browser for tables that sort "
+        f"and filter.\n\n{tables.markdown(rows)}\n"
     )
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from lrbench.leaderboard import summary, tables, verdicts
-from lrbench.leaderboard.claims import CLAIMS, decide
+from lrbench.leaderboard.claims import CLAIMS, Decision
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.figures import figures
 from lrbench.leaderboard.row_pages import linked
@@ -13,21 +13,22 @@ from lrbench.registry import Suite
 _METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
 
-def render_suite(suite: Suite, bodies: Sequence[Evidence]) -> str:
+def render_suite(suite: Suite, bodies: Sequence[Evidence], decisions: Sequence[Sequence[Decision]]) -> str:
     """The page of one suite.
 
     Args:
         suite: The suite.
         bodies: Full results first, then those of partial data.
+        decisions: Of the claims, one list for each body.
     """
     parts = [f"# {suite.title or suite.name}", _lead(suite, bodies)]
-    for body in bodies:
+    for body, decided in zip(bodies, decisions, strict=True):
         if body.partial:
             parts.append(
                 "## Partial data\n\nThe results below were made with data that was not whole (`--partial`). They are "
                 "compared among themselves only."
             )
-        parts += _body(body)
+        parts += _body(body, decided)
     parts.append(_setting(suite, bodies))
     parts += _left_over(bodies)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -49,18 +50,22 @@ def headline_block(evidence: Evidence, protocol: str, *, links: bool = False) ->
     return f"{tables.headline(evidence, protocol, name=name)}\n\n{_legend(evidence, protocol)}"
 
 
+def plain_lead(suite: Suite) -> str:
+    """What a suite is, in a sentence."""
+    return (
+        f"{suite.model.architecture} pretrained on {tables.target_title(suite.source)} at {suite.input.size} px, a snapshot at "
+        f"every boundary of the learning rate, each transferred to {len(suite.targets)} targets."
+    )
+
+
 def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     there, expected = progress(bodies)
-    lines = [
-        f"Suite `{suite.name}`: {suite.model.architecture} pretrained on {tables.target_title(suite.source)} at "
-        f"{suite.input.size} px, a snapshot at every boundary of the learning rate, each transferred to "
-        f"{len(suite.targets)} targets. `stage0` is the initialisation; stages 0 and 1 are shared by every arm, and "
-        "`constant` shares stage 2 with `hold`."
+    shared = (
+        "; stages 0 and 1 are shared by every arm, and `constant` shares stage 2 with `hold`"
         if "constant" in suite.arms
-        else f"Suite `{suite.name}`: {suite.model.architecture} pretrained on {tables.target_title(suite.source)} at "
-        f"{suite.input.size} px, a snapshot at every boundary of the learning rate, each transferred to "
-        f"{len(suite.targets)} targets. `stage0` is the initialisation."
-    ]
+        else ""
+    )
+    lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation{shared}."]
     if there < expected:
         lines.append(f"**Incomplete: {there:,} of {expected:,} cells are there.** What is missing is listed below.")
     if len(suite.seeds) < 3:
@@ -71,11 +76,14 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     return "\n\n".join(lines)
 
 
-def _body(body: Evidence) -> list[str]:
+def _body(body: Evidence, decisions: Sequence[Decision]) -> list[str]:
     suite = body.suite
     level = "###" if body.partial else "##"
-    decisions, drawn = decide(body), figures(body)
-    parts = [f"{level} In short\n\n{summary.in_words(body, decisions)}", f"{level} Verdicts\n\n{_claims()}"]
+    drawn = figures(body)
+    parts = [
+        f"{level} In short\n\n{summary.in_short(body, decisions)} {summary.grounds(body, decisions)}",
+        f"{level} Verdicts\n\n{_claims()}",
+    ]
     for protocol in suite.protocols:
         parts.append(f"{level}# {protocol}: verdict of each claim\n\n{verdicts.overview(body, decisions, protocol)}")
     for protocol in suite.protocols:

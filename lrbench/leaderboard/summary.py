@@ -8,13 +8,14 @@ from lrbench.leaderboard.evidence import Column, Evidence, Row
 from lrbench.leaderboard.verdicts import effect, of
 
 
-def in_words(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    """One paragraph a suite: the source, then each protocol, then what follows."""
-    sentences = [_source(evidence)]
-    for protocol in evidence.suite.protocols:
-        sentences.append(_protocol(evidence, decisions, protocol))
-    sentences.append(_strong(evidence, decisions))
-    return " ".join(sentence for sentence in sentences if sentence)
+def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
+    """What follows, and what the source did."""
+    return " ".join(sentence for sentence in (_strong(evidence, decisions), _source(evidence)) if sentence)
+
+
+def grounds(evidence: Evidence, decisions: Sequence[Decision]) -> str:
+    """The verdicts of each protocol, with the figures that they rest on."""
+    return " ".join(_protocol(evidence, decisions, protocol) for protocol in evidence.suite.protocols)
 
 
 def which_checkpoint(evidence: Evidence, protocol: str) -> str:

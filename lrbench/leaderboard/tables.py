@@ -11,6 +11,13 @@ from lrbench.registry import find_tasks
 
 NOTHING = "—"
 
+REPORT = {
+    "simple": "simple evidence",
+    "complex": "complex evidence",
+    "memorised": "wrong training labels memorised",
+}
+"""What a source's report says, and what it is called."""
+
 
 def markdown(rows: Sequence[dict[str, str]], form: str = "github") -> str:
     """A table in Markdown, or in another of tabulate's forms; text to the left, everything else as it is."""
@@ -102,17 +109,12 @@ def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") ->
 
 def source_report(evidence: Evidence) -> str:
     """What each snapshot knows of the source: simple and complex evidence, wrong labels memorised."""
-    names = [name for name in ("simple", "complex", "memorised") if name in evidence.report]
-    titles = {
-        "simple": "simple evidence",
-        "complex": "complex evidence",
-        "memorised": "wrong training labels memorised",
-    }
+    names = [name for name in REPORT if name in evidence.report]
     expected = len(evidence.seeds)
     rows = []
     for row in evidence.rows:
         shown = {"snapshot": row_name(row), "all test images": points(evidence.source_level(row), expected)}
-        shown |= {titles[name]: points(evidence.reported(name, row), expected) for name in names}
+        shown |= {REPORT[name]: points(evidence.reported(name, row), expected) for name in names}
         rows.append(shown)
     return markdown(rows) if names else ""
 

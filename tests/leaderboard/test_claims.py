@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from lrbench.arms import snapshot_keys
 from lrbench.leaderboard import claims, saturation
@@ -179,6 +180,11 @@ def test_holms_procedure_on_the_textbooks_example():
     # Holm 1979 as worked in many textbooks: 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 7, 30):
+        ps = draw.random(count) ** 3
+        ps[count // 2] = ps[0]
+        assert holm(list(ps)) == pytest.approx(multipletests(ps, method="holm")[1])
 
 
 def test_mcnemar_on_discordant_counts_is_the_exact_binomial():

@@ -8,6 +8,7 @@ import pytest
 from lrbench.errors import InputError
 from lrbench.leaderboard import page
 from lrbench.leaderboard.evidence import Column
+from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.gathering import gather
 from lrbench.leaderboard.statistics import estimate
 from tests.leaderboard.fake import fill, put
@@ -79,6 +80,20 @@ def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
     rows = {row[0]: row for row in table_after(suite_page(workspace), "## probe: transferability T")}
     # Ten points of target accuracy for twenty of the source, with no spread at all between seeds.
     assert rows["step/stage1"][1].startswith("0.50 [")
+
+
+def test_transferability_on_the_scale_of_log_odds(workspace, tiny):
+    fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
+    (body,) = gather(workspace.results, tiny)
+    found = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
+
+    def odds(share, count=40):
+        inside = (share * count + 0.5) / (count + 1)
+        return np.log(inside / (1 - inside))
+
+    gains = [odds(0.25 + 0.01 * seed) - odds(0.05 + 0.01 * seed) for seed in (0, 1)]
+    assert found.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
+    assert body.transferability(("step", 1), ("step", 0), OBJECTS).value == pytest.approx(0.5)
 
 
 def test_bold_needs_a_lead_that_is_beyond_the_interval(workspace, tiny):
@@ -190,15 +205,68 @@ def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):
     assert page.check(workspace, ["tiny"]) == []
 
 
-def test_the_figures_data_are_the_tables(workspace, tiny):
-    fill(workspace, tiny)
+def test_the_figures_data_are_the_tables(workspace, tiny, drawn):
+    fill(workspace, tiny, lambda row, seed, task: 4 if row == ("hold", 2) else 10)
     suite_page(workspace)
-    lines = (workspace.leaderboard / "figures" / "tiny-stages.csv").read_text().splitlines()
+    folder = workspace.leaderboard / "figures"
+    lines = (folder / "tiny-stages.csv").read_text().splitlines()
     assert lines[0] == "protocol,target,arm,stage,mean,half_width,seeds"
     assert len(lines) == 1 + 9 * 2 * 2
-    assert any(line.startswith("probe,tiny-objects,hold,2,75.0,") for line in lines)
-    png = (workspace.leaderboard / "figures" / "tiny-stages.png").read_bytes()
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert any(line.startswith("probe,tiny-objects,hold,2,90.0,") for line in lines)
+    forest = pandas.read_csv(folder / "tiny-decay-minus-control.csv")
+    drop = forest[(forest.stage == 2) & (forest.control == "hold") & (forest.target == "tiny-objects")]
+    assert drop["mean"].to_list() == [-15.0, -15.0] and set(forest.control) == {"hold", "average"}
+    learned = pandas.read_csv(folder / "tiny-source-learned.csv")
+    assert (
+        set(learned.measure) == {"simple", "complex", "memorised"}
+        and (learned["mean"][learned.measure == "simple"] == 90).all()
+    )
+    tradeoff = pandas.read_csv(folder / "tiny-source-and-target.csv")
+    assert set(zip(tradeoff.arm[tradeoff.without_decay], tradeoff.stage[tradeoff.without_decay], strict=True)) == {
+        ("step", 1), ("hold", 2), ("constant", 3), ("average", 2),
+    }  # fmt: skip
+    for name in ("stages", "source-and-target", "decay-minus-control", "source-learned"):
+        assert (folder / f"tiny-{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert b"<svg" in (folder / f"tiny-{name}.svg").read_bytes()[:400]
+        assert f"figures/tiny-{name}.svg" in (workspace.leaderboard / "tiny.md").read_text()
+
+
+def test_the_nulls_curve_is_drawn_where_enough_snapshots_carry_it(workspace, tiny, monkeypatch):
+    fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
+    (body,) = gather(workspace.results, tiny)
+
+    def dashed():
+        figure = next(each for each in figures(body) if each.name == "source-and-target").draw()
+        panel = figure.axes[0]
+        return [line for line in panel.get_lines() if line.get_linestyle() == "--"], panel.get_title()
+
+    assert dashed() == ([], "probe (no null: 4 of 8 snapshots without decay)")
+    monkeypatch.setattr("lrbench.leaderboard.figures.LEAST_SNAPSHOTS", 4)
+    curves, title = dashed()
+    assert len(curves) == 2 and title == "probe"
+    # From half wrong at stage 0 to 8 of 40 at stage 3, in steps of a tenth for each fifth of the source.
+    assert curves[0].get_ydata()[0] == pytest.approx(20, abs=1.5) and curves[0].get_ydata()[-1] == pytest.approx(
+        40, abs=1.5
+    )
+
+
+def test_figures_are_drawn_again_only_when_their_data_change(workspace, tiny, monkeypatch):
+    fill(workspace, tiny)
+    suite_page(workspace)
+    names = []
+    monkeypatch.setattr(
+        Figure, "drawings", lambda self, salt: names.append(self.name) or {".svg": b"new", ".png": b"new"}
+    )
+    page.write(workspace, ["tiny"])
+    assert names == []
+    put(workspace, tiny, arm="step", stage=0, seed=1, wrong=1)
+    page.write(workspace, ["tiny"])
+    # The initialisation is in the first figure alone.
+    assert names == ["stages"]
+    (workspace.leaderboard / "figures" / "tiny-source-learned.png").unlink()
+    assert page.check(workspace, ["tiny"]) == [workspace.leaderboard / "figures" / "tiny-source-learned.png"]
+    page.write(workspace, ["tiny"])
+    assert names == ["stages", "source-learned"]
 
 
 def test_every_row_leads_to_its_records(workspace, tiny):

@@ -1,0 +1,144 @@
+"""`index.html`: the leaderboard as one file that needs no network; everything it shows is the JSON inside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import pandas
+
+from lrbench.leaderboard import summary, tables
+from lrbench.leaderboard.claims import CLAIMS, Decision, overall
+from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.figures import forest_data, tradeoff_data
+from lrbench.leaderboard.index import Entry
+from lrbench.leaderboard.statistics import Estimate
+from lrbench.leaderboard.verdicts import of
+
+
+def render(suites: Sequence[dict[str, Any]]) -> str:
+    """The page of some suites, each as `suite_data` gives it."""
+    content = {
+        "claims": [{"name": each.name, "title": each.title, "statement": each.statement} for each in CLAIMS],
+        "suites": list(suites),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # Inside a script element only this could end it.
+    safe = text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    return files("lrbench.leaderboard").joinpath("webpage.html").read_text(encoding="utf-8").replace("__DATA__", safe)
+
+
+def suite_data(evidence: Evidence, decisions: Sequence[Decision], lead: str) -> dict[str, Any]:
+    """Everything that the page shows of one suite; accuracies in percent.
+
+    Args:
+        evidence: The suite's results.
+        decisions: Of every claim.
+        lead: What the suite is, in a sentence.
+    """
+    suite = evidence.suite
+    chosen: dict[str, int] = {}
+    entries: dict[tuple[Row, Column], list[Entry]] = {}
+    for entry in evidence.stored:
+        if entry.arm is not None and entry.stage is not None:
+            column = Column(protocol=entry.protocol, task=entry.task)
+            entries.setdefault(((entry.arm, entry.stage), column), []).append(entry)
+    cells: dict[str, dict[str, list[dict[str, Any] | None]]] = {}
+    for column in evidence.columns:
+        best = tables.leader(evidence, column)
+        cells.setdefault(column.protocol, {})[column.task] = [
+            _cell(evidence, row, column, entries.get((row, column), []), chosen, best=row == best)
+            for row in evidence.rows
+        ]
+    return {
+        "name": suite.name,
+        "title": suite.title or suite.name,
+        "lead": lead,
+        "summary": summary.in_short(evidence, decisions).replace("`", ""),
+        "grounds": summary.grounds(evidence, decisions).replace("`", ""),
+        "seeds": list(suite.seeds),
+        "stages": suite.schedule.stages,
+        "protocols": list(suite.protocols),
+        "targets": list(suite.targets),
+        "arms": list(suite.arms),
+        "metrics": {
+            column.task: {"top1": "top-1", "mean_per_class": "mean per class"}[values.metric]
+            for column, values in evidence.values.items()
+        },
+        "rows": [
+            {
+                "arm": row[0],
+                "stage": row[1],
+                "name": tables.row_name(row),
+                "source": _estimate(evidence.source_level(row)),
+                "before": None if (before := evidence.before(row)) is None else evidence.rows.index(before),
+            }
+            for row in evidence.rows
+        ],
+        "cells": cells,
+        "chosen": list(chosen),
+        "verdicts": {
+            protocol: {
+                claim.name: {
+                    column.task: overall(of(decisions, claim, column))
+                    for column in tables.of_protocol(evidence, protocol)
+                }
+                for claim in CLAIMS
+            }
+            for protocol in suite.protocols
+        },
+        "forest": _records(forest_data(evidence)),
+        "tradeoff": _records(tradeoff_data(evidence)),
+        "learned": [
+            {
+                "title": tables.REPORT[name],
+                "levels": [_estimate(evidence.reported(name, row)) for row in evidence.rows],
+            }
+            for name in tables.REPORT
+            if name in evidence.report
+        ],
+    }
+
+
+def _cell(
+    evidence: Evidence, row: Row, column: Column, entries: Sequence[Entry], chosen: dict[str, int], *, best: bool
+) -> dict[str, Any] | None:
+    level = _estimate(evidence.level(row, column))
+    if level is None:
+        return None
+    before = evidence.before(row)
+    gain = None if before is None else _estimate(evidence.difference(row, before, column))
+    return {
+        **level,
+        "best": best,
+        "before": None if before is None else tables.row_name(before),
+        "gain": gain,
+        "results": [
+            [
+                entry.pretraining_seed,
+                entry.seed,
+                round(100 * entry.headline, 4),
+                chosen.setdefault(_words(json.loads(entry.chosen)), len(chosen)),
+            ]
+            for entry in sorted(entries, key=lambda entry: (entry.pretraining_seed or 0, entry.seed))
+        ],
+    }
+
+
+def _words(chosen: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in chosen.items()
+    )
+
+
+def _estimate(value: Estimate | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    half = None if value.half_width is None else round(100 * value.half_width, 4)
+    return {"mean": round(100 * value.mean, 4), "half": half, "seeds": value.seeds}
+
+
+def _records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    return records

@@ -1,0 +1,16 @@
+"""Most of these tests are not about drawings, which take longer than all else: those that are ask for `drawn`."""
+
+import pytest
+
+from lrbench.leaderboard.figures import Figure
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Figures are really drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _no_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "drawings", lambda self, salt: {".svg": b"<svg/>", ".png": b"\x89PNG"})
