@@ -11,6 +11,7 @@ import pandas
 
 from lrbench.errors import InputError
 from lrbench.leaderboard import tables
+from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.index import load_index
 from lrbench.references import FOREIGN
@@ -119,6 +120,8 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
     parts = []
     for name in suites:
         if name == FOREIGN:
+            if form == "md" and arm is None and protocol is None:
+                parts.append(render_foreign(workspace.results, workspace.cache).rstrip())
             continue
         suite = read_suite(workspace.results, name)
         for body in gather(workspace.results, suite, workspace.cache):

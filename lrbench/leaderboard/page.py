@@ -79,8 +79,9 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
             files |= _figures(workspace.leaderboard / "figures", bodies[0], draw=draw)
             if text is not None:
                 text = _between_markers(text, name, _excerpt(suite, bodies))
-    files[workspace.leaderboard / "README.md"] = _index(index).encode()
-    files[workspace.leaderboard / "index.html"] = render(shown).encode()
+    files[workspace.leaderboard / "README.md"] = _index(index, page=bool(shown)).encode()
+    if shown:
+        files[workspace.leaderboard / "index.html"] = render(shown).encode()
     if text is not None:
         files[readme] = text.encode()
     return files
@@ -126,11 +127,11 @@ def _line(name: str, what: str, cells: str) -> dict[str, str]:
     return {"suite": f"[{name}]({name}.md)", "what": what, "cells": cells}
 
 
-def _index(rows: Sequence[dict[str, str]]) -> str:
+def _index(rows: Sequence[dict[str, str]], *, page: bool) -> str:
+    browser = " Open [index.html](index.html) in a browser for tables that sort and filter." if page else ""
     return (
         "# Leaderboard\n\nHow the snapshots of each stage of pretraining transfer. Made by `lrbench leaderboard` from "
-        "[results](results); nothing here is written by hand. Open [index.html](index.html) in a browser for tables that sort "
-        f"and filter.\n\n{tables.markdown(rows)}\n"
+        f"[results](results); nothing here is written by hand.{browser}\n\n{tables.markdown(rows)}\n"
     )
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from lrbench.arms import Segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
+from lrbench.data.feeding import Batch, feed, feeding_threads
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.models import InputNormalisation
 from lrbench.registry.suite import Schedule
@@ -120,14 +122,26 @@ class Trainer:
             FailureError: The loss is not finite.
             InterruptedWork: Asked to stop; the progress was saved.
         """
+        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
+        self._model.train()
+        fed = feed(
+            self._batches,
+            self._progress.update,
+            self.last_update,
+            threads=feeding_threads(self._device),
+            pin=self._device.type == "cuda",
+        )
+        with closing(fed):
+            self._train_on(fed, control, save, look_every)
+        return self.snapshot()
+
+    def _train_on(self, fed: Iterator[Batch], control: Control, save: Any, look_every: int) -> None:
         progress = self._progress
         saved = time.monotonic()
         pending: list[torch.Tensor] = []
         hits: list[torch.Tensor] = []
-        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
-        self._model.train()
-        while progress.update < self.last_update:
-            loss, correct = self._step(progress.update)
+        for images, labels in fed:
+            loss, correct = self._step(images, labels)
             pending.append(loss)
             hits.append(correct)
             progress.update += 1
@@ -147,7 +161,6 @@ class Trainer:
                         f"stopped at update {progress.update:,} of {self.last_update:,} of {self.segment.key}; it is saved. "
                         "Run the same command again to go on from there."
                     )
-        return self.snapshot()
 
     def snapshot(self) -> Progress:
         """The progress with the weights and momentum buffers as they are now, on the CPU."""
@@ -162,8 +175,7 @@ class Trainer:
         )
         return progress
 
-    def _step(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self._batches.at(update)
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         labels = labels.to(self._device, non_blocking=True)
         logits = self._model(self._normalise(images))
         loss = nn.functional.cross_entropy(logits, labels)

@@ -7,6 +7,8 @@ training part, chosen on validation, and the choice trained once more on both.
 import copy
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 
 from lrbench.control import Control
 from lrbench.data.batches import Batches
+from lrbench.data.feeding import Batch, feed, feeding_threads
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry.suite import Finetune
@@ -130,23 +133,31 @@ class Finetuning:
             augmentation=settings.augmentation,
             subset=subset,
         )
-        losses = []
         model.train()
-        for update in range(settings.updates):
+        pin = self._device.type == "cuda"
+        fed = feed(batches, 0, settings.updates, threads=feeding_threads(self._device), pin=pin)
+        with closing(fed):
+            losses = self._updates(model, optimiser, fed, rate, control)
+        if not bool(torch.isfinite(torch.stack(losses)).all()):
+            return None
+        return model.eval()
+
+    def _updates(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, fed: Iterator[Batch], rate: float, control: Control
+    ) -> list[torch.Tensor]:
+        settings, losses = self._settings, []
+        for update, (images, labels) in enumerate(fed):
             if control.stop_requested():
                 raise InterruptedWork("stopped while fine-tuning; the cells already done are kept. Run the same again.")
             for group in optimiser.param_groups:
                 group["lr"] = cosine_rate(rate, update, settings.updates)
-            images, labels = batches.at(update)
             loss = nn.functional.cross_entropy(model(self._normalise(images)), labels.to(self._device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses.append(loss.detach())
             control.progress(update + 1, settings.updates, f"updates at rate {rate:g}")
-        if not bool(torch.isfinite(torch.stack(losses)).all()):
-            return None
-        return model.eval()
+        return losses
 
     def _fresh(self) -> nn.Module:
         model = copy.deepcopy(self._model)

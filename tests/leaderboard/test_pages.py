@@ -313,6 +313,22 @@ def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
     assert lrbench("leaderboard", "--arm", "sidestep").status == 2
 
 
+def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lrbench):
+    snapshot = {
+        "reference": "timm:resnet18",
+        "arm": None,
+        "stage": None,
+        "pretraining_seed": None,
+        "source_accuracy": None,
+    }
+    put(workspace, tiny.model_copy(update={"name": "foreign"}), snapshot=snapshot)
+    workspace.results.joinpath("foreign", "suite.json").unlink()
+    assert lrbench("leaderboard").status == 0 and lrbench("leaderboard", "--check").status == 0
+    assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
+    assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
+    assert "timm:resnet18" in lrbench("leaderboard", "--format", "md").out
+
+
 def test_no_results_says_how_to_make_some(lrbench):
     nothing = lrbench("leaderboard")
     assert nothing.status == 2 and "lrbench run quick" in nothing.err
