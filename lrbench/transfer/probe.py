@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from lrbench.registry.suite import Probe
 from lrbench.transfer.metrics import headline
@@ -105,21 +106,23 @@ def solve(
             gradient = inputs.T @ residual / count + decay * penalised
             return float(value), gradient.flatten().cpu().numpy()
 
-        solution = minimize(
-            objective,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            # The gradient alone decides when it is done: `ftol` would stop short of the optimum on flat stretches.
-            options={
-                "maxiter": settings.iterations,
-                "maxfun": 2 * settings.iterations,
-                "gtol": limit,
-                "ftol": 0.0,
-                "maxcor": _MEMORY,
-                "maxls": 40,
-            },
-        )
+        # scipy's own vectors are short; on several threads its BLAS and torch's threads would wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            solution = minimize(
+                objective,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                # The gradient alone decides when it is done: `ftol` would stop short of the optimum on flat stretches.
+                options={
+                    "maxiter": settings.iterations,
+                    "maxfun": 2 * settings.iterations,
+                    "gtol": limit,
+                    "ftol": 0.0,
+                    "maxcor": _MEMORY,
+                    "maxls": 40,
+                },
+            )
         start = solution.x
         gradient = float(np.abs(solution.jac).max())
         fits.append(
