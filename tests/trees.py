@@ -1,6 +1,8 @@
 """Small trees in the exact official layouts of the real data sets, with really encoded images and the known traps."""
 
 import io
+import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -117,4 +119,112 @@ def sketch250(root: Path, *, per_class: int = 80) -> Path:
             pixels[5 + offset : 9 + offset + 4 * label, 4:36] = 0
             save(root / "png" / name / f"{number}.png", Image.fromarray(pixels), "PNG")
     (root / "png" / "filelist.txt").write_text("airplane/1.png\n")
+    return root
+
+
+def food101(root: Path) -> Path:
+    """`food-101/images/<class>/<number>.jpg` and `food-101/meta/{train,test}.json`."""
+    for split, numbers in (("train", range(6)), ("test", range(6, 9))):
+        listed = {}
+        for label, name in enumerate(("apple_pie", "waffles")):
+            listed[name] = [f"{name}/{1000 + number}" for number in numbers]
+            for number in numbers:
+                save(root / "food-101" / "images" / name / f"{1000 + number}.jpg", image(label, number))
+        (root / "food-101" / "meta").mkdir(exist_ok=True)
+        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(listed))
+    return root
+
+
+def pets(root: Path) -> Path:
+    """`oxford-iiit-pet/images/Abyssinian_1.jpg` and lists of `image class species breed`, classes counted from 1."""
+    base = root / "oxford-iiit-pet"
+    for split, numbers in (("trainval", range(1, 7)), ("test", range(7, 10))):
+        lines = []
+        for label, name in enumerate(("Abyssinian", "american_bulldog")):
+            for number in numbers:
+                save(base / "images" / f"{name}_{number}.jpg", image(label, number))
+                lines.append(f"{name}_{number} {label + 1} {label % 2 + 1} 1\n")
+        (base / "annotations").mkdir(exist_ok=True)
+        (base / "annotations" / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+def aircraft(root: Path) -> Path:
+    """`fgvc-aircraft-2013b/data/images/<number>.jpg`, the variants, and a list a split of `number variant`."""
+    base = root / "fgvc-aircraft-2013b" / "data"
+    variants = ("707-320", "A340-600", "DC-10")
+    base.mkdir(parents=True)
+    (base / "variants.txt").write_text("".join(f"{name}\n" for name in variants))
+    for start, split in ((0, "train"), (100, "val"), (200, "test")):
+        lines = []
+        for label, name in enumerate(variants):
+            for number in range(4):
+                identity = f"{1000000 + start + 10 * label + number:07d}"
+                save(base / "images" / f"{identity}.jpg", image(label, start + number))
+                lines.append(f"{identity} {name}\n")
+        (base / f"images_variant_{split}.txt").write_text("".join(lines))
+    return root
+
+
+def cars(root: Path) -> Path:
+    """`stanford_cars/`: MATLAB files naming images and classes counted from 1."""
+    from scipy.io import savemat
+
+    base = root / "stanford_cars"
+    (base / "devkit").mkdir(parents=True)
+    savemat(
+        base / "devkit" / "cars_meta.mat",
+        {"class_names": np.array(["AM General Hummer", "smart fortwo"], dtype=object)},
+    )
+    for split, count, path in (
+        ("train", 8, base / "devkit" / "cars_train_annos.mat"),
+        ("test", 4, base / "cars_test_annos_withlabels.mat"),
+    ):
+        rows = []
+        for number in range(count):
+            save(base / f"cars_{split}" / f"{number + 1:05d}.jpg", image(number % 2, number))
+            rows.append((f"{number + 1:05d}.jpg", number % 2 + 1))
+        savemat(path, {"annotations": np.array(rows, dtype=[("fname", object), ("class", np.int64)])})
+    return root
+
+
+def dtd(root: Path) -> Path:
+    """`dtd/dtd/images/<class>/…` and `dtd/dtd/labels/<split>1.txt`: the archive's folder inside one of torchvision's."""
+    base = root / "dtd" / "dtd"
+    for split in ("train", "val", "test"):
+        lines = []
+        for label, name in enumerate(("banded", "dotted")):
+            for number in range(3):
+                save(base / "images" / name / f"{name}_{split}{number}.jpg", image(label, number))
+                lines.append(f"{name}/{name}_{split}{number}.jpg\n")
+        (base / "labels").mkdir(exist_ok=True)
+        (base / "labels" / f"{split}1.txt").write_text("".join(lines))
+    return root
+
+
+def flowers102(root: Path) -> Path:
+    """`flowers-102/jpg/image_00001.jpg`, classes and splits in MATLAB files, both counted from 1."""
+    from scipy.io import savemat
+
+    base = root / "flowers-102"
+    for number in range(1, 13):
+        save(base / "jpg" / f"image_{number:05d}.jpg", image(number % 2, number))
+    savemat(base / "imagelabels.mat", {"labels": np.array([number % 2 + 1 for number in range(1, 13)])})
+    savemat(base / "setid.mat", {"trnid": np.arange(1, 5), "valid": np.arange(5, 9), "tstid": np.arange(9, 13)})
+    return root
+
+
+def cifar(root: Path, *, folder: str = "cifar-10-batches-py") -> Path:
+    """CIFAR's batches of pickled arrays, ten images each, as torchvision reads them."""
+    base = root / folder
+    base.mkdir(parents=True)
+    fine = folder != "cifar-10-batches-py"
+    names = ["train", "test"] if fine else [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    for start, name in enumerate(names):
+        pixels = np.stack(
+            [np.asarray(image(n, 100 * start + n, size=(32, 32))).transpose(2, 0, 1).ravel() for n in range(10)]
+        )
+        (base / name).write_bytes(pickle.dumps({"data": pixels, "fine_labels" if fine else "labels": list(range(10))}))
+    meta = {"fine_label_names" if fine else "label_names": [f"class {number}" for number in range(10)]}
+    (base / ("meta" if fine else "batches.meta")).write_bytes(pickle.dumps(meta))
     return root

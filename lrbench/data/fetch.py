@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from lrbench.data.layouts.search import how_to_get, refuse_file
 from lrbench.errors import FailureError, InputError
 from lrbench.files import sync_folder, writing
-from lrbench.registry.task import Archive, HubFiles, Task
+from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
 Say = Callable[[str], None]
 
@@ -34,6 +34,13 @@ def fetch(task: Task, root: Path, say: Say) -> None:
 
         read_hub(task, task.files, (root,))
         say(f"{task.name} is in the cache of `datasets`")
+        return
+    if isinstance(task.files, TorchvisionFiles):
+        from lrbench.data.layouts.torchvision import download
+
+        refuse_file(task, root)
+        download(task, task.files, root)
+        say(f"{task.name} is there, under {root}")
         return
     if not task.archives:
         raise InputError(f"task {task.name} names nothing to download. {how_to_get(task)}")

@@ -217,16 +217,7 @@ def test_a_hub_data_set_in_a_folder_is_read(home):
 
 
 def test_a_torchvision_class_is_read(home):
-    for split in ("train", "val", "test"):
-        lines = []
-        for label, name in enumerate(["banded", "dotted"]):
-            for number in range(3):
-                path = home / "data" / "dtd" / "dtd" / "images" / name / f"{name}_{split}{number}.jpg"
-                trees.save(path, trees.image(label, number))
-                lines.append(f"{name}/{path.name}\n")
-        listing = home / "data" / "dtd" / "dtd" / "labels" / f"{split}1.txt"
-        listing.parent.mkdir(parents=True, exist_ok=True)
-        listing.write_text("".join(lines))
+    trees.dtd(home / "data")
     (home / "dtd.toml").write_text(
         'name = "textures"\n\n[files]\nlayout = "torchvision"\ndataset = "DTD"\n'
         'splits = { train = { split = "train" }, val = { split = "val" }, test = { split = "test" } }\n'

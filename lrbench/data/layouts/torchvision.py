@@ -1,5 +1,7 @@
 """The layout `torchvision`: a class of `torchvision.datasets`, built once a split from files that are there."""
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +14,12 @@ from lrbench.data.decode import UndecodableImage, to_rgb
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
-from lrbench.errors import InputError
+from lrbench.errors import FailureError, InputError
 from lrbench.files import sha256_bytes
 from lrbench.registry import suggestion
 from lrbench.registry.task import Task, TorchvisionFiles
+
+_DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,7 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
 
 
 def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[Path, dict[SplitName, Any]]:
-    import torchvision.datasets
-
-    known = [name for name in torchvision.datasets.__all__ if name[:1].isupper()]
-    if files.dataset not in known:
-        raise InputError(
-            f"torchvision has no data set {files.dataset!r} (task {task.name}).{suggestion(files.dataset, known)}"
-        )
-    make = getattr(torchvision.datasets, files.dataset)
+    make = _class(task, files)
     tried = []
     for root in roots:
         for name in candidates(files.root):
@@ -97,11 +94,46 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
                     f"task {task.name}: torchvision's {files.dataset}: {error}. Correct files.splits."
                 ) from error
             except Exception as error:
-                tried.append(f"{path} ({(str(error).splitlines() or [type(error).__name__])[0]})")
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                # torchvision speaks of an argument that a user of lrbench does not have.
+                tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', reason)})")
     raise InputError(
         f"the data of task {task.name} was not found by torchvision's {files.dataset}. Looked at: {'; '.join(tried)}. "
         f"{how_to_get(task)}"
     )
+
+
+def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
+    """Have torchvision download and unpack its data set under a data root; it checks the files' hashes itself.
+
+    Raises:
+        InputError: The class downloads nothing; says how to get the data by hand.
+        FailureError: The download failed.
+    """
+    make = _class(task, files)
+    if "download" not in inspect.signature(make).parameters:
+        raise InputError(f"torchvision's {files.dataset} downloads nothing (task {task.name}). {how_to_get(task)}")
+    root.mkdir(parents=True, exist_ok=True)
+    for arguments in files.splits.values():
+        try:
+            make(root=str(root), download=True, **arguments)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise FailureError(
+                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {reason} Try again, or get it "
+                f"by hand: {task.manual or 'see the data set’s own page.'}"
+            ) from error
+
+
+def _class(task: Task, files: TorchvisionFiles) -> Any:
+    import torchvision.datasets
+
+    known = [name for name in torchvision.datasets.__all__ if name[:1].isupper()]
+    if files.dataset not in known:
+        raise InputError(
+            f"torchvision has no data set {files.dataset!r} (task {task.name}).{suggestion(files.dataset, known)}"
+        )
+    return getattr(torchvision.datasets, files.dataset)
 
 
 def _labels(data: Any) -> list[int]:
