@@ -10,13 +10,14 @@ from pathlib import Path
 from lrbench.errors import InputError
 from lrbench.files import write_bytes
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.claims import decide
+from lrbench.leaderboard.claims import Decision, decide
 from lrbench.leaderboard.evidence import Evidence
 from lrbench.leaderboard.figures import figures
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
+from lrbench.leaderboard.summary import in_short
 from lrbench.leaderboard.webpage import render, suite_data
 from lrbench.references import FOREIGN
 from lrbench.registry import Suite
@@ -78,7 +79,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
             files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}
             files |= _figures(workspace.leaderboard / "figures", bodies[0], draw=draw)
             if text is not None:
-                text = _between_markers(text, name, _excerpt(suite, bodies))
+                text = _between_markers(text, name, _excerpt(suite, bodies[0], decisions[0]))
     files[workspace.leaderboard / "README.md"] = _index(index, page=bool(shown)).encode()
     if shown:
         files[workspace.leaderboard / "index.html"] = render(shown).encode()
@@ -135,12 +136,12 @@ def _index(rows: Sequence[dict[str, str]], *, page: bool) -> str:
     )
 
 
-def _excerpt(suite: Suite, bodies: Sequence[Evidence]) -> str:
-    protocol = suite.protocols[0]
+def _excerpt(suite: Suite, body: Evidence, decisions: Sequence[Decision]) -> str:
     return (
-        f"{headline_block(bodies[0], protocol)}\n\n"
+        f"{in_short(body, decisions)}\n\n{headline_block(body, suite.protocols[0])}\n\n"
         f"![Target accuracy against stage, a line for each target](leaderboard/figures/{suite.name}-stages.svg)\n\n"
-        f"Differences, T, controls and the other protocols: [leaderboard/{suite.name}.md](leaderboard/{suite.name}.md)."
+        f"Verdicts, differences, T, controls and the other protocols: "
+        f"[leaderboard/{suite.name}.md](leaderboard/{suite.name}.md)."
     )
 
 

@@ -52,7 +52,7 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], lead: str) -> 
         ]
     return {
         "name": suite.name,
-        "title": suite.title or suite.name,
+        "title": (suite.title or suite.name) + (" (partial data)" if evidence.partial else ""),
         "lead": lead,
         "summary": summary.in_short(evidence, decisions).replace("`", ""),
         "grounds": summary.grounds(evidence, decisions).replace("`", ""),
