@@ -73,6 +73,7 @@ def transfer(
     else:
         note(f"{path} is there already; nothing was computed (--again computes it once more)")
     _show(path, json_)
+    _warn_of_an_unlikely_result(path, task)
 
 
 def _settings(
@@ -131,6 +132,25 @@ def _show(path: "Path", as_json: bool) -> None:
         warn("the final fit did not converge; see `diagnostics` in the result.")
     if result.partial:
         warn("the data was not whole: this result is marked partial and never ranked with full ones.")
+
+
+def _warn_of_an_unlikely_result(path: "Path", task: str) -> None:
+    from lrbench.registry import load_task
+    from lrbench.results import read_result
+
+    result = read_result(path)
+    band = load_task(task).about.sanity.get(result.protocol)  # type: ignore[call-overload]
+    snapshot = result.snapshot
+    # The bands are those of one network; a suite's own snapshots are under test and have none.
+    if band is None or snapshot.architecture != "resnet50" or snapshot.random or snapshot.arm or result.partial:
+        return
+    low, high = band
+    if not low <= result.headline <= high:
+        warn(
+            f"{100 * result.headline:.1f} % is outside the {100 * low:.0f} to {100 * high:.0f} % where a ResNet-50 pretrained "
+            f"on ImageNet is expected on {result.task.name} ({result.protocol}). If these are such weights, look at the data "
+            f"(`lrbench data verify {task}`) and at the weights' input size and normalisation."
+        )
 
 
 def describe(result: "Result") -> str:

@@ -196,7 +196,12 @@ class Archive(Strict):
 
 
 class About(Strict):
-    """What a reader of a result should know of the data."""
+    """What a reader of a result should know of the data.
+
+    Attributes:
+        sanity: By protocol, between which headlines (fractions) published figures and experience put a ResNet-50 pretrained
+            on ImageNet; outside, something may be wrong with the data or the weights.
+    """
 
     homepage: str | None = None
     licence: str | None = None

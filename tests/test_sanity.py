@@ -1,0 +1,53 @@
+"""A result that no ResNet-50 of ImageNet should have is warned of, and never fails."""
+
+import numpy as np
+import pytest
+
+from lrbench.registry import load_suite
+from tests.leaderboard.fake import put
+
+BAND = "[about]\nsanity = { probe = [0.62, 0.71] }\n"
+
+
+@pytest.fixture
+def transferred(home, place, lrbench, monkeypatch):
+    """Runs `transfer` on a result that is there already, with the given headline and snapshot."""
+    (home / "banded.toml").write_text(
+        'name = "banded"\n\n[files]\nlayout = "synthetic"\ngenerator = "indoor"\nsize = 32\ntrain = 50\ntest = 40\n\n'
+        + BAND
+    )
+    monkeypatch.setattr("tests.leaderboard.fake.LABELS", {"banded": np.arange(40) % 10})
+
+    def run(wrong, **snapshot):
+        foreign = {
+            "arm": None,
+            "stage": None,
+            "pretraining_seed": None,
+            "architecture": "resnet50",
+            "reference": "timm:r.tag",
+        }
+        suite = load_suite("tiny.toml").model_copy(update={"name": "foreign"})
+        partial = snapshot.pop("partial", False)
+        path = put(
+            place.workspace, suite, target="banded", wrong=wrong, snapshot={**foreign, **snapshot}, partial=partial
+        )
+        monkeypatch.setattr("lrbench.cells.done_result", lambda *_, **__: path)
+        return lrbench("transfer", "--snapshot", "timm:resnet50", "--task", "banded.toml")
+
+    return run
+
+
+def test_outside_the_band_is_a_warning(transferred):
+    for wrong in (4, 36):
+        outcome = transferred(wrong)
+        assert outcome.status == 0 and "is outside the 62 to 71 %" in outcome.err
+        assert "lrbench data verify banded.toml" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "change"),
+    [(14, {}), (4, {"architecture": "resnet18"}), (36, {"random": True}), (36, {"partial": True})],
+)
+def test_inside_and_for_other_networks_random_weights_and_partial_data_there_is_none(transferred, wrong, change):
+    outcome = transferred(wrong, **change)
+    assert outcome.status == 0 and "is outside the" not in outcome.err
