@@ -62,11 +62,6 @@ def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return features.flatten(1)
 
 
-def has_batchnorm(model: nn.Module) -> bool:
-    """Whether the network has BatchNorm layers that keep running statistics."""
-    return bool(batchnorm_layers(model))
-
-
 def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     """BatchNorm layers with running statistics, by name."""
     return {

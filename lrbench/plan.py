@@ -9,10 +9,10 @@ from lrbench.arms import SnapshotKey, segment, snapshot_keys
 from lrbench.cells import Cell, TransferSettings, done_result
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
+from lrbench.leaderboard.index import load_index
 from lrbench.references import Reference
 from lrbench.registry import Suite, load_task
 from lrbench.registry.task import SyntheticFiles
-from lrbench.results import load_results
 from lrbench.snapshots import snapshot_path
 from lrbench.workspace import Workspace
 
@@ -183,8 +183,7 @@ def _update_seconds(folder: Path) -> float | None:
 
 
 def _cell_seconds(workspace: Workspace, suite: str) -> float | None:
-    stored, _ = load_results(workspace.results, suite)
-    seconds = [sum(each.result.timings.values()) for each in stored]
+    seconds = [entry.seconds for entry in load_index(workspace.results, suite, workspace.cache).entries]
     return sum(seconds) / len(seconds) if seconds else None
 
 

@@ -245,21 +245,6 @@ def load_result(path: Path, suite: str) -> StoredResult:
     return StoredResult(result=result, path=path)
 
 
-def load_results(results: Path, suite: str) -> tuple[list[StoredResult], list[str]]:
-    """Every readable result of a suite, in the order of the files' names, and what is wrong with the others.
-
-    A damaged, foreign or newer file is named and left out; it never stops the rest.
-    """
-    stored: list[StoredResult] = []
-    problems: list[str] = []
-    for path in _result_files(results / suite):
-        try:
-            stored.append(load_result(path, suite))
-        except InputError as error:
-            problems.append(str(error))
-    return stored, problems
-
-
 def suites_with_results(results: Path) -> list[str]:
     """Names of the suites that have results, sorted."""
     if not results.is_dir():
@@ -285,10 +270,6 @@ def read_predictions(path: Path, sha256: str) -> Predictions:
     table = parquet.ParquetFile(arrow.BufferReader(content)).read(use_threads=False)
     columns = {name: table.column(name).to_numpy().astype(np.int64) for name in ("index", "label", "prediction")}
     return Predictions(**columns)
-
-
-def _result_files(folder: Path) -> list[Path]:
-    return [folder / name for name in sorted(_result_names(folder))]
 
 
 def _result_names(folder: Path) -> Iterator[str]:

@@ -138,15 +138,6 @@ def read_metadata(path: Path) -> SnapshotMetadata:
         raise InputError(f"{path} has a damaged header ({error}). Delete it and pretrain its stage again.") from error
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor in a safetensors file, from its header alone.
-
-    Raises:
-        InputError: As `read_metadata`.
-    """
-    return {name: tuple(entry["shape"]) for name, entry in _header(path).items() if name != "__metadata__"}
-
-
 def identity(path: Path) -> str:
     """SHA-256 that stands for a snapshot: of its weights' file and, where there is one, of its BatchNorm file.
 

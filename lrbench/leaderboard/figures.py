@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, told apart with every kind of colour vision; marker
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,46 +51,32 @@ class Figure:
 
 def figures(evidence: Evidence) -> list[Figure]:
     """Every figure that the evidence has data for; the first is the suite's own."""
-    stages = stage_data(evidence)
-    found = [
-        Figure(
-            name="stages",
-            caption="Target accuracy against stage, a line for each target",
-            data=stages,
-            draw=lambda: _draw_stages(evidence),
-        )
+    candidates: list[tuple[str, str, pandas.DataFrame, Callable[[Evidence, pandas.DataFrame], Any]]] = [
+        ("stages", "Target accuracy against stage, a line for each target", stage_data(evidence), _draw_stages),
+        (
+            "source-and-target",
+            "Target error against source error along each arm",
+            tradeoff_data(evidence),
+            _draw_tradeoff,
+        ),
+        (
+            "decay-minus-control",
+            "Target accuracy with decay minus without, at each stage and target",
+            forest_data(evidence),
+            _draw_forest,
+        ),
+        (
+            "source-learned",
+            "What the source taught: simple and complex evidence, wrong labels memorised",
+            learned_data(evidence),
+            _draw_learned,
+        ),
     ]
-    tradeoff = tradeoff_data(evidence)
-    if len(tradeoff):
-        found.append(
-            Figure(
-                name="source-and-target",
-                caption="Target error against source error along each arm",
-                data=tradeoff,
-                draw=lambda: _draw_tradeoff(evidence, tradeoff),
-            )
-        )
-    forest = forest_data(evidence)
-    if len(forest):
-        found.append(
-            Figure(
-                name="decay-minus-control",
-                caption="Target accuracy with decay minus without, at each stage and target",
-                data=forest,
-                draw=lambda: _draw_forest(forest),
-            )
-        )
-    learned = learned_data(evidence)
-    if len(learned):
-        found.append(
-            Figure(
-                name="source-learned",
-                caption="What the source taught: simple and complex evidence, wrong labels memorised",
-                data=learned,
-                draw=lambda: _draw_learned(learned),
-            )
-        )
-    return found
+    return [
+        Figure(name=name, caption=caption, data=data, draw=partial(draw, evidence, data))
+        for name, caption, data, draw in candidates
+        if len(data)
+    ]
 
 
 def stage_data(evidence: Evidence) -> pandas.DataFrame:
@@ -176,7 +163,7 @@ def _style(index: int) -> dict[str, Any]:
     return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
 
 
-def _draw_stages(evidence: Evidence) -> Any:
+def _draw_stages(evidence: Evidence, _data: pandas.DataFrame) -> Any:
     protocols = list(evidence.suite.protocols)
     canvas, panels = _panels(len(protocols))
     for panel, protocol in zip(panels, protocols, strict=True):
@@ -287,7 +274,7 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     return canvas
 
 
-def _draw_forest(data: pandas.DataFrame) -> Any:
+def _draw_forest(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(dict.fromkeys(data.protocol))
     lines = list(dict.fromkeys(zip(data.target, data.stage, strict=True)))
     canvas, panels = _panels(len(protocols), height=1.4 + 0.32 * len(lines))
@@ -320,7 +307,7 @@ def _draw_forest(data: pandas.DataFrame) -> Any:
     return canvas
 
 
-def _draw_learned(data: pandas.DataFrame) -> Any:
+def _draw_learned(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     measures = [name for name in REPORT if (data.measure == name).any()]
     canvas, panels = _panels(len(measures), width=3.6, height=3.8)
     for panel, measure in zip(panels, measures, strict=True):

@@ -123,11 +123,6 @@ def holm(values: list[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def headline_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
-    """A headline metric from values per image (1 for a right prediction, or a difference of two such)."""
-    return float(headlines_of(values[None], labels, metric)[0])
-
-
 def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> Floats:
     """A headline metric for each row of values per image.
 

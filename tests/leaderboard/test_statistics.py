@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrbench.leaderboard.statistics import estimate, fieller, headline_of, image_variance
+from lrbench.leaderboard.statistics import estimate, fieller, headlines_of, image_variance
 
 
 def test_the_interval_without_images_is_students():
@@ -28,7 +28,7 @@ def test_the_images_variance_is_the_bootstraps(metric):
             chosen = draw.integers(0, 200, 200)
         else:
             chosen = np.concatenate([draw.choice(np.flatnonzero(labels == c), (labels == c).sum()) for c in range(5)])
-        replicates.append(headline_of(values[chosen], labels[chosen], metric))
+        replicates.append(float(headlines_of(values[None, chosen], labels[chosen], metric)[0]))
     assert image_variance(values, labels, metric) == pytest.approx(np.var(replicates), rel=0.08)
 
 
