@@ -24,6 +24,7 @@ def put(
     protocol: str = "probe",
     wrong: int = 10,
     source: float = 0.5,
+    transfer_seed: int = 0,
     **changes: Any,
 ) -> Path:
     """Write one result whose first `wrong` test images (after `seed`) are predicted wrong."""
@@ -51,7 +52,7 @@ def put(
         },
         "task": {"name": target, "fingerprint": "a" * 64, "classes": int(labels.max()) + 1, "metric": "top1"},
         "protocol": protocol,
-        "seed": 0,
+        "seed": transfer_seed,
         "preprocessing": {"size": 32},
         "partial": False,
         "metrics": {"top1": float(correct.mean()), "top5": 1.0, "mean_per_class": per_class},

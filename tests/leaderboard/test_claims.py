@@ -7,11 +7,11 @@ from statsmodels.stats.multitest import multipletests
 
 from lrbench.arms import snapshot_keys
 from lrbench.leaderboard import claims, saturation
-from lrbench.leaderboard.claims import CLAIMS, decide, overall
+from lrbench.leaderboard.claims import CLAIMS, Decision, decide, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Values, without_decay
 from lrbench.leaderboard.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
 from lrbench.leaderboard.saturation import fit_null, residual
-from lrbench.leaderboard.statistics import estimate, fieller, holm, image_variance
+from lrbench.leaderboard.statistics import estimate, estimate_of, fieller, holm, image_variance
 
 IMAGES = 400
 
@@ -65,6 +65,52 @@ def test_the_causal_claim_needs_both_controls(tiny):
     evidence = world(tiny, 5, draw, levels=lambda row: levels[row[0]])
     assert all(each.verdict != "supported" for each in verdicts(evidence, "C3"))
     assert [name for name, _ in verdicts(evidence, "C3")[0].effects] == ["step − hold", "step − average"]
+
+
+def test_of_two_controls_below_the_less_certain_decides(tiny):
+    draw = np.random.default_rng(21)
+    levels = {"step": 0.6, "hold": 0.75, "average": 0.61, "constant": 0.6}
+    both_below = 0
+    for _ in range(10):
+        evidence = world(tiny, 4, draw, levels=lambda row: levels[row[0]])
+        for each in verdicts(evidence, "C3"):
+            effects = [effect for _, effect in each.effects]
+            if all(effect.mean < 0 for effect in effects):
+                both_below += 1
+                assert each.p == max(effect.p for effect in effects)
+            else:
+                assert each.p == min(1.0, 2 * min(effect.p for effect in effects if effect.mean > 0))
+    assert both_below >= 5
+
+
+def test_the_adjusted_p_decides():
+    effect = estimate_of(-0.1, 0.001, 5)
+    members = [
+        Decision(claim=CLAIMS[1], column=Column(protocol="probe", task=task), boundary=1, effects=(("d", effect),), p=p)
+        for task, p in (("a", 0.03), ("b", 0.5), ("c", 0.001))
+    ]
+    judged = claims._family(CLAIMS[1], members)
+    assert [each.adjusted for each in judged] == pytest.approx([0.06, 0.5, 0.003])
+    assert [each.verdict for each in judged] == ["inconclusive", "inconclusive", "supported"]
+
+
+def test_the_spread_of_the_sources_gains_enters_the_test_of_diminishing(tiny):
+    """Targets are the same in every seed, so that all the variance between seeds is the source's."""
+    draw = np.random.default_rng(22)
+    sources = 0.1 + 0.2 * np.arange(4) + draw.normal(0, 0.01, (5, 4))
+    evidence = world(tiny, 5, draw, levels=lambda row: 0.5, source=lambda row, seed: sources[seed, row[1]])
+    values = evidence.values[evidence.columns[0]]
+    right = {0: 100, 1: 260, 2: 300, 3: 310}
+    for row, seed in values.correct:
+        values.correct[row, seed] = (np.arange(IMAGES) < right[row[1]]).astype(float)
+    name, effect = verdicts(evidence, "C1")[0].effects[0]
+    s1, s2 = sources[:, 1] - sources[:, 0], sources[:, 2] - sources[:, 1]
+    t1, t2 = 160 / IMAGES, 40 / IMAGES
+    per_image = np.array([values.correct[("step", i), 0] for i in range(4)])
+    images = np.var((per_image[2] - per_image[1]) * s1.mean() - (per_image[1] - per_image[0]) * s2.mean()) / IMAGES
+    expected = (np.var(t2 * s1 - t1 * s2, ddof=1) / 5 + images) / (s1.mean() * s2.mean()) ** 2
+    assert name == "T of stage 2 − T of stage 1"
+    assert effect.mean == pytest.approx(t2 / s2.mean() - t1 / s1.mean()) and effect.variance == pytest.approx(expected)
 
 
 def test_overall_needs_every_boundary_and_is_contradicted_by_any():

@@ -121,6 +121,18 @@ def test_missing_cells_are_null_and_named_and_never_averaged_over(workspace, tin
     assert "69 of 72 (incomplete)" in (workspace.leaderboard / "README.md").read_text()
 
 
+def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(workspace, tiny):
+    suite = tiny.model_copy(update={"transfer_seeds": (0, 1)})
+    for seed in (0, 1):
+        for transfer_seed in (0, 1):
+            wrong = 10 + 4 * transfer_seed
+            put(workspace, suite, stage=1, seed=seed, wrong=wrong, transfer_seed=transfer_seed)
+        put(workspace, suite, stage=2, seed=seed, wrong=1)
+    (body,) = gather(workspace.results, suite)
+    assert body.level(("step", 1), OBJECTS).mean == pytest.approx(1 - 12 / 40)
+    assert body.level(("step", 2), OBJECTS) is None and body.missing(("step", 2), OBJECTS) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
