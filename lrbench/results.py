@@ -245,6 +245,11 @@ def load_result(path: Path, suite: str) -> StoredResult:
     return StoredResult(result=result, path=path)
 
 
+def is_record(name: str) -> bool:
+    """Whether a file of a suite's results folder is a record, by its name: not a temporary file, nor the suite."""
+    return name.endswith(".json") and not name.startswith(".") and name != "suite.json"
+
+
 def suites_with_results(results: Path) -> list[str]:
     """Names of the suites that have results, sorted."""
     if not results.is_dir():
@@ -276,7 +281,7 @@ def _result_names(folder: Path) -> Iterator[str]:
     if folder.is_dir():
         with os.scandir(folder) as listing:
             for item in listing:
-                if item.name.endswith(".json") and not item.name.startswith(".") and item.name != "suite.json":
+                if is_record(item.name):
                     yield item.name
 
 

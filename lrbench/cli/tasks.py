@@ -60,6 +60,8 @@ def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
 
 
 def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
+    from lrbench.registry.task import METRIC_NAMES
+
     files = task.files
     counts: dict[str, int] = {str(split): count for split, count in task.counts.items()}
     if files.layout == "synthetic":
@@ -70,6 +72,6 @@ def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
         "classes": task.classes or "",
         "train": f"{counts['train']:,}" if "train" in counts else "",
         "test": f"{counts['test']:,}" if "test" in counts else "",
-        "headline": {"top1": "top-1", "mean_per_class": "mean per class"}[task.metric],
+        "headline": METRIC_NAMES[task.metric],
         "data": "here" if whereabouts(task, roots)[1] else "not found",
     }

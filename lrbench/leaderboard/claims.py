@@ -145,46 +145,37 @@ def _judged(claim: Claim, decision: Decision) -> Decision:
 
 
 def _test(evidence: Evidence, claim: Claim, column: Column, boundary: int) -> Decision:
-    measure: dict[str, Callable[[Evidence, Column, int], Decision | str]] = {
-        "C1": _diminishing,
-        "C2": _absolute,
-        "C3": _causal,
-        "C4": _beyond_saturation,
-    }
-    found = measure[claim.name](evidence, column, boundary)
+    found = _MEASURES[claim.name](evidence, column, boundary)
     blank = Decision(claim=claim, column=column, boundary=boundary)
     if isinstance(found, str):
         return replace(blank, reason=found)
-    found = replace(found, claim=claim)
-    seeds = min(effect.seeds for _, effect in found.effects)
-    expected = len(evidence.seeds)
+    effects, p = found
+    seeds, expected = min(effect.seeds for _, effect in effects), len(evidence.seeds)
+    reason = ""
     if expected < LEAST_SEEDS:
-        return replace(found, reason=f"{_number(expected)}: {LEAST_SEEDS} are the least")
-    if seeds < expected:
-        return replace(found, reason=f"incomplete: {seeds} of {expected} seeds")
-    return found
+        reason = f"{_number(expected)}: {LEAST_SEEDS} are the least"
+    elif seeds < expected:
+        reason = f"incomplete: {seeds} of {expected} seeds"
+    return replace(blank, effects=effects, p=p, reason=reason)
 
 
 def _number(seeds: int) -> str:
     return f"{seeds} pretraining seed{'s' if seeds != 1 else ''}"
 
 
-def _decision(
-    column: Column, boundary: int, effects: Sequence[tuple[str, Estimate]], p: float | None, reason: str = ""
-) -> Decision:
-    # `_test` puts the claim in; any will do here.
-    return Decision(claim=CLAIMS[0], column=column, boundary=boundary, effects=tuple(effects), p=p, reason=reason)
+_Found = tuple[tuple[tuple[str, Estimate], ...], float | None]
+"""The effects by name, and the two-sided p of their test."""
 
 
-def _absolute(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+def _absolute(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     difference = evidence.difference(("step", boundary + 1), ("step", boundary), column)
     if difference is None:
         return "no results yet"
     name = f"stage {boundary + 1} − stage {boundary}"
-    return _decision(column, boundary, [(name, difference)], difference.p)
+    return ((name, difference),), difference.p
 
 
-def _causal(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+def _causal(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     stage = boundary + 1
     effects = []
     for control in ("hold", "average"):
@@ -196,14 +187,14 @@ def _causal(evidence: Evidence, column: Column, boundary: int) -> Decision | str
         effects.append((f"step − {control}", difference))
     ps = [(effect.mean, effect.p) for _, effect in effects if effect.p is not None]
     if len(ps) < len(effects):
-        return _decision(column, boundary, effects, None)
+        return tuple(effects), None
     above = [p for mean, p in ps if mean > 0]
     # Both must be below: the larger p decides. One that is above speaks against the claim; there were two to look at.
     p = min(1.0, 2 * min(above)) if above else max(p for _, p in ps)
-    return _decision(column, boundary, effects, p)
+    return tuple(effects), p
 
 
-def _diminishing(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     rows: list[Row] = [("step", boundary - 1), ("step", boundary), ("step", boundary + 1)]
     data = evidence.rows_of(column, rows, with_source=True)
     if data is None:
@@ -224,10 +215,10 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> Decision 
     count = len(data.seeds)
     variance = None if count < 2 else (float(np.var(influence, ddof=1)) / count + images) / scale**2
     effect = estimate_of((mt2 * ms1 - mt1 * ms2) / scale, variance, count)
-    return _decision(column, boundary, [(f"T of stage {boundary + 1} − T of stage {boundary}", effect)], effect.p)
+    return ((f"T of stage {boundary + 1} − T of stage {boundary}", effect),), effect.p
 
 
-def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> Decision | str:
+def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     row: Row = ("step", boundary + 1)
     null_rows = [each for each in evidence.rows if without_decay(evidence.suite, each)]
     data = evidence.rows_of(column, [*null_rows, row], with_source=True)
@@ -248,6 +239,12 @@ def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> Dec
     )
     if found.estimate is None:
         return found.reason
-    return _decision(
-        column, boundary, [(f"stage {row[1]}: error observed − predicted", found.estimate)], found.estimate.p
-    )
+    return ((f"stage {row[1]}: error observed − predicted", found.estimate),), found.estimate.p
+
+
+_MEASURES: dict[str, Callable[[Evidence, Column, int], _Found | str]] = {
+    "C1": _diminishing,
+    "C2": _absolute,
+    "C3": _causal,
+    "C4": _beyond_saturation,
+}

@@ -1,4 +1,4 @@
-"""A suite's results arranged for comparison: which can stand in one table, and what is missing."""
+"""A suite's results as they are compared: accuracies, paired differences and T by row and column, over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

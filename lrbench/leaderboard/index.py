@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lrbench.errors import InputError, LrbenchError
 from lrbench.files import sha256_bytes, write_bytes
-from lrbench.results import Result, StoredResult, load_result
+from lrbench.results import Result, StoredResult, is_record, load_result
 
 # Rises with every change of an entry's fields or meaning.
 _VERSION = 1
@@ -144,26 +144,20 @@ def comparable(result: Result) -> tuple[object, ...]:
 
 
 def _stamps(folder: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    if folder.is_dir():
-        files = {}
-        with os.scandir(folder) as listing:
-            for item in listing:
-                if (
-                    not item.name.startswith(".")
-                    and item.name.endswith((".json", ".parquet"))
-                    and item.name != "suite.json"
-                ):
-                    try:
-                        status = item.stat()
-                    except FileNotFoundError:
-                        continue
-                    files[item.name] = f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}"
-        for name in sorted(files):
-            if name.endswith(".json"):
-                cell = name.removesuffix(".json")
-                found[cell] = f"{files[name]}/{files.get(f'{cell}.parquet', '')}"
-    return found
+    if not folder.is_dir():
+        return {}
+    records: dict[str, str] = {}
+    predictions: dict[str, str] = {}
+    with os.scandir(folder) as listing:
+        for item in listing:
+            kept = records if is_record(item.name) else predictions if item.name.endswith(".parquet") else None
+            if kept is not None:
+                try:
+                    status = item.stat()
+                except FileNotFoundError:
+                    continue
+                kept[os.path.splitext(item.name)[0]] = f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}"
+    return {cell: f"{records[cell]}/{predictions.get(cell, '')}" for cell in sorted(records)}
 
 
 def _entry(path: Path, suite: str, stamp: str) -> tuple[Entry, npt.NDArray[np.int64] | None] | None:

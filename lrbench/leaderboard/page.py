@@ -12,7 +12,7 @@ from lrbench.files import write_bytes
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import Decision, decide
 from lrbench.leaderboard.evidence import Evidence
-from lrbench.leaderboard.figures import figures
+from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.row_pages import render_rows
@@ -70,14 +70,15 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
             continue
         bodies = gather(workspace.results, suite, workspace.cache)
         decisions = [decide(body) for body in bodies]
+        drawn = figures(bodies[0])
         there, expected = progress(bodies)
         count = f"{there:,} of {expected:,}" + (" (incomplete)" if there < expected else "")
         index.append(_line(name, suite.title or name, count))
-        shown.append(suite_data(bodies[0], decisions[0], f"{plain_lead(suite)} {count} cells."))
+        shown.append(suite_data(bodies[0], decisions[0], drawn, f"{plain_lead(suite)} {count} cells."))
         if name in suites:
-            files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions).encode()
+            files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions, drawn).encode()
             files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}
-            files |= _figures(workspace.leaderboard / "figures", bodies[0], draw=draw)
+            files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw)
             if text is not None:
                 text = _between_markers(text, name, _excerpt(suite, bodies[0], decisions[0]))
     files[workspace.leaderboard / "README.md"] = _index(index, page=bool(shown)).encode()
@@ -88,15 +89,15 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
     return files
 
 
-def _figures(folder: Path, body: Evidence, *, draw: bool) -> dict[Path, bytes | None]:
+def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -> dict[Path, bytes | None]:
     files: dict[Path, bytes | None] = {}
-    for figure in figures(body):
-        path = folder / f"{body.name}-{figure.name}.csv"
+    for figure in drawn:
+        path = folder / f"{suite}-{figure.name}.csv"
         files[path] = data = figure.data.to_csv(index=False, lineterminator="\n").encode()
         drawings = [path.with_suffix(ending) for ending in DRAWN]
         files |= dict.fromkeys(drawings)
         if draw and not (_is(path, data) and all(each.is_file() for each in drawings)):
-            content = figure.drawings(body.name)
+            content = figure.drawings(suite)
             files |= {each: content[each.suffix] for each in drawings}
     return files
 

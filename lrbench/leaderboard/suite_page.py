@@ -4,22 +4,27 @@ import json
 from collections.abc import Sequence
 
 from lrbench.leaderboard import summary, tables, verdicts
-from lrbench.leaderboard.claims import CLAIMS, Decision
+from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision
 from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.figures import figures
+from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.row_pages import linked
 from lrbench.registry import Suite
+from lrbench.registry.task import METRIC_NAMES
 
-_METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
-
-def render_suite(suite: Suite, bodies: Sequence[Evidence], decisions: Sequence[Sequence[Decision]]) -> str:
+def render_suite(
+    suite: Suite,
+    bodies: Sequence[Evidence],
+    decisions: Sequence[Sequence[Decision]],
+    drawn: Sequence[Figure],
+) -> str:
     """The page of one suite.
 
     Args:
         suite: The suite.
         bodies: Full results first, then those of partial data.
         decisions: Of the claims, one list for each body.
+        drawn: The figures of the full results; partial data has none.
     """
     parts = [f"# {suite.title or suite.name}", _lead(suite, bodies)]
     for body, decided in zip(bodies, decisions, strict=True):
@@ -28,7 +33,7 @@ def render_suite(suite: Suite, bodies: Sequence[Evidence], decisions: Sequence[S
                 "## Partial data\n\nThe results below were made with data that was not whole (`--partial`). They are "
                 "compared among themselves only."
             )
-        parts += _body(body, decided)
+        parts += _body(body, decided, [] if body.partial else drawn)
     parts.append(_setting(suite, bodies))
     parts += _left_over(bodies)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -68,7 +73,7 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation{shared}."]
     if there < expected:
         lines.append(f"**Incomplete: {there:,} of {expected:,} cells are there.** What is missing is listed below.")
-    if len(suite.seeds) < 3:
+    if len(suite.seeds) < LEAST_SEEDS:
         lines.append(
             f"**{len(suite.seeds)} pretraining seed{'s' if len(suite.seeds) > 1 else ''}: too few to conclude anything** "
             "(three are the least)."
@@ -76,10 +81,9 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     return "\n\n".join(lines)
 
 
-def _body(body: Evidence, decisions: Sequence[Decision]) -> list[str]:
+def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]) -> list[str]:
     suite = body.suite
     level = "###" if body.partial else "##"
-    drawn = figures(body)
     parts = [
         f"{level} In short\n\n{summary.in_short(body, decisions)} {summary.grounds(body, decisions)}",
         f"{level} Verdicts\n\n{_claims()}",
@@ -89,7 +93,7 @@ def _body(body: Evidence, decisions: Sequence[Decision]) -> list[str]:
     for protocol in suite.protocols:
         parts.append(f"{level} {protocol}: accuracy\n\n{headline_block(body, protocol, links=True)}")
         if protocol == suite.protocols[0]:
-            parts += [_figure(body, each.name, each.caption) for each in drawn if each.name != "source-learned"]
+            parts += [_figure(body, each) for each in drawn if each.name != "source-learned"]
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
         parts.append(
             f"{level} {protocol}: decisions\n\n{verdicts.details(body, decisions, protocol)}\n\n"
@@ -114,7 +118,7 @@ def _body(body: Evidence, decisions: Sequence[Decision]) -> list[str]:
             f"{level} What the source taught\n\n{report}\n\nShares of images, in percent, mean ± half the 95 % interval "
             "over seeds."
         )
-        parts += [_figure(body, each.name, each.caption) for each in drawn if each.name == "source-learned"]
+        parts += [_figure(body, each) for each in drawn if each.name == "source-learned"]
     return parts
 
 
@@ -159,7 +163,7 @@ def _claims() -> str:
 
 def _legend(body: Evidence, protocol: str) -> str:
     metrics = {
-        column.task: _METRICS[body.values[column].metric]
+        column.task: METRIC_NAMES[body.values[column].metric]
         for column in tables.of_protocol(body, protocol)
         if column in body.values
     }
@@ -182,9 +186,8 @@ def _legend(body: Evidence, protocol: str) -> str:
     )
 
 
-def _figure(body: Evidence, name: str, caption: str) -> str:
-    """A figure of all protocols; partial data has none."""
-    return "" if body.partial else f"![{caption}](figures/{body.name}-{name}.svg)"
+def _figure(body: Evidence, figure: Figure) -> str:
+    return f"![{figure.caption}](figures/{body.name}-{figure.name}.svg)"
 
 
 def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:

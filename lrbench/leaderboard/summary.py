@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision, overall
-from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.verdicts import effect, of
 
 
@@ -26,7 +26,7 @@ def which_checkpoint(evidence: Evidence, protocol: str) -> str:
         if not levels:
             continue
         best = max(levels, key=lambda row: levels[row].mean)
-        tied = [row for row in levels if row != best and not _leads(evidence, best, row, column)]
+        tied = [row for row in levels if row != best and not tables.leads(evidence, best, row, column)]
         behind = [row for row in levels if row != best and row not in tied]
         rows.append(
             {
@@ -37,11 +37,6 @@ def which_checkpoint(evidence: Evidence, protocol: str) -> str:
             }
         )
     return tables.markdown(rows)
-
-
-def _leads(evidence: Evidence, best: Row, row: Row, column: Column) -> bool:
-    lead = evidence.difference(best, row, column)
-    return lead is not None and lead.excludes_zero
 
 
 def _named(tied: list[Row], behind: list[Row]) -> str:

@@ -152,8 +152,13 @@ def leader(evidence: Evidence, column: Column) -> Row | None:
     if len(levels) < 2 or any(level.seeds < len(evidence.seeds) for level in levels.values()):
         return None
     best = max(levels, key=lambda row: levels[row].mean)
-    leads = [evidence.difference(best, row, column) for row in levels if row != best]
-    return best if all(lead is not None and lead.excludes_zero for lead in leads) else None
+    return best if all(leads(evidence, best, row, column) for row in levels if row != best) else None
+
+
+def leads(evidence: Evidence, row: Row, other: Row, column: Column) -> bool:
+    """Whether two rows differ beyond the interval of their paired difference."""
+    lead = evidence.difference(row, other, column)
+    return lead is not None and lead.excludes_zero
 
 
 def of_protocol(evidence: Evidence, protocol: str) -> list[Column]:

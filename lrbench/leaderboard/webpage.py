@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import pandas
-
 from lrbench.leaderboard import summary, tables
 from lrbench.leaderboard.claims import CLAIMS, Decision, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Row
-from lrbench.leaderboard.figures import forest_data, tradeoff_data
+from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.index import Entry
 from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.verdicts import of
+from lrbench.registry.task import METRIC_NAMES
 
 
 def render(suites: Sequence[dict[str, Any]]) -> str:
@@ -28,12 +27,13 @@ def render(suites: Sequence[dict[str, Any]]) -> str:
     return files("lrbench.leaderboard").joinpath("webpage.html").read_text(encoding="utf-8").replace("__DATA__", safe)
 
 
-def suite_data(evidence: Evidence, decisions: Sequence[Decision], lead: str) -> dict[str, Any]:
+def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], lead: str) -> dict[str, Any]:
     """Everything that the page shows of one suite; accuracies in percent.
 
     Args:
         evidence: The suite's results.
         decisions: Of every claim.
+        drawn: The suite's figures, whose data the page draws itself.
         lead: What the suite is, in a sentence.
     """
     suite = evidence.suite
@@ -61,10 +61,7 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], lead: str) -> 
         "protocols": list(suite.protocols),
         "targets": list(suite.targets),
         "arms": list(suite.arms),
-        "metrics": {
-            column.task: {"top1": "top-1", "mean_per_class": "mean per class"}[values.metric]
-            for column, values in evidence.values.items()
-        },
+        "metrics": {column.task: METRIC_NAMES[values.metric] for column, values in evidence.values.items()},
         "rows": [
             {
                 "arm": row[0],
@@ -87,8 +84,8 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], lead: str) -> 
             }
             for protocol in suite.protocols
         },
-        "forest": _records(forest_data(evidence)),
-        "tradeoff": _records(tradeoff_data(evidence)),
+        "forest": _records(drawn, "decay-minus-control"),
+        "tradeoff": _records(drawn, "source-and-target"),
         "learned": [
             {
                 "title": tables.REPORT[name],
@@ -139,6 +136,9 @@ def _estimate(value: Estimate | None) -> dict[str, Any] | None:
     return {"mean": round(100 * value.mean, 4), "half": half, "seeds": value.seeds}
 
 
-def _records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
-    return records
+def _records(drawn: Sequence[Figure], name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for figure in drawn:
+        if figure.name == name:
+            found = json.loads(figure.data.to_json(orient="records"))
+    return found

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 Metric = Literal["top1", "mean_per_class"]
+METRIC_NAMES = {"top1": "top-1", "mean_per_class": "mean per class"}
 OneOrMore = str | tuple[str, ...]
 
 
