@@ -64,12 +64,17 @@ class SnapshotRecord(_Record):
 
 
 class TaskRecord(_Record):
-    """Which target it was transferred to."""
+    """Which target it was transferred to.
+
+    Attributes:
+        split_sha256: Hash of the list of test images, where lrbench drew them (`leaderboard/splits/`).
+    """
 
     name: str
     fingerprint: str
     classes: int
     metric: Literal["top1", "mean_per_class"]
+    split_sha256: str | None = None
 
 
 class Result(_Record):
@@ -202,7 +207,9 @@ def write_result(results: Path, record: dict[str, Any], predictions: Predictions
     result = Result.model_validate(whole)
     path = result_path(results, result.suite, result.cell)
     write_bytes(path.with_suffix(".parquet"), content)
-    write_json(path, result.model_dump(by_alias=True, mode="json"))
+    # Keys that few tasks have are left out of the others' records.
+    absent = {"task": {"split_sha256"}} if result.task.split_sha256 is None else None
+    write_json(path, result.model_dump(by_alias=True, mode="json", exclude=absent))
     return path
 
 

@@ -48,6 +48,11 @@ class Workspace:
         return self.leaderboard / "results"
 
     @property
+    def drawn_splits(self) -> Path:
+        """Lists of the test images of tasks whose split lrbench drew."""
+        return self.leaderboard / "splits"
+
+    @property
     def cache(self) -> Path:
         """Prepared pixels; safe to delete."""
         return self.root / "cache"

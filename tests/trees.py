@@ -228,3 +228,53 @@ def cifar(root: Path, *, folder: str = "cifar-10-batches-py") -> Path:
     meta = {"fine_label_names" if fine else "label_names": [f"class {number}" for number in range(10)]}
     (base / ("meta" if fine else "batches.meta")).write_bytes(pickle.dumps(meta))
     return root
+
+
+def imagenet_kaggle(root: Path, *, classes: int = 3, train: int = 8, val: int = 3, solutions: bool = True) -> Path:
+    """Kaggle's copy: `ILSVRC/Data/CLS-LOC/{train/<wnid>,val}` with `val` flat, and the solutions at the top."""
+    imagenet(root, classes=classes, train=train, val=val)
+    base = root / "ILSVRC" / "Data" / "CLS-LOC"
+    base.parent.mkdir(parents=True)
+    (root / "imagenet").rename(base)
+    rows = []
+    for picture in sorted((base / "val").glob("*/*.JPEG")):
+        rows.append(f"{picture.stem},{picture.parent.name} 12 30 40 50 {picture.parent.name} 1 2 3 4\n")
+        picture.rename(base / "val" / picture.name)
+    for folder in [each for each in (base / "val").iterdir() if each.is_dir()]:
+        folder.rmdir()
+    if solutions:
+        # In no order, as the original.
+        (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(reversed(rows)))
+    (root / "ILSVRC" / "ImageSets" / "CLS-LOC").mkdir(parents=True)
+    (root / "ILSVRC" / "ImageSets" / "CLS-LOC" / "val.txt").write_text("ILSVRC2012_val_00000001 1\n")
+    return root
+
+
+def sun397(root: Path) -> Path:
+    """`SUN397/<letter>/<class>[/<kind>]/sun_….jpg` and lists whose lines start with `/`."""
+    listed: dict[str, list[str]] = {"Training": [], "Testing": []}
+    for label, name in enumerate(("a/abbey", "a/apartment_building/outdoor", "b/bistro/outdoor")):
+        for number in range(9):
+            path = f"/{name}/sun_{label}{number}.jpg"
+            save(root / "SUN397" / path[1:], image(label, number))
+            listed["Training" if number < 5 else "Testing"].append(path)
+    (root / "Partitions").mkdir()
+    for split, lines in listed.items():
+        (root / "Partitions" / f"{split}_01.txt").write_text("\r\n".join(lines) + "\r\n")
+    return root
+
+
+def caltech101(root: Path) -> Path:
+    """`101_ObjectCategories/<class>/image_0001.jpg` with its folder of clutter."""
+    for label, name in enumerate(("BACKGROUND_Google", "Faces", "accordion")):
+        for number in range(1, 36 + label):
+            save(root / "101_ObjectCategories" / name / f"image_{number:04d}.jpg", image(label, number, size=(24, 20)))
+    return root
+
+
+def eurosat(root: Path) -> Path:
+    """`eurosat/2750/<class>/<class>_1.jpg`."""
+    for label, name in enumerate(("AnnualCrop", "SeaLake")):
+        for number in range(1, 11):
+            save(root / "eurosat" / "2750" / name / f"{name}_{number}.jpg", image(label, number, size=(64, 64)))
+    return root

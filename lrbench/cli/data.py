@@ -18,11 +18,14 @@ TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name
 @app.command("fetch")
 def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
     """Download a task's archives, check them, and unpack them under the data root."""
+    from lrbench.cli.progress import showing_progress
     from lrbench.data.fetch import fetch as fetch_task
     from lrbench.registry import load_task
     from lrbench.workspace import data_roots
 
-    fetch_task(load_task(task), data_roots(data_root)[0], note)
+    chosen = load_task(task)
+    with showing_progress(f"fetch {chosen.name}") as control:
+        fetch_task(chosen, data_roots(data_root)[0], control)
 
 
 @app.command("verify")

@@ -12,7 +12,7 @@ from lrbench.control import Control, stopping_on_signals
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
 
-# Off a terminal, how long a job is silent at most.
+# Off a terminal, how long work is silent at most.
 _LINE_SECONDS = 30.0
 
 
@@ -88,11 +88,16 @@ def showing_progress(title: str) -> Iterator[Control]:
     """A control for work in this process: a bar on a terminal, and Ctrl-C or SIGTERM stop at the next step."""
     bars = _bars() if sys.stderr.isatty() else None
     task = bars.add_task(title, total=None, rate="") if bars else None
+    spoken = time.monotonic()
 
     class Shown(Control):
         def progress(self, done: int, total: int, unit: str) -> None:
+            nonlocal spoken
             if bars is not None:
                 _advance(bars, task, done, total, unit)
+            elif time.monotonic() - spoken > _LINE_SECONDS:
+                spoken = time.monotonic()
+                self.say(f"{title}: {done:,} of {total:,} {unit}")
 
         def say(self, text: str) -> None:
             print(text, file=sys.stderr, flush=True)

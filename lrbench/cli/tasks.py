@@ -60,9 +60,11 @@ def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
 
 
 def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
+    from lrbench.data.loading import ON_THE_HUB
     from lrbench.registry.task import METRIC_NAMES
 
     files = task.files
+    where, found = whereabouts(task, roots)
     counts: dict[str, int] = {str(split): count for split, count in task.counts.items()}
     if files.layout == "synthetic":
         counts = {"train": files.train, "test": files.test}
@@ -73,5 +75,5 @@ def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
         "train": f"{counts['train']:,}" if "train" in counts else "",
         "test": f"{counts['test']:,}" if "test" in counts else "",
         "headline": METRIC_NAMES[task.metric],
-        "data": "here" if whereabouts(task, roots)[1] else "not found",
+        "data": "on the Hub" if ON_THE_HUB in where else "here" if found else "not found",
     }

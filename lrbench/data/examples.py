@@ -62,6 +62,7 @@ class TaskData:
         splits: `train` and `test`, and `val` where the data set has one.
         partial: True when images are missing and the user said that this is all right.
         problems: What is missing, in words, when partial.
+        drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
     """
 
     task: Task
@@ -69,6 +70,15 @@ class TaskData:
     splits: Mapping[SplitName, Split]
     partial: bool = False
     problems: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
+
+    @cached_property
+    def drawn_list(self) -> str | None:
+        """The drawn split as a file that a `listed` split can name: one test image a line; None where none was drawn."""
+        if not self.drawn:
+            return None
+        head = f"# The test images of {self.task.name}; all others are for training. Drawn by lrbench.\n"
+        return head + "".join(f"{image}\n" for image in self.drawn)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,6 +18,9 @@ from lrbench.registry.task import Task
 Finder = Callable[[Task, Any, Sequence[Path]], Path | None]
 Reader = Callable[[Task, Any, Sequence[Path]], Reading]
 
+ON_THE_HUB = "read through `datasets`"
+"""Where data is that lies in no folder."""
+
 # The layouts whose images lie on disk: how each is found (cheaply) and how it is read.
 _LAYOUTS: Mapping[str, tuple[Finder, Reader]] = {
     "folders": (find_folders, read_folders),
@@ -45,7 +48,7 @@ def find_task_data(task: Task, roots: Sequence[Path]) -> str:
     if task.files.layout == "synthetic":
         return "made on the spot"
     find, _ = _LAYOUTS[task.files.layout]
-    return str(find(task, task.files, roots) or "read through `datasets`")
+    return str(find(task, task.files, roots) or ON_THE_HUB)
 
 
 def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) -> TaskData:
@@ -73,7 +76,12 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
             "and never ranked with full ones."
         )
     return TaskData(
-        task=task, classes=reading.classes, splits=reading.splits, partial=bool(problems), problems=problems
+        task=task,
+        classes=reading.classes,
+        splits=reading.splits,
+        partial=bool(problems),
+        problems=problems,
+        drawn=reading.drawn,
     )
 
 

@@ -43,32 +43,55 @@ class ListedSplit(Strict):
 class DrawnSplit(Strict):
     """A stratified test split drawn from the seed: the same images for everyone with the same files.
 
+    The list of the images drawn is written down beside the results (`leaderboard/splits/`), in the form of a `listed`
+    split, and its hash stands in each result.
+
     Attributes:
         test: Share of each class's images, rounded, at least one.
+        train: Number of training images of each class, in place of `test`; the rest are for testing.
         seed: Keys the draw.
     """
 
     kind: Literal["drawn"] = "drawn"
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    train: Annotated[int, Field(gt=0)] | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "DrawnSplit":
+        if self.train is not None and "test" in self.model_fields_set:
+            raise ValueError("give train (images a class) or test (a share), not both")
+        return self
 
 
 class FoldersFiles(Strict):
-    """One folder a class under `root`; the split comes from `split`."""
+    """One folder a class under `root`; the split comes from `split`.
+
+    Attributes:
+        exclude: Folders that are no classes.
+    """
 
     layout: Literal["folders"]
     root: OneOrMore = "."
+    exclude: tuple[str, ...] = ()
     split: Annotated[FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
 
 
 class SplitFoldersFiles(Strict):
-    """`train/<class>/…` and `test/<class>/…`, with `val/<class>/…` for selection where it is given."""
+    """`train/<class>/…` and `test/<class>/…`, with `val/<class>/…` for selection where it is given.
+
+    Attributes:
+        flat_labels: What may say the labels of a folder whose images lie in it directly, the first that is found: a CSV file
+            of image and class, a text file of image and class index, torchvision's `meta.bin`, or ImageNet's development
+            kit. Sought in the root and the three folders above.
+    """
 
     layout: Literal["split-folders"]
     root: OneOrMore = "."
     train: str = "train"
     test: str = "test"
     val: str | None = None
+    flat_labels: tuple[str, ...] = ()
 
 
 class ListsFiles(Strict):
@@ -76,21 +99,22 @@ class ListsFiles(Strict):
 
     Attributes:
         images: Folder of the images, relative to the root, or several to try.
-        train: File naming the training images, sought in the root and beside the image folder.
+        train: File naming the training images, or several to try, sought in the root and beside the image folder.
         test: The same for the test images.
         val: The same for validation images, where the data set has them.
-        label: `folder` when the class is the first part of `class/file.jpg`; `column` when each line ends in a
-            number that is the class's index.
+        label: `folder` when the class is the image's own folder; `path` when it is the whole path above the image (as in
+            SUN397, whose classes lie two and three folders deep); `column` when each line ends in a number that is the
+            class's index.
         hashes: `md5:…` or `sha256:…` of the list files, by split; another hash is refused as half-copied.
     """
 
     layout: Literal["lists"]
     root: OneOrMore = "."
     images: OneOrMore = "."
-    train: str
-    test: str
-    val: str | None = None
-    label: Literal["folder", "column"] = "folder"
+    train: OneOrMore
+    test: OneOrMore
+    val: OneOrMore | None = None
+    label: Literal["folder", "path", "column"] = "folder"
     hashes: dict[Literal["train", "val", "test"], str] = {}
 
     @field_validator("hashes")
@@ -184,6 +208,7 @@ class Archive(Strict):
         md5: Published hash; `sha256` where that is what is published.
         bytes: Size, checked where no hash is published.
         unpacks_to: Folder that appears when it is unpacked; None for a file that is used as it is.
+        images: Number of image files that it holds, junk not counted: fewer mean that unpacking was cut short.
         into: Folder to unpack in (or to put the file in), relative to the data root.
     """
 
@@ -193,6 +218,7 @@ class Archive(Strict):
     sha256: str | None = None
     bytes: int | None = None
     unpacks_to: str | None = None
+    images: Annotated[int, Field(gt=0)] | None = None
     into: str = "."
 
 

@@ -10,6 +10,7 @@ import torch
 
 from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, cell_path, is_done
 from lrbench.control import Control
+from lrbench.data.drawn import keep_drawn_split
 from lrbench.errors import InterruptedWork
 from lrbench.machine import device_name, library_versions
 from lrbench.models import InputNormalisation, pick_device
@@ -163,6 +164,7 @@ class Transfer:
                 "fingerprint": target.fingerprint,
                 "classes": len(target.data.classes),
                 "metric": task.metric,
+                **self._drawn_split(target),
             },
             "protocol": cell.protocol,
             "seed": cell.seed,
@@ -190,6 +192,11 @@ class Transfer:
             prediction=outcome.scores.argmax(1).cpu().numpy(),
         )
         return write_result(self._place.workspace.results, record, predictions)
+
+    def _drawn_split(self, target: Target) -> dict[str, str]:
+        if target.data.drawn_list is None:
+            return {}
+        return {"split_sha256": keep_drawn_split(self._place.workspace.drawn_splits, target.data)}
 
 
 def snapshot_record(snapshot: LoadedSnapshot) -> SnapshotRecord:

@@ -1,28 +1,51 @@
+import errno
 import hashlib
 import http.server
 import io
+import os
 import tarfile
 import threading
 import zipfile
 
+import numpy as np
 import pytest
 
+from lrbench.control import Control
+from lrbench.data import receive
 from lrbench.data.fetch import fetch
-from lrbench.errors import FailureError, InputError
+from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.registry import load_task
 
 FILES: dict[str, bytes] = {}
 
 
+ASKED: list[tuple[str, str | None]] = []
+# By path: bytes after which the connection is cut; what is added to the length that is told; whether Range is understood.
+CUT: dict[str, int] = {}
+LIE: dict[str, int] = {}
+NO_RANGE: set[str] = set()
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves what FILES holds."""
+    """Serves what FILES holds, as well or badly as it is told to."""
 
     def do_GET(self):
-        content = FILES.get(self.path)
-        self.send_response(200 if content is not None else 404)
-        self.send_header("Content-Length", str(len(content or b"")))
+        content, wanted = FILES.get(self.path), self.headers["Range"]
+        ASKED.append((self.path, wanted))
+        if content is None:
+            self.send_error(404)
+            return
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.path not in NO_RANGE else 0
+        if start >= len(content):
+            self.send_error(416)
+            return
+        rest = content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest) + LIE.get(self.path, 0)))
         self.end_headers()
-        self.wfile.write(content or b"")
+        self.wfile.write(rest[: CUT.get(self.path, len(rest))])
+        self.wfile.flush()
+        self.close_connection = True
 
     def log_message(self, *arguments):
         pass
@@ -30,9 +53,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    FILES.clear()
+    for told in (FILES, ASKED, CUT, LIE, NO_RANGE):
+        told.clear()
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=serving.serve_forever, daemon=True).start()
+    threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{serving.server_port}"
     serving.shutdown()
 
@@ -62,40 +86,197 @@ def task(home, url, content=GOOD, mirrors="[]", name="mine.tar.gz"):
 def test_an_archive_is_fetched_checked_and_unpacked_and_then_left_alone(home, server):
     FILES["/mine.tar.gz"] = GOOD
     said = []
-    fetch(task(home, server), home / "data", said.append)
+    control = Control()
+    control.say = said.append
+    fetch(task(home, server), home / "data", control)
     assert (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
     FILES.clear()
     (home / "data" / "mine.tar.gz").unlink()
-    fetch(task(home, server), home / "data", said.append)
+    fetch(task(home, server), home / "data", control)
     assert "is there already" in said[-1]
 
 
 def test_a_mirror_is_tried_when_the_first_address_fails(home, server):
     FILES["/copy/mine.tar.gz"] = GOOD
-    fetch(task(home, server, mirrors=f'["{server}/copy/mine.tar.gz"]'), home / "data", lambda text: None)
+    fetch(task(home, server, mirrors=f'["{server}/copy/mine.tar.gz"]'), home / "data", Control())
     assert (home / "data" / "mine").is_dir()
 
 
 def test_a_web_page_in_place_of_an_archive_is_named_as_such(home, server):
     FILES["/mine.tar.gz"] = b"<!DOCTYPE html><html>Please log in</html>"
     with pytest.raises(FailureError, match=r"is a web page, not the file.*by hand.*put it at"):
-        fetch(task(home, server), home / "data", lambda text: None)
+        fetch(task(home, server), home / "data", Control())
     assert not (home / "data" / "mine").exists()
 
 
 def test_a_wrong_hash_is_shown_with_the_right_one(home, server):
     FILES["/mine.tar.gz"] = GOOD[:-5]
     with pytest.raises(FailureError, match=f"has the md5 .*, not {hashlib.md5(GOOD).hexdigest()}"):
-        fetch(task(home, server), home / "data", lambda text: None)
+        fetch(task(home, server), home / "data", Control())
 
 
 def test_a_member_that_leads_out_is_refused_and_nothing_is_put_in_place(home, server):
     bad = tar({"mine/train/a/1.txt": b"one", "../../escaped.txt": b"x"})
     FILES["/mine.tar.gz"] = bad
     with pytest.raises(FailureError, match="could not be unpacked"):
-        fetch(task(home, server, bad), home / "data", lambda text: None)
+        fetch(task(home, server, bad), home / "data", Control())
     assert not (home / "data" / "mine").exists()
     assert not list(home.rglob("escaped.txt")) and not list(home.parent.glob("escaped.txt"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_not(home, server, kind):
+    for target, fine in (("/etc/hostname", False), ("../../outside", False), ("mine/a/1.txt", True)):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            entry = tarfile.TarInfo("mine/a/1.txt")
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"one"))
+            link = tarfile.TarInfo("mine/b")
+            link.type, link.linkname = kind, target if kind == tarfile.LNKTYPE or not fine else "a/1.txt"
+            archive.addfile(link)
+        FILES["/mine.tar.gz"] = buffer.getvalue()
+        described = task(home, server, buffer.getvalue())
+        folder = home / f"data-{fine}-{len(target)}"
+        if fine:
+            fetch(described, folder, Control())
+            assert (folder / "mine" / "b").read_bytes() == b"one"
+        else:
+            with pytest.raises(FailureError, match=r"could not be unpacked.*Nothing was put in place"):
+                fetch(described, folder, Control())
+            assert not (folder / "mine").exists()
+
+
+def test_a_cut_connection_is_gone_on_with_where_it_broke(home, server):
+    content = tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
+    FILES["/mine.tar.gz"], CUT["/mine.tar.gz"] = content, 1_200_000
+    fetch(task(home, server, content), home / "data", Control())
+    # What is written is whole blocks of a mebibyte.
+    assert [asked for _, asked in ASKED] == [None, "bytes=1048576-", "bytes=2097152-"]
+    assert (home / "data" / "mine.tar.gz").read_bytes() == content
+    assert not list((home / "data").glob("*.part"))
+
+
+def test_what_arrived_is_kept_for_the_next_time_where_a_hash_will_tell(home, server):
+    content = tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
+    FILES["/mine.tar.gz"], CUT["/mine.tar.gz"] = content, 0
+    part = home / "data" / "mine.tar.gz.part"
+    part.parent.mkdir()
+    part.write_bytes(content[:2_000_000])
+    with pytest.raises(FailureError, match=r"2,000,000 bytes\) is kept; the same command goes on from there"):
+        fetch(task(home, server, content), home / "data", Control())
+    CUT.clear()
+    fetch(task(home, server, content), home / "data", Control())
+    assert ASKED[-1][1] == "bytes=2000000-" and (home / "data" / "mine").is_dir()
+
+
+def test_the_start_of_another_file_is_thrown_away(home, server):
+    FILES["/mine.tar.gz"] = GOOD
+    part = home / "data" / "mine.tar.gz.part"
+    part.parent.mkdir()
+    part.write_bytes(b"something else")
+    fetch(task(home, server), home / "data", Control())
+    assert (home / "data" / "mine.tar.gz").read_bytes() == GOOD
+    part.write_bytes(b"much longer than what the server has" * 100)
+    (home / "data" / "mine.tar.gz").unlink()
+    (home / "data" / "mine").rename(home / "elsewhere")
+    fetch(task(home, server), home / "data", Control())
+    assert (home / "data" / "mine.tar.gz").read_bytes() == GOOD
+
+
+def test_a_server_that_knows_no_range_sends_all_again(home, server):
+    FILES["/mine.tar.gz"] = GOOD
+    NO_RANGE.add("/mine.tar.gz")
+    (home / "data").mkdir()
+    (home / "data" / "mine.tar.gz.part").write_bytes(GOOD[:40])
+    fetch(task(home, server), home / "data", Control())
+    assert ASKED == [("/mine.tar.gz", "bytes=40-")] and (home / "data" / "mine").is_dir()
+
+
+def test_without_a_hash_or_a_size_the_start_of_an_earlier_time_is_not_trusted(home, server):
+    FILES["/mine.tar.gz"] = GOOD
+    described = task(home, server)
+    bare = described.model_copy(update={"archives": (described.archives[0].model_copy(update={"md5": None}),)})
+    (home / "data").mkdir()
+    (home / "data" / "mine.tar.gz.part").write_bytes(b"of last week")
+    fetch(bare, home / "data", Control())
+    assert ASKED == [("/mine.tar.gz", None)] and (home / "data" / "mine").is_dir()
+
+
+@pytest.mark.parametrize("lie", [500, -20])
+def test_a_server_that_lies_about_the_length_is_not_believed(home, server, lie):
+    FILES["/mine.tar.gz"], LIE["/mine.tar.gz"] = GOOD, lie
+    FILES["/copy/mine.tar.gz"] = GOOD
+    with pytest.raises(FailureError, match=r"could not be fetched"):
+        fetch(task(home, server, GOOD + b"more"), home / "data", Control())
+    (home / "data" / "mine.tar.gz.part").unlink(missing_ok=True)
+    fetch(task(home, server, mirrors=f'["{server}/copy/mine.tar.gz"]'), home / "data", Control())
+    assert (home / "data" / "mine.tar.gz").read_bytes() == GOOD
+
+
+def test_a_full_disk_is_said_and_what_arrived_is_gone_on_with(home, server, monkeypatch):
+    content = tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
+    FILES["/mine.tar.gz"] = content
+    write = receive._Receiving.write
+
+    def full(self, chunk):
+        if self.done + len(chunk) > 2_000_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, chunk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(receive._Receiving, "write", full)
+        with pytest.raises(FailureError, match=r"no space left on device.*goes on from what is there"):
+            fetch(task(home, server, content), home / "data", Control())
+    assert not (home / "data" / "mine.tar.gz").exists()
+    fetch(task(home, server, content), home / "data", Control())
+    assert ASKED[-1][1] == "bytes=1048576-" and (home / "data" / "mine").is_dir()
+
+
+def test_a_disk_that_fills_while_unpacking_leaves_nothing_half_done(home, server, monkeypatch):
+    FILES["/mine.tar.gz"] = GOOD
+
+    def full(self, path, **options):
+        (path / "mine").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    with pytest.raises(FailureError, match="no space left"):
+        fetch(task(home, server), home / "data", Control())
+    assert [each.name for each in (home / "data").iterdir()] == ["mine.tar.gz"]
+
+
+def test_a_stop_keeps_what_arrived(home, server):
+    content = tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
+    FILES["/mine.tar.gz"] = content
+    control = Control()
+    seen = []
+    control.progress = lambda done, total, unit: (seen.append((done, total, unit)), control.stop())
+    with pytest.raises(InterruptedWork, match=r"1,048,576 bytes, which are kept"):
+        fetch(task(home, server, content), home / "data", control)
+    assert seen == [(1 << 20, len(content), "bytes")]
+    assert (home / "data" / "mine.tar.gz.part").stat().st_size == 1 << 20
+
+
+def test_images_are_counted_before_an_archive_counts_as_unpacked(home, server):
+    content = tar({"mine/a/1.png": b"one", "mine/b/2.JPG": b"two", "mine/b/.DS_Store": b"", "mine/list.txt": b""})
+    FILES["/mine.tar.gz"] = content
+    described = task(home, server, content)
+    asks = lambda images: described.model_copy(  # noqa: E731
+        update={"archives": (described.archives[0].model_copy(update={"images": images}),)}
+    )
+    with pytest.raises(FailureError, match=r"holds 2 images, and it should hold 3\. Nothing was put in place"):
+        fetch(asks(3), home / "data", Control())
+    assert not (home / "data" / "mine").exists()
+    fetch(asks(2), home / "data", Control())
+    # What lrbench unpacked whole is believed; what somebody else unpacked in part is not.
+    (home / "data" / "mine" / "a" / "1.png").unlink()
+    fetch(asks(2), home / "data", Control())
+    (home / "data" / "mine" / ".lrbench-fetched.json").unlink()
+    with pytest.raises(
+        FailureError, match=r"holds 1 images, and the whole archive 2: it was unpacked or copied in part"
+    ):
+        fetch(asks(2), home / "data", Control())
 
 
 def test_a_zip_is_unpacked_and_a_leading_out_member_refused(home, server):
@@ -107,21 +288,21 @@ def test_a_zip_is_unpacked_and_a_leading_out_member_refused(home, server):
         FILES["/mine.zip"] = buffer.getvalue()
         folder = home / ("good" if good else "bad")
         if good:
-            fetch(task(home, server, buffer.getvalue(), name="mine.zip"), folder, lambda text: None)
+            fetch(task(home, server, buffer.getvalue(), name="mine.zip"), folder, Control())
             assert (folder / "mine" / "a" / "1.txt").is_file()
         else:
             with pytest.raises(FailureError, match="leads out of it"):
-                fetch(task(home, server, buffer.getvalue(), name="mine.zip"), folder, lambda text: None)
+                fetch(task(home, server, buffer.getvalue(), name="mine.zip"), folder, Control())
             assert not (folder / "mine").exists()
 
 
 def test_a_file_put_by_hand_is_checked_and_unpacked(home, server):
     (home / "data").mkdir()
     (home / "data" / "mine.tar.gz").write_bytes(GOOD)
-    fetch(task(home, server), home / "data", lambda text: None)
+    fetch(task(home, server), home / "data", Control())
     assert (home / "data" / "mine").is_dir()
 
 
 def test_nothing_to_download_says_how_to_get_it_by_hand(home):
     with pytest.raises(InputError, match=r"image-net\.org"):
-        fetch(load_task("imagenet1k"), home / "data", lambda text: None)
+        fetch(load_task("imagenet1k"), home / "data", Control())

@@ -3,8 +3,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lrbench.data.drawn import keep_drawn_split
 from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
+from lrbench.files import sha256_file
 from lrbench.registry import load_task
 from tests import trees
 
@@ -33,16 +35,179 @@ def test_imagenet_half_unpacked_is_recognised(tmp_path):
         load_task_data(load_task("imagenet1k"), [tmp_path])
 
 
-def test_imagenet_with_flat_validation_images_says_what_to_do(tmp_path):
-    trees.imagenet(tmp_path)
-    val = tmp_path / "imagenet" / "val"
-    for picture in list(val.glob("*/*.JPEG")):
-        picture.rename(val / picture.name)
-    for folder in list(val.iterdir()):
-        if folder.is_dir():
-            folder.rmdir()
-    with pytest.raises(InputError, match=r"is flat.*LOC_val_solution\.csv"):
+def test_imagenet_with_flat_validation_images_and_no_labels_says_what_to_do(tmp_path):
+    trees.imagenet_kaggle(tmp_path, solutions=False)
+    with pytest.raises(
+        InputError, match=r"val is flat.*LOC_val_solution\.csv, meta/val\.txt, meta\.bin.*Move each image"
+    ):
         load("imagenet1k", tmp_path)
+
+
+def classes_of_tests(data):
+    return {name.rpartition("/")[2]: data.classes[label] for name, label in zip(*images_and_labels(data), strict=True)}
+
+
+def images_and_labels(data):
+    return data.splits["test"].ids, data.splits["test"].labels
+
+
+def test_kaggles_imagenet_is_the_same_data_set_as_torchvisions(tmp_path):
+    plain = load("imagenet1k", trees.imagenet(tmp_path / "plain"))
+    kaggle = load("imagenet1k", trees.imagenet_kaggle(tmp_path / "kaggle"))
+    assert kaggle.fingerprint == plain.fingerprint
+    assert classes_of_tests(kaggle)["ILSVRC2012_val_00000005.JPEG"] == "n01440765"
+    for index in range(len(kaggle.splits["test"])):
+        ours, theirs = (np.asarray(data.splits["test"].images.read(index)) for data in (kaggle, plain))
+        assert np.array_equal(ours, theirs)
+
+
+def flat_without_solutions(tmp_path):
+    """A flat tree, its images' folder, the classes in order, and the right class of each image in the order of names."""
+    root = trees.imagenet_kaggle(tmp_path / "flat", solutions=False)
+    images = root / "ILSVRC" / "Data" / "CLS-LOC"
+    wnids = sorted(folder.name for folder in (images / "train").iterdir())
+    return root, images, wnids, [wnids[number // 3] for number in range(9)]
+
+
+def caffe_list(images, wnids, right):
+    (images / "meta").mkdir()
+    lines = [f"ILSVRC2012_val_{number + 1:08d}.JPEG {wnids.index(klass)}\n" for number, klass in enumerate(right)]
+    (images / "meta" / "val.txt").write_text("".join(lines))
+
+
+def torchvision_meta(images, wnids, right):
+    import torch
+
+    torch.save((dict.fromkeys(wnids, ("a name",)), right), images / "meta.bin")
+
+
+def development_kit(images, wnids, right):
+    from scipy.io import savemat
+
+    kit = images / "ILSVRC2012_devkit_t12" / "data"
+    kit.mkdir(parents=True)
+    # ILSVRC's own numbers are not in the order of the wnids, and its table has inner nodes too.
+    numbers = {wnid: 3 - position for position, wnid in enumerate(wnids)}
+    rows = [(numbers[wnid], wnid, "words") for wnid in wnids] + [(1001, "n00001740", "entity")]
+    kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object)]
+    savemat(kit / "meta.mat", {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{numbers[klass]}\n" for klass in right))
+
+
+def names_with_classes(images, wnids, right):
+    for number, klass in enumerate(right):
+        name = f"ILSVRC2012_val_{number + 1:08d}"
+        (images / "val" / f"{name}.JPEG").rename(images / "val" / f"{name}_{klass}.JPEG")
+
+
+@pytest.mark.parametrize("source", [caffe_list, torchvision_meta, development_kit, names_with_classes])
+def test_flat_validation_images_get_their_labels_from_what_users_have(tmp_path, source):
+    root, images, wnids, right = flat_without_solutions(tmp_path)
+    source(images, wnids, right)
+    data = load("imagenet1k", root)
+    assert data.fingerprint == load("imagenet1k", trees.imagenet(tmp_path / "plain")).fingerprint
+    assert [data.classes[label] for label in data.splits["test"].labels] == right
+
+
+def test_a_missing_flat_image_shifts_no_label(tmp_path):
+    root, images, wnids, right = flat_without_solutions(tmp_path)
+    torchvision_meta(images, wnids, right)
+    (images / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()
+    found = classes_of_tests(load("imagenet1k", root))
+    assert found == {f"ILSVRC2012_val_{n + 1:08d}.JPEG": klass for n, klass in enumerate(right) if n != 1}
+
+
+def test_labels_of_other_classes_or_images_are_named(tmp_path):
+    root, images, _, _ = flat_without_solutions(tmp_path)
+    solutions = images / "LOC_val_solution.csv"
+    solutions.write_text(
+        "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\nILSVRC2012_val_00000002,n7 1\n"
+    )
+    problems = " ".join(load("imagenet1k", root).problems)
+    assert "names 1 classes that have no training folder ('n7')" in problems
+    assert "7 images in val are not in" in problems
+    solutions.write_text("ImageId,PredictionString\nother,n01440764\n")
+    with pytest.raises(InputError, match="labels none of the images"):
+        load("imagenet1k", root)
+    solutions.write_text("ImageId,PredictionString\nother\n")
+    with pytest.raises(InputError, match="line 2: 'other' is not"):
+        load("imagenet1k", root)
+
+
+def test_a_meta_bin_that_holds_code_is_refused(tmp_path):
+    import pickle
+
+    root, images, _, _ = flat_without_solutions(tmp_path)
+
+    class Evil:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w').close()",)
+
+    (images / "meta.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=r"is not torchvision's meta\.bin"):
+        load("imagenet1k", root)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_meta_bin_beside_class_folders_changes_nothing(tmp_path):
+    trees.imagenet(tmp_path)
+    before = load("imagenet1k", tmp_path).fingerprint
+    torchvision_meta(tmp_path / "imagenet", ["n1"], ["n1"])
+    assert load("imagenet1k", tmp_path).fingerprint == before
+
+
+def test_sun397_takes_its_classes_from_whole_paths(tmp_path):
+    data = load("sun397", trees.sun397(tmp_path))
+    assert data.classes == ("a/abbey", "a/apartment_building/outdoor", "b/bistro/outdoor")
+    assert set(counts(data, "train").values()) == {5} and set(counts(data, "test").values()) == {4}
+
+
+def test_caltech101_draws_thirty_a_class_without_the_clutter(tmp_path):
+    data = load("caltech101", trees.caltech101(tmp_path))
+    assert data.classes == ("Faces", "accordion")
+    assert set(counts(data, "train").values()) == {30} and counts(data, "test") == {"Faces": 6, "accordion": 7}
+
+
+def test_a_class_with_too_few_images_for_the_draw_is_named(tmp_path):
+    trees.caltech101(tmp_path)
+    for picture in sorted((tmp_path / "101_ObjectCategories" / "Faces").iterdir())[29:]:
+        picture.unlink()
+    with pytest.raises(InputError, match="class 'Faces' of task caltech101 has 29 images, and 30 of each class"):
+        load("caltech101", tmp_path)
+
+
+def test_eurosat_draws_a_fifth(tmp_path):
+    data = load("eurosat", trees.eurosat(tmp_path))
+    assert counts(data, "test") == {"AnnualCrop": 2, "SeaLake": 2}
+    assert counts(data, "train") == {"AnnualCrop": 8, "SeaLake": 8}
+
+
+def test_a_drawn_split_is_written_down_and_can_be_pinned(home):
+    data = load("eurosat", trees.eurosat(home / "data"))
+    digest = keep_drawn_split(home / "splits", data)
+    (path,) = (home / "splits").iterdir()
+    assert path.name == f"eurosat-{digest[:16]}.txt" and sha256_file(path) == digest
+    (home / "pinned.toml").write_text(
+        'name = "pinned"\n[files]\nlayout = "folders"\nroot = "eurosat/2750"\n'
+        f'split = {{ kind = "listed", test = "splits/{path.name}", sha256 = "{digest}" }}\n'
+    )
+    pinned = load_task_data(load_task("pinned.toml"), [home / "data", home])
+    assert pinned.splits["test"].ids == data.splits["test"].ids and pinned.drawn_list is None
+
+
+def test_a_gated_hub_data_set_says_what_to_do(tmp_path, monkeypatch):
+    import datasets
+
+    def gated(*arguments, **options):
+        raise datasets.exceptions.DatasetNotFoundError(
+            "Dataset 'ILSVRC/imagenet-1k' is a gated dataset on the Hub. You must be authenticated to access it."
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", gated)
+    with pytest.raises(
+        InputError, match=r"is a gated dataset.*terms accepted on its page and a token \(`hf auth login`"
+    ):
+        load_task_data(load_task("imagenet1k-hub"), [tmp_path])
 
 
 def test_caltech_trains_on_the_first_sixty_names_and_passes_over_junk(tmp_path):
@@ -129,6 +294,9 @@ def test_the_sketch_list_is_what_its_head_says():
         ("cub200", trees.cub200),
         ("indoor67", trees.indoor67),
         ("sketch250", trees.sketch250),
+        ("sun397", trees.sun397),
+        ("caltech101", trees.caltech101),
+        ("eurosat", trees.eurosat),
     ],
 )
 def test_small_trees_are_half_copied_unless_partial(tmp_path, name, tree):

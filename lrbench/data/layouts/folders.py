@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from lrbench.data.examples import SplitName
+from lrbench.data.layouts.flat import flat_members
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
-from lrbench.data.layouts.scanning import class_names, holds_images, image_names, images_by_class
+from lrbench.data.layouts.scanning import class_names, holds_images, images_by_class
 from lrbench.data.layouts.search import how_to_get, locate, refuse_file
 from lrbench.data.layouts.splits import read_test_list
 from lrbench.errors import InputError
@@ -34,20 +35,24 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
         InputError: Not found, an empty class folder, a class too small for the rule, or a split list that is not there.
     """
     root = find_folders(task, files, roots)
-    images = images_by_class(task, root)
+    images = images_by_class(task, root, files.exclude)
     problems: list[str] = []
+    drawn: list[str] = []
     if isinstance(files.split, FirstSplit):
         tested = _after_first(images, files.split)
     elif isinstance(files.split, ListedSplit):
         tested, problems = _listed(task, files.split, images, (root, *roots))
     else:
         tested = _drawn(task, files.split, images)
+        drawn = sorted(tested)
     members: dict[SplitName, list[Member]] = {"train": [], "test": []}
     for name, found in images.items():
         for image in found:
             path = f"{name}/{image}"
             members["test" if path in tested else "train"].append((name, path))
-    return from_files(task, root=root, images=root, classes=list(images), members=members, problems=problems)
+    return from_files(
+        task, root=root, images=root, classes=list(images), members=members, problems=problems, drawn=drawn
+    )
 
 
 def find_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Path]) -> Path:
@@ -69,16 +74,18 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
     """Read a data set that has a folder for each split.
 
     Raises:
-        InputError: Not found, a split's folder that is missing or flat, an empty class folder, or a class that is
-            tested but not trained on.
+        InputError: Not found, a split's folder that is missing, or flat with nothing that says its labels, an empty class
+            folder, or a class that is tested but not trained on.
     """
     root = find_split_folders(task, files, roots)
     folders: dict[SplitName, str] = {"train": files.train, "test": files.test}
     if files.val:
         folders["val"] = files.val
     members: dict[SplitName, list[Member]] = {}
+    ids: dict[SplitName, list[str]] = {}
     problems = []
     classes: set[str] = set()
+    # Training images come first: a flat folder's labels are counted in its classes.
     for split, folder in folders.items():
         refuse_file(task, root / folder)
         if not os.path.isdir(root / folder):
@@ -86,12 +93,19 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
                 f"the data of task {task.name} at {root} has no folder {folder!r}, which should hold its {split} images "
                 f"in one folder for each class. {how_to_get(task)}"
             )
-        _refuse_flat(task, split, root / folder)
         problems.extend(_packed_classes(root / folder))
+        if not class_names(root / folder) and holds_images(root / folder):
+            flat, missing = flat_members(task, files, root, folder, sorted(classes))
+            problems.extend(missing)
+            members[split] = [(name, path) for name, path, _ in flat]
+            ids[split] = [identity for _, _, identity in flat]
+            continue
         found = images_by_class(task, root / folder)
         classes.update(found)
         members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
-    return from_files(task, root=root, images=root, classes=sorted(classes), members=members, problems=problems)
+    return from_files(
+        task, root=root, images=root, classes=sorted(classes), members=members, ids=ids, problems=problems
+    )
 
 
 def _no_class_folders(path: Path) -> str | None:
@@ -117,7 +131,13 @@ def _drawn(task: Task, split: DrawnSplit, images: Images) -> set[str]:
                 "one to train on and one to test. Add images or take the class out."
             )
         ranked = sorted(found, key=lambda image, name=name: derive(split.seed, "test split", name, image))  # type: ignore[misc]
-        count = min(len(found) - 1, max(1, round(split.test * len(found))))
+        if split.train is not None and len(found) <= split.train:
+            raise InputError(
+                f"class {name!r} of task {task.name} has {len(found):,} images, and {split.train} of each class are for "
+                "training: none would be left to test. Add images, or set a smaller files.split.train in the task's TOML."
+            )
+        wanted = round(split.test * len(found)) if split.train is None else len(found) - split.train
+        count = min(len(found) - 1, max(1, wanted))
         tested.update(f"{name}/{image}" for image in ranked[:count])
     return tested
 
@@ -141,23 +161,6 @@ def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Pat
             f"{len(missing):,} of {len(lines):,} test images that the split names are not there ({first_few(missing)})"
         )
     return {known[line] for line in lines if line in known}, problems
-
-
-def _refuse_flat(task: Task, split: SplitName, folder: Path) -> None:
-    if class_names(folder) or not holds_images(folder):
-        return
-    example = image_names(folder)[0]
-    wnids = (
-        " These are ImageNet's validation images as its archive unpacks them: their classes are in "
-        "LOC_val_solution.csv (the copy of Kaggle) or in the development kit."
-        if example.startswith("ILSVRC2012_val_")
-        else ""
-    )
-    raise InputError(
-        f"{folder} is flat: its images ({example}, …) lie in it directly, and not in one folder for each class, so "
-        f"task {task.name} has no labels for its {split} images.{wnids} Move each image into "
-        f"{folder}/<class>/, with the same class folder names as for training."
-    )
 
 
 def _packed_classes(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
 from lrbench.data.layouts.search import beneath, candidates, locate
 from lrbench.data.layouts.splits import hash_problem, read_lines, refuse_outside, refuse_twice
 from lrbench.errors import InputError
-from lrbench.registry.task import ListsFiles, Task
+from lrbench.registry.task import ListsFiles, OneOrMore, Task
 
 
 def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
@@ -23,10 +23,12 @@ def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
         images = _images_folder(files, root)
         if images is None:
             return f"no folder {' or '.join(candidates(files.images))} in it"
-        missing = [name for name in _list_names(files).values() if _list_path(root, images, name) is None]
+        missing = [
+            candidates(each)[0] for each in _list_names(files).values() if _list_path(root, images, each) is None
+        ]
         return f"no {' and no '.join(missing)} in it or beside {images}" if missing else None
 
-    names = _list_names(files).values()
+    names = [candidates(each)[0] for each in _list_names(files).values()]
     wanted = f"the image folder {' or '.join(candidates(files.images))} and the lists {', '.join(names)}"
     return locate(task, roots, files.root, wanted=wanted, objection=objection)
 
@@ -62,7 +64,7 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
             problems.append(
                 f"{len(missing):,} of {len(named):,} listed {split} images are not there ({first_few(missing)})"
             )
-    if files.label == "folder":
+    if files.label != "column":
         _refuse_emptied(task, images, listed, members)
     classes = sorted(
         {name for found in listed.values() for name, _ in found}, key=int if files.label == "column" else None
@@ -70,8 +72,8 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
     return from_files(task, root=root, images=images, classes=classes, members=members, problems=problems)
 
 
-def _list_names(files: ListsFiles) -> dict[SplitName, str]:
-    names: dict[SplitName, str] = {"train": files.train, "test": files.test}
+def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:
+    names: dict[SplitName, OneOrMore] = {"train": files.train, "test": files.test}
     if files.val:
         names["val"] = files.val
     return names
@@ -82,8 +84,8 @@ def _images_folder(files: ListsFiles, root: Path) -> Path | None:
     return next((folder for folder in folders if os.path.isdir(folder)), None)
 
 
-def _list_path(root: Path, images: Path, name: str) -> Path | None:
-    places = (root / name, images.parent / name)
+def _list_path(root: Path, images: Path, names: OneOrMore) -> Path | None:
+    places = [folder / name for name in candidates(names) for folder in (root, images.parent)]
     return next((place for place in places if os.path.isfile(place)), None)
 
 
@@ -99,9 +101,11 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
                 )
             klass = str(int(klass))
         else:
-            name = line.removeprefix("./")
+            # SUN397's lists start at the root of its images.
+            name = line.removeprefix("/" if label == "path" else "./")
             klass, slash, file = name.rpartition("/")
-            klass = klass.rpartition("/")[2]
+            if label == "folder":
+                klass = klass.rpartition("/")[2]
             if not slash or not klass or not file:
                 raise InputError(
                     f"{path}, line {number}: {line!r} is not `class/file`, as task {task.name} needs. Get the original "

@@ -27,12 +27,14 @@ class Reading:
         classes: Class names in the order of their labels.
         splits: The splits; none is empty.
         problems: Signs that the data is not whole, each a clause for a message.
+        drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
     """
 
     where: str
     classes: tuple[str, ...]
     splits: Mapping[SplitName, Split]
     problems: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,9 @@ def from_files(
     images: Path,
     classes: Sequence[str],
     members: Mapping[SplitName, Sequence[Member]],
+    ids: Mapping[SplitName, Sequence[str]] | None = None,
     problems: Sequence[str] = (),
+    drawn: Sequence[str] = (),
 ) -> Reading:
     """Assemble a reading from the images found on disk.
 
@@ -91,7 +95,9 @@ def from_files(
         images: Folder that the members' paths are relative to.
         classes: Class names in the order of their labels; those without any image are left out.
         members: The images of each split.
+        ids: Names of a split's images where they are not their paths.
         problems: What the reader found missing.
+        drawn: Test images that were drawn, where the data set has no split of its own.
 
     Raises:
         InputError: A split without images, or a class with test images but none to train on.
@@ -105,11 +111,11 @@ def from_files(
     for split, found in members.items():
         paths = tuple(path for _, path in found)
         splits[split] = Split(
-            ids=paths,
+            ids=tuple((ids or {}).get(split, paths)),
             labels=np.array([label_of[name] for name, _ in found], dtype=np.int64),
             images=FileImages(root=images, paths=paths, task=task.name),
         )
-    return Reading(where=str(root), classes=names, splits=splits, problems=tuple(problems))
+    return Reading(where=str(root), classes=names, splits=splits, problems=tuple(problems), drawn=tuple(drawn))
 
 
 def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int]) -> None:

@@ -1,6 +1,7 @@
 """Listing folders of images, past what operating systems and archives leave lying about."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lrbench.data.layouts.reading import first_few
@@ -38,13 +39,13 @@ def holds_images(folder: Path) -> bool:
         return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_litter(entry.name) for entry in entries)
 
 
-def images_by_class(task: Task, folder: Path) -> dict[str, list[str]]:
-    """The image files of each class folder in `folder`, both sorted as plain strings.
+def images_by_class(task: Task, folder: Path, exclude: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The image files of each class folder in `folder` but those to `exclude`, both sorted as plain strings.
 
     Raises:
         InputError: A class folder without an image, or no class folder at all.
     """
-    classes = class_names(folder)
+    classes = [name for name in class_names(folder) if name not in exclude]
     if not classes:
         raise InputError(
             f"{folder} holds no class folders, so the data of task {task.name} cannot be read: it should hold one "

@@ -1,0 +1,167 @@
+"""Receiving one file: from several addresses in turn, going on from what arrived, and checked before it counts."""
+
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lrbench.control import Control
+from lrbench.errors import FailureError, InterruptedWork
+from lrbench.files import sync_folder, writing
+from lrbench.registry.task import Archive, Task
+
+_CHUNK = 1 << 20
+_TIMEOUT = 60.0
+# HTTP's answer to a range that begins at or after the file's end.
+_NOTHING_AFTER = 416
+# A server that cuts connections is asked again as long as each time brings more, up to so many times.
+_ATTEMPTS = 20
+
+
+def receive(task: Task, archive: Archive, path: Path, control: Control) -> None:
+    """Download a file to `path`, under whose name it appears whole and checked or not at all.
+
+    What has arrived lies in `<name>.part`; where a hash or a size says later whether the whole is right, it is gone on with,
+    also by a later call.
+
+    Args:
+        task: The task, for messages.
+        archive: Addresses and what is known of the file.
+        path: Where it should lie.
+        control: Told how far the download is; may stop it.
+
+    Raises:
+        FailureError: No address gave the right file, or the disk is full.
+        InterruptedWork: Asked to stop; what arrived is kept.
+    """
+    part = path.with_name(path.name + ".part")
+    pinned = bool(archive.md5 or archive.sha256 or archive.bytes)
+    problems = []
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not pinned:
+            part.unlink(missing_ok=True)
+        for url in (archive.url, *archive.mirrors):
+            control.say(f"{'going on with' if _size(part) else 'downloading'} {url}")
+            problem = _from(url, part, archive, control, pinned=pinned)
+            if problem is None:
+                os.replace(part, path)
+                sync_folder(path.parent)
+                return
+            problems.append(f"{url}: {problem}")
+    known = f"md5:{archive.md5}" if archive.md5 else f"sha256:{archive.sha256}" if archive.sha256 else None
+    kept = (
+        f" What arrived ({_size(part):,} bytes) is kept; the same command goes on from there."
+        if pinned and _size(part)
+        else ""
+    )
+    raise FailureError(
+        f"{path.name} of task {task.name} could not be fetched. {'; '.join(problems)}.{kept} Or fetch it by hand"
+        + (f" (it has {archive.bytes:,} bytes)" if archive.bytes else "")
+        + (f" (its hash is {known})" if known else "")
+        + f" and put it at {path}, then run the same command again: it will be checked and unpacked."
+    )
+
+
+def _from(url: str, part: Path, archive: Archive, control: Control, *, pinned: bool) -> str | None:
+    """Download from one address; gives what is wrong in a few words, or None when `part` is the file."""
+    import requests
+
+    resumed = _size(part) > 0
+    for _ in range(_ATTEMPTS):
+        before = _size(part)
+        try:
+            # All of it may be there: a run can end between the last byte and the file's own name.
+            if not (pinned and before and wrong(part, archive) is None):
+                _append(url, part, control)
+        except requests.RequestException as error:
+            if resumed and error.response is not None and error.response.status_code == _NOTHING_AFTER:
+                resumed = False
+                continue
+            if not isinstance(error, requests.HTTPError) and _size(part) > before:
+                continue
+            return (str(error).splitlines() or [type(error).__name__])[0]
+        problem = wrong(part, archive)
+        if problem is None:
+            return None
+        # The start may have been of another file, or damaged; a second try from nothing decides.
+        part.unlink()
+        if not resumed:
+            return f"what came {problem}"
+        resumed = False
+    return f"the connection broke {_ATTEMPTS} times"
+
+
+def _append(url: str, part: Path, control: Control) -> None:
+    from pooch import HTTPDownloader
+
+    with part.open("ab") as file:
+        receiving = _Receiving(file, control)
+        # Archives must not be unpacked on the way, nor counted packed.
+        headers = {"Accept-Encoding": "identity"}
+        if receiving.done:
+            headers["Range"] = f"bytes={receiving.done}-"
+        download = HTTPDownloader(
+            chunk_size=_CHUNK, timeout=_TIMEOUT, headers=headers, hooks={"response": receiving.begin}
+        )
+        download(url, receiving, None)
+        os.fsync(file.fileno())
+
+
+class _Receiving:
+    """The file being received, as pooch writes to it.
+
+    Attributes:
+        done: Bytes in the file.
+    """
+
+    def __init__(self, file: BinaryIO, control: Control) -> None:
+        self._file = file
+        self._control = control
+        self._total = 0
+        self.done = os.fstat(file.fileno()).st_size
+
+    def begin(self, response: Any, **_: Any) -> None:
+        """See whether the server goes on from where the file ends, or starts again."""
+        if response.is_redirect:
+            return
+        # 206 is the rest; 200 the whole from the start.
+        if response.status_code in {200, _NOTHING_AFTER}:
+            self._file.truncate(0)
+            self.done = 0
+        self._total = self.done + int(response.headers.get("Content-Length") or 0)
+
+    def write(self, chunk: bytes) -> None:
+        """Add what arrived."""
+        if self._control.stop_requested():
+            raise InterruptedWork(
+                f"stopped after {self.done:,} bytes, which are kept. Run the same command again to go on from there."
+            )
+        self._file.write(chunk)
+        self.done += len(chunk)
+        self._control.progress(self.done, max(self._total, self.done), "bytes")
+
+    def flush(self) -> None:
+        """The system writes when it likes; what counts is synced at the end."""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def wrong(path: Path, archive: Archive) -> str | None:
+    """What is wrong with a downloaded file, in a few words; None when it is as it should be."""
+    import pooch
+
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page, not the file (a page that asks for a log-in or says that the file has moved)"
+    if archive.bytes is not None and path.stat().st_size != archive.bytes:
+        return f"has {path.stat().st_size:,} bytes, not {archive.bytes:,}"
+    for algorithm, expected in (("md5", archive.md5), ("sha256", archive.sha256)):
+        if expected and (found := pooch.file_hash(str(path), alg=algorithm)) != expected:
+            return f"has the {algorithm} {found}, not {expected}"
+    return None
