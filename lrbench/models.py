@@ -13,7 +13,7 @@ from lrbench.registry import suggestion
 
 
 class EvaluationPixels(Protocol):
-    """Images ready for evaluation: `lrbench.data.prepare.Pixels`."""
+    """Images ready for evaluation: `lrbench.data.pixels.Pixels`."""
 
     def __len__(self) -> int: ...
 

@@ -66,11 +66,18 @@ class Place:
         workspace: Holds the snapshots, the results and the pixel cache.
         roots: Folders in which data is looked for.
         partial: Whether data that is not whole is accepted.
+        cached: Whether prepared pixels are kept.
     """
 
     workspace: Workspace
     roots: tuple[Path, ...]
     partial: bool = False
+    cached: bool = True
+
+    @property
+    def pixel_cache(self) -> Path | None:
+        """Where prepared pixels are kept; None to keep none."""
+        return self.workspace.cache if self.cached else None
 
 
 def data_roots(flag: Path | None = None) -> tuple[Path, ...]:

@@ -100,3 +100,20 @@ def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data
     assert again.status == 0 and "is there already; nothing was computed" in again.err
     # Without --partial the partial result does not count, and the data is looked at again.
     assert lrbench(*[each for each in arguments if each != "--partial"]).status == 2
+
+
+def test_a_second_snapshot_of_a_task_decodes_nothing(lrbench, home, data, monkeypatch):
+    from lrbench.data.layouts.reading import FileImages
+    from lrbench.transfer.target import open_target
+
+    decoded = []
+    read = FileImages.read
+    monkeypatch.setattr(FileImages, "read", lambda self, index: decoded.append(index) or read(self, index))
+    open_target.cache_clear()
+    for number, snapshot in enumerate(("timm:resnet10t", "timm:resnet14t")):
+        arguments = ("transfer", "--snapshot", snapshot, "--task", "cub200", "--partial", "--protocol", "knn")
+        assert lrbench(*arguments).status == 0
+        assert bool(decoded) == (number == 0)
+        decoded.clear()
+        # As another process would: only what lies on disk is known.
+        open_target.cache_clear()

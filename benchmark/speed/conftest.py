@@ -35,6 +35,12 @@ def against(benchmark: Any) -> Callable[..., float]:
     return measure
 
 
+@pytest.fixture
+def report() -> Callable[[str], None]:
+    """Adds a line to the summary."""
+    return _LINES.append
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The ratios in words, under pytest-benchmark's own table."""
     for line in _LINES:

@@ -1,7 +1,5 @@
 """What lrbench adds to, and saves over, the plain way of doing the same."""
 
-import os
-
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -11,9 +9,8 @@ from lrbench.arms import SnapshotKey, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
-from lrbench.data.feeding import feed
 from lrbench.data.loading import load_task_data
-from lrbench.data.prepare import StoredPixels, prepare
+from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, create_model, forward_all, penultimate, pick_device
 from lrbench.pretrain.trainer import Progress, Trainer
 from lrbench.registry import load_suite, load_task
@@ -101,32 +98,6 @@ def test_the_probe_against_scikit_learn(against):
         LogisticRegression(C=1.0, tol=settings.tolerance, max_iter=settings.iterations).fit(plain, labels)
 
     against("probe, one strength, against scikit-learn", ours, theirs, rounds=3)
-
-
-def test_batches_made_ahead_against_made_when_asked_for(against, tmp_path):
-    """Random-resized crops of 224 px from prepared pixels, with as many threads as there are cores."""
-    draw = np.random.default_rng(0)
-    count, short, long = 256, 256, 340
-    content = draw.integers(0, 256, count * short * long * 3, dtype=np.uint8)
-    index = np.array([[number * short * long * 3, short * long * 3, short, long] for number in range(count)])
-    batches = Batches(
-        pixels=StoredPixels(content, index, 224, encoded=False),
-        labels=np.zeros(count, dtype=np.int64),
-        seed=0,
-        batch=32,
-        size=224,
-        augmentation="crop-flip",
-    )
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(1)
-    try:
-        against(
-            f"24 batches of 32 crops, {cores} threads ahead, against none",
-            lambda: [None for _ in feed(batches, 0, 24, threads=cores)],
-            lambda: [None for _ in feed(batches, 0, 24, threads=0)],
-        )
-    finally:
-        torch.set_num_threads(cores)
 
 
 def test_features_again_against_the_first_time(against, tmp_path):

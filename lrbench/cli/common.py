@@ -29,6 +29,13 @@ PartialOption = Annotated[
         help="Go on with data that is not whole. Every result is marked partial and never ranked with full ones.",
     ),
 ]
+NoCacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        help="Keep no prepared pixels on disk: up to 1 GiB a split in memory, else each image decoded at each use.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 

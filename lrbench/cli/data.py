@@ -32,11 +32,12 @@ def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
 def verify(
     task: TaskArgument, data_root: DataRootOption = None, partial: PartialOption = False, json_: JsonOption = False
 ) -> None:
-    """Count a task's images against what it pins and open every one; exit status 1 if any is bad."""
+    """Count a task's images by class and split against what it pins, and open every one; exit status 1 if any is bad."""
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import load_task_data
     from lrbench.data.verify import verify as verify_data
     from lrbench.errors import FailureError
+    from lrbench.files import sha256_bytes
     from lrbench.registry import load_task
     from lrbench.workspace import data_roots
 
@@ -51,7 +52,9 @@ def verify(
                 "fingerprint": data.fingerprint,
                 "classes": len(data.classes),
                 "counts": found.counts,
-                "smallest_class": found.smallest,
+                "pinned": {"classes": chosen.classes, "counts": dict(chosen.counts)},
+                "by_class": found.by_class,
+                "split_sha256": sha256_bytes(data.drawn_list.encode()) if data.drawn_list else None,
                 "partial": data.partial,
                 "problems": list(data.problems),
                 "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in found.bad],
@@ -60,6 +63,9 @@ def verify(
     else:
         counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
         typer.echo(f"{chosen.name}: {len(data.classes):,} classes, {counts} images")
+        for split, by_class in found.by_class.items():
+            fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
+            typer.echo(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
         for problem in data.problems:
             typer.echo(f"not whole: {problem}")
         for bad in found.bad:

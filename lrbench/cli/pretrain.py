@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json, note
+from lrbench.cli.common import (
+    DataRootOption,
+    JsonOption,
+    NoCacheOption,
+    PartialOption,
+    SetOption,
+    SuiteArgument,
+    emit_json,
+    note,
+)
 from lrbench.cli.work import WorkersOption
 
 
@@ -17,6 +26,7 @@ def pretrain(
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
+    no_cache: NoCacheOption = False,
     workers: WorkersOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -37,7 +47,7 @@ def pretrain(
     plan = make_plan(chosen, workspace, arm=arm, seed=seed, partial=partial)
     jobs = plan.jobs(transfer=False)
     note(f"suite {chosen.name}: {len(jobs)} of {len(plan.snapshots)} snapshots to make")
-    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     do_jobs(jobs, chosen, place, workers=workers)
     paths = [snapshot_path(workspace.checkpoints, chosen.name, each.key) for each in plan.snapshots]
     if json_:

@@ -1,6 +1,15 @@
 """`lrbench run`: pretraining, transfer and leaderboard of a suite; run again, it does only what is missing."""
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json, note
+from lrbench.cli.common import (
+    DataRootOption,
+    JsonOption,
+    NoCacheOption,
+    PartialOption,
+    SetOption,
+    SuiteArgument,
+    emit_json,
+    note,
+)
 from lrbench.cli.work import WorkersOption
 
 
@@ -9,6 +18,7 @@ def run(
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
+    no_cache: NoCacheOption = False,
     workers: WorkersOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -31,7 +41,7 @@ def run(
     keep_for_results(workspace, chosen)
     plan = make_plan(chosen, workspace, partial=partial)
     note(plan.summary())
-    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     failure: LrbenchError | None = None
     try:
         do_jobs(plan.jobs(), chosen, place, workers=workers)

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, emit_json, note, warn
+from lrbench.cli.common import (
+    DataRootOption,
+    JsonOption,
+    NoCacheOption,
+    PartialOption,
+    SetOption,
+    emit_json,
+    note,
+    warn,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +58,7 @@ def transfer(
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
+    no_cache: NoCacheOption = False,
     again: Annotated[bool, typer.Option("--again", help="Compute it also when the result is there.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -66,7 +76,7 @@ def transfer(
     reference = parse_reference(snapshot, workspace, suite=suite, arm=arm, changes=set_ or ())
     settings, default_seed = _settings(reference, workspace, suite, set_ or ())
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
-    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
     if path is None:
         path = _compute(reference, cell, settings, place)

@@ -54,9 +54,9 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Image.Image:
     if not content:
         raise UndecodableImage(name, "the file is empty", task)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return to_rgb(image)
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return to_rgb(image)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
@@ -70,7 +70,7 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB by the rules of `decode`."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        return image
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

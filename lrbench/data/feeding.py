@@ -5,24 +5,21 @@ Batches are pure functions of the update's number, so what is fed does not depen
 
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from contextlib import closing
+from typing import TypeVar
 
 import torch
 
+from lrbench.data.batches import Batches
+from lrbench.data.resident import resident
+
 Batch = tuple[torch.Tensor, torch.Tensor]
+Made = TypeVar("Made", bound=tuple[torch.Tensor, ...])
 
 # More threads than this wait for the interpreter's lock.
 _MOST_THREADS = 16
-
-
-class MakesBatches(Protocol):
-    """What is fed from: `lrbench.data.batches.Batches`."""
-
-    def at(self, update: int) -> Batch:
-        """Images and labels of an update."""
-        ...
 
 
 def feeding_threads(device: torch.device) -> int:
@@ -33,37 +30,56 @@ def feeding_threads(device: torch.device) -> int:
     return max(1, min(cores - 1, _MOST_THREADS))
 
 
-def feed(batches: MakesBatches, first: int, last: int, *, threads: int, pin: bool = False) -> Generator[Batch]:
-    """The batches of updates `first … last - 1`, in order.
+def training_batches(batches: Batches, first: int, last: int, device: torch.device) -> Generator[Batch]:
+    """The batches of updates `first … last - 1` for a device, made as suits it.
+
+    A GPU that can hold the data set cuts and augments its batches itself; else threads make them ahead in page-locked memory. A
+    CPU makes each when it is asked for. Close the iterator (`contextlib.closing`) when fewer are taken.
+
+    Returns:
+        Images, uint8 of shape `(B, S, S, 3)`, and labels, int64 of shape `(B,)`; on the device where it cuts them.
+    """
+    pin = device.type == "cuda"
+    here = resident(batches.pixels, batches.size, device)
+    if here is None:
+        yield from feed(batches.at, first, last, threads=feeding_threads(device), pin=pin)
+        return
+    with closing(feed(batches.recipe, first, last, threads=1, pin=pin)) as recipes:
+        for samples, boxes, flips, labels in recipes:
+            yield here.batch(samples, boxes, flips), labels
+
+
+def feed(make: Callable[[int], Made], first: int, last: int, *, threads: int, pin: bool = False) -> Generator[Made]:
+    """What `make` makes for updates `first … last - 1`, in order.
 
     Close the iterator (`contextlib.closing`) when fewer are taken; its threads then end with the batches in the making.
 
     Args:
-        batches: Makes them.
+        make: Makes an update's tensors.
         first: Number of the first update.
         last: One after the last.
         threads: How many make batches ahead, each one batch at a time; 0 to make each when it is asked for.
-        pin: Whether images lie in page-locked memory, from which a GPU copies while it computes.
+        pin: Whether tensors lie in page-locked memory, from which a GPU copies while it computes.
 
     Raises:
         Exception: Whatever making a batch raised, when its turn comes.
     """
     if threads == 0:
-        yield from map(batches.at, range(first, last))
+        yield from map(make, range(first, last))
         return
 
-    def make(update: int) -> Batch:
-        images, labels = batches.at(update)
-        return (images.pin_memory(), labels.pin_memory()) if pin else (images, labels)
+    def made(update: int) -> Made:
+        tensors = make(update)
+        return tuple(each.pin_memory() for each in tensors) if pin else tensors  # type: ignore[return-value]
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="feeding")
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[Made]] = deque()
     try:
         following = first
         while following < last or waiting:
             # One batch for each thread in the making, and as many ready.
             while following < last and len(waiting) < 2 * threads:
-                waiting.append(pool.submit(make, following))
+                waiting.append(pool.submit(made, following))
                 following += 1
             yield waiting.popleft().result()
     finally:

@@ -1,109 +1,51 @@
 """The pixel cache: every image decoded and resized once, and shared by every snapshot, seed and protocol.
 
-A cache is a folder: `images.bin` (all images one after the other), `index.npy` (offset, length, height and width of
-each) and `about.json`. It appears under its final name whole or not at all.
+A cache is a folder of Arrow shards (`shard-00000.arrow`, …: columns `image`, `height` and `width`, in the stream form that
+`datasets.Dataset.from_file` maps too) and `about.json`. It appears under its final name whole or not at all; what a stopped
+preparation has finished is gone on with.
 """
 
 import io
 import json
 import os
 import shutil
-import tempfile
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import PIL
-from PIL import Image
+from PIL import features
 
 from lrbench.control import Control
 from lrbench.data.examples import EvaluationTransform, Split, SplitName, TaskData
-from lrbench.files import sha256_json, sync_folder, write_json, writing
+from lrbench.data.pixels import (
+    Bytes,
+    DecodedAnew,
+    Indices,
+    Pixels,
+    Shard,
+    StoredPixels,
+    decoded_jpeg,
+    resize_short_side,
+)
+from lrbench.errors import InterruptedWork
+from lrbench.files import atomic_path, sha256_json, sync_folder, write_json, writing
 from lrbench.locks import locked
 
-# Rises with every change that can change a pixel.
-_VERSION = 1
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_Pixels = npt.NDArray[np.uint8]
+# Rises with every change that can change a pixel, or how pixels are kept.
+_VERSION = 2
+_SHARD_BYTES = 32 << 20
+# Without a cache, so much is kept in memory; what is larger is decoded anew at each use.
+_MEMORY_BYTES = 1 << 30
+_AT_A_TIME = 8
+_ABOUT = "about.json"
 
-
-class Pixels(Protocol):
-    """A split's images, resized and ready."""
-
-    def __len__(self) -> int: ...
-
-    def evaluation(self, indices: npt.NDArray[np.int64]) -> _Pixels:
-        """Centre crops. Shape `(B, S, S, 3)`."""
-        ...
-
-    def resized(self, index: int) -> _Pixels:
-        """One whole image, its short side resized. Shape `(h, w, 3)`."""
-        ...
-
-
-class StoredPixels:
-    """Images one after the other in one array, usually mapped from the cache.
-
-    Args:
-        content: All images' bytes. Shape `(total,)`.
-        index: Offset, length, height and width of each image. Shape `(N, 4)`.
-        size: Side of an evaluation crop.
-        encoded: Whether images are JPEG and not plain pixels.
-    """
-
-    def __init__(self, content: _Pixels, index: npt.NDArray[np.int64], size: int, *, encoded: bool) -> None:
-        self._content = content
-        self._index = index
-        self._size = size
-        self._encoded = encoded
-        exact = not encoded and len(index) > 0 and bool((index[:, 2:] == size).all())
-        self._squares: _Pixels | None = content.reshape(len(index), size, size, 3) if exact else None
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def evaluation(self, indices: npt.NDArray[np.int64]) -> _Pixels:
-        """Centre crops, bit-identical to resize and centre crop of the original (of the JPEG where encoded)."""
-        if self._squares is not None:
-            return self._squares[indices]
-        crops = np.empty((len(indices), self._size, self._size, 3), dtype=np.uint8)
-        for position, index in enumerate(indices):
-            crops[position] = centre_crop(self.resized(int(index)), self._size)
-        return crops
-
-    def resized(self, index: int) -> _Pixels:
-        """One whole resized image. Shape `(h, w, 3)`."""
-        offset, length, height, width = (int(value) for value in self._index[index])
-        content = self._content[offset : offset + length]
-        if self._encoded:
-            with Image.open(io.BytesIO(content.tobytes())) as image:
-                return np.asarray(image)
-        return content.reshape(height, width, 3)
-
-
-def resize_short_side(image: Image.Image, transform: EvaluationTransform) -> Image.Image:
-    """Resize so that the short side has `transform.resize` pixels, antialiased; the long side is cut to whole pixels.
-
-    The arithmetic is torchvision's, so that crops agree with its `Resize` and `CenterCrop` to the pixel.
-    """
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    if short == transform.resize:
-        return image
-    other = int(transform.resize * long / short)
-    size = (transform.resize, other) if width <= height else (other, transform.resize)
-    return image.resize(size, _FILTERS[transform.interpolation])
-
-
-def centre_crop(pixels: _Pixels, size: int) -> _Pixels:
-    """The centre square of an image, placed as torchvision's `CenterCrop` places it. Shape `(size, size, 3)`."""
-    height, width, _ = pixels.shape
-    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
-    return pixels[top : top + size, left : left + size]
+_Image = tuple[bytes, tuple[int, int]]
+"""An image's bytes, height and width."""
 
 
 def prepare(
@@ -121,20 +63,19 @@ def prepare(
         data: The task.
         split: Which of its splits.
         transform: How images are resized and cropped.
-        cache: Folder of the caches; None keeps the pixels in memory.
+        cache: Folder of the caches. None keeps up to 1 GiB of pixels in memory, and decodes anew at each use what is larger.
         workers: Threads that decode; None for one a core.
-        control: Told how far the work is.
+        control: Told how far the work is; may stop it.
 
     Raises:
         InputError: An image does not decode; the message names the file.
-        FailureError: The disk is full.
+        FailureError: The disk is full; what is finished is kept.
+        InterruptedWork: Asked to stop; what is finished is kept.
     """
     control = control or Control()
     work = _Work(data, data.splits[split], split, transform, workers or os.cpu_count() or 1, control)
     if cache is None:
-        blocks = list(work.blocks())
-        content = np.frombuffer(b"".join(block for block, _ in blocks), dtype=np.uint8)
-        return work.stored(content, work.index([shape for _, shape in blocks]))
+        return work.in_memory()
     folder = cache / "pixels" / work.name
     with locked(folder, control):
         pixels = work.read(folder)
@@ -159,6 +100,7 @@ class _Work:
     ) -> None:
         self._split, self._transform, self._workers, self._control = split, transform, workers, control
         self._format = data.task.prepare
+        self._encoded = self._format.format == "jpeg"
         # Everything that can change a pixel is part of the key.
         self._about = {
             "version": _VERSION,
@@ -169,81 +111,165 @@ class _Work:
             "resize": transform.resize,
             "interpolation": transform.interpolation,
             "format": self._format.format,
-            "quality": self._format.quality if self._format.format == "jpeg" else None,
+            "quality": self._format.quality if self._encoded else None,
             "pillow": PIL.__version__,
+            "libjpeg": features.version("jpg"),
         }
         self.name = f"{data.task.name}-{name}-{transform.resize}-{sha256_json(self._about)[:16]}"
 
-    def blocks(self) -> Iterator[tuple[bytes, tuple[int, int]]]:
-        """Each image's bytes, height and width, in order; a few hundred are decoded ahead."""
+    def in_memory(self) -> Pixels:
+        shards, held = [], 0
+        for shard in self._shards(0):
+            held += len(shard.content)
+            if held > _MEMORY_BYTES:
+                return DecodedAnew(self._anew, len(self._split), self._transform.size)
+            shards.append(shard)
+        return StoredPixels(shards, self._transform.size, encoded=self._encoded)
+
+    def _anew(self, index: int) -> Bytes:
+        content, (height, width) = self._image(index)
+        # The same pixels as from a cache, also where that keeps JPEG.
+        return decoded_jpeg(content) if self._encoded else np.frombuffer(content, np.uint8).reshape(height, width, 3)
+
+    def images(self, first: int) -> Iterator[_Image]:
+        """The images from `first` on, in order; a few dozen for each thread are decoded ahead."""
         total = len(self._split)
+        # Some at a time: handing over costs as much as a tenth of an image.
+        starts = iter(range(first, total, _AT_A_TIME))
+        ahead: deque[Future[list[_Image]]] = deque()
+        done = first
         with ThreadPoolExecutor(max_workers=self._workers) as pool:
-            pending = iter(range(total))
-            ahead = [pool.submit(self._block, index) for index in islice(pending, 32 * self._workers)]
             try:
-                for done in range(total):
-                    yield ahead.pop(0).result()
-                    ahead.extend(pool.submit(self._block, index) for index in islice(pending, 1))
-                    self._control.progress(done + 1, total, "images prepared")
+                while True:
+                    for start in islice(starts, 4 * self._workers - len(ahead)):
+                        ahead.append(pool.submit(self._some, range(start, min(start + _AT_A_TIME, total))))
+                    if not ahead:
+                        return
+                    for image in ahead.popleft().result():
+                        yield image
+                        done += 1
+                    self._control.progress(done, total, "images prepared")
+                    if self._control.stop_requested():
+                        raise InterruptedWork(
+                            f"stopped after {done:,} of {total:,} images were prepared; finished shards are kept. Run the "
+                            "same command again to go on."
+                        )
             finally:
                 for future in ahead:
                     future.cancel()
 
-    def _block(self, index: int) -> tuple[bytes, tuple[int, int]]:
+    def _some(self, indices: range) -> list[_Image]:
+        return [self._image(index) for index in indices]
+
+    def _image(self, index: int) -> _Image:
         image = resize_short_side(self._split.images.read(index), self._transform)
         shape = (image.height, image.width)
-        if self._format.format == "jpeg":
+        if self._encoded:
             buffer = io.BytesIO()
             image.save(buffer, format="JPEG", quality=self._format.quality)
             return buffer.getvalue(), shape
         return image.tobytes(), shape
 
-    def index(self, shapes: list[tuple[int, int]], lengths: list[int] | None = None) -> npt.NDArray[np.int64]:
-        sizes = np.array(shapes, dtype=np.int64).reshape(len(shapes), 2)
-        long = np.array(lengths, dtype=np.int64) if lengths is not None else sizes.prod(axis=1) * 3
-        offsets = np.cumsum(long) - long
-        return np.column_stack([offsets, long, sizes])
-
-    def stored(self, content: _Pixels, index: npt.NDArray[np.int64]) -> StoredPixels:
-        return StoredPixels(content, index, self._transform.size, encoded=self._format.format == "jpeg")
+    def _shards(self, first: int) -> Iterator[Shard]:
+        """The images from `first` on, in shards."""
+        content = bytearray()
+        lengths: list[int] = []
+        shapes: list[tuple[int, int]] = []
+        for image, shape in self.images(first):
+            if lengths and len(content) + len(image) > _SHARD_BYTES:
+                yield _shard(content, lengths, shapes)
+                content, lengths, shapes = bytearray(), [], []
+            content += image
+            lengths.append(len(image))
+            shapes.append(shape)
+        if lengths:
+            yield _shard(content, lengths, shapes)
 
     def write(self, folder: Path) -> None:
-        """Make the cache in a temporary folder and move it into place whole."""
+        """Make the cache in a folder of another name, going on with the shards that are there, and rename it."""
+        part = folder.parent / f".{folder.name}.part"
         with writing(folder):
-            # What a killed process left half-made; nobody else works here while the lock is held.
-            for stale in folder.parent.glob(f".{folder.name}.*.part"):
-                shutil.rmtree(stale, ignore_errors=True)
+            part.mkdir(parents=True, exist_ok=True)
+            # Nobody else works here while the lock is held: temporary files are a killed process's.
+            for stale in part.glob(".*.part"):
+                stale.unlink()
+            sizes: list[int] = []
+            first = 0
+            while (shard := _read_shard(part / _shard_name(len(sizes)))) is not None:
+                first += len(shard.index)
+                sizes.append((part / _shard_name(len(sizes))).stat().st_size)
+            # One shard is written while the next is decoded; never more, so that memory stays small.
+            with ThreadPoolExecutor(max_workers=1) as writer:
+                written: Future[int] | None = None
+                for shard in self._shards(first):
+                    if written is not None:
+                        sizes.append(written.result())
+                    written = writer.submit(_write_shard, part / _shard_name(len(sizes)), shard)
+                if written is not None:
+                    sizes.append(written.result())
+            write_json(part / _ABOUT, {**self._about, "sizes": sizes})
             shutil.rmtree(folder, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-            try:
-                shapes, lengths = [], []
-                with (temporary / "images.bin").open("wb") as file:
-                    for content, shape in self.blocks():
-                        file.write(content)
-                        shapes.append(shape)
-                        lengths.append(len(content))
-                    file.flush()
-                    os.fsync(file.fileno())
-                with (temporary / "index.npy").open("wb") as file:
-                    np.save(file, self.index(shapes, lengths))
-                    file.flush()
-                    os.fsync(file.fileno())
-                write_json(temporary / "about.json", {**self._about, "bytes": sum(lengths)})
-                os.replace(temporary, folder)
-                sync_folder(folder.parent)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            os.replace(part, folder)
+            sync_folder(folder.parent)
 
     def read(self, folder: Path) -> StoredPixels | None:
         """The cache's pixels, or None where it is not there or not whole."""
-        if not folder.is_dir():
-            return None
         try:
-            about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-            index = np.load(folder / "index.npy", allow_pickle=False)
-            path = folder / "images.bin"
-            whole = path.stat().st_size == about["bytes"] and index.shape == (len(self._split), 4)
-            content = np.memmap(path, dtype=np.uint8, mode="r") if whole and about["bytes"] else None
-        except (OSError, ValueError, KeyError, EOFError):
+            about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            paths = [folder / _shard_name(number) for number in range(len(about["sizes"]))]
+            if [path.stat().st_size for path in paths] != about["sizes"]:
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return None if content is None else self.stored(content, index)
+        shards = [shard for path in paths if (shard := _read_shard(path)) is not None]
+        if len(shards) < len(paths) or sum(len(shard.index) for shard in shards) != len(self._split):
+            return None
+        return StoredPixels(shards, self._transform.size, encoded=self._encoded)
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.arrow"
+
+
+def _shard(content: bytearray, lengths: list[int], shapes: list[tuple[int, int]]) -> Shard:
+    long = np.array(lengths, dtype=np.int64)
+    index = np.column_stack([np.cumsum(long) - long, long, np.array(shapes, dtype=np.int64)])
+    return Shard(content=np.frombuffer(content, dtype=np.uint8), index=index)
+
+
+def _write_shard(path: Path, shard: Shard) -> int:
+    """Write a shard whole or not at all; gives its size in bytes."""
+    import pyarrow as pa
+
+    offsets = np.append(shard.index[:, 0], len(shard.content))
+    images = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(shard.index), [None, pa.py_buffer(offsets), pa.py_buffer(shard.content)]
+    )
+    sides = (pa.array(shard.index[:, column], type=pa.int32()) for column in (2, 3))
+    batch = pa.record_batch([images, *sides], names=["image", "height", "width"])
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_stream(file, batch.schema) as out,
+    ):
+        out.write_batch(batch)
+    return path.stat().st_size
+
+
+def _read_shard(path: Path) -> Shard | None:
+    """Map a shard, or None where it is not there or damaged."""
+    import pyarrow as pa
+
+    try:
+        batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
+        images = batch.column("image")
+        _, offsets, content = images.buffers()
+        starts: Indices = np.frombuffer(offsets, dtype=np.int64)[: len(images) + 1]
+        sides = [batch.column(name).to_numpy().astype(np.int64) for name in ("height", "width")]
+        shard = Shard(
+            content=np.frombuffer(content, dtype=np.uint8)[: starts[-1]],
+            index=np.column_stack([starts[:-1], np.diff(starts), *sides]),
+        )
+    except (OSError, pa.ArrowException, KeyError, ValueError, StopIteration):
+        return None
+    return shard

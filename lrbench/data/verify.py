@@ -31,12 +31,12 @@ class Verification:
 
     Attributes:
         counts: Number of images by split.
-        smallest: Number of images of the smallest class, by split.
+        by_class: Number of images of each class, by split.
         bad: Images that do not decode.
     """
 
     counts: dict[str, int]
-    smallest: dict[str, int]
+    by_class: dict[str, dict[str, int]]
     bad: tuple[BadImage, ...]
 
 
@@ -58,12 +58,12 @@ def verify(data: TaskData, control: Control) -> Verification:
             control.progress(done, total, "images")
             if control.stop_requested():
                 raise InterruptedWork(f"stopped after {done:,} of {total:,} images; {len(bad)} bad ones so far.")
-    classes = len(data.classes)
-    smallest: dict[str, int] = {
-        name: int(np.bincount(split.labels, minlength=classes).min()) for name, split in data.splits.items()
-    }
+    by_class: dict[str, dict[str, int]] = {}
+    for name, split in data.splits.items():
+        counts = np.bincount(split.labels, minlength=len(data.classes)).tolist()
+        by_class[name] = dict(zip(data.classes, counts, strict=True))
     return Verification(
-        counts={name: len(split) for name, split in data.splits.items()}, smallest=smallest, bad=tuple(bad)
+        counts={name: len(split) for name, split in data.splits.items()}, by_class=by_class, bad=tuple(bad)
     )
 
 

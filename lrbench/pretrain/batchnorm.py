@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrbench.data.prepare import Pixels
+from lrbench.data.pixels import Pixels
 from lrbench.files import sha256_bytes
 from lrbench.models import InputNormalisation, batchnorm_layers
 from lrbench.seeds import generator

@@ -63,7 +63,7 @@ class _Making:
         self.device = pick_device()
         self.normalise = InputNormalisation(suite.input.mean, suite.input.std, self.device)
         self.source: Source = open_source(
-            suite.source, suite.input, place.roots, place.partial, place.workspace.cache, control
+            suite.source, suite.input, place.roots, place.partial, place.pixel_cache, control
         )
         self.batches = Batches(
             pixels=self.source.train,

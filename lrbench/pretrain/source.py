@@ -12,7 +12,8 @@ from torch import nn
 from lrbench.control import Control
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
-from lrbench.data.prepare import Pixels, prepare
+from lrbench.data.pixels import Pixels
+from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
@@ -37,7 +38,7 @@ class Source:
 
 @lru_cache(maxsize=1)
 def open_source(
-    name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, control: Control
+    name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path | None, control: Control
 ) -> Source:
     """Load and prepare a source task; kept for the next segment of the same process.
 

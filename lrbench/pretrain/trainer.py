@@ -13,7 +13,7 @@ from torch import nn
 from lrbench.arms import Segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
-from lrbench.data.feeding import Batch, feed, feeding_threads
+from lrbench.data.feeding import Batch, training_batches
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.models import InputNormalisation
 from lrbench.registry.suite import Schedule
@@ -124,13 +124,7 @@ class Trainer:
         """
         look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
         self._model.train()
-        fed = feed(
-            self._batches,
-            self._progress.update,
-            self.last_update,
-            threads=feeding_threads(self._device),
-            pin=self._device.type == "cuda",
-        )
+        fed = training_batches(self._batches, self._progress.update, self.last_update, self._device)
         with closing(fed):
             self._train_on(fed, control, save, look_every)
         return self.snapshot()

@@ -87,7 +87,7 @@ class Transfer:
                 "stopped between two cells; those done are kept. Run the same command again to go on."
             )
         place = self._place
-        target = open_target(cell.task, self._input, place.roots, place.partial, place.workspace.cache, self._control)
+        target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
         sealed = SealedLabels(target.data.splits["test"].labels)
         outcome = self._finetune(target, cell) if cell.protocol == "finetune" else self._frozen(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)

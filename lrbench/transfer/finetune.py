@@ -18,7 +18,7 @@ from torch import nn
 
 from lrbench.control import Control
 from lrbench.data.batches import Batches
-from lrbench.data.feeding import Batch, feed, feeding_threads
+from lrbench.data.feeding import Batch, training_batches
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry.suite import Finetune
@@ -134,8 +134,7 @@ class Finetuning:
             subset=subset,
         )
         model.train()
-        pin = self._device.type == "cuda"
-        fed = feed(batches, 0, settings.updates, threads=feeding_threads(self._device), pin=pin)
+        fed = training_batches(batches, 0, settings.updates, self._device)
         with closing(fed):
             losses = self._updates(model, optimiser, fed, rate, control)
         if not bool(torch.isfinite(torch.stack(losses)).all()):

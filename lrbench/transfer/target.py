@@ -13,7 +13,8 @@ from torch import nn
 from lrbench.control import Control
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
-from lrbench.data.prepare import Pixels, prepare
+from lrbench.data.pixels import Pixels, Shard
+from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, forward_all, penultimate
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
@@ -62,6 +63,12 @@ class JoinedPixels:
         ]
         return np.concatenate(crops)
 
+    @property
+    def plain(self) -> Sequence[Shard] | None:
+        """All images as plain pixels, or None where some are not kept so."""
+        parts = [part.plain for part in self._parts]
+        return None if None in parts else [shard for part in parts for shard in part or ()]
+
     def resized(self, index: int) -> npt.NDArray[np.uint8]:
         """One whole resized image. Shape `(h, w, 3)`."""
         owner = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -89,7 +96,7 @@ class Target:
 
 @lru_cache(maxsize=16)
 def open_target(
-    task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path, control: Control
+    task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path | None, control: Control
 ) -> Target:
     """Load and prepare a target for a network's input; kept for the next snapshot of the same process.
 

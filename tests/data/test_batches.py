@@ -5,6 +5,7 @@ from torchvision.transforms.v2 import functional
 
 from lrbench.data.batches import Batches, augmentation_numbers, crop_box, epoch_order
 from lrbench.errors import InputError
+from lrbench.seeds import derive
 
 
 class Images:
@@ -22,10 +23,25 @@ class Images:
     def resized(self, index):
         return self.content[index]
 
+    @property
+    def plain(self):
+        return None
+
 
 def batches(**changes):
     settings = {"seed": 1, "batch": 4, "size": 16, "augmentation": "crop-flip"}
     return Batches(pixels=Images(), labels=np.arange(10), **{**settings, **changes})
+
+
+def numbers_of(seed, epoch, sample):
+    return augmentation_numbers(seed, epoch, np.array([sample]))[0]
+
+
+def test_the_numbers_of_a_sample_are_a_counter_based_generators_whatever_its_neighbours():
+    together = augmentation_numbers(4, 2, np.array([7, 3, 7, 10**9]))
+    for sample, numbers in zip((7, 3, 7, 10**9), together, strict=True):
+        bits = np.random.Philox(key=derive(4, "augment", 2), counter=np.array([0, sample, 0, 0], dtype=np.uint64))
+        assert np.array_equal(numbers, (bits.random_raw(23) >> np.uint64(11)).astype(float) * 2.0**-53)
 
 
 def test_an_epoch_visits_each_sample_at_most_once_and_leaves_out_others_next_time():
@@ -54,9 +70,9 @@ def test_a_batch_is_the_same_whenever_and_however_often_it_is_asked_for(augmenta
 
 
 def test_augmentation_differs_between_epochs_and_samples():
-    assert not np.array_equal(augmentation_numbers(0, 0, 1), augmentation_numbers(0, 1, 1))
-    assert not np.array_equal(augmentation_numbers(0, 0, 1), augmentation_numbers(0, 0, 2))
-    numbers = np.concatenate([augmentation_numbers(0, 0, sample) for sample in range(500)])
+    assert not np.array_equal(numbers_of(0, 0, 1), numbers_of(0, 1, 1))
+    assert not np.array_equal(numbers_of(0, 0, 1), numbers_of(0, 0, 2))
+    numbers = augmentation_numbers(0, 0, np.arange(500))
     assert numbers.min() >= 0 and numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.std() - 12**-0.5) < 0.01
 
@@ -65,7 +81,7 @@ def test_crops_are_torchvisions_for_the_same_box():
     each = batches()
     images, _ = each.at(0)
     for image, sample in zip(images, each.indices(0), strict=True):
-        numbers = augmentation_numbers(1, 0, int(sample))
+        numbers = numbers_of(1, 0, int(sample))
         original = torch.from_numpy(each.pixels.content[sample].copy()).permute(2, 0, 1)
         expected = functional.resized_crop(original, *crop_box(20, 30, numbers), [16, 16], antialias=True)
         if numbers[-1] < 0.5:
@@ -76,7 +92,7 @@ def test_crops_are_torchvisions_for_the_same_box():
 def test_boxes_have_the_distribution_of_random_resized_crop():
     areas, ratios = [], []
     for sample in range(2000):
-        top, left, height, width = crop_box(300, 400, augmentation_numbers(5, 0, sample))
+        top, left, height, width = crop_box(300, 400, numbers_of(5, 0, sample))
         assert 0 <= top <= 300 - height and 0 <= left <= 400 - width
         areas.append(height * width / (300 * 400))
         ratios.append(width / height)
@@ -99,3 +115,14 @@ def test_a_subset_gives_only_its_own_samples():
 def test_fewer_images_than_a_batch_is_an_error_that_says_what_to_set():
     with pytest.raises(InputError, match=r"10 training images, fewer than one batch of 32.*schedule\.batch=5"):
         batches(batch=32)
+
+
+def test_ranks_take_slices_of_the_batch_that_one_process_sees():
+    whole = batches(batch=8)
+    for update in (0, 3):
+        images, labels = whole.at(update)
+        slices = [batches(batch=8, rank=rank, world=4).at(update) for rank in range(4)]
+        assert torch.equal(torch.cat([each for each, _ in slices]), images)
+        assert torch.equal(torch.cat([each for _, each in slices]), labels)
+    with pytest.raises(InputError, match="a batch of 4 images cannot be shared evenly by 3 processes"):
+        batches(world=3)

@@ -7,12 +7,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from lrbench.control import Control
 from lrbench.data import prepare as module
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.layouts.reading import FileImages
 from lrbench.data.loading import load_task_data
+from lrbench.data.pixels import DecodedAnew, StoredPixels, centre_crop
 from lrbench.data.prepare import prepare
-from lrbench.errors import InputError
+from lrbench.errors import InputError, InterruptedWork
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
 from tests import trees
@@ -62,7 +64,7 @@ def test_the_centre_is_where_torchvision_puts_it(more):
     image = np.arange((8 + more) * (8 + 2 * more) * 3, dtype=np.int64).reshape(8 + more, 8 + 2 * more, 3) % 251
     pixels = image.astype(np.uint8)
     theirs = v2.CenterCrop(8)(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    assert np.array_equal(module.centre_crop(pixels, 8), theirs)
+    assert np.array_equal(centre_crop(pixels, 8), theirs)
 
 
 def test_a_second_use_decodes_nothing(home, data, decoded):
@@ -94,35 +96,129 @@ def test_the_cache_is_keyed_by_what_changes_pixels(home, data, decoded, change):
     assert len(decoded) > before
 
 
-@pytest.mark.parametrize("damage", ["cut", "index", "about"])
+def cache_folder(home):
+    (folder,) = [path for path in (home / "cache" / "pixels").iterdir() if path.is_dir()]
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "gone", "about"])
 def test_a_damaged_cache_is_made_again(home, data, damage):
     expected = prepare(data, "train", TRANSFORM, cache=home / "cache").evaluation(np.arange(3))
-    (folder,) = [path for path in (home / "cache" / "pixels").iterdir() if path.is_dir()]
+    folder = cache_folder(home)
+    shard = folder / "shard-00000.arrow"
+    content = shard.read_bytes()
     if damage == "cut":
-        content = (folder / "images.bin").read_bytes()
-        (folder / "images.bin").write_bytes(content[:-7])
+        shard.write_bytes(content[:-7])
+    elif damage == "header":
+        shard.write_bytes(b"nonsense" + content[8:])
+    elif damage == "gone":
+        shard.unlink()
     else:
-        (folder / ("index.npy" if damage == "index" else "about.json")).write_bytes(b"nonsense")
+        (folder / "about.json").write_bytes(b"nonsense")
     again = prepare(data, "train", TRANSFORM, cache=home / "cache")
     assert np.array_equal(again.evaluation(np.arange(3)), expected)
 
 
-def test_a_killed_preparation_is_never_taken_as_whole(home, data, monkeypatch):
-    whole = module._Work.blocks
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Two of the test's images to a shard."""
+    monkeypatch.setattr(module, "_SHARD_BYTES", 13_000)
+    monkeypatch.setattr(module, "_AT_A_TIME", 2)
 
-    def dies(self):
-        for number, block in enumerate(whole(self)):
-            if number == 3:
+
+def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
+    home, data, decoded, monkeypatch, small_shards
+):
+    expected = prepare(data, "train", TRANSFORM, cache=None).evaluation(np.arange(10))
+    decoded.clear()
+    whole = module._Work.images
+
+    def dies(self, first):
+        for number, image in enumerate(whole(self, first)):
+            if number == 7:
                 raise KeyboardInterrupt
-            yield block
+            yield image
 
-    monkeypatch.setattr(module._Work, "blocks", dies)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(data, "train", TRANSFORM, cache=home / "cache")
-    monkeypatch.setattr(module._Work, "blocks", whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Work, "images", dies)
+        patch.setattr(module.os, "cpu_count", lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data, "train", TRANSFORM, cache=home / "cache")
+    (part,) = (home / "cache" / "pixels").glob(".*.part")
+    kept = len(list(part.glob("shard-*.arrow")))
+    assert kept >= 2 and not list((home / "cache" / "pixels").glob("mine-*"))
+    # A temporary file of the killed process is in nobody's way.
+    (part / ".shard-00003.arrow.x.part").write_bytes(b"half")
+    decoded.clear()
     pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
-    assert len(pixels.evaluation(np.arange(len(pixels)))) == len(data.splits["train"])
-    assert not list((home / "cache" / "pixels").glob("*.part"))
+    assert 0 < len(decoded) < len(data.splits["train"]) and min(decoded) > 0
+    assert np.array_equal(pixels.evaluation(np.arange(10)), expected)
+    assert not list((home / "cache" / "pixels").glob(".*.part")) and not list(cache_folder(home).glob(".*"))
+
+
+def test_shards_hold_the_same_pixels_as_one(home, data, monkeypatch):
+    one = prepare(data, "train", TRANSFORM, cache=home / "one")
+    monkeypatch.setattr(module, "_SHARD_BYTES", 13_000)
+    many = prepare(data, "train", TRANSFORM, cache=home / "many")
+    assert len(list((home / "many" / "pixels").glob("*/shard-*.arrow"))) > 2
+    everything = np.arange(len(one))
+    assert np.array_equal(one.evaluation(everything), many.evaluation(everything))
+    assert all(np.array_equal(one.resized(index), many.resized(index)) for index in everything)
+
+
+def test_shards_can_be_read_by_the_datasets_library(home, data, small_shards):
+    import datasets
+
+    pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
+    table = datasets.concatenate_datasets(
+        [datasets.Dataset.from_file(str(path)) for path in sorted(cache_folder(home).glob("shard-*.arrow"))]
+    )
+    assert len(table) == len(pixels)
+    for index in (0, len(table) - 1):
+        row = table[index]
+        image = np.frombuffer(row["image"], dtype=np.uint8).reshape(row["height"], row["width"], 3)
+        assert np.array_equal(image, pixels.resized(index))
+
+
+def test_without_a_cache_what_does_not_fit_is_decoded_anew(home, data, decoded, monkeypatch):
+    kept = prepare(data, "train", TRANSFORM, cache=None)
+    monkeypatch.setattr(module, "_MEMORY_BYTES", 20_000)
+    anew = prepare(data, "train", TRANSFORM, cache=None)
+    assert isinstance(anew, DecodedAnew) and len(anew) == len(kept)
+    decoded.clear()
+    assert np.array_equal(anew.evaluation(np.arange(4)), kept.evaluation(np.arange(4)))
+    assert decoded == [0, 1, 2, 3]
+    assert np.array_equal(anew.resized(5), kept.resized(5))
+    photographs = load_task_data(load_task("imagenet1k"), [trees.imagenet(home)], partial=True)
+    stored, anew = (prepare(photographs, "test", TRANSFORM, cache=cache) for cache in (home / "cache", None))
+    assert isinstance(anew, StoredPixels)
+    monkeypatch.setattr(module, "_MEMORY_BYTES", 2_000)
+    anew = prepare(photographs, "test", TRANSFORM, cache=None)
+    assert isinstance(anew, DecodedAnew) and np.array_equal(
+        anew.evaluation(np.arange(9)), stored.evaluation(np.arange(9))
+    )
+
+
+def test_no_cache_gives_the_same_results_and_leaves_no_pixels(lrbench, home):
+    for arguments in (
+        ("pretrain", "tiny.toml", "--seed", "0"),
+        ("transfer", "--snapshot", "stage1", "--task", "tiny-objects"),
+    ):
+        assert lrbench(*arguments, "--no-cache").status == 0
+    assert not (home / "cache" / "pixels").exists()
+    without = (home / "checkpoints" / "tiny" / "step" / "seed0" / "stage3.safetensors").read_bytes()
+    shutil.rmtree(home / "checkpoints")
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
+    assert (home / "cache" / "pixels").exists()
+    assert (home / "checkpoints" / "tiny" / "step" / "seed0" / "stage3.safetensors").read_bytes() == without
+
+
+def test_a_stop_keeps_finished_shards(home, data, small_shards):
+    control = Control()
+    control.progress = lambda done, total, unit: control.stop() if done == 6 else None
+    with pytest.raises(InterruptedWork, match=r"6 of 12 images were prepared; finished shards are kept"):
+        prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
+    assert list((home / "cache" / "pixels").glob(".*.part/shard-*.arrow"))
 
 
 def test_two_that_prepare_at_once_do_the_work_once(home, data, decoded):

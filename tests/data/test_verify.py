@@ -10,6 +10,8 @@ def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
     assert good.status == 0
     record = json.loads(good.out)
     assert record["counts"] == {"train": 18, "test": 12} and record["partial"] and record["bad"] == []
+    assert record["pinned"] == {"classes": 200, "counts": {"train": 5994, "test": 5794}}
+    assert set(record["by_class"]["train"].values()) == {6} and record["by_class"]["test"]["002.Laysan_Albatross"] == 4
     broken = sorted(folder.glob("*/*.jpg"))[0]
     broken.write_bytes(broken.read_bytes()[:100])
     bad = lrbench("data", "verify", "cub200", "--partial")
@@ -28,4 +30,4 @@ def test_prepare_says_where_the_pixels_are(lrbench, home):
     outcome = lrbench("data", "prepare", "tiny-objects", "--suite", "tiny.toml")
     assert outcome.status == 0
     assert "48 images at 32 px" in outcome.err
-    assert list((home / "cache" / "pixels").glob("tiny-objects-*/images.bin"))
+    assert list((home / "cache" / "pixels").glob("tiny-objects-*/shard-00000.arrow"))

@@ -1,0 +1,194 @@
+"""The data layer against torchvision's `ImageFolder` and a `DataLoader` on the same JPEG files and cores, and its memory.
+
+The tree: 1,000 JPEG files of 500 by 375 pixels, quality 90, some 66 kB each.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from lrbench.data.batches import Batches
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.feeding import feed, training_batches
+from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
+from lrbench.models import InputNormalisation, create_model, pick_device
+from lrbench.registry import load_suite, load_task
+from lrbench.registry.suite import Input
+
+_IMAGES, _BATCH = 1000, 50
+_CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Smooth colours under noise: near a photograph's size and cost of decoding."""
+    root = tmp_path_factory.mktemp("photographs")
+    draw = np.random.default_rng(0)
+    for number in range(_IMAGES):
+        smooth = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
+        noisy = np.asarray(smooth).astype(int) + draw.integers(-12, 13, (375, 500, 3))
+        path = root / "photographs" / "train" / f"class{number % 10}" / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_each():
+    # Both sides work in parallel over images, and not within one.
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(_CORES)
+
+
+def _data(tree, form):
+    (tree / f"{form}.toml").write_text(
+        f'name = "photographs-{form}"\n[files]\nlayout = "split-folders"\nroot = "photographs"\ntest = "train"\n'
+        f'[prepare]\nformat = "{form}"\n'
+    )
+    return load_task_data(load_task(str(tree / f"{form}.toml")), [tree])
+
+
+def _their_epoch(tree, size):
+    steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()]
+    data = ImageFolder(str(tree / "photographs" / "train"), v2.Compose(steps))
+    for _ in DataLoader(data, batch_size=_BATCH, shuffle=True, num_workers=_CORES):
+        pass
+
+
+@pytest.mark.parametrize(("form", "size"), [("pixels", 64), ("pixels", 224), ("jpeg", 224)])
+def test_feeding_a_prepared_task_against_imagefolder(against, tree, tmp_path, form, size):
+    """One epoch of random-resized crops and flips."""
+    data = _data(tree, form)
+    pixels = prepare(data, "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path)
+    batches = Batches(
+        pixels=pixels,
+        labels=data.splits["train"].labels,
+        seed=0,
+        batch=_BATCH,
+        size=size,
+        augmentation="crop-flip",
+    )
+    # Plain pixels are cut faster than threads hand over; JPEG is decoded on all cores.
+    threads = _CORES if form == "jpeg" else 0
+    against(
+        f"an epoch of {_IMAGES:,} crops of {size} px from prepared {form}, against ImageFolder and DataLoader",
+        lambda: [None for _ in feed(batches.at, 0, batches.updates_per_epoch, threads=threads)],
+        lambda: _their_epoch(tree, size),
+    )
+
+
+@pytest.mark.parametrize(("form", "size"), [("pixels", 64), ("pixels", 224), ("jpeg", 224)])
+def test_preparing_against_one_epoch_of_imagefolder(against, tree, tmp_path, form, size):
+    """Decode, resize, and write the cache, all of it; a task is prepared once."""
+    fresh = iter(range(1000))
+    against(
+        f"preparing {_IMAGES:,} images for {size} px as {form}, against an epoch of ImageFolder and DataLoader",
+        lambda: prepare(
+            _data(tree, form), "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path / str(next(fresh))
+        ),
+        lambda: _their_epoch(tree, size),
+    )
+
+
+@pytest.mark.parametrize("form", ["pixels", "jpeg"])
+@pytest.mark.parametrize("architecture", ["resnet18", "quick"])
+def test_training_from_the_cache_against_one_resident_batch(against, tree, tmp_path, form, architecture):
+    """The same steps, fed from the cache or with one batch that is there already: ResNet-18, and `quick`'s tiny network."""
+    torch.set_num_threads(_CORES)
+    suite, device, size, steps = load_suite("quick"), pick_device(), 64, 8 if architecture == "resnet18" else 20
+    data = _data(tree, form)
+    pixels = prepare(data, "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path)
+    labels = data.splits["train"].labels
+    batches = Batches(pixels=pixels, labels=labels, seed=0, batch=_BATCH, size=size, augmentation="crop-flip")
+    chosen = (suite.model.architecture, suite.model.arguments) if architecture == "quick" else (architecture, {})
+    model = create_model(*chosen, classes=10, seed=0)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    normalise = InputNormalisation(suite.input.mean, suite.input.std, device)
+
+    def train(fed):
+        for images, targets in fed:
+            loss = nn.functional.cross_entropy(model(normalise(images)), targets.to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    here = batches.at(0)
+    against(
+        f"{steps} training steps of {architecture} at {size} px fed from prepared {form}, against one resident batch",
+        lambda: train(training_batches(batches, 0, steps, device)),
+        lambda: train([here] * steps),
+    )
+
+
+_MEMORY = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+from lrbench.data.batches import Batches
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.feeding import feed
+from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
+from lrbench.registry import load_task
+from lrbench.registry.suite import Input
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+root = Path(sys.argv[1])
+data = load_task_data(load_task(str(root / "pixels.toml")), [root])
+before, peak, going = anonymous(), [0], [True]
+
+def watch():
+    while going[0]:
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.01)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+pixels = prepare(data, "train", EvaluationTransform.of(Input(size=64)), cache=root / "cache")
+batches = Batches(
+    pixels=pixels, labels=data.splits["train"].labels, seed=0, batch=100, size=64, augmentation="crop-flip"
+)
+for _ in feed(batches.at, 0, batches.updates_per_epoch, threads=2):
+    pass
+going[0] = False
+watcher.join()
+print(len(pixels), before, peak[0])
+"""
+
+
+def test_memory_does_not_grow_with_the_data_set(tree, tmp_path, report):
+    """50,000 files prepared and fed once; memory of the process's own, without the cache's mapped pages."""
+    originals = sorted((tree / "photographs" / "train").rglob("*.jpg"))[:50]
+    small = tmp_path / "photographs" / "train"
+    contents = []
+    for path in originals:
+        with Image.open(path) as image:
+            image.resize((160, 120)).save(tmp_path / "small.jpg", quality=90)
+        contents.append((tmp_path / "small.jpg").read_bytes())
+    for number in range(50_000):
+        folder = small / f"class{number % 50}"
+        if number < 50:
+            folder.mkdir(parents=True)
+        (folder / f"{number}.jpg").write_bytes(contents[number % 50])
+    _data(tmp_path, "pixels")
+    done = subprocess.run([sys.executable, "-c", _MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
+    count, before, peak = map(int, done.stdout.split())
+    report(f"preparing and feeding {count:,} files: {before} MiB before, at most {peak} MiB during")
+    assert count == 50_000 and peak < 1024

@@ -1,0 +1,153 @@
+"""A split's images, resized and ready: in memory, mapped from the prepared cache, or decoded anew at each use."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lrbench.data.examples import EvaluationTransform
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Bytes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+
+
+class Pixels(Protocol):
+    """A split's images, resized and ready."""
+
+    def __len__(self) -> int: ...
+
+    def __hash__(self) -> int: ...
+
+    def evaluation(self, indices: Indices) -> Bytes:
+        """Centre crops. Shape `(B, S, S, 3)`."""
+        ...
+
+    def resized(self, index: int) -> Bytes:
+        """One whole image, its short side resized. Shape `(h, w, 3)`."""
+        ...
+
+    @property
+    def plain(self) -> "Sequence[Shard] | None":
+        """All images as plain pixels, or None where they are not kept so (JPEG, or decoded anew)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Some images one after the other.
+
+    Attributes:
+        content: Their bytes. Shape `(total,)`.
+        index: Offset, length, height and width of each. Shape `(n, 4)`.
+    """
+
+    content: Bytes
+    index: Indices
+
+
+class StoredPixels:
+    """Images in shards, in memory or mapped from the cache.
+
+    Args:
+        shards: In the order of the images.
+        size: Side of an evaluation crop.
+        encoded: Whether images are JPEG and not plain pixels.
+    """
+
+    def __init__(self, shards: Sequence[Shard], size: int, *, encoded: bool) -> None:
+        self._shards = tuple(shards)
+        self._starts = np.cumsum([0, *(len(shard.index) for shard in shards)])
+        self._size = size
+        self._encoded = encoded
+        exact = not encoded and len(self) > 0 and all((shard.index[:, 2:] == size).all() for shard in shards)
+        # Where every image is a square of the right size, a shard is one array.
+        self._squares = [shard.content.reshape(-1, size, size, 3) for shard in shards] if exact else None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def plain(self) -> Sequence[Shard] | None:
+        """All images as plain pixels, or None where they are JPEG."""
+        return None if self._encoded else self._shards
+
+    def evaluation(self, indices: Indices) -> Bytes:
+        """Centre crops, bit-identical to resize and centre crop of the original (of the JPEG where encoded)."""
+        crops = np.empty((len(indices), self._size, self._size, 3), dtype=np.uint8)
+        if self._squares is not None:
+            owners = np.searchsorted(self._starts, indices, side="right") - 1
+            for owner in np.unique(owners):
+                mine = owners == owner
+                crops[mine] = self._squares[owner][indices[mine] - self._starts[owner]]
+            return crops
+        for position, index in enumerate(indices):
+            crops[position] = centre_crop(self.resized(int(index)), self._size)
+        return crops
+
+    def resized(self, index: int) -> Bytes:
+        """One whole resized image. Shape `(h, w, 3)`."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        shard = self._shards[number]
+        offset, length, height, width = shard.index[index - int(self._starts[number])].tolist()
+        content = shard.content[offset : offset + length]
+        if self._encoded:
+            return decoded_jpeg(content)
+        return content.reshape(height, width, 3)
+
+
+class DecodedAnew:
+    """Images that are kept nowhere: each use decodes and resizes the original.
+
+    Args:
+        make: Makes one whole resized image, shape `(h, w, 3)`.
+        count: Number of images.
+        size: Side of an evaluation crop.
+    """
+
+    plain: Sequence[Shard] | None = None
+
+    def __init__(self, make: Callable[[int], Bytes], count: int, size: int) -> None:
+        self._make, self._count, self._size = make, count, size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def evaluation(self, indices: Indices) -> Bytes:
+        """Centre crops. Shape `(B, S, S, 3)`."""
+        return np.stack([centre_crop(self._make(int(index)), self._size) for index in indices])
+
+    def resized(self, index: int) -> Bytes:
+        """One whole resized image. Shape `(h, w, 3)`."""
+        return self._make(index)
+
+
+def decoded_jpeg(content: Bytes | bytes) -> Bytes:
+    """The pixels of one of the cache's own JPEG images. Shape `(h, w, 3)`."""
+    with Image.open(io.BytesIO(bytes(content))) as image:
+        return np.asarray(image)
+
+
+def resize_short_side(image: Image.Image, transform: EvaluationTransform) -> Image.Image:
+    """Resize so that the short side has `transform.resize` pixels, antialiased; the long side is cut to whole pixels.
+
+    The arithmetic is torchvision's, so that crops agree with its `Resize` and `CenterCrop` to the pixel.
+    """
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    if short == transform.resize:
+        return image
+    other = int(transform.resize * long / short)
+    size = (transform.resize, other) if width <= height else (other, transform.resize)
+    return image.resize(size, _FILTERS[transform.interpolation])
+
+
+def centre_crop(pixels: Bytes, size: int) -> Bytes:
+    """The centre square of an image, placed as torchvision's `CenterCrop` places it. Shape `(size, size, 3)`."""
+    height, width, _ = pixels.shape
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return pixels[top : top + size, left : left + size]

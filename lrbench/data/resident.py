@@ -1,0 +1,100 @@
+"""Batches cut on the device that trains: a small data set lies there whole, as plain pixels."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from lrbench.data.pixels import Pixels, Shard
+
+# Of a device's free memory, the share that images may take: the rest is the network's.
+_SHARE = 0.4
+
+
+class Resident:
+    """A data set's whole resized images on a device.
+
+    Args:
+        shards: The images, plain.
+        size: Side of the square input in pixels.
+        device: Where they lie.
+    """
+
+    def __init__(self, shards: Sequence[Shard], size: int, device: torch.device) -> None:
+        total = sum(len(shard.content) for shard in shards) // 3
+        # Four bytes a pixel, the last unused, so that a pixel is gathered as one number.
+        content = torch.zeros((total, 4), dtype=torch.uint8, device=device)
+        index, start = [], 0
+        for shard in shards:
+            end = start + len(shard.content) // 3
+            content[start:end, :3] = torch.from_numpy(np.array(shard.content).reshape(-1, 3)).to(device)
+            index.append(np.column_stack([start + shard.index[:, 0] // 3, shard.index[:, 2:]]))
+            start = end
+        self._content = content.view(torch.int32).flatten()
+        every = np.concatenate(index)
+        self._index = torch.from_numpy(every).to(device)
+        self._most = (int(every[:, 1].max()), int(every[:, 2].max()))
+        self._size = size
+        self._device = device
+
+    def batch(self, samples: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+        """Cut, resize and flip a batch: torchvision's antialiased bilinear `resized_crop`, all images at once.
+
+        Args:
+            samples: Which images. Shape `(B,)`.
+            boxes: Top, left, height and width of each crop; -1 for the centre square. Shape `(B, 4)`.
+            flips: Which are mirrored. Shape `(B,)`.
+
+        Returns:
+            uint8 of shape `(B, S, S, 3)`, on the device.
+        """
+        samples, boxes, flips = (each.to(self._device, non_blocking=True) for each in (samples, boxes, flips))
+        offset, height, width = self._index[samples].unbind(1)
+        size = torch.full_like(height, self._size)
+        # Halves are rounded to even, as Python's and so torchvision's `CenterCrop` do.
+        centre = torch.stack(
+            [*(((side - self._size) / 2.0).round().long() for side in (height, width)), size, size], dim=1
+        )
+        top, left, tall, wide = torch.where(boxes < 0, centre, boxes).unbind(1)
+        rows, columns = (torch.arange(most, device=self._device) for most in self._most)
+        # Beyond an image's edge lie other images' pixels, which every weight below leaves out.
+        place = offset[:, None, None] + rows[None, :, None] * width[:, None, None] + columns[None, None, :]
+        found = self._content[place.clamp(max=len(self._content) - 1)]
+        images = found.view(torch.uint8).view(*place.shape, 4)[..., :3].float()
+        vertical = _weights(top, tall, self._most[0], self._size)
+        horizontal = _weights(left, wide, self._most[1], self._size)
+        horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
+        count = len(samples)
+        squeezed = (vertical @ images.flatten(2)).view(count, self._size, self._most[1], 3)
+        crops: torch.Tensor = horizontal @ squeezed.permute(0, 2, 1, 3).flatten(2)
+        crops = crops.view(count, self._size, self._size, 3).transpose(1, 2)
+        return crops.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _weights(start: torch.Tensor, extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
+    """The linear map of one axis of an antialiased bilinear resize of the pixels `start … start + extent - 1`.
+
+    A triangle as wide as an output pixel, or two input pixels where that is wider, around each output pixel's centre; cut off
+    at the crop's edges and scaled to sum to one (Pillow's and torchvision's procedure). Shape `(B, outputs, inputs)`.
+    """
+    scale = (extent / outputs).float()[:, None, None]
+    centre = start.float()[:, None, None] + (torch.arange(outputs, device=start.device)[None, :, None] + 0.5) * scale
+    pixel = torch.arange(inputs, device=start.device)[None, None, :]
+    weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp(min=1.0)).clamp(min=0)
+    inside = (pixel >= start[:, None, None]) & (pixel < (start + extent)[:, None, None])
+    weights = weights * inside
+    return weights / weights.sum(2, keepdim=True)
+
+
+@lru_cache(maxsize=2)
+def resident(pixels: Pixels, size: int, device: torch.device) -> Resident | None:
+    """A data set on a device, kept for the next training on it; None where it does not fit or is not kept as plain pixels."""
+    shards = pixels.plain
+    if device.type == "cpu" or not shards:
+        return None
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(len(shard.content) for shard in shards) * 4 / 3 > _SHARE * free:
+            return None
+    return Resident(shards, size, device)

@@ -1,0 +1,113 @@
+"""Batches that the training device cuts itself, held against torchvision on a CPU."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+
+from lrbench.arms import SnapshotKey
+from lrbench.control import Control
+from lrbench.data import resident as module
+from lrbench.data.batches import Batches
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.feeding import training_batches
+from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
+from lrbench.data.resident import Resident, resident
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.registry import load_task
+from lrbench.registry.suite import Input
+from lrbench.snapshots import read_metadata, snapshot_path
+from tests import trees
+
+CPU = torch.device("cpu")
+SHAPES = [(64, 48), (48, 64), (90, 33), (40, 40), (33, 120), (57, 31)]
+
+
+@pytest.fixture
+def pixels(home, monkeypatch):
+    """Twelve images of many shapes, short side 36, in several shards."""
+    monkeypatch.setattr("lrbench.data.prepare._SHARD_BYTES", 20_000)
+    for label in range(2):
+        for number in range(8):
+            picture = trees.image(label, number, size=SHAPES[number % len(SHAPES)])
+            trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", picture, "PNG")
+    (home / "mine.toml").write_text('name = "mine"\n\n[files]\nlayout = "folders"\nroot = "mine"\n')
+    data = load_task_data(load_task("mine.toml"), [home / "data"])
+    found = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
+    assert found.plain is not None and len(found.plain) > 1
+    return found
+
+
+def batches(pixels, augmentation, **changes):
+    settings = {"seed": 3, "batch": 6, "size": 32, **changes}
+    return Batches(pixels=pixels, labels=np.arange(len(pixels)), augmentation=augmentation, **settings)
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
+def test_a_device_cuts_the_batches_that_a_cpu_cuts(pixels, augmentation):
+    each = batches(pixels, augmentation)
+    here = Resident(pixels.plain, 32, CPU)
+    for update in range(6):
+        expected, expected_labels = each.at(update)
+        samples, boxes, flips, labels = each.recipe(update)
+        images = here.batch(samples, boxes, flips)
+        assert images.shape == expected.shape and images.dtype == torch.uint8 and torch.equal(labels, expected_labels)
+        difference = (images.int() - expected.int()).abs()
+        # torchvision rounds to whole levels between its two passes, and here only the end is rounded.
+        assert difference.max() <= (1 if augmentation == "crop-flip" else 0)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 36, 36), (3, 5, 7, 30), (10, 2, 25, 4), (1, 1, 32, 32), (35, 0, 1, 1)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_is_torchvisions_whether_it_shrinks_or_grows(pixels, box, flip):
+    here = Resident(pixels.plain, 32, CPU)
+    for sample in range(len(pixels)):
+        original = torch.from_numpy(pixels.resized(sample).copy()).permute(2, 0, 1)
+        expected = functional.resized_crop(original.float(), *box, [32, 32], antialias=True).round()
+        if flip:
+            expected = functional.horizontal_flip(expected)
+        ours = here.batch(torch.tensor([sample]), torch.tensor([box]), torch.tensor([flip]))[0].permute(2, 0, 1)
+        # Sums in another order may round a half the other way.
+        assert (ours - expected).abs().max() <= 1 and (ours != expected).float().mean() < 0.01
+
+
+def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
+    each = batches(pixels, "crop-flip")
+    plain = list(training_batches(each, 0, 4, CPU))
+    monkeypatch.setattr(
+        "lrbench.data.feeding.resident", lambda pixels, size, device: Resident(pixels.plain, size, device)
+    )
+    held = list(training_batches(each, 0, 4, CPU))
+    for (images, labels), (theirs, their_labels) in zip(held, plain, strict=True):
+        assert torch.equal(labels, their_labels) and (images.int() - theirs.int()).abs().max() <= 1
+
+
+def test_what_does_not_fit_or_is_not_plain_stays_where_it_is(pixels, monkeypatch):
+    cuda = torch.device("cuda")
+    assert resident(pixels, 32, CPU) is None
+    monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (100_000, 200_000))
+    resident.cache_clear()
+    assert resident(pixels, 32, cuda) is None
+    monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
+    monkeypatch.setattr(module, "Resident", lambda shards, size, device: ("held", len(shards), size, device))
+    resident.cache_clear()
+    assert resident(pixels, 32, cuda) == ("held", len(pixels.plain), 32, cuda)
+    resident.cache_clear()
+
+
+def test_pretraining_from_a_device_learns_what_it_learns_from_memory(tiny, place, monkeypatch):
+    tiny = tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"augmentation": "flip"})})
+    path = snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=1))
+    found = []
+    for held in (False, True):
+        if held:
+            monkeypatch.setattr(
+                "lrbench.data.feeding.resident", lambda pixels, size, device: Resident(pixels.plain, size, device)
+            )
+        for stage in (0, 1):
+            make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
+        found.append((path.read_bytes(), read_metadata(path).source_accuracy))
+        path.unlink()
+    # Flips move whole pixels, so that every bit agrees.
+    assert found[0] == found[1]
