@@ -8,15 +8,15 @@ from pydantic import Field
 
 from lrbench.errors import InputError
 from lrbench.files import sha256_json
-from lrbench.references import Reference
+from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, Task, load_task
-from lrbench.registry.suite import Finetune, Knn, Probe
+from lrbench.registry.suite import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.registry.task import Strict
 from lrbench.results import cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.snapshots import identity
 from lrbench.workspace import Workspace
 
-PROTOCOL_VERSIONS = {"probe": 1, "knn": 1, "finetune": 1}
+PROTOCOL_VERSIONS = {"probe": 2, "knn": 1, "finetune": 1, "fewshot": 1, "concat": 1, "depth": 1, "logme": 1}
 """Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
 
 
@@ -31,21 +31,46 @@ class TransferSettings(Strict):
     probe: Probe = Probe()
     knn: Knn = Knn()
     finetune: Finetune = Finetune()
+    fewshot: Fewshot = Fewshot()
+    concat: Concat = Concat()
 
     @classmethod
     def of(cls, suite: Suite) -> "TransferSettings":
         """The settings of a suite."""
-        return cls(validation=suite.validation, probe=suite.probe, knn=suite.knn, finetune=suite.finetune)
+        return cls(**{name: getattr(suite, name) for name in cls.model_fields})
 
-    def record(self, protocol: str, task: Task) -> dict[str, Any]:
-        """What a cell of this protocol and task is asked for, as its result states it."""
-        settings = {"probe": self.probe, "knn": self.knn, "finetune": self.finetune}[protocol]
+    def record(self, protocol: str, task: Task, reference: Reference, workspace: Workspace) -> dict[str, Any]:
+        """What a cell of this snapshot, protocol and task is asked for, as its result states it.
+
+        Raises:
+            InputError: `concat.partner` names no snapshot.
+        """
         described = task.model_dump(mode="json", include={"files", "counts", "classes", "metric"})
-        return {
-            "validation": self.validation,
-            protocol: settings.model_dump(mode="json"),
-            "task_sha256": sha256_json(described),
-        }
+        record: dict[str, Any] = {"task_sha256": sha256_json(described)}
+        if protocol not in {"fewshot", "logme"}:
+            record["validation"] = self.validation
+        for name in _TABLES[protocol]:
+            record[name] = getattr(self, name).model_dump(mode="json")
+        if protocol == "concat":
+            partner = partner_of(reference, self.concat.partner, workspace)
+            present = partner.path is not None and partner.path.is_file()
+            record["partner"] = {
+                "reference": partner.text,
+                "sha256": identity(partner.path) if present and partner.path else None,
+            }
+        return record
+
+
+# The settings that each protocol reads.
+_TABLES = {
+    "probe": ("probe",),
+    "knn": ("knn",),
+    "finetune": ("finetune",),
+    "fewshot": ("fewshot", "probe"),
+    "concat": ("concat", "probe"),
+    "depth": ("probe",),
+    "logme": (),
+}
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -111,6 +136,6 @@ def done_result(
         return None
     sha256, task = identity(reference.path), load_task(cell.task)
     path = cell_path(workspace, reference, sha256, cell, task)
-    wanted = settings.record(cell.protocol, task)
+    wanted = settings.record(cell.protocol, task, reference, workspace)
     done = is_done(path, sha256=sha256, settings=wanted, protocol=cell.protocol, partial=partial)
     return path if done else None

@@ -62,6 +62,21 @@ def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return features.flatten(1)
 
 
+def stages(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Features after each stage of the network, shallowest first, averaged over places. Shape `(B, D_i)` each.
+
+    Raises:
+        InputError: timm does not give this architecture's intermediate features.
+    """
+    try:
+        found = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"timm gives no intermediate features of {type(model).__name__}, which the protocol depth reads. Use probe."
+        ) from error
+    return [each.mean(dim=(2, 3)) for each in found]
+
+
 def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     """BatchNorm layers with running statistics, by name."""
     return {

@@ -10,7 +10,7 @@ from lrbench.cells import Cell, TransferSettings, done_result
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
 from lrbench.leaderboard.index import load_index
-from lrbench.references import Reference
+from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, load_task
 from lrbench.registry.task import SyntheticFiles
 from lrbench.snapshots import snapshot_path
@@ -65,6 +65,11 @@ class Plan:
             "cells are there"
         )
 
+    def _partner(self, key: SnapshotKey) -> SnapshotKey:
+        """Whose features `concat` sets beside a snapshot's; the snapshot itself where they are no suite's."""
+        reference = Reference(text=f"{self.suite.name}/{key}", suite=self.suite, key=key)
+        return partner_of(reference, self.suite.concat.partner, Workspace(root=Path())).key or key
+
     def jobs(self, *, transfer: bool = True) -> list[Job]:
         """The jobs that are missing, parents before children."""
         jobs: list[Job] = []
@@ -82,9 +87,12 @@ class Plan:
             for each in self.snapshots:
                 cells = tuple(cell.cell for cell in self.cells if cell.snapshot == each.key and not cell.done)
                 if cells:
-                    needs = () if each.key in made else (f"pretrain {each.key}",)
+                    keys = {each.key}
+                    if any(cell.protocol == "concat" for cell in cells):
+                        keys.add(self._partner(each.key))
+                    missing = tuple(f"pretrain {key}" for key in sorted(keys - made))
                     jobs.append(
-                        TransferJob(name=f"transfer {each.key}", needs=needs, weight=0.5, key=each.key, cells=cells)
+                        TransferJob(name=f"transfer {each.key}", needs=missing, weight=0.5, key=each.key, cells=cells)
                     )
         return jobs
 

@@ -91,6 +91,33 @@ def parse_reference(
     )
 
 
+def partner_of(reference: Reference, text: str, workspace: Workspace) -> Reference:
+    """The snapshot that the protocol `concat` sets beside another.
+
+    Args:
+        reference: The snapshot that is transferred.
+        text: `concat.partner`: an arm and stage of the same suite and seed, or a reference in full.
+        workspace: Where the suites' snapshots lie.
+
+    Raises:
+        InputError: Not a reference, or one that a snapshot of no suite leaves open.
+    """
+    in_suite = _STAGE.match(text.rpartition("/")[2]) is not None
+    if not in_suite or text.count("/") > 1:
+        return parse_reference(text, workspace)
+    if reference.suite is None or reference.key is None:
+        raise InputError(
+            f"concat.partner is {text!r}, which names a snapshot of the same suite, but {reference.text} belongs to none. "
+            "Name the other snapshot in full, as in --set concat.partner=timm:resnet50.a1_in1k."
+        )
+    arm, _, stage = text.rpartition("/")
+    suite = reference.suite
+    key = _key(suite, arm or "step", reference.key.seed, int(stage.removeprefix("stage")))
+    return Reference(
+        text=f"{suite.name}/{key}", path=snapshot_path(workspace.checkpoints, suite.name, key), suite=suite, key=key
+    )
+
+
 def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
     if arm not in suite.arms:
         raise InputError(

@@ -18,7 +18,7 @@ FLOORS = [
     "results cells",
     "pretrain transfer",
     "leaderboard",
-    "engines plan",
+    "engines plan recommend",
     "cli __init__",
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

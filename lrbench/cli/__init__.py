@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from lrbench.cli import data, doctor, leaderboard, plan, pretrain, run, snapshots, tasks, transfer
+from lrbench.cli import data, doctor, leaderboard, plan, pretrain, recommend, run, snapshots, tasks, transfer
 from lrbench.cli.common import one_paragraph
 from lrbench.errors import LrbenchError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run", short_help="Everything: pretraining, transfers, leaderboard.")(run.run)
 app.command("pretrain", short_help="Pretrain with a snapshot at every boundary.")(pretrain.pretrain)
 app.command("transfer", short_help="Transfer one snapshot to one task.")(transfer.transfer)
+app.command("recommend", short_help="Which snapshot to transfer to your data.")(recommend.recommend)
 app.command("leaderboard", short_help="Write tables and figures from the results.")(leaderboard.leaderboard)
 app.command("tasks")(tasks.tasks)
 app.add_typer(data.app, name="data")

@@ -37,8 +37,12 @@ def transfer(
     ],
     task: Annotated[str, typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML.")],
     protocol: Annotated[
-        Literal["probe", "knn", "finetune"],
-        typer.Option("--protocol", help="probe: logistic regression on frozen features; knn; finetune."),
+        Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"],
+        typer.Option(
+            "--protocol",
+            help="probe: logistic regression on frozen features. knn. finetune. fewshot: a probe on a few images a class. "
+            "concat: a probe on two snapshots' features together. depth: a probe after each stage. logme: evidence, untuned.",
+        ),
     ] = "probe",
     suite: Annotated[
         str | None,

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from lrbench.registry.task import NAME_PATTERN, Strict
 
 ArmName = Literal["step", "hold", "constant", "average"]
-ProtocolName = Literal["probe", "knn", "finetune"]
+ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -169,6 +169,30 @@ class Finetune(Strict):
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
 
 
+class Fewshot(Strict):
+    """The probe on a few images of each class. There is no validation in it: the strength is fixed beforehand.
+
+    A cell is one draw, keyed by the transfer seed: n draws are n transfer seeds.
+
+    Attributes:
+        shots: Images of each class; a class with fewer gives all.
+        strength: λ of the penalty.
+    """
+
+    shots: Count = 5
+    strength: Positive = 1.0
+
+
+class Concat(Strict):
+    """The probe on the features of two snapshots together: does the one hold what the other lacks?
+
+    Attributes:
+        partner: The other snapshot: `arm/stage1`, of the same suite and seed, or a reference in full.
+    """
+
+    partner: str = "step/stage1"
+
+
 class Suite(Strict):
     """One experiment.
 
@@ -198,6 +222,8 @@ class Suite(Strict):
     probe: Probe = Probe()
     knn: Knn = Knn()
     finetune: Finetune = Finetune()
+    fewshot: Fewshot = Fewshot()
+    concat: Concat = Concat()
 
     @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")
     @classmethod

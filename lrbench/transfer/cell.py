@@ -10,16 +10,17 @@ import torch
 
 from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, cell_path, is_done
 from lrbench.control import Control
-from lrbench.data.drawn import keep_drawn_split
-from lrbench.errors import InterruptedWork
+from lrbench.data.drawn import keep_drawn_split, keep_list
+from lrbench.errors import InputError, InterruptedWork
 from lrbench.machine import device_name, library_versions
-from lrbench.models import InputNormalisation, pick_device
-from lrbench.references import Reference
+from lrbench.models import InputNormalisation, penultimate, pick_device, stages
+from lrbench.references import Reference, partner_of
 from lrbench.registry import load_task
 from lrbench.results import Predictions, SnapshotRecord, write_result
-from lrbench.transfer import knn, probe
+from lrbench.transfer import depth, fewshot, knn, logme, probe
+from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
-from lrbench.transfer.metrics import metrics
+from lrbench.transfer.metrics import calibration, metrics
 from lrbench.transfer.selection import Choice, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Features, Target, extract, open_target
 from lrbench.weights import LoadedSnapshot, load_snapshot
@@ -34,6 +35,15 @@ class _Outcome:
     scores: torch.Tensor
     diagnostics: dict[str, Any]
     timings: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Features of a task, how long they took, and what they look like."""
+
+    features: Features
+    seconds: float
+    diagnostics: dict[str, float]
 
 
 class Transfer:
@@ -57,7 +67,7 @@ class Transfer:
         self._model = self._snapshot.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._input = self._snapshot.metadata.input
         self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
-        self._features: tuple[str, Features, float] | None = None
+        self._found: tuple[str, dict[str, _Found]] | None = None
         self.record = snapshot_record(self._snapshot)
 
     def done(self, cell: Cell) -> bool:
@@ -66,7 +76,7 @@ class Transfer:
         return is_done(
             cell_path(self._place.workspace, self._reference, self._snapshot.sha256, cell, task),
             sha256=self._snapshot.sha256,
-            settings=self._settings.record(cell.protocol, task),
+            settings=self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             protocol=cell.protocol,
             partial=self._place.partial,
         )
@@ -94,16 +104,15 @@ class Transfer:
         return self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
 
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
-        features, seconds = self._features_of(target, cell.task)
-        development = target.development
+        found = self._features_of(target, cell)
+        features, development = found.features, target.development
         labels = torch.from_numpy(development.labels)
         train, validation = (
             LabelledFeatures(features=features.development[part], labels=labels[part])
             for part in map(torch.from_numpy, development.split(self._settings.validation, cell.seed))
         )
         everything = LabelledFeatures(features=features.development, labels=labels)
-        module = {"probe": probe, "knn": knn}[cell.protocol]
-        settings: Any = {"probe": self._settings.probe, "knn": self._settings.knn}[cell.protocol]
+        module, settings = self._protocol(cell, features)
         classes, metric = len(target.data.classes), target.data.task.metric
         started = time.perf_counter()
         choice = module.select(train, validation, classes=classes, metric=metric, settings=settings)
@@ -111,11 +120,35 @@ class Transfer:
         fitted = module.fit(everything, choice, classes=classes, settings=settings)
         scores = fitted.scores(features.test)
         timings = {
-            "features": seconds,
+            "features": found.seconds,
             "selection": selected - started,
             "fit": time.perf_counter() - selected,
         }
-        return _Outcome(choice=choice, scores=scores, diagnostics=fitted.diagnostics, timings=timings)
+        diagnostics = {**fitted.diagnostics, "features": found.diagnostics}
+        if cell.protocol == "fewshot":
+            diagnostics["images_sha256"] = self._keep_shots(target, choice, cell.seed)
+        return _Outcome(choice=choice, scores=scores, diagnostics=diagnostics, timings=timings)
+
+    def _protocol(self, cell: Cell, features: Features) -> tuple[Any, Any]:
+        """The module that selects and fits, and what it works with."""
+        chosen = self._settings
+        found: dict[str, tuple[Any, Any]] = {
+            "probe": (probe, chosen.probe),
+            "concat": (probe, chosen.probe),
+            "knn": (knn, chosen.knn),
+            "depth": (depth, depth.DepthSettings(probe=chosen.probe, widths=features.widths)),
+            "fewshot": (fewshot, fewshot.FewshotSettings(fewshot=chosen.fewshot, probe=chosen.probe, seed=cell.seed)),
+            "logme": (logme, None),
+        }
+        return found[cell.protocol]
+
+    def _keep_shots(self, target: Target, choice: Choice, seed: int) -> str:
+        shots = int(choice.chosen["shots"])
+        drawn = fewshot.draw(target.development.labels, shots, seed)
+        name = target.data.task.name
+        head = f"# {shots} training images of each class of {name}, drawn by lrbench for transfer seed {seed}."
+        lines = [target.development.ids[position] for position in drawn]
+        return keep_list(self._place.workspace.drawn_splits, f"{name}-{shots}shot-seed{seed}", head, lines)
 
     def _finetune(self, target: Target, cell: Cell) -> _Outcome:
         tuning = Finetuning(
@@ -137,15 +170,44 @@ class Transfer:
         timings = {"selection": selected - started, "fit": time.perf_counter() - selected}
         return _Outcome(choice=choice, scores=scores, diagnostics=fitted.diagnostics, timings=timings)
 
-    def _features_of(self, target: Target, task: str) -> tuple[Features, float]:
-        if self._features is None or self._features[0] != task:
+    def _features_of(self, target: Target, cell: Cell) -> _Found:
+        """The features that a protocol reads; one task's are kept, since the next cell is most often of the same."""
+        kind = cell.protocol if cell.protocol in {"concat", "depth"} else "penultimate"
+        if not self._found or self._found[0] != cell.task:
+            self._found = (cell.task, {})
+        kept = self._found[1]
+        if kind not in kept:
             started = time.perf_counter()
-            features = extract(self._model, target, self._normalise, self._control)
-            self._features = (task, features, time.perf_counter() - started)
-        return self._features[1], self._features[2]
+            read = stages if kind == "depth" else penultimate
+            features = extract(self._model, target, self._normalise, self._control, read)
+            if kind == "concat":
+                features = features.beside(self._partner_features(target))
+            seconds = time.perf_counter() - started
+            labels = torch.from_numpy(target.development.labels)
+            described = describe_features(features.development, labels, len(target.data.classes))
+            kept[kind] = _Found(features=features, seconds=seconds, diagnostics=described)
+        return kept[kind]
+
+    def _partner_features(self, target: Target) -> Features:
+        reference = partner_of(self._reference, self._settings.concat.partner, self._place.workspace)
+        partner = load_snapshot(reference)
+        settings = partner.metadata.input
+        if settings != self._input:
+            raise InputError(
+                f"{reference.text} takes other inputs than {self._reference.text} (size, crop, interpolation or "
+                "normalisation), and concat reads both from one preparation of the images. Choose a partner with the same."
+            )
+        model = partner.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return extract(model, target, self._normalise, self._control, penultimate)
 
     def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> Path:
         task = target.data.task
+        measured, diagnostics = metrics(outcome.scores, labels), outcome.diagnostics
+        if cell.protocol not in {"knn", "logme"}:
+            # Votes and regression targets are no logits.
+            error, likelihood = calibration(outcome.scores, labels)
+            measured = {**measured, "expected_calibration_error": error}
+            diagnostics = {**diagnostics, "negative_log_likelihood": likelihood}
         preprocessing: dict[str, Any] = {
             "size": target.transform.size,
             "resize": target.transform.resize,
@@ -170,18 +232,22 @@ class Transfer:
             "seed": cell.seed,
             "preprocessing": preprocessing,
             "partial": target.data.partial or self.record.source_partial,
-            "metrics": metrics(outcome.scores, labels),
-            "train_count": len(target.development.labels),
+            "metrics": measured,
+            "train_count": diagnostics.get("images", len(target.development.labels)),
             "test_count": len(labels),
             "chosen": outcome.choice.chosen,
             "selection": {
                 "metric": outcome.choice.metric,
-                "on": "validation split" if len(target.development.given) else "held-out share of train",
+                "on": "nothing: fixed beforehand"
+                if not outcome.choice.candidates
+                else "validation split"
+                if len(target.development.given)
+                else "held-out share of train",
                 "edge": outcome.choice.edge,
                 "candidates": list(outcome.choice.candidates),
             },
-            "diagnostics": outcome.diagnostics,
-            "settings": self._settings.record(cell.protocol, task),
+            "diagnostics": diagnostics,
+            "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "timings": {name: round(seconds, 4) for name, seconds in outcome.timings.items()},
             "device": device_name(self._device),
             "versions": library_versions(),

@@ -2,6 +2,8 @@
 
 import torch
 
+_BINS = 15
+
 
 def metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Top-1, top-5 and mean per-class accuracy.
@@ -28,6 +30,27 @@ def metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         "top5": float((above < 5).double().mean()),
         "mean_per_class": float((hits[present] / counts[present]).mean()),
     }
+
+
+def calibration(scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """How far probabilities can be believed.
+
+    Args:
+        scores: Logits. Shape `(N, C)`.
+        labels: Shape `(N,)`.
+
+    Returns:
+        Expected calibration error (Guo et al. 2017, eq. 5; 15 bins of equal width of the largest probability), a fraction in
+        [0, 1]; and the mean negative log-likelihood in nats.
+    """
+    logs = torch.log_softmax(scores.double().cpu(), dim=1)
+    labels = labels.cpu()
+    confidence, predicted = logs.exp().max(1)
+    correct = (predicted == labels).double()
+    # Bins are open below and closed above.
+    bins = (torch.ceil(confidence * _BINS) - 1).clamp(0, _BINS - 1).long()
+    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence - correct)
+    return float(gaps.abs().sum() / len(labels)), float(-logs.gather(1, labels[:, None]).mean())
 
 
 def headline(scores: torch.Tensor, labels: torch.Tensor, metric: str) -> float:

@@ -1,27 +1,29 @@
 """The linear probe: multinomial logistic regression on frozen features.
 
 The objective is the summed cross-entropy plus λ/2·‖W‖² over standardised features, the bias unpenalised; scikit-learn's
-`LogisticRegression` has the same with C = 1/λ. It is convex, so where the solver stops is told by its gradient alone.
+`LogisticRegression` has the same with C = 1/λ. It is convex, so where the solver stops is told by its gradient alone. The work
+is in single precision; every solution is checked in double precision, and gone on with there where it does not hold.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
 
 from lrbench.registry.suite import Probe
+from lrbench.transfer.lbfgs import MEMORY, minimise
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.selection import Choice, LabelledFeatures
 
-# Pairs of past steps that L-BFGS keeps; more means fewer iterations, each a little dearer.
-_MEMORY = 20
-
-Flat = npt.NDArray[np.float64]
+# A solution is no further above the infimum of the mean objective than about this, by the solver's own model of it.
+_DECREMENT = 1e-8
+# Logits in memory at a time, and the share of an accelerator's free memory that histories may take.
+_LOGIT_BYTES = 256 << 20
+_HISTORY_SHARE = 0.4
+# A CPU solves strengths in turn, each started from the one before, but for problems so small that handing out the work would
+# take longer than doing it: those are solved together. Multiplications of one evaluation.
+_SMALL = 5e7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +67,19 @@ class Standardiser:
         self._scale = torch.where(tiny, torch.ones_like(deviation), deviation)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Standardised features with a column of ones. Shape `(N, D + 1)`, float64."""
-        scaled = (features.double() - self._mean) / self._scale
-        return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1)
+        """Standardised features with a column of ones. Shape `(N, D + 1)`, float32."""
+        inputs = torch.ones(len(features), features.shape[1] + 1, device=features.device)
+        inputs[:, :-1] = (features.double() - self._mean) / self._scale
+        return inputs
 
 
 def solve(
     inputs: torch.Tensor, labels: torch.Tensor, strengths: Sequence[float], *, classes: int, settings: Probe
 ) -> list[Fit]:
-    """Solve the problem at each strength, each started from the solution before it.
+    """Solve the problem at each strength; several together where that is faster, else each started from the one before.
 
     Args:
-        inputs: Standardised, with a column of ones. Shape `(N, D + 1)`, float64.
+        inputs: Standardised, with a column of ones. Shape `(N, D + 1)`, float32.
         labels: Shape `(N,)`.
         strengths: λ of each problem, strongest first.
         classes: Number of classes C.
@@ -86,55 +89,128 @@ def solve(
         One fit a strength, in the order given.
     """
     count, width = inputs.shape
-    rows = torch.arange(count, device=inputs.device)
-    start: Flat = np.zeros(width * classes)
-    fits = []
-    for strength in strengths:
-        # Where the penalty bends the objective by λ/N, a gradient g is within g/(λ/N) of the optimum: a strong penalty
-        # makes a small absolute gradient both needless and, in double precision, out of reach.
-        limit = settings.tolerance * max(1.0, strength / count)
-
-        def objective(flat: Flat, decay: float = strength / count) -> tuple[float, Flat]:
-            weights = torch.from_numpy(flat).to(inputs.device).reshape(width, classes)
-            logits = inputs @ weights
-            logs = torch.log_softmax(logits, dim=1)
-            penalised = weights.clone()
-            penalised[-1] = 0
-            value = -logs[rows, labels].mean() + 0.5 * decay * penalised.square().sum()
-            residual = logs.exp_()
-            residual[rows, labels] -= 1
-            gradient = inputs.T @ residual / count + decay * penalised
-            return float(value), gradient.flatten().cpu().numpy()
-
-        # scipy's own vectors are short; on several threads its BLAS and torch's threads would wait for each other.
-        with threadpool_limits(1, user_api="blas"):
-            solution = minimize(
-                objective,
-                start,
-                jac=True,
-                method="L-BFGS-B",
-                # The gradient alone decides when it is done: `ftol` would stop short of the optimum on flat stretches.
-                options={
-                    "maxiter": settings.iterations,
-                    "maxfun": 2 * settings.iterations,
-                    "gtol": limit,
-                    "ftol": 0.0,
-                    "maxcor": _MEMORY,
-                    "maxls": 40,
-                },
-            )
-        start = solution.x
-        gradient = float(np.abs(solution.jac).max())
-        fits.append(
-            Fit(
-                weights=torch.from_numpy(solution.x.copy()).reshape(width, classes),
-                iterations=int(solution.nit),
-                gradient=gradient,
-                objective=float(solution.fun),
-                converged=gradient <= limit,
-            )
-        )
+    decays = torch.tensor([strength / count for strength in strengths], dtype=torch.float64, device=inputs.device)
+    # Where the penalty bends the objective by λ/N, a gradient g is within g/(λ/N) of the optimum: a strong penalty makes a
+    # small absolute gradient both needless and, in any precision, out of reach.
+    limits = settings.tolerance * decays.clamp(min=1.0)
+    problems = _Problems(inputs, labels, decays, classes)
+    at_once = problems.at_once()
+    start = torch.zeros(1, width * classes, dtype=torch.float64, device=inputs.device)
+    scales = torch.zeros(1, dtype=torch.float64, device=inputs.device)
+    fits: list[Fit] = []
+    for first in range(0, len(strengths), at_once):
+        chosen = torch.arange(first, min(first + at_once, len(strengths)), device=inputs.device)
+        begun = start.expand(len(chosen), -1), scales.expand(len(chosen))
+        found, met = _solve(problems, chosen, *begun, limits[chosen], settings.iterations)
+        fits.extend(found)
+        # The strengths are evenly spaced in the logarithm, in which solutions move smoothly: the next lies about as far ahead
+        # of the last as that of the one before it.
+        ahead = 2 * fits[-1].weights - fits[-2].weights if at_once == 1 and len(fits) > 1 else fits[-1].weights
+        start, scales = ahead.to(inputs.device).reshape(1, -1), met[-1:]
     return fits
+
+
+def _solve(
+    problems: "_Problems",
+    chosen: torch.Tensor,
+    start: torch.Tensor,
+    scales: torch.Tensor,
+    limits: torch.Tensor,
+    iterations: int,
+) -> tuple[list[Fit], torch.Tensor]:
+    """Solve some of the problems together: in single precision, then what a check in double precision finds wanting."""
+    every = torch.arange(len(chosen), device=start.device)
+    most = torch.full_like(every, iterations)
+
+    def evaluate(points: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return problems.evaluate(points, chosen[which])
+
+    # Half of each limit leaves room for the rounding of the gradient.
+    rough = minimise(evaluate, start.float(), limits=limits / 2, decrement=_DECREMENT, iterations=most, scales=scales)
+    points, used, scales = rough.points.double(), rough.iterations, rough.scales.double()
+    values, gradients = evaluate(points, every)
+    sizes = gradients.abs().amax(1)
+    settled = rough.converged & (sizes <= limits)
+    wanting = every[~settled]
+    if len(wanting):
+        fine = minimise(
+            lambda points, which: evaluate(points, wanting[which]),
+            points[wanting],
+            limits=limits[wanting],
+            decrement=_DECREMENT,
+            iterations=most[wanting] - used[wanting],
+            scales=scales[wanting],
+        )
+        points[wanting], settled[wanting], scales[wanting] = fine.points, fine.converged, fine.scales
+        used[wanting] += fine.iterations
+        values[wanting], gradients = evaluate(fine.points, wanting)
+        sizes[wanting] = gradients.abs().amax(1)
+    fits = [
+        Fit(
+            weights=point.reshape(-1, problems.classes).cpu(),
+            iterations=int(steps),
+            gradient=float(size),
+            objective=float(value),
+            converged=bool(done),
+        )
+        for point, steps, size, value, done in zip(points, used, sizes, values, settled, strict=True)
+    ]
+    return fits, scales
+
+
+class _Problems:
+    """The mean objective at several strengths, on the same inputs.
+
+    Args:
+        inputs: Shape `(N, D + 1)`, float32.
+        labels: Shape `(N,)`.
+        decays: λ/N of each problem, float64. Shape `(P,)`.
+        classes: Number of classes C.
+    """
+
+    def __init__(self, inputs: torch.Tensor, labels: torch.Tensor, decays: torch.Tensor, classes: int) -> None:
+        self._inputs, self._labels, self._decays, self.classes = inputs, labels.to(inputs.device), decays, classes
+
+    def at_once(self) -> int:
+        """How many problems are solved together."""
+        count, width = self._inputs.shape
+        problems = len(self._decays)
+        if self._inputs.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._inputs.device)
+            # Pairs of vectors, and a dozen more for points, gradients and directions.
+            each = (2 * MEMORY + 12) * width * self.classes * 4
+            return int(min(problems, max(1, _HISTORY_SHARE * free // each)))
+        return int(min(problems, max(1, _SMALL // (count * width * self.classes))))
+
+    def evaluate(self, points: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and gradients of some of the problems, in the points' precision; sums of values in float64.
+
+        Args:
+            points: Weights, flat. Shape `(p, (D + 1) · C)`.
+            which: Their problems. Shape `(p,)`.
+        """
+        count, width = self._inputs.shape
+        weights = points.view(len(points), width, self.classes)
+        side_by_side = weights.permute(1, 0, 2).reshape(width, -1)
+        values = torch.zeros(len(points), dtype=torch.float64, device=points.device)
+        gradients = torch.zeros_like(side_by_side)
+        rows = max(1, _LOGIT_BYTES // (points.element_size() * side_by_side.shape[1]))
+        for start in range(0, count, rows):
+            inputs = self._inputs[start : start + rows].to(points.dtype)
+            own = self._labels[start : start + rows, None, None].expand(-1, len(points), 1)
+            logits = (inputs @ side_by_side).view(len(inputs), len(points), self.classes)
+            logs = torch.log_softmax(logits, dim=2)
+            values -= logs.gather(2, own).squeeze(2).sum(0, dtype=torch.float64)
+            # Probabilities less the labels are the loss's slope in the logits.
+            residual = logs.exp_()
+            residual.scatter_add_(2, own, residual.new_full(own.shape, -1.0))
+            gradients.addmm_(inputs.T, residual.view(len(inputs), -1))
+        slopes = (gradients / count).view(width, len(points), self.classes).permute(1, 0, 2).contiguous()
+        decays = self._decays[which]
+        penalised = weights[:, :-1]
+        slopes[:, :-1] += decays.to(points.dtype)[:, None, None] * penalised
+        values = values / count + 0.5 * decays * penalised.double().square().sum((1, 2))
+        return values, slopes.flatten(1)
 
 
 def select(
@@ -156,7 +232,7 @@ def select(
     for strength, fit in zip(
         grid, solve(standardise(train.features), train.labels, grid, classes=classes, settings=settings), strict=True
     ):
-        score = headline(inputs @ fit.weights.to(inputs.device), validation.labels, metric)
+        score = headline(inputs.double() @ fit.weights.to(inputs.device), validation.labels, metric)
         candidates.append(
             {"strength": strength, "score": score, "iterations": fit.iterations, "converged": fit.converged}
         )
@@ -181,7 +257,7 @@ class FittedProbe:
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Logits. Shape `(N, C)`, float64."""
         inputs = self._standardise(features)
-        return inputs @ self._weights.to(inputs.device)
+        return inputs.double() @ self._weights.to(inputs.device)
 
 
 def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: Probe) -> FittedProbe:

@@ -1,6 +1,6 @@
 """A target task, prepared for a snapshot's input: pixels shared by every snapshot, seed and protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, forward_all, penultimate
+from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
 from lrbench.transfer.selection import validation_split
@@ -28,11 +28,13 @@ class Development:
     Attributes:
         pixels: The images, training images first.
         labels: Shape `(N,)`.
+        ids: Name of each image.
         given: Positions of the data set's own validation images; empty where it has none.
     """
 
     pixels: "JoinedPixels"
     labels: npt.NDArray[np.int64]
+    ids: Sequence[str]
     given: npt.NDArray[np.int64]
 
     def split(self, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -116,6 +118,7 @@ def open_target(
         development=Development(
             pixels=JoinedPixels([pixels[name] for name in names]),  # type: ignore[index]
             labels=labels,
+            ids=[image for name in names for image in data.splits[name].ids],  # type: ignore[index]
             given=np.arange(trained, len(labels)),
         ),
         test=pixels["test"],
@@ -124,39 +127,62 @@ def open_target(
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Penultimate features of a target under one snapshot.
+    """Features of a target under one snapshot, or under several side by side.
 
     Attributes:
         development: Of the training and validation images. Shape `(N, D)`, float32.
         test: Of the test images. Shape `(M, D)`, float32.
+        widths: Of the parts that lie side by side; they sum to D.
     """
 
     development: torch.Tensor
     test: torch.Tensor
+    widths: tuple[int, ...]
+
+    def beside(self, other: "Features") -> "Features":
+        """These and other features of the same images side by side."""
+        return Features(
+            development=torch.cat([self.development, other.development], dim=1),
+            test=torch.cat([self.test, other.test], dim=1),
+            widths=(*self.widths, *other.widths),
+        )
 
 
-def extract(model: nn.Module, target: Target, normalise: InputNormalisation, control: Control) -> Features:
-    """Extract penultimate features of every image once, without augmentation.
+def extract(
+    model: nn.Module,
+    target: Target,
+    normalise: InputNormalisation,
+    control: Control,
+    read: Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor] | torch.Tensor],
+) -> Features:
+    """Extract features of every image once, without augmentation.
 
     Args:
         model: In evaluation mode, on the device of `normalise`.
         target: The prepared task.
         normalise: Turns images into inputs.
         control: Told how far the extraction is.
+        read: Gives a batch's features, or several kinds that are set side by side: `lrbench.models.penultimate` or `stages`.
     """
     total = len(target.development.pixels) + len(target.test)
     done = 0
+    widths: tuple[int, ...] = ()
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        nonlocal widths
+        found = read(model, images)
+        parts = [found] if isinstance(found, torch.Tensor) else list(found)
+        widths = tuple(part.shape[1] for part in parts)
+        return torch.cat(parts, dim=1).float()
 
     def run(pixels: JoinedPixels | Pixels) -> torch.Tensor:
         nonlocal done
         start = done
         features = forward_all(
-            lambda images: penultimate(model, images).float(),
-            pixels,
-            normalise,
-            each=lambda count: control.progress(start + count, total, "images"),
+            forward, pixels, normalise, each=lambda count: control.progress(start + count, total, "images")
         )
         done += len(pixels)
         return features
 
-    return Features(development=run(target.development.pixels), test=run(target.test))
+    development, test = run(target.development.pixels), run(target.test)
+    return Features(development=development, test=test, widths=widths)

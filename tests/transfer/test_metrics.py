@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
-from lrbench.transfer.metrics import metrics
+from lrbench.transfer.metrics import calibration, metrics
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -29,3 +29,27 @@ def test_equal_scores_are_no_free_hits():
 
 def test_up_to_five_classes_are_all_in_the_top_five():
     assert metrics(torch.rand(8, 4), torch.zeros(8, dtype=torch.int64))["top5"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_likelihood_is_scikit_learns_and_the_calibration_error_its_definition(seed):
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 6, 300)
+    scores = 2 * draw.normal(size=(300, 6)) + 2 * np.eye(6)[labels]
+    error, likelihood = calibration(torch.from_numpy(scores), torch.from_numpy(labels))
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert likelihood == pytest.approx(log_loss(labels, probabilities, labels=np.arange(6)))
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    expected = 0.0
+    for low in range(15):
+        members = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if members.any():
+            expected += members.mean() * abs(confidence[members].mean() - correct[members].mean())
+    assert error == pytest.approx(expected)
+
+
+def test_the_sure_and_right_are_calibrated_and_the_sure_and_wrong_are_not():
+    labels = torch.arange(5)
+    sure = 100.0 * torch.eye(5)
+    assert calibration(sure, labels) == pytest.approx((0.0, 0.0))
+    assert calibration(sure, labels.roll(1))[0] == pytest.approx(1.0)

@@ -1,0 +1,170 @@
+"""Which of these snapshots should I transfer to my data? LogME for all, the probe for the best, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lrbench.cells import Cell, TransferSettings, done_result
+from lrbench.control import Control
+from lrbench.errors import InputError, InterruptedWork, LrbenchError
+from lrbench.leaderboard.resampling import mcnemar
+from lrbench.references import Reference, parse_reference
+from lrbench.registry import Suite
+from lrbench.results import Result, StoredResult, read_result
+from lrbench.transfer.cell import Transfer
+from lrbench.workspace import Place, Workspace
+
+
+@dataclass(kw_only=True)
+class Candidate:
+    """One snapshot under comparison.
+
+    Attributes:
+        reference: The snapshot.
+        logme: LogME of the target's training images.
+        probe: The probe's result; None where LogME ruled the snapshot out.
+        seconds: Spent on it, now or when its results were made.
+        problem: Why it could not be compared.
+    """
+
+    reference: Reference
+    logme: float | None = None
+    probe: StoredResult | None = None
+    seconds: float = 0.0
+    problem: str | None = None
+
+    @property
+    def validation(self) -> float | None:
+        """The probe's headline on validation, by which snapshots are ranked; test images decide nothing."""
+        if self.probe is None:
+            return None
+        return max(float(each["score"]) for each in self.probe.result.selection["candidates"])
+
+    @property
+    def test_interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of top-1 on the test images (they alone: another pretraining run is not in it)."""
+        if self.probe is None:
+            return None
+        from statsmodels.stats.proportion import proportion_confint
+
+        count = self.probe.result.test_count
+        low, high = proportion_confint(round(self.probe.result.metrics["top1"] * count), count, method="wilson")
+        return float(low), float(high)
+
+
+@dataclass(kw_only=True)
+class Recommendation:
+    """What came out.
+
+    Attributes:
+        ranked: All snapshots: probed ones by their headline on validation, then the others by LogME, then failed ones.
+        p: McNemar's p of the first against the second on the test images; None where fewer than two were probed.
+    """
+
+    ranked: list[Candidate] = field(default_factory=list)
+    p: float | None = None
+
+    @property
+    def best(self) -> Candidate | None:
+        """The snapshot to transfer; None where none could be probed."""
+        return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
+
+
+def expand(texts: Sequence[str], workspace: Workspace, suite: Suite | None) -> list[Reference]:
+    """References, and folders of `.safetensors` files, as snapshots; nothing is loaded.
+
+    Args:
+        texts: References or folders.
+        workspace: Where the suites' snapshots lie.
+        suite: Suite of references that name none.
+
+    Raises:
+        InputError: Not a reference, or a folder without snapshots.
+    """
+    found: dict[str, Reference] = {}
+    for text in texts:
+        folder = Path(text).expanduser()
+        if folder.is_dir():
+            paths = [
+                path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")
+            ]
+            if not paths:
+                raise InputError(
+                    f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights."
+                )
+            named = [parse_reference(str(path), workspace) for path in paths]
+        else:
+            named = [parse_reference(text, workspace, suite=suite.name if suite else None)]
+        found.update({each.text: each for each in named})
+    return list(found.values())
+
+
+def recommend(
+    references: Sequence[Reference],
+    task: str,
+    settings: TransferSettings,
+    place: Place,
+    control: Control,
+    *,
+    probed: int,
+) -> Recommendation:
+    """Compare snapshots on a task.
+
+    Args:
+        references: The snapshots. One that cannot be loaded is reported and does not stop the others.
+        task: The target.
+        settings: Of the probe.
+        place: Where to read and write; results are kept like those of `lrbench transfer`, and used again.
+        control: Told how far the work is.
+        probed: How many of the best by LogME are probed.
+
+    Raises:
+        InputError: The target's data is missing or half-copied.
+        InterruptedWork: Asked to stop; results so far are kept.
+    """
+    candidates = [Candidate(reference=reference) for reference in references]
+    for candidate in candidates:
+        result = _result(candidate, task, "logme", settings, place, control)
+        candidate.logme = None if result is None else float(result.result.chosen["logme"])
+    by_evidence = sorted(candidates, key=lambda each: -np.inf if each.logme is None else each.logme, reverse=True)
+    for candidate in [each for each in by_evidence if each.problem is None][:probed]:
+        candidate.probe = _result(candidate, task, "probe", settings, place, control)
+    ranked = sorted(
+        by_evidence,
+        key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0),
+        reverse=True,
+    )
+    return Recommendation(ranked=ranked, p=_mcnemar(ranked))
+
+
+def _result(
+    candidate: Candidate, task: str, protocol: str, settings: TransferSettings, place: Place, control: Control
+) -> StoredResult | None:
+    cell = Cell(task=task, protocol=protocol, seed=0)
+    try:
+        path = done_result(place.workspace, candidate.reference, cell, settings, partial=place.partial)
+        if path is None:
+            transfer = Transfer(candidate.reference, settings, place, control)
+            if transfer.record.random:
+                raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
+            path = transfer.run(cell)
+        result: Result = read_result(path)
+    except InterruptedWork:
+        raise
+    except LrbenchError as error:
+        candidate.problem = str(error)
+        return None
+    # Features are extracted once for both protocols of a process, and counted once.
+    timed = {name: seconds for name, seconds in result.timings.items() if protocol == "logme" or name != "features"}
+    candidate.seconds += sum(timed.values())
+    return StoredResult(result=result, path=path)
+
+
+def _mcnemar(ranked: Sequence[Candidate]) -> float | None:
+    probed = [each.probe.predictions for each in ranked if each.probe is not None]
+    if len(probed) < 2:
+        return None
+    first, second = ((each.label == each.prediction)[None, :] for each in probed[:2])
+    return float(mcnemar(first, second)[0])

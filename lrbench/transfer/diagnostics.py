@@ -1,0 +1,45 @@
+"""What features look like, beside how well they classify."""
+
+import torch
+
+
+def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
+    """Class separation, effective rank and norm of features.
+
+    Args:
+        features: Shape `(N, D)`.
+        labels: Shape `(N,)`.
+        classes: Number of classes.
+
+    Returns:
+        `class_separation`: R² = 1 - d_within / d_total, cosine distances within classes over those between any two images, each
+        class weighing the same (Kornblith et al. 2021, "Why Do Better Loss Functions Lead to Less Transferable Features?").
+        `effective_rank`: exponential of the entropy of the centred features' singular values, scaled to sum to one (Roy and
+        Vetterli 2007). `feature_norm`: mean Euclidean length.
+    """
+    wide = features.double()
+    norms = wide.norm(dim=1)
+    unit = wide / norms.clamp(min=1e-12)[:, None]
+    sums = torch.zeros(classes, wide.shape[1], dtype=torch.float64, device=wide.device)
+    sums.index_add_(0, labels.to(wide.device), unit)
+    counts = torch.bincount(labels, minlength=classes).to(wide.device)
+    centres = sums[counts > 0] / counts[counts > 0, None]
+    # The mean cosine between two sets of unit vectors is the product of their means.
+    within = float(1 - centres.square().sum(1).mean())
+    total = float(1 - centres.mean(0).square().sum())
+    return {
+        "class_separation": 1 - within / total if total > 1e-12 else 0.0,
+        "effective_rank": _effective_rank(wide - wide.mean(0)),
+        "feature_norm": float(norms.mean()),
+    }
+
+
+def _effective_rank(centred: torch.Tensor) -> float:
+    tall = centred.shape[0] >= centred.shape[1]
+    # Of the two Gram matrices the smaller has all singular values; single precision is enough for an entropy.
+    gram = (centred.T @ centred if tall else centred @ centred.T).float()
+    values = torch.linalg.eigvalsh(gram).double().clamp(min=0).sqrt()
+    if float(values.sum()) == 0:
+        return 1.0
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())

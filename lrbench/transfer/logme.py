@@ -1,0 +1,105 @@
+"""LogME: the evidence for a Bayesian linear model on frozen features, which ranks snapshots without tuning anything.
+
+You, Liu, Wang and Long 2021 ("LogME: Practical Assessment of Pre-trained Models for Transfer Learning"): for each class, the
+logarithm of the marginal likelihood of its one-hot labels under a linear model with Gaussian prior and noise, both precisions
+maximised; its mean over classes and images is the score. The posterior mean predicts.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from lrbench.transfer.selection import Choice, LabelledFeatures
+
+_ITERATIONS = 100
+_TOLERANCE = 1e-6
+
+
+class Evidence:
+    """The model of each class at the precisions that maximise the evidence.
+
+    Args:
+        data: Features and labels.
+        classes: Number of classes C.
+
+    Attributes:
+        score: Mean log evidence of an image's label, over classes.
+        weights: Posterior means. Shape `(D, C)`, float64.
+    """
+
+    def __init__(self, data: LabelledFeatures, classes: int) -> None:
+        features = data.features.double()
+        count, width = features.shape
+        # Of the singular value decomposition only the squares and the right side are needed: an eigenproblem of size D.
+        squares, basis = torch.linalg.eigh(features.T @ features)
+        squares = squares.clamp(min=0)
+        targets = torch.nn.functional.one_hot(data.labels, classes).to(features)
+        # Each target in the basis of the left singular vectors, times the singular values.
+        projected = basis.T @ (features.T @ targets)
+        safe = squares.clamp(min=torch.finfo(torch.float64).tiny)
+        inside = projected.square() / safe[:, None] * (squares > 1e-12 * squares.max())[:, None]
+        total = targets.square().sum(0)
+        prior = torch.ones(classes, dtype=torch.float64, device=features.device)
+        noise = torch.ones_like(prior)
+        for _ in range(_ITERATIONS):
+            shrunk = prior[None, :] + noise[None, :] * squares[:, None]
+            means = noise[None, :] * projected / shrunk
+            size = means.square().sum(0).clamp(min=1e-300)
+            misfit = self._misfit(total, inside, squares, prior, noise)
+            explained = (noise[None, :] * squares[:, None] / shrunk).sum(0)
+            new_prior, new_noise = explained / size, (count - explained).clamp(min=1e-12) / misfit
+            moved = ((new_prior / new_noise) / (prior / noise)).log().abs().max()
+            prior, noise = new_prior, new_noise
+            if moved < _TOLERANCE:
+                break
+        shrunk = prior[None, :] + noise[None, :] * squares[:, None]
+        means = noise[None, :] * projected / shrunk
+        misfit = self._misfit(total, inside, squares, prior, noise)
+        evidence = (
+            0.5 * width * prior.log()
+            + 0.5 * count * noise.log()
+            - 0.5 * count * math.log(2 * math.pi)
+            - 0.5 * noise * misfit
+            - 0.5 * prior * means.square().sum(0)
+            - 0.5 * shrunk.log().sum(0)
+        )
+        self.score = float((evidence / count).mean())
+        self.weights = basis @ means
+
+    @staticmethod
+    def _misfit(
+        total: torch.Tensor, inside: torch.Tensor, squares: torch.Tensor, prior: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Squared residuals of the posterior mean: what the features cannot reach, and what the prior holds back."""
+        ratio = prior[None, :] / noise[None, :]
+        held_back = (inside * (ratio / (ratio + squares[:, None])).square()).sum(0)
+        return (total - inside.sum(0) + held_back).clamp(min=1e-12)
+
+
+def select(
+    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: None
+) -> Choice:
+    """The score of all images that may be looked at; nothing is chosen by it within a cell."""
+    both = LabelledFeatures(
+        features=torch.cat([train.features, validation.features]), labels=torch.cat([train.labels, validation.labels])
+    )
+    return Choice(chosen={"logme": Evidence(both, classes).score}, candidates=(), edge=False, metric=metric)
+
+
+class FittedLogme:
+    """The posterior mean, as a classifier."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._weights = evidence.weights
+        self.diagnostics: dict[str, Any] = {"logme": evidence.score}
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Predicted targets: no probabilities. Shape `(N, C)`, float64."""
+        predicted: torch.Tensor = features.double() @ self._weights.to(features.device)
+        return predicted
+
+
+def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: None) -> FittedLogme:
+    """The posterior mean on everything that may be looked at."""
+    return FittedLogme(Evidence(data, classes))

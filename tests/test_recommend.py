@@ -1,0 +1,62 @@
+import json
+
+from lrbench.recommend import expand
+from lrbench.workspace import Workspace
+from tests import trees
+
+
+def pretrained(lrbench):
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
+
+
+def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation_recommended(lrbench, home):
+    pretrained(lrbench)
+    done = lrbench("recommend", "--task", "tiny-objects", "--probe", "3", "--json")
+    assert done.status == 0, done.err
+    ranked = json.loads(done.out)["ranked"]
+    probed = [each for each in ranked if each["validation"] is not None]
+    assert len(ranked) == 9 and len(probed) == 3 and ranked[:3] == probed
+    assert [each["validation"] for each in probed] == sorted((each["validation"] for each in probed), reverse=True)
+    # Those probed are the best by LogME of all.
+    others = [each["logme"] for each in ranked[3:]]
+    assert min(each["logme"] for each in probed) >= max(others) and others == sorted(others, reverse=True)
+    low, high = probed[0]["test_top1_interval"]
+    assert low < probed[0]["metrics"]["top1"] < high
+    again = lrbench("recommend", "--task", "tiny-objects", "--probe", "3")
+    assert again.status == 0 and f"Transfer {ranked[0]['snapshot']}" in again.out and "McNemar" in again.out
+
+
+def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, home):
+    pretrained(lrbench)
+    folder = home / "mine"
+    folder.mkdir()
+    for stage in (1, 3):
+        source = home / "checkpoints" / "tiny" / "step" / "seed0" / f"stage{stage}.safetensors"
+        (folder / f"stage{stage}.safetensors").write_bytes(source.read_bytes())
+        (folder / f"stage{stage}.bn.safetensors").write_bytes(
+            source.with_suffix("").with_suffix(".bn.safetensors").read_bytes()
+        )
+    (folder / "broken.safetensors").write_bytes(b"no tensors")
+    done = lrbench("recommend", "--task", "tiny-indoor", "--snapshots", folder)
+    assert done.status == 0, done.err
+    assert "broken.safetensors was left out" in done.err and "Transfer " in done.out
+    assert len([line for line in done.out.splitlines() if ".safetensors " in line and "Transfer" not in line]) == 3
+
+
+def test_a_users_own_images_and_nothing_that_can_be_compared(lrbench, home):
+    for label in range(3):
+        for number in range(12):
+            trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
+    (home / "my.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
+    random = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t")
+    assert random.status == 1 and "its weights are random" in random.err and "none of the snapshots" in random.err
+    empty = home / "nothing"
+    empty.mkdir()
+    wrong = lrbench("recommend", "--task", "my.toml", "--snapshots", empty)
+    assert wrong.status == 2 and "holds no .safetensors file" in wrong.err
+
+
+def test_a_snapshot_named_twice_is_compared_once(lrbench, home):
+    pretrained(lrbench)
+    workspace = Workspace(root=home)
+    assert len(expand(["stage1", "step/stage1", "tiny/step/seed0/stage1", "stage2"], workspace, None)) == 2

@@ -1,0 +1,131 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from lrbench.transfer.lbfgs import minimise
+
+
+def quadratics(count=4, width=8, condition=100.0):
+    """Convex quadratics of different conditioning, and the evaluation of some of them."""
+    draw = np.random.default_rng(0)
+    matrices, centres = [], torch.from_numpy(draw.normal(size=(count, width)))
+    for number in range(count):
+        rotation, _ = np.linalg.qr(draw.normal(size=(width, width)))
+        spectrum = np.geomspace(1, condition ** (number + 1), width)
+        matrices.append(rotation @ np.diag(spectrum) @ rotation.T / spectrum[-1])
+    stacked = torch.from_numpy(np.stack(matrices))
+
+    def evaluate(points, which):
+        away = (points - centres[which]).double()
+        pulled = torch.einsum("pij,pj->pi", stacked[which], away)
+        return 0.5 * (away * pulled).sum(1), pulled.to(points.dtype)
+
+    return evaluate, centres
+
+
+def test_each_problem_stops_when_it_is_done_and_is_solved():
+    evaluate, centres = quadratics(count=3, condition=10.0)
+    asked = []
+
+    def counting(points, which):
+        asked.extend(which.tolist())
+        return evaluate(points, which)
+
+    found = minimise(
+        counting,
+        torch.zeros(3, 8, dtype=torch.float64),
+        limits=torch.full((3,), 1e-9),
+        decrement=1e-16,
+        iterations=torch.full((3,), 500),
+    )
+    assert bool(found.converged.all())
+    assert torch.allclose(found.points, centres, atol=1e-5)
+    # The easy problem is not asked for again when it is done.
+    assert asked.count(0) < asked.count(2) and found.iterations[0] < found.iterations[2]
+
+
+def test_a_problem_does_not_depend_on_those_beside_it():
+    evaluate, _ = quadratics()
+    settings = {"decrement": 1e-14, "limits": torch.full((1,), 1e-8), "iterations": torch.full((1,), 500)}
+    together = minimise(
+        evaluate,
+        torch.zeros(4, 8, dtype=torch.float64),
+        limits=torch.full((4,), 1e-8),
+        decrement=1e-14,
+        iterations=torch.full((4,), 500),
+    )
+    for number in range(4):
+        alone = minimise(
+            lambda points, which, number=number: evaluate(points, which + number),
+            torch.zeros(1, 8, dtype=torch.float64),
+            **settings,
+        )
+        assert torch.allclose(alone.points[0], together.points[number], atol=1e-6)
+
+
+def test_rosenbrocks_valley_is_followed_to_its_end():
+    def evaluate(points, which):
+        x, y = points.double().unbind(1)
+        values = (1 - x) ** 2 + 100 * (y - x**2) ** 2
+        gradients = torch.stack([-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)], dim=1)
+        return values, gradients.to(points.dtype)
+
+    start = torch.tensor([[-1.2, 1.0], [0.0, 0.0], [3.0, -2.0]], dtype=torch.float64)
+    found = minimise(evaluate, start, limits=torch.full((3,), 1e-8), decrement=1e-16, iterations=torch.full((3,), 300))
+    assert bool(found.converged.all()) and torch.allclose(
+        found.points, torch.ones(3, 2, dtype=torch.float64), atol=1e-6
+    )
+    theirs = minimize(
+        lambda p: float(evaluate(torch.tensor(p)[None], None)[0]), start[0].numpy(), method="L-BFGS-B", tol=1e-12
+    )
+    assert int(found.iterations[0]) < 2 * theirs.nit
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_iterations_are_limited_and_what_is_unfinished_says_so(most):
+    evaluate, _ = quadratics(condition=1e4)
+    found = minimise(
+        evaluate,
+        torch.zeros(4, 8, dtype=torch.float64),
+        limits=torch.full((4,), 1e-12),
+        decrement=1e-20,
+        iterations=torch.full((4,), most),
+    )
+    assert found.iterations.tolist() == [most] * 4 and not bool(found.converged.any())
+
+
+def test_an_objective_without_a_way_down_ends_unconverged():
+    def lying(points, which):
+        # The gradient says that every direction leads up.
+        return points.double().square().sum(1), -2 * points
+
+    found = minimise(
+        lying,
+        torch.ones(2, 3, dtype=torch.float64),
+        limits=torch.full((2,), 1e-6),
+        decrement=1e-12,
+        iterations=torch.full((2,), 100),
+    )
+    assert not bool(found.converged.any()) and bool(torch.isfinite(found.points).all())
+
+
+def test_a_scale_from_a_near_problem_saves_the_search_for_the_first_step():
+    calls = []
+
+    def flat(points, which):
+        calls.append(len(which))
+        return 1e-6 * 0.5 * (points.double() - 1).square().sum(1), 1e-6 * (points - 1)
+
+    settings = {
+        "limits": torch.full((1,), 1e-12),
+        "decrement": 1e-20,
+        "iterations": torch.full((1,), 50),
+    }
+    first = minimise(flat, torch.zeros(1, 4, dtype=torch.float64), **settings)
+    without, calls[:] = len(calls), []
+    again = minimise(flat, torch.zeros(1, 4, dtype=torch.float64), scales=first.scales, **settings)
+    assert bool(first.converged) and bool(again.converged) and len(calls) < without
+    assert math.isclose(float(first.scales), 1e6, rel_tol=1e-6)

@@ -1,0 +1,201 @@
+"""Few-shot, depth, concat and LogME; what features look like; and data that leaks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from lrbench.arms import SnapshotKey
+from lrbench.cells import Cell, TransferSettings, done_result
+from lrbench.control import Control
+from lrbench.errors import InputError
+from lrbench.files import sha256_file
+from lrbench.plan import make_plan
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.references import Reference, partner_of
+from lrbench.registry.suite import Fewshot, Knn, Probe
+from lrbench.results import read_result
+from lrbench.snapshots import snapshot_path
+from lrbench.transfer import depth, fewshot, knn, logme, probe
+from lrbench.transfer.cell import Transfer
+from lrbench.transfer.diagnostics import describe_features
+from lrbench.transfer.selection import LabelledFeatures
+from tests.transfer.test_protocols import problem, split
+
+SETTINGS = Probe(strengths=5)
+
+
+@pytest.mark.parametrize(("count", "width"), [(120, 10), (30, 50)])
+def test_logme_is_the_largest_evidence(count, width):
+    """Against the marginal likelihood written out with its whole covariance, maximised by another optimiser."""
+    draw = np.random.default_rng(1)
+    labels = np.arange(count) % 3
+    features = np.maximum(draw.normal(size=(count, width)) + draw.normal(size=(3, width))[labels], 0)
+    data = LabelledFeatures(features=torch.from_numpy(features).float(), labels=torch.from_numpy(labels))
+    found = logme.Evidence(data, 3)
+    wide, expected = data.features.double().numpy(), []
+    for label in range(3):
+        target = (labels == label).astype(float)
+
+        def negative(logs, target=target):
+            covariance = np.exp(-logs[1]) * np.eye(count) + np.exp(-logs[0]) * wide @ wide.T
+            _, determinant = np.linalg.slogdet(covariance)
+            fitted = target @ np.linalg.solve(covariance, target)
+            return 0.5 * (count * np.log(2 * np.pi) + determinant + fitted) / count
+
+        starts = [(0.0, 0.0), (3.0, 1.0), (-2.0, 3.0)]
+        expected.append(-min(minimize(negative, start, method="Nelder-Mead", tol=1e-9).fun for start in starts))
+    assert found.score == pytest.approx(np.mean(expected), abs=1e-3)
+
+
+def test_logme_prefers_features_that_tell_classes_apart():
+    scores = {kind: logme.Evidence(problem(kind), 6).score for kind in ("separable", "overlapping")}
+    noise = LabelledFeatures(features=torch.randn(240, 24), labels=problem("separable").labels)
+    assert scores["separable"] > scores["overlapping"] > logme.Evidence(noise, 6).score - 0.05
+    fitted = logme.fit(
+        problem("separable"),
+        logme.select(*split(problem("separable")), classes=6, metric="top1", settings=None),
+        classes=6,
+        settings=None,
+    )
+    test = problem("separable", seed=0)
+    assert float((fitted.scores(test.features).argmax(1) == test.labels).double().mean()) > 0.9
+
+
+def test_few_shots_are_drawn_by_class_and_seed():
+    labels = np.array([0] * 10 + [1] * 3 + [2] * 10)
+    drawn = fewshot.draw(labels, 5, seed=0)
+    assert np.bincount(labels[drawn]).tolist() == [5, 3, 5]
+    assert np.array_equal(drawn, fewshot.draw(labels, 5, seed=0)) and not np.array_equal(
+        drawn, fewshot.draw(labels, 5, seed=1)
+    )
+
+
+def test_few_shot_fits_on_what_was_drawn_and_nothing_else():
+    data = problem("separable")
+    settings = fewshot.FewshotSettings(fewshot=Fewshot(shots=4), probe=SETTINGS, seed=3)
+    choice = fewshot.select(data, data, classes=6, metric="top1", settings=settings)
+    drawn = fewshot.draw(data.labels.numpy(), 4, 3)
+    # Every other image is spoilt: if any were read, the scores would differ.
+    spoilt = torch.full_like(data.features, float("nan"))
+    spoilt[drawn] = data.features[drawn]
+    whole = fewshot.fit(data, choice, classes=6, settings=settings)
+    few = fewshot.fit(LabelledFeatures(features=spoilt, labels=data.labels), choice, classes=6, settings=settings)
+    assert torch.equal(whole.scores(data.features), few.scores(data.features)) and whole.diagnostics["images"] == 24
+
+
+def test_depth_finds_the_stage_that_knows():
+    data = problem("separable")
+    noise = [torch.randn(240, 7, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    features = torch.cat([noise[0], data.features, noise[1]], dim=1)
+    settings = depth.DepthSettings(probe=SETTINGS, widths=(7, 24, 7))
+    train, held = split(LabelledFeatures(features=features, labels=data.labels))
+    choice = depth.select(train, held, classes=6, metric="top1", settings=settings)
+    assert choice.chosen["depth"] == 2 and {each["depth"] for each in choice.candidates} == {1, 2, 3}
+    fitted = depth.fit(LabelledFeatures(features=features, labels=data.labels), choice, classes=6, settings=settings)
+    assert float((fitted.scores(features).argmax(1) == data.labels).double().mean()) > 0.95
+
+
+@pytest.mark.parametrize("module", [probe, knn, logme])
+def test_labels_that_test_features_alone_betray_are_of_no_use(module):
+    """A column that is nothing in training and the label in the test images: whoever only tests cannot profit."""
+    data, test = problem("overlapping", seed=1), problem("overlapping", seed=2)
+    train, held = split(data)
+    leaking = torch.cat([test.features, 100.0 * test.labels[:, None].float()], dim=1)
+    blind = [
+        LabelledFeatures(
+            features=torch.cat([each.features, torch.zeros(len(each.labels), 1)], dim=1), labels=each.labels
+        )
+        for each in (data, train, held)
+    ]
+    settings = {probe: SETTINGS, knn: Knn(neighbours=(1, 5)), logme: None}[module]
+    scores = []
+    for (whole, *parts), features in (((data, train, held), test.features), (blind, leaking)):
+        choice = module.select(*parts, classes=6, metric="top1", settings=settings)
+        scores.append(module.fit(whole, choice, classes=6, settings=settings).scores(features).argmax(1))
+    accuracies = [float((each == test.labels).double().mean()) for each in scores]
+    assert accuracies[1] <= accuracies[0] + 0.02
+
+
+def test_separation_rank_and_norm_are_their_definitions():
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [5, 8, 4])
+    features = draw.normal(size=(17, 6)) + 2 * draw.normal(size=(3, 6))[labels]
+    found = describe_features(torch.from_numpy(features).float(), torch.from_numpy(labels), 4)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distance = 1 - unit @ unit.T
+    classes = [labels == label for label in range(3)]
+    within = np.mean([distance[np.ix_(each, each)].mean() for each in classes])
+    total = np.mean([distance[np.ix_(one, other)].mean() for one in classes for other in classes])
+    assert found["class_separation"] == pytest.approx(1 - within / total, abs=1e-5)
+    assert found["feature_norm"] == pytest.approx(np.linalg.norm(features, axis=1).mean(), rel=1e-5)
+    values = np.linalg.svd(features - features.mean(0), compute_uv=False)
+    shares = values / values.sum()
+    assert found["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+    line = np.outer(draw.normal(size=40), draw.normal(size=9))
+    assert describe_features(torch.from_numpy(line), torch.zeros(40, dtype=torch.int64), 1)["effective_rank"] < 1.1
+
+
+@pytest.fixture
+def reference(tiny, place):
+    for stage in (0, 1, 2):
+        make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
+    key = SnapshotKey(arm="step", seed=0, stage=2)
+    return Reference(
+        text=f"tiny/{key}", path=snapshot_path(place.workspace.checkpoints, "tiny", key), suite=tiny, key=key
+    )
+
+
+@pytest.mark.parametrize("protocol", ["fewshot", "concat", "depth", "logme"])
+def test_each_is_a_cell_like_any_other(reference, place, protocol):
+    settings = TransferSettings.of(reference.suite)
+    cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
+    path = Transfer(reference, settings, place, Control()).run(cell)
+    result = read_result(path)
+    assert result.chosen and result.test_count == 40
+    assert ("expected_calibration_error" in result.metrics) == (protocol != "logme")
+    assert set(result.diagnostics["features"]) == {"class_separation", "effective_rank", "feature_norm"}
+    assert done_result(place.workspace, reference, cell, settings, partial=False) == path
+    if protocol == "fewshot":
+        assert result.train_count == 20
+        (written,) = (place.workspace.leaderboard / "splits").iterdir()
+        assert sha256_file(written) == result.diagnostics["images_sha256"]
+        assert len(written.read_text().splitlines()) == 21
+    if protocol == "depth":
+        assert len(result.selection["candidates"]) == 5
+    if protocol == "concat":
+        assert result.settings["partner"]["reference"] == "tiny/step/seed0/stage1"
+
+
+def test_another_partner_is_another_cell(reference, place, tiny):
+    settings = TransferSettings.of(tiny)
+    cell = Cell(task="tiny-objects", protocol="concat", seed=0)
+    Transfer(reference, settings, place, Control()).run(cell)
+    partner = partner_of(reference, "step/stage1", place.workspace)
+    assert partner.text == "tiny/step/seed0/stage1"
+    partner.path.write_bytes(
+        snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=0)).read_bytes()
+    )
+    assert done_result(place.workspace, reference, cell, settings, partial=False) is None
+
+
+def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
+    with pytest.raises(InputError, match=r"belongs to none.*--set concat\.partner=timm:"):
+        partner_of(Reference(text="timm:resnet10t"), "step/stage1", place.workspace)
+
+
+def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, home, tiny):
+    protocols = ["probe", "fewshot", "concat", "depth", "logme"]
+    changed = tiny.model_copy(update={"protocols": tuple(protocols)})
+    from lrbench.workspace import Workspace
+
+    jobs = {job.name: job for job in make_plan(changed, Workspace(root=home)).jobs()}
+    assert jobs["transfer hold/seed0/stage2"].needs == ("pretrain hold/seed0/stage2", "pretrain step/seed0/stage1")
+    arguments = ("run", "tiny.toml", "--set", f"protocols={json.dumps(protocols)}", "--set", "seeds=[0]")
+    done = lrbench(*arguments, "--set", 'arms=["step"]', "--set", 'targets=["tiny-objects"]', "--workers", "1")
+    assert done.status == 0, done.err
+    page = (home / "leaderboard" / "tiny.md").read_text()
+    assert all(f"## {protocol}" in page or protocol in page for protocol in protocols)
+    assert lrbench("leaderboard", "--check").status == 0
