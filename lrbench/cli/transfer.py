@@ -144,8 +144,17 @@ def _show(path: "Path", as_json: bool) -> None:
         )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
+    for each in _caveats(result.task.name) if not as_json else ():
+        note(f"{result.task.name}: {each}")
     if result.partial:
         warn("the data was not whole: this result is marked partial and never ranked with full ones.")
+
+
+def _caveats(task: str) -> tuple[str, ...]:
+    from lrbench.registry import load_task
+    from lrbench.registry.loading import find_tasks
+
+    return load_task(task).about.notes if task in find_tasks() else ()
 
 
 def _warn_of_an_unlikely_result(path: "Path", task: str) -> None:

@@ -204,7 +204,10 @@ def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
     fingerprints = {
         entry.task: f"`{entry.task}` {entry.fingerprint[:12]} ({entry.train_count:,} training and {entry.test_count:,} test "
         f"images, {entry.classes} classes)"
-        for entry in {(entry.task, entry.fingerprint): entry for entry in entries}.values()
+        # Few-shot transfers train on fewer.
+        for entry in {
+            (entry.task, entry.fingerprint): entry for entry in sorted(entries, key=lambda entry: entry.train_count)
+        }.values()
     }
     sources = sorted({entry.source_fingerprint for entry in entries} - {""})
     lines = [
@@ -216,7 +219,11 @@ def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
         f"- Arms: {', '.join(suite.arms)}. Pretraining seeds: {', '.join(map(str, suite.seeds))}. Transfer seeds: "
         f"{', '.join(map(str, suite.transfer_seeds))}.",
         f"- Source: `{suite.source}` {', '.join(each[:12] for each in sources)}.",
-        *[f"- Target: {fingerprints[name]}." for name in suite.targets if name in fingerprints],
+        *[
+            " ".join([f"- Target: {fingerprints[name]}.", *tables.target_notes(name)])
+            for name in suite.targets
+            if name in fingerprints
+        ],
         *[f"- Device: {device}." for device in devices],
         *[
             f"- Versions: {', '.join(f'{name} {value}' for name, value in json.loads(each).items())}."

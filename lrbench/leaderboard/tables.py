@@ -173,6 +173,13 @@ def target_title(name: str) -> str:
     return load_task(name).display_title if name in find_tasks() else name
 
 
+def target_notes(name: str) -> tuple[str, ...]:
+    """What a reader of a task's results should know; empty where the task is not registered here."""
+    from lrbench.registry import load_task
+
+    return load_task(name).about.notes if name in find_tasks() else ()
+
+
 def _levels(
     evidence: Evidence, rows: Sequence[Row], columns: Sequence[Column], name: Callable[[Row], str]
 ) -> list[dict[str, str]]:

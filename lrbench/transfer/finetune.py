@@ -7,7 +7,6 @@ training part, chosen on validation, and the choice trained once more on both.
 import copy
 import itertools
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import nn
 
 from lrbench.control import Control
 from lrbench.data.batches import Batches
-from lrbench.data.feeding import Batch, training_batches
+from lrbench.data.feeding import training_batches
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry.suite import Finetune
@@ -67,24 +66,27 @@ class Finetuning:
     def select(self, train: Indices, validation: Indices, *, metric: str, control: Control) -> Choice:
         """Try the whole grid on `train` and score each point on `validation`.
 
-        A point whose loss is not finite counts as diverged and is never chosen. Of equal scores the smaller rate wins,
-        then the larger decay.
+        A point whose loss is not finite counts as diverged and is never chosen, nor is one that was given up (`halving`).
+        Of equal scores the smaller rate wins, then the larger decay.
 
         Raises:
             FailureError: Every point diverged.
         """
-        labels = self._development.labels[validation]
         rates, decays = sorted(self._settings.rates), sorted(self._settings.decays, reverse=True)
-        candidates: list[dict[str, Any]] = []
-        for rate, decay in itertools.product(rates, decays):
-            candidate: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
-            model = self._train(train, rate, decay, control)
-            if model is None:
-                candidates.append({**candidate, "score": 0.0, "diverged": True})
-                continue
-            scores = self._scores(model, self._development.pixels, validation)
-            candidates.append({**candidate, "score": headline(scores, torch.from_numpy(labels), metric)})
-        alive = [candidate for candidate in candidates if "diverged" not in candidate]
+        runs = [_Run(self, train, rate, decay) for rate, decay in itertools.product(rates, decays)]
+        ends = _rungs(self._settings.updates) if self._settings.halving else ()
+        for end in (*ends, self._settings.updates):
+            going = [run for run in runs if run.going]
+            for run in going:
+                run.train(end, control)
+                run.judge(validation, metric)
+                # One network at a time where none is gone on with.
+                if end == self._settings.updates:
+                    run.forget()
+            if end < self._settings.updates:
+                _give_up_half(going)
+        candidates = [run.candidate for run in runs]
+        alive = [run.candidate for run in runs if run.finished]
         if not alive:
             raise FailureError(
                 f"fine-tuning diverged at every learning rate of the grid ({', '.join(f'{rate:g}' for rate in rates)}). "
@@ -103,60 +105,14 @@ class Finetuning:
         """
         everything = np.arange(len(self._development.labels))
         rate, decay = float(choice.chosen["learning_rate"]), float(choice.chosen["weight_decay"])
-        model = self._train(everything, rate, decay, control)
-        if model is None:
+        run = _Run(self, everything, rate, decay)
+        run.train(self._settings.updates, control)
+        if run.diverged:
             raise FailureError(
                 f"fine-tuning diverged on training and validation images together at learning rate {rate:g}, which was "
                 "stable on the training images alone. Put smaller rates into finetune.rates."
             )
-        return Finetuned(self, model)
-
-    def _train(self, subset: Indices, rate: float, decay: float, control: Control) -> nn.Module | None:
-        settings = self._settings
-        model = self._fresh()
-        optimiser = torch.optim.SGD(
-            model.parameters(),
-            lr=rate,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-            # The grid's decays are products of rate and decay, so that every rate is tried with the same shrinkage.
-            weight_decay=decay / rate,
-            fused=True,
-        )
-        batches = Batches(
-            pixels=self._development.pixels,
-            labels=self._development.labels,
-            seed=derive(self._seed, "finetune"),
-            # Small tasks may have fewer images than a batch.
-            batch=min(settings.batch, len(subset)),
-            size=self._size,
-            augmentation=settings.augmentation,
-            subset=subset,
-        )
-        model.train()
-        fed = training_batches(batches, 0, settings.updates, self._device)
-        with closing(fed):
-            losses = self._updates(model, optimiser, fed, rate, control)
-        if not bool(torch.isfinite(torch.stack(losses)).all()):
-            return None
-        return model.eval()
-
-    def _updates(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer, fed: Iterator[Batch], rate: float, control: Control
-    ) -> list[torch.Tensor]:
-        settings, losses = self._settings, []
-        for update, (images, labels) in enumerate(fed):
-            if control.stop_requested():
-                raise InterruptedWork("stopped while fine-tuning; the cells already done are kept. Run the same again.")
-            for group in optimiser.param_groups:
-                group["lr"] = cosine_rate(rate, update, settings.updates)
-            loss = nn.functional.cross_entropy(model(self._normalise(images)), labels.to(self._device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            losses.append(loss.detach())
-            control.progress(update + 1, settings.updates, f"updates at rate {rate:g}")
-        return losses
+        return Finetuned(self, run.model)
 
     def _fresh(self) -> nn.Module:
         model = copy.deepcopy(self._model)
@@ -168,6 +124,114 @@ class Finetuning:
 
     def _scores(self, model: nn.Module, pixels: Any, indices: Indices | None = None) -> torch.Tensor:
         return forward_all(lambda images: model(images).float(), pixels, self._normalise, indices=indices)
+
+
+class _Run:
+    """One training run of a point of the grid, which may stop on the way and go on.
+
+    Attributes:
+        candidate: The point, with its score on validation so far.
+        diverged: Whether a loss was not finite.
+        going: Whether it is still in the running.
+    """
+
+    def __init__(self, owner: Finetuning, subset: Indices, rate: float, decay: float) -> None:
+        self.candidate: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
+        self.diverged = False
+        self.going = True
+        self._owner, self._subset, self._rate, self._decay = owner, subset, rate, decay
+        self._update = 0
+        self._begun: tuple[nn.Module, torch.optim.Optimizer] | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network as it is."""
+        assert self._begun is not None
+        return self._begun[0]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to the end."""
+        return self.going and not self.diverged
+
+    def train(self, end: int, control: Control) -> None:
+        """Go on to update number `end`."""
+        owner, settings = self._owner, self._owner._settings
+        model, optimiser = self._begun = self._begun or self._begin()
+        batches = Batches(
+            pixels=owner._development.pixels,
+            labels=owner._development.labels,
+            seed=derive(owner._seed, "finetune"),
+            # Small tasks may have fewer images than a batch.
+            batch=min(settings.batch, len(self._subset)),
+            size=owner._size,
+            augmentation=settings.augmentation,
+            subset=self._subset,
+        )
+        model.train()
+        losses = []
+        with closing(training_batches(batches, self._update, end, owner._device)) as fed:
+            for images, labels in fed:
+                if control.stop_requested():
+                    raise InterruptedWork(
+                        "stopped while fine-tuning; the cells already done are kept. Run the same again."
+                    )
+                for group in optimiser.param_groups:
+                    group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
+                loss = nn.functional.cross_entropy(model(owner._normalise(images)), labels.to(owner._device))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                losses.append(loss.detach())
+                self._update += 1
+                control.progress(self._update, settings.updates, f"updates at rate {self._rate:g}")
+        self.diverged = not bool(torch.isfinite(torch.stack(losses)).all())
+        model.eval()
+
+    def _begin(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = self._owner._fresh()
+        momentum = self._owner._settings.momentum
+        optimiser = torch.optim.SGD(
+            model.parameters(),
+            lr=self._rate,
+            momentum=momentum,
+            nesterov=momentum > 0,
+            # The grid's decays are products of rate and decay, so that every rate is tried with the same shrinkage.
+            weight_decay=self._decay / self._rate,
+            fused=True,
+        )
+        return model, optimiser
+
+    def judge(self, validation: Indices, metric: str) -> None:
+        """Score the network on validation."""
+        if self.diverged:
+            self.candidate |= {"score": 0.0, "diverged": True}
+            self.give_up()
+            return
+        development = self._owner._development
+        scores = self._owner._scores(self.model, development.pixels, validation)
+        self.candidate["score"] = headline(scores, torch.from_numpy(development.labels[validation]), metric)
+
+    def give_up(self) -> None:
+        """Take it out of the running."""
+        self.going = False
+        self.candidate["updates"] = self._update
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the network."""
+        self._begun = None
+
+
+def _rungs(updates: int) -> tuple[int, ...]:
+    """After how many updates the worse half is given up."""
+    return tuple(sorted({updates // share for share in (8, 4, 2)} - {0, updates}))
+
+
+def _give_up_half(runs: list[_Run]) -> None:
+    alive = sorted((run for run in runs if run.going), key=lambda run: run.candidate["score"], reverse=True)
+    for run in alive[max(1, (len(alive) + 1) // 2) :]:
+        run.give_up()
 
 
 class Finetuned:

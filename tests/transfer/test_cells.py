@@ -55,13 +55,13 @@ def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(refe
 def test_selection_sees_a_part_and_the_final_fit_everything(reference, place, protocol, monkeypatch):
     seen = {}
     if protocol == "finetune":
-        train = finetune_module.Finetuning._train
+        train = finetune_module._Run.train
 
-        def spy(self, subset, *rest, **named):
-            seen.setdefault("counts", []).append(len(subset))
-            return train(self, subset, *rest, **named)
+        def spy(self, *rest):
+            seen.setdefault("counts", []).append(len(self._subset))
+            return train(self, *rest)
 
-        monkeypatch.setattr(finetune_module.Finetuning, "_train", spy)
+        monkeypatch.setattr(finetune_module._Run, "train", spy)
     else:
         module = {"probe": cell_module.probe, "knn": cell_module.knn}[protocol]
         select, fit = module.select, module.fit
@@ -156,6 +156,38 @@ def test_a_grid_point_that_diverges_is_never_chosen_and_all_of_them_is_a_failure
     bad = {0.01, 0.05}
     with pytest.raises(FailureError, match=r"diverged at every learning rate.*finetune\.rates"):
         transfer(reference, place).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
+
+
+def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place, tiny, monkeypatch):
+    trained = {}
+    train = finetune_module._Run.train
+
+    def spy(self, end, control):
+        train(self, end, control)
+        trained[self._rate, len(self._subset)] = self._update
+
+    monkeypatch.setattr(finetune_module._Run, "train", spy)
+    results = {}
+    for halving in (False, True):
+        grid = tiny.finetune.model_copy(update={"rates": (1e-6, 1e-5, 0.01, 0.05), "updates": 16, "halving": halving})
+        settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
+        trained.clear()
+        path = Transfer(reference, settings, place, Control()).run(
+            Cell(task="tiny-objects", protocol="finetune", seed=0)
+        )
+        results[halving] = read_result(path), dict(trained)
+    whole, spent = results[False]
+    assert {updates for (_, count), updates in spent.items() if count == 40} == {16}
+    halved, spent = results[True]
+    # Four points, two, one: after 2, 4 and 8 of the 16 updates.
+    assert sorted(updates for (_, count), updates in spent.items() if count == 40) == [2, 2, 4, 16]
+    given_up = [each for each in halved.selection["candidates"] if "updates" in each]
+    assert len(given_up) == 3 and all("diverged" not in each for each in given_up)
+    survivor = next(each for each in halved.selection["candidates"] if "updates" not in each)
+    assert halved.chosen["learning_rate"] == survivor["learning_rate"]
+    # What was stopped and gone on with ends where the same point ends in one go.
+    same = next(each for each in whole.selection["candidates"] if each["learning_rate"] == survivor["learning_rate"])
+    assert same["score"] == survivor["score"]
 
 
 def test_being_asked_to_stop_keeps_what_is_done(reference, place):
