@@ -33,6 +33,7 @@ class Segment:
         first_epoch: Epoch at whose start it begins, counted from the start of pretraining.
         last_epoch: Epoch at whose end it ends (exclusive end of the range).
         averaged: True when the snapshot is the mean of the parent's epoch-end weights and nothing is trained.
+        kept_epoch: The epoch after which the parent's training kept the snapshot's weights; nothing is trained.
     """
 
     key: SnapshotKey
@@ -41,13 +42,27 @@ class Segment:
     first_epoch: int
     last_epoch: int
     averaged: bool = False
+    kept_epoch: int | None = None
+
+    @property
+    def derived(self) -> bool:
+        """Whether the snapshot comes out of its parent's training, which went on beyond it."""
+        return self.averaged or self.kept_epoch is not None
+
+
+def last_stage(arm: str, schedule: Schedule) -> int:
+    """The last stage of an arm. Those of `trail` are numbered by the epochs at which it keeps weights."""
+    return len(schedule.trail_epochs) if arm == "trail" else schedule.stages
 
 
 def owner(arm: str, stage: int) -> str:
     """The arm that trains stage `stage` of `arm`: shared stages have one owner.
 
-    Every arm shares stages 0 and 1 with `step`; `constant` shares stage 2 with `hold`.
+    Every arm shares stages 0 and 1 with `step`, but for `trail`, which shares stage 0 alone; `constant` shares stage 2 with
+    `hold`.
     """
+    if arm == "trail":
+        return "step" if stage == 0 else arm
     if stage <= 1:
         return "step"
     if arm == "constant" and stage == 2:
@@ -57,7 +72,7 @@ def owner(arm: str, stage: int) -> str:
 
 def owned_stages(arm: str, schedule: Schedule) -> tuple[int, ...]:
     """Stages that `arm` owns, under a schedule."""
-    return tuple(stage for stage in range(schedule.stages + 1) if owner(arm, stage) == arm)
+    return tuple(stage for stage in range(last_stage(arm, schedule) + 1) if owner(arm, stage) == arm)
 
 
 def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
@@ -66,12 +81,23 @@ def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
     Raises:
         InputError: The arm has no such stage of its own.
     """
-    if not 0 <= key.stage <= schedule.stages or owner(key.arm, key.stage) != key.arm:
+    if not 0 <= key.stage <= last_stage(key.arm, schedule) or owner(key.arm, key.stage) != key.arm:
         stages = ", ".join(f"stage{stage}" for stage in owned_stages(key.arm, schedule))
         raise InputError(f"{key.arm} has no stage{key.stage} of its own. It has {stages}.")
     ends = schedule.ends
     if key.stage == 0:
         return Segment(key=key, parent=None, rate=0.0, first_epoch=0, last_epoch=0)
+    if key.arm == "trail":
+        epoch = schedule.trail_epochs[key.stage - 1]
+        stage = next(number for number, end in enumerate(ends) if end > epoch)
+        return Segment(
+            key=key,
+            parent=SnapshotKey(arm=owner("constant", stage), seed=key.seed, stage=stage),
+            rate=schedule.rates[0],
+            first_epoch=ends[stage - 1],
+            last_epoch=epoch,
+            kept_epoch=epoch,
+        )
     # Rate i belongs to stage i; `hold` keeps the rate of the stage before, `constant` that of stage 1.
     rate_of = {"step": key.stage, "hold": key.stage - 1, "average": key.stage - 1, "constant": 1}[key.arm]
     before = key.stage - 1
@@ -101,10 +127,18 @@ def snapshot_keys(suite: Suite, *, arm: str | None = None, seed: int | None = No
     keys: list[SnapshotKey] = []
     for each_seed in suite.seeds if seed is None else (seed,):
         for each_arm in suite.arms if arm is None else (arm,):
-            for stage in range(suite.schedule.stages + 1):
+            for stage in range(last_stage(each_arm, suite.schedule) + 1):
                 key = SnapshotKey(arm=owner(each_arm, stage), seed=each_seed, stage=stage)
                 _with_parents(suite.schedule, key, keys)
     return keys
+
+
+def kept_epochs(suite: Suite, stretch: Segment) -> tuple[int, ...]:
+    """Epochs of a segment after which its training keeps the weights, for the arm `trail`."""
+    key = stretch.key
+    if "trail" not in suite.arms or key.stage == 0 or owner("constant", key.stage) != key.arm or stretch.derived:
+        return ()
+    return tuple(epoch for epoch in suite.schedule.trail_epochs if stretch.first_epoch < epoch < stretch.last_epoch)
 
 
 def _with_parents(schedule: Schedule, key: SnapshotKey, keys: list[SnapshotKey]) -> None:

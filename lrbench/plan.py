@@ -119,7 +119,7 @@ def make_plan(
     for key in snapshot_keys(suite, arm=arm, seed=seed):
         stretch = segment(suite.schedule, key)
         made = is_made(suite, key, workspace)
-        epochs = 0 if stretch.averaged else stretch.last_epoch - stretch.first_epoch
+        epochs = 0 if stretch.derived else stretch.last_epoch - stretch.first_epoch
         snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
         path = snapshot_path(workspace.checkpoints, suite.name, key)
         reference = Reference(text=f"{suite.name}/{key}", path=path, suite=suite, key=key)

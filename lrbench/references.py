@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrbench.arms import SnapshotKey, owner
+from lrbench.arms import SnapshotKey, last_stage, owner
 from lrbench.effective import suite_in_use
 from lrbench.errors import InputError
 from lrbench.registry import Suite, suggestion
@@ -125,9 +125,10 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
         )
     if seed not in suite.seeds:
         raise InputError(f"suite {suite.name} has no seed {seed}. It has {', '.join(map(str, suite.seeds))}.")
-    if stage > suite.schedule.stages:
+    last = last_stage(arm, suite.schedule)
+    if stage > last:
         raise InputError(
-            f"suite {suite.name} has no stage{stage}: it has stage0 (the initialisation) to stage{suite.schedule.stages}."
+            f"{arm} of suite {suite.name} has no stage{stage}: it has stage0 (the initialisation) to stage{last}."
         )
     return SnapshotKey(arm=owner(arm, stage), seed=seed, stage=stage)
 

@@ -209,8 +209,8 @@ class Evidence:
         if stage == 0:
             return None
         stretch = segment(self.suite.schedule, SnapshotKey(arm=arm, seed=self.seeds[0], stage=stage))
-        if stretch.averaged:
-            # An average stands in its trunk's place, so its stage before is its trunk's.
+        if stretch.derived:
+            # What comes out of a trunk's training stands in its place, so its stage before is its trunk's.
             assert stretch.parent is not None
             stretch = segment(self.suite.schedule, stretch.parent)
         assert stretch.parent is not None
@@ -222,7 +222,8 @@ class Evidence:
         for stage in range(2, self.suite.schedule.stages + 1):
             for arm in self.suite.arms:
                 row = (owner(arm, stage), stage)
-                if arm != "step" and (("step", stage), row) not in pairs and row in self.rows:
+                # The stages of `trail` are other epochs.
+                if arm not in ("step", "trail") and (("step", stage), row) not in pairs and row in self.rows:
                     pairs.append((("step", stage), row))
         return pairs
 

@@ -84,10 +84,15 @@ def stage_data(evidence: Evidence) -> pandas.DataFrame:
     records = [
         {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(level)}
         for column in evidence.columns
-        for row in evidence.rows
+        for row in _staged(evidence)
         if (level := evidence.level(row, column)) is not None
     ]
     return _frame(records, "protocol", "target", "arm", "stage", "mean", "half_width", "seeds")
+
+
+def _staged(evidence: Evidence) -> list[Row]:
+    """The snapshots at the ends of stages: all but those of `trail`, which is drawn against the source's error alone."""
+    return [row for row in evidence.rows if row[0] != "trail"]
 
 
 def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
@@ -128,7 +133,7 @@ def learned_data(evidence: Evidence) -> pandas.DataFrame:
         {"measure": name, "arm": row[0], "stage": row[1], **_points(value)}
         for name in REPORT
         if name in evidence.report
-        for row in evidence.rows
+        for row in _staged(evidence)
         if (value := evidence.reported(name, row)) is not None
     ]
     return _frame(records, "measure", "arm", "stage", "mean", "half_width", "seeds")
@@ -226,7 +231,7 @@ def _bars(panel: Any, evidence: Evidence, column: Column, rows: list[Row], shift
         )
 
 
-_ARM_MARKERS = {"step": "o", "hold": "s", "constant": "^", "average": "D"}
+_ARM_MARKERS = {"step": "o", "hold": "s", "constant": "^", "average": "D", "trail": "v"}
 
 
 def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:

@@ -70,7 +70,7 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
         if "constant" in suite.arms
         else ""
     )
-    lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation{shared}."]
+    lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation{shared}.{_trail(suite)}"]
     if there < expected:
         lines.append(f"**Incomplete: {there:,} of {expected:,} cells are there.** What is missing is listed below.")
     if len(suite.seeds) < LEAST_SEEDS:
@@ -79,6 +79,13 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
             "(three are the least)."
         )
     return "\n\n".join(lines)
+
+
+def _trail(suite: Suite) -> str:
+    if "trail" not in suite.arms:
+        return ""
+    epochs = ", ".join(map(str, suite.schedule.trail_epochs))
+    return f" `trail` is the run without decay on its way: its stages are the weights after epochs {epochs}."
 
 
 def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]) -> list[str]:

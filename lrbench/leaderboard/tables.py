@@ -85,7 +85,9 @@ def other_transfers(evidence: Evidence, protocol: str) -> str:
 
 def differences(evidence: Evidence, protocol: str) -> str:
     """The paired difference of each snapshot to the stage before it."""
-    pairs = [(row, before) for row in evidence.rows if (before := evidence.before(row)) is not None]
+    pairs = [
+        (row, before) for row in evidence.rows if row[0] != "trail" and (before := evidence.before(row)) is not None
+    ]
     return _pairs(evidence, protocol, pairs, lambda row, before: f"{row_name(row)} − {row_name(before)}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import Segment, SnapshotKey, segment
+from lrbench.arms import Segment, SnapshotKey, kept_epochs, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
@@ -87,6 +87,8 @@ class _Making:
             end = Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
         elif self.segment.averaged:
             end = self._mean_of(self.segment.parent, model)
+        elif self.segment.kept_epoch is not None:
+            end = self._kept_by(self.segment.parent, self.segment.kept_epoch, model)
         else:
             end = self._train(model)
         model.load_state_dict(end.weights)
@@ -100,9 +102,12 @@ class _Making:
             model.load_state_dict(statistics, strict=False)
             scores = evaluate(model, self.source, self.normalise, self.control)
         metadata = self._metadata(end.update, scores, raw)
-        if not self.segment.averaged:
+        if not self.segment.derived:
             mean = {name: tensor / end.mean_count for name, tensor in end.mean.items()}
-            save(state_path(self.path), {"update": end.update, "momentum": end.momentum, "mean": mean})
+            save(
+                state_path(self.path),
+                {"update": end.update, "momentum": end.momentum, "mean": mean, "kept": end.kept},
+            )
             write_log(self.path, self.segment.key.stage, end.records)
         write_snapshot(self.path, end.weights, metadata, statistics, sample)
         progress_path(self.path).unlink(missing_ok=True)
@@ -119,6 +124,7 @@ class _Making:
             self.normalise,
             progress,
             keep_mean=self.segment.key.arm in _KEEPS_MEAN,
+            keep_epochs=kept_epochs(self.suite, self.segment),
             device=self.device,
         )
         first = progress.update
@@ -172,6 +178,16 @@ class _Making:
             )
         return Progress(update=int(state["update"]), weights={**weights, **mean})
 
+    def _kept_by(self, parent: SnapshotKey, epoch: int, model: nn.Module) -> Progress:
+        _, state = self._parent(model)
+        kept = state.get("kept", {}).get(epoch)
+        if kept is None:
+            raise InputError(
+                f"{state_path(self._path_of(parent))} holds no weights of epoch {epoch}, which {self.segment.key} needs: it "
+                f"was pretrained when the suite had no arm `trail`. Delete {self._path_of(parent)} and pretrain again."
+            )
+        return Progress(update=epoch * self.batches.updates_per_epoch, weights=kept)
+
     def _parent(self, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         assert self.segment.parent is not None
         path = self._path_of(self.segment.parent)
@@ -220,6 +236,8 @@ class _Making:
 
     def _next_rate(self) -> float | None:
         key = self.segment.key
+        if key.arm == "trail" and key.stage:
+            return self.segment.rate
         if key.arm == "average" or key.stage == self.suite.schedule.stages:
             return None
         if key.arm == "step":

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ class Progress:
         momentum: SGD's momentum buffers by parameter name; empty before the first update.
         mean: Sum of epoch-end weights of this segment in float64, where the segment keeps one.
         mean_count: Number of epochs in the sum.
+        kept: Weights at the end of epochs that were to be kept, by epoch.
         loss: Sum of the present epoch's losses.
         correct: Correct predictions on the present epoch's training batches.
         records: Log records of the epochs that this segment has finished.
@@ -45,6 +46,7 @@ class Progress:
     momentum: dict[str, torch.Tensor] = field(default_factory=dict)
     mean: dict[str, torch.Tensor] = field(default_factory=dict)
     mean_count: int = 0
+    kept: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     loss: float = 0.0
     correct: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -61,6 +63,7 @@ class Trainer:
         normalise: Turns images into inputs on the device.
         progress: Where to start.
         keep_mean: Whether the sum of epoch-end weights is kept (for the arm `average`).
+        keep_epochs: After which epochs the weights are kept (for the arm `trail`).
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class Trainer:
         progress: Progress,
         *,
         keep_mean: bool,
+        keep_epochs: Collection[int] = (),
         device: torch.device,
     ) -> None:
         self.segment = segment
         self._batches = batches
         self._normalise = normalise
         self._keep_mean = keep_mean
+        self._keep_epochs = keep_epochs
         self._device = device
         self._model = model
         model.load_state_dict(progress.weights)
@@ -212,6 +217,9 @@ class Trainer:
             }
         )
         progress.loss, progress.correct = 0.0, 0
+        epoch = progress.update // updates
+        if epoch in self._keep_epochs:
+            progress.kept[epoch] = _copied(self._model.state_dict())
         if self._keep_mean:
             for name, tensor in self._model.state_dict().items():
                 value = tensor.detach().to("cpu", torch.float64)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lrbench.registry.task import NAME_PATTERN, Strict
 
-ArmName = Literal["step", "hold", "constant", "average"]
+ArmName = Literal["step", "hold", "constant", "average", "trail"]
 ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -17,7 +17,7 @@ Count = Annotated[int, Field(gt=0)]
 TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # Arms that start from another arm's state cannot be run without it.
-_NEEDS: dict[str, str] = {"hold": "step", "constant": "hold", "average": "hold"}
+_NEEDS: dict[str, str] = {"hold": "step", "constant": "hold", "average": "hold", "trail": "constant"}
 
 
 class Model(Strict):
@@ -55,6 +55,8 @@ class Schedule(Strict):
         batch: Images in one update. An epoch has `train images // batch` updates; the images left over differ from
             epoch to epoch.
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
+        trail: Into how many equal parts the arm `trail` divides the epochs: it keeps the weights of the run without decay at
+            the end of each part where no stage ends.
     """
 
     epochs: Count
@@ -65,6 +67,7 @@ class Schedule(Strict):
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
+    trail: Count = 9
 
     @field_validator("boundaries")
     @classmethod
@@ -100,6 +103,12 @@ class Schedule(Strict):
     def stages(self) -> int:
         """Number of stages, the initialisation (stage 0) not counted."""
         return len(self.rates)
+
+    @property
+    def trail_epochs(self) -> tuple[int, ...]:
+        """Epochs after which the arm `trail` keeps weights, rising."""
+        parts = {round(self.epochs * part / self.trail) for part in range(1, self.trail)}
+        return tuple(sorted(parts - {0, *self.ends}))
 
     @property
     def ends(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrbench.arms import owned_stages, segment, snapshot_keys
+from lrbench.arms import kept_epochs, owned_stages, segment, snapshot_keys
 from lrbench.registry.suite import Suite
 
 ARMS = ["step", "hold", "constant", "average"]
@@ -55,3 +55,24 @@ def test_every_arm_spends_the_same_epochs_and_changes_rates_at_boundaries_only(s
             if arm == "constant":
                 expected = [schedule.rates[0]] * stage
             assert [rate for *_, rate in rates] == expected
+
+
+@given(suites(), st.integers(1, 12))
+def test_trail_lies_inside_stages_of_the_run_without_decay(suite, parts):
+    schedule = suite.schedule.model_copy(update={"trail": parts})
+    suite = suite.model_copy(update={"schedule": schedule, "arms": (*ARMS, "trail")})
+    keys = [each for each in snapshot_keys(suite) if each.arm == "trail"]
+    assert [each.stage for each in keys] == list(range(1, len(schedule.trail_epochs) + 1))
+    assert not set(schedule.trail_epochs) & set(schedule.ends) and len(keys) < parts
+    for each in keys:
+        stretch = segment(schedule, each)
+        trunk = segment(schedule, stretch.parent)
+        assert trunk.first_epoch < stretch.last_epoch < trunk.last_epoch
+        # Its trunk keeps what it needs, and never saw another rate.
+        assert stretch.kept_epoch in kept_epochs(suite, trunk)
+        while trunk.parent is not None:
+            assert trunk.rate == schedule.rates[0]
+            trunk = segment(schedule, trunk.parent)
+    assert all(
+        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), segment(schedule, each)) == () for each in keys
+    )

@@ -95,6 +95,47 @@ def test_average_is_the_mean_of_holds_epoch_end_weights(tiny, place):
             torch.testing.assert_close(tensor, expected, rtol=2e-4, atol=2e-5)
 
 
+@pytest.fixture
+def trailing(tiny):
+    """The tiny suite with the arm `trail`: weights after epochs 1, 2 and 4 of a run whose stages end at 3, 5 and 6."""
+    suite = tiny.model_copy(
+        update={"arms": (*tiny.arms, "trail"), "schedule": tiny.schedule.model_copy(update={"trail": 6})}
+    )
+    assert suite.schedule.trail_epochs == (1, 2, 4)
+    return suite
+
+
+def test_trail_is_the_run_without_decay_on_its_way(trailing, place):
+    weights = bare_loop(trailing, place, [0.1] * 4)
+    for stage, epoch in ((1, 1), (2, 2), (3, 4)):
+        path = make(trailing, key("trail", stage), place)
+        metadata = read_metadata(path)
+        assert (metadata.epoch, metadata.rate, metadata.next_rate) == (epoch, 0.1, 0.1)
+        assert metadata.update == 3 * epoch and batchnorm_path(path).is_file()
+        for name, tensor in load_file(path).items():
+            assert torch.allclose(tensor, weights[epoch - 1][name], atol=1e-6), name
+
+
+def test_what_trail_keeps_survives_an_interruption(trailing, place, home):
+    class Stops(Control):
+        def progress(self, done, total, unit):
+            if unit == "updates" and done == 5:
+                self.stop()
+
+    make(trailing, key("step", 0), place)
+    with pytest.raises(InterruptedWork):
+        make_snapshot(trailing, key("step", 1), place, Stops())
+    interrupted = make(trailing, key("trail", 1), place).read_bytes()
+    elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
+    assert make(trailing, key("trail", 1), elsewhere).read_bytes() == interrupted
+
+
+def test_trail_of_a_run_that_kept_nothing_says_what_to_do(tiny, trailing, place):
+    make(trailing.model_copy(update={"arms": tiny.arms}), key("step", 1), place)
+    with pytest.raises(InputError, match=r"holds no weights of epoch 1.*no arm `trail`\. Delete"):
+        make_snapshot(trailing, key("trail", 1), place, Control())
+
+
 def test_both_branches_see_the_same_batches(tiny, place, monkeypatch):
     seen = {}
     at = Batches.at
