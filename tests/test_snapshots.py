@@ -207,6 +207,18 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
     assert lrbench("snapshots", "export", "stage0", "--out", "exported").status == 2
 
 
+def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
+    sound = lrbench("snapshots", "verify", "--source")
+    assert sound.status == 0 and "9 snapshots are sound" in sound.err and "accuracy on the source" in sound.err
+    path = home / "checkpoints" / "tiny" / "hold" / "seed0" / "stage2.safetensors"
+    record = json.loads(read_metadata(path).model_dump_json())
+    path.write_bytes(encode(load_file(path), {**record, "source_accuracy": 0.95}))
+    assert lrbench("snapshots", "verify", "hold/stage2").status == 0
+    changed = lrbench("snapshots", "verify", "hold/stage2", "--source")
+    assert changed.status == 1 and "are not those that were evaluated" in changed.out
+
+
 def test_verify_finds_values_that_are_not_finite(lrbench, snapshot):
     tensors = load_file(snapshot)
     tensors["fc.bias"][0] = float("nan")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from lrbench.models import pick_device
 from lrbench.registry.suite import Probe
 from lrbench.transfer.probe import Standardiser, solve
 
@@ -34,8 +35,9 @@ def main() -> None:
     """Time both and compare what they reach."""
     settings = Probe(strengths=int(sys.argv[1]) if len(sys.argv) > 1 else 45)
     raw, labels = features()
-    inputs = Standardiser(raw)(raw)
-    wide = inputs.double()
+    on_device = raw.to(pick_device())
+    inputs = Standardiser(on_device)(on_device)
+    wide = inputs.cpu().double()
 
     def objective(weights: torch.Tensor, strength: float) -> float:
         loss = torch.nn.functional.cross_entropy(wide @ weights, labels)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json, note
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,20 +69,32 @@ def verify(
         str | None, typer.Argument(metavar="REF", help="Only this snapshot. [default: all that are here]")
     ] = None,
     suite: SuiteOption = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="Also evaluate each on its source again, and compare the accuracy.")
+    ] = False,
+    data_root: DataRootOption = None,
+    partial: PartialOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Load snapshots and check header, names, shapes and values; exit status 1 if any is bad."""
+    from lrbench.cli.progress import showing_progress
     from lrbench.errors import FailureError, InputError
+    from lrbench.pretrain.source import evaluate_again
     from lrbench.weights import check_values
-    from lrbench.workspace import Workspace
+    from lrbench.workspace import Place, Workspace, data_roots
 
-    files = _found(Workspace.current(), suite) if reference is None else [(_path(reference, suite), reference)]
+    workspace = Workspace.current()
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    files = _found(workspace, suite) if reference is None else [(_path(reference, suite), reference)]
     problems: dict[str, str] = {}
-    for path, name in files:
-        try:
-            check_values(path)
-        except InputError as error:
-            problems[name] = str(error)
+    with showing_progress("verify snapshots") as control:
+        for path, name in files:
+            try:
+                check_values(path)
+                if source and (problem := evaluate_again(path, place, control)):
+                    problems[name] = problem
+            except InputError as error:
+                problems[name] = str(error)
     if json_:
         emit_json({"checked": len(files), "bad": problems})
     else:
@@ -90,7 +102,8 @@ def verify(
             typer.echo(f"{name}: {problem}")
     if problems:
         raise FailureError(f"{len(problems)} of {len(files)} snapshots are bad.")
-    note(f"{len(files)} snapshots are sound: header, names, shapes, finite values")
+    checked = "header, names, shapes, finite values" + (", accuracy on the source" if source else "")
+    note(f"{len(files)} snapshots are sound: {checked}")
 
 
 @app.command("add")

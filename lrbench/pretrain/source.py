@@ -14,9 +14,15 @@ from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Pixels
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, forward_all
+from lrbench.models import InputNormalisation, forward_all, pick_device
+from lrbench.references import Reference
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
+from lrbench.weights import load_snapshot
+from lrbench.workspace import Place
+
+# Images by which two evaluations may differ, and at most so many in ten thousand.
+_FENCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +107,41 @@ def evaluate(model: nn.Module, source: Source, normalise: InputNormalisation, co
         if len(wrong):
             report["memorised"] = _mean(predictions(source.train, wrong).numpy() == train.labels[wrong])
     return SourceScores(accuracy=_mean(correct), report={name: value for name, value in report.items() if value >= 0})
+
+
+def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
+    """Evaluate a snapshot on its source once more.
+
+    Args:
+        path: The snapshot.
+        place: Where data and pixels are.
+        control: Told how far the evaluation is.
+
+    Returns:
+        What does not agree with what the snapshot says of itself, in a clause; None where it does. A snapshot of no known
+        source agrees.
+
+    Raises:
+        InputError: The source's data is missing or half-copied.
+    """
+    snapshot = load_snapshot(Reference(text=str(path), path=path))
+    metadata = snapshot.metadata
+    if metadata.source_task is None or metadata.source_accuracy is None:
+        return None
+    source = open_source(metadata.source_task, metadata.input, place.roots, place.partial, place.pixel_cache, control)
+    if source.fingerprint != metadata.source_fingerprint:
+        return f"it was pretrained on other images or labels of {metadata.source_task} than there are now"
+    device = pick_device()
+    model = snapshot.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    normalise = InputNormalisation(metadata.input.mean, metadata.input.std, device)
+    accuracy = evaluate(model, source, normalise, control).accuracy
+    # Another machine's arithmetic may tip an image that lies on the fence.
+    if abs(accuracy - metadata.source_accuracy) > max(_FENCE / len(source.test), _FENCE * 1e-4):
+        return (
+            f"it says that its source accuracy is {100 * metadata.source_accuracy:.2f} %, and it is {100 * accuracy:.2f} %: "
+            "its weights or BatchNorm statistics are not those that were evaluated"
+        )
+    return None
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:

@@ -182,6 +182,7 @@ class Transfer:
             features = extract(self._model, target, self._normalise, self._control, read)
             if kind == "concat":
                 features = features.beside(self._partner_features(target))
+            features = features.to(self._device)
             seconds = time.perf_counter() - started
             labels = torch.from_numpy(target.development.labels)
             described = describe_features(features.development, labels, len(target.data.classes))

@@ -21,9 +21,6 @@ _DECREMENT = 1e-8
 # Logits in memory at a time, and the share of an accelerator's free memory that histories may take.
 _LOGIT_BYTES = 256 << 20
 _HISTORY_SHARE = 0.4
-# A CPU solves strengths in turn, each started from the one before, but for problems so small that handing out the work would
-# take longer than doing it: those are solved together. Multiplications of one evaluation.
-_SMALL = 5e7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,15 +169,16 @@ class _Problems:
         self._inputs, self._labels, self._decays, self.classes = inputs, labels.to(inputs.device), decays, classes
 
     def at_once(self) -> int:
-        """How many problems are solved together."""
-        count, width = self._inputs.shape
-        problems = len(self._decays)
-        if self._inputs.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self._inputs.device)
-            # Pairs of vectors, and a dozen more for points, gradients and directions.
-            each = (2 * MEMORY + 12) * width * self.classes * 4
-            return int(min(problems, max(1, _HISTORY_SHARE * free // each)))
-        return int(min(problems, max(1, _SMALL // (count * width * self.classes))))
+        """How many problems are solved together: as many as fit on a GPU, one on a CPU, where a good start is worth more.
+
+        A start near the solution also settles the weakest strengths, at which the objective hardly tells solutions apart.
+        """
+        if self._inputs.device.type != "cuda":
+            return 1
+        free, _ = torch.cuda.mem_get_info(self._inputs.device)
+        # Pairs of vectors, and a dozen more for points, gradients and directions.
+        each = (2 * MEMORY + 12) * self._inputs.shape[1] * self.classes * 4
+        return int(min(len(self._decays), max(1, _HISTORY_SHARE * free // each)))
 
     def evaluate(self, points: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and gradients of some of the problems, in the points' precision; sums of values in float64.

@@ -139,6 +139,10 @@ class Features:
     test: torch.Tensor
     widths: tuple[int, ...]
 
+    def to(self, device: torch.device) -> "Features":
+        """The same on a device, where protocols then work on them."""
+        return Features(development=self.development.to(device), test=self.test.to(device), widths=self.widths)
+
     def beside(self, other: "Features") -> "Features":
         """These and other features of the same images side by side."""
         return Features(
