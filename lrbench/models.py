@@ -1,25 +1,16 @@
 """Networks: timm architectures, made by name and keyword arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from lrbench.data.pixels import Pixels
 from lrbench.errors import InputError
 from lrbench.registry import suggestion
-
-
-class EvaluationPixels(Protocol):
-    """Images ready for evaluation: `lrbench.data.pixels.Pixels`."""
-
-    def __len__(self) -> int: ...
-
-    def evaluation(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Evaluation crops, shape `(B, S, S, 3)`."""
-        ...
 
 
 def create_model(
@@ -126,7 +117,7 @@ class InputNormalisation:
 
 def forward_all(
     forward: Callable[[torch.Tensor], torch.Tensor],
-    pixels: EvaluationPixels,
+    pixels: Pixels,
     normalise: InputNormalisation,
     *,
     indices: npt.NDArray[np.int64] | None = None,

@@ -87,7 +87,7 @@ def _weights(start: torch.Tensor, extent: torch.Tensor, inputs: int, outputs: in
     return weights / weights.sum(2, keepdim=True)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def resident(pixels: Pixels, size: int, device: torch.device) -> Resident | None:
     """A data set on a device, kept for the next training on it; None where it does not fit or is not kept as plain pixels."""
     shards = pixels.plain

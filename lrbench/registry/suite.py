@@ -171,6 +171,8 @@ class Finetune(Strict):
         halving: Give up the worse half of the grid, by validation, after an eighth, a quarter and a half of the updates
             (successive halving, Jamieson and Talwalkar 2016). Saves half of the time and more; not for figures to publish,
             since what starts slowly is given up.
+        precision: Of the training's forward pass: `bfloat16` (autocast; weights and sums stay in single precision) is faster on
+            GPUs that have it. Scores are computed in the same.
     """
 
     rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -180,6 +182,7 @@ class Finetune(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
     halving: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class Fewshot(Strict):

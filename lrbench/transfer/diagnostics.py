@@ -29,7 +29,7 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
     total = float(1 - centres.mean(0).square().sum())
     return {
         "class_separation": 1 - within / total if total > 1e-12 else 0.0,
-        "effective_rank": _effective_rank(wide - wide.mean(0)),
+        "effective_rank": _effective_rank((wide - wide.mean(0)).float()),
         "feature_norm": float(norms.mean()),
     }
 
@@ -37,7 +37,7 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
 def _effective_rank(centred: torch.Tensor) -> float:
     tall = centred.shape[0] >= centred.shape[1]
     # Of the two Gram matrices the smaller has all singular values; single precision is enough for an entropy.
-    gram = (centred.T @ centred if tall else centred @ centred.T).float()
+    gram = centred.T @ centred if tall else centred @ centred.T
     values = torch.linalg.eigvalsh(gram).double().clamp(min=0).sqrt()
     if float(values.sum()) == 0:
         return 1.0

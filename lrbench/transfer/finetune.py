@@ -123,7 +123,15 @@ class Finetuning:
         return model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _scores(self, model: nn.Module, pixels: Any, indices: Indices | None = None) -> torch.Tensor:
-        return forward_all(lambda images: model(images).float(), pixels, self._normalise, indices=indices)
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            with self._precision():
+                return model(images).float()  # type: ignore[no-any-return]
+
+        return forward_all(forward, pixels, self._normalise, indices=indices)
+
+    def _precision(self) -> torch.autocast:
+        low = self._settings.precision == "bfloat16"
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=low)
 
 
 class _Run:
@@ -178,7 +186,9 @@ class _Run:
                     )
                 for group in optimiser.param_groups:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
-                loss = nn.functional.cross_entropy(model(owner._normalise(images)), labels.to(owner._device))
+                with owner._precision():
+                    logits = model(owner._normalise(images))
+                loss = nn.functional.cross_entropy(logits.float(), labels.to(owner._device, non_blocking=True))
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

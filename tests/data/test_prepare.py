@@ -1,15 +1,18 @@
 import shutil
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
 from lrbench.control import Control
 from lrbench.data import prepare as module
-from lrbench.data.examples import EvaluationTransform
+from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.layouts.reading import FileImages
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import DecodedAnew, StoredPixels, centre_crop
@@ -17,6 +20,7 @@ from lrbench.data.prepare import prepare
 from lrbench.errors import InputError, InterruptedWork
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
+from lrbench.registry.task import Task
 from tests import trees
 
 SHAPES = [(64, 48), (48, 64), (33, 100), (40, 40), (32, 32), (31, 57), (200, 90)]
@@ -81,19 +85,57 @@ def test_memory_and_cache_hold_the_same_pixels(home, data):
         assert np.array_equal(stored.resized(index), held.resized(index))
 
 
-@pytest.mark.parametrize("change", ["transform", "content", "split"])
-def test_the_cache_is_keyed_by_what_changes_pixels(home, data, decoded, change):
+def test_a_changed_image_is_prepared_again(home, data, decoded):
     prepare(data, "train", TRANSFORM, cache=home / "cache")
     before = len(decoded)
-    if change == "transform":
-        prepare(data, "train", EvaluationTransform.of(Input(size=24)), cache=home / "cache")
-    elif change == "split":
-        prepare(data, "test", TRANSFORM, cache=home / "cache")
-    else:
-        name = data.splits["train"].ids[0]
-        trees.save(home / "data" / "mine" / name, Image.new("RGB", (50, 50)), "PNG")
-        prepare(data, "train", TRANSFORM, cache=home / "cache")
+    trees.save(home / "data" / "mine" / data.splits["train"].ids[0], Image.new("RGB", (50, 50)), "PNG")
+    prepare(data, "train", TRANSFORM, cache=home / "cache")
     assert len(decoded) > before
+
+
+PARTS = {
+    "size": st.integers(8, 64),
+    "resize": st.integers(64, 128),
+    "interpolation": st.sampled_from(["bilinear", "bicubic"]),
+    "split": st.sampled_from(["train", "test"]),
+    "format": st.sampled_from(["pixels", "jpeg"]),
+    "quality": st.integers(50, 95),
+    "stamp": st.sampled_from(["as it was", "changed"]),
+    "labels": st.integers(0, 1),
+    "name": st.sampled_from(["one", "other"]),
+    "pillow": st.sampled_from(["11.0", "12.0"]),
+    "libjpeg": st.sampled_from(["3.0", "3.1"]),
+}
+
+
+class Stamped:
+    def __init__(self, stamp):
+        self._stamp = stamp
+
+    def stamp(self):
+        return self._stamp
+
+
+def key_of(parts):
+    """The name of the cache of data that is described by `parts`; the key's own parts are all there are."""
+    split = Split(ids=["a", "b"], labels=np.array([0, parts["labels"]]), images=Stamped(parts["stamp"]))
+    content = {"name": parts["name"], "files": {"layout": "folders"}}
+    task = Task.model_validate({**content, "prepare": {"format": parts["format"], "quality": parts["quality"]}})
+    data = TaskData(task=task, classes=("x", "y"), splits={"train": split, "test": split})
+    transform = EvaluationTransform(**{name: parts[name] for name in ("size", "resize", "interpolation")})
+    with (
+        mock.patch.object(module.PIL, "__version__", parts["pillow"]),
+        mock.patch.object(module.features, "version", lambda name: parts["libjpeg"]),
+    ):
+        return module._Work(data, split, parts["split"], transform, 1, Control()).name
+
+
+@given(st.fixed_dictionaries(PARTS), st.sampled_from(sorted(PARTS)), st.data())
+def test_whatever_changes_pixels_changes_the_key(parts, changed, draw):
+    other = {**parts, changed: draw.draw(PARTS[changed].filter(lambda value: value != parts[changed]))}
+    # The quality of JPEG files means nothing where pixels are kept as they are.
+    same = changed == "quality" and parts["format"] == "pixels"
+    assert (key_of(parts) == key_of(other)) == same and key_of(parts) == key_of(dict(parts))
 
 
 def cache_folder(home):

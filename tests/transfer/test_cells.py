@@ -158,6 +158,19 @@ def test_a_grid_point_that_diverges_is_never_chosen_and_all_of_them_is_a_failure
         transfer(reference, place).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
 
 
+def test_half_precision_is_another_setting_and_learns_nearly_the_same(reference, place, tiny):
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        grid = tiny.finetune.model_copy(update={"rates": (0.01,), "updates": 8, "precision": precision})
+        settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
+        cell = Cell(task="tiny-objects", protocol="finetune", seed=0)
+        assert done_result(place.workspace, reference, cell, settings, partial=False) is None
+        result = read_result(Transfer(reference, settings, place, Control()).run(cell))
+        assert result.settings["finetune"]["precision"] == precision
+        scores[precision] = result.diagnostics["negative_log_likelihood"]
+    assert scores["float32"] != scores["bfloat16"] and abs(scores["float32"] - scores["bfloat16"]) < 0.3
+
+
 def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place, tiny, monkeypatch):
     trained = {}
     train = finetune_module._Run.train
