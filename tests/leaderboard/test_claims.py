@@ -351,3 +351,11 @@ def test_the_null_stands_on_snapshots_whose_rate_never_fell(tiny, monkeypatch):
     third = verdicts(raised, "C4")[1]
     assert third.verdict == "supported" and third.effects[0][1].mean > 0.1
     assert claims.LEAST_SEEDS == 3
+
+
+def test_trail_feeds_the_null_and_is_nobodys_control(tiny):
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "trail")})
+    evidence = world(suite, 3, np.random.default_rng(0), levels=lambda row: 0.6)
+    trail = [row for row in evidence.rows if row[0] == "trail"]
+    assert trail and all(without_decay(suite, row) for row in trail)
+    assert not any(row[0] == "trail" for pair in evidence.controls() for row in pair)

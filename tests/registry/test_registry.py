@@ -35,7 +35,7 @@ def test_the_real_tasks_pin_their_published_figures(name, train, test, classes, 
 def test_quick_is_what_the_readme_says():
     suite = load_suite("quick")
     assert suite.seeds == (0, 1, 2)
-    assert suite.arms == ("step", "hold", "constant", "average")
+    assert suite.arms == ("step", "hold", "constant", "average", "trail")
     assert suite.protocols == ("probe", "knn")
     assert len(suite.probe.grid()) == 9
     assert len(suite.targets) == 5

@@ -180,6 +180,13 @@ def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place
         trained[self._rate, len(self._subset)] = self._update
 
     monkeypatch.setattr(finetune_module._Run, "train", spy)
+    fed = []
+    batches = finetune_module.training_batches
+    monkeypatch.setattr(
+        finetune_module,
+        "training_batches",
+        lambda made, first, last, device: fed.append((first, last)) or batches(made, first, last, device),
+    )
     results = {}
     for halving in (False, True):
         grid = tiny.finetune.model_copy(update={"rates": (1e-6, 1e-5, 0.01, 0.05), "updates": 16, "halving": halving})
@@ -194,6 +201,8 @@ def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place
     halved, spent = results[True]
     # Four points, two, one: after 2, 4 and 8 of the 16 updates.
     assert sorted(updates for (_, count), updates in spent.items() if count == 40) == [2, 2, 4, 16]
+    # Each goes on where it stopped, with the batches that it has not seen; the last is the final fit's.
+    assert fed[5:] == [(0, 2)] * 4 + [(2, 4)] * 2 + [(4, 8), (8, 16), (0, 16)]
     given_up = [each for each in halved.selection["candidates"] if "updates" in each]
     assert len(given_up) == 3 and all("diverged" not in each for each in given_up)
     survivor = next(each for each in halved.selection["candidates"] if "updates" not in each)
@@ -201,6 +210,18 @@ def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place
     # What was stopped and gone on with ends where the same point ends in one go.
     same = next(each for each in whole.selection["candidates"] if each["learning_rate"] == survivor["learning_rate"])
     assert same["score"] == survivor["score"]
+
+
+def test_halving_keeps_those_that_are_best_on_validation(reference, place, tiny, monkeypatch):
+    monkeypatch.setattr(
+        finetune_module._Run, "judge", lambda self, validation, metric: self.candidate.update(score=self._rate)
+    )
+    grid = tiny.finetune.model_copy(update={"rates": (0.01, 0.02, 0.03, 0.04), "updates": 16, "halving": True})
+    settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
+    path = Transfer(reference, settings, place, Control()).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
+    result = read_result(path)
+    stopped = {each["learning_rate"]: each.get("updates") for each in result.selection["candidates"]}
+    assert stopped == {0.01: 2, 0.02: 2, 0.03: 4, 0.04: None} and result.chosen["learning_rate"] == 0.04
 
 
 def test_being_asked_to_stop_keeps_what_is_done(reference, place):

@@ -129,3 +129,18 @@ def test_a_scale_from_a_near_problem_saves_the_search_for_the_first_step():
     again = minimise(flat, torch.zeros(1, 4, dtype=torch.float64), scales=first.scales, **settings)
     assert bool(first.converged) and bool(again.converged) and len(calls) < without
     assert math.isclose(float(first.scales), 1e6, rel_tol=1e-6)
+
+
+def test_a_step_is_long_enough_that_the_slope_has_flattened():
+    def shallow(points, which):
+        return 1e-6 * 0.5 * (points.double() - 1).square().sum(1), 1e-6 * (points - 1)
+
+    found = minimise(
+        shallow,
+        torch.zeros(1, 4, dtype=torch.float64),
+        limits=torch.full((1,), 1e-12),
+        decrement=1e-20,
+        iterations=torch.full((1,), 1),
+    )
+    # One step along the gradient; along it the slope has fallen to nine tenths or less.
+    assert float((1 - found.points).abs().max()) <= 0.9

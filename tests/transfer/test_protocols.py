@@ -7,6 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from lrbench.errors import InputError
 from lrbench.registry.suite import Knn, Probe
 from lrbench.transfer import knn, probe
+from lrbench.transfer.lbfgs import Minimum
 from lrbench.transfer.selection import Choice, LabelledFeatures, validation_split
 
 SETTINGS = Probe(strengths=9)
@@ -68,6 +69,27 @@ def test_the_solution_is_checked_in_double_precision_and_gone_on_with_there(monk
     for fit in probe.solve(inputs, data.labels, tight.grid(), classes=6, settings=tight):
         assert fit.converged and fit.gradient <= 1e-11
     assert kinds.count(torch.float64) > 6 and torch.float32 in kinds
+
+
+def test_single_precision_is_not_taken_at_its_word(monkeypatch):
+    data = problem("overlapping")
+    inputs = probe.Standardiser(data.features)(data.features)
+    minimise = probe.minimise
+
+    def boasts(evaluate, start, **settings):
+        if start.dtype == torch.float64:
+            return minimise(evaluate, start, **settings)
+        # Stops at once and says that it is done.
+        return Minimum(
+            points=start.clone(),
+            iterations=torch.zeros(len(start), dtype=torch.int64),
+            converged=torch.ones(len(start), dtype=torch.bool),
+            scales=torch.zeros(len(start)),
+        )
+
+    monkeypatch.setattr(probe, "minimise", boasts)
+    (fit,) = probe.solve(inputs, data.labels, [1.0], classes=6, settings=SETTINGS)
+    assert fit.converged and fit.gradient <= SETTINGS.tolerance and fit.iterations > 5
 
 
 def test_a_fit_that_is_cut_off_says_that_it_did_not_converge():
