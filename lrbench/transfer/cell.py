@@ -1,12 +1,13 @@
 """One cell, from a snapshot and a target to a result: selection on validation, refit, and one look at the test labels."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, cell_path, is_done
 from lrbench.control import Control
@@ -22,7 +23,7 @@ from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import calibration, metrics
 from lrbench.transfer.selection import Choice, LabelledFeatures, SealedLabels
-from lrbench.transfer.target import Features, Target, extract, open_target
+from lrbench.transfer.target import Features, Read, Target, extract, open_target
 from lrbench.weights import LoadedSnapshot, load_snapshot
 from lrbench.workspace import Place
 
@@ -178,11 +179,12 @@ class Transfer:
         kept = self._found[1]
         if kind not in kept:
             started = time.perf_counter()
-            read = stages if kind == "depth" else penultimate
-            features = extract(self._model, target, self._normalise, self._control, read)
             if kind == "concat":
-                features = features.beside(self._partner_features(target))
-            features = features.to(self._device)
+                own = self._features_of(target, replace(cell, protocol="probe")).features
+                features = own.beside(self._partner_features(target))
+            else:
+                read = stages if kind == "depth" else penultimate
+                features = self._extract(self._model, target, read)
             seconds = time.perf_counter() - started
             labels = torch.from_numpy(target.development.labels)
             described = describe_features(features.development, labels, len(target.data.classes))
@@ -199,7 +201,10 @@ class Transfer:
                 "normalisation), and concat reads both from one preparation of the images. Choose a partner with the same."
             )
         model = partner.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return extract(model, target, self._normalise, self._control, penultimate)
+        return self._extract(model, target, penultimate)
+
+    def _extract(self, model: nn.Module, target: Target, read: Read) -> Features:
+        return extract(model, target, self._normalise, self._control, read).to(self._device)
 
     def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> Path:
         task = target.data.task

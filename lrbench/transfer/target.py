@@ -20,6 +20,9 @@ from lrbench.registry import load_task
 from lrbench.registry.suite import Input
 from lrbench.transfer.selection import validation_split
 
+Read = Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor] | torch.Tensor]
+"""Gives a batch's features, or several kinds that are set side by side: `lrbench.models.penultimate` or `stages`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Development:
@@ -157,7 +160,7 @@ def extract(
     target: Target,
     normalise: InputNormalisation,
     control: Control,
-    read: Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor] | torch.Tensor],
+    read: Read,
 ) -> Features:
     """Extract features of every image once, without augmentation.
 
@@ -166,7 +169,7 @@ def extract(
         target: The prepared task.
         normalise: Turns images into inputs.
         control: Told how far the extraction is.
-        read: Gives a batch's features, or several kinds that are set side by side: `lrbench.models.penultimate` or `stages`.
+        read: Gives a batch's features.
     """
     total = len(target.development.pixels) + len(target.test)
     done = 0
