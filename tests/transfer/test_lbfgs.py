@@ -26,6 +26,15 @@ def quadratics(count=4, width=8, condition=100.0):
     return evaluate, centres
 
 
+def until(count, *, limit, decrement, iterations):
+    """The same stopping rule for each of `count` problems."""
+    return {
+        "limits": torch.full((count,), limit),
+        "decrement": decrement,
+        "iterations": torch.full((count,), iterations),
+    }
+
+
 def test_each_problem_stops_when_it_is_done_and_is_solved():
     evaluate, centres = quadratics(count=3, condition=10.0)
     asked = []
@@ -35,11 +44,7 @@ def test_each_problem_stops_when_it_is_done_and_is_solved():
         return evaluate(points, which)
 
     found = minimise(
-        counting,
-        torch.zeros(3, 8, dtype=torch.float64),
-        limits=torch.full((3,), 1e-9),
-        decrement=1e-16,
-        iterations=torch.full((3,), 500),
+        counting, torch.zeros(3, 8, dtype=torch.float64), **until(3, limit=1e-9, decrement=1e-16, iterations=500)
     )
     assert bool(found.converged.all())
     assert torch.allclose(found.points, centres, atol=1e-5)
@@ -49,13 +54,9 @@ def test_each_problem_stops_when_it_is_done_and_is_solved():
 
 def test_a_problem_does_not_depend_on_those_beside_it():
     evaluate, _ = quadratics()
-    settings = {"decrement": 1e-14, "limits": torch.full((1,), 1e-8), "iterations": torch.full((1,), 500)}
+    settings = until(1, limit=1e-8, decrement=1e-14, iterations=500)
     together = minimise(
-        evaluate,
-        torch.zeros(4, 8, dtype=torch.float64),
-        limits=torch.full((4,), 1e-8),
-        decrement=1e-14,
-        iterations=torch.full((4,), 500),
+        evaluate, torch.zeros(4, 8, dtype=torch.float64), **until(4, limit=1e-8, decrement=1e-14, iterations=500)
     )
     for number in range(4):
         alone = minimise(
@@ -74,7 +75,7 @@ def test_rosenbrocks_valley_is_followed_to_its_end():
         return values, gradients.to(points.dtype)
 
     start = torch.tensor([[-1.2, 1.0], [0.0, 0.0], [3.0, -2.0]], dtype=torch.float64)
-    found = minimise(evaluate, start, limits=torch.full((3,), 1e-8), decrement=1e-16, iterations=torch.full((3,), 300))
+    found = minimise(evaluate, start, **until(3, limit=1e-8, decrement=1e-16, iterations=300))
     assert bool(found.converged.all()) and torch.allclose(
         found.points, torch.ones(3, 2, dtype=torch.float64), atol=1e-6
     )
@@ -88,11 +89,7 @@ def test_rosenbrocks_valley_is_followed_to_its_end():
 def test_iterations_are_limited_and_what_is_unfinished_says_so(most):
     evaluate, _ = quadratics(condition=1e4)
     found = minimise(
-        evaluate,
-        torch.zeros(4, 8, dtype=torch.float64),
-        limits=torch.full((4,), 1e-12),
-        decrement=1e-20,
-        iterations=torch.full((4,), most),
+        evaluate, torch.zeros(4, 8, dtype=torch.float64), **until(4, limit=1e-12, decrement=1e-20, iterations=most)
     )
     assert found.iterations.tolist() == [most] * 4 and not bool(found.converged.any())
 
@@ -103,11 +100,7 @@ def test_an_objective_without_a_way_down_ends_unconverged():
         return points.double().square().sum(1), -2 * points
 
     found = minimise(
-        lying,
-        torch.ones(2, 3, dtype=torch.float64),
-        limits=torch.full((2,), 1e-6),
-        decrement=1e-12,
-        iterations=torch.full((2,), 100),
+        lying, torch.ones(2, 3, dtype=torch.float64), **until(2, limit=1e-6, decrement=1e-12, iterations=100)
     )
     assert not bool(found.converged.any()) and bool(torch.isfinite(found.points).all())
 
@@ -119,11 +112,7 @@ def test_a_scale_from_a_near_problem_saves_the_search_for_the_first_step():
         calls.append(len(which))
         return 1e-6 * 0.5 * (points.double() - 1).square().sum(1), 1e-6 * (points - 1)
 
-    settings = {
-        "limits": torch.full((1,), 1e-12),
-        "decrement": 1e-20,
-        "iterations": torch.full((1,), 50),
-    }
+    settings = until(1, limit=1e-12, decrement=1e-20, iterations=50)
     first = minimise(flat, torch.zeros(1, 4, dtype=torch.float64), **settings)
     without, calls[:] = len(calls), []
     again = minimise(flat, torch.zeros(1, 4, dtype=torch.float64), scales=first.scales, **settings)
@@ -136,11 +125,7 @@ def test_a_step_is_long_enough_that_the_slope_has_flattened():
         return 1e-6 * 0.5 * (points.double() - 1).square().sum(1), 1e-6 * (points - 1)
 
     found = minimise(
-        shallow,
-        torch.zeros(1, 4, dtype=torch.float64),
-        limits=torch.full((1,), 1e-12),
-        decrement=1e-20,
-        iterations=torch.full((1,), 1),
+        shallow, torch.zeros(1, 4, dtype=torch.float64), **until(1, limit=1e-12, decrement=1e-20, iterations=1)
     )
     # One step along the gradient; along it the slope has fallen to nine tenths or less.
     assert float((1 - found.points).abs().max()) <= 0.9
