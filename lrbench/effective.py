@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -20,7 +21,13 @@ _PRETRAINING = ("source", "model", "input", "schedule", "batchnorm")
 
 def recipe(suite: Suite) -> str:
     """SHA-256 over everything in a suite that its snapshots depend on, but for the source's images."""
-    return sha256_json({name: suite.model_dump(mode="json")[name] for name in _PRETRAINING})
+    return sha256_json(_pretraining(suite))
+
+
+def _pretraining(suite: Suite) -> dict[str, Any]:
+    content = suite.model_dump(mode="json")
+    # How fast and in what pieces it is computed may differ between machines; what is computed may not.
+    return {name: content[name] for name in _PRETRAINING} | {"training": {"precision": suite.training.precision}}
 
 
 def effective_path(workspace: Workspace, suite: str) -> Path:
@@ -133,8 +140,8 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
 def difference(before: Suite, after: Suite) -> str:
     """Which pretraining settings differ, as `schedule.batch was 64 and is now 32, …`."""
     changes = []
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    for table in _PRETRAINING:
+    old, new = _pretraining(before), _pretraining(after)
+    for table in new:
         if isinstance(old[table], dict):
             changes += [
                 f"{table}.{key} was {old[table].get(key)} and is now {value}"

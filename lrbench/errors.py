@@ -6,9 +6,11 @@ class LrbenchError(Exception):
 
     Attributes:
         exit_status: What the process exits with.
+        silent: Whether another process says it already.
     """
 
     exit_status = 1
+    silent = False
 
 
 class InputError(LrbenchError):

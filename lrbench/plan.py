@@ -123,7 +123,8 @@ def make_plan(
         snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
         path = snapshot_path(workspace.checkpoints, suite.name, key)
         reference = Reference(text=f"{suite.name}/{key}", path=path, suite=suite, key=key)
-        for name, protocol, transfer_seed in product(suite.targets, suite.protocols, suite.transfer_seeds):
+        protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
+        for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
             done = made and done_result(workspace, reference, cell, settings, partial=partial) is not None
             cells.append(PlannedCell(snapshot=key, cell=cell, done=done))

@@ -130,7 +130,7 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
         raise InputError(
             f"{arm} of suite {suite.name} has no stage{stage}: it has stage0 (the initialisation) to stage{last}."
         )
-    return SnapshotKey(arm=owner(arm, stage), seed=seed, stage=stage)
+    return SnapshotKey(arm=owner(arm, stage, suite.schedule), seed=seed, stage=stage)
 
 
 def _near() -> list[str]:

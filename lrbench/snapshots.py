@@ -33,6 +33,8 @@ class SnapshotMetadata(BaseModel):
         epoch, update: Where in pretraining it was taken.
         rate: Learning rate of the stage that it ends; None for the initialisation.
         next_rate: Learning rate after the boundary; None where training ends.
+        batchnorm_shared: Training images that shared batch statistics in the network's BatchNorm layers; None where it has none
+            or where that is not known.
         recipe: Hash of everything in the suite that pretraining depends on.
         source_accuracy: Top-1 on the source's test split with the re-estimated BatchNorm statistics.
         source_accuracy_raw: The same with the running statistics of the instant.
@@ -56,6 +58,7 @@ class SnapshotMetadata(BaseModel):
     update: int | None = None
     rate: float | None = None
     next_rate: float | None = None
+    batchnorm_shared: int | None = None
     recipe: str | None = None
     source_task: str | None = None
     source_fingerprint: str | None = None

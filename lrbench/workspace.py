@@ -67,12 +67,14 @@ class Place:
         roots: Folders in which data is looked for.
         partial: Whether data that is not whole is accepted.
         cached: Whether prepared pixels are kept.
+        trackers: What training curves are sent to, beside the log.
     """
 
     workspace: Workspace
     roots: tuple[Path, ...]
     partial: bool = False
     cached: bool = True
+    trackers: tuple[str, ...] = ()
 
     @property
     def pixel_cache(self) -> Path | None:

@@ -53,7 +53,8 @@ def main() -> None:
     except LrbenchError as error:
         if debug:
             raise
-        typer.echo(one_paragraph("lrbench", str(error)), err=True)
+        if not error.silent:
+            typer.echo(one_paragraph("lrbench", str(error)), err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         if debug:

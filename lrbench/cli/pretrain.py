@@ -14,7 +14,7 @@ from lrbench.cli.common import (
     emit_json,
     note,
 )
-from lrbench.cli.work import WorkersOption
+from lrbench.cli.work import TrackOption, WorkersOption
 
 
 def pretrain(
@@ -28,27 +28,38 @@ def pretrain(
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
     workers: WorkersOption = None,
+    track: TrackOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Pretrain a suite: a snapshot at every decay boundary, for every arm and seed.
 
-    It resumes by itself: stages that are there are kept, and a stage that was interrupted goes on where it was saved.
+    It resumes by itself: stages that are there are kept, and a stage that was interrupted goes on where it was saved. On
+    several GPUs or machines: `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; any number of processes may go on.
     """
-    from lrbench.cli.work import do_jobs
+    from lrbench.cli.work import do_jobs, together
     from lrbench.effective import keep_suite
     from lrbench.plan import make_plan
+    from lrbench.pretrain.tracking import check_trackers
     from lrbench.registry import load_suite
     from lrbench.snapshots import snapshot_path
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
     chosen = load_suite(suite, set_ or ())
-    keep_suite(workspace, chosen)
-    plan = make_plan(chosen, workspace, arm=arm, seed=seed, partial=partial)
-    jobs = plan.jobs(transfer=False)
-    note(f"suite {chosen.name}: {len(jobs)} of {len(plan.snapshots)} snapshots to make")
-    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
-    do_jobs(jobs, chosen, place, workers=workers)
+    trackers = tuple(track or ())
+    check_trackers(trackers)
+    place = Place(
+        workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache, trackers=trackers
+    )
+    with together() as ranks:
+        ranks.first_does(lambda: keep_suite(workspace, chosen))
+        plan = ranks.first_does(lambda: make_plan(chosen, workspace, arm=arm, seed=seed, partial=partial))
+        if ranks.first:
+            missing = sum(not each.made for each in plan.snapshots)
+            note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to make")
+        do_jobs(plan.jobs(transfer=False), chosen, place, workers=workers, ranks=ranks)
+        if not ranks.first:
+            return
     paths = [snapshot_path(workspace.checkpoints, chosen.name, each.key) for each in plan.snapshots]
     if json_:
         emit_json({"suite": chosen.name, "snapshots": [str(path) for path in paths]})

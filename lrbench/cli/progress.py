@@ -21,9 +21,11 @@ class Display:
 
     Args:
         total: Number of jobs.
+        quiet: Show no more than what is done: another process shows the rest.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._total = total
         self._done = 0
         self._begun = time.monotonic()
@@ -33,7 +35,7 @@ class Display:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "Display":
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._quiet:
             self._bars = _bars()
             self._bars.start()
             self._overall = self._bars.add_task("jobs", total=self._total, rate="")
@@ -57,7 +59,7 @@ class Display:
             _advance(self._bars, self._tasks[job.name], done, total, unit)
             return
         now = time.monotonic()
-        if now - self._spoken.get(job.name, now) > _LINE_SECONDS:
+        if not self._quiet and now - self._spoken.get(job.name, now) > _LINE_SECONDS:
             self._spoken[job.name] = now
             self._line(f"{job.name}: {done:,} of {total:,} {unit}")
 
@@ -68,6 +70,9 @@ class Display:
             self._bars.remove_task(self._tasks.pop(job.name))
             self._bars.update(self._overall, completed=self._done)
             self._bars.console.print(line)
+            return
+        if self._quiet:
+            self._line(line)
             return
         self._line(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
 

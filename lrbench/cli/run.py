@@ -10,7 +10,7 @@ from lrbench.cli.common import (
     emit_json,
     note,
 )
-from lrbench.cli.work import WorkersOption
+from lrbench.cli.work import TrackOption, WorkersOption
 
 
 def run(
@@ -20,33 +20,46 @@ def run(
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
     workers: WorkersOption = None,
+    track: TrackOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Do everything: pretrain, transfer every snapshot, write the leaderboard.
 
-    Running it again does only what is missing. Ctrl-C stops at the next step, saves, and loses nothing.
+    Running it again does only what is missing. Ctrl-C stops at the next step, saves, and loses nothing. On several GPUs or
+    machines: `torchrun --nproc-per-node N -m lrbench run SUITE`.
     """
-    from lrbench.cli.work import do_jobs
+    from lrbench.cli.work import do_jobs, together
     from lrbench.effective import keep_for_results, keep_suite
     from lrbench.errors import LrbenchError
     from lrbench.leaderboard import page
     from lrbench.plan import make_plan
+    from lrbench.pretrain.tracking import check_trackers
     from lrbench.registry import load_suite
     from lrbench.results import suites_with_results
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
     chosen = load_suite(suite, set_ or ())
-    keep_suite(workspace, chosen)
-    keep_for_results(workspace, chosen)
-    plan = make_plan(chosen, workspace, partial=partial)
-    note(plan.summary())
-    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
+    trackers = tuple(track or ())
+    check_trackers(trackers)
+    place = Place(
+        workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache, trackers=trackers
+    )
     failure: LrbenchError | None = None
-    try:
-        do_jobs(plan.jobs(), chosen, place, workers=workers)
-    except LrbenchError as error:
-        failure = error
+    with together() as ranks:
+        ranks.first_does(lambda: keep_suite(workspace, chosen))
+        ranks.first_does(lambda: keep_for_results(workspace, chosen))
+        plan = ranks.first_does(lambda: make_plan(chosen, workspace, partial=partial))
+        if ranks.first:
+            note(plan.summary())
+        try:
+            do_jobs(plan.jobs(), chosen, place, workers=workers, ranks=ranks)
+        except LrbenchError as error:
+            failure = error
+        if not ranks.first:
+            if failure is not None:
+                raise failure
+            return
     # What is there is shown, also when something failed or was interrupted; incomplete rows say so.
     written = page.write(workspace, [chosen.name]) if chosen.name in suites_with_results(workspace.results) else []
     if failure is not None:

@@ -1,12 +1,14 @@
-"""What `run` and `pretrain` share: the work on a suite's jobs."""
+"""What `run` and `pretrain` share: the work on a suite's jobs, alone or beside processes that torchrun started."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
+    from lrbench.ranks import Ranks
     from lrbench.registry import Suite
     from lrbench.workspace import Place
 
@@ -16,14 +18,36 @@ WorkersOption = Annotated[
         "--workers", metavar="N", min=1, help="Processes to work in. [default: one on a GPU, else one a core]"
     ),
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", metavar="NAME", help="Also send training curves to tensorboard or wandb (extras). Repeatable."
+    ),
+]
 
 
-def do_jobs(jobs: Sequence["Job"], suite: "Suite", place: "Place", *, workers: int | None) -> None:
+@contextmanager
+def together() -> "Iterator[Ranks]":
+    """The processes that torchrun started beside this one; by itself where there are none."""
+    from lrbench.ranks import ALONE, joined, started_together
+
+    if not started_together():
+        yield ALONE
+        return
+    with joined() as ranks:
+        yield ranks
+
+
+def do_jobs(jobs: "Sequence[Job]", suite: "Suite", place: "Place", *, workers: int | None, ranks: "Ranks") -> None:
     """Run jobs with progress on stderr; Ctrl-C and SIGTERM stop them at the next step, saved."""
     from lrbench.cli.progress import Display
     from lrbench.control import Control, stopping_on_signals
     from lrbench.engines.local import run_jobs
+    from lrbench.engines.together import run_jobs_together
 
     control = Control()
-    with stopping_on_signals(control), Display(len(jobs)) as display:
-        run_jobs(jobs, suite, place, control, display, workers=workers)
+    with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
+        if ranks.alone:
+            run_jobs(jobs, suite, place, control, display, workers=workers)
+        else:
+            run_jobs_together(jobs, suite, place, control, display, ranks)

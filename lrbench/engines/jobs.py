@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lrbench.arms import SnapshotKey
 from lrbench.cells import Cell, TransferSettings
 from lrbench.control import Control
+from lrbench.ranks import ALONE, Ranks
 from lrbench.references import Reference
 from lrbench.registry import Suite
 from lrbench.snapshots import snapshot_path
@@ -41,9 +42,13 @@ class PretrainJob(Job):
 
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Make the snapshot; says its source accuracy."""
+        return self.run_together(suite, place, control, ALONE)
+
+    def run_together(self, suite: Suite, place: Place, control: Control, ranks: Ranks) -> str:
+        """The same, with the other processes."""
         from lrbench.pretrain.segments import make_snapshot
 
-        metadata = make_snapshot(suite, self.key, place, control)
+        metadata = make_snapshot(suite, self.key, place, control, ranks)
         accuracy = f"source accuracy {100 * (metadata.source_accuracy or 0):.1f} %"
         report = ", ".join(f"{name} {100 * value:.1f} %" for name, value in metadata.source_report.items())
         return f"{self.key}: {accuracy}" + (f" ({report})" if report else "")

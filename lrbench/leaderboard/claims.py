@@ -181,6 +181,8 @@ def _causal(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     for control in ("hold", "average"):
         if control not in evidence.suite.arms:
             return f"the suite has no arm {control}"
+        if not evidence.suite.uses(column.protocol, control):
+            return f"the suite does not use {column.protocol} on the arm {control}"
         difference = evidence.difference(("step", stage), (control, stage), column)
         if difference is None:
             return "no results yet"
@@ -220,7 +222,8 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | 
 
 def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     row: Row = ("step", boundary + 1)
-    null_rows = [each for each in evidence.rows if without_decay(evidence.suite, each)]
+    suite = evidence.suite
+    null_rows = [each for each in evidence.rows if without_decay(suite, each) and suite.uses(column.protocol, each[0])]
     data = evidence.rows_of(column, [*null_rows, row], with_source=True)
     if data is None:
         return "no results yet"

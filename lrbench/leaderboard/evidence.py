@@ -113,16 +113,23 @@ class Evidence:
     @property
     def expected(self) -> int:
         """Number of cells when everything is there."""
-        return len(self.rows) * len(self.columns) * len(self.seeds) * len(self.suite.transfer_seeds)
+        cells = sum(self.suite.uses(column.protocol, row[0]) for row in self.rows for column in self.columns)
+        return cells * len(self.seeds) * len(self.suite.transfer_seeds)
 
     @property
     def there(self) -> int:
         """Number of the suite's cells that are there."""
-        counts = [len(self.values[column].correct) for column in self.columns if column in self.values]
+        counts = [
+            sum(self.suite.uses(column.protocol, row[0]) for row, _ in self.values[column].correct)
+            for column in self.columns
+            if column in self.values
+        ]
         return sum(counts) * len(self.suite.transfer_seeds)
 
     def missing(self, row: Row, column: Column) -> list[int]:
-        """Seeds whose result is not there."""
+        """Seeds whose result the suite asks for and is not there."""
+        if not self.suite.uses(column.protocol, row[0]):
+            return []
         values = self.values.get(column)
         return [seed for seed in self.seeds if values is None or (row, seed) not in values.correct]
 
@@ -208,22 +215,22 @@ class Evidence:
         arm, stage = row
         if stage == 0:
             return None
-        stretch = segment(self.suite.schedule, SnapshotKey(arm=arm, seed=self.seeds[0], stage=stage))
-        if stretch.derived:
-            # What comes out of a trunk's training stands in its place, so its stage before is its trunk's.
-            assert stretch.parent is not None
-            stretch = segment(self.suite.schedule, stretch.parent)
-        assert stretch.parent is not None
-        return stretch.parent.arm, stretch.parent.stage
+        key: SnapshotKey | None = SnapshotKey(arm=arm, seed=self.seeds[0], stage=stage)
+        # What comes out of a trunk's training has that trunk for a parent, which is no earlier stage.
+        while key is not None and key.stage >= stage:
+            key = segment(self.suite.schedule, key).parent
+        return None if key is None else (key.arm, key.stage)
 
     def controls(self) -> list[tuple[Row, Row]]:
-        """`step` beside each control at the same stage."""
-        pairs = []
-        for stage in range(2, self.suite.schedule.stages + 1):
+        """`step` beside each other arm's snapshot after as many epochs of training."""
+        pairs: list[tuple[Row, Row]] = []
+        schedule = self.suite.schedule
+        for stage in range(2, schedule.stages + 1):
             for arm in self.suite.arms:
-                row = (owner(arm, stage), stage)
-                # The stages of `trail` are other epochs.
-                if arm not in ("step", "trail") and (("step", stage), row) not in pairs and row in self.rows:
+                if arm in ("step", "trail") or schedule.ends_of(arm)[stage] != schedule.ends[stage]:
+                    continue
+                row = (owner(arm, stage, schedule), stage)
+                if (("step", stage), row) not in pairs and row[0] != "step" and row in self.rows:
                     pairs.append((("step", stage), row))
         return pairs
 
@@ -241,6 +248,6 @@ def without_decay(suite: Suite, row: Row) -> bool:
     rates = set()
     while key is not None and key.stage > 0:
         stretch = segment(suite.schedule, key)
-        rates.add(stretch.rate)
+        rates.add(None if stretch.cosine else stretch.rate)
         key = stretch.parent
-    return len(rates) == 1
+    return len(rates) == 1 and None not in rates

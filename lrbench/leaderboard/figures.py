@@ -231,7 +231,18 @@ def _bars(panel: Any, evidence: Evidence, column: Column, rows: list[Row], shift
         )
 
 
-_ARM_MARKERS = {"step": "o", "hold": "s", "constant": "^", "average": "D", "trail": "v"}
+_ARM_MARKERS = {
+    "step": "o",
+    "hold": "s",
+    "constant": "^",
+    "average": "D",
+    "trail": "v",
+    "early": "<",
+    "late": ">",
+    "small": "P",
+    "cosine": "X",
+    "raise": "*",
+}
 
 
 def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:

@@ -72,8 +72,13 @@ def headline(
         form: A table format of tabulate's.
         name: What a row is called; None for its plain name.
     """
-    chosen = evidence.rows if rows is None else rows
-    return markdown(_levels(evidence, chosen, of_protocol(evidence, protocol), name or row_name), form)
+    columns = of_protocol(evidence, protocol)
+    chosen = [
+        row
+        for row in (evidence.rows if rows is None else rows)
+        if evidence.suite.uses(protocol, row[0]) or any(evidence.level(row, column) for column in columns)
+    ]
+    return markdown(_levels(evidence, chosen, columns, name or row_name), form)
 
 
 def other_transfers(evidence: Evidence, protocol: str) -> str:

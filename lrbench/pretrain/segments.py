@@ -1,26 +1,33 @@
 """Making one snapshot: load the parent, train, re-estimate, evaluate, write; or find it made already."""
 
+import os
 import time
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lrbench.arms import Segment, SnapshotKey, kept_epochs, segment
+from lrbench.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
 from lrbench.errors import InputError
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
-from lrbench.models import InputNormalisation, create_model, pick_device
+from lrbench.models import InputNormalisation, batchnorm_layers, create_model, pick_device
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.log import append_timing, write_log
+from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
-from lrbench.pretrain.state import load, progress_path, save, state_path
-from lrbench.pretrain.trainer import Progress, Trainer
+from lrbench.pretrain.state import Progress, load, progress_path, save, state_path
+from lrbench.pretrain.step import Step
+from lrbench.pretrain.tracking import Tracker, open_trackers
+from lrbench.pretrain.trainer import Trainer
+from lrbench.ranks import ALONE, Ranks
 from lrbench.registry import Suite
 from lrbench.seeds import derive
 from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path, write_snapshot
@@ -31,7 +38,9 @@ from lrbench.workspace import Place
 _KEEPS_MEAN = ("hold",)
 
 
-def make_snapshot(suite: Suite, key: SnapshotKey, place: Place, control: Control) -> SnapshotMetadata:
+def make_snapshot(
+    suite: Suite, key: SnapshotKey, place: Place, control: Control, ranks: Ranks = ALONE
+) -> SnapshotMetadata:
     """Make one snapshot from its parent, or find it made already.
 
     Args:
@@ -39,27 +48,32 @@ def make_snapshot(suite: Suite, key: SnapshotKey, place: Place, control: Control
         key: Which snapshot; its parent must be made.
         place: Where to read and write.
         control: Told how far the work is, and asked whether to stop.
+        ranks: The processes that make it together; the first one reads and writes.
 
     Returns:
         The snapshot's metadata.
 
     Raises:
         InputError: The source's data is not whole, or what lies in the snapshots' folder does not fit the suite.
-        FailureError: The loss is not finite, or the disk is full.
+        FailureError: The loss is not finite, there is not memory enough, or the disk is full.
         InterruptedWork: Asked to stop; the progress was saved.
     """
     path = snapshot_path(place.workspace.checkpoints, suite.name, key)
-    with locked(path, control):
-        if is_made(suite, key, place.workspace):
-            return read_metadata(path)
-        return _Making(suite, segment(suite.schedule, key), place, path, control).run()
+    with ExitStack() as held:
+        ranks.first_does(lambda: held.enter_context(locked(path, control)))
+        made = ranks.first_does(lambda: read_metadata(path) if is_made(suite, key, place.workspace) else None)
+        return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks).run()
 
 
 class _Making:
     """One snapshot in the making: what its steps share."""
 
-    def __init__(self, suite: Suite, stretch: Segment, place: Place, path: Path, control: Control) -> None:
+    def __init__(
+        self, suite: Suite, stretch: Segment, place: Place, path: Path, control: Control, ranks: Ranks
+    ) -> None:
         self.suite, self.segment, self.place, self.path, self.control = suite, stretch, place, path, control
+        self.ranks = ranks
+        self.shared: int | None = None
         self.device = pick_device()
         self.normalise = InputNormalisation(suite.input.mean, suite.input.std, self.device)
         self.source: Source = open_source(
@@ -72,83 +86,163 @@ class _Making:
             batch=suite.schedule.batch,
             size=suite.input.size,
             augmentation=suite.schedule.augmentation,
+            rank=ranks.rank,
+            world=ranks.world,
         )
 
     def run(self) -> SnapshotMetadata:
-        seed = self.segment.key.seed
+        key = self.segment.key
         model = create_model(
             self.suite.model.architecture,
             self.suite.model.arguments,
             classes=len(self.source.data.classes),
-            seed=derive(seed, "initialisation"),
+            seed=derive(key.seed, "initialisation"),
         )
-        if self.segment.parent is None:
-            # Copies: the statistics estimated below are put into the same network, and must not reach these.
-            end = Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
-        elif self.segment.averaged:
-            end = self._mean_of(self.segment.parent, model)
-        elif self.segment.kept_epoch is not None:
-            end = self._kept_by(self.segment.parent, self.segment.kept_epoch, model)
-        else:
-            end = self._train(model)
+        end = self.ranks.first_does(lambda: self._start(model))
+        self.shared = self._shared(end, model)
+        end = replace(end, batchnorm_shared=self.shared)
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.segment.parent is not None and not self.segment.derived:
+            end = self._train(model, end)
+            # Every process has the same weights, but BatchNorm's running statistics are those of its own images.
+            end = replace(end, weights=self.ranks.first_does(lambda: end.weights))
         model.load_state_dict(end.weights)
-        model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        raw = evaluate(model, self.source, self.normalise, self.control)
-        statistics, sample = reestimate(
-            model, self.source.train, self.normalise, images=self.suite.batchnorm.images, seed=seed
+        model.eval()
+        raw = evaluate(model, self.source, self.normalise, self.control, self.ranks)
+        images = self.suite.batchnorm.images
+        statistics, sample = self.ranks.first_does(
+            lambda: reestimate(model, self.source.train, self.normalise, images=images, seed=key.seed)
         )
         scores = raw
         if statistics:
             model.load_state_dict(statistics, strict=False)
-            scores = evaluate(model, self.source, self.normalise, self.control)
-        metadata = self._metadata(end.update, scores, raw)
-        if not self.segment.derived:
-            mean = {name: tensor / end.mean_count for name, tensor in end.mean.items()}
-            save(
-                state_path(self.path),
-                {"update": end.update, "momentum": end.momentum, "mean": mean, "kept": end.kept},
-            )
-            write_log(self.path, self.segment.key.stage, end.records)
-        write_snapshot(self.path, end.weights, metadata, statistics, sample)
-        progress_path(self.path).unlink(missing_ok=True)
+            scores = evaluate(model, self.source, self.normalise, self.control, self.ranks)
+        metadata = self._metadata(end, scores, raw)
+        self.ranks.first_does(lambda: self._write(end, metadata, statistics, sample))
         return metadata
 
-    def _train(self, model: nn.Module) -> Progress:
+    def _write(
+        self, end: Progress, metadata: SnapshotMetadata, statistics: dict[str, torch.Tensor], sample: dict[str, Any]
+    ) -> None:
+        state: dict[str, Any] = {"update": end.update, "momentum": end.momentum}
+        if not self.segment.derived:
+            state |= {
+                "mean": {name: tensor / end.mean_count for name, tensor in end.mean.items()},
+                "kept": end.kept,
+                "kept_momentum": end.kept_momentum,
+            }
+            write_log(self.path, self.segment.key.stage, end.records)
+        if not self.segment.derived or end.momentum:
+            save(state_path(self.path), state)
+        write_snapshot(self.path, end.weights, metadata, statistics, sample)
+        progress_path(self.path).unlink(missing_ok=True)
+
+    def _start(self, model: nn.Module) -> Progress:
+        """Where the segment begins or goes on; for a derived one, where it ends."""
+        parent = self.segment.parent
+        if parent is None:
+            # Copies: the statistics estimated later are put into the same network, and must not reach these.
+            return Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
+        if self.segment.averaged:
+            return self._mean_of(parent, model)
+        if self.segment.kept_epoch is not None:
+            return self._kept_by(parent, self.segment.kept_epoch, model)
+        return self._resumed() or self._from_parent(parent, model)
+
+    def _shared(self, start: Progress, model: nn.Module) -> int | None:
+        """Images that share BatchNorm statistics: as the suite says, else as where training goes on from, else a share.
+
+        Raises:
+            InputError: That number of images cannot be had with this number of processes.
+        """
+        share = self.suite.schedule.batch // self.ranks.world
+        asked = self.suite.training.micro_batch
+        if self.segment.derived:
+            return start.batchnorm_shared
+        if not batchnorm_layers(model):
+            return None
+        shared = asked or start.batchnorm_shared or share
+        if share % shared == 0:
+            before = start.batchnorm_shared
+            if before not in (None, shared) and self.ranks.first:
+                self.control.say(
+                    f"{self.segment.key}: {shared} images share BatchNorm statistics from here on, as training.micro_batch "
+                    f"says; before it were {before}"
+                )
+            return shared
+        said = "training.micro_batch says" if asked else f"{self.segment.parent} was trained"
+        raise InputError(
+            f"{self.segment.key} would not be the same training: {shared} images share BatchNorm statistics, as {said}, and "
+            f"each of {self.ranks.world} processes has {share} of a batch of {self.suite.schedule.batch}, which is no "
+            f"multiple. Start a number of processes that gives each a multiple of {shared} images, or choose another number "
+            f"knowingly: --set training.micro_batch={share}."
+        )
+
+    def _train(self, model: nn.Module, start: Progress) -> Progress:
         started = time.perf_counter()
-        progress = self._resumed() or self._from_parent(model)
+        tracker = open_trackers(self.place.trackers if self.ranks.first else (), self.suite, self.path)
         trainer = Trainer(
             model,
             self.segment,
             self.suite.schedule,
             self.batches,
-            self.normalise,
-            progress,
+            self._step,
+            start,
             keep_mean=self.segment.key.arm in _KEEPS_MEAN,
             keep_epochs=kept_epochs(self.suite, self.segment),
             device=self.device,
+            ranks=self.ranks,
+            each_epoch=lambda records: self._epoch(records, tracker),
         )
-        first = progress.update
-        end = trainer.train(self.control, self._save)
-        seconds = time.perf_counter() - started
-        images = (end.update - first) * self.suite.schedule.batch
+        first = start.update
+        with _deterministic(self.suite.training.deterministic), closing(Saver(self._save, self.device)) as saver:
+            try:
+                end = trainer.train(self.control, saver.save if self.ranks.first else lambda progress: None, saver.wait)
+            finally:
+                tracker.close()
+            saver.wait()
+        if self.ranks.first:
+            self._timing(end.update - first, time.perf_counter() - started)
+        return on_cpu(end)
+
+    def _step(self, model: nn.Module) -> Step:
+        updates = (self.segment.last_epoch - self.segment.first_epoch) * self.batches.updates_per_epoch
+        return Step(
+            model,
+            self.suite.schedule,
+            self.suite.training,
+            self.normalise,
+            self.device,
+            self.ranks,
+            micro_batch=self.shared or self.suite.training.micro_batch,
+            updates=updates,
+            say=self.control.say,
+        )
+
+    def _epoch(self, records: list[dict[str, Any]], tracker: Tracker) -> None:
+        if self.ranks.first:
+            write_log(self.path, self.segment.key.stage, records)
+            tracker.record(records[-1])
+
+    def _timing(self, updates: int, seconds: float) -> None:
+        images = updates * self.suite.schedule.batch
         append_timing(
             self.path,
             {
                 "stage": self.segment.key.stage,
-                "updates": end.update - first,
+                "updates": updates,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(images / seconds, 1),
                 "device": device_name(self.device),
+                "processes": self.ranks.world,
             },
         )
-        return end
 
     def _save(self, progress: Progress) -> None:
         content = {each.name: getattr(progress, each.name) for each in fields(progress)}
         save(
             progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content}
         )
-        write_log(self.path, self.segment.key.stage, progress.records)
 
     def _resumed(self) -> Progress | None:
         path = progress_path(self.path)
@@ -164,34 +258,39 @@ class _Making:
             return None
         return Progress(**{each.name: content[each.name] for each in fields(Progress)})
 
-    def _from_parent(self, model: nn.Module) -> Progress:
-        weights, state = self._parent(model)
-        return Progress(update=int(state["update"]), weights=weights, momentum=state["momentum"])
+    def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
+        weights, state, shared = self._parent(parent, model)
+        return Progress(
+            update=int(state["update"]), weights=weights, momentum=state["momentum"], batchnorm_shared=shared
+        )
 
     def _mean_of(self, parent: SnapshotKey, model: nn.Module) -> Progress:
-        weights, state = self._parent(model)
+        weights, state, shared = self._parent(parent, model)
         mean = {name: tensor.to(weights[name].dtype) for name, tensor in state["mean"].items()}
         if not mean:
             raise InputError(
                 f"{state_path(self._path_of(parent))} holds no mean of epoch-end weights, which {self.segment.key} needs. "
                 f"Delete {self._path_of(parent)} and pretrain again."
             )
-        return Progress(update=int(state["update"]), weights={**weights, **mean})
+        return Progress(update=int(state["update"]), weights={**weights, **mean}, batchnorm_shared=shared)
 
     def _kept_by(self, parent: SnapshotKey, epoch: int, model: nn.Module) -> Progress:
-        _, state = self._parent(model)
-        kept = state.get("kept", {}).get(epoch)
-        if kept is None:
+        _, state, shared = self._parent(parent, model)
+        kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
+        momentum = {} if arm == "trail" else state.get("kept_momentum", {}).get(epoch)
+        if kept is None or momentum is None:
             raise InputError(
-                f"{state_path(self._path_of(parent))} holds no weights of epoch {epoch}, which {self.segment.key} needs: it "
-                f"was pretrained when the suite had no arm `trail`. Delete {self._path_of(parent)} and pretrain again."
+                f"{state_path(self._path_of(parent))} holds no state of epoch {epoch}, which {self.segment.key} needs: it was "
+                f"pretrained when the suite had no arm `{arm}`. Delete {self._path_of(parent)} and pretrain again."
             )
-        return Progress(update=epoch * self.batches.updates_per_epoch, weights=kept)
+        update = epoch * self.batches.updates_per_epoch
+        return Progress(update=update, weights=kept, momentum=momentum, batchnorm_shared=shared)
 
-    def _parent(self, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        assert self.segment.parent is not None
-        path = self._path_of(self.segment.parent)
-        if not is_made(self.suite, self.segment.parent, self.place.workspace):
+    def _parent(
+        self, parent: SnapshotKey, model: nn.Module
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], int | None]:
+        path = self._path_of(parent)
+        if not is_made(self.suite, parent, self.place.workspace):
             raise InputError(
                 f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first."
             )
@@ -203,12 +302,12 @@ class _Making:
             )
         tensors = load_tensors(path)
         load_strictly(model, tensors, path, self.suite.model.architecture)
-        return tensors, load(state_path(path))
+        return tensors, load(state_path(path)), metadata.batchnorm_shared
 
     def _path_of(self, key: SnapshotKey) -> Path:
         return snapshot_path(self.place.workspace.checkpoints, self.suite.name, key)
 
-    def _metadata(self, update: int, scores: SourceScores, raw: SourceScores) -> SnapshotMetadata:
+    def _metadata(self, end: Progress, scores: SourceScores, raw: SourceScores) -> SnapshotMetadata:
         suite, key = self.suite, self.segment.key
         return SnapshotMetadata(
             architecture=suite.model.architecture,
@@ -220,9 +319,10 @@ class _Making:
             stage=key.stage,
             seed=key.seed,
             epoch=self.segment.last_epoch,
-            update=update,
-            rate=self.segment.rate if key.stage else None,
-            next_rate=self._next_rate(),
+            update=end.update,
+            rate=self._rate(self.segment, end.update - 1) if key.stage else None,
+            next_rate=self._next_rate(end.update),
+            batchnorm_shared=end.batchnorm_shared,
             recipe=recipe(suite),
             source_task=suite.source,
             source_fingerprint=self.source.fingerprint,
@@ -234,13 +334,33 @@ class _Making:
             revision=source_revision(),
         )
 
-    def _next_rate(self) -> float | None:
-        key = self.segment.key
-        if key.arm == "trail" and key.stage:
-            return self.segment.rate
-        if key.arm == "average" or key.stage == self.suite.schedule.stages:
-            return None
-        if key.arm == "step":
-            return self.suite.schedule.rates[key.stage]
-        # `hold` ends at its boundary, but `constant` goes on from its second stage.
-        return self.segment.rate if key.stage == 2 and "constant" in self.suite.arms else None
+    def _rate(self, stretch: Segment, update: int) -> float:
+        return learning_rate(self.suite.schedule, stretch, update, self.batches.updates_per_epoch)
+
+    def _next_rate(self, update: int) -> float | None:
+        """The rate after the boundary: of the segment that goes on from here in the same arm, or in `constant`."""
+        key, schedule = self.segment.key, self.suite.schedule
+        if key.arm == "trail":
+            return self._rate(self.segment, update)
+        for arm in (key.arm, "constant"):
+            following = SnapshotKey(arm=arm, seed=key.seed, stage=key.stage + 1)
+            if arm in self.suite.arms and following.stage in owned_stages(arm, schedule):
+                stretch = segment(schedule, following)
+                if stretch.parent == key:
+                    return self._rate(stretch, update)
+        return None
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    if not wanted or not torch.cuda.is_available():
+        yield
+        return
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -12,9 +12,10 @@ from torch import nn
 from lrbench.control import Control
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
-from lrbench.data.pixels import Pixels
+from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, forward_all, pick_device
+from lrbench.ranks import ALONE, Ranks
 from lrbench.references import Reference
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
@@ -75,28 +76,36 @@ class SourceScores:
     report: dict[str, float]
 
 
-def evaluate(model: nn.Module, source: Source, normalise: InputNormalisation, control: Control) -> SourceScores:
-    """Score a network on the source.
+def evaluate(
+    model: nn.Module, source: Source, normalise: InputNormalisation, control: Control, ranks: Ranks = ALONE
+) -> SourceScores:
+    """Score a network on the source: every image once, however many processes share the work.
 
     Args:
         model: In evaluation mode.
         source: The source task.
         normalise: Turns images into inputs.
         control: Told how far the evaluation is.
+        ranks: The processes that share it.
     """
 
-    def predictions(pixels: Pixels, indices: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> torch.Tensor:
-        total = len(pixels) if indices is None else len(indices)
-        return forward_all(
-            lambda images: model(images).argmax(1),
-            pixels,
-            normalise,
-            indices=indices,
-            each=lambda done: control.progress(done, total, "test images"),
-        )
+    def predictions(pixels: Pixels, indices: Indices | None = None) -> Indices:
+        every = np.arange(len(pixels)) if indices is None else indices
+        # Slices differ in size by one image at most; nothing is padded, so nothing is counted twice.
+        mine = np.array_split(every, ranks.world)[ranks.rank]
+        found = np.empty(0, dtype=np.int64)
+        if len(mine):
+            found = forward_all(
+                lambda images: model(images).argmax(1),
+                pixels,
+                normalise,
+                indices=mine,
+                each=lambda done: control.progress(done, len(mine), "test images"),
+            ).numpy()
+        return np.concatenate(ranks.gather(found))
 
     test, train = source.data.splits["test"], source.data.splits["train"]
-    correct = predictions(source.test).numpy() == test.labels
+    correct = predictions(source.test) == test.labels
     report: dict[str, float] = {}
     if "complex" in test.annotations:
         is_complex = test.annotations["complex"] == 1
@@ -105,7 +114,7 @@ def evaluate(model: nn.Module, source: Source, normalise: InputNormalisation, co
     if "wrong" in train.annotations:
         wrong = np.flatnonzero(train.annotations["wrong"] == 1)
         if len(wrong):
-            report["memorised"] = _mean(predictions(source.train, wrong).numpy() == train.labels[wrong])
+            report["memorised"] = _mean(predictions(source.train, wrong) == train.labels[wrong])
     return SourceScores(accuracy=_mean(correct), report={name: value for name, value in report.items() if value >= 0})
 
 

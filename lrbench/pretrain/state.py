@@ -5,6 +5,7 @@ Both load with `weights_only=True`: tensors, numbers and words, nothing that run
 
 import io
 import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,38 @@ import torch
 from lrbench.errors import InputError
 from lrbench.files import write_bytes
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass
+class Progress:
+    """Where a segment stands between two updates.
+
+    Attributes:
+        update: Updates done since the start of pretraining.
+        weights: The network's state dict.
+        momentum: SGD's momentum buffers by parameter name; empty before the first update.
+        mean: Sum of epoch-end weights of this segment in float64, where the segment keeps one.
+        mean_count: Number of epochs in the sum.
+        kept: Weights at the end of epochs that were to be kept, by epoch.
+        kept_momentum: Momentum buffers at the end of those of them from which training goes on.
+        loss: Sum of the present epoch's losses.
+        correct: Correct predictions on the present epoch's training batches.
+        records: Log records of the epochs that this segment has finished.
+        batchnorm_shared: Images that share BatchNorm statistics; None without such layers.
+    """
+
+    update: int
+    weights: dict[str, torch.Tensor]
+    momentum: dict[str, torch.Tensor] = field(default_factory=dict)
+    mean: dict[str, torch.Tensor] = field(default_factory=dict)
+    mean_count: int = 0
+    kept: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    kept_momentum: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    loss: float = 0.0
+    correct: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    batchnorm_shared: int | None = None
 
 
 def state_path(snapshot: Path) -> Path:

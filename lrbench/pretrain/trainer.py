@@ -1,22 +1,25 @@
-"""The training loop of one segment: one learning rate, from one boundary to the next."""
+"""The training loop of one segment, from one boundary to the next."""
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from lrbench.arms import Segment
+from lrbench.arms import Segment, learning_rate
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import Batch, training_batches
 from lrbench.errors import FailureError, InterruptedWork
-from lrbench.models import InputNormalisation
+from lrbench.pretrain.state import Progress
+from lrbench.pretrain.step import Step
+from lrbench.ranks import ALONE, Ranks
 from lrbench.registry.suite import Schedule
+from lrbench.seeds import derive
 
 # Losses are looked at every so many updates on an accelerator: each look waits for the device.
 _LOOK_EVERY = 25
@@ -25,45 +28,21 @@ SAVE_SECONDS = 120.0
 """Progress is saved when this long has passed since the last time."""
 
 
-@dataclass
-class Progress:
-    """Where a segment stands between two updates.
-
-    Attributes:
-        update: Updates done since the start of pretraining.
-        weights: The network's state dict.
-        momentum: SGD's momentum buffers by parameter name; empty before the first update.
-        mean: Sum of epoch-end weights of this segment in float64, where the segment keeps one.
-        mean_count: Number of epochs in the sum.
-        kept: Weights at the end of epochs that were to be kept, by epoch.
-        loss: Sum of the present epoch's losses.
-        correct: Correct predictions on the present epoch's training batches.
-        records: Log records of the epochs that this segment has finished.
-    """
-
-    update: int
-    weights: dict[str, torch.Tensor]
-    momentum: dict[str, torch.Tensor] = field(default_factory=dict)
-    mean: dict[str, torch.Tensor] = field(default_factory=dict)
-    mean_count: int = 0
-    kept: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
-    loss: float = 0.0
-    correct: int = 0
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Trainer:
     """Trains one segment.
 
     Args:
-        model: The network; takes on the progress's weights.
+        model: The network, on the device; takes on the progress's weights.
         segment: What to train.
-        schedule: Momentum and weight decay.
+        schedule: The suite's schedule.
         batches: The source's training batches.
-        normalise: Turns images into inputs on the device.
+        step: Makes what does the updates, once the weights are in place.
         progress: Where to start.
         keep_mean: Whether the sum of epoch-end weights is kept (for the arm `average`).
-        keep_epochs: After which epochs the weights are kept (for the arm `trail`).
+        keep_epochs: After which epochs the weights are kept for other arms, and whether the momentum is too.
+        device: Where training happens.
+        ranks: The processes that train together.
+        each_epoch: Called with the records of all epochs so far, when one has ended.
     """
 
     def __init__(
@@ -72,35 +51,26 @@ class Trainer:
         segment: Segment,
         schedule: Schedule,
         batches: Batches,
-        normalise: InputNormalisation,
+        step: Callable[[nn.Module], Step],
         progress: Progress,
         *,
         keep_mean: bool,
-        keep_epochs: Collection[int] = (),
+        keep_epochs: Mapping[int, bool],
         device: torch.device,
+        ranks: Ranks = ALONE,
+        each_epoch: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     ) -> None:
         self.segment = segment
-        self._batches = batches
-        self._normalise = normalise
-        self._keep_mean = keep_mean
-        self._keep_epochs = keep_epochs
-        self._device = device
+        self._schedule, self._batches, self._device, self._ranks = schedule, batches, device, ranks
+        self._keep_mean, self._keep_epochs, self._each_epoch = keep_mean, keep_epochs, each_epoch
         self._model = model
         model.load_state_dict(progress.weights)
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimiser = torch.optim.SGD(
-            model.parameters(),
-            lr=segment.rate,
-            momentum=schedule.momentum,
-            nesterov=schedule.nesterov,
-            weight_decay=schedule.weight_decay,
-            fused=True,
-        )
+        self._step = step(model)
         for name, parameter in model.named_parameters():
             if name in progress.momentum:
                 buffer = torch.empty_like(parameter, memory_format=torch.preserve_format)
                 buffer.copy_(progress.momentum[name])
-                self._optimiser.state[parameter]["momentum_buffer"] = buffer
+                self._step.optimiser.state[parameter]["momentum_buffer"] = buffer
         self._progress = progress
 
     @property
@@ -113,96 +83,125 @@ class Trainer:
         """The update after the segment's last."""
         return self.segment.last_epoch * self._batches.updates_per_epoch
 
-    def train(self, control: Control, save: Any) -> Progress:
+    def train(self, control: Control, save: Callable[[Progress], None], wait: Callable[[], None]) -> Progress:
         """Train to the segment's end.
 
         Args:
             control: Asked before each update whether to stop; told how far training is.
-            save: Called with the progress, to keep it: by time, and when asked to stop.
+            save: Called with a progress to keep, in the background if it likes: by time, and when asked to stop.
+            wait: Returns when what was given to `save` is kept.
 
         Returns:
             The progress at the boundary.
 
         Raises:
-            FailureError: The loss is not finite.
+            FailureError: The loss is not finite, or there is not memory enough.
             InterruptedWork: Asked to stop; the progress was saved.
         """
-        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
         self._model.train()
         fed = training_batches(self._batches, self._progress.update, self.last_update, self._device)
-        with closing(fed):
-            self._train_on(fed, control, save, look_every)
+        random = torch.get_rng_state()
+        try:
+            with closing(fed):
+                self._train_on(fed, control, save, wait)
+        finally:
+            torch.set_rng_state(random)
+            self._step.close()
         return self.snapshot()
 
-    def _train_on(self, fed: Iterator[Batch], control: Control, save: Any, look_every: int) -> None:
-        progress = self._progress
+    def _train_on(
+        self, fed: Iterator[Batch], control: Control, save: Callable[[Progress], None], wait: Callable[[], None]
+    ) -> None:
+        progress, per_epoch = self._progress, self._batches.updates_per_epoch
+        look_every = 1 if self._device.type == "cpu" else _LOOK_EVERY
         saved = time.monotonic()
         pending: list[torch.Tensor] = []
         hits: list[torch.Tensor] = []
         for images, labels in fed:
-            loss, correct = self._step(images, labels)
+            update = progress.update
+            rate = learning_rate(self._schedule, self.segment, update, per_epoch)
+            seed = derive(self._batches.seed, "dropping", update, self._ranks.rank)
+            loss, correct = self._step(images, labels, rate, seed)
             pending.append(loss)
             hits.append(correct)
             progress.update += 1
-            ends_epoch = progress.update % self._batches.updates_per_epoch == 0
+            ends_epoch = progress.update % per_epoch == 0
             stopping = control.stop_requested()
             due = time.monotonic() - saved > SAVE_SECONDS
-            if len(pending) >= look_every or ends_epoch or stopping or due:
-                self._look(pending, hits)
+            # Processes that work together look, stop and save at the same updates, so none decides for itself.
+            if len(pending) >= look_every or ends_epoch or (self._ranks.alone and (stopping or due)):
+                stopping, due = self._look(pending, hits, stopping, due)
                 control.progress(progress.update - self.first_update, self.last_update - self.first_update, "updates")
+            elif not self._ranks.alone:
+                continue
             if ends_epoch:
-                self._end_epoch()
+                self._end_epoch(rate)
             if progress.update < self.last_update and (stopping or due):
                 save(self.snapshot())
                 saved = time.monotonic()
                 if stopping:
+                    wait()
                     raise InterruptedWork(
                         f"stopped at update {progress.update:,} of {self.last_update:,} of {self.segment.key}; it is saved. "
                         "Run the same command again to go on from there."
                     )
 
     def snapshot(self) -> Progress:
-        """The progress with the weights and momentum buffers as they are now, on the CPU."""
+        """The progress as it is now, with copies of weights and momentum buffers on the device."""
         progress = self._progress
-        progress.weights = _copied(self._model.state_dict())
-        progress.momentum = _copied(
+        return replace(
+            progress,
+            weights=_copied(self._model.state_dict()),
+            momentum=self._momentum(),
+            mean=dict(progress.mean),
+            kept=dict(progress.kept),
+            kept_momentum=dict(progress.kept_momentum),
+            records=list(progress.records),
+        )
+
+    def _momentum(self) -> dict[str, torch.Tensor]:
+        state = self._step.optimiser.state
+        return _copied(
             {
-                name: self._optimiser.state[parameter]["momentum_buffer"]
+                name: state[parameter]["momentum_buffer"]
                 for name, parameter in self._model.named_parameters()
-                if self._optimiser.state.get(parameter, {}).get("momentum_buffer") is not None
+                if state.get(parameter, {}).get("momentum_buffer") is not None
             }
         )
-        return progress
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = labels.to(self._device, non_blocking=True)
-        logits = self._model(self._normalise(images))
-        loss = nn.functional.cross_entropy(logits, labels)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
-
-    def _look(self, pending: list[torch.Tensor], hits: list[torch.Tensor]) -> None:
+    def _look(
+        self, pending: list[torch.Tensor], hits: list[torch.Tensor], stopping: bool, due: bool
+    ) -> tuple[bool, bool]:
+        """Take note of losses and hits; gives whether any process should stop, and whether any would save."""
+        ranks = self._ranks
+        losses = torch.stack(pending).double() / ranks.world
+        told = torch.tensor([stopping, due], dtype=torch.float64, device=losses.device)
+        values = ranks.add(torch.cat([losses, torch.stack(hits).sum()[None].double(), told])).tolist()
+        *values, correct, stops, dues = values
         first = self._progress.update - len(pending)
-        for offset, value in enumerate(torch.stack(pending).tolist()):
+        for offset, value in enumerate(values):
             if not math.isfinite(value):
                 self._not_finite(first + offset, value)
             self._progress.loss += value
-        self._progress.correct += int(torch.stack(hits).sum())
+        self._progress.correct += int(correct)
         pending.clear()
         hits.clear()
+        return stops > 0, dues > 0
 
     def _not_finite(self, update: int, value: float) -> None:
-        raise FailureError(
+        per_epoch = self._batches.updates_per_epoch
+        rate = learning_rate(self._schedule, self.segment, update, per_epoch)
+        error = FailureError(
             f"the loss of {self.segment.key} became {value} at update {update + 1:,} "
-            f"(epoch {update // self._batches.updates_per_epoch + 1}), at learning rate {self.segment.rate:g}. The last "
+            f"(epoch {update // per_epoch + 1}), at learning rate {rate:g}. The last "
             f"good state is its parent {self.segment.parent}, or what was saved of this stage since, and every snapshot "
             "made so far is kept. Use a smaller rate in schedule.rates under a new suite name (--set name=NAME), or look "
             "at the images for wrong values."
         )
+        error.silent = not self._ranks.first
+        raise error
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, rate: float) -> None:
         progress, updates = self._progress, self._batches.updates_per_epoch
         progress.records.append(
             {
@@ -211,7 +210,7 @@ class Trainer:
                 "stage": self.segment.key.stage,
                 "epoch": progress.update // updates,
                 "update": progress.update,
-                "learning_rate": self.segment.rate,
+                "learning_rate": rate,
                 "loss": round(progress.loss / updates, 8),
                 "training_accuracy": round(progress.correct / (updates * self._batches.batch), 8),
             }
@@ -219,13 +218,20 @@ class Trainer:
         progress.loss, progress.correct = 0.0, 0
         epoch = progress.update // updates
         if epoch in self._keep_epochs:
-            progress.kept[epoch] = _copied(self._model.state_dict())
+            progress.kept[epoch] = _copied(self._model.state_dict(), "cpu")
+            if self._keep_epochs[epoch]:
+                progress.kept_momentum[epoch] = {name: each.cpu() for name, each in self._momentum().items()}
         if self._keep_mean:
             for name, tensor in self._model.state_dict().items():
                 value = tensor.detach().to("cpu", torch.float64)
                 progress.mean[name] = progress.mean[name] + value if name in progress.mean else value
             progress.mean_count += 1
+        self._each_epoch(progress.records)
 
 
-def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def _copied(tensors: Mapping[str, torch.Tensor], device: str | None = None) -> dict[str, torch.Tensor]:
+    # In plain order of memory: the bytes of a file must not depend on the layout that computing likes.
+    return {
+        name: tensor.detach().to(device or tensor.device, memory_format=torch.contiguous_format, copy=True)
+        for name, tensor in tensors.items()
+    }

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lrbench.registry.task import NAME_PATTERN, Strict
 
-ArmName = Literal["step", "hold", "constant", "average", "trail"]
+ArmName = Literal["step", "hold", "constant", "average", "trail", "early", "late", "small", "cosine", "raise"]
 ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -17,7 +17,17 @@ Count = Annotated[int, Field(gt=0)]
 TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # Arms that start from another arm's state cannot be run without it.
-_NEEDS: dict[str, str] = {"hold": "step", "constant": "hold", "average": "hold", "trail": "constant"}
+_NEEDS: dict[str, str] = {
+    "hold": "step",
+    "constant": "hold",
+    "average": "hold",
+    "trail": "constant",
+    "early": "step",
+    "late": "hold",
+    "small": "step",
+    "cosine": "step",
+    "raise": "step",
+}
 
 
 class Model(Strict):
@@ -57,6 +67,11 @@ class Schedule(Strict):
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
         trail: Into how many equal parts the arm `trail` divides the epochs: it keeps the weights of the run without decay at
             the end of each part where no stage ends.
+        warmup: Epochs at the start over which the rate rises in a straight line to the first stage's, in every arm; 0 for none.
+        shift: Epochs by which the arms `early` and `late` move every boundary; by default a third of the shortest stage, at
+            least one epoch.
+        small: The rate of the arm `small`; by default that of stage 2.
+        raised: Epochs of the arm `raise` after the last stage; by default as many as the last stage has.
     """
 
     epochs: Count
@@ -68,6 +83,10 @@ class Schedule(Strict):
     weight_decay: NotNegative = 1e-4
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
     trail: Count = 9
+    warmup: Annotated[int, Field(ge=0)] = 0
+    shift: Count | None = None
+    small: Positive | None = None
+    raised: Count | None = None
 
     @field_validator("boundaries")
     @classmethod
@@ -97,7 +116,40 @@ class Schedule(Strict):
             )
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.warmup >= self.boundaries[0]:
+            raise ValueError(
+                f"warmup ({self.warmup} epochs) must end before the first boundary (epoch {self.boundaries[0]})"
+            )
+        if self.shift is not None and self.shift >= self.shortest:
+            raise ValueError(f"shift ({self.shift}) must be shorter than the shortest stage ({self.shortest} epochs)")
         return self
+
+    @property
+    def shortest(self) -> int:
+        """Epochs of the shortest stage."""
+        return min(end - start for start, end in itertools.pairwise(self.ends))
+
+    @property
+    def shifted_by(self) -> int:
+        """Epochs by which `early` and `late` move the boundaries."""
+        return self.shift or max(1, self.shortest // 3)
+
+    @property
+    def small_rate(self) -> float:
+        """The rate of the arm `small`."""
+        return self.small or self.rates[1]
+
+    @property
+    def raised_epochs(self) -> int:
+        """Epochs that the arm `raise` trains for."""
+        return self.raised or self.epochs - self.boundaries[-1]
+
+    def ends_of(self, arm: str) -> tuple[int, ...]:
+        """Epoch at which each stage of an arm ends, from stage 0 to its last, `trail` apart."""
+        if arm in ("early", "late"):
+            shift = self.shifted_by if arm == "late" else -self.shifted_by
+            return (0, *(boundary + shift for boundary in self.boundaries), self.epochs)
+        return (*self.ends, self.epochs + self.raised_epochs) if arm == "raise" else self.ends
 
     @property
     def stages(self) -> int:
@@ -114,6 +166,26 @@ class Schedule(Strict):
     def ends(self) -> tuple[int, ...]:
         """Epoch at which each stage ends, from stage 0 (which ends at 0) to the last."""
         return (0, *self.boundaries, self.epochs)
+
+
+class Training(Strict):
+    """How pretraining is computed, as far as a machine may decide. Only `precision` tells snapshots of two suites apart.
+
+    Attributes:
+        precision: Of the forward pass: `bfloat16` (autocast; weights, sums and BatchNorm stay in single precision) is faster on
+            GPUs that have it.
+        micro_batch: Images in one forward and backward pass of one process, whose gradients are added up to the batch. With
+            BatchNorm layers these are the images that share statistics. By default a process's whole share of the batch, or
+            what the snapshots that training goes on from were made with.
+        compile: Whether the network is compiled (`torch.compile`); by default on a GPU, where a stage has updates enough to
+            win back the time that compiling takes. Where it fails, training goes on without.
+        deterministic: Whether a GPU must give the same bits each time, which is slower. A CPU always does.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: Count | None = None
+    compile: bool | None = None
+    deterministic: bool = False
 
 
 class BatchNorm(Strict):
@@ -219,6 +291,7 @@ class Suite(Strict):
         protocols: How each snapshot is transferred.
         seeds: Pretraining seeds: the unit of replication.
         transfer_seeds: Seeds of each transfer (its validation split, its order of images).
+        protocol_arms: For a protocol, the arms whose own snapshots it is used on; all arms for protocols not named here.
         validation: Share of a target's training images held out for selection where it has no validation split.
     """
 
@@ -231,15 +304,21 @@ class Suite(Strict):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     transfer_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model
     input: Input
     schedule: Schedule
+    training: Training = Training()
     batchnorm: BatchNorm = BatchNorm()
     probe: Probe = Probe()
     knn: Knn = Knn()
     finetune: Finetune = Finetune()
     fewshot: Fewshot = Fewshot()
     concat: Concat = Concat()
+
+    def uses(self, protocol: str, arm: str) -> bool:
+        """Whether a protocol is to be used on an arm's own snapshots."""
+        return arm in next((arms for name, arms in self.protocol_arms.items() if name == protocol), self.arms)
 
     @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")
     @classmethod
@@ -254,4 +333,37 @@ class Suite(Strict):
         for arm in self.arms:
             if arm in _NEEDS and _NEEDS[arm] not in self.arms:
                 raise ValueError(f"arm {arm!r} starts from {_NEEDS[arm]!r}: name {_NEEDS[arm]!r} among the arms too")
+        schedule = self.schedule
+        for arm in ("early", "late"):
+            ends = schedule.ends_of(arm)
+            fits = (
+                list(ends) == sorted(set(ends))
+                and ends[1] > schedule.warmup
+                and schedule.shifted_by < schedule.shortest
+            )
+            if arm in self.arms and not fits:
+                raise ValueError(
+                    f"arm {arm!r} would move the boundaries to epochs {', '.join(map(str, ends[1:-1]))}, which leaves a stage "
+                    f"without an epoch or ends the first within the warm-up: make the stages longer, set schedule.shift "
+                    f"smaller, or leave {arm!r} out"
+                )
+        return self
+
+    @field_validator("protocol_arms")
+    @classmethod
+    def _step_stays(cls, arms: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        without = [protocol for protocol, listed in arms.items() if "step" not in listed]
+        if without:
+            raise ValueError(
+                f"protocol_arms.{without[0]} leaves out `step`, which every claim compares with: name it too"
+            )
+        return arms
+
+    @model_validator(mode="after")
+    def _protocol_arms_are_there(self) -> "Suite":
+        for protocol, listed in self.protocol_arms.items():
+            missing = [arm for arm in listed if arm not in self.arms]
+            if protocol not in self.protocols or missing:
+                what = f"arm {missing[0]!r}" if missing else f"protocol {protocol!r}"
+                raise ValueError(f"protocol_arms.{protocol} speaks of {what}, which the suite does not name")
         return self

@@ -1,7 +1,13 @@
-from hypothesis import given
+import math
+
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrbench.arms import kept_epochs, owned_stages, segment, snapshot_keys
+from lrbench.arms import SnapshotKey, kept_epochs, learning_rate, owned_stages, owner, segment, snapshot_keys
+from lrbench.errors import InputError
+from lrbench.leaderboard.evidence import without_decay
+from lrbench.registry.loading import validated
 from lrbench.registry.suite import Suite
 
 ARMS = ["step", "hold", "constant", "average"]
@@ -74,5 +80,124 @@ def test_trail_lies_inside_stages_of_the_run_without_decay(suite, parts):
             assert trunk.rate == schedule.rates[0]
             trunk = segment(schedule, trunk.parent)
     assert all(
-        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), segment(schedule, each)) == () for each in keys
+        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), segment(schedule, each)) == {} for each in keys
     )
+
+
+MOVED = ["early", "late", "small", "cosine", "raise"]
+
+
+def with_arms(suite, *arms, **schedule):
+    """The suite with more arms and other values in its schedule, validated; rejects what does not fit."""
+    content = suite.model_dump()
+    content["arms"] = [*ARMS, *arms]
+    content["schedule"] |= schedule
+    try:
+        return Suite.model_validate(content)
+    except ValueError:
+        return None
+
+
+def rates_along(suite, key, per_epoch=3):
+    """The rate of every update on the way to a snapshot, walked back segment by segment."""
+    schedule, rates = suite.schedule, {}
+    stretch = segment(schedule, key)
+    end = stretch.last_epoch
+    while stretch.parent is not None:
+        # Of a trunk that was left on the way, what was trained before that counts.
+        until = stretch.last_epoch
+        if stretch.derived:
+            stretch = segment(schedule, stretch.parent)
+        for update in range(stretch.first_epoch * per_epoch, min(stretch.last_epoch, until) * per_epoch):
+            assert update not in rates
+            rates[update] = learning_rate(schedule, stretch, update, per_epoch)
+        stretch = segment(schedule, stretch.parent)
+    return [rates[update] for update in range(end * per_epoch)]
+
+
+@given(suites(), st.integers(0, 3))
+def test_every_arm_has_the_rates_that_it_is_named_for(suite, warmup):
+    suite = with_arms(suite, *MOVED, warmup=warmup)
+    assume(suite is not None)
+    schedule, per_epoch = suite.schedule, 3
+    shift, total = schedule.shifted_by, schedule.epochs * per_epoch
+    warm = warmup * per_epoch
+
+    def expected(boundaries, rates):
+        """The rate of each update, written down anew: by boundaries, then scaled in the warm-up."""
+        found = []
+        for update in range(total):
+            rate = rates[sum(update >= boundary * per_epoch for boundary in boundaries)]
+            found.append(rate * min(1.0, (update + 1) / warm) if update < warm else rate)
+        return found
+
+    boundaries, rates, last = schedule.boundaries, schedule.rates, schedule.stages
+    cosine = [
+        rates[0] * (update + 1) / warm
+        if update < warm
+        else rates[0] * (1 + math.cos(math.pi * (update - warm) / (total - warm))) / 2
+        for update in range(total)
+    ]
+    wanted = {
+        "step": expected(boundaries, rates),
+        "constant": expected(boundaries, [rates[0]] * last),
+        "early": expected([each - shift for each in boundaries], rates),
+        "late": expected([each + shift for each in boundaries], rates),
+        "small": expected(boundaries, [schedule.small_rate] * last),
+        "cosine": cosine,
+    }
+    for arm, each in wanted.items():
+        assert rates_along(suite, SnapshotKey(arm=owner(arm, last, schedule), seed=0, stage=last)) == pytest.approx(
+            each
+        )
+        for stage in owned_stages(arm, schedule):
+            # Every snapshot lies on its arm's boundary, with the same past as the arm's last.
+            epoch = schedule.ends_of(arm)[stage]
+            stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            assert stretch.last_epoch == epoch
+            assert rates_along(suite, stretch.key) == pytest.approx(each[: epoch * per_epoch])
+    raised = rates_along(suite, SnapshotKey(arm="raise", seed=0, stage=last + 1))
+    assert raised == pytest.approx([*wanted["step"], *[rates[0]] * (schedule.raised_epochs * per_epoch)])
+
+
+@given(suites())
+def test_arms_share_what_they_can(suite):
+    suite = with_arms(suite, *MOVED, "trail")
+    assume(suite is not None)
+    schedule = suite.schedule
+    keys = snapshot_keys(suite)
+    assert len(keys) == len(set(keys))
+    for position, key in enumerate(keys):
+        stretch = segment(schedule, key)
+        assert stretch.parent is None or keys.index(stretch.parent) < position
+    # The first stages of `early` and `late` cost no training: they lie on the way of the run at the first rate.
+    for arm, trunk, stage in (("early", "step", 1), ("late", "hold", 2)):
+        stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=1))
+        parent = segment(schedule, SnapshotKey(arm=trunk, seed=0, stage=stage))
+        assert stretch.derived and stretch.parent == parent.key
+        assert parent.first_epoch < stretch.kept_epoch < parent.last_epoch
+        assert kept_epochs(suite, parent)[stretch.kept_epoch] is True
+    # What the saturation null may be fitted to.
+    arms = {key.arm for key in keys if key.stage > 0 and without_decay(suite, (key.arm, key.stage))}
+    assert {"step", "hold", "average", "small", "early", "late"} <= arms and not arms & {"cosine", "raise"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": {"warmup": 3}}, r"warmup \(3 epochs\) must end before the first boundary \(epoch 3\)"),
+        ({"schedule": {"shift": 2}}, r"shift \(2\) must be shorter than the shortest stage \(1 epochs\)"),
+        ({"arms": ["step", "early"]}, r"arm 'early' would move the boundaries to epochs 2, 4.*leave 'early' out"),
+        ({"arms": ["step", "late"]}, "arm 'late' starts from 'hold'"),
+        ({"arms": ["step", "raise", "raise"]}, "'raise' is named twice"),
+        ({"protocol_arms": {"knn": ["hold"]}}, r"protocol_arms\.knn leaves out `step`"),
+        ({"protocol_arms": {"knn": ["step", "cosine"]}}, r"protocol_arms\.knn speaks of arm 'cosine'"),
+        ({"protocol_arms": {"depth": ["step"]}}, r"protocol_arms\.depth speaks of protocol 'depth'"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(tiny, tmp_path, changes, message):
+    content = tiny.model_dump(mode="json")
+    for name, value in changes.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    with pytest.raises(InputError, match=message):
+        validated(Suite, content, tmp_path / "suite.toml")

@@ -1,0 +1,175 @@
+"""One update of the weights: forward and backward in as many pieces as memory and BatchNorm ask for, then SGD's step."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrbench.errors import FailureError
+from lrbench.models import InputNormalisation, batchnorm_layers
+from lrbench.ranks import Ranks
+from lrbench.registry.suite import Schedule, Training
+
+# Compiling takes about a minute: a stage with fewer updates than this would not win it back.
+_COMPILE_FROM = 2000
+
+
+class Step:
+    """Does updates.
+
+    Args:
+        model: The network on its device, in training mode.
+        schedule: Momentum and weight decay.
+        training: Precision, compilation.
+        normalise: Turns images into inputs on the device.
+        device: Where the network lies.
+        ranks: The processes whose gradients are averaged.
+        micro_batch: Images in one forward and backward pass; None for all that a process is given.
+        updates: How many updates will be asked for.
+        say: Told what had to be done otherwise than asked.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        training: Training,
+        normalise: InputNormalisation,
+        device: torch.device,
+        ranks: Ranks,
+        *,
+        micro_batch: int | None,
+        updates: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.micro_batch = micro_batch
+        self._model, self._normalise, self._device, self._say, self._ranks = model, normalise, device, say, ranks
+        self._precision = training.precision
+        self._random = any("Drop" in type(module).__name__ for module in model.modules())
+        self._shares_statistics = bool(batchnorm_layers(model))
+        wanted = device.type == "cuda" and updates >= _COMPILE_FROM if training.compile is None else training.compile
+        # Compiled in place: the names in the state dict stay those of the network.
+        self._unproven = wanted
+        if wanted:
+            model.compile(dynamic=False)
+        self.optimiser = torch.optim.SGD(
+            model.parameters(),
+            lr=schedule.rates[0],
+            momentum=schedule.momentum,
+            nesterov=schedule.nesterov,
+            weight_decay=schedule.weight_decay,
+            fused=True,
+        )
+        self._forward: Any = model
+        if not ranks.alone:
+            self._forward = nn.parallel.DistributedDataParallel(
+                model, device_ids=[device] if device.index is not None else None, broadcast_buffers=False
+            )
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, rate: float, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do one update.
+
+        Args:
+            images: uint8 of shape `(B, S, S, 3)`, this process's share of the batch.
+            labels: Shape `(B,)`.
+            rate: The learning rate.
+            seed: Of networks that drop at random.
+
+        Returns:
+            The mean loss and the number of correct predictions, both on the device.
+
+        Raises:
+            FailureError: There is not memory enough.
+        """
+        labels = labels.to(self._device, non_blocking=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        while True:
+            try:
+                found = self._backward(images, labels, seed)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if _no_memory(error):
+                    self._use_less(len(labels), error)
+                elif self._unproven:
+                    self._go_on_uncompiled(error)
+                else:
+                    raise
+        self._unproven = False
+        self.optimiser.step()
+        return found
+
+    def close(self) -> None:
+        """Leave the network as it came: not compiled."""
+        _uncompile(self._model)
+
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._random:
+            torch.manual_seed(seed)
+        self.optimiser.zero_grad(set_to_none=True)
+        total = len(labels)
+        size = self.micro_batch or total
+        pieces = list(zip(torch.split(self._normalise(images), size), torch.split(labels, size), strict=True))
+        losses, correct = [], []
+        for position, (inputs, targets) in enumerate(pieces):
+            with self._quiet(position < len(pieces) - 1):
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+                    logits = self._forward(inputs)
+                    loss = nn.functional.cross_entropy(logits, targets)
+                # A piece counts by its images, so that the gradient is the batch's whatever the pieces.
+                share = loss if len(pieces) == 1 else loss * (len(targets) / total)
+                share.backward()  # type: ignore[no-untyped-call]
+            losses.append(share.detach())
+            correct.append((logits.detach().argmax(1) == targets).sum())
+        if len(pieces) == 1:
+            return losses[0], correct[0]
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+    def _quiet(self, quiet: bool) -> AbstractContextManager[Any]:
+        """Processes exchange gradients once an update, with the last piece."""
+        return self._forward.no_sync() if quiet and not self._ranks.alone else nullcontext()
+
+    def _use_less(self, total: int, error: Exception) -> None:
+        now = self.micro_batch or total
+        less = (now + 1) // 2
+        why = None
+        if self._shares_statistics:
+            why = "under BatchNorm fewer images would share statistics, which is another training"
+        elif self._random:
+            why = "its random dropping depends on the pieces"
+        elif not self._ranks.alone:
+            why = "the other processes would not know"
+        elif now == 1:
+            why = "a single image is too much"
+        if why is not None:
+            raise FailureError(
+                f"there is not memory enough for {now} images at a time, and taking fewer is no choice of lrbench's: {why}. "
+                f"Everything up to the last saved state is kept. Free memory, start more processes (torchrun), set "
+                f'training.precision="bfloat16" under a new name, or say --set training.micro_batch={max(1, less)}, and run '
+                "the same command again."
+            ) from error
+        self.micro_batch = less
+        self.optimiser.zero_grad(set_to_none=True)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._say(f"not memory enough for {now} images at a time: from here on {less}, which gives the same updates")
+
+    def _go_on_uncompiled(self, error: Exception) -> None:
+        self._unproven = False
+        _uncompile(self._model)
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        self._say(f"the network could not be compiled ({first[0][:200]}); training goes on without")
+
+
+def _uncompile(model: nn.Module) -> None:
+    # What `Module.compile` sets; torch has no public way back.
+    model._compiled_call_impl = None
+
+
+def _no_memory(error: Exception) -> bool:
+    # The CPU's allocator has no error class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,104 @@
+"""Training curves for TensorBoard and Weights & Biases, beside the log, which is always written."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lrbench.errors import InputError
+from lrbench.registry import Suite
+
+TRACKERS = ("tensorboard", "wandb")
+"""What `--track` may say; each is an extra of the same name."""
+
+_CURVES = ("loss", "training_accuracy", "learning_rate")
+
+
+class Tracker:
+    """Takes an epoch's log record; this one keeps nothing."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """An epoch has ended."""
+
+    def close(self) -> None:
+        """No more epochs of this segment."""
+
+
+class _All(Tracker):
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def record(self, record: dict[str, Any]) -> None:
+        for each in self._trackers:
+            each.record(record)
+
+    def close(self) -> None:
+        for each in self._trackers:
+            each.close()
+
+
+class _TensorBoard(Tracker):
+    def __init__(self, folder: Path) -> None:
+        self._writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+
+    def record(self, record: dict[str, Any]) -> None:
+        for name in _CURVES:
+            self._writer.add_scalar(name, record[name], record["epoch"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases(Tracker):
+    def __init__(self, suite: Suite, run: str, folder: Path) -> None:
+        self._run: Any = import_module("wandb").init(
+            project="lrbench",
+            group=suite.name,
+            name=run,
+            # The same run goes on when training does.
+            id=f"{suite.name}-{run}".replace("/", "-"),
+            resume="allow",
+            dir=str(folder),
+            config=suite.model_dump(mode="json"),
+        )
+
+    def record(self, record: dict[str, Any]) -> None:
+        self._run.log({name: record[name] for name in ("epoch", *_CURVES)})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that trackers are known and installed, before any work begins.
+
+    Raises:
+        InputError: One is not.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(f"--track {name} is not known. It can be {' or '.join(TRACKERS)}.")
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise InputError(
+                f"--track {name} needs a library that is not installed ({error}). Install it with "
+                f"`pip install 'lrbench[{name}]'`."
+            ) from error
+
+
+def open_trackers(names: Sequence[str], suite: Suite, snapshot: Path) -> Tracker:
+    """Open trackers for the segment that ends in a snapshot.
+
+    Args:
+        names: Which ones; none keeps nothing.
+        suite: The suite.
+        snapshot: TensorBoard's files go into a folder beside it, those of Weights & Biases into one for the suite.
+    """
+    folder, stage = snapshot.parent, snapshot.stem
+    trackers: list[Tracker] = []
+    if "tensorboard" in names:
+        trackers.append(_TensorBoard(folder / "tensorboard"))
+    if "wandb" in names:
+        trackers.append(_WeightsAndBiases(suite, f"{folder.parent.name}/{folder.name}/{stage}", folder.parents[1]))
+    return _All(trackers)

@@ -1,0 +1,110 @@
+"""Processes that pretrain together, as `torchrun` starts them: which one this is, and what they tell each other."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lrbench.errors import LrbenchError
+
+if TYPE_CHECKING:
+    import torch
+
+# The longest that one process waits for another: the time to prepare a large data set on a slow disk.
+_PATIENCE = timedelta(hours=2)
+
+Value = TypeVar("Value")
+
+
+def started_together() -> bool:
+    """Whether `torchrun` started this process beside others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those that work together. All of them must call a method for any of them to go on.
+
+    Attributes:
+        rank: Which one this is, from 0.
+        world: How many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.world == 1
+
+    def first_does(self, work: Callable[[], Value]) -> Value:
+        """Let the first process do something, and give all of them what came out.
+
+        Raises:
+            LrbenchError: What the first process met; on all of them.
+        """
+        if self.alone:
+            return work()
+        outcome: list[Any] = [None]
+        if self.first:
+            try:
+                outcome = [(work(), None)]
+            except LrbenchError as error:
+                outcome = [(None, error)]
+        import torch.distributed as distributed
+
+        distributed.broadcast_object_list(outcome, src=0)
+        value, failed = outcome[0]
+        if failed is not None:
+            # The first process says it; the others need not say it again.
+            failed.silent = not self.first
+            raise failed
+        result: Value = value
+        return result
+
+    def gather(self, value: Value) -> list[Value]:
+        """Everyone's value, in the order of the ranks, to everyone."""
+        if self.alone:
+            return [value]
+        import torch.distributed as distributed
+
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+    def add(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """Everyone's tensors added up, in place."""
+        if not self.alone:
+            import torch.distributed as distributed
+
+            distributed.all_reduce(tensor)
+        return tensor
+
+
+ALONE = Ranks()
+"""A process that works by itself."""
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started: over NCCL where each has a GPU, else over Gloo."""
+    import torch
+    import torch.distributed as distributed
+
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpus = torch.cuda.is_available() and local < torch.cuda.device_count()
+    if on_gpus:
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(rank=distributed.get_rank(), world=distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,426 @@
+"""The engine by itself, on networks small enough to be looked through."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lrbench.arms import SnapshotKey, learning_rate, segment, snapshot_keys
+from lrbench.control import Control
+from lrbench.data.batches import Batches
+from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.models import InputNormalisation
+from lrbench.pretrain import trainer as trainer_module
+from lrbench.pretrain.saving import Saver
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretrain.state import Progress, load, progress_path, save, state_path
+from lrbench.pretrain.step import Step
+from lrbench.pretrain.trainer import Trainer
+from lrbench.ranks import ALONE
+from lrbench.registry.suite import Schedule, Suite, Training
+from lrbench.snapshots import read_metadata, snapshot_path
+from tests.pretrain.test_segments import key, make
+
+CPU = torch.device("cpu")
+NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
+PER_EPOCH = 3
+
+
+class Images:
+    """Ten images of four by four pixels."""
+
+    plain = None
+
+    def __init__(self):
+        self.values = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.values)
+
+    def evaluation(self, indices):
+        return self.values[indices]
+
+
+BATCHES = Batches(pixels=Images(), labels=np.arange(10) % 3, seed=5, batch=3, size=4, augmentation="flip")  # type: ignore[arg-type]
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+
+
+def stepper(schedule, training=None, **others):
+    settings = {"micro_batch": None, "updates": 1, "say": lambda text: None} | others
+    return lambda model: Step(model, schedule, training or Training(), NORMALISE, CPU, ALONE, **settings)
+
+
+def trainer_of(stretch, schedule, progress, **others):
+    return Trainer(
+        network(), stretch, schedule, BATCHES, stepper(schedule), progress,
+        keep_mean=False, keep_epochs={}, device=CPU, **others,
+    )  # fmt: skip
+
+
+class Stops(Control):
+    """Asks to stop once so many updates are done."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def progress(self, done, total, unit):
+        self.done = done
+
+    def stop_requested(self):
+        self.at -= 1
+        return self.at <= 0
+
+
+def travelled(progress):
+    """A progress as it comes back from a file."""
+    return Progress(
+        **{
+            name: {key: each.clone() for key, each in value.items()} if name in ("weights", "momentum") else value
+            for name, value in vars(progress).items()
+        }
+    )
+
+
+@st.composite
+def journeys(draw):
+    boundaries = sorted(draw(st.sets(st.integers(2, 9), min_size=1, max_size=3)))
+    schedule = Schedule(
+        epochs=boundaries[-1] + draw(st.integers(1, 3)),
+        boundaries=tuple(boundaries),
+        rates=tuple(0.5 / 2**stage for stage in range(len(boundaries) + 1)),
+        batch=3,
+        warmup=draw(st.integers(0, 1)),
+    )
+    arm = draw(st.sampled_from(["step", "cosine"]))
+    total = schedule.epochs * PER_EPOCH
+    return schedule, arm, draw(st.lists(st.integers(1, total), max_size=5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(journeys())
+def test_snapshots_fall_on_boundaries_also_after_resumes_at_random_updates(journey):
+    schedule, arm, stops = journey
+    used = []
+
+    def travel(stops):
+        progress, ends = Progress(update=0, weights=network().state_dict()), []
+        used.clear()
+        for stage in range(1, schedule.stages + 1):
+            stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            progress = Progress(update=progress.update, weights=progress.weights, momentum=progress.momentum)
+            for stop in [*stops, None]:
+                going = trainer_of(stretch, schedule, travelled(progress))
+                going._step = _Spy(going._step, used)
+                saved = []
+                try:
+                    progress = going.train(Stops(stop) if stop else Control(), saved.append, lambda: None)
+                    break
+                except InterruptedWork:
+                    progress = travelled(saved[-1])
+            ends.append(progress)
+        return ends
+
+    whole = travel([])
+    rates = list(used)
+    parts = travel(stops)
+    assert used == rates and len(used) == schedule.epochs * PER_EPOCH
+    for stage, (one, other) in enumerate(zip(whole, parts, strict=True), start=1):
+        assert one.update == other.update == schedule.ends[stage] * PER_EPOCH
+        assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+        assert all(torch.equal(one.momentum[name], other.momentum[name]) for name in one.momentum)
+        assert one.records == other.records
+    stretches = [
+        segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage)) for stage in range(1, schedule.stages + 1)
+    ]
+    for update, rate in enumerate(rates):
+        stage = sum(update >= end * PER_EPOCH for end in schedule.ends[1:])
+        assert rate == learning_rate(schedule, stretches[min(stage, len(stretches) - 1)], update, PER_EPOCH)
+
+
+class _Spy:
+    """A step that writes down the rate that the optimiser really used."""
+
+    def __init__(self, step, used):
+        self.step, self.used, self.optimiser, self.close = step, used, step.optimiser, step.close
+
+    def __call__(self, images, labels, rate, seed):
+        found = self.step(images, labels, rate, seed)
+        self.used.append(self.optimiser.param_groups[0]["lr"])
+        return found
+
+
+def gradients(model, micro_batch, **others):
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
+    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
+    step = stepper(schedule, micro_batch=micro_batch, **others)(model)
+    loss, correct = step(images, torch.arange(8) % 3, 0.1, 7)
+    return {name: each.grad.clone() for name, each in model.named_parameters()}, float(loss), int(correct), step
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])
+def test_pieces_of_a_batch_give_the_batchs_gradient(micro_batch):
+    whole, loss, correct, _ = gradients(network(), None)
+    pieces, theirs, hits, _ = gradients(network(), micro_batch)
+    assert theirs == pytest.approx(loss, rel=1e-6) and hits == correct
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+class Greedy(nn.Module):
+    """A network that has memory for so many images only."""
+
+    def __init__(self, room, inner=None):
+        super().__init__()
+        self.room, self.inner = room, inner or network()
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return self.inner(images)
+
+
+def test_out_of_memory_halves_the_pieces_and_says_so():
+    said = []
+    found, loss, _, step = gradients(Greedy(2), None, say=said.append)
+    whole, expected, _, _ = gradients(network(), None)
+    assert step.micro_batch == 2 and loss == pytest.approx(expected, rel=1e-6)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(found[f"inner.{name}"], gradient, rtol=1e-5, atol=1e-7)
+    assert said == [
+        "not memory enough for 8 images at a time: from here on 4, which gives the same updates",
+        "not memory enough for 4 images at a time: from here on 2, which gives the same updates",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "room", "why"),
+    [
+        (nn.BatchNorm1d(48), 4, "under BatchNorm fewer images would share statistics"),
+        (nn.Dropout(0.5), 4, "its random dropping depends on the pieces"),
+        (nn.Identity(), 0, "a single image is too much"),
+    ],
+)
+def test_out_of_memory_stops_where_pieces_would_change_the_training(layer, room, why):
+    inner = nn.Sequential(nn.Flatten(), layer, nn.Linear(48, 3))
+    with pytest.raises(FailureError, match=f"{why}.*--set training.micro_batch="):
+        gradients(Greedy(room, inner), None)
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_without(monkeypatch):
+    said = []
+
+    def broken(*arguments, **others):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    def compile_broken(self, **options):
+        self._compiled_call_impl = broken
+
+    monkeypatch.setattr(nn.Module, "compile", compile_broken)
+    found, loss, _, _ = gradients(network(), None, training=Training(compile=True), say=said.append)
+    whole, expected, _, _ = gradients(network(), None)
+    assert loss == expected and all(torch.equal(found[name], whole[name]) for name in whole)
+    assert said == [
+        "the network could not be compiled (Failed to find C compiler.); training goes on without",
+    ]
+
+
+def test_an_error_of_the_network_itself_is_not_taken_for_the_compilers():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        gradients(nn.Sequential(nn.Flatten(), nn.Linear(47, 3)), None)
+
+
+def test_networks_that_drop_at_random_draw_by_the_updates_number():
+    def losses():
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), network()[1])
+        return gradients(model, None)[1]
+
+    torch.manual_seed(1)
+    first = losses()
+    torch.manual_seed(2)
+    assert losses() == first
+
+
+def test_bfloat16_is_near_and_keeps_weights_in_single_precision(tiny, place):
+    half = Suite.model_validate(tiny.model_dump() | {"name": "half", "training": {"precision": "bfloat16"}})
+    one, other = make(tiny, key("step", 1), place), make(half, key("step", 1), place)
+    mine, theirs = (
+        [json.loads(line)["loss"] for line in path.with_name("log.jsonl").read_text().splitlines()]
+        for path in (one, other)
+    )
+    assert mine != theirs and mine == pytest.approx(theirs, rel=0.05)
+    assert read_metadata(one).recipe != read_metadata(other).recipe
+    from safetensors.torch import load_file
+
+    assert {tensor.dtype for tensor in load_file(other).values()} == {torch.float32, torch.int64}
+
+
+def test_how_a_machine_computes_does_not_tell_suites_apart(tiny, place):
+    path = make(tiny, key("step", 0), place)
+    content = tiny.model_dump() | {"training": {"micro_batch": 16, "compile": False, "deterministic": True}}
+    assert make(Suite.model_validate(content), key("step", 0), place) == path
+
+
+def test_images_that_share_statistics_are_recorded_and_kept(tiny, place):
+    pieces = Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 8}})
+    path = make(pieces, key("step", 1), place)
+    assert read_metadata(path).batchnorm_shared == 8
+    plain = Suite.model_validate(tiny.model_dump() | {"name": "plain"})
+    assert read_metadata(make(plain, key("step", 1), place)).batchnorm_shared == 32
+    # The suite says nothing any more: training goes on as its past was trained.
+    make(tiny, key("hold", 2), place)
+    assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("hold", 2))).batchnorm_shared == 8
+
+
+def test_another_number_of_images_that_share_statistics_is_said(tiny, place):
+    make(tiny, key("step", 1), place)
+
+    class Hears(Control):
+        said: list[str] = []
+
+        def say(self, text):
+            self.said.append(text)
+
+    told = Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 16}})
+    make_snapshot(told, key("step", 2), place, Hears())
+    assert "16 images share BatchNorm statistics from here on" in Hears.said[0] and "before it were 32" in Hears.said[0]
+    assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2))).batchnorm_shared == 16
+    with pytest.raises(
+        InputError, match=r"12 images share BatchNorm statistics, as training.micro_batch says.*no multiple"
+    ):
+        make_snapshot(
+            Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 12}}),
+            key("hold", 2),
+            place,
+            Control(),
+        )
+
+
+def test_saving_does_not_hold_up_training_and_what_fails_is_told():
+    free, written = threading.Event(), []
+
+    def write(progress):
+        free.wait(10)
+        if progress.update == 2:
+            raise FailureError("the disk is full")
+        written.append(progress.update)
+
+    saver = Saver(write, CPU)
+    saver.save(Progress(update=1, weights={}))
+    assert written == []
+    free.set()
+    saver.wait()
+    assert written == [1]
+    saver.save(Progress(update=2, weights={}))
+    with pytest.raises(FailureError, match="the disk is full"):
+        saver.save(Progress(update=3, weights={}))
+    saver.close()
+
+
+def test_what_is_saved_by_time_is_the_state_of_its_update(tiny, place, monkeypatch):
+    """Training goes on while a state is written; the file must not hold a later one."""
+    seen = []
+    make(tiny, key("step", 0), place)
+    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", -1.0)
+    write = trainer_module.Trainer.snapshot
+
+    def snapshot(self):
+        taken = write(self)
+        seen.append((taken, {name: tensor.clone() for name, tensor in taken.weights.items()}))
+        return taken
+
+    monkeypatch.setattr(trainer_module.Trainer, "snapshot", snapshot)
+    make_snapshot(tiny, key("step", 1), place, Control())
+    assert len(seen) == 9
+    for taken, weights in seen:
+        assert all(torch.equal(taken.weights[name], weights[name]) for name in weights)
+    assert [taken.update for taken, _ in seen] == list(range(1, 10))
+    assert [len(taken.records) for taken, _ in seen] == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
+@pytest.fixture
+def moved(tiny):
+    """The tiny suite with every arm; its stages are long enough to be moved."""
+    content = tiny.model_dump() | {
+        "arms": ["step", "hold", "constant", "average", "trail", "early", "late", "small", "cosine", "raise"],
+        "seeds": [0],
+    }
+    content["schedule"] |= {"epochs": 7, "boundaries": (3, 5)}
+    return Suite.model_validate(content)
+
+
+def test_every_arm_trains_from_the_state_that_it_says(moved, place):
+    for each in snapshot_keys(moved):
+        make_snapshot(moved, each, place, Control())
+    root = place.workspace.checkpoints
+
+    def rates(arm, stage):
+        metadata = read_metadata(snapshot_path(root, "tiny", key(arm, stage)))
+        return metadata.epoch, metadata.rate, metadata.next_rate
+
+    assert rates("early", 1) == (2, 0.1, 0.01) and rates("late", 1) == (4, 0.1, 0.01)
+    assert rates("early", 2) == (4, 0.01, 0.001) and rates("late", 3) == (7, 0.001, None)
+    assert rates("small", 1) == (3, 0.01, 0.01) and rates("raise", 4) == (9, 0.1, None)
+    # Three updates an epoch, half a cosine over 21 of them.
+    wanted = [0.05 * (1 + np.cos(np.pi * update / 21)) for update in (8, 9)]
+    assert rates("cosine", 1)[1:] == pytest.approx(wanted)
+    # `late` starts to decay from the very state that `hold` passes: the same weights, and its momentum.
+    assert load(state_path(snapshot_path(root, "tiny", key("late", 1))))["momentum"]
+    lines = (root / "tiny" / "late" / "seed0" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [5, 6, 7]
+
+
+def test_early_and_late_are_uninterrupted_runs_with_moved_boundaries(moved, place):
+    from safetensors.torch import load_file
+
+    from tests.pretrain.test_segments import assert_close, bare_loop
+
+    for arm, rates in (("early", [0.1] * 2 + [0.01] * 2 + [0.001] * 3), ("late", [0.1] * 4 + [0.01] * 2 + [0.001])):
+        assert_close(load_file(make(moved, key(arm, 3), place)), bare_loop(moved, place, rates)[-1])
+
+
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden-losses.json"
+
+
+def test_a_tiny_run_has_the_losses_that_it_always_had(moved, place):
+    """A change that should change nothing reproduces these; one that means to, writes them anew (see CONTRIBUTING.md)."""
+    found = {}
+    for each in snapshot_keys(moved):
+        make_snapshot(moved, each, place, Control())
+    for path in sorted(place.workspace.checkpoints.glob("tiny/*/seed0/log.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parts[-3]] = [[line["epoch"], line["learning_rate"], line["loss"]] for line in lines]
+    text = json.dumps(found, indent=1) + "\n"
+    if not GOLDEN.exists():
+        GOLDEN.write_text(text)
+        pytest.fail(f"{GOLDEN.name} was missing and is written anew: look at it, and commit it")
+    golden = json.loads(GOLDEN.read_text())
+    assert found.keys() == golden.keys()
+    for arm, lines in golden.items():
+        # Processors differ in the last digits of a sum; 27 updates do not make more of that than this.
+        assert np.array(found[arm]) == pytest.approx(np.array(lines), rel=2e-4), arm
+
+
+def test_state_files_hold_nothing_that_runs(tiny, place):
+    path = make(tiny, key("step", 1), place)
+    assert set(load(state_path(path))) == {"format", "update", "momentum", "mean", "kept", "kept_momentum"}
+    save(progress_path(path), {"a": 1})
+    assert load(progress_path(path))["a"] == 1
+
+
+def test_the_names_in_a_snapshot_are_the_networks_own_compiled_or_not():
+    model = network()
+    step = stepper(Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8), Training(compile=True))(model)
+    assert list(model.state_dict()) == ["1.weight", "1.bias"]
+    step.close()
+    assert model._compiled_call_impl is None
