@@ -77,6 +77,23 @@ def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchN
     }
 
 
+def operations(model: nn.Module, size: int) -> int:
+    """Multiplications and additions of one image's forward pass, counted by torch.
+
+    Args:
+        model: On any device, `meta` too.
+        size: Side of the square input in pixels.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    training, counter = model.training, FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, size, size, device=device))
+    model.train(training)
+    return int(counter.get_total_flops())
+
+
 def pick_device() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

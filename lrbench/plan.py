@@ -1,6 +1,5 @@
-"""A suite's plan: its snapshots and cells, which are done, and what the rest will cost. Imports no torch."""
+"""A suite's plan: its snapshots and cells, and which are done. Imports no torch."""
 
-import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,10 +8,8 @@ from lrbench.arms import SnapshotKey, segment, snapshot_keys
 from lrbench.cells import Cell, TransferSettings, done_result
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
-from lrbench.leaderboard.index import load_index
 from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, load_task
-from lrbench.registry.task import SyntheticFiles
 from lrbench.snapshots import snapshot_path
 from lrbench.workspace import Workspace
 
@@ -129,76 +126,3 @@ def make_plan(
             done = made and done_result(workspace, reference, cell, settings, partial=partial) is not None
             cells.append(PlannedCell(snapshot=key, cell=cell, done=done))
     return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a plan's missing work will cost in compute, from what the same suite has taken here so far.
-
-    Attributes:
-        updates: SGD updates that are missing; None where the source's size is not known before it is read.
-        cells: Cells that are missing.
-        pretraining_seconds: Estimate for the updates, on one process; None where none has been timed.
-        transfer_seconds: Estimate for the cells, on one process; None where none has been timed.
-    """
-
-    updates: int | None
-    cells: int
-    pretraining_seconds: float | None
-    transfer_seconds: float | None
-
-    @property
-    def seconds(self) -> float | None:
-        """Both together; None where a part is not known."""
-        if self.pretraining_seconds is None or self.transfer_seconds is None:
-            return None
-        return self.pretraining_seconds + self.transfer_seconds
-
-    def words(self) -> str:
-        """The cost in one line."""
-        updates = "an unknown number of" if self.updates is None else f"{self.updates:,}"
-        line = f"missing: {updates} updates of pretraining{_time(self.pretraining_seconds)}, {self.cells:,} cells"
-        return f"{line}{_time(self.transfer_seconds)}; times are of one process, from what this suite took here so far"
-
-
-def estimate_cost(plan: Plan, workspace: Workspace) -> Cost:
-    """What the missing work of a plan will cost, from `timings.jsonl` and the results' timings."""
-    task = load_task(plan.suite.source)
-    files = task.files
-    images = files.train if isinstance(files, SyntheticFiles) else task.counts.get("train")
-    updates = None if images is None else plan.missing_epochs * (images // plan.suite.schedule.batch)
-    missing = sum(not cell.done for cell in plan.cells)
-    pace = _update_seconds(workspace.checkpoints / plan.suite.name)
-    cell = _cell_seconds(workspace, plan.suite.name)
-    return Cost(
-        updates=updates,
-        cells=missing,
-        pretraining_seconds=0.0 if updates == 0 else None if pace is None or updates is None else pace * updates,
-        transfer_seconds=0.0 if missing == 0 else None if cell is None else cell * missing,
-    )
-
-
-def _update_seconds(folder: Path) -> float | None:
-    updates, seconds = 0, 0.0
-    for path in folder.glob("*/seed*/timings.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-                updates, seconds = updates + int(record["updates"]), seconds + float(record["seconds"])
-            except (ValueError, KeyError, TypeError):
-                # A line that a killed process left half-written tells nothing.
-                continue
-    return seconds / updates if updates else None
-
-
-def _cell_seconds(workspace: Workspace, suite: str) -> float | None:
-    seconds = [entry.seconds for entry in load_index(workspace.results, suite, workspace.cache).entries]
-    return sum(seconds) / len(seconds) if seconds else None
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return " (not timed here yet)"
-    if seconds < 90:
-        return f" (about {seconds:.0f} s)"
-    return f" (about {seconds / 60:.0f} min)" if seconds < 5400 else f" (about {seconds / 3600:.1f} h)"

@@ -11,15 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = [
-    "errors files seeds workspace control locks machine",
+    "errors files seeds workspace control locks machine ranks",
     "registry arms",
     "data",
     "models snapshots weights effective references export",
     "results cells",
     "pretrain transfer",
     "leaderboard",
-    "engines plan recommend",
-    "cli __init__",
+    "engines plan cost recommend",
+    "cli __init__ __main__",
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 

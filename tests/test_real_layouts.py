@@ -84,6 +84,48 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
     assert "resnet10t (random weights)" in (home / "leaderboard" / "foreign.md").read_text()
 
 
+def test_the_papers_suite_goes_through_all_its_stages(lrbench, home, data):
+    """`imagenet` as it is but for size: its 30, 60 and 90 epochs, its arms, targets and protocols."""
+    smaller = (
+        "name=imagenet-small", "seeds=[0]", "input.size=32", "schedule.batch=8", "probe.strengths=3",
+        "model.arguments={layers=[1,1,1,1],channels=[8,8,16,16]}", "finetune.rates=[0.01]", "finetune.decays=[0.0]",
+        "finetune.updates=3", "finetune.batch=8",
+    )  # fmt: skip
+    changes = [part for change in smaller for part in ("--set", change)]
+    done = lrbench("run", "imagenet", "--partial", *changes)
+    assert done.status == 0, done.err
+    made = sorted(
+        str(path.relative_to(home / "checkpoints" / "imagenet-small"))
+        for path in (home / "checkpoints" / "imagenet-small").rglob("stage?.safetensors")
+    )
+    assert made == [
+        "average/seed0/stage2.safetensors", "average/seed0/stage3.safetensors", "constant/seed0/stage3.safetensors",
+        "hold/seed0/stage2.safetensors", "hold/seed0/stage3.safetensors", "step/seed0/stage0.safetensors",
+        "step/seed0/stage1.safetensors", "step/seed0/stage2.safetensors", "step/seed0/stage3.safetensors",
+    ]  # fmt: skip
+    lines = (home / "checkpoints/imagenet-small/step/seed0/log.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert rates == [0.1] * 30 + [0.01] * 30 + [0.001] * 30
+    assert len(list((home / "leaderboard/results/imagenet-small").rglob("*.parquet"))) == 9 * 4 * 3
+    again = lrbench("run", "imagenet", "--partial", *changes)
+    assert again.status == 0 and "9 of 9 snapshots and 108 of 108 cells are there" in again.err
+
+
+def test_every_tenth_class_is_a_task_of_its_own(tmp_path):
+    from lrbench.data.loading import load_task_data
+    from lrbench.registry import load_task
+
+    trees.imagenet(tmp_path / "folders", classes=23, train=2, val=1)
+    trees.imagenet_kaggle(tmp_path / "flat", classes=23, train=2, val=1)
+    every = [
+        load_task_data(load_task("imagenet100"), [tmp_path / layout], partial=True) for layout in ("folders", "flat")
+    ]
+    for data in every:
+        assert list(data.classes) == ["n01440764", "n01440774", "n01440784"]
+        assert (len(data.splits["train"].labels), data.splits["test"].labels.tolist()) == (6, [0, 1, 2])
+    assert every[0].fingerprint == every[1].fingerprint
+
+
 def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data):
     first = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "indoor67", "--partial", "--protocol", "knn")
     assert first.status == 0

@@ -7,7 +7,8 @@ import typer
 from lrbench.cli.common import JsonOption, PartialOption, SetOption, SuiteArgument, emit_json
 
 if TYPE_CHECKING:
-    from lrbench.plan import Cost, Plan
+    from lrbench.cost import Cost
+    from lrbench.plan import Plan
 
 
 def plan(
@@ -19,7 +20,8 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Show a suite's snapshots and cells, what is done, and an estimate of the rest; starts nothing."""
-    from lrbench.plan import estimate_cost, make_plan
+    from lrbench.cost import estimate_cost
+    from lrbench.plan import make_plan
     from lrbench.registry import load_suite
     from lrbench.workspace import Workspace
 
@@ -65,4 +67,8 @@ def _record(made: "Plan", cost: "Cost") -> dict[str, Any]:
         ],
         "missing_epochs": made.missing_epochs,
         "estimated_seconds": cost.seconds,
+        "pretraining_gpu_hours": cost.pretraining_gpu_hours,
+        "finetuning_gpu_hours": cost.finetuning_gpu_hours,
+        "snapshot_bytes": cost.snapshot_bytes,
+        "pixel_bytes": cost.pixel_bytes,
     }

@@ -99,7 +99,7 @@ class _Making:
             seed=derive(key.seed, "initialisation"),
         )
         end = self.ranks.first_does(lambda: self._start(model))
-        self.shared = self._shared(end, model)
+        self.shared = self.ranks.first_does(lambda: self._shared(end, model))
         end = replace(end, batchnorm_shared=self.shared)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.segment.parent is not None and not self.segment.derived:

@@ -84,6 +84,7 @@ class SplitFoldersFiles(Strict):
         flat_labels: What may say the labels of a folder whose images lie in it directly, the first that is found: a CSV file
             of image and class, a text file of image and class index, torchvision's `meta.bin`, or ImageNet's development
             kit. Sought in the root and the three folders above.
+        every: Take every so-many-th class, of the classes sorted by name, from the first: a smaller task in the same files.
     """
 
     layout: Literal["split-folders"]
@@ -92,6 +93,7 @@ class SplitFoldersFiles(Strict):
     test: str = "test"
     val: str | None = None
     flat_labels: tuple[str, ...] = ()
+    every: Annotated[int, Field(gt=0)] = 1
 
 
 class ListsFiles(Strict):

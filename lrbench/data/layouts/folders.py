@@ -103,9 +103,15 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
         found = images_by_class(task, root / folder)
         classes.update(found)
         members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
-    return from_files(
-        task, root=root, images=root, classes=sorted(classes), members=members, ids=ids, problems=problems
-    )
+    chosen = sorted(classes)[:: files.every]
+    if files.every > 1:
+        among = set(chosen)
+        for split, found_members in members.items():
+            kept = [position for position, (name, _) in enumerate(found_members) if name in among]
+            members[split] = [found_members[position] for position in kept]
+            if split in ids:
+                ids[split] = [ids[split][position] for position in kept]
+    return from_files(task, root=root, images=root, classes=chosen, members=members, ids=ids, problems=problems)
 
 
 def _no_class_folders(path: Path) -> str | None:

@@ -1,0 +1,211 @@
+"""What a plan's missing work will cost: time, GPU-hours and disk."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrbench.arms import kept_epochs, segment
+from lrbench.data.examples import EvaluationTransform
+from lrbench.leaderboard.index import load_index
+from lrbench.plan import Plan, PlannedSnapshot
+from lrbench.registry import Suite, Task, load_task
+from lrbench.registry.task import SyntheticFiles
+from lrbench.workspace import Workspace
+
+# NVIDIA's published rate for ResNet-50 at 224 px in mixed precision on one A100: the yardstick for GPUs that were not timed.
+_REFERENCE = ("resnet50", 224, 2470)
+# JPEG at quality 90 takes about half a byte a pixel; photographs are about four by three.
+_JPEG_BYTES, _PHOTOGRAPH = 0.5, 4 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a plan's missing work will cost, from what the same suite has taken here so far and from arithmetic.
+
+    Attributes:
+        updates: SGD updates that are missing; None where the source's size is not known before it is read.
+        cells: Cells that are missing.
+        pretraining_seconds: Estimate for the updates, on one process; None where none has been timed.
+        transfer_seconds: Estimate for the cells, on one process; None where none has been timed.
+        pretraining_gpu_hours: Of one A100-class GPU, by the network's arithmetic; None where `updates` is.
+        finetuning_gpu_hours: The same for fine-tuning.
+        snapshot_bytes: Disk for the missing snapshots and the states that training goes on from.
+        pixel_bytes: Disk for the prepared images of all tasks whose size is known.
+    """
+
+    updates: int | None
+    cells: int
+    pretraining_seconds: float | None
+    transfer_seconds: float | None
+    pretraining_gpu_hours: float | None
+    finetuning_gpu_hours: float
+    snapshot_bytes: int
+    pixel_bytes: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Time here for everything; None where a part is not known."""
+        if self.pretraining_seconds is None or self.transfer_seconds is None:
+            return None
+        return self.pretraining_seconds + self.transfer_seconds
+
+    def words(self) -> str:
+        """The cost in a few lines."""
+        updates = "an unknown number of" if self.updates is None else f"{self.updates:,}"
+        lines = [
+            f"missing: {updates} updates of pretraining{_time(self.pretraining_seconds)}, {self.cells:,} cells"
+            f"{_time(self.transfer_seconds)}; times are of one process, from what this suite took here so far"
+        ]
+        if not self.updates and not self.cells:
+            return lines[0]
+        hours = "an unknown number of" if self.pretraining_gpu_hours is None else _hours(self.pretraining_gpu_hours)
+        finetuning = f" and {_hours(self.finetuning_gpu_hours)} of fine-tuning" if self.finetuning_gpu_hours else ""
+        architecture, size, rate = _REFERENCE
+        lines.append(
+            f"on one A100-class GPU: {hours} GPU-hours of pretraining{finetuning}, at the arithmetic rate of NVIDIA's "
+            f"published {architecture} training: {rate:,} images a second at {size} px in mixed precision. Single "
+            "precision and small networks take longer."
+        )
+        lines.append(
+            f"disk: about {_size(self.snapshot_bytes)} of snapshots and training states, {_size(self.pixel_bytes)} of "
+            "prepared images (none with --no-cache)"
+        )
+        return "\n".join(lines)
+
+
+def estimate_cost(plan: Plan, workspace: Workspace) -> Cost:
+    """What the missing work of a plan will cost.
+
+    Raises:
+        InputError: timm does not make the suite's network.
+    """
+    suite = plan.suite
+    images, classes = _training_images(load_task(suite.source))
+    batch = suite.schedule.batch
+    updates = None if images is None else plan.missing_epochs * (images // batch)
+    missing = sum(not cell.done for cell in plan.cells)
+    pace = _update_seconds(workspace.checkpoints / suite.name)
+    cell = _cell_seconds(workspace, suite.name)
+    network = _Network.of(suite, classes or 1000) if updates or missing else None
+    grid = suite.finetune
+    tuned = sum(not cell.done for cell in plan.cells if cell.cell.protocol == "finetune")
+    # Every grid point, then once more on all training images.
+    tuning_images = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates * grid.batch
+    return Cost(
+        updates=updates,
+        cells=missing,
+        pretraining_seconds=0.0 if updates == 0 else None if pace is None or updates is None else pace * updates,
+        transfer_seconds=0.0 if missing == 0 else None if cell is None else cell * missing,
+        pretraining_gpu_hours=None if updates is None else network.gpu_hours(updates * batch) if network else 0.0,
+        finetuning_gpu_hours=network.gpu_hours(tuning_images) if network else 0.0,
+        snapshot_bytes=network.snapshot_bytes(suite, plan.snapshots) if network else 0,
+        pixel_bytes=sum(_pixel_bytes(suite, load_task(name)) for name in (suite.source, *suite.targets)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    """A network's size and arithmetic, found without weights.
+
+    Attributes:
+        weights: Bytes of its state dict.
+        parameters: Bytes of what is trained.
+        operations: Multiplications and additions of one image's forward pass.
+        reference: The same of the yardstick.
+    """
+
+    weights: int
+    parameters: int
+    operations: int
+    reference: int
+
+    @classmethod
+    def of(cls, suite: Suite, classes: int) -> "_Network":
+        import torch
+
+        from lrbench.models import create_model, operations
+
+        with torch.device("meta"):
+            model = create_model(suite.model.architecture, suite.model.arguments, classes=classes)
+            yardstick = create_model(_REFERENCE[0], {}, classes=1000)
+        return cls(
+            weights=sum(tensor.nbytes for tensor in model.state_dict().values()),
+            parameters=sum(parameter.nbytes for parameter in model.parameters()),
+            operations=operations(model, suite.input.size),
+            reference=operations(yardstick, _REFERENCE[1]),
+        )
+
+    def gpu_hours(self, images: int) -> float:
+        """For so many images forward and back."""
+        return images * self.operations / (_REFERENCE[2] * self.reference) / 3600
+
+    def snapshot_bytes(self, suite: Suite, snapshots: Sequence[PlannedSnapshot]) -> int:
+        """What the missing ones of these take on the disk, with the states beside them."""
+        total = 0
+        for each in snapshots:
+            if each.made:
+                continue
+            stretch = segment(suite.schedule, each.key)
+            total += self.weights
+            if stretch.derived:
+                total += self.parameters if each.key.arm in ("early", "late") else 0
+                continue
+            total += self.parameters if each.key.stage else 0
+            # The sum of epoch-end weights is kept in double precision.
+            total += 2 * self.weights if each.key.arm == "hold" else 0
+            total += sum(
+                self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, stretch).values()
+            )
+        return total
+
+
+def _training_images(task: Task) -> tuple[int | None, int | None]:
+    """Training images and classes, as far as they are known before the data is read."""
+    files = task.files
+    if isinstance(files, SyntheticFiles):
+        classes = files.options.get("classes")
+        return files.train, task.classes or (None if classes is None else int(classes))
+    return task.counts.get("train"), task.classes
+
+
+def _pixel_bytes(suite: Suite, task: Task) -> int:
+    files = task.files
+    images = files.train + files.test if isinstance(files, SyntheticFiles) else sum(task.counts.values())
+    short = EvaluationTransform.of(suite.input).resize
+    area = short * short * (1.0 if isinstance(files, SyntheticFiles) else _PHOTOGRAPH)
+    return int(images * area * (_JPEG_BYTES if task.prepare.format == "jpeg" else 3))
+
+
+def _update_seconds(folder: Path) -> float | None:
+    updates, seconds = 0, 0.0
+    for path in folder.glob("*/seed*/timings.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+                updates, seconds = updates + int(record["updates"]), seconds + float(record["seconds"])
+            except (ValueError, KeyError, TypeError):
+                # A line that a killed process left half-written tells nothing.
+                continue
+    return seconds / updates if updates else None
+
+
+def _cell_seconds(workspace: Workspace, suite: str) -> float | None:
+    seconds = [entry.seconds for entry in load_index(workspace.results, suite, workspace.cache).entries]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return " (not timed here yet)"
+    if seconds < 90:
+        return f" (about {seconds:.0f} s)"
+    return f" (about {seconds / 60:.0f} min)" if seconds < 5400 else f" (about {seconds / 3600:.1f} h)"
+
+
+def _hours(hours: float) -> str:
+    return "less than 0.1" if hours < 0.1 else f"about {hours:,.1f}" if hours < 10 else f"about {hours:,.0f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,189 @@
+"""Several processes that pretrain together, started by torchrun over Gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrbench.control import Control
+from lrbench.pretrain.source import evaluate
+from lrbench.ranks import Ranks
+from lrbench.registry import load_suite
+from lrbench.snapshots import read_metadata
+from tests.conftest import TINY_SUITE, Outcome
+from tests.pretrain.test_segments import key, make
+
+# GroupNorm in BatchNorm's place: nothing then depends on which images share a process.
+ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
+
+
+def torchrun(*arguments: str, processes: int = 2, restarts: int = 0, entry: tuple[str, ...] = ("-m", "lrbench")):
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+            "--max-restarts", str(restarts), *entry, *arguments,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), start_new_session=True,
+    )  # fmt: skip
+
+
+def finished(process, timeout=180) -> Outcome:
+    out, err = process.communicate(timeout=timeout)
+    return Outcome(process.returncode, out, err)
+
+
+def log(home: Path, suite: str, arm: str = "step"):
+    lines = (home / "checkpoints" / suite / arm / "seed0" / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def groups(home):
+    """A suite without BatchNorm, and the same under another name."""
+    (home / "one.toml").write_text(ALONE_IMAGES.replace('"tiny"', '"one"'))
+    (home / "two.toml").write_text(ALONE_IMAGES.replace('"tiny"', '"two"'))
+    return load_suite("one.toml")
+
+
+def test_two_processes_have_the_losses_of_one(groups, place, home):
+    from safetensors.torch import load_file
+
+    make(groups, key("hold", 2), place)
+    make(groups, key("step", 3), place)
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0"))
+    assert done.status == 0, done.err
+    for arm in ("step", "hold"):
+        mine, theirs = log(home, "one", arm), log(home, "two", arm)
+        theirs = theirs[: len(mine)]
+        assert [line["update"] for line in theirs] == [line["update"] for line in mine]
+        assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
+        assert [line["training_accuracy"] for line in theirs] == [line["training_accuracy"] for line in mine]
+    root = place.workspace.checkpoints
+    for stage in range(4):
+        one, two = (root / suite / "step" / "seed0" / f"stage{stage}.safetensors" for suite in ("one", "two"))
+        weights = load_file(one)
+        for name, tensor in load_file(two).items():
+            np.testing.assert_allclose(tensor.numpy(), weights[name].numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
+        # 40 test images over 2 processes, each counted once.
+        assert read_metadata(two).source_accuracy == read_metadata(one).source_accuracy
+    assert read_metadata(two).batchnorm_shared is None
+    # One process speaks for all: every snapshot is told once.
+    assert done.err.count("step/seed0/stage1: source accuracy") == 1
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, monkeypatch, world):
+    """The slices of all ranks, taken one after another in this process."""
+    import torch
+
+    from lrbench.models import InputNormalisation
+    from lrbench.pretrain import source as module
+    from lrbench.pretrain.source import open_source
+
+    source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
+    seen = []
+
+    class Gathers(Ranks):
+        def gather(self, value):
+            seen.append(value)
+            return [value]
+
+    def forward_all(forward, pixels, normalise, *, indices, each):
+        return torch.from_numpy(np.array(indices))
+
+    monkeypatch.setattr(module, "forward_all", forward_all)
+    normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))
+    for rank in range(world):
+        try:
+            evaluate(torch.nn.Identity(), source, normalise, Control(), Gathers(rank=rank, world=world))
+        except ValueError:
+            # A slice alone is no whole split, which is all that is asked of here.
+            continue
+    assert sorted(np.concatenate(seen).tolist()) == list(range(len(source.test)))
+
+
+def test_a_killed_process_is_started_again_and_training_goes_on(groups, place, home, tmp_path):
+    """torchrun starts all processes anew, and they go on from what was saved last."""
+    make(groups, key("step", 2), place)
+    entry = tmp_path / "entry.py"
+    marker = tmp_path / "killed"
+    entry.write_text(
+        "import os, signal, sys\n"
+        "from lrbench.pretrain import step, trainer\n"
+        "trainer.SAVE_SECONDS = -1.0\n"
+        "call = step.Step.__call__\n"
+        "count = 0\n"
+        "def dies(self, *arguments):\n"
+        "    global count\n"
+        "    count += 1\n"
+        f"    if count == 7 and os.environ['RANK'] == '1' and not os.path.exists({str(marker)!r}):\n"
+        f"        open({str(marker)!r}, 'w').close()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return call(self, *arguments)\n"
+        "step.Step.__call__ = dies\n"
+        "first = []\n"
+        "train = trainer.Trainer.train\n"
+        "def tells(self, *arguments):\n"
+        "    print('from update', self._progress.update, file=sys.stderr, flush=True)\n"
+        "    return train(self, *arguments)\n"
+        "trainer.Trainer.train = tells\n"
+        "from lrbench.cli import main\n"
+        "main()\n"
+    )
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", restarts=2, entry=(str(entry),)))
+    assert done.status == 0 and marker.exists(), done.err
+    starts = [int(line.split()[-1]) for line in done.err.splitlines() if line.startswith("from update")]
+    # The second start went on inside the first stage, whose nine updates the first had begun.
+    assert starts.count(0) == 2 and any(0 < start < 9 for start in starts)
+    mine, theirs = log(home, "one"), log(home, "two")
+    assert [line["loss"] for line in theirs[:5]] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
+
+
+def test_another_number_of_processes_goes_on(groups, place, home):
+    """Begun by two, gone on with by one, ended by four: the losses are those of one."""
+    make(groups, key("step", 3), place)
+    process = torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "schedule.batch=32")
+    deadline = time.monotonic() + 120
+    while not (home / "checkpoints" / "two" / "step" / "seed0" / "log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    stopped = finished(process)
+    two = load_suite("two.toml")
+    assert stopped.status != 0 and not (home / "checkpoints/two/step/seed0/stage3.safetensors").exists(), stopped.err
+    make(two, key("step", 2), place)
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", processes=4))
+    assert done.status == 0, done.err
+    mine, theirs = log(home, "one"), log(home, "two")
+    assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
+
+
+def test_processes_that_would_share_other_statistics_are_refused(tiny, place, home):
+    make(tiny, key("step", 1), place)
+    refused = finished(torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"))
+    assert refused.status != 0
+    said = [line for line in refused.err.splitlines() if line.startswith("lrbench: ")]
+    assert len(said) == 1 and "32 images share BatchNorm statistics, as step/seed0/stage1 was trained" in said[0]
+    assert "--set training.micro_batch=16" in said[0]
+    # Told to, it goes on; and what was trained so is told apart in the snapshot.
+    told = finished(
+        torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=16")
+    )
+    assert told.status == 0, told.err
+    root = home / "checkpoints" / "tiny" / "step" / "seed0"
+    assert [read_metadata(root / f"stage{stage}.safetensors").batchnorm_shared for stage in (1, 2, 3)] == [32, 16, 16]
+
+
+def test_run_shares_out_the_transfers(groups, home):
+    done = finished(
+        torchrun("run", "two.toml", "--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["knn"]')
+    )
+    assert done.status == 0, done.err
+    assert len(list((home / "leaderboard" / "results" / "two").rglob("*.parquet"))) == 8
+    assert (home / "leaderboard" / "two.md").is_file()
+    assert done.err.count("2 cells transferred") == 4

@@ -1,0 +1,57 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lrbench.control import Control
+from lrbench.errors import InputError
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretrain.tracking import check_trackers
+from lrbench.workspace import Place
+from tests.pretrain.test_segments import key, make
+
+
+def tracked(place, *names):
+    return Place(workspace=place.workspace, roots=place.roots, trackers=names)
+
+
+def test_tensorboard_has_a_point_an_epoch(tiny, place, home):
+    make(tiny, key("step", 2), tracked(place, "tensorboard"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(home / "checkpoints" / "tiny" / "step" / "seed0" / "tensorboard"))
+    curves.Reload()
+    assert sorted(curves.Tags()["scalars"]) == ["learning_rate", "loss", "training_accuracy"]
+    points = [(each.step, round(each.value, 6)) for each in curves.Scalars("learning_rate")]
+    assert points == [(1, 0.1), (2, 0.1), (3, 0.1), (4, 0.01), (5, 0.01)]
+
+
+def test_wandb_is_told_each_epoch_of_a_run_that_can_go_on(tiny, place, monkeypatch):
+    began, points, ended = [], [], []
+
+    def init(**arguments):
+        began.append(arguments)
+        return SimpleNamespace(log=points.append, finish=lambda: ended.append(1))
+
+    make(tiny, key("step", 0), place)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    make_snapshot(tiny, key("step", 1), tracked(place, "wandb"), Control())
+    assert began[0]["id"] == "tiny-step-seed0-stage1" and began[0]["resume"] == "allow"
+    assert began[0]["config"]["schedule"]["batch"] == 32
+    assert [point["epoch"] for point in points] == [1, 2, 3] and set(points[0]) == {
+        "epoch", "loss", "training_accuracy", "learning_rate",
+    }  # fmt: skip
+    assert ended == [1]
+
+
+def test_without_trackers_only_the_log_is_written(tiny, place, home):
+    folder = make(tiny, key("step", 1), place).parent
+    assert (folder / "log.jsonl").is_file() and not (folder / "tensorboard").exists()
+
+
+def test_trackers_that_are_unknown_or_not_installed_are_refused_at_once(lrbench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"--track wandb needs a library.*pip install 'lrbench\[wandb\]'"):
+        check_trackers(["wandb"])
+    said = lrbench("pretrain", "tiny.toml", "--track", "tensorbord")
+    assert said.status == 2 and "--track tensorbord is not known. It can be tensorboard or wandb" in said.err
