@@ -4,21 +4,27 @@ import json
 from pathlib import Path
 
 import timm
+import tomli_w
+from tabulate import tabulate
 
+from lrbench.effective import effective_path, read_effective, recipe
 from lrbench.errors import InputError
 from lrbench.files import write_bytes, write_json, write_text
-from lrbench.references import Reference
-from lrbench.snapshots import SnapshotMetadata, encode
+from lrbench.leaderboard.index import load_index
+from lrbench.references import FOREIGN, Reference
+from lrbench.registry.task import METRIC_NAMES
+from lrbench.snapshots import SnapshotMetadata, encode, identity
 from lrbench.weights import load_snapshot, pretrained_configuration
+from lrbench.workspace import Workspace
 
 
-def export_snapshot(path: Path, folder: Path, *, card: bool) -> None:
+def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> None:
     """Write `model.safetensors` and `config.json` in timm's form.
 
     Args:
         path: The snapshot.
         folder: Made when it is not there; must be empty.
-        card: Whether to write a model card (`README.md`) too.
+        workspace: For a model card (`README.md`), where the suite and the snapshot's results lie; None for no card.
 
     Raises:
         InputError: The snapshot is damaged, or the folder is not empty.
@@ -48,25 +54,66 @@ def export_snapshot(path: Path, folder: Path, *, card: bool) -> None:
     }
     write_bytes(folder / "model.safetensors", encode(snapshot.model.state_dict(), metadata.model_dump(mode="json")))
     write_json(folder / "config.json", configuration)
-    if card:
-        write_text(folder / "README.md", _card(metadata, snapshot.batchnorm))
+    if workspace is not None:
+        write_text(folder / "README.md", _card(path, metadata, snapshot.batchnorm, workspace))
 
 
-def _card(metadata: SnapshotMetadata, batchnorm: str) -> str:
+def _card(path: Path, metadata: SnapshotMetadata, batchnorm: str, workspace: Workspace) -> str:
     where = (
         f"{metadata.suite}/{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}"
         if metadata.suite
         else metadata.origin
     )
-    lines = [
+    facts = [f"Source: {metadata.source_task}, {metadata.classes} classes" + " (not whole)" * metadata.source_partial]
+    if metadata.rate is not None:
+        facts.append(
+            f"Learning rate before the boundary: {metadata.rate:g}; epoch {metadata.epoch}, update {metadata.update}"
+        )
+    if metadata.source_accuracy is not None:
+        facts.append(f"Source accuracy (top-1): {100 * metadata.source_accuracy:.2f} %")
+    facts += [f"BatchNorm statistics: {batchnorm}", f"timm {timm.__version__}"]
+    parts = [
         "---\nlibrary_name: timm\ntags:\n- image-classification\n- lrbench\n---",
         f"# {metadata.architecture}, snapshot `{where}`",
         "Weights at a boundary of the learning rate, saved by lrbench.",
-        f"- Source: {metadata.source_task}, {metadata.classes} classes"
-        + (" (not whole)" if metadata.source_partial else "")
-        + f"\n- Learning rate of the stage it ends: {metadata.rate}; epoch {metadata.epoch}, update {metadata.update}"
-        + (f"\n- Source accuracy (top-1): {100 * metadata.source_accuracy:.2f} %" if metadata.source_accuracy else "")
-        + f"\n- BatchNorm statistics: {batchnorm}\n- timm {timm.__version__}",
+        "\n".join(f"- {fact}" for fact in facts),
+        "## Transfers",
+        _transfers(path, metadata, workspace),
+        "## Recipe",
+        _recipe(metadata, workspace),
+        "## What the snapshot says of itself",
         "```json\n" + json.dumps(metadata.model_dump(mode="json"), indent=1, sort_keys=True) + "\n```",
     ]
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> str:
+    """What was measured with this very snapshot, here."""
+    folder = metadata.suite or FOREIGN
+    entries = load_index(workspace.results, folder, workspace.cache).entries
+    mine = [entry for entry in entries if entry.sha256 == identity(path)]
+    if not mine:
+        return "None were measured before this card was written."
+    rows = [
+        {
+            "target": entry.task + (" (not whole)" if entry.partial else ""),
+            "protocol": entry.protocol,
+            "metric": METRIC_NAMES[entry.metric],
+            "accuracy, %": f"{100 * entry.headline:.2f}",
+            "test images": f"{entry.test_count:,}",
+            "transfer seed": str(entry.seed),
+        }
+        for entry in sorted(mine, key=lambda entry: (entry.task, entry.protocol, entry.seed))
+    ]
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _recipe(metadata: SnapshotMetadata, workspace: Workspace) -> str:
+    path = effective_path(workspace, metadata.suite) if metadata.suite else None
+    if path is None or not path.is_file():
+        return "Not known here."
+    suite = read_effective(path)
+    if recipe(suite) != metadata.recipe:
+        return "Not known: the suite of that name has other pretraining settings here."
+    kept = {"model", "input", "schedule", "training", "batchnorm", "source"}
+    return "```toml\n" + tomli_w.dumps(suite.model_dump(mode="json", include=kept, exclude_none=True)) + "```"

@@ -80,19 +80,31 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+class MismatchError(InputError):
+    """Tensors are those of another network.
+
+    Attributes:
+        problems: Every difference, in a few words each.
+    """
+
+    problems: tuple[str, ...] = ()
+
+
 def load_strictly(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, architecture: str) -> None:
     """Put tensors into a network; every name and shape must fit.
 
     Raises:
-        InputError: The tensors are those of another network; the first differences are listed.
+        MismatchError: The tensors are those of another network; the first differences are listed.
     """
     problems = mismatches(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3:,} more" if len(problems) > 3 else "")
-        raise InputError(
+        error = MismatchError(
             f"{path} does not hold the weights of {architecture}: {shown}. It was made with another architecture or other "
             "model arguments; name the right one, or pretrain the stage again."
         )
+        error.problems = tuple(problems)
+        raise error
     model.load_state_dict(dict(tensors))
 
 

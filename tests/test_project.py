@@ -14,11 +14,11 @@ FLOORS = [
     "errors files seeds workspace control locks machine ranks",
     "registry arms",
     "data",
-    "models snapshots weights effective references export",
+    "models snapshots weights effective references",
     "results cells",
     "pretrain transfer",
     "leaderboard",
-    "engines plan cost recommend",
+    "engines plan cost recommend export",
     "cli __init__ __main__",
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

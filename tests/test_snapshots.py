@@ -1,5 +1,6 @@
 import json
 import pickle
+import tomllib
 
 import pytest
 import torch
@@ -187,6 +188,10 @@ def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lr
     torch.save(create_model("resnet14t", {}, classes=7).state_dict(), home / "other.pth")
     refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
     assert refused.status == 2 and "is not a part of it" in refused.err
+    # Everything that does not fit, line by line, and not its beginning alone.
+    network, theirs = (create_model(name, {}, classes=7).state_dict() for name in ("resnet10t", "resnet14t"))
+    listed = refused.out.splitlines()
+    assert {line.split()[0] for line in listed} >= {name for name in theirs if name not in network} and len(listed) > 40
     assert not list((home / "checkpoints").rglob("*.safetensors"))
 
 
@@ -203,8 +208,27 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model.eval()(images), loaded(images))
-    assert "Source: tiny-source" in (home / "exported" / "README.md").read_text()
+    card = (home / "exported" / "README.md").read_text()
+    assert "Source: tiny-source" in card and "None were measured" in card and "rates = [" in card
     assert lrbench("snapshots", "export", "stage0", "--out", "exported").status == 2
+
+
+def test_the_model_card_holds_the_recipe_and_the_transfers_of_this_very_snapshot(lrbench, snapshot, home):
+    for protocol in ("probe", "knn"):
+        arguments = ("transfer", "--snapshot", "stage0", "--task", "tiny-indoor", "--protocol", protocol, "--json")
+        record = json.loads(lrbench(*arguments).out)
+    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "card").status == 0
+    card = (home / "card" / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| tiny")]
+    assert [row[:2] for row in rows] == [["tiny-indoor", "knn"], ["tiny-indoor", "probe"]]
+    assert rows[0][3] == f"{100 * record['metrics']['top1']:.2f}" and rows[0][4] == "40"
+    recipe = card.split("```toml\n")[1].split("```")[0]
+    assert tomllib.loads(recipe)["schedule"]["boundaries"] == [3, 5]
+    # Results of other weights under the same name are not this snapshot's.
+    for path in (home / "leaderboard" / "results" / "tiny").glob("*.json"):
+        path.write_text(path.read_text().replace(identity(snapshot), "0" * 64))
+    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "other").status == 0
+    assert "None were measured" in (home / "other" / "README.md").read_text()
 
 
 def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):

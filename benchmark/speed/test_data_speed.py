@@ -1,13 +1,9 @@
-"""The data layer against torchvision's `ImageFolder` and a `DataLoader` on the same JPEG files and cores, and its memory.
-
-The tree: 1,000 JPEG files of 500 by 375 pixels, quality 90, some 66 kB each.
-"""
+"""The data layer against torchvision's `ImageFolder` and a `DataLoader` on the same JPEG files and cores, and its memory."""
 
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -27,20 +23,6 @@ from lrbench.registry.suite import Input
 
 _IMAGES, _BATCH = 1000, 50
 _CORES = len(os.sched_getaffinity(0))
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """Smooth colours under noise: near a photograph's size and cost of decoding."""
-    root = tmp_path_factory.mktemp("photographs")
-    draw = np.random.default_rng(0)
-    for number in range(_IMAGES):
-        smooth = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
-        noisy = np.asarray(smooth).astype(int) + draw.integers(-12, 13, (375, 500, 3))
-        path = root / "photographs" / "train" / f"class{number % 10}" / f"{number:04d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-    return root
 
 
 @pytest.fixture(autouse=True)

@@ -3,80 +3,19 @@
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import nn
 
-from lrbench.arms import SnapshotKey, segment
 from lrbench.control import Control
-from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, create_model, forward_all, penultimate, pick_device
-from lrbench.pretrain.trainer import Progress, Trainer
 from lrbench.registry import load_suite, load_task
 from lrbench.registry.suite import Probe
 from lrbench.transfer.probe import Standardiser, solve
 
-_EPOCHS = 2
-
 
 def _network(suite, classes):
     return create_model(suite.model.architecture, suite.model.arguments, classes=classes, seed=0)
-
-
-def test_pretraining_against_a_bare_loop(against, tmp_path):
-    """The same network and batches: the engine against a loop that only trains."""
-    suite, device = (
-        load_suite("quick", [f"schedule.epochs={_EPOCHS + 2}", f"schedule.boundaries=[{_EPOCHS}, 3]"]),
-        pick_device(),
-    )
-    data = load_task_data(load_task("toy-source"), [])
-    pixels = prepare(data, "train", EvaluationTransform.of(suite.input), cache=tmp_path, control=Control())
-    labels = data.splits["train"].labels
-    normalise = InputNormalisation(suite.input.mean, suite.input.std, device)
-    schedule = suite.schedule
-    images = torch.from_numpy(pixels.evaluation(np.arange(len(pixels))))
-    targets = torch.from_numpy(labels)
-
-    def ours():
-        model = _network(suite, len(data.classes))
-        batches = Batches(
-            pixels=pixels,
-            labels=labels,
-            seed=0,
-            batch=schedule.batch,
-            size=suite.input.size,
-            augmentation=schedule.augmentation,
-        )
-        trainer = Trainer(
-            model,
-            segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)),
-            schedule,
-            batches,
-            normalise,
-            Progress(update=0, weights=model.state_dict()),
-            keep_mean=False,
-            device=device,
-        )
-        trainer.train(Control(), lambda progress: None)
-
-    def bare():
-        model = _network(suite, len(data.classes)).to(device, memory_format=torch.channels_last)
-        optimiser = torch.optim.SGD(
-            model.parameters(), lr=0.1, momentum=0.9, weight_decay=schedule.weight_decay, fused=True
-        )
-        model.train()
-        for _ in range(_EPOCHS):
-            for chosen in torch.randperm(len(targets)).split(schedule.batch):
-                if len(chosen) == schedule.batch:
-                    loss = nn.functional.cross_entropy(model(normalise(images[chosen])), targets[chosen].to(device))
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimiser.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    against("pretraining, against a bare loop", ours, bare)
 
 
 def test_the_probe_against_scikit_learn(against):

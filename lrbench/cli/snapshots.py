@@ -114,11 +114,20 @@ def add(
         str | None, typer.Option("--name", metavar="NAME", help="What to call it. [default: the file's name]")
     ] = None,
 ) -> None:
-    """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit."""
-    from lrbench.weights import take_in
+    """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit.
+
+    Where they do not, everything that does not is listed on stdout.
+    """
+    from lrbench.weights import MismatchError, take_in
     from lrbench.workspace import Workspace
 
-    path = take_in(file, architecture, Workspace.current().checkpoints / "foreign", name or file.stem)
+    try:
+        path = take_in(file, architecture, Workspace.current().checkpoints / "foreign", name or file.stem)
+    except MismatchError as error:
+        # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
+        for problem in error.problems:
+            typer.echo(problem)
+        raise
     typer.echo(str(path))
     note(f"transfer it with `lrbench transfer --snapshot {path} --task TASK`")
 
@@ -139,10 +148,11 @@ def export(
 ) -> None:
     """Write a snapshot as a folder that `timm.create_model("local-dir:DIR", pretrained=True)` loads."""
     from lrbench.export import export_snapshot
+    from lrbench.workspace import Workspace
 
     path = _path(reference, suite)
     folder = out or Path("-".join([*path.parts[-4:-1], path.stem]))
-    export_snapshot(path, folder, card=to == "hf")
+    export_snapshot(path, folder, Workspace.current() if to == "hf" else None)
     typer.echo(str(folder))
 
 

@@ -1,0 +1,209 @@
+"""The pretraining engine against loops of one's own: on data in memory, on timm's loader and on torchvision's."""
+
+import os
+import statistics
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from lrbench.arms import SnapshotKey, segment
+from lrbench.control import Control
+from lrbench.data.batches import Batches
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
+from lrbench.models import InputNormalisation, create_model, pick_device
+from lrbench.pretrain.saving import Saver
+from lrbench.pretrain.state import Progress, save
+from lrbench.pretrain.step import Step
+from lrbench.pretrain.trainer import Trainer
+from lrbench.ranks import ALONE
+from lrbench.registry import load_suite, load_task
+from lrbench.registry.suite import Input, Schedule, Training
+
+_CORES = len(os.sched_getaffinity(0))
+_ON_GPU = torch.cuda.is_available()
+_PRECISION = "bfloat16" if _ON_GPU else "float32"
+
+
+def _trainer(batches, schedule, model, device):
+    normalise = InputNormalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
+    model = model.to(device, memory_format=torch.channels_last)
+    training = Training(precision=_PRECISION, compile=False)
+    step = partial(
+        Step, schedule=schedule, training=training, normalise=normalise, device=device, ranks=ALONE,
+        micro_batch=None, updates=1, say=print,
+    )  # fmt: skip
+    return Trainer(
+        model, segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)), schedule, batches, step,
+        Progress(update=0, weights=model.state_dict()), keep_mean=False, keep_epochs={}, device=device,
+    )  # fmt: skip
+
+
+def _wait():
+    if _ON_GPU:
+        torch.cuda.synchronize()
+
+
+def _bare(model, batches, device):
+    """A plain loop over batches of images that are on the device or not, uint8 or normalised."""
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+    for images, targets in batches:
+        inputs = images.to(device, non_blocking=True).to(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=_PRECISION == "bfloat16"):
+            loss = nn.functional.cross_entropy(model(inputs), targets.to(device, non_blocking=True))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    _wait()
+
+
+def test_pretraining_against_a_bare_loop(against, tmp_path):
+    """The network of `quick` and its images, which lie in memory."""
+    suite, device, epochs = load_suite("quick"), pick_device(), 2
+    data = load_task_data(load_task("toy-source"), [])
+    pixels = prepare(data, "train", EvaluationTransform.of(suite.input), cache=tmp_path, control=Control())
+    labels = data.splits["train"].labels
+    schedule = suite.schedule.model_copy(update={"epochs": epochs + 2, "boundaries": (epochs, epochs + 1)})
+    normalise = InputNormalisation(suite.input.mean, suite.input.std, device)
+    images, targets = torch.from_numpy(pixels.evaluation(np.arange(len(pixels)))).to(device), torch.from_numpy(labels)
+
+    def network():
+        return create_model(suite.model.architecture, suite.model.arguments, classes=len(data.classes), seed=0)
+
+    def ours():
+        batches = Batches(
+            pixels=pixels, labels=labels, seed=0, batch=schedule.batch, size=suite.input.size, augmentation="none"
+        )
+        _trainer(batches, schedule, network(), device).train(Control(), lambda progress: None, lambda: None)
+
+    def bare():
+        _bare(
+            network(),
+            (
+                (normalise(images[chosen.to(device)]), targets[chosen])
+                for _ in range(epochs)
+                for chosen in torch.randperm(len(targets)).split(schedule.batch)
+                if len(chosen) == schedule.batch
+            ),
+            device,
+        )
+
+    against("pretraining, against a bare loop", ours, bare)
+
+
+def _timm(tree, size, batch, device):
+    data = timm.data.create_dataset("", root=str(tree / "photographs" / "train"))
+    return timm.data.create_loader(
+        data, input_size=(3, size, size), batch_size=batch, is_training=True, scale=(0.08, 1.0), color_jitter=None,
+        interpolation="bilinear", num_workers=_CORES, use_prefetcher=_ON_GPU, device=device, persistent_workers=False,
+        pin_memory=_ON_GPU,
+    )  # fmt: skip
+
+
+def _torchvision(tree, size, batch, device):
+    steps = [
+        v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ]  # fmt: skip
+    data = ImageFolder(str(tree / "photographs" / "train"), v2.Compose(steps))
+    return DataLoader(data, batch, shuffle=True, num_workers=_CORES, drop_last=True, pin_memory=_ON_GPU)
+
+
+_QUICK = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 16}
+
+
+@pytest.mark.parametrize("loader", [_timm, _torchvision])
+@pytest.mark.parametrize(
+    ("title", "arguments", "size"),
+    [("the network of quick", _QUICK, 64), ("ResNet-18", {}, 64), ("ResNet-18", {}, 224)],
+)
+def test_an_epoch_of_training_against_a_plain_loop(against, report, tree, tmp_path, loader, title, arguments, size):
+    """One epoch of 1,000 photographs at batch 50, random-resized crops and flips; ours after preparation."""
+    if size == 224 and not _ON_GPU:
+        pytest.skip("a CPU computes for a minute an epoch at 224 px: what feeds it does not matter")
+    (tree / "plain.toml").write_text(
+        'name = "photographs"\n[files]\nlayout = "split-folders"\nroot = "photographs"\ntest = "train"\n'
+    )
+    data, device, batch = load_task_data(load_task(str(tree / "plain.toml")), [tree]), pick_device(), 50
+    pixels = prepare(data, "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path, control=Control())
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=batch)
+    batches = Batches(
+        pixels=pixels, labels=data.splits["train"].labels, seed=0, batch=batch, size=size, augmentation="crop-flip"
+    )
+
+    def network():
+        return create_model("resnet18", arguments, classes=10, seed=0)
+
+    def ours():
+        _trainer(batches, schedule, network(), device).train(Control(), lambda progress: None, lambda: None)
+
+    def theirs():
+        _bare(network(), loader(tree, size, batch, device), device)
+
+    name = "timm's create_loader" if loader is _timm else "ImageFolder and DataLoader"
+    ratio = against(f"an epoch of {title} at {size} px, against {name}", ours, theirs, rounds=3)
+    feeding = []
+    for _ in range(3):
+        started = time.perf_counter()
+        for _ in loader(tree, size, batch, device):
+            pass
+        feeding.append(time.perf_counter() - started)
+    report(f"  {1 / ratio:.2f} times the images a second; their loader alone takes {statistics.median(feeding):.2f} s")
+
+
+def test_saving_against_a_step(report, tmp_path):
+    """What saving the state of a ResNet-18 costs training, in steps: the copy, and what writing takes away meanwhile."""
+    # A GPU is looked at every 25 updates.
+    device, batch, size, steps = pick_device(), 64, 64, 100 if _ON_GPU else 24
+    draw = np.random.default_rng(0)
+
+    class Images:
+        plain = None
+        values = draw.integers(0, 256, (batch * steps, size, size, 3), dtype=np.uint8)
+
+        def __len__(self):
+            return len(self.values)
+
+        def evaluation(self, indices):
+            return self.values[indices]
+
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=batch)
+    batches = Batches(
+        pixels=Images(), labels=np.arange(batch * steps) % 100, seed=0, batch=batch, size=size, augmentation="none"
+    )
+    looks = {steps // 4, steps // 2, 3 * steps // 4}
+    copies, wholes = [], []
+    for _ in range(3):
+        seconds = {}
+        for saving in (False, True):
+            trainer = _trainer(batches, schedule, create_model("resnet18", {}, classes=100, seed=0), device)
+            saver = Saver(lambda progress: save(tmp_path / "progress.pt", vars(progress)), device)
+
+            class Saves(Control):
+                def progress(self, done, total, unit, saving=saving, saver=saver, trainer=trainer):
+                    if saving and done in looks:
+                        started = time.perf_counter()
+                        saver.save(trainer.snapshot())
+                        copies.append(time.perf_counter() - started)
+
+            started = time.perf_counter()
+            trainer.train(Saves(), lambda progress: None, lambda: None)
+            _wait()
+            seconds[saving] = time.perf_counter() - started
+            saver.close()
+        wholes.append((seconds[True] - seconds[False]) / len(looks) / (seconds[False] / steps))
+    stall, step = statistics.median(copies), seconds[False] / steps
+    report(
+        f"saving the state of a ResNet-18: training waits {stall * 1e3:.0f} ms, {stall / step:.2f} of a step; with what "
+        f"writing takes from the same cores it loses {statistics.median(wholes):.2f} steps"
+    )
