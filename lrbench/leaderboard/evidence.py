@@ -243,7 +243,13 @@ class Evidence:
 
 
 def without_decay(suite: Suite, row: Row) -> bool:
-    """Whether a trained snapshot has seen one learning rate only: what the saturation null is fitted to."""
+    """Whether a trained snapshot has seen one learning rate only: what the saturation null is fitted to.
+
+    The first stages of `early` and `late` are left out: they are states of the run at the first rate, which `trail` samples,
+    and the same state must not count twice.
+    """
+    if row[0] in ("early", "late"):
+        return False
     key: SnapshotKey | None = SnapshotKey(arm=row[0], seed=suite.seeds[0], stage=row[1])
     rates = set()
     while key is not None and key.stage > 0:

@@ -340,7 +340,7 @@ def _draw_learned(_evidence: Evidence, data: pandas.DataFrame) -> Any:
                 capsize=2.5,
                 elinewidth=0.9,
                 label=str(arm),
-                **_style(index),
+                **{**_style(index), "marker": _ARM_MARKERS[str(arm)]},
             )
         panel.set_title(REPORT[measure], fontsize=9.5)
         stages = sorted(set(mine.stage))

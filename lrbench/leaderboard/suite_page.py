@@ -65,12 +65,7 @@ def plain_lead(suite: Suite) -> str:
 
 def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     there, expected = progress(bodies)
-    shared = (
-        "; stages 0 and 1 are shared by every arm, and `constant` shares stage 2 with `hold`"
-        if "constant" in suite.arms
-        else ""
-    )
-    lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation{shared}.{_trail(suite)}"]
+    lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation.", _arms(suite)]
     if there < expected:
         lines.append(f"**Incomplete: {there:,} of {expected:,} cells are there.** What is missing is listed below.")
     if len(suite.seeds) < LEAST_SEEDS:
@@ -81,11 +76,30 @@ def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     return "\n\n".join(lines)
 
 
-def _trail(suite: Suite) -> str:
-    if "trail" not in suite.arms:
-        return ""
-    epochs = ", ".join(map(str, suite.schedule.trail_epochs))
-    return f" `trail` is the run without decay on its way: its stages are the weights after epochs {epochs}."
+def _arms(suite: Suite) -> str:
+    """What each arm of the suite is, a line each."""
+    schedule = suite.schedule
+    first, rates = schedule.rates[0], " to ".join(f"{rate:g}" for rate in schedule.rates)
+
+    def epochs(numbers: Sequence[int]) -> str:
+        return ", ".join(map(str, numbers))
+
+    words = {
+        "step": f"the rate falls from {rates} after epochs {epochs(schedule.boundaries)}",
+        "hold": "each stage again from the same weights, momentum and order of images, at the rate of the stage before",
+        "constant": f"the rate stays {first:g}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
+        "average": "the mean of the weights at the epochs' ends of `hold` in that stage",
+        "trail": f"the run without decay on its way: its stages are the weights after epochs {epochs(schedule.trail_epochs)}",
+        "early": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('early')[1:-1])}",
+        "late": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('late')[1:-1])}",
+        "small": f"the rate is {schedule.small_rate:g} from the start",
+        "cosine": f"the rate falls from {first:g} to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries",
+        "raise": f"from the end of `step`, {schedule.raised_epochs} epochs more at {first:g}",
+    }
+    lines = [f"- `{arm}`: {words[arm]}." for arm in suite.arms]
+    if schedule.warmup:
+        lines.append(f"- In every arm the rate rises to its first value over the first {schedule.warmup} epochs.")
+    return "\n".join(lines)
 
 
 def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]) -> list[str]:

@@ -67,6 +67,7 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
                 "arm": row[0],
                 "stage": row[1],
                 "name": tables.row_name(row),
+                "protocols": [protocol for protocol in suite.protocols if suite.uses(protocol, row[0])],
                 "source": _estimate(evidence.source_level(row)),
                 "before": None if (before := evidence.before(row)) is None else evidence.rows.index(before),
             }
