@@ -20,10 +20,17 @@ _LINES: list[str] = []
 def against(benchmark: Any) -> Callable[..., float]:
     """Times `ours` and `theirs` in turn; returns and reports the ratio of their medians (below 1: ours is faster)."""
 
-    def measure(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 5) -> float:
+    def measure(
+        what: str,
+        ours: Callable[[], Any],
+        theirs: Callable[[], Any],
+        rounds: int = 5,
+        between: Callable[[], Any] = bool,
+    ) -> float:
         yardstick: list[float] = []
 
         def before() -> None:
+            between()
             started = time.perf_counter()
             theirs()
             yardstick.append(time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """The data layer against torchvision's `ImageFolder` and a `DataLoader` on the same JPEG files and cores, and its memory."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -72,14 +73,13 @@ def test_feeding_a_prepared_task_against_imagefolder(against, tree, tmp_path, fo
 
 @pytest.mark.parametrize(("form", "size"), [("pixels", 64), ("pixels", 224), ("jpeg", 224)])
 def test_preparing_against_one_epoch_of_imagefolder(against, tree, tmp_path, form, size):
-    """Decode, resize, and write the cache, all of it; a task is prepared once."""
-    fresh = iter(range(1000))
+    """Decode, resize, and write the cache, all of it; what one round wrote is removed before the next."""
     against(
         f"preparing {_IMAGES:,} images for {size} px as {form}, against an epoch of ImageFolder and DataLoader",
-        lambda: prepare(
-            _data(tree, form), "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path / str(next(fresh))
-        ),
+        lambda: prepare(_data(tree, form), "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path / "cache"),
         lambda: _their_epoch(tree, size),
+        rounds=9,
+        between=lambda: shutil.rmtree(tmp_path / "cache", ignore_errors=True),
     )
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import PIL
-from PIL import features
+from PIL import Image, features
 
 from lrbench.control import Control
 from lrbench.data.examples import EvaluationTransform, Split, SplitName, TaskData
@@ -30,6 +30,7 @@ from lrbench.data.pixels import (
     Shard,
     StoredPixels,
     decoded_jpeg,
+    resize_arithmetic,
     resize_short_side,
 )
 from lrbench.errors import InterruptedWork
@@ -37,14 +38,14 @@ from lrbench.files import atomic_path, sha256_json, sync_folder, write_json, wri
 from lrbench.locks import locked
 
 # Rises with every change that can change a pixel, or how pixels are kept.
-_VERSION = 2
+_VERSION = 3
 _SHARD_BYTES = 32 << 20
 # Without a cache, so much is kept in memory; what is larger is decoded anew at each use.
 _MEMORY_BYTES = 1 << 30
 _AT_A_TIME = 8
 _ABOUT = "about.json"
 
-_Image = tuple[bytes, tuple[int, int]]
+_Image = tuple[bytes | memoryview, tuple[int, int]]
 """An image's bytes, height and width."""
 
 
@@ -114,12 +115,13 @@ class _Work:
             "quality": self._format.quality if self._encoded else None,
             "pillow": PIL.__version__,
             "libjpeg": features.version("jpg"),
+            **resize_arithmetic(),
         }
         self.name = f"{data.task.name}-{name}-{transform.resize}-{sha256_json(self._about)[:16]}"
 
     def in_memory(self) -> Pixels:
         shards, held = [], 0
-        for shard in self._shards(0):
+        for shard in self._shards(0, lambda count: np.empty(count, dtype=np.uint8)):
             held += len(shard.content)
             if held > _MEMORY_BYTES:
                 return DecodedAnew(self._anew, len(self._split), self._transform.size)
@@ -129,7 +131,8 @@ class _Work:
     def _anew(self, index: int) -> Bytes:
         content, (height, width) = self._image(index)
         # The same pixels as from a cache, also where that keeps JPEG.
-        return decoded_jpeg(content) if self._encoded else np.frombuffer(content, np.uint8).reshape(height, width, 3)
+        pixels = np.frombuffer(content, np.uint8)
+        return decoded_jpeg(pixels, height, width) if self._encoded else pixels.reshape(height, width, 3)
 
     def images(self, first: int) -> Iterator[_Image]:
         """The images from `first` on, in order; a few dozen for each thread are decoded ahead."""
@@ -162,28 +165,28 @@ class _Work:
         return [self._image(index) for index in indices]
 
     def _image(self, index: int) -> _Image:
-        image = resize_short_side(self._split.images.read(index), self._transform)
-        shape = (image.height, image.width)
+        pixels = resize_short_side(self._split.images.read(index), self._transform)
+        height, width, _ = pixels.shape
         if self._encoded:
-            buffer = io.BytesIO()
-            image.save(buffer, format="JPEG", quality=self._format.quality)
-            return buffer.getvalue(), shape
-        return image.tobytes(), shape
+            return _as_jpeg(pixels, self._format.quality), (height, width)
+        return pixels.reshape(-1).data, (height, width)
 
-    def _shards(self, first: int) -> Iterator[Shard]:
-        """The images from `first` on, in shards."""
-        content = bytearray()
+    def _shards(self, first: int, rooms: Callable[[int], Bytes]) -> Iterator[Shard]:
+        """The images from `first` on, in shards; `rooms` gives the memory for one of at least so many bytes."""
+        content, filled = rooms(_SHARD_BYTES), 0
         lengths: list[int] = []
         shapes: list[tuple[int, int]] = []
         for image, shape in self.images(first):
-            if lengths and len(content) + len(image) > _SHARD_BYTES:
-                yield _shard(content, lengths, shapes)
-                content, lengths, shapes = bytearray(), [], []
-            content += image
+            if filled + len(image) > len(content):
+                if lengths:
+                    yield _shard(content[:filled], lengths, shapes)
+                content, filled, lengths, shapes = rooms(max(_SHARD_BYTES, len(image))), 0, [], []
+            content[filled : filled + len(image)] = np.frombuffer(image, np.uint8)
+            filled += len(image)
             lengths.append(len(image))
             shapes.append(shape)
         if lengths:
-            yield _shard(content, lengths, shapes)
+            yield _shard(content[:filled], lengths, shapes)
 
     def write(self, folder: Path) -> None:
         """Make the cache in a folder of another name, going on with the shards that are there, and rename it."""
@@ -200,13 +203,13 @@ class _Work:
                 sizes.append((part / _shard_name(len(sizes))).stat().st_size)
             # One shard is written while the next is decoded; never more, so that memory stays small.
             with ThreadPoolExecutor(max_workers=1) as writer:
-                written: Future[int] | None = None
-                for shard in self._shards(first):
-                    if written is not None:
-                        sizes.append(written.result())
-                    written = writer.submit(_write_shard, part / _shard_name(len(sizes)), shard)
-                if written is not None:
-                    sizes.append(written.result())
+                pending: deque[Future[int]] = deque()
+                for shard in self._shards(first, _Rooms().room):
+                    path = part / _shard_name(len(sizes) + len(pending))
+                    pending.append(writer.submit(_write_shard, path, shard))
+                    if len(pending) > 1:
+                        sizes.append(pending.popleft().result())
+                sizes += [written.result() for written in pending]
             write_json(part / _ABOUT, {**self._about, "sizes": sizes})
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
@@ -231,10 +234,36 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.arrow"
 
 
-def _shard(content: bytearray, lengths: list[int], shapes: list[tuple[int, int]]) -> Shard:
+def _as_jpeg(pixels: Bytes, quality: int) -> bytes:
+    image = Image.fromarray(pixels)
+    if not hasattr(os, "memfd_create"):
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=quality)
+        return buffer.getvalue()
+    # Into a file of the system's, Pillow encodes without holding up the other threads; into Python's memory it does not.
+    with os.fdopen(os.memfd_create("jpeg"), "w+b", buffering=0) as file:
+        image.save(file, format="JPEG", quality=quality)
+        return os.pread(file.fileno(), file.tell(), 0)
+
+
+class _Rooms:
+    """Memory for shards, used again and again: one is filled while the one before is written."""
+
+    def __init__(self) -> None:
+        self._rooms = deque([np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint8)])
+
+    def room(self, count: int) -> Bytes:
+        """Memory of at least so many bytes: not what was given last, which is being written, but what was given before that."""
+        self._rooms.rotate()
+        if len(self._rooms[0]) < count:
+            self._rooms[0] = np.empty(count, dtype=np.uint8)
+        return self._rooms[0]
+
+
+def _shard(content: Bytes, lengths: list[int], shapes: list[tuple[int, int]]) -> Shard:
     long = np.array(lengths, dtype=np.int64)
     index = np.column_stack([np.cumsum(long) - long, long, np.array(shapes, dtype=np.int64)])
-    return Shard(content=np.frombuffer(content, dtype=np.uint8), index=index)
+    return Shard(content=content, index=index)
 
 
 def _write_shard(path: Path, shard: Shard) -> int:
