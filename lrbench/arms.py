@@ -183,7 +183,8 @@ def kept_epochs(suite: Suite, stretch: Segment) -> dict[int, bool]:
         for stage in owned_stages(arm, suite.schedule) if arm in suite.arms else ():
             found = segment(suite.schedule, SnapshotKey(arm=arm, seed=stretch.key.seed, stage=stage))
             if found.kept_epoch is not None and found.parent == stretch.key:
-                kept[found.kept_epoch] = kept.get(found.kept_epoch, False) or arm != "trail"
+                # `trail` comes first, so an arm that goes on from the same epoch has the last word.
+                kept[found.kept_epoch] = arm != "trail"
     return kept
 
 

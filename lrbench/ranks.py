@@ -98,13 +98,25 @@ def joined() -> Iterator[Ranks]:
     """Join the processes that `torchrun` started: over NCCL where each has a GPU, else over Gloo."""
     import torch
     import torch.distributed as distributed
+    from torch.distributed.rendezvous import rendezvous
 
     local = int(os.environ.get("LOCAL_RANK", "0"))
     on_gpus = torch.cuda.is_available() and local < torch.cuda.device_count()
     if on_gpus:
         torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=_PATIENCE)
+    store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    # Processes that were started again share a store with those before them, whose addresses must not be taken for theirs.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
+        "nccl" if on_gpus else "gloo",
+        store=distributed.PrefixStore(  # type: ignore[attr-defined]
+            f"lrbench attempt {attempt}", store
+        ),
+        rank=rank,
+        world_size=world,
+        timeout=_PATIENCE,
+    )
     try:
-        yield Ranks(rank=distributed.get_rank(), world=distributed.get_world_size())
+        yield Ranks(rank=rank, world=world)
     finally:
         distributed.destroy_process_group()

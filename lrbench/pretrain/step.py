@@ -1,5 +1,6 @@
 """One update of the weights: forward and backward in as many pieces as memory and BatchNorm ask for, then SGD's step."""
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -64,9 +65,12 @@ class Step:
         )
         self._forward: Any = model
         if not ranks.alone:
-            self._forward = nn.parallel.DistributedDataParallel(
-                model, device_ids=[device] if device.index is not None else None, broadcast_buffers=False
-            )
+            parallel: Any = nn.parallel.DistributedDataParallel
+            # BatchNorm's running statistics are each process's own; the first one's are kept. Newer versions of torch have
+            # another word for that.
+            known = inspect.signature(parallel).parameters
+            own = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            self._forward = parallel(model, **{own: False})
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, rate: float, seed: int

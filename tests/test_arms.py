@@ -1,0 +1,53 @@
+"""Suites with more arms, and protocols for some arms alone, from the command line to the pages."""
+
+import json
+
+import pytest
+
+ARMS = ["step", "hold", "early", "cosine", "raise"]
+CHANGES = [
+    part
+    for change in (
+        f"arms={json.dumps(ARMS)}", "seeds=[0]", 'targets=["tiny-indoor"]', "schedule.epochs=7",
+        'protocol_arms={knn=["step", "hold"]}', "name=more",
+    )
+    for part in ("--set", change)
+]  # fmt: skip
+
+
+@pytest.fixture
+def done(lrbench):
+    found = lrbench("run", "tiny.toml", *CHANGES)
+    assert found.status == 0, found.err
+    return found
+
+
+def test_a_protocol_for_some_arms_alone_is_used_on_them_and_nothing_is_missing(lrbench, home, done):
+    record = json.loads(lrbench("plan", "tiny.toml", *CHANGES, "--json").out)
+    used = {(cell["protocol"], cell["snapshot"].split("/")[0]) for cell in record["cells"]}
+    assert used == {("probe", arm) for arm in ARMS} | {("knn", "step"), ("knn", "hold")}
+    assert all(cell["done"] for cell in record["cells"])
+
+    page = (home / "leaderboard" / "more.md").read_text()
+    assert "Incomplete" not in page and "## Missing" not in page
+    probe, knn = (page.split(f"## {protocol}: accuracy")[1].split("Percent,")[0] for protocol in ("probe", "knn"))
+    assert "cosine/stage3" in probe and "raise/stage4" in probe and "early/stage1" in probe
+    assert "hold/stage3" in knn and "cosine" not in knn and "raise" not in knn
+    assert lrbench("leaderboard", "more", "--check").status == 0
+
+
+def test_pages_say_what_each_arm_is_and_compare_what_can_be_compared(home, done):
+    page = (home / "leaderboard" / "more.md").read_text()
+    for line in (
+        "- `step`: the rate falls from 0.1 to 0.01 to 0.001 after epochs 3, 5.",
+        "- `early`: `step` with its boundaries at epochs 2, 4.",
+        "- `cosine`: the rate falls from 0.1 to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries.",
+        "- `raise`: from the end of `step`, 2 epochs more at 0.1.",
+    ):
+        assert line in page
+    controls = page.split("## probe: decay against its controls")[1].split("##")[0]
+    # After as many epochs of training: `early` at the end alone, `cosine` at every boundary, `raise` never.
+    assert "step/stage3 − early/stage3" in controls and "step/stage2 − early/stage2" not in controls
+    assert "step/stage2 − cosine/stage2" in controls and "raise" not in controls
+    gains = page.split("## probe: difference to the stage before")[1].split("##")[0]
+    assert "raise/stage4 − step/stage3" in gains and "early/stage1 − step/stage0" in gains
