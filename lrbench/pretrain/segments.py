@@ -188,8 +188,9 @@ class _Making:
             self.batches,
             self._step,
             start,
-            keep_mean=self.segment.key.arm in _KEEPS_MEAN,
-            keep_epochs=kept_epochs(self.suite, self.segment),
+            # Only the first process writes.
+            keep_mean=self.ranks.first and self.segment.key.arm in _KEEPS_MEAN,
+            keep_epochs=kept_epochs(self.suite, self.segment) if self.ranks.first else {},
             device=self.device,
             ranks=self.ranks,
             each_epoch=lambda records: self._epoch(records, tracker),
