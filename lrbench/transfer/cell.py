@@ -174,8 +174,9 @@ class Transfer:
     def _features_of(self, target: Target, cell: Cell) -> _Found:
         """The features that a protocol reads; one task's are kept, since the next cell is most often of the same."""
         kind = cell.protocol if cell.protocol in {"concat", "depth"} else "penultimate"
-        if not self._found or self._found[0] != cell.task:
-            self._found = (cell.task, {})
+        # The snapshot, its BatchNorm statistics and its transform are this object's own; the rest of the key is the target.
+        if not self._found or self._found[0] != target.fingerprint:
+            self._found = (target.fingerprint, {})
         kept = self._found[1]
         if kind not in kept:
             started = time.perf_counter()

@@ -1,6 +1,11 @@
+from dataclasses import replace
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from lrbench.arms import SnapshotKey
@@ -232,3 +237,64 @@ def test_being_asked_to_stop_keeps_what_is_done(reference, place):
     with pytest.raises(InterruptedWork, match="Run the same"):
         working.run(Cell(task="tiny-indoor", protocol="knn", seed=0))
     assert path.is_file()
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["tiny-objects", "tiny-indoor"]),
+        st.sampled_from(["probe", "knn", "logme", "fewshot", "depth", "concat"]),
+        st.sampled_from(["step/stage1", "step/stage0", "raw"]),
+        st.sampled_from(["", "other split"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol(reference, place, steps):
+    """Whatever was asked before: each part of what features depend on, changed, is a miss; nothing changed, a hit."""
+    from lrbench.snapshots import batchnorm_path
+
+    raw = reference.path.with_name("raw.safetensors")
+    if not raw.exists():
+        raw.write_bytes(reference.path.read_bytes())
+    first = SnapshotKey(arm="step", seed=0, stage=0)
+    snapshots = {
+        "step/stage1": reference,
+        "step/stage0": replace(
+            reference, text=f"tiny/{first}", path=reference.path.with_name("stage0.safetensors"), key=first
+        ),
+        # The same weights with the statistics of the instant.
+        "raw": replace(reference, path=raw),
+    }
+    assert not batchnorm_path(raw).exists()
+    extracted = []
+    extract = cell_module.extract
+
+    def counted(model, target, *rest):
+        extracted.append(target.data.task.name)
+        return extract(model, target, *rest)
+
+    transfers = {name: transfer(each, place) for name, each in snapshots.items()}
+    kept = {name: (None, set()) for name in snapshots}
+    for task, protocol, name, split in steps:
+        target = open_target(task, reference.suite.input, place.roots, False, None, transfers[name]._control)
+        if split:
+            # The same name, as if it were other images.
+            target = replace(target, fingerprint=target.fingerprint + split)
+        kind = protocol if protocol in ("depth", "concat") else "penultimate"
+        if kept[name][0] != target.fingerprint:
+            kept[name] = (target.fingerprint, set())
+        needs = {"concat": {"concat", "penultimate"}}.get(kind, {kind}) - kept[name][1]
+        before = len(extracted)
+        with mock.patch.object(cell_module, "extract", counted):
+            found = transfers[name]._features_of(target, Cell(task=task, protocol=protocol, seed=0)).features
+        assert len(extracted) - before == len(needs)
+        kept[name][1].update(needs)
+        fresh = (
+            transfer(snapshots[name], place)._features_of(target, Cell(task=task, protocol=protocol, seed=0)).features
+        )
+        assert torch.equal(found.test, fresh.test) and torch.equal(found.development, fresh.development)
+        assert found.widths == fresh.widths
