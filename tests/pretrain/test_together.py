@@ -34,7 +34,12 @@ def torchrun(*arguments: str, processes: int = 2, restarts: int = 0, entry: tupl
 
 
 def finished(process, timeout=180) -> Outcome:
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # Nobody waits for each other for ever after the test.
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return Outcome(process.returncode, out, err)
 
 
