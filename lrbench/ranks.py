@@ -64,11 +64,14 @@ class Ranks:
         distributed.broadcast_object_list(outcome, src=0)
         value, failed = outcome[0]
         if failed is not None:
-            # The first process says it; the others need not say it again.
-            failed.silent = not self.first
-            raise failed
+            raise self.said_once(failed)
         result: Value = value
         return result
+
+    def said_once(self, error: LrbenchError) -> LrbenchError:
+        """An error that all of them meet: the first process says it, the others need not say it again."""
+        error.silent = not self.first
+        return error
 
     def gather(self, value: Value) -> list[Value]:
         """Everyone's value, in the order of the ranks, to everyone."""

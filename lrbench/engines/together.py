@@ -10,6 +10,8 @@ from lrbench.ranks import Ranks
 from lrbench.registry import Suite
 from lrbench.workspace import Place
 
+_STOPPED = "stopped; everything up to here is saved. Run the same command again to go on."
+
 
 def run_jobs_together(
     jobs: Sequence[Job], suite: Suite, place: Place, control: Control, observer: Observer, ranks: Ranks
@@ -37,7 +39,7 @@ def run_jobs_together(
                 observer.finished(job, line)
             # A signal may reach one process before another.
             if any(ranks.gather(control.stop_requested())):
-                raise _stopped(ranks)
+                raise ranks.said_once(InterruptedWork(_STOPPED))
     transfers = [job for job in jobs if not isinstance(job, PretrainJob)]
     met: LrbenchError | None = None
     for job in transfers[ranks.rank :: ranks.world]:
@@ -50,17 +52,10 @@ def run_jobs_together(
             met = met or error
     everyones = ranks.gather((met, control.stop_requested()))
     if any(stopped for _, stopped in everyones):
-        raise _stopped(ranks)
+        raise ranks.said_once(InterruptedWork(_STOPPED))
     for failed, _ in everyones:
         if failed is not None:
-            failed.silent = not ranks.first
-            raise failed
-
-
-def _stopped(ranks: Ranks) -> InterruptedWork:
-    error = InterruptedWork("stopped; everything up to here is saved. Run the same command again to go on.")
-    error.silent = not ranks.first
-    return error
+            raise ranks.said_once(failed)
 
 
 class _Watched(Control):

@@ -14,7 +14,7 @@ from lrbench.arms import Segment, learning_rate
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import Batch, training_batches
-from lrbench.errors import FailureError, InterruptedWork, LrbenchError
+from lrbench.errors import FailureError, InterruptedWork
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
 from lrbench.ranks import ALONE, Ranks
@@ -141,7 +141,7 @@ class Trainer:
                 saved = time.monotonic()
                 if stopping:
                     wait()
-                    raise self._said_once(
+                    raise self._ranks.said_once(
                         InterruptedWork(
                             f"stopped at update {progress.update:,} of {self.last_update:,} of {self.segment.key}; it is "
                             "saved. Run the same command again to go on from there."
@@ -200,12 +200,7 @@ class Trainer:
             "made so far is kept. Use a smaller rate in schedule.rates under a new suite name (--set name=NAME), or look "
             "at the images for wrong values."
         )
-        raise self._said_once(error)
-
-    def _said_once(self, error: LrbenchError) -> LrbenchError:
-        """An error that every process meets and one of them says."""
-        error.silent = not self._ranks.first
-        return error
+        raise self._ranks.said_once(error)
 
     def _end_epoch(self, rate: float) -> None:
         progress, updates = self._progress, self._batches.updates_per_epoch
