@@ -13,6 +13,7 @@ from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, cell_path, 
 from lrbench.control import Control
 from lrbench.data.drawn import keep_drawn_split, keep_list
 from lrbench.errors import InputError, InterruptedWork
+from lrbench.files import sha256_json
 from lrbench.machine import device_name, library_versions
 from lrbench.models import InputNormalisation, penultimate, pick_device, stages
 from lrbench.references import Reference, partner_of
@@ -22,6 +23,7 @@ from lrbench.transfer import depth, fewshot, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import calibration, metrics
+from lrbench.transfer.points import Points
 from lrbench.transfer.selection import Choice, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Features, Read, Target, extract, open_target
 from lrbench.weights import LoadedSnapshot, load_snapshot
@@ -100,9 +102,12 @@ class Transfer:
         place = self._place
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
         sealed = SealedLabels(target.data.splits["test"].labels)
-        outcome = self._finetune(target, cell) if cell.protocol == "finetune" else self._frozen(target, cell)
+        points = Points(self._points_path(target, cell) if cell.protocol == "finetune" else None)
+        outcome = self._finetune(target, cell, points) if cell.protocol == "finetune" else self._frozen(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)
-        return self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
+        path = self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
+        points.forget()
+        return path
 
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
         found = self._features_of(target, cell)
@@ -151,7 +156,7 @@ class Transfer:
         lines = [target.development.ids[position] for position in drawn]
         return keep_list(self._place.workspace.drawn_splits, f"{name}-{shots}shot-seed{seed}", head, lines)
 
-    def _finetune(self, target: Target, cell: Cell) -> _Outcome:
+    def _finetune(self, target: Target, cell: Cell, points: Points) -> _Outcome:
         tuning = Finetuning(
             self._model,
             target.development,
@@ -161,6 +166,7 @@ class Transfer:
             settings=self._settings.finetune,
             seed=cell.seed,
             device=self._device,
+            points=points,
         )
         train, validation = target.development.split(self._settings.validation, cell.seed)
         started = time.perf_counter()
@@ -168,8 +174,23 @@ class Transfer:
         selected = time.perf_counter()
         fitted = tuning.fit(choice, self._control)
         scores = fitted.scores(target.test)
-        timings = {"selection": selected - started, "fit": time.perf_counter() - selected}
+        timings = {"selection": selected - started + points.spared, "fit": time.perf_counter() - selected}
         return _Outcome(choice=choice, scores=scores, diagnostics=fitted.diagnostics, timings=timings)
+
+    def _points_path(self, target: Target, cell: Cell) -> Path:
+        """Where scores of the grid are kept until the cell is done: under all that decides them."""
+        task = target.data.task
+        decides = {
+            "protocol_version": PROTOCOL_VERSIONS[cell.protocol],
+            "snapshot": [self._snapshot.sha256, self._snapshot.batchnorm],
+            "task": [target.fingerprint, task.metric],
+            "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
+            "seed": cell.seed,
+            "preprocessing": self._preprocessing(target, cell),
+            "device": device_name(self._device),
+            "versions": library_versions(),
+        }
+        return self._place.workspace.cache / "finetune" / f"{task.name}-{sha256_json(decides)[:16]}.json"
 
     def _features_of(self, target: Target, cell: Cell) -> _Found:
         """The features that a protocol reads; one task's are kept, since the next cell is most often of the same."""
@@ -215,15 +236,6 @@ class Transfer:
             error, likelihood = calibration(outcome.scores, labels)
             measured = {**measured, "expected_calibration_error": error}
             diagnostics = {**diagnostics, "negative_log_likelihood": likelihood}
-        preprocessing: dict[str, Any] = {
-            "size": target.transform.size,
-            "resize": target.transform.resize,
-            "interpolation": target.transform.interpolation,
-            "mean": list(self._input.mean),
-            "std": list(self._input.std),
-        }
-        if cell.protocol == "finetune":
-            preprocessing["augmentation"] = self._settings.finetune.augmentation
         record = {
             "protocol_version": PROTOCOL_VERSIONS[cell.protocol],
             "suite": self._reference.results_folder,
@@ -237,7 +249,7 @@ class Transfer:
             },
             "protocol": cell.protocol,
             "seed": cell.seed,
-            "preprocessing": preprocessing,
+            "preprocessing": self._preprocessing(target, cell),
             "partial": target.data.partial or self.record.source_partial,
             "metrics": measured,
             "train_count": diagnostics.get("images", len(target.development.labels)),
@@ -265,6 +277,17 @@ class Transfer:
             prediction=outcome.scores.argmax(1).cpu().numpy(),
         )
         return write_result(self._place.workspace.results, record, predictions)
+
+    def _preprocessing(self, target: Target, cell: Cell) -> dict[str, Any]:
+        augmented = {"augmentation": self._settings.finetune.augmentation} if cell.protocol == "finetune" else {}
+        return {
+            "size": target.transform.size,
+            "resize": target.transform.resize,
+            "interpolation": target.transform.interpolation,
+            "mean": list(self._input.mean),
+            "std": list(self._input.std),
+            **augmented,
+        }
 
     def _drawn_split(self, target: Target) -> dict[str, str]:
         if target.data.drawn_list is None:

@@ -7,6 +7,7 @@ training part, chosen on validation, and the choice trained once more on both.
 import copy
 import itertools
 import math
+import time
 from contextlib import closing
 from typing import Any
 
@@ -23,6 +24,7 @@ from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry.suite import Finetune
 from lrbench.seeds import derive
 from lrbench.transfer.metrics import headline
+from lrbench.transfer.points import Points
 from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Development
 
@@ -40,6 +42,8 @@ class Finetuning:
         normalise: Turns images into inputs on the device.
         settings: Grid, updates and batch.
         seed: Transfer seed: keys the new classifier, the order and the augmentation.
+        device: Where the network is trained.
+        points: The grid's points that are done already, and where others are kept.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Finetuning:
         settings: Finetune,
         seed: int,
         device: torch.device,
+        points: Points,
     ) -> None:
         self._model = model
         self._development = development
@@ -62,6 +67,7 @@ class Finetuning:
         self._settings = settings
         self._seed = seed
         self._device = device
+        self._points = points
 
     def select(self, train: Indices, validation: Indices, *, metric: str, control: Control) -> Choice:
         """Try the whole grid on `train` and score each point on `validation`.
@@ -78,13 +84,12 @@ class Finetuning:
         for end in (*ends, self._settings.updates):
             going = [run for run in runs if run.going]
             for run in going:
-                run.train(end, control)
-                run.judge(validation, metric)
+                run.reach(end, validation, metric, control)
                 # One network at a time where none is gone on with.
                 if end == self._settings.updates:
                     run.forget()
             if end < self._settings.updates:
-                _give_up_half(going)
+                _give_up_half(going, end)
         candidates = [run.candidate for run in runs]
         alive = [run.candidate for run in runs if run.finished]
         if not alive:
@@ -182,7 +187,8 @@ class _Run:
             for images, labels in fed:
                 if control.stop_requested():
                     raise InterruptedWork(
-                        "stopped while fine-tuning; the cells already done are kept. Run the same again."
+                        f"stopped while fine-tuning; the cells already done are kept, and {len(owner._points)} scores of this "
+                        "one's grid. Run the same command again to go on."
                     )
                 for group in optimiser.param_groups:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
@@ -212,20 +218,31 @@ class _Run:
         )
         return model, optimiser
 
-    def judge(self, validation: Indices, metric: str) -> None:
-        """Score the network on validation."""
+    def reach(self, end: int, validation: Indices, metric: str, control: Control) -> None:
+        """Have the score after update number `end`: known from before an interruption, or trained for."""
+        point = (self._rate, self._decay, end)
+        found = self._owner._points.get(point)
+        if found is None:
+            started = time.perf_counter()
+            self.train(end, control)
+            found = self._judged(validation, metric)
+            self._owner._points.put(point, found, time.perf_counter() - started)
+        self.candidate |= found
+        self.diverged = "diverged" in found
         if self.diverged:
-            self.candidate |= {"score": 0.0, "diverged": True}
-            self.give_up()
-            return
+            self.give_up(end)
+
+    def _judged(self, validation: Indices, metric: str) -> dict[str, Any]:
+        if self.diverged:
+            return {"score": 0.0, "diverged": True}
         development = self._owner._development
         scores = self._owner._scores(self.model, development.pixels, validation)
-        self.candidate["score"] = headline(scores, torch.from_numpy(development.labels[validation]), metric)
+        return {"score": headline(scores, torch.from_numpy(development.labels[validation]), metric)}
 
-    def give_up(self) -> None:
-        """Take it out of the running."""
+    def give_up(self, update: int) -> None:
+        """Take it out of the running after so many updates."""
         self.going = False
-        self.candidate["updates"] = self._update
+        self.candidate["updates"] = update
         self.forget()
 
     def forget(self) -> None:
@@ -238,10 +255,10 @@ def _rungs(updates: int) -> tuple[int, ...]:
     return tuple(sorted({updates // share for share in (8, 4, 2)} - {0, updates}))
 
 
-def _give_up_half(runs: list[_Run]) -> None:
+def _give_up_half(runs: list[_Run], update: int) -> None:
     alive = sorted((run for run in runs if run.going), key=lambda run: run.candidate["score"], reverse=True)
     for run in alive[max(1, (len(alive) + 1) // 2) :]:
-        run.give_up()
+        run.give_up(update)
 
 
 class Finetuned:

@@ -218,9 +218,7 @@ def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place
 
 
 def test_halving_keeps_those_that_are_best_on_validation(reference, place, tiny, monkeypatch):
-    monkeypatch.setattr(
-        finetune_module._Run, "judge", lambda self, validation, metric: self.candidate.update(score=self._rate)
-    )
+    monkeypatch.setattr(finetune_module._Run, "_judged", lambda self, validation, metric: {"score": self._rate})
     grid = tiny.finetune.model_copy(update={"rates": (0.01, 0.02, 0.03, 0.04), "updates": 16, "halving": True})
     settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
     path = Transfer(reference, settings, place, Control()).run(Cell(task="tiny-objects", protocol="finetune", seed=0))

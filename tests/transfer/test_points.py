@@ -1,0 +1,101 @@
+import pytest
+
+from lrbench.cells import Cell, TransferSettings
+from lrbench.control import Control
+from lrbench.errors import InterruptedWork
+from lrbench.results import read_result
+from lrbench.transfer import finetune
+from lrbench.transfer.cell import Transfer
+from lrbench.transfer.points import Points
+from tests.transfer.test_cells import reference  # noqa: F401
+
+CELL = Cell(task="tiny-objects", protocol="finetune", seed=0)
+
+
+class StopsIn(Control):
+    """Asks to stop in the middle of a run."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.begun = run, 0
+
+    def progress(self, done, total, unit):
+        if unit.startswith("updates"):
+            self.begun += done == 1
+            if self.begun == self.run and done == 3:
+                self.stop()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """How far each run was trained, in order."""
+    runs = []
+    train = finetune._Run.train
+
+    def spy(self, end, control):
+        train(self, end, control)
+        runs.append((self._rate, end))
+
+    monkeypatch.setattr(finetune._Run, "train", spy)
+    return runs
+
+
+def of(suite, **changes):
+    return TransferSettings.of(suite).model_copy(update={"finetune": suite.finetune.model_copy(update=changes)})
+
+
+def content(path):
+    return read_result(path).model_dump(exclude={"timings"})
+
+
+def kept(place):
+    return list((place.workspace.cache / "finetune").glob("*.json"))
+
+
+def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, place, tiny, trained):  # noqa: F811
+    settings = of(tiny, rates=(0.001, 0.01, 0.05))
+    whole = content(Transfer(reference, settings, place, Control()).run(CELL))
+    assert trained == [(0.001, 6), (0.01, 6), (0.05, 6), (trained[-1][0], 6)] and kept(place) == []
+    trained.clear()
+    with pytest.raises(InterruptedWork, match="2 scores of this one's grid"):
+        Transfer(reference, settings, place, StopsIn(3)).run(CELL)
+    assert len(kept(place)) == 1
+    # Another grid, and another seed, know nothing of it.
+    assert trained == [(0.001, 6), (0.01, 6)]
+    trained.clear()
+    Transfer(reference, of(tiny, rates=(0.001, 0.01)), place, Control()).run(CELL)
+    Transfer(reference, settings, place, Control()).run(Cell(task="tiny-objects", protocol="finetune", seed=1))
+    assert [rate for rate, _ in trained].count(0.001) >= 2
+    trained.clear()
+    path = Transfer(reference, settings, place, Control()).run(CELL)
+    assert trained[0] == (0.05, 6) and len(trained) == 2
+    assert content(path) == whole and kept(place) == []
+    assert read_result(path).timings["selection"] > 0
+
+
+def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, trained):  # noqa: F811
+    settings = of(tiny, rates=(1e-6, 1e-5, 0.01, 0.05), updates=16, halving=True)
+    whole = content(Transfer(reference, settings, place, Control()).run(CELL))
+    rate = whole["chosen"]["learning_rate"]
+    trained.clear()
+    # The fifth run to be gone on with is a survivor's, towards the update after which the next half goes.
+    stops = Control()
+    calls = []
+    stops.progress = lambda done, total, unit: calls.append(done) or (calls.count(3) == 2 and stops.stop())
+    with pytest.raises(InterruptedWork):
+        Transfer(reference, settings, place, stops).run(CELL)
+    trained.clear()
+    assert content(Transfer(reference, settings, place, Control()).run(CELL)) == whole
+    assert all(end > 2 for _, end in trained) and trained[-1] == (rate, 16)
+
+
+def test_a_damaged_file_of_points_costs_no_more_than_time(tmp_path):
+    path = tmp_path / "points.json"
+    points = Points(path)
+    points.put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
+    again = Points(path)
+    assert again.get((0.1, 0.0, 5)) == {"score": 0.5} and again.get((0.1, 0.0, 6)) is None and again.spared == 2.0
+    path.write_text(path.read_text()[:-10])
+    assert len(Points(path)) == 0
+    path.write_text('{"not": "a list"}')
+    assert len(Points(path)) == 0
