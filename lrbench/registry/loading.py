@@ -76,11 +76,11 @@ def load_task(name_or_path: str) -> Task:
         name_or_path: A registered name, or the path of a TOML file.
 
     Raises:
-        InputError: No such task, a TOML that is not well formed, a key that is unknown or wrong, or a file whose
-            task has the name of another registered one.
+        InputError: No such task (or one that it is `like`), a TOML that is not well formed, a key that is unknown or
+            wrong, or a file whose task has the name of another registered one.
     """
     path = task_path(name_or_path)
-    task = _validate(Task, _read(path), path)
+    task = _validate(Task, _like_another(_read(path), path), path)
     _refuse_twin("task", task.name, path, find_tasks())
     return task
 
@@ -128,6 +128,28 @@ def apply_changes(content: dict[str, Any], changes: Sequence[str]) -> None:
     """
     for change in changes:
         _apply(content, change)
+
+
+# Of these tables a task that is like another says only what differs; everything else that it says stands for the whole.
+_COMPLETED = ("files", "prepare", "about")
+
+
+def _like_another(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A task's content, completed by that of the registered task which it is `like`."""
+    other = content.pop("like", None)
+    if other is None:
+        return content
+    known = find_tasks()
+    if not isinstance(other, str) or other not in known:
+        hint = suggestion(other, known) if isinstance(other, str) else ""
+        raise InputError(f"{path}: `like` names a registered task, not {other!r}.{hint} `lrbench tasks` lists them.")
+    base = _read(known[other].path)
+    if "like" in base:
+        raise InputError(f"{path}: {other!r} is itself like {base['like']!r}. Name that one in `like`.")
+    for table in _COMPLETED:
+        if isinstance(content.get(table), dict) and isinstance(base.get(table), dict):
+            content[table] = {**base[table], **content[table]}
+    return {**base, **content}
 
 
 def _scan(kind: str, folders: Sequence[Path]) -> dict[str, Found]:

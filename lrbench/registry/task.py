@@ -249,6 +249,9 @@ class Prepare(Strict):
 class Task(Strict):
     """One task, as its TOML says it.
 
+    A TOML may begin with `like = "caltech256"`: what it does not say is then as in that registered task. Its keys stand for the
+    whole, but in the tables `files`, `prepare` and `about`, where each key stands for itself.
+
     Attributes:
         name: What it is called on the command line and in results.
         metric: The headline: `top1` or `mean_per_class`, as the field reports this data set.

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
 from lrbench.files import sha256_file
 from lrbench.registry import load_task
+from lrbench.registry.loading import shipped_folder
 from tests import trees
 
 
@@ -272,18 +274,46 @@ def test_sketch_takes_sixteen_of_each_eighty_from_the_shipped_list(tmp_path):
     assert counts(data, "test") == {"airplane": 16, "alarm clock": 16, "mouse (animal)": 16}
 
 
-def test_the_sketch_list_is_what_its_head_says():
-    import hashlib
-
-    from lrbench.registry.loading import shipped_folder
-
-    lines = (shipped_folder("lrbench.tasks") / "splits" / "sketch250.txt").read_text().splitlines()
-    numbers = [int(line) for line in lines if not line.startswith("#")]
-    expected = []
+def ranked_sketches():
+    """File numbers of each class in the order of the hash that the lists' heads name."""
     for start in range(1, 20001, 80):
-        ranked = sorted(range(start, start + 80), key=lambda n: hashlib.sha256(f"sketch250 {n}".encode()).hexdigest())
-        expected += sorted(ranked[:16])
-    assert numbers == expected
+        yield sorted(range(start, start + 80), key=lambda n: hashlib.sha256(f"sketch250 {n}".encode()).hexdigest())
+
+
+def listed_sketches(name):
+    lines = (shipped_folder("lrbench.tasks") / "splits" / f"{name}.txt").read_text().splitlines()
+    return [int(line) for line in lines if not line.startswith("#")]
+
+
+def test_the_sketch_list_is_what_its_head_says():
+    expected = [number for ranked in ranked_sketches() for number in sorted(ranked[:16])]
+    assert listed_sketches("sketch250") == expected
+
+
+def test_the_sketch_folds_are_what_their_heads_say_and_test_each_image_once(tmp_path):
+    folds = [listed_sketches(f"sketch250-fold{fold}") for fold in range(3)]
+    assert sorted(number for listed in folds for number in listed) == list(range(1, 20001))
+    for fold, listed in enumerate(folds):
+        assert listed == [number for ranked in ranked_sketches() for number in sorted(ranked[fold::3])]
+        assert load_task(f"sketch250-fold{fold}").counts == {"train": 20000 - len(listed), "test": len(listed)}
+    trees.sketch250(tmp_path)
+    assert set(counts(load("sketch250-fold2", tmp_path), "test").values()) == {26}
+
+
+def test_caltechs_other_protocols_read_the_same_files(tmp_path):
+    trees.caltech256(tmp_path, classes=4)
+    objects = load("caltech256-objects", tmp_path)
+    assert objects.classes == ("001.ak47", "056.dog", "198.spider")
+    assert set(counts(objects, "train").values()) == {60}
+    tested = {}
+    for number, rest in ((60, 4), (30, 34)):
+        drawn = load(f"caltech256-random{number}", tmp_path)
+        assert drawn.classes[-1] == "257.clutter"
+        assert set(counts(drawn, "train").values()) == {number} and set(counts(drawn, "test").values()) == {rest}
+        tested[number] = set(drawn.splits["test"].ids)
+    # Drawn, and not the last by name; what is tested with more training images is tested with fewer too.
+    first = set(load("caltech256", tmp_path).splits["test"].ids)
+    assert tested[60] != first and tested[60] < tested[30]
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,40 @@ def test_every_shipped_task_loads(name):
         ("cub200", 5_994, 5_794, 200, "top1"),
         ("indoor67", 5_360, 1_340, 67, "mean_per_class"),
         ("sketch250", 16_000, 4_000, 250, "top1"),
+        ("sketch250-fold2", 13_500, 6_500, 250, "top1"),
+        ("caltech256-random30", 7_710, 22_897, 257, "mean_per_class"),
     ],
 )
 def test_the_real_tasks_pin_their_published_figures(name, train, test, classes, metric):
     task = load_task(name)
     assert (task.counts, task.classes, task.metric) == ({"train": train, "test": test}, classes, metric)
+
+
+def test_a_task_like_another_says_only_what_differs(home):
+    path = home / "mine.toml"
+    path.write_text(
+        'name = "mine"\nlike = "cub200"\ncounts = { train = 3000 }\n[files]\nroot = "birds"\n[about]\nlicence = "Mine."\n'
+    )
+    mine, other = load_task(str(path)), load_task("cub200")
+    assert mine.files == other.files.model_copy(update={"root": "birds"}) and mine.archives == other.archives
+    # A table that is not one of settings stands for the whole.
+    assert mine.counts == {"train": 3000} and mine.metric == other.metric and mine.classes == 200
+    assert mine.about.licence == "Mine." and mine.about.notes == other.about.notes
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        ('"cub20"', "`like` names a registered task, not 'cub20'. Did you mean 'cub200'?"),
+        ("3", "`like` names a registered task, not 3. `lrbench tasks` lists them"),
+        ('"imagenet100"', "'imagenet100' is itself like 'imagenet1k'. Name that one"),
+    ],
+)
+def test_a_task_like_none_is_an_error_that_says_so(home, like, said):
+    (home / "mine.toml").write_text(f'name = "mine"\nlike = {like}\n')
+    with pytest.raises(InputError) as caught:
+        load_task(str(home / "mine.toml"))
+    assert said in str(caught.value) and "mine.toml" in str(caught.value)
 
 
 def test_quick_is_what_the_readme_says():
