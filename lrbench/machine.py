@@ -1,5 +1,6 @@
 """What computed: the device, the libraries' versions, and lrbench's own revision."""
 
+import os
 import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,16 @@ def device_name(device: Any) -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def cores_here() -> int:
+    """How many of this machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes_here() -> int:
+    """How many processes torchrun started on this machine; 1 where it started none."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def library_versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Networks: timm architectures, made by name and keyword arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lrbench.data.feeding import feed, feeding_threads
 from lrbench.data.pixels import Pixels
 from lrbench.errors import InputError
 from lrbench.registry import suggestion
@@ -112,12 +114,15 @@ class InputNormalisation:
         mean: Subtracted from each channel, on the scale [0, 1].
         std: Divides each channel, on the scale [0, 1].
         device: Where the input is needed.
+
+    Attributes:
+        device: The same.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         self._scale = (1.0 / (255.0 * torch.tensor(std))).to(device)
         self._shift = (-torch.tensor(mean) / torch.tensor(std)).to(device)
-        self._device = device
+        self.device = device
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise images.
@@ -128,7 +133,7 @@ class InputNormalisation:
         Returns:
             float32, shape `(B, 3, S, S)`, channels last in memory.
         """
-        moved = images.to(self._device, non_blocking=True)
+        moved = images.to(self.device, non_blocking=True)
         return torch.addcmul(self._shift, moved.to(torch.float32), self._scale).permute(0, 3, 1, 2)
 
 
@@ -155,11 +160,17 @@ def forward_all(
         The outputs in order, on the CPU. Shape `(N, …)`.
     """
     chosen = np.arange(len(pixels)) if indices is None else indices
+
+    def crops(number: int) -> tuple[torch.Tensor]:
+        part = chosen[number * batch : (number + 1) * batch]
+        return (torch.from_numpy(np.array(pixels.evaluation(part))),)
+
+    device = normalise.device
+    made = feed(crops, 0, -(-len(chosen) // batch), threads=feeding_threads(device), pin=device.type == "cuda")
     outputs = []
-    with torch.inference_mode():
-        for start in range(0, len(chosen), batch):
-            images = torch.from_numpy(np.array(pixels.evaluation(chosen[start : start + batch])))
+    with torch.inference_mode(), closing(made):
+        for number, (images,) in enumerate(made, start=1):
             outputs.append(forward(normalise(images)))
             if each is not None:
-                each(min(start + batch, len(chosen)))
+                each(min(number * batch, len(chosen)))
     return torch.cat([output.cpu() for output in outputs])

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lrbench.errors import LrbenchError
+from lrbench.errors import InputError, LrbenchError
+from lrbench.machine import cores_here, processes_here
 
 if TYPE_CHECKING:
     import torch
 
-# The longest that one process waits for another: the time to prepare a large data set on a slow disk.
-_PATIENCE = timedelta(hours=2)
+# One process may wait long for another: until a large data set is prepared, or the last fine-tuning of a suite is done. When
+# one dies, torchrun notices and ends the others; no clock need do it.
+_PATIENCE = timedelta(days=7)
 
 Value = TypeVar("Value")
 
@@ -98,15 +100,28 @@ ALONE = Ranks()
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started: over NCCL where each has a GPU, else over Gloo."""
+    """Join the processes that `torchrun` started: over NCCL where each has a GPU, else over Gloo.
+
+    Raises:
+        InputError: There are GPUs, and more processes than these.
+    """
     import torch
     import torch.distributed as distributed
     from torch.distributed.rendezvous import rendezvous
 
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpus = torch.cuda.is_available() and local < torch.cuda.device_count()
+    beside, gpus = processes_here(), torch.cuda.device_count()
+    if gpus and beside > gpus:
+        raise InputError(
+            f"{beside} processes were started on this machine, which has {gpus} GPU{'s' if gpus > 1 else ''}: each needs its "
+            f"own. Start at most {gpus} (--nproc-per-node {gpus}), or hide the GPUs (CUDA_VISIBLE_DEVICES=-1) to work on the "
+            "CPU."
+        )
+    on_gpus = gpus > 0
     if on_gpus:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        # torchrun gives each process one thread, whatever the cores.
+        torch.set_num_threads(max(1, cores_here() // beside))
     store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
     # Processes that were started again share a store with those before them, whose addresses must not be taken for theirs.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

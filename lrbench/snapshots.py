@@ -3,8 +3,10 @@
 Reading a snapshot's metadata or its hash imports no torch, so that planning is quick. Nothing is ever unpickled.
 """
 
+import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +43,7 @@ class SnapshotMetadata(BaseModel):
         source_report: `simple`, `complex` (accuracy on test images with that evidence) and `memorised` (share of wrongly
             labelled training images predicted as labelled), where the source's annotations say which is which.
         origin: File name or reference that foreign weights came from.
+        tensors_sha256: Hash of the tensors in the file, as `hash_tensors`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -69,6 +72,7 @@ class SnapshotMetadata(BaseModel):
     origin: str | None = None
     versions: dict[str, str] = {}
     revision: str | None = None
+    tensors_sha256: str | None = None
 
 
 def segment_folder(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
@@ -112,8 +116,32 @@ def write_snapshot(
         sample: Which images the statistics were estimated on.
     """
     if batchnorm:
-        write_bytes(batchnorm_path(path), encode(batchnorm, {"format": FORMAT, "sample": sample or {}}))
-    write_bytes(path, encode(weights, metadata.model_dump(mode="json")))
+        record = {"format": FORMAT, "sample": sample or {}, "tensors_sha256": hash_tensors(batchnorm)}
+        write_bytes(batchnorm_path(path), encode(batchnorm, record))
+    hashed = metadata.model_copy(update={"tensors_sha256": hash_tensors(weights)})
+    write_bytes(path, encode(weights, hashed.model_dump(mode="json")))
+
+
+def hash_tensors(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 over tensors, their names, types and shapes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def promised_hash(path: Path) -> str | None:
+    """The hash that a file of lrbench's says its tensors have; None where it says nothing.
+
+    Raises:
+        InputError: As `read_metadata`.
+    """
+    record = json.loads(_header(path).get("__metadata__", {}).get("lrbench", "{}"))
+    promised: str | None = record.get("tensors_sha256")
+    return promised
 
 
 def read_metadata(path: Path) -> SnapshotMetadata:

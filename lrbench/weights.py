@@ -1,6 +1,5 @@
 """From a reference to a network: strict about names and shapes, and never through a pickle."""
 
-import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from lrbench.snapshots import (
     SnapshotMetadata,
     batchnorm_mode,
     batchnorm_path,
+    hash_tensors,
     identity,
+    promised_hash,
     read_metadata,
     write_snapshot,
 )
@@ -200,7 +201,7 @@ def _foreign(text: str, architecture: str, model: nn.Module, *, random: bool) ->
         reference=text,
         model=model.eval(),
         metadata=metadata,
-        sha256=hash_tensors(model),
+        sha256=hash_tensors(model.state_dict()),
         batchnorm="raw",
         random=random,
     )
@@ -227,26 +228,26 @@ def input_of(model: nn.Module) -> Input:
     )
 
 
-def hash_tensors(model: nn.Module) -> str:
-    """SHA-256 over a network's tensors, their names and shapes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def check_values(path: Path) -> None:
-    """Check a snapshot's header, names, shapes and values.
+    """Check a snapshot's header, names, shapes, hashes and values, and those of its BatchNorm statistics.
 
     Raises:
         InputError: Something is wrong; says what.
     """
-    loaded = _from_file(str(path), path)
-    for name, tensor in loaded.model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    _from_file(str(path), path)
+    for part in (path, batchnorm_path(path)):
+        if not part.is_file():
+            continue
+        tensors = load_tensors(part)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise InputError(
+                    f"{part} holds values in {name} that are not finite. Delete it and pretrain its stage again."
+                )
+        if promised_hash(part) not in (None, hash_tensors(tensors)):
             raise InputError(
-                f"{path} holds values in {name} that are not finite. Delete it and pretrain its stage again."
+                f"{part} holds other tensors than its header says (their hash is another): it was damaged or changed after it "
+                "was written. Delete it and pretrain its stage again, or copy it again."
             )
 
 

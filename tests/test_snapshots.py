@@ -81,21 +81,26 @@ def test_a_truncated_snapshot_is_refused(snapshot, cut):
 
 
 class Trap:
-    """Would run code if it were unpickled."""
+    """Would make a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
 
     def __reduce__(self):
-        return (open, ("/tmp/lrbench-was-unpickled", "w"))
+        return (open, (self.path, "w"))
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch"])
-def test_a_pickle_in_place_of_a_snapshot_is_refused_and_never_run(snapshot, writer, monkeypatch):
+def test_a_pickle_in_place_of_a_snapshot_is_refused_and_never_run(snapshot, writer, monkeypatch, tmp_path):
     monkeypatch.setattr(pickle, "load", lambda *_, **__: pytest.fail("unpickled"))
+    trap = Trap(tmp_path / "was-run")
     if writer == "pickle":
-        snapshot.write_bytes(pickle.dumps(Trap()))
+        snapshot.write_bytes(pickle.dumps(trap))
     else:
-        torch.save({"weight": torch.zeros(3), "trap": Trap()}, snapshot)
+        torch.save({"weight": torch.zeros(3), "trap": trap}, snapshot)
     with pytest.raises(InputError, match=r"is a pickle .*`lrbench snapshots add"):
         read_metadata(snapshot)
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_a_snapshot_of_another_architecture_is_refused_with_the_differences(snapshot):
@@ -179,9 +184,10 @@ def test_foreign_weights_are_taken_in(lrbench, home, kind):
 
 
 def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap()}, home / "trap.pth")
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap(home / "was-run")}, home / "trap.pth")
     refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
     assert refused.status == 2 and "Nothing in it was run" in refused.err
+    assert not (home / "was-run").exists()
 
 
 def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lrbench, home):

@@ -40,11 +40,12 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
 def _machine(workspace: Any) -> dict[str, str]:
     import torch
 
+    from lrbench.machine import cores_here
+
     existing = next(path for path in (workspace.root.absolute(), *workspace.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = {"system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}"}
-    machine["cores"] = str(cores)
+    machine["cores"] = str(cores_here())
     if hasattr(os, "sysconf"):
         machine["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     machine["disk free"] = f"{free:,.0f} GiB at {existing}"

@@ -3,7 +3,6 @@
 Batches are pure functions of the update's number, so what is fed does not depend on how many threads make it.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import torch
 
 from lrbench.data.batches import Batches
 from lrbench.data.resident import resident
+from lrbench.machine import cores_here, processes_here
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Made = TypeVar("Made", bound=tuple[torch.Tensor, ...])
@@ -23,11 +23,10 @@ _MOST_THREADS = 16
 
 
 def feeding_threads(device: torch.device) -> int:
-    """How many threads make batches ahead: none on a CPU, whose cores have enough to do; else as many as there are."""
+    """How many threads make batches ahead: none on a CPU, whose cores have enough to do; else its share of them."""
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores - 1, _MOST_THREADS))
+    return max(1, min(cores_here() // processes_here() - 1, _MOST_THREADS))
 
 
 def training_batches(batches: Batches, first: int, last: int, device: torch.device) -> Generator[Batch]:

@@ -10,6 +10,8 @@ from lrbench.data.pixels import Pixels, Shard
 
 # Of a device's free memory, the share that images may take: the rest is the network's.
 _SHARE = 0.4
+# Patches are gathered in sizes that are multiples of this.
+_STEP = 32
 
 
 class Resident:
@@ -43,12 +45,18 @@ class Resident:
 
         Args:
             samples: Which images. Shape `(B,)`.
-            boxes: Top, left, height and width of each crop; -1 for the centre square. Shape `(B, 4)`.
+            boxes: Top, left, height and width of each crop; -1 for the centre square. Shape `(B, 4)`, on the CPU.
             flips: Which are mirrored. Shape `(B,)`.
 
         Returns:
             uint8 of shape `(B, S, S, 3)`, on the device.
         """
+        # Known before anything is on the device: how large the largest crop is. The gathered patches have that size, in
+        # steps, so that the device's memory is used again from batch to batch.
+        tall, wide = (
+            min(most, -(-max(self._size, int(boxes[:, axis].max())) // _STEP) * _STEP)
+            for most, axis in zip(self._most, (2, 3), strict=True)
+        )
         samples, boxes, flips = (each.to(self._device, non_blocking=True) for each in (samples, boxes, flips))
         offset, height, width = self._index[samples].unbind(1)
         size = torch.full_like(height, self._size)
@@ -56,34 +64,34 @@ class Resident:
         centre = torch.stack(
             [*(((side - self._size) / 2.0).round().long() for side in (height, width)), size, size], dim=1
         )
-        top, left, tall, wide = torch.where(boxes < 0, centre, boxes).unbind(1)
-        rows, columns = (torch.arange(most, device=self._device) for most in self._most)
-        # Beyond an image's edge lie other images' pixels, which every weight below leaves out.
-        place = offset[:, None, None] + rows[None, :, None] * width[:, None, None] + columns[None, None, :]
+        top, left, crop_height, crop_width = torch.where(boxes < 0, centre, boxes).unbind(1)
+        rows, columns = (torch.arange(most, device=self._device) for most in (tall, wide))
+        # Beyond a crop's edge lie other pixels, which every weight below leaves out.
+        start = offset + top * width + left
+        place = start[:, None, None] + rows[None, :, None] * width[:, None, None] + columns[None, None, :]
         found = self._content[place.clamp(max=len(self._content) - 1)]
         images = found.view(torch.uint8).view(*place.shape, 4)[..., :3].float()
-        vertical = _weights(top, tall, self._most[0], self._size)
-        horizontal = _weights(left, wide, self._most[1], self._size)
+        vertical = _weights(crop_height, tall, self._size)
+        horizontal = _weights(crop_width, wide, self._size)
         horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
         count = len(samples)
-        squeezed = (vertical @ images.flatten(2)).view(count, self._size, self._most[1], 3)
+        squeezed = (vertical @ images.flatten(2)).view(count, self._size, wide, 3)
         crops: torch.Tensor = horizontal @ squeezed.permute(0, 2, 1, 3).flatten(2)
         crops = crops.view(count, self._size, self._size, 3).transpose(1, 2)
         return crops.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _weights(start: torch.Tensor, extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
-    """The linear map of one axis of an antialiased bilinear resize of the pixels `start … start + extent - 1`.
+def _weights(extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
+    """The linear map of one axis of an antialiased bilinear resize of the first `extent` of `inputs` pixels.
 
     A triangle as wide as an output pixel, or two input pixels where that is wider, around each output pixel's centre; cut off
     at the crop's edges and scaled to sum to one (Pillow's and torchvision's procedure). Shape `(B, outputs, inputs)`.
     """
     scale = (extent / outputs).float()[:, None, None]
-    centre = start.float()[:, None, None] + (torch.arange(outputs, device=start.device)[None, :, None] + 0.5) * scale
-    pixel = torch.arange(inputs, device=start.device)[None, None, :]
+    centre = (torch.arange(outputs, device=extent.device)[None, :, None] + 0.5) * scale
+    pixel = torch.arange(inputs, device=extent.device)[None, None, :]
     weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp(min=1.0)).clamp(min=0)
-    inside = (pixel >= start[:, None, None]) & (pixel < (start + extent)[:, None, None])
-    weights = weights * inside
+    weights = weights * (pixel < extent[:, None, None])
     return weights / weights.sum(2, keepdim=True)
 
 

@@ -19,6 +19,7 @@ from lrbench.control import Control
 from lrbench.engines.jobs import Job
 from lrbench.engines.worker import work
 from lrbench.errors import FailureError, InputError, InterruptedWork, LrbenchError
+from lrbench.machine import cores_here
 from lrbench.registry import Suite
 from lrbench.workspace import Place
 
@@ -87,7 +88,7 @@ class _Run:
         self._done: set[str] = set()
         self._errors: list[LrbenchError] = []
         self._suite, self._place, self._control, self._observer = suite, place, control, observer
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = cores_here()
         most = workers or min(cores, _MOST_WORKERS)
         self._threads = max(1, cores // most)
         self._wanted = min(most, len(jobs))

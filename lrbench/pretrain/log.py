@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lrbench.control import Control
 from lrbench.files import canonical_json, write_text, writing
+from lrbench.locks import locked
 
 
 def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]]) -> None:
@@ -18,8 +20,11 @@ def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]]) -> None
         records: One an epoch, with `stage` among the keys.
     """
     path = snapshot.with_name("log.jsonl")
-    kept = [record for record in _read(path) if record["stage"] < stage]
-    write_text(path, "".join(canonical_json(record) + "\n" for record in kept + records))
+    # Stages that start from another arm's state may be in the making at once. The wait is short, and nothing stops it.
+    with locked(path, Control()):
+        others = [record for record in _read(path) if record["stage"] != stage]
+        every = sorted(others + records, key=lambda record: record["update"])
+        write_text(path, "".join(canonical_json(record) + "\n" for record in every))
 
 
 def append_timing(snapshot: Path, record: dict[str, Any]) -> None:

@@ -66,4 +66,5 @@ def on_cpu(progress: Progress) -> Progress:
         progress,
         weights={name: tensor.cpu() for name, tensor in progress.weights.items()},
         momentum={name: tensor.cpu() for name, tensor in progress.momentum.items()},
+        mean={name: tensor.cpu() for name, tensor in progress.mean.items()},
     )

@@ -1,9 +1,7 @@
 """Making one snapshot: load the parent, train, re-estimate, evaluate, write; or find it made already."""
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from lrbench.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
-from lrbench.errors import InputError
+from lrbench.errors import FailureError, InputError
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.models import InputNormalisation, batchnorm_layers, create_model, pick_device
@@ -24,7 +22,7 @@ from lrbench.pretrain.log import append_timing, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
 from lrbench.pretrain.state import Progress, load, progress_path, save, state_path
-from lrbench.pretrain.step import Step
+from lrbench.pretrain.step import Step, arithmetic, no_memory
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
 from lrbench.ranks import ALONE, Ranks
@@ -61,8 +59,16 @@ def make_snapshot(
     path = snapshot_path(place.workspace.checkpoints, suite.name, key)
     with ExitStack() as held:
         ranks.first_does(lambda: held.enter_context(locked(path, control)))
+        ranks.first_does(lambda: _clear_away(path))
         made = ranks.first_does(lambda: read_metadata(path) if is_made(suite, key, place.workspace) else None)
         return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks).run()
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what a killed process had begun to write: nobody else writes here while the lock is held."""
+    stem = path.name.removesuffix(".safetensors")
+    for stale in path.parent.glob(f".{stem}.*.part"):
+        stale.unlink(missing_ok=True)
 
 
 class _Making:
@@ -91,6 +97,24 @@ class _Making:
         )
 
     def run(self) -> SnapshotMetadata:
+        """Make the snapshot.
+
+        Raises:
+            FailureError: There is not memory enough, or weights are not finite.
+        """
+        try:
+            with arithmetic(self.device, deterministic=self.suite.training.deterministic):
+                return self._run()
+        except RuntimeError as error:
+            if not no_memory(error):
+                raise
+            raise FailureError(
+                f"there is not memory enough on the {self.device.type} to make {self.segment.key}: "
+                f"{str(error).splitlines()[0]} Everything up to the last saved state is kept. Free memory, or use a smaller "
+                "network, input or batch under a new name (--set name=NAME), and run the same command again."
+            ) from error
+
+    def _run(self) -> SnapshotMetadata:
         key = self.segment.key
         model = create_model(
             self.suite.model.architecture,
@@ -106,6 +130,8 @@ class _Making:
             end = self._train(model, end)
             # Every process has the same weights, but BatchNorm's running statistics are those of its own images.
             end = replace(end, weights=self.ranks.first_does(lambda: end.weights))
+        if (broken := end.not_finite()) is not None:
+            raise self.ranks.said_once(self._not_finite(end, broken))
         model.load_state_dict(end.weights)
         model.eval()
         raw = evaluate(model, self.source, self.normalise, self.control, self.ranks)
@@ -132,10 +158,15 @@ class _Making:
                 "kept_momentum": end.kept_momentum,
             }
             write_log(self.path, self.segment.key.stage, end.records)
-        if not self.segment.derived or end.momentum:
+        if not self.segment.derived or self._goes_on:
             save(state_path(self.path), state)
         write_snapshot(self.path, end.weights, metadata, statistics, sample)
         progress_path(self.path).unlink(missing_ok=True)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether training goes on from what another's training kept."""
+        return self.segment.kept_epoch is not None and self.segment.key.arm != "trail"
 
     def _start(self, model: nn.Module) -> Progress:
         """Where the segment begins or goes on; for a derived one, where it ends."""
@@ -159,7 +190,7 @@ class _Making:
         asked = self.suite.training.micro_batch
         if self.segment.derived:
             return start.batchnorm_shared
-        if not batchnorm_layers(model):
+        if not batchnorm_layers(model) or self.segment.parent is None:
             return None
         shared = asked or start.batchnorm_shared or share
         if share % shared == 0:
@@ -196,7 +227,7 @@ class _Making:
             each_epoch=lambda records: self._epoch(records, tracker),
         )
         first = start.update
-        with _deterministic(self.suite.training.deterministic), closing(Saver(self._save, self.device)) as saver:
+        with closing(Saver(self._save, self.device)) as saver:
             try:
                 end = trainer.train(self.control, saver.save if self.ranks.first else lambda progress: None, saver.wait)
             finally:
@@ -207,7 +238,6 @@ class _Making:
         return on_cpu(end)
 
     def _step(self, model: nn.Module) -> Step:
-        updates = (self.segment.last_epoch - self.segment.first_epoch) * self.batches.updates_per_epoch
         return Step(
             model,
             self.suite.schedule,
@@ -216,7 +246,7 @@ class _Making:
             self.device,
             self.ranks,
             micro_batch=self.shared or self.suite.training.micro_batch,
-            updates=updates,
+            updates=self.suite.schedule.epochs * self.batches.updates_per_epoch,
             say=self.control.say,
         )
 
@@ -239,7 +269,18 @@ class _Making:
             },
         )
 
+    def _not_finite(self, progress: Progress, broken: str) -> FailureError:
+        # The loss of an update is that of the weights before it: nobody has looked at those after the last.
+        return FailureError(
+            f"the weights of {self.segment.key} are not finite after update {progress.update:,} ({broken}). The last good "
+            f"state is its parent {self.segment.parent}, or what was saved of this stage before, and every snapshot made so "
+            "far is kept. Use a smaller rate in schedule.rates under a new suite name (--set name=NAME), or look at the "
+            "images for wrong values."
+        )
+
     def _save(self, progress: Progress) -> None:
+        if (broken := progress.not_finite()) is not None:
+            raise self._not_finite(progress, broken)
         content = {each.name: getattr(progress, each.name) for each in fields(progress)}
         save(
             progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content}
@@ -350,18 +391,3 @@ class _Making:
                 if stretch.parent == key:
                     return self._rate(stretch, update)
         return None
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    if not wanted or not torch.cuda.is_available():
-        yield
-        return
-    # cuBLAS reads it when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)

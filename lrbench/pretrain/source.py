@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from lrbench.control import Control
+from lrbench.control import Control, kept
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Indices, Pixels
@@ -43,7 +42,7 @@ class Source:
     test: Pixels
 
 
-@lru_cache(maxsize=1)
+@kept(1)
 def open_source(
     name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path | None, control: Control
 ) -> Source:

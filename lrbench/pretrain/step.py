@@ -1,8 +1,8 @@
 """One update of the weights: forward and backward in as many pieces as memory and BatchNorm ask for, then SGD's step."""
 
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lrbench.models import InputNormalisation, batchnorm_layers
 from lrbench.ranks import Ranks
 from lrbench.registry.suite import Schedule, Training
 
-# Compiling takes about a minute: a stage with fewer updates than this would not win it back.
+# Compiling takes about a minute: a schedule with fewer updates than this would not win it back.
 _COMPILE_FROM = 2000
 
 
@@ -28,7 +28,7 @@ class Step:
         device: Where the network lies.
         ranks: The processes whose gradients are averaged.
         micro_batch: Images in one forward and backward pass; None for all that a process is given.
-        updates: How many updates will be asked for.
+        updates: How many updates its schedule has: what is compiled for one stage serves the others too.
         say: Told what had to be done otherwise than asked.
     """
 
@@ -48,7 +48,7 @@ class Step:
         self.micro_batch = micro_batch
         self._model, self._normalise, self._device, self._say, self._ranks = model, normalise, device, say, ranks
         self._precision = training.precision
-        self._random = any("Drop" in type(module).__name__ for module in model.modules())
+        self._random = drops_at_random(model)
         self._shares_statistics = bool(batchnorm_layers(model))
         wanted = device.type == "cuda" and updates >= _COMPILE_FROM if training.compile is None else training.compile
         # Compiled in place: the names in the state dict stay those of the network.
@@ -81,7 +81,7 @@ class Step:
             images: uint8 of shape `(B, S, S, 3)`, this process's share of the batch.
             labels: Shape `(B,)`.
             rate: The learning rate.
-            seed: Of networks that drop at random.
+            seed: Of whatever the network draws at random.
 
         Returns:
             The mean loss and the number of correct predictions, both on the device.
@@ -92,17 +92,11 @@ class Step:
         labels = labels.to(self._device, non_blocking=True)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        while True:
-            try:
-                found = self._backward(images, labels, seed)
-                break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if _no_memory(error):
-                    self._use_less(len(labels), error)
-                elif self._unproven:
-                    self._go_on_uncompiled(error)
-                else:
-                    raise
+        while (found := self._tried(images, labels, seed)) is None:
+            # Outside the handler, whose traceback holds the activations that there was no room for.
+            self.optimiser.zero_grad(set_to_none=True)
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
         self._unproven = False
         self.optimiser.step()
         return found
@@ -111,9 +105,21 @@ class Step:
         """Leave the network as it came: not compiled."""
         _uncompile(self._model)
 
+    def _tried(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Forward and backward; None where they failed and are to be done again in another way."""
+        try:
+            return self._backward(images, labels, seed)
+        except RuntimeError as error:
+            if no_memory(error):
+                self._use_less(len(labels), error)
+            elif self._unproven:
+                self._go_on_uncompiled(error)
+            else:
+                raise
+        return None
+
     def _backward(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._random:
-            torch.manual_seed(seed)
+        torch.manual_seed(seed)
         self.optimiser.zero_grad(set_to_none=True)
         total = len(labels)
         size = self.micro_batch or total
@@ -139,7 +145,8 @@ class Step:
 
     def _use_less(self, total: int, error: Exception) -> None:
         now = self.micro_batch or total
-        less = (now + 1) // 2
+        # Under BatchNorm only an even share will do.
+        less = next((each for each in range(now // 2, 0, -1) if total % each == 0), 1)
         why = None
         if self._shares_statistics:
             why = "under BatchNorm fewer images would share statistics, which is another training"
@@ -152,14 +159,11 @@ class Step:
         if why is not None:
             raise FailureError(
                 f"there is not memory enough for {now} images at a time, and taking fewer is no choice of lrbench's: {why}. "
-                f"Everything up to the last saved state is kept. Free memory, start more processes (torchrun), set "
-                f'training.precision="bfloat16" under a new name, or say --set training.micro_batch={max(1, less)}, and run '
+                f"Everything up to the last saved state is kept. Free memory, set "
+                f'training.precision="bfloat16" under a new name, or say --set training.micro_batch={less}, and run '
                 "the same command again."
             ) from error
         self.micro_batch = less
-        self.optimiser.zero_grad(set_to_none=True)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
         self._say(f"not memory enough for {now} images at a time: from here on {less}, which gives the same updates")
 
     def _go_on_uncompiled(self, error: Exception) -> None:
@@ -174,6 +178,33 @@ def _uncompile(model: nn.Module) -> None:
     model._compiled_call_impl = None
 
 
-def _no_memory(error: Exception) -> bool:
-    # The CPU's allocator has no error class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def drops_at_random(model: nn.Module) -> bool:
+    """Whether a network drops activations or paths at random, as layers or as functions that read a rate of the module's."""
+    return any(
+        isinstance(value, float) and value > 0
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if "drop" in name.lower() or (name == "p" and "drop" in type(module).__name__.lower())
+    )
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error says that a device, or the CPU's allocator (which has no class of its own), has no memory left."""
+    said = ("can't allocate memory", "CUDA out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
+
+
+@contextmanager
+def arithmetic(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """How a GPU computes meanwhile: the same bits each time, or by the convolutions that are fastest for these shapes."""
+    if device.type != "cuda":
+        yield
+        return
+    searches = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = searches

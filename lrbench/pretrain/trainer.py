@@ -71,6 +71,8 @@ class Trainer:
                 buffer = torch.empty_like(parameter, memory_format=torch.preserve_format)
                 buffer.copy_(progress.momentum[name])
                 self._step.optimiser.state[parameter]["momentum_buffer"] = buffer
+        # Sums are kept where the weights are: adding to them waits for nothing.
+        progress.mean = {name: tensor.to(device) for name, tensor in progress.mean.items()}
         self._progress = progress
 
     @property
@@ -141,6 +143,8 @@ class Trainer:
                 saved = time.monotonic()
                 if stopping:
                     wait()
+                    # None leaves before the first has written: torchrun ends those that are left.
+                    self._ranks.gather(None)
                     raise self._ranks.said_once(
                         InterruptedWork(
                             f"stopped at update {progress.update:,} of {self.last_update:,} of {self.segment.key}; it is "
@@ -224,7 +228,7 @@ class Trainer:
                 progress.kept_momentum[epoch] = {name: each.cpu() for name, each in self._momentum().items()}
         if self._keep_mean:
             for name, tensor in self._model.state_dict().items():
-                value = tensor.detach().to("cpu", torch.float64)
+                value = tensor.detach().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
                 progress.mean[name] = progress.mean[name] + value if name in progress.mean else value
             progress.mean_count += 1
         self._each_epoch(progress.records)

@@ -177,8 +177,8 @@ class Training(Strict):
         micro_batch: Images in one forward and backward pass of one process, whose gradients are added up to the batch. With
             BatchNorm layers these are the images that share statistics. By default a process's whole share of the batch, or
             what the snapshots that training goes on from were made with.
-        compile: Whether the network is compiled (`torch.compile`); by default on a GPU, where a stage has updates enough to
-            win back the time that compiling takes. Where it fails, training goes on without.
+        compile: Whether the network is compiled (`torch.compile`); by default on a GPU, where the schedule has updates enough
+            to win back the time that compiling takes. Where it fails, training goes on without.
         deterministic: Whether a GPU must give the same bits each time, which is slower. A CPU always does.
     """
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrbench.control import Control
+from lrbench.control import Control, kept
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Pixels, Shard
@@ -99,7 +98,7 @@ class Target:
     test: Pixels
 
 
-@lru_cache(maxsize=16)
+@kept(16)
 def open_target(
     task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path | None, control: Control
 ) -> Target:

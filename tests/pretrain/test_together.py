@@ -82,6 +82,17 @@ def test_two_processes_have_the_losses_of_one(groups, place, home):
     assert done.err.count("step/seed0/stage1: source accuracy") == 1
 
 
+def test_pieces_of_each_processs_share_add_up_to_the_batch(groups, place, home):
+    """Processes exchange gradients with the last piece, which must hold those of all."""
+    make(groups, key("step", 3), place)
+    done = finished(
+        torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4")
+    )
+    assert done.status == 0, done.err
+    mine, theirs = log(home, "one"), log(home, "two")
+    assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
+
+
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, monkeypatch, world):
     """The slices of all ranks, taken one after another in this process."""

@@ -1,0 +1,352 @@
+"""Pretraining that is cut off, damaged or out of memory, at moments of the test's choosing."""
+
+import errno
+import itertools
+import json
+import os
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from lrbench import ranks as ranks_module
+from lrbench.control import Control
+from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.models import create_model
+from lrbench.pretrain import segments as segments_module
+from lrbench.pretrain import trainer as trainer_module
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretrain.state import load, progress_path, save, state_path
+from lrbench.pretrain.step import Step, drops_at_random
+from lrbench.registry.suite import Schedule, Suite, Training
+from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path
+from tests.pretrain.test_engine import CPU, NORMALISE, Greedy, gradients, network
+from tests.pretrain.test_segments import StopsAfter, key, make
+from tests.test_snapshots import Trap
+
+
+def log_stages(path):
+    return [json.loads(line)["stage"] for line in path.with_name("log.jsonl").read_text().splitlines()]
+
+
+def test_the_log_keeps_stages_that_were_made_in_another_order(tiny, place):
+    make(tiny, key("step", 2), place)
+    path = make(tiny, key("hold", 3), place)
+    make_snapshot(tiny, key("hold", 2), place, Control())
+    assert log_stages(path) == [2, 2, 3]
+
+
+def test_what_draws_at_random_inside_a_function_draws_by_the_updates_number():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop_rate, self.inner = 0.5, network()
+
+        def forward(self, images):
+            return self.inner(nn.functional.dropout(images, self.drop_rate, self.training))
+
+    def loss(state):
+        torch.manual_seed(state)
+        return gradients(Drops(), None)[1]
+
+    assert loss(2) == loss(3)
+
+
+@pytest.mark.parametrize(
+    ("model", "drops"),
+    [
+        (lambda: create_model("resnet10t", {"drop_rate": 0.5}, classes=3), True),
+        (lambda: create_model("resnet10t", {}, classes=3), False),
+        (lambda: create_model("vit_tiny_patch16_224", {}, classes=3), False),
+        (lambda: create_model("vit_tiny_patch16_224", {"drop_path_rate": 0.1}, classes=3), True),
+        (lambda: nn.Sequential(nn.Dropout(0.1)), True),
+    ],
+)
+def test_a_network_that_drops_is_told_from_one_whose_rate_is_nought(model, drops):
+    assert drops_at_random(model()) is drops
+
+
+def test_arms_that_go_on_from_a_kept_epoch_need_no_momentum(tiny, place):
+    content = tiny.model_dump() | {"arms": ["step", "hold", "early", "late"], "seeds": [0]}
+    content["schedule"] |= {"epochs": 7, "momentum": 0.0}
+    suite = Suite.model_validate(content)
+    for arm in ("early", "late"):
+        assert read_metadata(make(suite, key(arm, 2), place)).stage == 2
+
+
+def poisoned(monkeypatch, at):
+    """The weights are not numbers after so many updates; the loss of each was fine."""
+    call, count = Step.__call__, itertools.count(1)
+
+    def step(self, *arguments):
+        found = call(self, *arguments)
+        if next(count) == at:
+            with torch.no_grad():
+                next(iter(self._model.parameters())).fill_(float("inf"))
+        return found
+
+    monkeypatch.setattr(Step, "__call__", step)
+
+
+def test_weights_that_are_not_finite_after_the_last_update_are_no_snapshot(tiny, place, monkeypatch):
+    make(tiny, key("step", 0), place)
+    poisoned(monkeypatch, 9)
+    with pytest.raises(FailureError, match=r"weights of step/seed0/stage1 are not finite after update 9 \(conv1"):
+        make_snapshot(tiny, key("step", 1), place, Control())
+    assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tiny, place, monkeypatch):
+    make(tiny, key("step", 0), place)
+    path = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))
+    with pytest.raises(InterruptedWork):
+        make_snapshot(tiny, key("step", 1), place, StopsAfter(3))
+    good = progress_path(path).read_bytes()
+    poisoned(monkeypatch, 2)
+    with pytest.raises(FailureError, match="not finite after update"):
+        make_snapshot(tiny, key("step", 1), place, StopsAfter(1))
+    assert progress_path(path).read_bytes() == good
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_any_loss_that_is_no_number_stops(tiny, place, monkeypatch, value):
+    cross_entropy = nn.functional.cross_entropy
+    make(tiny, key("step", 0), place)
+    monkeypatch.setattr(
+        trainer_module.nn.functional, "cross_entropy", lambda *given: cross_entropy(*given) + float(value)
+    )
+    with pytest.raises(FailureError, match=f"became {value} at update 1 "):
+        make_snapshot(tiny, key("step", 1), place, Control())
+
+
+def test_the_initialisation_pins_no_number_of_images_that_share_statistics(tiny, place):
+    assert read_metadata(make(tiny, key("step", 0), place)).batchnorm_shared is None
+
+
+def test_no_bit_of_a_state_can_change_unnoticed(tiny, place):
+    path = state_path(make(tiny, key("step", 1), place))
+    whole, content = path.read_bytes(), load(path)
+    draw = np.random.default_rng(0)
+    for position in draw.choice(len(whole), 60, replace=False):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(draw.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = load(path)
+        except InputError as error:
+            assert "is damaged" in str(error) or "has format" in str(error)
+            continue
+        # What is left are bits of the container that mean nothing.
+        assert found.keys() == content.keys()
+        for name, tensor in content["momentum"].items():
+            assert torch.equal(found["momentum"][name], tensor)
+
+
+def test_a_state_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    trap = Trap(tmp_path / "was-run")
+    save(tmp_path / "a.state.pt", {"update": 1, "momentum": {}, "trap": trap})
+    with pytest.raises(InputError, match="is damaged or is not lrbench's"):
+        load(tmp_path / "a.state.pt")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_write_that_fails_leaves_the_state_that_was_there(tmp_path):
+    path = tmp_path / "stage1.progress.pt"
+    save(path, {"update": 1})
+    with (
+        mock.patch("lrbench.files.os.replace", side_effect=OSError(errno.ENOSPC, "")),
+        pytest.raises(FailureError, match="no space left"),
+    ):
+        save(path, {"update": 2})
+    assert load(path)["update"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_files_reach_the_disk_in_an_order_in_which_each_cut_leaves_a_stage_that_can_be_made_again(
+    tiny, place, monkeypatch
+):
+    """The snapshot comes last; every file is on the disk before it has its name, and its name before the next file."""
+    make(tiny, key("step", 1), place)
+    events = []
+    replace, fsync = os.replace, os.fsync
+    monkeypatch.setattr(
+        "lrbench.files.os.replace", lambda source, target: events.append(target.name) or replace(source, target)
+    )
+    monkeypatch.setattr("lrbench.files.os.fsync", lambda handle: events.append("sync") or fsync(handle))
+    make_snapshot(tiny, key("step", 2), place, Control())
+    names = [event for event in events if event != "sync"]
+    assert names[-4:] == ["log.jsonl", "stage2.state.pt", "stage2.bn.safetensors", "stage2.safetensors"]
+    for position, event in enumerate(events):
+        if event != "sync":
+            assert events[position - 1] == events[position + 1] == "sync"
+
+
+def test_what_a_killed_process_had_begun_to_write_is_cleared_away(tiny, place):
+    path = make(tiny, key("step", 1), place)
+    other = path.with_name(".stage10.progress.pt.abcdefgh.part")
+    for stale in (path.with_name(".stage2.progress.pt.abcdefgh.part"), other):
+        stale.write_bytes(b"half")
+    make_snapshot(tiny, key("step", 2), place, Control())
+    assert [each.name for each in path.parent.glob(".*.part")] == [other.name]
+
+
+@pytest.mark.parametrize("updates", [2, 4])
+def test_the_mean_of_an_interrupted_stage_is_that_of_one_in_one_go(tiny, place, home, updates):
+    make(tiny, key("step", 1), place)
+    with pytest.raises(InterruptedWork):
+        make_snapshot(tiny, key("hold", 2), place, StopsAfter(updates))
+    interrupted = make(tiny, key("average", 2), place)
+    elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
+    whole = make(tiny, key("average", 2), elsewhere)
+    assert interrupted.read_bytes() == whole.read_bytes()
+    assert batchnorm_path(interrupted).read_bytes() == batchnorm_path(whole).read_bytes()
+
+
+def test_progress_is_saved_by_time_and_not_at_each_update(tiny, place, monkeypatch):
+    make(tiny, key("step", 0), place)
+    clock = itertools.count(0, 50)
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(clock))
+    saved = []
+    monkeypatch.setattr(segments_module._Making, "_save", lambda self, progress: saved.append(progress.update))
+    make_snapshot(tiny, key("step", 1), place, Control())
+    # Two looks at the clock where it saves: more than 120 seconds of 50 are three updates.
+    assert saved == [3, 6]
+
+
+def test_a_stop_is_not_said_to_be_saved_where_it_is_not(tiny, place, monkeypatch):
+    make(tiny, key("step", 0), place)
+
+    def full(self, progress):
+        raise FailureError("the disk is full")
+
+    monkeypatch.setattr(segments_module._Making, "_save", full)
+    with pytest.raises(FailureError, match="the disk is full"):
+        make_snapshot(tiny, key("step", 1), place, StopsAfter(2))
+    # Nor is a stage made whose last save by time failed unnoticed.
+    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", -1.0)
+    with pytest.raises(FailureError, match="the disk is full"):
+        make_snapshot(tiny, key("step", 1), place, Control())
+
+
+def test_nesterovs_momentum_is_that_of_torch():
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8, nesterov=True, weight_decay=0.0)
+    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
+    mine, other = network(), network()
+    step = Step(mine, schedule, Training(), NORMALISE, CPU, ranks_module.ALONE, micro_batch=None, updates=1, say=print)
+    theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        step(images, torch.arange(8) % 3, 0.1, 0)
+        theirs.zero_grad()
+        nn.functional.cross_entropy(other(NORMALISE(images)), torch.arange(8) % 3).backward()
+        theirs.step()
+    for one, two in zip(mine.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+class Lonely(nn.Module):
+    """Stands for the wrapper of processes that train together."""
+
+    def __init__(self, model, **options):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, images):
+        return self.inner(images)
+
+
+def test_out_of_memory_beside_other_processes_stops(monkeypatch):
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Lonely)
+    monkeypatch.setattr("tests.pretrain.test_engine.ALONE", ranks_module.Ranks(rank=0, world=2))
+    with pytest.raises(FailureError, match=r"the other processes would not know.*--set training.micro_batch=4"):
+        gradients(Greedy(4), None)
+
+
+def test_the_advice_under_batchnorm_is_an_even_share():
+    inner = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Linear(48, 3))
+    with pytest.raises(FailureError, match=r"--set training.micro_batch=4,"):
+        gradients(Greedy(5, inner), None)
+
+
+def test_the_cpus_allocator_counts_as_out_of_memory():
+    class Full(Greedy):
+        def forward(self, images):
+            if len(images) > self.room:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory")
+            return self.inner(images)
+
+    assert gradients(Full(4), None)[3].micro_batch == 4
+
+
+def test_no_memory_outside_the_step_is_one_paragraph(tiny, place, monkeypatch):
+    def evaluate(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(segments_module, "evaluate", evaluate)
+    with pytest.raises(
+        FailureError, match=r"not memory enough on the cpu to make step/seed0/stage0: CUDA out of memory"
+    ):
+        make_snapshot(tiny, key("step", 0), place, Control())
+
+
+@pytest.mark.parametrize(("updates", "compiled"), [(1999, False), (2000, True)])
+def test_on_a_gpu_a_schedule_long_enough_is_compiled(monkeypatch, updates, compiled):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append(options))
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
+    Step(
+        network(), schedule, Training(), NORMALISE, torch.device("cuda"), ranks_module.ALONE,
+        micro_batch=None, updates=updates, say=print,
+    )  # fmt: skip
+    assert bool(asked) is compiled
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with (
+        pytest.raises(InputError, match=r"4 processes were started on this machine, which has 2 GPUs.*at most 2"),
+        ranks_module.joined(),
+    ):
+        pass
+
+
+def test_a_task_is_opened_once_whoever_watches(tiny, place):
+    from lrbench.pretrain.source import open_source
+    from lrbench.transfer.target import open_target
+
+    for opened, name in ((open_source, tiny.source), (open_target, "tiny-objects")):
+        opened.cache_clear()
+        first, again = (
+            opened(name, tiny.input, place.roots, False, place.workspace.cache, Control()) for _ in range(2)
+        )
+        assert first is again
+        assert opened(name, tiny.input, place.roots, True, place.workspace.cache, Control()) is not first
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("batchnorm", {"images": 32}), ("schedule", {"weight_decay": 0.1}), ("schedule", {"momentum": 0.5}),
+        ("schedule", {"augmentation": "none"}), ("input", {"crop_fraction": 0.5}), ("model", {"arguments": {}}),
+    ],
+)  # fmt: skip
+def test_whatever_changes_training_is_another_recipe(tiny, section, change):
+    from lrbench.effective import recipe
+
+    content = tiny.model_dump()
+    content[section] |= change
+    assert recipe(Suite.model_validate(content)) != recipe(tiny)
+
+
+def test_verify_notices_a_changed_bit_of_weights_and_statistics(lrbench, tiny, place):
+    path = make(tiny, key("step", 0), place)
+    assert lrbench("snapshots", "verify").status == 0
+    for part in (path, batchnorm_path(path)):
+        whole = part.read_bytes()
+        part.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+        found = lrbench("snapshots", "verify")
+        assert found.status == 1 and "other tensors than its header says" in found.out and part.name in found.out
+        part.write_bytes(whole)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
