@@ -126,18 +126,30 @@ _QUICK = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "stem_type": "d
 
 @pytest.mark.parametrize("loader", [_timm, _torchvision])
 @pytest.mark.parametrize(
-    ("title", "arguments", "size"),
+    ("title", "arguments", "size", "form"),
     [
-        ("the network of quick", _QUICK, 64),
-        ("ResNet-18", {}, 64),
-        # A CPU computes for a minute an epoch at this size, whatever feeds it.
-        *([("ResNet-18", {}, 224), ("ResNet-18, ours compiled,", {}, 224)] if _ON_GPU else []),
+        ("the network of quick", _QUICK, 64, "pixels"),
+        ("ResNet-18", {}, 64, "pixels"),
+        # A CPU computes for a minute an epoch at this size, whatever feeds it. Data that does not fit on the GPU, as
+        # ImageNet, is kept as JPEG and cut by CPU threads.
+        *(
+            [
+                ("ResNet-18", {}, 224, "pixels"),
+                ("ResNet-18, ours compiled,", {}, 224, "pixels"),
+                ("ResNet-18 from prepared JPEG, ours compiled,", {}, 224, "jpeg"),
+            ]
+            if _ON_GPU
+            else []
+        ),
     ],
 )
-def test_an_epoch_of_training_against_a_plain_loop(against, report, tree, tmp_path, loader, title, arguments, size):
+def test_an_epoch_of_training_against_a_plain_loop(
+    against, report, tree, tmp_path, loader, title, arguments, size, form
+):
     """One epoch of 1,000 photographs at batch 50, random-resized crops and flips; ours after preparation."""
     (tree / "plain.toml").write_text(
         'name = "photographs"\n[files]\nlayout = "split-folders"\nroot = "photographs"\ntest = "train"\n'
+        f'[prepare]\nformat = "{form}"\n'
     )
     data, device, batch = load_task_data(load_task(str(tree / "plain.toml")), [tree]), pick_device(), 50
     pixels = prepare(data, "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path, control=Control())

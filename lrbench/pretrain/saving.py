@@ -21,7 +21,7 @@ class Saver:
     def __init__(self, write: Callable[[Progress], None], device: torch.device) -> None:
         self._write = write
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saving")
-        self._pending: Future[None] | None = None
+        self._pending: list[Future[None]] = []
         # Copies to the CPU go beside the training's own work.
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -36,7 +36,17 @@ class Saver:
         if self._stream is not None:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        self._pending = self._pool.submit(self._do, progress, ready)
+        self._pending.append(self._pool.submit(self._do, progress, ready))
+
+    def then(self, work: Callable[[], None]) -> None:
+        """Do something in the background, after what was given before.
+
+        Raises:
+            LrbenchError: Something that was given before has failed.
+        """
+        if self._pending and self._pending[0].done():
+            self._pending.pop(0).result()
+        self._pending.append(self._pool.submit(work))
 
     def wait(self) -> None:
         """Wait until everything is on the disk.
@@ -44,9 +54,9 @@ class Saver:
         Raises:
             LrbenchError: It could not be written.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        pending, self._pending = self._pending, []
+        for each in pending:
+            each.result()
 
     def close(self) -> None:
         """End the thread; what is being written is finished."""

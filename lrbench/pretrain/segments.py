@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,29 +212,29 @@ class _Making:
 
     def _train(self, model: nn.Module, start: Progress) -> Progress:
         started = time.perf_counter()
-        tracker = open_trackers(self.place.trackers if self.ranks.first else (), self.suite, self.path)
-        trainer = Trainer(
-            model,
-            self.segment,
-            self.suite.schedule,
-            self.batches,
-            self._step,
-            start,
-            # Only the first process writes.
-            keep_mean=self.ranks.first and self.segment.key.arm in _KEEPS_MEAN,
-            keep_epochs=kept_epochs(self.suite, self.segment) if self.ranks.first else {},
-            device=self.device,
-            ranks=self.ranks,
-            each_epoch=lambda records: self._epoch(records, tracker),
-        )
-        first = start.update
-        with closing(Saver(self._save, self.device)) as saver:
-            try:
-                end = trainer.train(self.control, saver.save if self.ranks.first else lambda progress: None, saver.wait)
-            finally:
-                tracker.close()
+        first, writes = start.update, self.ranks.first
+        with (
+            closing(open_trackers(self.place.trackers if writes else (), self.suite, self.path)) as tracker,
+            closing(Saver(self._save, self.device)) as saver,
+        ):
+            trainer = Trainer(
+                model,
+                self.segment,
+                self.suite.schedule,
+                self.batches,
+                self._step,
+                start,
+                # Only the first process writes.
+                keep_mean=writes and self.segment.key.arm in _KEEPS_MEAN,
+                keep_epochs=kept_epochs(self.suite, self.segment) if writes else {},
+                device=self.device,
+                ranks=self.ranks,
+                # The log is put on the disk beside the training.
+                each_epoch=lambda records: saver.then(partial(self._epoch, list(records), tracker)),
+            )
+            end = trainer.train(self.control, saver.save if writes else lambda progress: None, saver.wait)
             saver.wait()
-        if self.ranks.first:
+        if writes:
             self._timing(end.update - first, time.perf_counter() - started)
         return on_cpu(end)
 
