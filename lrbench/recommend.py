@@ -12,7 +12,7 @@ from lrbench.errors import InputError, InterruptedWork, LrbenchError
 from lrbench.leaderboard.resampling import mcnemar
 from lrbench.references import Reference, parse_reference
 from lrbench.registry import Suite
-from lrbench.results import Result, StoredResult, read_result
+from lrbench.results import StoredResult, read_result
 from lrbench.transfer.cell import Transfer
 from lrbench.workspace import Place, Workspace
 
@@ -126,11 +126,13 @@ def recommend(
     """
     candidates = [Candidate(reference=reference) for reference in references]
     for candidate in candidates:
-        result = _result(candidate, task, "logme", settings, place, control)
-        candidate.logme = None if result is None else float(result.result.chosen["logme"])
+        # Where LogME will rule none out, each is probed while its features are there.
+        both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
+        _compare(candidate, task, both, settings, place, control)
     by_evidence = sorted(candidates, key=lambda each: -np.inf if each.logme is None else each.logme, reverse=True)
     for candidate in [each for each in by_evidence if each.problem is None][:probed]:
-        candidate.probe = _result(candidate, task, "probe", settings, place, control)
+        if candidate.probe is None:
+            _compare(candidate, task, ("probe",), settings, place, control)
     ranked = sorted(
         by_evidence,
         key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0),
@@ -139,27 +141,37 @@ def recommend(
     return Recommendation(ranked=ranked, p=_mcnemar(ranked))
 
 
-def _result(
-    candidate: Candidate, task: str, protocol: str, settings: TransferSettings, place: Place, control: Control
-) -> StoredResult | None:
-    cell = Cell(task=task, protocol=protocol, seed=0)
+def _compare(
+    candidate: Candidate,
+    task: str,
+    protocols: Sequence[str],
+    settings: TransferSettings,
+    place: Place,
+    control: Control,
+) -> None:
+    """Find a snapshot's results of some protocols or make them, from one extraction of its features."""
+    transfer: Transfer | None = None
     try:
-        path = done_result(place.workspace, candidate.reference, cell, settings, partial=place.partial)
-        if path is None:
-            transfer = Transfer(candidate.reference, settings, place, control)
-            if transfer.record.random:
-                raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
-            path = transfer.run(cell)
-        result: Result = read_result(path)
+        for protocol in protocols:
+            cell = Cell(task=task, protocol=protocol, seed=0)
+            path = done_result(place.workspace, candidate.reference, cell, settings, partial=place.partial)
+            if path is None:
+                transfer = transfer or Transfer(candidate.reference, settings, place, control)
+                if transfer.record.random:
+                    raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
+                path = transfer.run(cell)
+            result = read_result(path)
+            # Features serve both protocols, and are counted once.
+            timed = {name: spent for name, spent in result.timings.items() if protocol == "logme" or name != "features"}
+            candidate.seconds += sum(timed.values())
+            if protocol == "logme":
+                candidate.logme = float(result.chosen["logme"])
+            else:
+                candidate.probe = StoredResult(result=result, path=path)
     except InterruptedWork:
         raise
     except LrbenchError as error:
         candidate.problem = str(error)
-        return None
-    # Features are extracted once for both protocols of a process, and counted once.
-    timed = {name: seconds for name, seconds in result.timings.items() if protocol == "logme" or name != "features"}
-    candidate.seconds += sum(timed.values())
-    return StoredResult(result=result, path=path)
 
 
 def _mcnemar(ranked: Sequence[Candidate]) -> float | None:

@@ -26,6 +26,16 @@ def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation
     assert again.status == 0 and f"Transfer {ranked[0]['snapshot']}" in again.out and "McNemar" in again.out
 
 
+def test_where_all_are_probed_each_snapshots_features_are_extracted_once(lrbench, home, monkeypatch):
+    from lrbench.transfer import cell
+
+    pretrained(lrbench)
+    extract, extracted = cell.extract, []
+    monkeypatch.setattr(cell, "extract", lambda *given: extracted.append(1) or extract(*given))
+    done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
+    assert done.status == 0 and len(extracted) == 2
+
+
 def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, home):
     pretrained(lrbench)
     folder = home / "mine"
