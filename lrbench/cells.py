@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lrbench.errors import InputError
-from lrbench.files import sha256_json
+from lrbench.files import sha256_file, sha256_json
 from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, Task, load_task
 from lrbench.registry.suite import Concat, Fewshot, Finetune, Knn, Probe
@@ -16,7 +16,7 @@ from lrbench.results import cell_key, foreign_slug, read_result, result_path, su
 from lrbench.snapshots import identity
 from lrbench.workspace import Workspace
 
-PROTOCOL_VERSIONS = {"probe": 2, "knn": 1, "finetune": 1, "fewshot": 1, "concat": 1, "depth": 1, "logme": 1}
+PROTOCOL_VERSIONS = {"probe": 2, "knn": 1, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 1}
 """Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
 
 
@@ -112,6 +112,9 @@ def is_done(path: Path, *, sha256: str, settings: dict[str, Any], protocol: str,
     try:
         result = read_result(path)
     except InputError:
+        return False
+    # Damaged predictions are none: they are computed again.
+    if sha256_file(path.with_suffix(".parquet")) != result.predictions_sha256:
         return False
     return (
         result.snapshot.sha256 == sha256

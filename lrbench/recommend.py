@@ -1,7 +1,9 @@
 """Which of these snapshots should I transfer to my data? LogME for all, the probe for the best, and how sure that is."""
 
+import os
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from lrbench.cells import Cell, TransferSettings, done_result
 from lrbench.control import Control
 from lrbench.errors import InputError, InterruptedWork, LrbenchError
 from lrbench.leaderboard.resampling import mcnemar
-from lrbench.references import Reference, parse_reference
+from lrbench.references import Reference, parse_reference, references_in
 from lrbench.registry import Suite
 from lrbench.results import StoredResult, read_result
 from lrbench.transfer.cell import Transfer
@@ -87,18 +89,24 @@ def expand(texts: Sequence[str], workspace: Workspace, suite: Suite | None) -> l
     for text in texts:
         folder = Path(text).expanduser()
         if folder.is_dir():
-            paths = [
-                path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")
-            ]
-            if not paths:
-                raise InputError(
-                    f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights."
-                )
-            named = [parse_reference(str(path), workspace) for path in paths]
+            named = references_in(folder, workspace)
         else:
             named = [parse_reference(text, workspace, suite=suite.name if suite else None)]
         found.update({each.text: each for each in named})
     return list(found.values())
+
+
+def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], TransferSettings, int]:
+    """Snapshots with the settings and the transfer seed that all of them get.
+
+    Those of one suite get that suite's, so that its results serve and are left as they are. Others are compared under the
+    defaults, and a suite's snapshots among them count as foreign: their results lie apart from the suite's.
+    """
+    suites = [each.suite for each in references]
+    first = suites[0] if suites else None
+    if first is not None and all(each == first for each in suites):
+        return list(references), TransferSettings.of(first), first.transfer_seeds[0]
+    return [replace(each, suite=None, key=None) for each in references], TransferSettings(), 0
 
 
 def recommend(
@@ -109,6 +117,7 @@ def recommend(
     control: Control,
     *,
     probed: int,
+    seed: int = 0,
 ) -> Recommendation:
     """Compare snapshots on a task.
 
@@ -119,6 +128,7 @@ def recommend(
         place: Where to read and write; results are kept like those of `lrbench transfer`, and used again.
         control: Told how far the work is.
         probed: How many of the best by LogME are probed.
+        seed: Transfer seed.
 
     Raises:
         InputError: The target's data is missing or half-copied.
@@ -128,11 +138,11 @@ def recommend(
     for candidate in candidates:
         # Where LogME will rule none out, each is probed while its features are there.
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
-        _compare(candidate, task, both, settings, place, control)
+        _compare(candidate, task, both, seed, settings, place, control)
     by_evidence = sorted(candidates, key=lambda each: -np.inf if each.logme is None else each.logme, reverse=True)
     for candidate in [each for each in by_evidence if each.problem is None][:probed]:
         if candidate.probe is None:
-            _compare(candidate, task, ("probe",), settings, place, control)
+            _compare(candidate, task, ("probe",), seed, settings, place, control)
     ranked = sorted(
         by_evidence,
         key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0),
@@ -145,6 +155,7 @@ def _compare(
     candidate: Candidate,
     task: str,
     protocols: Sequence[str],
+    seed: int,
     settings: TransferSettings,
     place: Place,
     control: Control,
@@ -153,17 +164,18 @@ def _compare(
     transfer: Transfer | None = None
     try:
         for protocol in protocols:
-            cell = Cell(task=task, protocol=protocol, seed=0)
+            cell = Cell(task=task, protocol=protocol, seed=seed)
             path = done_result(place.workspace, candidate.reference, cell, settings, partial=place.partial)
             if path is None:
                 transfer = transfer or Transfer(candidate.reference, settings, place, control)
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
-                path = transfer.run(cell)
+                # What has no file has a hash only once it is loaded.
+                path = transfer.path_of(cell) if transfer.done(cell) else transfer.run(cell)
             result = read_result(path)
-            # Features serve both protocols, and are counted once.
-            timed = {name: spent for name, spent in result.timings.items() if protocol == "logme" or name != "features"}
-            candidate.seconds += sum(timed.values())
+            # Features that serve both protocols are counted once.
+            shared = () if protocol == protocols[0] else ("features", "diagnostics")
+            candidate.seconds += sum(spent for name, spent in result.timings.items() if name not in shared)
             if protocol == "logme":
                 candidate.logme = float(result.chosen["logme"])
             else:
@@ -172,6 +184,11 @@ def _compare(
         raise
     except LrbenchError as error:
         candidate.problem = str(error)
+    except Exception as error:
+        # One network of a strange kind must not end the comparison of the others.
+        if os.environ.get("LRBENCH_DEBUG"):
+            traceback.print_exc()
+        candidate.problem = f"it met an error that lrbench did not foresee: {type(error).__name__}: {error}"
 
 
 def _mcnemar(ranked: Sequence[Candidate]) -> float | None:

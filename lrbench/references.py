@@ -71,6 +71,9 @@ def parse_reference(
     path = Path(text).expanduser()
     if text.endswith(".safetensors") or path.is_file():
         return Reference(text=str(path), path=path)
+    taken_in = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
+    if taken_in is not None and taken_in.is_file():
+        return Reference(text=str(taken_in), path=taken_in)
     parts = text.strip("/").split("/")
     stage = _STAGE.match(parts[-1])
     if stage is None or len(parts) > 4:
@@ -138,3 +141,16 @@ def _near() -> list[str]:
 
 
 _FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, the path of a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
+
+
+def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
+    """The snapshots in a folder and those below it, by path; nothing is loaded.
+
+    Raises:
+        InputError: There is none.
+    """
+    # The statistics beside a snapshot are a part of it.
+    paths = [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
+    if not paths:
+        raise InputError(f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights.")
+    return [parse_reference(str(path), workspace) for path in paths]

@@ -22,6 +22,7 @@ FORMAT = 1
 
 # A header is a few kilobytes; a length beyond this is another kind of file.
 _LARGEST_HEADER = 100_000_000
+_PICKLE_PROTOCOLS, _FRAME = (b"\x02", b"\x03", b"\x04", b"\x05"), b"\x95"
 
 
 class SnapshotMetadata(BaseModel):
@@ -44,6 +45,7 @@ class SnapshotMetadata(BaseModel):
             labelled training images predicted as labelled), where the source's annotations say which is which.
         origin: File name or reference that foreign weights came from.
         tensors_sha256: Hash of the tensors in the file, as `hash_tensors`.
+        batchnorm_sha256: The same of the re-estimated statistics beside it; None where there were none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -73,6 +75,7 @@ class SnapshotMetadata(BaseModel):
     versions: dict[str, str] = {}
     revision: str | None = None
     tensors_sha256: str | None = None
+    batchnorm_sha256: str | None = None
 
 
 def segment_folder(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
@@ -115,10 +118,12 @@ def write_snapshot(
         batchnorm: Re-estimated running statistics by tensor name; None for networks without BatchNorm.
         sample: Which images the statistics were estimated on.
     """
+    hashes: dict[str, str] = {"tensors_sha256": hash_tensors(weights)}
     if batchnorm:
-        record = {"format": FORMAT, "sample": sample or {}, "tensors_sha256": hash_tensors(batchnorm)}
+        hashes["batchnorm_sha256"] = hash_tensors(batchnorm)
+        record = {"format": FORMAT, "sample": sample or {}}
         write_bytes(batchnorm_path(path), encode(batchnorm, record))
-    hashed = metadata.model_copy(update={"tensors_sha256": hash_tensors(weights)})
+    hashed = metadata.model_copy(update=hashes)
     write_bytes(path, encode(weights, hashed.model_dump(mode="json")))
 
 
@@ -131,17 +136,6 @@ def hash_tensors(tensors: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def promised_hash(path: Path) -> str | None:
-    """The hash that a file of lrbench's says its tensors have; None where it says nothing.
-
-    Raises:
-        InputError: As `read_metadata`.
-    """
-    record = json.loads(_header(path).get("__metadata__", {}).get("lrbench", "{}"))
-    promised: str | None = record.get("tensors_sha256")
-    return promised
 
 
 def read_metadata(path: Path) -> SnapshotMetadata:
@@ -199,7 +193,12 @@ def _header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             start = file.read(8)
             size = path.stat().st_size
-            if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
+            # A safetensors file begins with its header's length, whose lowest byte may be a pickle's first; but the length is
+            # never so large that the others look like one's.
+            pickled = (
+                start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS and (start[2:3] == _FRAME or any(start[4:]))
+            )
+            if pickled or start[:4] == b"PK\x03\x04":
                 raise InputError(
                     f"{path} is a pickle (a file of torch.save), not a safetensors snapshot. Pickles can run code when "
                     f"they are opened, so lrbench does not read them here. If it holds plain weights, take them in with "

@@ -1,6 +1,7 @@
 """From a reference to a network: strict about names and shapes, and never through a pickle."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from lrbench.snapshots import (
     batchnorm_path,
     hash_tensors,
     identity,
-    promised_hash,
     read_metadata,
     write_snapshot,
 )
@@ -221,7 +221,8 @@ def input_of(model: nn.Module) -> Input:
     interpolation = configuration["interpolation"]
     return Input(
         size=int(max(configuration["input_size"][1:])),
-        crop_fraction=float(configuration["crop_pct"]),
+        # A few of timm's ask for more than the image, which would have to be padded.
+        crop_fraction=min(1.0, float(configuration["crop_pct"])),
         interpolation=interpolation if interpolation in {"bilinear", "bicubic"} else "bicubic",
         mean=tuple(configuration["mean"]),
         std=tuple(configuration["std"]),
@@ -234,21 +235,31 @@ def check_values(path: Path) -> None:
     Raises:
         InputError: Something is wrong; says what.
     """
-    _from_file(str(path), path)
-    for part in (path, batchnorm_path(path)):
+    metadata = _from_file(str(path), path).metadata
+    statistics = batchnorm_path(path)
+    if metadata.batchnorm_sha256 is not None and not statistics.is_file():
+        raise InputError(
+            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it again, or "
+            f"delete {path.name} and pretrain its stage again."
+        )
+    for part, promised in ((path, metadata.tensors_sha256), (statistics, metadata.batchnorm_sha256)):
         if not part.is_file():
             continue
         tensors = load_tensors(part)
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise InputError(
-                    f"{part} holds values in {name} that are not finite. Delete it and pretrain its stage again."
-                )
-        if promised_hash(part) not in (None, hash_tensors(tensors)):
+        if (name := not_finite(tensors)) is not None:
             raise InputError(
-                f"{part} holds other tensors than its header says (their hash is another): it was damaged or changed after it "
-                "was written. Delete it and pretrain its stage again, or copy it again."
+                f"{part} holds values in {name} that are not finite. Delete it and pretrain its stage again, or copy it again."
             )
+        if promised not in (None, hash_tensors(tensors)):
+            raise InputError(
+                f"{part} holds other tensors than {path.name} says (their hash is another): it was damaged or changed after "
+                "it was written. Delete it and pretrain its stage again, or copy it again."
+            )
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of a tensor with values that are not finite, or None."""
+    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
 def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
@@ -266,6 +277,11 @@ def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
     Raises:
         InputError: The file is missing or damaged, would run code, or does not fit the architecture; or the name is taken.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(
+            f"{name!r} cannot be a snapshot's name: that is letters, digits, dots, underscores and hyphens, and begins with a "
+            "letter or a digit. Give another with --name."
+        )
     path = folder / f"{name}.safetensors"
     if path.exists():
         raise InputError(f"{path} is there already. Give the new one another name with --name.")
@@ -277,6 +293,8 @@ def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
     classes = _classes(architecture) if bias is None else len(bias)
     model = create_model(architecture, {}, classes=classes)
     load_strictly(model, tensors, file, architecture)
+    if (broken := not_finite(tensors)) is not None:
+        raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
     metadata = SnapshotMetadata(
         architecture=architecture, classes=classes, input=input_of(model), origin=file.name, versions=library_versions()
     )

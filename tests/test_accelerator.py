@@ -120,7 +120,9 @@ def test_between_two_looks_training_waits_for_nothing(monkeypatch):
     assert {each.device for each in end.weights.values()} == {DEVICE}
 
 
-def test_finetuning_looks_once_after_its_last_update():
+def test_finetuning_looks_once_after_its_last_update(monkeypatch):
+    # The new classifier is drawn on the CPU, before the first update.
+    monkeypatch.setattr(Finetuning, "_fresh", lambda self: network())
     pixels = Plain()
     tuning = Finetuning(
         network(),

@@ -37,16 +37,24 @@ def transferred(home, place, lrbench, monkeypatch):
     return run
 
 
-def test_outside_the_band_is_a_warning(transferred):
+@pytest.mark.parametrize("architecture", ["resnet50", "resnet50.tv_in1k", "hf-hub:timm/resnet50.a1_in1k"])
+def test_outside_the_band_is_a_warning_whatever_the_tag_of_the_weights(transferred, architecture):
     for wrong in (4, 36):
-        outcome = transferred(wrong)
+        outcome = transferred(wrong, architecture=architecture)
         assert outcome.status == 0 and "is outside the 62 to 71 %" in outcome.err
         assert "lrbench data verify banded.toml" in outcome.err
 
 
 @pytest.mark.parametrize(
     ("wrong", "change"),
-    [(14, {}), (4, {"architecture": "resnet18"}), (36, {"random": True}), (36, {"partial": True})],
+    [
+        (14, {}),
+        (4, {"architecture": "resnet18"}),
+        (4, {"architecture": "resnet50d.a1_in1k"}),
+        (36, {"random": True}),
+        (36, {"partial": True}),
+        (36, {"arm": "step", "stage": 1, "pretraining_seed": 0}),
+    ],
 )
 def test_inside_and_for_other_networks_random_weights_and_partial_data_there_is_none(transferred, wrong, change):
     outcome = transferred(wrong, **change)

@@ -103,6 +103,14 @@ def test_a_pickle_in_place_of_a_snapshot_is_refused_and_never_run(snapshot, writ
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.parametrize("extra", range(0, 320, 8))
+def test_a_header_of_any_length_is_read(snapshot, extra):
+    """One length in thirty-two begins with the byte that a pickle begins with."""
+    record = json.loads(read_metadata(snapshot).model_dump_json())
+    snapshot.write_bytes(encode(load_file(snapshot), record | {"origin": "x" * extra}))
+    assert read_metadata(snapshot).origin == "x" * extra
+
+
 def test_a_snapshot_of_another_architecture_is_refused_with_the_differences(snapshot):
     record = json.loads(read_metadata(snapshot).model_dump_json())
     record["arguments"]["channels"] = [8, 8, 16, 24]
@@ -188,6 +196,35 @@ def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):
     refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
     assert refused.status == 2 and "Nothing in it was run" in refused.err
     assert not (home / "was-run").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
+def test_what_is_taken_in_stays_in_its_folder(lrbench, home, name):
+    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "good.pth")
+    before = sorted(home.rglob("*.safetensors"))
+    refused = lrbench("snapshots", "add", "good.pth", "--architecture", "resnet10t", f"--name={name}")
+    if name:
+        assert refused.status == 2 and "cannot be a snapshot's name" in refused.err
+        assert sorted(home.rglob("*.safetensors")) == before
+    else:
+        # Nothing said is the file's own name, by which it can be transferred.
+        assert refused.status == 0 and (home / "checkpoints" / "foreign" / "good.safetensors").is_file()
+        done = lrbench("transfer", "--snapshot", "foreign/good", "--task", "tiny-objects", "--protocol", "knn")
+        assert done.status == 0, done.err
+
+
+def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, home, snapshot):
+    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    weights["fc.bias"][0] = float("nan")
+    torch.save(weights, home / "nan.pth")
+    refused = lrbench("snapshots", "add", "nan.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "fc.bias that are not finite" in refused.err
+    tensors = load_file(snapshot)
+    tensors["conv1.0.weight"][:] = float("inf")
+    snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
+    for protocol in ("probe", "logme"):
+        refused = lrbench("transfer", "--snapshot", str(snapshot), "--task", "tiny-objects", "--protocol", protocol)
+        assert refused.status == 2 and "are not finite, so nothing can be learnt" in refused.err
 
 
 def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lrbench, home):

@@ -28,7 +28,10 @@ def save(path: Path, picture: Image.Image, kind: str = "JPEG") -> None:
 
 
 def imagenet(root: Path, *, classes: int = 3, train: int = 8, val: int = 3) -> Path:
-    """`imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; a CMYK JPEG and a PNG called .JPEG among them."""
+    """`imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; a CMYK JPEG and a PNG called .JPEG among them.
+
+    As in the original, the numbers of validation images say nothing of their classes: here these take turns.
+    """
     for label in range(classes):
         wnid = f"n{1440764 + label:08d}"
         for number in range(train):
@@ -36,12 +39,12 @@ def imagenet(root: Path, *, classes: int = 3, train: int = 8, val: int = 3) -> P
             kind = "PNG" if (label, number) == (1, 0) else "JPEG"
             save(root / "imagenet" / "train" / wnid / f"{wnid}_{number}.JPEG", image(label, number, mode=mode), kind)
         for number in range(val):
-            name = f"ILSVRC2012_val_{label * val + number + 1:08d}.JPEG"
+            name = f"ILSVRC2012_val_{number * classes + label + 1:08d}.JPEG"
             save(root / "imagenet" / "val" / wnid / name, image(label, 1000 + number))
     return root
 
 
-def caltech256(root: Path, *, classes: int = 3, extra: int = 4) -> Path:
+def caltech256(root: Path, *, classes: int = 4, extra: int = 4) -> Path:
     """`256_ObjectCategories/001.ak47/001_0001.jpg`: more than 60 a class, a gap in the numbers, the archive's junk."""
     names = ["001.ak47", "056.dog", "198.spider", "257.clutter", "002.american-flag"][:classes]
     for label, name in enumerate(names):
@@ -52,8 +55,7 @@ def caltech256(root: Path, *, classes: int = 3, extra: int = 4) -> Path:
             save(root / "256_ObjectCategories" / name / f"{name[:3]}_{number:04d}.jpg", picture)
     if classes > 1:
         junk = root / "256_ObjectCategories" / "056.dog" / "greg" / "vision309"
-        junk.mkdir(parents=True)
-        (junk / "note.txt").write_text("not an image")
+        save(junk / "picture.jpg", image(1, 2000, size=(24, 20)))
     if classes > 2:
         (root / "256_ObjectCategories" / "198.spider" / "RENAME2").write_text("#!/bin/sh\n")
     (root / "256_ObjectCategories" / ".DS_Store").write_bytes(b"\0")
@@ -110,6 +112,17 @@ def indoor67(root: Path, *, train: int = 6, test: int = 3) -> Path:
     return root
 
 
+def indoor67_kaggle(root: Path) -> Path:
+    """Kaggle's copy: `indoorCVPR_09/Images/<class>`, the annotations, and the two lists beside them."""
+    indoor67(root)
+    for name in ("TrainImages.txt", "TestImages.txt"):
+        (root / "indoorCVPR_09" / name).rename(root / name)
+    annotation = root / "indoorCVPR_09annotations" / "Annotations" / "mall" / "mall_train_1.xml"
+    annotation.parent.mkdir(parents=True)
+    annotation.write_text("<annotation/>\n")
+    return root
+
+
 def sketch250(root: Path, *, per_class: int = 80) -> Path:
     """`png/<class>/<number>.png` numbered through all classes, black on white, grey; names with spaces and brackets."""
     for label, name in enumerate(["airplane", "alarm clock", "mouse (animal)"]):
@@ -118,7 +131,9 @@ def sketch250(root: Path, *, per_class: int = 80) -> Path:
             offset = number % 7
             pixels[5 + offset : 9 + offset + 4 * label, 4:36] = 0
             save(root / "png" / name / f"{number}.png", Image.fromarray(pixels), "PNG")
-    (root / "png" / "filelist.txt").write_text("airplane/1.png\n")
+    # In the order of strings, as the original's: 1, 10, 11, …, 2.
+    names = sorted(f"{path.parent.name}/{path.name}" for path in (root / "png").glob("*/*.png"))
+    (root / "png" / "filelist.txt").write_text("".join(f"{name}\n" for name in names))
     return root
 
 

@@ -37,11 +37,11 @@ def recommend(
     Snapshots are ranked on validation images; test images only say how good the first is, and whether its lead is more than
     chance.
     """
-    from lrbench.cells import TransferSettings
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import find_task_data
+    from lrbench.effective import keep_for_results
     from lrbench.errors import FailureError
-    from lrbench.recommend import expand
+    from lrbench.recommend import expand, on_equal_terms
     from lrbench.recommend import recommend as compare
     from lrbench.registry import load_task
     from lrbench.workspace import Place, Workspace, data_roots
@@ -49,10 +49,12 @@ def recommend(
     workspace = Workspace.current()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     find_task_data(load_task(task), place.roots)
-    references = expand(snapshots or _of_last_suite(workspace), workspace, None)
+    references, settings, seed = on_equal_terms(expand(snapshots or _of_last_suite(workspace), workspace, None))
+    if references and (suite := references[0].suite) is not None:
+        keep_for_results(workspace, suite)
     note(f"{len(references)} snapshots, of which the {min(probed, len(references))} best by LogME are probed")
     with showing_progress(f"recommend {task}") as control:
-        found = compare(references, task, TransferSettings(), place, control, probed=probed)
+        found = compare(references, task, settings, place, control, probed=probed, seed=seed)
     if json_:
         emit_json({"task": task, "p": found.p, "ranked": [_record(each) for each in found.ranked]})
     else:

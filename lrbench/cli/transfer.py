@@ -1,6 +1,7 @@
-"""`lrbench transfer`: one snapshot to one task with one protocol."""
+"""`lrbench transfer`: one snapshot, or each in a folder, to one task with one protocol."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -17,8 +18,6 @@ from lrbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lrbench.cells import Cell, TransferSettings
     from lrbench.references import Reference
     from lrbench.results import Result
@@ -31,8 +30,8 @@ def transfer(
         typer.Option(
             "--snapshot",
             metavar="REF",
-            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors path, timm:NAME or hf-hub:OWNER/NAME. "
-            "timm:NAME without a tag means random weights.",
+            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors path, a folder of such files, timm:NAME or "
+            "hf-hub:OWNER/NAME. timm:NAME without a tag means random weights.",
         ),
     ],
     task: Annotated[str, typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML.")],
@@ -71,23 +70,34 @@ def transfer(
     The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
     """
     from lrbench.cells import Cell, done_result
-    from lrbench.references import parse_reference
+    from lrbench.references import parse_reference, references_in
     from lrbench.registry import load_task
+    from lrbench.results import read_result
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
     load_task(task)
-    reference = parse_reference(snapshot, workspace, suite=suite, arm=arm, changes=set_ or ())
-    settings, default_seed = _settings(reference, workspace, suite, set_ or ())
+    folder = Path(snapshot).expanduser()
+    if folder.is_dir():
+        references = references_in(folder, workspace)
+    else:
+        references = [parse_reference(snapshot, workspace, suite=suite, arm=arm, changes=set_ or ())]
+    settings, default_seed = _settings(references[0], workspace, suite, set_ or ())
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
-    path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
-    if path is None:
-        path = _compute(reference, cell, settings, place)
-    else:
-        note(f"{path} is there already; nothing was computed (--again computes it once more)")
-    _show(path, json_)
-    _warn_of_an_unlikely_result(path, task)
+    paths = []
+    for reference in references:
+        path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
+        if path is None:
+            path = _compute(reference, cell, settings, place, again=again)
+        else:
+            note(f"{path} is there already; nothing was computed (--again computes it once more)")
+        paths.append(path)
+        _show(path, task, json_)
+        _warn_of_an_unlikely_result(path, task)
+    if json_:
+        records = [read_result(path).model_dump(by_alias=True, mode="json") for path in paths]
+        emit_json(records if folder.is_dir() else records[0])
 
 
 def _settings(
@@ -107,7 +117,9 @@ def _settings(
     return validated(TransferSettings, content, "the settings", changed=bool(changes)), 0
 
 
-def _compute(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place") -> "Path":
+def _compute(
+    reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place", *, again: bool
+) -> Path:
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import find_task_data
     from lrbench.effective import keep_for_results
@@ -125,16 +137,21 @@ def _compute(reference: "Reference", cell: "Cell", settings: "TransferSettings",
             )
         if reference.suite is not None:
             keep_for_results(place.workspace, reference.suite)
+        # What has no file has a hash only now.
+        if not again and transfer.done(cell):
+            note(
+                f"the result of {reference.text} is there already; nothing was computed (--again computes it once more)"
+            )
+            return transfer.path_of(cell)
         return transfer.run(cell)
 
 
-def _show(path: "Path", as_json: bool) -> None:
+def _show(path: Path, task: str, as_json: bool) -> None:
+    from lrbench.registry import load_task
     from lrbench.results import read_result
 
     result = read_result(path)
-    if as_json:
-        emit_json(result.model_dump(by_alias=True, mode="json"))
-    else:
+    if not as_json:
         typer.echo(describe(result))
         note(f"kept at {path}")
     if result.selection.get("edge"):
@@ -144,28 +161,22 @@ def _show(path: "Path", as_json: bool) -> None:
         )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
-    for each in _caveats(result.task.name) if not as_json else ():
+    for each in load_task(task).about.notes if not as_json else ():
         note(f"{result.task.name}: {each}")
     if result.partial:
         warn("the data was not whole: this result is marked partial and never ranked with full ones.")
 
 
-def _caveats(task: str) -> tuple[str, ...]:
-    from lrbench.registry import load_task
-    from lrbench.registry.loading import find_tasks
-
-    return load_task(task).about.notes if task in find_tasks() else ()
-
-
-def _warn_of_an_unlikely_result(path: "Path", task: str) -> None:
+def _warn_of_an_unlikely_result(path: Path, task: str) -> None:
     from lrbench.registry import load_task
     from lrbench.results import read_result
 
     result = read_result(path)
     band = load_task(task).about.sanity.get(result.protocol)  # type: ignore[call-overload]
     snapshot = result.snapshot
-    # The bands are those of one network; a suite's own snapshots are under test and have none.
-    if band is None or snapshot.architecture != "resnet50" or snapshot.random or snapshot.arm or result.partial:
+    # The bands are those of one network, whatever the tag of its weights; a suite's own snapshots are under test and have none.
+    network = snapshot.architecture.rpartition("/")[2].partition(".")[0]
+    if band is None or network != "resnet50" or snapshot.random or snapshot.arm or result.partial:
         return
     low, high = band
     if not low <= result.headline <= high:

@@ -63,6 +63,7 @@ class TaskData:
         partial: True when images are missing and the user said that this is all right.
         problems: What is missing, in words, when partial.
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
+        edition: What tells this data from another edition of it where its images' names do not, such as a revision.
     """
 
     task: Task
@@ -71,6 +72,7 @@ class TaskData:
     partial: bool = False
     problems: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
+    edition: str = ""
 
     @cached_property
     def drawn_list(self) -> str | None:
@@ -82,8 +84,12 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over class names and every split's ids and labels: equal only for the same images and splits."""
-        lines = [self.task.name, *self.classes]
+        """SHA-256 over the edition, the class names and every split's ids and labels.
+
+        Equal where task, classes, splits and the images' names are: what is in the images is not looked at. Images without
+        names (arrays, rows) are known by their places.
+        """
+        lines = [self.task.name, *([self.edition] if self.edition else []), *self.classes]
         for name in ("train", "val", "test"):
             split = self.splits.get(name)
             if split is not None:

@@ -82,6 +82,7 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         partial=bool(problems),
         problems=problems,
         drawn=reading.drawn,
+        edition=reading.edition,
     )
 
 

@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -120,7 +121,12 @@ class _Run:
         process = self._context.Process(
             target=work, args=(theirs, self._stop, self._suite, self._place, self._threads), daemon=False
         )
-        process.start()
+        # A child that begins while Ctrl-C is ignored goes on ignoring it: what it means is the parent's to decide.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         theirs.close()
         self._crew.append(_Worker(process, mine))
 

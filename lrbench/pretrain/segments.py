@@ -17,7 +17,7 @@ from lrbench.effective import is_made, recipe
 from lrbench.errors import FailureError, InputError
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
-from lrbench.models import InputNormalisation, batchnorm_layers, create_model, pick_device
+from lrbench.models import InputNormalisation, batchnorm_layers, create_model, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.log import append_timing, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
@@ -126,7 +126,7 @@ class _Making:
         end = self.ranks.first_does(lambda: self._start(model))
         self.shared = self.ranks.first_does(lambda: self._shared(end, model))
         end = replace(end, batchnorm_shared=self.shared)
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed(model, self.device)
         if self.segment.parent is not None and not self.segment.derived:
             end = self._train(model, end)
             # Every process has the same weights, but BatchNorm's running statistics are those of its own images.

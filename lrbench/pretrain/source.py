@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from lrbench.control import Control, kept
@@ -13,7 +12,7 @@ from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, forward_all, pick_device
+from lrbench.models import InputNormalisation, forward_all, pick_device, placed
 from lrbench.ranks import ALONE, Ranks
 from lrbench.references import Reference
 from lrbench.registry import load_task
@@ -140,7 +139,7 @@ def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
     if source.fingerprint != metadata.source_fingerprint:
         return f"it was pretrained on other images or labels of {metadata.source_task} than there are now"
     device = pick_device()
-    model = snapshot.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = placed(snapshot.model, device).eval()
     normalise = InputNormalisation(metadata.input.mean, metadata.input.std, device)
     accuracy = evaluate(model, source, normalise, control).accuracy
     # Another machine's arithmetic may tip an image that lies on the fence.

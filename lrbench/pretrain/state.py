@@ -13,6 +13,7 @@ import torch
 
 from lrbench.errors import InputError
 from lrbench.files import write_bytes
+from lrbench.weights import not_finite
 
 FORMAT = 2
 
@@ -49,7 +50,7 @@ class Progress:
 
     def not_finite(self) -> str | None:
         """The name of weights that are not finite, or None."""
-        return next((name for name, tensor in self.weights.items() if not bool(torch.isfinite(tensor).all())), None)
+        return not_finite(self.weights)
 
 
 def state_path(snapshot: Path) -> Path:

@@ -81,7 +81,9 @@ def load_task(name_or_path: str) -> Task:
     """
     path = task_path(name_or_path)
     task = _validate(Task, _like_another(_read(path), path), path)
-    _refuse_twin("task", task.name, path, find_tasks())
+    known = find_tasks()
+    _refuse_twin("task", task.name, path, known)
+    task.read_from(path, registered=task.name in known)
     return task
 
 

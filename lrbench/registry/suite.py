@@ -244,7 +244,7 @@ class Finetune(Strict):
             (successive halving, Jamieson and Talwalkar 2016). Saves half of the time and more; not for figures to publish,
             since what starts slowly is given up.
         precision: Of the training's forward pass: `bfloat16` (autocast; weights and sums stay in single precision) is faster on
-            GPUs that have it. Scores are computed in the same.
+            GPUs that have it. Scores are computed in single precision.
     """
 
     rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)

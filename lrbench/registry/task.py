@@ -1,8 +1,10 @@
 """What a task is: a labelled image-classification data set with its official splits and headline metric."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
@@ -31,7 +33,8 @@ class ListedSplit(Strict):
     """A list of the test images, shipped beside the task's TOML; every other image is for training.
 
     Attributes:
-        test: The list's file name, beside the TOML: one image a line, as `class/file` or as a file number.
+        test: The list's file name, beside the TOML: one image a line, as `class/file` or as a file number. Its first lines
+            may be comments, which begin with `# `.
         sha256: The list's own hash, so that two people with one hash have one split.
     """
 
@@ -271,10 +274,33 @@ class Task(Strict):
     prepare: Prepare = Prepare()
     about: About = About()
 
+    # Where the TOML was read. Not a field: it is no part of what the task is, so no hash or record of a task holds it.
+    _path: Path | None = PrivateAttr(default=None)
+    _registered: bool = PrivateAttr(default=True)
+
+    def read_from(self, path: Path, *, registered: bool) -> None:
+        """Remember which file the task was read from.
+
+        Args:
+            path: The TOML file, as the user gave it where it is not registered.
+            registered: Whether the task's name alone finds the file again.
+        """
+        self._path, self._registered = path, registered
+
     @property
     def display_title(self) -> str:
         """The title, or else the name."""
         return self.title or self.name
+
+    @property
+    def argument(self) -> str:
+        """What stands for the task on a command line: its name, or the path of a TOML that is not registered."""
+        return self.name if self._registered or self._path is None else shlex.quote(str(self._path))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the TOML file, where split lists lie beside it; None for a task that was read from no file."""
+        return None if self._path is None else self._path.parent
 
     @model_validator(mode="after")
     def _counts_fit_classes(self) -> "Task":

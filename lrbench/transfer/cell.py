@@ -15,7 +15,7 @@ from lrbench.data.drawn import keep_drawn_split, keep_list
 from lrbench.errors import InputError, InterruptedWork
 from lrbench.files import sha256_json
 from lrbench.machine import device_name, library_versions
-from lrbench.models import InputNormalisation, penultimate, pick_device, stages
+from lrbench.models import InputNormalisation, penultimate, pick_device, placed, stages
 from lrbench.references import Reference, partner_of
 from lrbench.registry import load_task
 from lrbench.results import Predictions, SnapshotRecord, write_result
@@ -42,11 +42,12 @@ class _Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """Features of a task, how long they took, and what they look like."""
+    """Features of a task, how long they took, what they look like, and how long it took to see that."""
 
     features: Features
     seconds: float
     diagnostics: dict[str, float]
+    described: float
 
 
 class Transfer:
@@ -66,18 +67,22 @@ class Transfer:
         self._control = control
         self._device = pick_device()
         self._snapshot: LoadedSnapshot = load_snapshot(reference)
-        # Networks differ in how they like memory laid out; convolutions on channels-last inputs want channels last.
-        self._model = self._snapshot.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = placed(self._snapshot.model, self._device)
         self._input = self._snapshot.metadata.input
         self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
         self._found: tuple[str, dict[str, _Found]] | None = None
         self.record = snapshot_record(self._snapshot)
 
+    def path_of(self, cell: Cell) -> Path:
+        """Where the cell's result lies, or will."""
+        task = load_task(cell.task)
+        return cell_path(self._place.workspace, self._reference, self._snapshot.sha256, cell, task)
+
     def done(self, cell: Cell) -> bool:
         """Whether the cell's result is there already."""
         task = load_task(cell.task)
         return is_done(
-            cell_path(self._place.workspace, self._reference, self._snapshot.sha256, cell, task),
+            self.path_of(cell),
             sha256=self._snapshot.sha256,
             settings=self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             protocol=cell.protocol,
@@ -127,6 +132,7 @@ class Transfer:
         scores = fitted.scores(features.test)
         timings = {
             "features": found.seconds,
+            "diagnostics": found.described,
             "selection": selected - started,
             "fit": time.perf_counter() - selected,
         }
@@ -207,10 +213,25 @@ class Transfer:
             else:
                 read = stages if kind == "depth" else penultimate
                 features = self._extract(self._model, target, read)
-            seconds = time.perf_counter() - started
-            labels = torch.from_numpy(target.development.labels)
-            described = describe_features(features.development, labels, len(target.data.classes))
-            kept[kind] = _Found(features=features, seconds=seconds, diagnostics=described)
+            if not bool(torch.isfinite(features.development).all() & torch.isfinite(features.test).all()):
+                raise InputError(
+                    f"the features that {self._reference.text} gives of {cell.task} are not finite, so nothing can be learnt "
+                    "from them: its weights are damaged, or were when they were saved. `lrbench snapshots verify` looks at "
+                    "those that lie here."
+                )
+            extracted = time.perf_counter()
+            # Of several depths, those that come last are the network's own features.
+            described = describe_features(
+                features.development[:, -features.widths[-1] :] if kind == "depth" else features.development,
+                torch.from_numpy(target.development.labels),
+                len(target.data.classes),
+            )
+            kept[kind] = _Found(
+                features=features,
+                seconds=extracted - started,
+                diagnostics=described,
+                described=time.perf_counter() - extracted,
+            )
         return kept[kind]
 
     def _partner_features(self, target: Target) -> Features:
@@ -222,8 +243,7 @@ class Transfer:
                 f"{reference.text} takes other inputs than {self._reference.text} (size, crop, interpolation or "
                 "normalisation), and concat reads both from one preparation of the images. Choose a partner with the same."
             )
-        model = partner.model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._extract(model, target, penultimate)
+        return self._extract(placed(partner.model, self._device), target, penultimate)
 
     def _extract(self, model: nn.Module, target: Target, read: Read) -> Features:
         return extract(model, target, self._normalise, self._control, read).to(self._device)

@@ -20,7 +20,7 @@ from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import training_batches
 from lrbench.errors import FailureError, InterruptedWork
-from lrbench.models import InputNormalisation, forward_all
+from lrbench.models import InputNormalisation, forward_all, placed
 from lrbench.registry.suite import Finetune
 from lrbench.seeds import derive
 from lrbench.transfer.metrics import headline
@@ -120,19 +120,17 @@ class Finetuning:
         return Finetuned(self, run.model)
 
     def _fresh(self) -> nn.Module:
-        model = copy.deepcopy(self._model)
+        # On the CPU, whose generator draws the same new classifier on every machine.
+        model = copy.deepcopy(self._model).cpu()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self._seed, "classifier"))
             model.reset_classifier(self._classes)  # type: ignore[operator]
         model.requires_grad_(True)
-        return model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return placed(model, self._device)
 
     def _scores(self, model: nn.Module, pixels: Any, indices: Indices | None = None) -> torch.Tensor:
-        def forward(images: torch.Tensor) -> torch.Tensor:
-            with self._precision():
-                return model(images).float()  # type: ignore[no-any-return]
-
-        return forward_all(forward, pixels, self._normalise, indices=indices)
+        # In single precision whatever training's was: in bfloat16 logits tie, and the class that comes first wins.
+        return forward_all(model, pixels, self._normalise, indices=indices)
 
     def _precision(self) -> torch.autocast:
         low = self._settings.precision == "bfloat16"
@@ -183,7 +181,10 @@ class _Run:
         )
         model.train()
         losses = []
-        with closing(training_batches(batches, self._update, end, owner._device)) as fed:
+        with (
+            torch.random.fork_rng(devices=[]),
+            closing(training_batches(batches, self._update, end, owner._device)) as fed,
+        ):
             for images, labels in fed:
                 if control.stop_requested():
                     raise InterruptedWork(
@@ -192,6 +193,8 @@ class _Run:
                     )
                 for group in optimiser.param_groups:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
+                # Networks that drop at random do so by the update's number, whatever was computed before.
+                torch.manual_seed(derive(owner._seed, "dropping", self._update))
                 with owner._precision():
                     logits = model(owner._normalise(images))
                 loss = nn.functional.cross_entropy(logits.float(), labels.to(owner._device, non_blocking=True))

@@ -9,8 +9,8 @@ from lrbench.registry.suite import Knn
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.selection import Choice, LabelledFeatures
 
-# Queries at a time: bounds the similarity matrix, also for a million training images.
-_CHUNK = 1024
+# The similarity matrix of as many queries as are looked at together, also against a million training images.
+_BYTES = 256 << 20
 
 
 class Neighbours:
@@ -39,7 +39,8 @@ class Neighbours:
             For each k, shape `(N, C)`.
         """
         parts: list[list[torch.Tensor]] = [[] for _ in neighbours]
-        for chunk in torch.split(_unit(features), _CHUNK):
+        at_once = max(1, _BYTES // (4 * len(self._features)))
+        for chunk in torch.split(_unit(features), at_once):
             similarity, nearest = (chunk @ self._features.T).topk(self._most, dim=1)
             labels = self._labels[nearest]
             for part, k in zip(parts, neighbours, strict=True):

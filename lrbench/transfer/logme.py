@@ -6,6 +6,7 @@ maximised; its mean over classes and images is the score. The posterior mean pre
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ import torch
 from lrbench.transfer.selection import Choice, LabelledFeatures
 
 _ITERATIONS = 100
+# Images that are in double precision at a time.
+_BLOCK = 16384
 _TOLERANCE = 1e-6
 
 
@@ -29,18 +32,24 @@ class Evidence:
     """
 
     def __init__(self, data: LabelledFeatures, classes: int) -> None:
-        features = data.features.double()
-        count, width = features.shape
-        # Of the singular value decomposition only the squares and the right side are needed: an eigenproblem of size D.
-        squares, basis = torch.linalg.eigh(features.T @ features)
+        count, width = data.features.shape
+        labels = data.labels.to(data.features.device)
+        # Of the singular value decomposition only the squares and the right side are needed: an eigenproblem of size D. Both
+        # products are added up in blocks, since the whole in double precision would be twice the size of the features.
+        product = torch.zeros(width, width, dtype=torch.float64, device=labels.device)
+        sums = torch.zeros(classes, width, dtype=torch.float64, device=labels.device)
+        for block, own in zip(torch.split(data.features, _BLOCK), torch.split(labels, _BLOCK), strict=True):
+            wide = block.double()
+            product.addmm_(wide.T, wide)
+            sums.index_add_(0, own, wide)
+        squares, basis = torch.linalg.eigh(product)
         squares = squares.clamp(min=0)
-        targets = torch.nn.functional.one_hot(data.labels, classes).to(features)
-        # Each target in the basis of the left singular vectors, times the singular values.
-        projected = basis.T @ (features.T @ targets)
+        # Each class's one-hot labels in the basis of the left singular vectors, times the singular values.
+        projected = basis.T @ sums.T
         safe = squares.clamp(min=torch.finfo(torch.float64).tiny)
         inside = projected.square() / safe[:, None] * (squares > 1e-12 * squares.max())[:, None]
-        total = targets.square().sum(0)
-        prior = torch.ones(classes, dtype=torch.float64, device=features.device)
+        total = torch.bincount(labels, minlength=classes).double()
+        prior = torch.ones(classes, dtype=torch.float64, device=labels.device)
         noise = torch.ones_like(prior)
         for _ in range(_ITERATIONS):
             shrunk = prior[None, :] + noise[None, :] * squares[:, None]
@@ -64,7 +73,8 @@ class Evidence:
             - 0.5 * prior * means.square().sum(0)
             - 0.5 * shrunk.log().sum(0)
         )
-        self.score = float((evidence / count).mean())
+        # A class without images is foretold perfectly and would count as knowledge.
+        self.score = float((evidence / count)[total > 0].mean())
         self.weights = basis @ means
 
     @staticmethod
@@ -77,14 +87,26 @@ class Evidence:
         return (total - inside.sum(0) + held_back).clamp(min=1e-12)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvidenceChoice(Choice):
+    """The score, and the model that it is of.
+
+    Attributes:
+        evidence: Of all images that may be looked at.
+    """
+
+    evidence: Evidence
+
+
 def select(
     train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: None
-) -> Choice:
+) -> EvidenceChoice:
     """The score of all images that may be looked at; nothing is chosen by it within a cell."""
     both = LabelledFeatures(
         features=torch.cat([train.features, validation.features]), labels=torch.cat([train.labels, validation.labels])
     )
-    return Choice(chosen={"logme": Evidence(both, classes).score}, candidates=(), edge=False, metric=metric)
+    evidence = Evidence(both, classes)
+    return EvidenceChoice(chosen={"logme": evidence.score}, candidates=(), edge=False, metric=metric, evidence=evidence)
 
 
 class FittedLogme:
@@ -100,6 +122,6 @@ class FittedLogme:
         return predicted
 
 
-def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: None) -> FittedLogme:
-    """The posterior mean on everything that may be looked at."""
-    return FittedLogme(Evidence(data, classes))
+def fit(data: LabelledFeatures, choice: EvidenceChoice, *, classes: int, settings: None) -> FittedLogme:
+    """The posterior mean on everything that may be looked at, which the score is of."""
+    return FittedLogme(choice.evidence)

@@ -21,6 +21,8 @@ _DECREMENT = 1e-8
 # Logits in memory at a time, and the share of an accelerator's free memory that histories may take.
 _LOGIT_BYTES = 256 << 20
 _HISTORY_SHARE = 0.4
+# Images that are in double precision at a time.
+_BLOCK = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,11 @@ class Standardiser:
     """Zero mean and unit variance of each feature, learnt on training features; constant ones are only shifted."""
 
     def __init__(self, features: torch.Tensor) -> None:
-        wide = features.double()
-        self._mean = wide.mean(0)
-        deviation = wide.std(0, unbiased=False)
+        # In blocks: the whole in double precision would be twice the size of the features.
+        blocks = torch.split(features, _BLOCK)
+        self._mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(features)
+        squares = torch.stack([(block.double() - self._mean).square().sum(0) for block in blocks]).sum(0)
+        deviation = (squares / len(features)).sqrt()
         # A constant feature has rounding for a deviation; dividing by it would blow noise up.
         tiny = deviation <= 1e-7 * self._mean.abs().clamp(min=1e-7)
         self._scale = torch.where(tiny, torch.ones_like(deviation), deviation)
@@ -66,7 +70,8 @@ class Standardiser:
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features with a column of ones. Shape `(N, D + 1)`, float32."""
         inputs = torch.ones(len(features), features.shape[1] + 1, device=features.device)
-        inputs[:, :-1] = (features.double() - self._mean) / self._scale
+        for part, block in zip(torch.split(inputs, _BLOCK), torch.split(features, _BLOCK), strict=True):
+            part[:, :-1] = (block.double() - self._mean) / self._scale
         return inputs
 
 
@@ -175,9 +180,12 @@ class _Problems:
         """
         if self._inputs.device.type != "cuda":
             return 1
+        # What torch holds and does not use counts as free.
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self._inputs.device)
-        # Pairs of vectors, and a dozen more for points, gradients and directions.
-        each = (2 * MEMORY + 12) * self._inputs.shape[1] * self.classes * 4
+        # Pairs of vectors, twice while problems that are done are taken out, and a dozen more for points, gradients and
+        # directions; in double precision for what is gone on with there.
+        each = 2 * (2 * 2 * MEMORY + 12) * self._inputs.shape[1] * self.classes * 4
         return int(min(len(self._decays), max(1, _HISTORY_SHARE * free // each)))
 
     def evaluate(self, points: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

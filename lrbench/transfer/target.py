@@ -14,6 +14,7 @@ from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepare import prepare
+from lrbench.errors import InterruptedWork
 from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
@@ -169,6 +170,9 @@ def extract(
         normalise: Turns images into inputs.
         control: Told how far the extraction is.
         read: Gives a batch's features.
+
+    Raises:
+        InterruptedWork: Asked to stop.
     """
     total = len(target.development.pixels) + len(target.test)
     done = 0
@@ -184,9 +188,16 @@ def extract(
     def run(pixels: JoinedPixels | Pixels) -> torch.Tensor:
         nonlocal done
         start = done
-        features = forward_all(
-            forward, pixels, normalise, each=lambda count: control.progress(start + count, total, "images")
-        )
+
+        def watch(count: int) -> None:
+            control.progress(start + count, total, "images")
+            if control.stop_requested():
+                raise InterruptedWork(
+                    f"stopped while features of {target.data.task.name} were extracted; the cells already done are kept. Run "
+                    "the same command again to go on."
+                )
+
+        features = forward_all(forward, pixels, normalise, each=watch)
         done += len(pixels)
         return features
 

@@ -1,15 +1,21 @@
 """The tasks that torchvision's classes read, on small trees in their official layouts."""
 
 import inspect
+import json
+import pickle
 
 import numpy as np
 import pytest
 import torchvision.datasets
+from PIL import Image
 
+from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
 from lrbench.errors import FailureError, InputError
 from lrbench.registry import load_task
 from tests import trees
+from tests.data.reading import load
 
 # Training, validation and test images of each tree, its first class, and images of the full data set.
 TASKS = {
@@ -90,3 +96,109 @@ def test_a_download_that_fails_says_so_and_how_to_do_without(lrbench, home, monk
     outcome = lrbench("data", "fetch", "food101")
     assert outcome.status == FailureError.exit_status and "the host does not answer" in outcome.err
     assert "food-101/ lies under the data root" in outcome.err
+
+
+def test_cars_says_how_to_get_them_by_hand_and_names_no_command_that_cannot(lrbench, home):
+    with pytest.raises(InputError) as caught:
+        load("cars", home / "data")
+    said = str(caught.value)
+    assert "data fetch" not in said and "stanford_cars/cars_train/" in said
+    outcome = lrbench("data", "fetch", "cars")
+    assert outcome.status == InputError.exit_status and "StanfordCars downloads nothing" in outcome.err
+    assert "stanford_cars/cars_train/" in outcome.err and "Try again" not in outcome.err
+    assert "data fetch" not in outcome.err
+
+
+def test_a_torchvision_class_is_read(home):
+    trees.dtd(home / "data")
+    (home / "dtd.toml").write_text(
+        'name = "textures"\n\n[files]\nlayout = "torchvision"\ndataset = "DTD"\n'
+        'splits = { train = { split = "train" }, val = { split = "val" }, test = { split = "test" } }\n'
+    )
+    data = load_task_data(load_task("dtd.toml"), [home / "data"])
+    assert data.classes == ("banded", "dotted")
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "val": 6, "test": 6}
+    assert np.asarray(data.splits["val"].images.read(0)).shape == (48, 64, 3)
+
+
+IDS = {
+    "food101": "food-101/images/apple_pie/1000.jpg",
+    "pets": "oxford-iiit-pet/images/Abyssinian_1.jpg",
+    "aircraft": "fgvc-aircraft-2013b/data/images/1000000.jpg",
+    "cars": "stanford_cars/cars_train/00001.jpg",
+    "dtd": "dtd/dtd/images/banded/banded_train0.jpg",
+    "flowers102": "flowers-102/jpg/image_00001.jpg",
+    "cifar10": "train/0",
+    "cifar100": "train/0",
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_images_are_called_as_their_files(tmp_path, name):
+    data = load(name, TASKS[name][0](tmp_path))
+    assert data.splits["train"].ids[0] == IDS[name]
+
+
+def test_other_images_are_another_data_set(tmp_path):
+    before = load("food101", trees.food101(tmp_path)).fingerprint
+    meta = tmp_path / "food-101" / "meta"
+    train, test = (json.loads((meta / f"{split}.json").read_text()) for split in ("train", "test"))
+    for name in train:
+        train[name][:3], test[name][:3] = test[name][:3], train[name][:3]
+    for split, listed in (("train", train), ("test", test)):
+        (meta / f"{split}.json").write_text(json.dumps(listed))
+    assert load("food101", tmp_path).fingerprint != before
+
+
+def test_pixels_of_an_image_that_was_replaced_are_not_served_again(tmp_path):
+    transform = EvaluationTransform(size=32, resize=32, interpolation="bilinear")
+
+    def first():
+        return prepare(load("dtd", tmp_path), "train", transform, cache=tmp_path / "cache").evaluation(np.arange(1))
+
+    trees.dtd(tmp_path)
+    before = first().copy()
+    assert np.array_equal(first(), before)
+    trees.save(tmp_path / "dtd/dtd/images/banded/banded_train0.jpg", Image.new("RGB", (64, 48), (255, 0, 0)))
+    assert not np.array_equal(first(), before)
+
+
+def test_pixels_of_arrays_that_were_replaced_are_not_served_again(tmp_path):
+    trees.cifar(tmp_path)
+    before = load("cifar10", tmp_path).splits["train"].images.stamp()
+    assert load("cifar10", tmp_path).splits["train"].images.stamp() == before
+    batch = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    content = pickle.loads(batch.read_bytes())
+    content["data"] = 255 - content["data"]
+    batch.write_bytes(pickle.dumps(content))
+    assert load("cifar10", tmp_path).splits["train"].images.stamp() != before
+
+
+def test_a_bad_image_is_named_by_its_file(lrbench, home):
+    trees.dtd(home / "data")
+    (home / "data/dtd/dtd/images/banded/banded_train1.jpg").write_bytes(b"no image")
+    outcome = lrbench("data", "verify", "dtd", "--partial")
+    assert outcome.status == 1
+    assert "bad train image data/dtd/dtd/images/banded/banded_train1.jpg: cannot identify" in outcome.out
+
+
+def test_images_that_a_class_gives_in_another_mode_become_rgb(home, monkeypatch):
+    class Grey:
+        def __init__(self, root, train=True):
+            self.targets = [0, 1]
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return trees.image(index, index, mode="L"), index
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", Grey)
+    (home / "grey.toml").write_text(
+        'name = "grey"\n[files]\nlayout = "torchvision"\ndataset = "MNIST"\n'
+        "splits = { train = { train = true }, test = { train = false } }\n"
+    )
+    (home / "data").mkdir()
+    data = load_task_data(load_task("grey.toml"), [home / "data"])
+    image = data.splits["train"].images.read(1)
+    assert image.mode == "RGB" and image.getchannel("R").tobytes() == trees.image(1, 1, mode="L").tobytes()

@@ -19,6 +19,25 @@ def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
     assert broken.name in bad.out and "1 images of cub200 cannot be read" in bad.err
 
 
+def test_every_split_is_opened_and_each_bad_image_has_its_reason(lrbench, home):
+    trees.dtd(home / "data")
+    folder = home / "data" / "dtd" / "dtd" / "images" / "dotted"
+    (home / "mine.toml").write_text(
+        'name = "mine"\n[files]\nlayout = "lists"\nroot = "dtd/dtd"\nimages = "images"\n'
+        'train = "labels/train1.txt"\nval = "labels/val1.txt"\ntest = "labels/test1.txt"\n'
+    )
+    (folder / "dotted_train0.jpg").write_bytes(b"")
+    (folder / "dotted_val1.jpg").write_bytes(b"<!DOCTYPE html>")
+    (folder / "dotted_test2.jpg").write_bytes((folder / "dotted_test1.jpg").read_bytes()[:200])
+    outcome = lrbench("data", "verify", "mine.toml", "--json")
+    assert outcome.status == 1
+    bad = {(each["split"], each["name"].rpartition("/")[2]): each["reason"] for each in json.loads(outcome.out)["bad"]}
+    assert set(bad) == {("train", "dotted_train0.jpg"), ("val", "dotted_val1.jpg"), ("test", "dotted_test2.jpg")}
+    assert bad["train", "dotted_train0.jpg"] == "the file is empty"
+    assert bad["val", "dotted_val1.jpg"] == "it is a web page"
+    assert "runcated" in bad["test", "dotted_test2.jpg"]
+
+
 def test_half_copied_data_is_refused_without_partial(lrbench, home):
     trees.cub200(home / "data")
     outcome = lrbench("data", "verify", "cub200")

@@ -85,9 +85,7 @@ def test_two_processes_have_the_losses_of_one(groups, place, home):
 def test_pieces_of_each_processs_share_add_up_to_the_batch(groups, place, home):
     """Processes exchange gradients with the last piece, which must hold those of all."""
     make(groups, key("step", 3), place)
-    done = finished(
-        torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4")
-    )
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4"))
     assert done.status == 0, done.err
     mine, theirs = log(home, "one"), log(home, "two")
     assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)

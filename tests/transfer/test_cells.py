@@ -103,7 +103,10 @@ def test_done_means_this_snapshot_these_settings_and_whole_files(reference, plac
     content = path.with_suffix(".parquet").read_bytes()
     path.with_suffix(".parquet").unlink()
     assert done() is None
+    path.with_suffix(".parquet").write_bytes(content[:-1])
+    assert done() is None
     path.with_suffix(".parquet").write_bytes(content)
+    assert done() == path
     reference.path.with_name("stage1.bn.safetensors").unlink()
     assert done() is None
 

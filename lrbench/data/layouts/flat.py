@@ -6,7 +6,7 @@ ImageNet's validation archive unpacks flat; who has not moved its images has one
 import csv
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from lrbench.data.layouts.reading import first_few
@@ -31,7 +31,7 @@ def flat_members(
         files: Names in `flat_labels` the files that may hold the classes, in the order in which they are tried.
         root: The data set's folder; the files are sought in it and in the three folders above.
         folder: The flat folder, relative to `root`.
-        classes: The classes' folder names, sorted.
+        classes: The classes' folder names, sorted; also of those that are still archives, since lists count classes.
 
     Returns:
         Class, path relative to `root`, and name (`folder/class/file`, as if the images lay in class folders, so that the
@@ -42,19 +42,32 @@ def flat_members(
     """
     images = image_names(root / folder)
     above = [root, *list(root.absolute().parents)[:_LEVELS_ABOVE]]
+    uncountable = None
     for name in files.flat_labels:
         path = next((each / name for each in above if (each / name).exists()), None)
         if path is None:
             continue
-        labels = _reader(path)(path, images, classes)
-        return _joined(task, path, folder, images, labels, classes)
-    named = {image: _class_in_name(image, classes) for image in images}
+        reader = _reader(path)
+        if reader is _from_list and whole_number_of_classes(task, files) not in {None, len(classes)}:
+            uncountable = path
+            continue
+        return _joined(task, path, folder, images, reader(path, images, classes), classes)
+    known = set(classes)
+    named = {image: _class_in_name(image, known) for image in images}
     if all(named.values()):
-        return [
+        members = [
             (klass, f"{folder}/{image}", f"{folder}/{klass}/{_without_class(image, klass)}")
             for image, klass in named.items()
             if klass
-        ], []
+        ]
+        return sorted(members, key=lambda member: (member[0], member[2])), []
+    if uncountable is not None:
+        raise InputError(
+            f"{uncountable} says the classes of task {task.name}'s images as numbers, which count the "
+            f"{whole_number_of_classes(task, files):,} classes in the order of their names; but {root / files.train} holds "
+            f"{len(classes):,}, so the numbers would mean other classes. Copy the training classes that are missing, or take "
+            f"out what is no class. {how_to_get(task)}"
+        )
     wanted = (
         f" Nor was any of {', '.join(files.flat_labels)} found in {root} or the folders above it."
         if files.flat_labels
@@ -65,6 +78,11 @@ def flat_members(
         f"so task {task.name} has no labels for them.{wanted} Move each image into {root / folder}/<class>/, with the same "
         f"class folder names as for training{', or put one of those files there' if wanted else ''}. {how_to_get(task)}"
     )
+
+
+def whole_number_of_classes(task: Task, files: SplitFoldersFiles) -> int | None:
+    """How many classes the whole data set has, of which the task takes every so-many-th; None where it pins no number."""
+    return None if task.classes is None else task.classes * files.every
 
 
 def _joined(
@@ -89,7 +107,7 @@ def _joined(
             f"{path} labels none of the images of task {task.name} in {folder} ({images[0]}, …). Is it the file of another "
             "data set? Take it away, or get the right one."
         )
-    return sorted(members, key=lambda member: member[2]), problems
+    return sorted(members, key=lambda member: (member[0], member[2])), problems
 
 
 def _reader(path: Path) -> Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]:
@@ -115,7 +133,7 @@ def _from_list(path: Path, images: Sequence[str], classes: Sequence[str]) -> dic
     found = {}
     for number, line in enumerate(read_lines(path), start=1):
         name, _, index = line.rstrip().rpartition(" ")
-        if not name or not index.isdigit():
+        if not name or not index.isdecimal():
             raise InputError(
                 f"{path}, line {number}: {line!r} is not an image and the number of its class. Get it again."
             )
@@ -168,10 +186,10 @@ def _in_order(path: Path, images: Sequence[str], ordered: Sequence[str]) -> dict
     return found
 
 
-def _class_in_name(image: str, classes: Sequence[str]) -> str | None:
+def _class_in_name(image: str, known: Set[str]) -> str | None:
     """The class in `ILSVRC2012_val_00000293_n01440764.JPEG`, as the Hub's archives name ImageNet's images."""
     last = _stem(image).rpartition("_")[2]
-    return last if last in set(classes) else None
+    return last if last in known else None
 
 
 def _without_class(image: str, klass: str) -> str:

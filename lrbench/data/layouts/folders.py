@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.flat import flat_members
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
-from lrbench.data.layouts.scanning import class_names, holds_images, images_by_class
+from lrbench.data.layouts.flat import flat_members, whole_number_of_classes
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, printable
+from lrbench.data.layouts.scanning import class_names, holds_images, images_by_class, is_litter
 from lrbench.data.layouts.search import how_to_get, locate, refuse_file
 from lrbench.data.layouts.splits import read_test_list
 from lrbench.errors import InputError
@@ -25,7 +25,14 @@ def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path
     Raises:
         InputError: It was not found.
     """
-    return locate(task, roots, files.root, wanted="one folder for each class", objection=_no_class_folders)
+    return locate(
+        task,
+        roots,
+        files.root,
+        wanted="one folder for each class",
+        objection=_no_class_folders,
+        doubt=lambda path: _too_few(len(set(class_names(path)) - set(files.exclude)), task.classes),
+    )
 
 
 def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Reading:
@@ -67,6 +74,10 @@ def find_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
         files.root,
         wanted=f"a folder with {files.train}/<class>/ and {files.test}/<class>/",
         objection=lambda path: None if os.path.isdir(path / files.train) else f"no folder {files.train} in it",
+        doubt=lambda path: _too_few(
+            len(class_names(path / files.train)) + len(_packed_classes(path / files.train)),
+            whole_number_of_classes(task, files),
+        ),
     )
 
 
@@ -85,7 +96,8 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
     ids: dict[SplitName, list[str]] = {}
     problems = []
     classes: set[str] = set()
-    # Training images come first: a flat folder's labels are counted in its classes.
+    packed: set[str] = set()
+    # Training images come first: a flat folder's labels are counted in its classes, those still in archives among them.
     for split, folder in folders.items():
         refuse_file(task, root / folder)
         if not os.path.isdir(root / folder):
@@ -93,9 +105,13 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
                 f"the data of task {task.name} at {root} has no folder {folder!r}, which should hold its {split} images "
                 f"in one folder for each class. {how_to_get(task)}"
             )
-        problems.extend(_packed_classes(root / folder))
+        archives = _packed_classes(root / folder)
+        if archives:
+            problems.append(_half_unpacked(task, root / folder, archives))
+        if split == "train":
+            packed.update(archives)
         if not class_names(root / folder) and holds_images(root / folder):
-            flat, missing = flat_members(task, files, root, folder, sorted(classes))
+            flat, missing = flat_members(task, files, root, folder, sorted(classes | packed))
             problems.extend(missing)
             members[split] = [(name, path) for name, path, _ in flat]
             ids[split] = [identity for _, _, identity in flat]
@@ -103,15 +119,36 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
         found = images_by_class(task, root / folder)
         classes.update(found)
         members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
-    chosen = sorted(classes)[:: files.every]
-    if files.every > 1:
-        among = set(chosen)
-        for split, found_members in members.items():
-            kept = [position for position, (name, _) in enumerate(found_members) if name in among]
-            members[split] = [found_members[position] for position in kept]
-            if split in ids:
-                ids[split] = [ids[split][position] for position in kept]
-    return from_files(task, root=root, images=root, classes=chosen, members=members, ids=ids, problems=problems)
+    chosen, others = _chosen_classes(task, files, sorted(classes | packed))
+    # What is still in archives cannot be trained on, so it is not tested on either.
+    chosen = [name for name in chosen if name not in packed]
+    _keep_classes(members, ids, set(chosen))
+    return from_files(
+        task, root=root, images=root, classes=chosen, members=members, ids=ids, problems=[*problems, *others]
+    )
+
+
+def _chosen_classes(task: Task, files: SplitFoldersFiles, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Every so-many-th class, and a problem where one that is missing makes them others than the task's."""
+    whole = whole_number_of_classes(task, files)
+    problems = []
+    if files.every > 1 and whole not in {None, len(classes)}:
+        problems.append(
+            f"it has {len(classes):,} class folders, and the whole data set {whole:,}, of which the task takes one in "
+            f"{files.every}: the classes taken here may be others"
+        )
+    return list(classes[:: files.every]), problems
+
+
+def _keep_classes(members: dict[SplitName, list[Member]], ids: dict[SplitName, list[str]], chosen: Set[str]) -> None:
+    """Leave out the images of all classes but those chosen."""
+    for split, found in members.items():
+        kept = [position for position, (name, _) in enumerate(found) if name in chosen]
+        if len(kept) == len(found):
+            continue
+        members[split] = [found[position] for position in kept]
+        if split in ids:
+            ids[split] = [ids[split][position] for position in kept]
 
 
 def _no_class_folders(path: Path) -> str | None:
@@ -149,31 +186,76 @@ def _drawn(task: Task, split: DrawnSplit, images: Images) -> set[str]:
 
 
 def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]) -> tuple[set[str], list[str]]:
-    lines, problems = read_test_list(task, split, beside)
     paths = [f"{name}/{image}" for name, found in images.items() for image in found]
-    known = {path: path for path in paths}
-    if not any("/" in line for line in lines):
-        known = {PurePosixPath(path).stem: path for path in paths}
+    known = {printable(path): path for path in paths}
+    lines, problems = read_test_list(task, split, beside, known)
+    numbers = not any("/" in line for line in lines)
+    if numbers:
+        known = {PurePosixPath(name).stem: path for name, path in known.items()}
         if len(known) < len(paths):
             twin, count = Counter(PurePosixPath(path).stem for path in paths).most_common(1)[0]
-            raise InputError(
-                f"the split of task {task.name} is a list of file numbers that count through the whole data set, but "
-                f"{count} files are called {twin!r}. These files were numbered anew (some mirrors do); get the "
-                f"original ones. {how_to_get(task)}"
-            )
+            raise _renumbered(task, f"{count} files are called {twin!r}")
     missing = [line for line in lines if line not in known]
     if missing:
         problems.append(
             f"{len(missing):,} of {len(lines):,} test images that the split names are not there ({first_few(missing)})"
         )
-    return {known[line] for line in lines if line in known}, problems
+    tested = {known[line] for line in lines if line in known}
+    if numbers:
+        _refuse_renumbered(task, tested)
+    return tested, problems
+
+
+def _refuse_renumbered(task: Task, tested: Set[str]) -> None:
+    """Refuse files whose numbers are not the original's, where each class should have as many test images as the others.
+
+    Raises:
+        InputError: A class has more. (One with fewer may just have been copied in part.)
+    """
+    each, rest = divmod(task.counts.get("test", 0), task.classes or 1)
+    if task.classes is None or not each or rest:
+        return
+    by_class = Counter(path.partition("/")[0] for path in tested)
+    for name, count in sorted(by_class.items()):
+        if count > each:
+            raise _renumbered(task, f"it gives class {name!r} {count} test images, and it has {each} of each class")
+
+
+def _renumbered(task: Task, sign: str) -> InputError:
+    return InputError(
+        f"the split of task {task.name} is a list of file numbers that count through the whole data set, but {sign}. "
+        f"These files were numbered anew (some mirrors do); get the original ones. {how_to_get(task)}"
+    )
+
+
+def _too_few(found: int, whole: int | None) -> str | None:
+    return f"it has {found:,} of {whole:,} class folders" if whole is not None and found < whole else None
 
 
 def _packed_classes(folder: Path) -> list[str]:
-    """Archives of classes that were never unpacked: ImageNet's training archive is an archive of archives."""
+    """Classes that are archives still: ImageNet's training archive is an archive of archives.
+
+    An archive beside its class's folder says nothing: many keep the archives after unpacking all of them.
+    """
     with os.scandir(folder) as entries:
-        packed = sorted(entry.name for entry in entries if entry.name.endswith(".tar") and entry.is_file())
-    packed = [name for name in packed if not os.path.isdir(folder / name.removesuffix(".tar"))]
-    if not packed:
-        return []
-    return [f"{folder} is half unpacked: {len(packed):,} classes are still archives ({first_few(packed)})"]
+        archives = sorted(
+            entry.name.removesuffix(".tar")
+            for entry in entries
+            if entry.name.endswith(".tar") and not is_litter(entry.name) and entry.is_file()
+        )
+    return [name for name in archives if not os.path.isdir(folder / name)]
+
+
+def _half_unpacked(task: Task, folder: Path, packed: Sequence[str]) -> str:
+    """A clause that says that classes are still archives.
+
+    Raises:
+        InputError: All are.
+    """
+    names = first_few([f"{name}.tar" for name in packed])
+    if not class_names(folder):
+        raise InputError(
+            f"{folder} of task {task.name} is half unpacked: it holds {len(packed):,} archives ({names}) and no class folders. "
+            f"Unpack each archive into a folder of its name. {how_to_get(task)}"
+        )
+    return f"{folder} is half unpacked: {len(packed):,} classes are still archives ({names})"

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from lrbench.data.decode import UndecodableImage, decode
@@ -22,20 +22,18 @@ class HubImages:
     """An `ImageSource` over a column of encoded images.
 
     Attributes:
-        table: The split, opened with its images left undecoded.
+        table: The split's column of images, left undecoded. No other column: reading a row decodes all there are.
         column: The images' column.
-        task: Name of the task, for the advice in an error.
+        where: What the table is called in an error.
+        task: What stands for the task on a command line, for the advice in an error.
         fingerprint: What `datasets` says of the split's content.
     """
 
     table: Any = field(repr=False)
     column: str
+    where: str
     task: str
     fingerprint: str
-
-    @cached_property
-    def _where(self) -> str:
-        return f"{self.task} ({self.column})"
 
     def read(self, index: int) -> Image.Image:
         """Image `index` as RGB.
@@ -44,7 +42,7 @@ class HubImages:
             InputError: It does not decode; the message names the row.
         """
         value = self.table[index][self.column]
-        name = f"row {index} of {self._where}"
+        name = f"row {index} of {self.where}"
         content = value.get("bytes")
         if content is None:
             try:
@@ -76,27 +74,51 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
     import datasets
 
     folder = find_hub(task, files, roots)
-    splits: dict[SplitName, Split] = {}
-    names: list[str] = []
-    for split, theirs in files.splits.items():
-        table = _load(datasets, task, files, folder, theirs)
+    tables = {split: _load(datasets, task, files, folder, theirs) for split, theirs in files.splits.items()}
+    for table in tables.values():
         for column in (files.image, files.label):
             if column not in table.column_names:
                 raise InputError(
                     f"the data of task {task.name} has no column {column!r}; it has {', '.join(table.column_names)}. "
                     "Set files.image and files.label in the task's TOML."
                 )
-        feature = table.features[files.label]
-        if isinstance(feature, datasets.ClassLabel) and not names:
-            names = list(feature.names)
-        labels = np.asarray(table[files.label][:], dtype=np.int64) - files.label_offset
-        table = table.cast_column(files.image, datasets.Image(decode=False))
+    where = str(folder or files.id)
+    names, labels = _labels(datasets, task, files, where, tables)
+    splits: dict[SplitName, Split] = {}
+    for split, table in tables.items():
+        theirs = files.splits[split]
+        images = table.select_columns([files.image]).cast_column(files.image, datasets.Image(decode=False))
         splits[split] = Split(
-            ids=[f"{theirs}/{index}" for index in range(len(labels))],
-            labels=labels,
-            images=HubImages(table, files.image, task.name, str(table._fingerprint)),
+            ids=[f"{theirs}/{index}" for index in range(len(table))],
+            labels=labels[split],
+            images=HubImages(
+                images, files.image, f"{task.name} ({theirs}, {files.image})", task.argument, str(images._fingerprint)
+            ),
         )
-    return _checked(task, files, str(folder or files.id), names, splits)
+    return _checked(task, files, where, names, splits)
+
+
+def _labels(
+    datasets: Any, task: Task, files: HubFiles, where: str, tables: Mapping[SplitName, Any]
+) -> tuple[list[str], dict[SplitName, npt.NDArray[np.int64]]]:
+    """The class names where the data has them, and the labels of each split; words are classes in sorted order."""
+    columns = {split: table[files.label][:] for split, table in tables.items()}
+    values = [value for column in columns.values() for value in column]
+    if values and all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+        numbers = {name: number for number, name in enumerate(names)}
+        return names, {
+            split: np.array([numbers[value] for value in column], dtype=np.int64) for split, column in columns.items()
+        }
+    strange = sorted({repr(value) for value in values if not isinstance(value, int)})
+    if strange:
+        raise InputError(
+            f"the data of task {task.name} at {where} has labels in its column {files.label!r} that are neither whole numbers "
+            f"nor words throughout: {', '.join(strange[:3])}. Name the column of the labels in files.label of the task's TOML."
+        )
+    features = [table.features[files.label] for table in tables.values()]
+    names = next((list(each.names) for each in features if isinstance(each, datasets.ClassLabel)), [])
+    return names, {split: np.array(column, dtype=np.int64) - files.label_offset for split, column in columns.items()}
 
 
 def _checked(task: Task, files: HubFiles, where: str, names: list[str], splits: Mapping[SplitName, Split]) -> Reading:
@@ -123,7 +145,9 @@ def _checked(task: Task, files: HubFiles, where: str, names: list[str], splits: 
     kept: dict[SplitName, Split] = {
         name: Split(ids=split.ids, labels=position[split.labels], images=split.images) for name, split in splits.items()
     }
-    return Reading(where=where, classes=tuple(names[label] for label in present), splits=kept)
+    # Rows have no names: what says which images they are is the revision that they are rows of.
+    edition = f"{files.config or ''}@{files.revision}"
+    return Reading(where=where, classes=tuple(names[label] for label in present), splits=kept, edition=edition)
 
 
 def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:

@@ -20,13 +20,13 @@ def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
     """
 
     def objection(root: Path) -> str | None:
-        images = _images_folder(files, root)
-        if images is None:
+        folders = _image_folders(files, root)
+        if not folders:
             return f"no folder {' or '.join(candidates(files.images))} in it"
         missing = [
-            candidates(each)[0] for each in _list_names(files).values() if _list_path(root, images, each) is None
+            candidates(each)[0] for each in _list_names(files).values() if _list_path(root, folders, each) is None
         ]
-        return f"no {' and no '.join(missing)} in it or beside {images}" if missing else None
+        return f"no {' and no '.join(missing)} in it or beside {root / folders[0]}" if missing else None
 
     names = [candidates(each)[0] for each in _list_names(files).values()]
     wanted = f"the image folder {' or '.join(candidates(files.images))} and the lists {', '.join(names)}"
@@ -44,32 +44,35 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
             images is there although its folder is.
     """
     root = find_lists(task, files, roots)
-    images = _images_folder(files, root)
-    assert images is not None
+    folders = _image_folders(files, root)
     listed: dict[SplitName, list[Member]] = {}
+    ids: dict[SplitName, list[str]] = {}
+    members: dict[SplitName, list[Member]] = {}
     problems = []
     for split, name in _list_names(files).items():
-        path = _list_path(root, images, name)
+        path = _list_path(root, folders, name)
         assert path is not None
         if split in files.hashes and (problem := hash_problem(path, files.hashes[split])):
             problems.append(problem)
-        listed[split] = _members(task, path, read_lines(path), files.label)
-    _refuse_shared(task, root, listed)
-    members: dict[SplitName, list[Member]] = {}
-    for split, named in listed.items():
-        members[split] = [member for member in named if os.path.isfile(images / member[1])]
-        if len(members[split]) < len(named):
-            there = set(members[split])
-            missing = [path for name, path in named if (name, path) not in there]
+        named = _members(task, path, read_lines(path), files.label)
+        folder = _holding(root, folders, named)
+        listed[split] = [(klass, _within(folder, image)) for klass, image in named]
+        there = [os.path.isfile(root / image) for _, image in listed[split]]
+        members[split] = [member for member, present in zip(listed[split], there, strict=True) if present]
+        # Images are called as the lists call them, wherever their folder lies.
+        ids[split] = [image for (_, image), present in zip(named, there, strict=True) if present]
+        missing = [image for (_, image), present in zip(named, there, strict=True) if not present]
+        if missing:
             problems.append(
                 f"{len(missing):,} of {len(named):,} listed {split} images are not there ({first_few(missing)})"
             )
+    _refuse_shared(task, root, listed)
     if files.label != "column":
-        _refuse_emptied(task, images, listed, members)
+        _refuse_emptied(task, root, listed, members)
     classes = sorted(
         {name for found in listed.values() for name, _ in found}, key=int if files.label == "column" else None
     )
-    return from_files(task, root=root, images=images, classes=classes, members=members, problems=problems)
+    return from_files(task, root=root, images=root, classes=classes, members=members, ids=ids, problems=problems)
 
 
 def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:
@@ -79,13 +82,26 @@ def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:
     return names
 
 
-def _images_folder(files: ListsFiles, root: Path) -> Path | None:
-    folders = (beneath(root, name) for name in candidates(files.images))
-    return next((folder for folder in folders if os.path.isdir(folder)), None)
+def _image_folders(files: ListsFiles, root: Path) -> list[str]:
+    """The folders that are there of those that may hold the images, relative to `root`."""
+    return [name for name in candidates(files.images) if os.path.isdir(beneath(root, name))]
 
 
-def _list_path(root: Path, images: Path, names: OneOrMore) -> Path | None:
-    places = [folder / name for name in candidates(names) for folder in (root, images.parent)]
+def _holding(root: Path, folders: Sequence[str], named: Sequence[Member]) -> str:
+    """The first folder that holds any image of a list: another one may only be called like it."""
+    if len(folders) == 1:
+        return folders[0]
+    holding = (folder for folder in folders if any(os.path.isfile(root / _within(folder, image)) for _, image in named))
+    return next(holding, folders[0])
+
+
+def _within(folder: str, image: str) -> str:
+    return image if folder == "." else f"{folder}/{image}"
+
+
+def _list_path(root: Path, folders: Sequence[str], names: OneOrMore) -> Path | None:
+    folders_of_lists = list(dict.fromkeys([root, *(beneath(root, folder).parent for folder in folders)]))
+    places = [place / name for name in candidates(names) for place in folders_of_lists]
     return next((place for place in places if os.path.isfile(place)), None)
 
 
@@ -94,7 +110,7 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
     for number, line in enumerate(lines, start=1):
         if label == "column":
             name, _, klass = line.rstrip().rpartition(" ")
-            if not name or not klass.isdigit():
+            if not name or not klass.isdecimal():
                 raise InputError(
                     f"{path}, line {number}: {line!r} is not an image's path followed by a space and the number of its "
                     f'class, as task {task.name} says (label = "column").'

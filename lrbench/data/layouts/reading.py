@@ -28,6 +28,7 @@ class Reading:
         splits: The splits; none is empty.
         problems: Signs that the data is not whole, each a clause for a message.
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
+        edition: What tells this data from another edition of it, where its images' names do not (`hub`).
     """
 
     where: str
@@ -35,6 +36,7 @@ class Reading:
     splits: Mapping[SplitName, Split]
     problems: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
+    edition: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class FileImages:
     Attributes:
         root: Folder of the images.
         paths: Path of each image relative to `root`.
-        task: Name of the task, for the advice in an error.
+        task: What stands for the task on a command line, for the advice in an error.
     """
 
     root: Path
@@ -66,14 +68,24 @@ class FileImages:
 
     def stamp(self) -> str:
         """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
-        lines = []
-        for path in self.paths:
-            try:
-                status = os.stat(self.root / path)
-                lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
-            except OSError:
-                lines.append(f"gone {path}")
-        return sha256_bytes("\n".join(lines).encode())
+        return stamp_of_files(self.root, self.paths)
+
+
+def stamp_of_files(root: Path, paths: Sequence[str]) -> str:
+    """SHA-256 over names, sizes and modification times of the files `paths` in `root`; one that is gone counts as such."""
+    lines = []
+    for path in paths:
+        try:
+            status = os.stat(root / path)
+            lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
+        except OSError:
+            lines.append(f"gone {path}")
+    return sha256_bytes("\n".join(lines).encode(errors="surrogateescape"))
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are not UTF-8 appear as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def from_files(
@@ -105,17 +117,25 @@ def from_files(
     present = {name for split in members.values() for name, _ in split}
     names = tuple(name for name in classes if name in present)
     refuse_empty_splits(task, str(root), {split: len(found) for split, found in members.items()})
-    refuse_untrained(task, str(root), {split: {name for name, _ in found} for split, found in members.items()})
+    refuse_untrained(
+        task, str(root), {split: {name for name, _ in found} for split, found in members.items()}, problems
+    )
     label_of = {name: label for label, name in enumerate(names)}
     splits: dict[SplitName, Split] = {}
     for split, found in members.items():
         paths = tuple(path for _, path in found)
         splits[split] = Split(
-            ids=tuple((ids or {}).get(split, paths)),
+            ids=tuple(map(printable, (ids or {}).get(split, paths))),
             labels=np.array([label_of[name] for name, _ in found], dtype=np.int64),
-            images=FileImages(root=images, paths=paths, task=task.name),
+            images=FileImages(root=images, paths=paths, task=task.argument),
         )
-    return Reading(where=str(root), classes=names, splits=splits, problems=tuple(problems), drawn=tuple(drawn))
+    return Reading(
+        where=str(root),
+        classes=tuple(map(printable, names)),
+        splits=splits,
+        problems=tuple(problems),
+        drawn=tuple(map(printable, drawn)),
+    )
 
 
 def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int]) -> None:
@@ -132,17 +152,26 @@ def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int])
             )
 
 
-def refuse_untrained(task: Task, where: str, classes: Mapping[SplitName, set[str]]) -> None:
+def refuse_untrained(
+    task: Task, where: str, classes: Mapping[SplitName, set[str]], problems: Sequence[str] = ()
+) -> None:
     """Refuse data in which a class is tested but never trained on: its accuracy would be zero for a reason of copying.
+
+    Args:
+        task: The task.
+        where: Where the data is.
+        classes: The classes of each split's images.
+        problems: What else is missing, which may be the cause.
 
     Raises:
         InputError: Names the classes.
     """
+    cause = f"is not whole: {'; '.join(problems)}; and it " if problems else ""
     for split in ("test", "val"):
         missing = sorted(classes.get(split, set()) - classes["train"])
         if missing:
             raise InputError(
-                f"the data of task {task.name} at {where} has {split} images of {_class_words(missing)}, but no "
+                f"the data of task {task.name} at {where} {cause}has {split} images of {_class_words(missing)}, but no "
                 f"training image of {'it' if len(missing) == 1 else 'them'}. Copy the missing training images, or take "
                 f"the {split} images out as well."
             )

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lrbench.errors import InputError
-from lrbench.registry.task import OneOrMore, Task
+from lrbench.registry.task import HubFiles, OneOrMore, Task, TorchvisionFiles
 
 
 def candidates(value: OneOrMore) -> tuple[str, ...]:
@@ -19,9 +19,17 @@ def beneath(folder: Path, candidate: str) -> Path:
 
 
 def locate(
-    task: Task, roots: Sequence[Path], names: OneOrMore, *, wanted: str, objection: Callable[[Path], str | None]
+    task: Task,
+    roots: Sequence[Path],
+    names: OneOrMore,
+    *,
+    wanted: str,
+    objection: Callable[[Path], str | None],
+    doubt: Callable[[Path], str | None] = lambda path: None,
 ) -> Path:
     """The first candidate folder, under the first data root, that looks like the data set.
+
+    Candidates with a name come first, under every root; `"."`, where anything may lie, comes last.
 
     Args:
         task: The task, for messages.
@@ -29,20 +37,27 @@ def locate(
         names: Candidate folders relative to each data root.
         wanted: What is looked for, in words.
         objection: Says why a folder is not the one, or None when it is. Must be cheap.
+        doubt: A second objection, to a data root that is itself taken for the data set although neither its name nor the
+            task's TOML says that it is. Must be cheap.
 
     Raises:
         InputError: Nowhere found: names every path tried and how to get the data. Or a file stands where a folder
             should be.
     """
+    given = candidates(names)
+    known = {PurePath(name).name for name in given}
+    places = [(root, name) for root in roots for name in given if name != "."]
+    places += [(root, ".") for root in roots if "." in given]
     tried = []
-    for root in roots:
-        for name in candidates(names):
-            path = beneath(root, name)
-            refuse_file(task, path)
-            reason = objection(path) if os.path.isdir(path) else "no such folder"
-            if reason is None:
-                return path
-            tried.append(f"{path} ({reason})")
+    for root, name in places:
+        path = beneath(root, name)
+        refuse_file(task, path)
+        reason = objection(path) if os.path.isdir(path) else "no such folder"
+        if reason is None and name == "." and len(given) > 1 and root.absolute().name not in known:
+            reason = doubt(path)
+        if reason is None:
+            return path
+        tried.append(f"{path} ({reason})")
     raise InputError(
         f"the data of task {task.name} was not found. Looked for {wanted} at: {'; '.join(tried)}. {how_to_get(task)}"
     )
@@ -66,9 +81,17 @@ def refuse_file(task: Task, path: Path) -> None:
 def how_to_get(task: Task) -> str:
     """How to get a task's data, as sentences for a message."""
     elsewhere = "If you have it already, name the folder that holds it with --data-root or LRBENCH_DATA."
-    if task.archives or task.files.layout in {"hub", "torchvision"}:
+    if _can_be_fetched(task):
         by_hand = f" By hand: {task.manual}" if task.manual else ""
-        return f"Fetch it with `lrbench data fetch {task.name}`.{by_hand} {elsewhere}"
+        return f"Fetch it with `lrbench data fetch {task.argument}`.{by_hand} {elsewhere}"
     if task.manual:
         return f"{task.manual} {elsewhere}"
     return f"Put it at one of these places. {elsewhere}"
+
+
+def _can_be_fetched(task: Task) -> bool:
+    if isinstance(task.files, TorchvisionFiles):
+        from lrbench.data.layouts.torchvision import downloads
+
+        return downloads(task.files)
+    return bool(task.archives) or isinstance(task.files, HubFiles)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from lrbench.errors import InputError
@@ -39,32 +39,39 @@ def hash_problem(path: Path, pinned: str) -> str | None:
     )
 
 
-def read_test_list(task: Task, split: ListedSplit, beside: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """Read the shipped list of a `listed` split.
+def read_test_list(
+    task: Task, split: ListedSplit, beside: Sequence[Path], images: Container[str]
+) -> tuple[list[str], list[str]]:
+    """Read the list of a `listed` split.
 
     Args:
-        task: The task, for messages.
+        task: The task: the list is sought beside its TOML, then beside those of the registered tasks.
         split: The split's description.
-        beside: Folders to look in after those of the task files.
+        beside: Folders to look in after those.
+        images: The images that are there, as `class/file`. They are never comments: a class folder's name may begin with `#`.
 
     Returns:
-        The lines, without comments (`#`), and problems (another hash than the task pins).
+        The lines after the comments at the head, which begin with `# `; and problems (another hash than the task pins).
 
     Raises:
         InputError: The list is nowhere, or names an image twice.
     """
+    own = () if task.folder is None else (task.folder,)
     # The hash in the TOML says which list is meant, so it does not matter where it is found.
-    tried = [folder / split.test for folder in (*task_folders(), *beside)]
+    tried = [folder / split.test for folder in dict.fromkeys((*own, *task_folders(), *beside))]
     path = next((path for path in tried if os.path.isfile(path)), None)
     if path is None:
         raise InputError(
             f"the split list {split.test!r} of task {task.name} was not found. Looked at: "
-            f"{'; '.join(map(str, tried))}. It belongs beside the task's TOML file, in a folder of LRBENCH_TASKS."
+            f"{'; '.join(map(str, tried))}. It belongs beside the task's TOML file."
         )
     problem = hash_problem(path, f"sha256:{split.sha256}")
-    lines = [line for line in read_lines(path) if not line.startswith("#")]
-    refuse_twice(task, path, lines)
-    return lines, [problem] if problem else []
+    lines = read_lines(path)
+    start = 0
+    while start < len(lines) and (lines[start] + " ").startswith("# ") and lines[start] not in images:
+        start += 1
+    refuse_twice(task, path, lines[start:])
+    return lines[start:], [problem] if problem else []
 
 
 def refuse_twice(task: Task, path: Path, names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The layout `torchvision`: a class of `torchvision.datasets`, built once a split from files that are there."""
 
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from PIL import Image
 
 from lrbench.data.decode import UndecodableImage, to_rgb
 from lrbench.data.examples import Split, SplitName
-from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
+from lrbench.data.layouts.reading import Reading, printable, refuse_empty_splits, refuse_untrained, stamp_of_files
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
 from lrbench.errors import FailureError, InputError
 from lrbench.files import sha256_bytes
@@ -20,6 +21,12 @@ from lrbench.registry import suggestion
 from lrbench.registry.task import Task, TorchvisionFiles
 
 _DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
+# These take `download` and then say that there is nothing any more.
+_GONE = {"StanfordCars"}
+# Where torchvision's classes keep their files' paths, or pairs of a path and a label.
+_PATHS = ("_image_files", "_images", "_samples", "samples", "imgs", "images", "data")
+# Where they keep the folder of their files, absolute or relative to their root.
+_FOLDERS = ("_base_folder", "base_folder", "raw_folder", "_data_path")
 
 
 @dataclass(frozen=True)
@@ -27,24 +34,31 @@ class TorchvisionImages:
     """An `ImageSource` over a torchvision data set."""
 
     data: Any = field(repr=False)
-    task: str
+    root: Path
+    paths: tuple[str, ...] | None = field(repr=False)
     labels: tuple[int, ...] = field(repr=False)
+    split: str
+    task: str
 
     def read(self, index: int) -> Image.Image:
         """Image `index` as RGB.
 
         Raises:
-            InputError: It does not decode; the message names the row.
+            InputError: It does not decode; the message names the file, or the place of an image that has no file.
         """
         try:
             image = self.data[index][0]
         except Exception as error:
-            raise UndecodableImage(f"image {index} of {self.task}", str(error), self.task) from error
+            place = (
+                f"{self.split} image {index} under {self.root}" if self.paths is None else self.root / self.paths[index]
+            )
+            raise UndecodableImage(str(place), str(error), self.task) from error
         return to_rgb(image)
 
     def stamp(self) -> str:
-        """SHA-256 of how the data set was built and of its labels; torchvision checks its files itself."""
-        return sha256_bytes(f"{self.data!r} {self.labels}".encode())
+        """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""
+        files = stamp_of_files(self.root, _data_files(self.data, self.root) if self.paths is None else self.paths)
+        return sha256_bytes(f"{self.data!r} {self.labels} {files}".encode(errors="surrogateescape"))
 
 
 def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Path:
@@ -66,10 +80,12 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     splits: dict[SplitName, Split] = {}
     for name, data in built.items():
         labels = _labels(data)
+        paths = _paths(data, root)
+        ids = [f"{name}/{index}" for index in range(len(labels))] if paths is None else list(map(printable, paths))
         splits[name] = Split(
-            ids=[f"{name}/{index}" for index in range(len(labels))],
+            ids=ids,
             labels=np.asarray(labels, dtype=np.int64),
-            images=TorchvisionImages(data, task.name, tuple(labels)),
+            images=TorchvisionImages(data, root, paths, tuple(labels), name, task.argument),
         )
     refuse_empty_splits(task, str(root), {name: len(split) for name, split in splits.items()})
     count = 1 + max(int(split.labels.max()) for split in splits.values())
@@ -103,6 +119,14 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
     )
 
 
+def downloads(files: TorchvisionFiles) -> bool:
+    """Whether torchvision can download the data set."""
+    import torchvision.datasets
+
+    make = getattr(torchvision.datasets, files.dataset, None)
+    return make is not None and files.dataset not in _GONE and "download" in inspect.signature(make).parameters
+
+
 def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
     """Have torchvision download and unpack its data set under a data root; it checks the files' hashes itself.
 
@@ -111,7 +135,7 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
         FailureError: The download failed.
     """
     make = _class(task, files)
-    if "download" not in inspect.signature(make).parameters:
+    if not downloads(files):
         raise InputError(f"torchvision's {files.dataset} downloads nothing (task {task.name}). {how_to_get(task)}")
     root.mkdir(parents=True, exist_ok=True)
     for arguments in files.splits.values():
@@ -134,6 +158,34 @@ def _class(task: Task, files: TorchvisionFiles) -> Any:
             f"torchvision has no data set {files.dataset!r} (task {task.name}).{suggestion(files.dataset, known)}"
         )
     return getattr(torchvision.datasets, files.dataset)
+
+
+def _paths(data: Any, root: Path) -> tuple[str, ...] | None:
+    """The path of each image relative to the root, or None where the class names no files."""
+    for name in _PATHS:
+        given = getattr(data, name, None)
+        if not isinstance(given, list | tuple) or len(given) != len(data):
+            continue
+        files = [each[0] if isinstance(each, tuple | list) and each else each for each in given]
+        if not all(isinstance(file, str | os.PathLike) for file in files):
+            continue
+        base = os.path.join(os.path.abspath(root), "")
+        absolute = [os.path.abspath(file) for file in files]
+        # Paths elsewhere would name this machine's folders, and twins would name two images.
+        if len(set(absolute)) == len(absolute) and all(path.startswith(base) for path in absolute):
+            return tuple(path.removeprefix(base) for path in absolute)
+    return None
+
+
+def _data_files(data: Any, root: Path) -> list[str]:
+    """The files of a class that names none: those in its own folder, or those that lie in the root itself."""
+    given = next((folder for name in _FOLDERS if (folder := getattr(data, name, None))), None)
+    if given is not None and os.path.isdir(root / given):
+        return sorted(
+            os.path.relpath(Path(folder, file), root) for folder, _, files in os.walk(root / given) for file in files
+        )
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file())
 
 
 def _labels(data: Any) -> list[int]:

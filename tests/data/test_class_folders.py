@@ -1,0 +1,296 @@
+"""Data sets of one folder a class: which images of each are for testing, and whether the folders are the right ones."""
+
+import hashlib
+import os
+
+import pytest
+
+from lrbench.data.drawn import keep_drawn_split
+from lrbench.data.loading import find_task_data, load_task_data
+from lrbench.errors import InputError
+from lrbench.files import sha256_file
+from lrbench.registry import load_task
+from lrbench.registry.loading import shipped_folder
+from tests import trees
+from tests.data.reading import MINE, counts, load
+
+
+def test_caltech101_draws_thirty_a_class_without_the_clutter(tmp_path):
+    data = load("caltech101", trees.caltech101(tmp_path))
+    assert data.classes == ("Faces", "accordion")
+    assert set(counts(data, "train").values()) == {30} and counts(data, "test") == {"Faces": 6, "accordion": 7}
+
+
+def test_a_class_with_too_few_images_for_the_draw_is_named(tmp_path):
+    trees.caltech101(tmp_path)
+    for picture in sorted((tmp_path / "101_ObjectCategories" / "Faces").iterdir())[29:]:
+        picture.unlink()
+    with pytest.raises(InputError, match="class 'Faces' of task caltech101 has 29 images, and 30 of each class"):
+        load("caltech101", tmp_path)
+
+
+def test_eurosat_draws_a_fifth(tmp_path):
+    data = load("eurosat", trees.eurosat(tmp_path))
+    assert counts(data, "test") == {"AnnualCrop": 2, "SeaLake": 2}
+    assert counts(data, "train") == {"AnnualCrop": 8, "SeaLake": 8}
+
+
+def test_a_drawn_split_is_written_down_and_can_be_pinned(home):
+    data = load("eurosat", trees.eurosat(home / "data"))
+    digest = keep_drawn_split(home / "splits", data)
+    (path,) = (home / "splits").iterdir()
+    assert path.name == f"eurosat-{digest[:16]}.txt" and sha256_file(path) == digest
+    (home / "pinned.toml").write_text(
+        'name = "pinned"\n[files]\nlayout = "folders"\nroot = "eurosat/2750"\n'
+        f'split = {{ kind = "listed", test = "splits/{path.name}", sha256 = "{digest}" }}\n'
+    )
+    pinned = load_task_data(load_task("pinned.toml"), [home / "data", home])
+    assert pinned.splits["test"].ids == data.splits["test"].ids and pinned.drawn_list is None
+
+
+def test_caltech_trains_on_the_first_sixty_names_and_passes_over_junk(tmp_path):
+    data = load("caltech256", trees.caltech256(tmp_path))
+    assert data.classes == ("001.ak47", "056.dog", "198.spider", "257.clutter")
+    assert set(counts(data, "train").values()) == {60}
+    # Number 7 is missing, so the sixty first names end at 61 and four are left.
+    assert set(counts(data, "test").values()) == {4}
+    tested = sorted(name for name in data.splits["test"].ids if name.startswith("001"))
+    assert tested[0] == "001.ak47/001_0062.jpg"
+
+
+@pytest.mark.parametrize("inner", ["", "256_ObjectCategories"])
+def test_caltech_is_found_when_the_data_root_is_the_folder_itself(tmp_path, inner):
+    trees.caltech256(tmp_path)
+    assert len(load("caltech256", tmp_path / inner).classes) == 4
+
+
+def test_a_folder_of_other_pictures_in_the_data_root_is_no_data_set(tmp_path):
+    trees.save(tmp_path / "first" / "holiday" / "1.jpg", trees.image(0, 0))
+    trees.save(tmp_path / "first" / "train" / "station" / "1.jpg", trees.image(0, 0))
+    for name in ("caltech256", "sketch250", "caltech101", "eurosat", "imagenet1k", "imagenet100"):
+        with pytest.raises(InputError, match=r"was not found\. .*first \(it has \d of [\d,]+ class folders\)"):
+            find_task_data(load_task(name), [tmp_path / "first"])
+    trees.caltech256(tmp_path / "second")
+    data = load_task_data(load_task("caltech256"), [tmp_path / "first", tmp_path / "second"], partial=True)
+    assert len(data.classes) == 4
+
+
+def test_a_named_folder_in_a_later_root_goes_before_the_first_root_itself(home):
+    for label in range(2):
+        trees.save(home / "first" / f"c{label}" / "1.jpg", trees.image(label, 0))
+        trees.save(home / "second" / "mine" / f"c{label}" / "1.jpg", trees.image(label, 0))
+    (home / "mine.toml").write_text(MINE.replace('root = "mine"', 'root = [".", "mine"]'))
+    roots = [home / "first", home / "second"]
+    assert find_task_data(load_task("mine.toml"), roots) == str(home / "second" / "mine")
+    assert find_task_data(load_task("mine.toml"), roots[:1]) == str(home / "first")
+
+
+def test_the_first_root_that_holds_the_named_folder_counts(tmp_path):
+    for name in ("a", "b"):
+        trees.caltech256(tmp_path / name)
+    found = find_task_data(load_task("caltech256"), [tmp_path / "none", tmp_path / "b", tmp_path / "a"])
+    assert found == str(tmp_path / "b" / "256_ObjectCategories")
+
+
+def test_a_whole_data_set_may_lie_in_the_data_root_itself(home):
+    for label in range(3):
+        for number in range(4):
+            trees.save(home / "data" / f"c{label}" / f"{number}.jpg", trees.image(label, number))
+    (home / "mine.toml").write_text('name = "mine"\nclasses = 3\n[files]\nlayout = "folders"\nroot = ["mine", "."]\n')
+    assert len(load_task_data(load_task("mine.toml"), [home / "data"]).classes) == 3
+
+
+def test_sketch_takes_sixteen_of_each_eighty_from_the_shipped_list(tmp_path):
+    data = load("sketch250", trees.sketch250(tmp_path))
+    assert counts(data, "train") == {"airplane": 64, "alarm clock": 64, "mouse (animal)": 64}
+    assert counts(data, "test") == {"airplane": 16, "alarm clock": 16, "mouse (animal)": 16}
+    listed = (tmp_path / "png" / "filelist.txt").read_text().splitlines()
+    for split in data.splits.values():
+        assert list(split.ids) == [name for name in listed if name in set(split.ids)]
+
+
+def ranked_sketches():
+    """File numbers of each class in the order of the hash that the lists' heads name."""
+    for start in range(1, 20001, 80):
+        yield sorted(range(start, start + 80), key=lambda n: hashlib.sha256(f"sketch250 {n}".encode()).hexdigest())
+
+
+def listed_sketches(name):
+    lines = (shipped_folder("lrbench.tasks") / "splits" / f"{name}.txt").read_text().splitlines()
+    return [int(line) for line in lines if not line.startswith("#")]
+
+
+def test_the_sketch_list_is_what_its_head_says():
+    expected = [number for ranked in ranked_sketches() for number in sorted(ranked[:16])]
+    assert listed_sketches("sketch250") == expected
+
+
+def test_the_sketch_folds_are_what_their_heads_say_and_test_each_image_once(tmp_path):
+    folds = [listed_sketches(f"sketch250-fold{fold}") for fold in range(3)]
+    assert sorted(number for listed in folds for number in listed) == list(range(1, 20001))
+    for fold, listed in enumerate(folds):
+        assert listed == [number for ranked in ranked_sketches() for number in sorted(ranked[fold::3])]
+        assert load_task(f"sketch250-fold{fold}").counts == {"train": 20000 - len(listed), "test": len(listed)}
+    trees.sketch250(tmp_path)
+    assert set(counts(load("sketch250-fold2", tmp_path), "test").values()) == {26}
+
+
+def test_caltechs_other_protocols_read_the_same_files(tmp_path):
+    trees.caltech256(tmp_path)
+    objects = load("caltech256-objects", tmp_path)
+    assert objects.classes == ("001.ak47", "056.dog", "198.spider")
+    assert set(counts(objects, "train").values()) == {60}
+    tested = {}
+    for number, rest in ((60, 4), (30, 34)):
+        drawn = load(f"caltech256-random{number}", tmp_path)
+        assert drawn.classes[-1] == "257.clutter"
+        assert set(counts(drawn, "train").values()) == {number} and set(counts(drawn, "test").values()) == {rest}
+        tested[number] = set(drawn.splits["test"].ids)
+    # Drawn, and not the last by name; what is tested with more training images is tested with fewer too.
+    first = set(load("caltech256", tmp_path).splits["test"].ids)
+    assert tested[60] != first and tested[60] < tested[30]
+
+
+def test_an_empty_class_folder_is_named(tmp_path):
+    trees.caltech256(tmp_path)
+    (tmp_path / "256_ObjectCategories" / "003.backpack").mkdir()
+    with pytest.raises(InputError, match=r"'003\.backpack'.*without any image"):
+        load("caltech256", tmp_path)
+
+
+def test_a_users_folder_needs_five_lines_and_draws_the_same_split_each_time(home):
+    for label in range(3):
+        for number in range(10):
+            trees.save(home / "data" / "mine" / f"class {label}" / f"{number}.png", trees.image(label, number), "PNG")
+    (home / "mine.toml").write_text(MINE)
+    first, again = (load_task_data(load_task("mine.toml"), [home / "data"]) for _ in range(2))
+    assert counts(first, "test") == {"class 0": 2, "class 1": 2, "class 2": 2}
+    assert first.splits["test"].ids == again.splits["test"].ids
+    assert first.fingerprint == again.fingerprint
+    assert not set(first.splits["train"].ids) & set(first.splits["test"].ids)
+
+
+def own_folders(home, classes, images=5):
+    """Class folders of a user's own under `data/mine`, and the TOML that names them."""
+    for label, klass in enumerate(classes):
+        for number in range(images):
+            trees.save(home / "data" / "mine" / klass / f"{number}.png", trees.image(label, number), "PNG")
+    (home / "mine.toml").write_text(MINE)
+    return load_task_data(load_task("mine.toml"), [home / "data"])
+
+
+def pin(folder, name, listed, digest=None):
+    """A list of test images beside a TOML that names it; gives the TOML."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.txt").write_bytes(listed.encode())
+    digest = digest or hashlib.sha256(listed.encode()).hexdigest()
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'name = "{name}"\n[files]\nlayout = "folders"\nroot = "mine"\n'
+        f'split = {{ kind = "listed", test = "{name}.txt", sha256 = "{digest}" }}\n'
+    )
+    return path
+
+
+def test_a_drawn_split_is_the_same_on_every_machine_and_in_every_version(home):
+    data = own_folders(home, ["cat", "dog"], images=10)
+    # Written down once: another draw would be another split under the same name.
+    assert list(data.splits["test"].ids) == ["cat/0.png", "cat/5.png", "dog/0.png", "dog/7.png"]
+
+
+def test_the_seed_and_the_share_of_a_draw_are_the_tomls(home):
+    first = own_folders(home, ["cat", "dog"], images=10)
+    tests = {}
+    for seed, share in ((0, 0.2), (1, 0.2), (0, 0.5)):
+        (home / "other.toml").write_text(
+            'name = "other"\n[files]\nlayout = "folders"\nroot = "mine"\n'
+            f'split = {{ kind = "drawn", test = {share}, seed = {seed} }}\n'
+        )
+        data = load_task_data(load_task("other.toml"), [home / "data"])
+        tests[seed, share] = set(data.splits["test"].ids)
+        assert set(counts(data, "test").values()) == {int(10 * share)}
+    assert tests[0, 0.2] == set(first.splits["test"].ids) != tests[1, 0.2]
+    assert tests[0, 0.2] < tests[0, 0.5]
+
+
+def test_a_split_list_lies_beside_a_toml_that_is_not_registered(home):
+    own_folders(home, ["cat", "dog"])
+    path = pin(home / "elsewhere", "pinned", "cat/0.png\ndog/3.png\n")
+    data = load_task_data(load_task(str(path)), [home / "data"])
+    assert list(data.splits["test"].ids) == ["cat/0.png", "dog/3.png"]
+    path.with_suffix(".txt").unlink()
+    with pytest.raises(InputError, match=r"pinned\.txt.*Looked at: .*elsewhere/pinned\.txt.*beside the task's TOML"):
+        load_task_data(load_task(str(path)), [home / "data"])
+
+
+def test_another_split_list_than_the_one_pinned_is_not_whole(home):
+    own_folders(home, ["cat", "dog"])
+    path = pin(home, "pinned", "cat/0.png\ndog/3.png\n", digest="0" * 64)
+    with pytest.raises(
+        InputError, match=r"pinned\.txt is not the list that the task pins \(sha256 [0-9a-f]{64}, not 0"
+    ):
+        load_task_data(load_task(str(path)), [home / "data"])
+
+
+def test_test_images_that_a_split_list_names_and_that_are_not_there_are_named(home):
+    own_folders(home, ["cat", "dog"])
+    path = pin(home, "pinned", "cat/0.png\ncat/9.png\ndog/3.png\n")
+    with pytest.raises(InputError, match=r"1 of 3 test images that the split names are not there \('cat/9\.png'\)"):
+        load_task_data(load_task(str(path)), [home / "data"])
+
+
+def test_a_split_list_that_names_an_image_twice_is_refused(home):
+    own_folders(home, ["cat", "dog"])
+    path = pin(home, "pinned", "cat/0.png\ndog/3.png\ncat/0.png\n")
+    with pytest.raises(InputError, match=r"names 'cat/0\.png' twice"):
+        load_task_data(load_task(str(path)), [home / "data"])
+
+
+@pytest.mark.parametrize("klass", ["#a", "# a"])
+def test_a_class_whose_name_begins_with_a_hash_is_tested_when_its_draw_is_pinned(home, klass):
+    drawn = own_folders(home, [klass, "b"])
+    path = pin(home, "pinned", "# A comment.\n#\n" + drawn.drawn_list)
+    pinned = load_task_data(load_task(str(path)), [home / "data"])
+    assert list(pinned.splits["test"].ids) == list(drawn.splits["test"].ids)
+    assert counts(pinned, "test") == {klass: 1, "b": 1}
+
+
+def test_names_that_are_not_utf8_are_read_fingerprinted_and_pinned(home):
+    own_folders(home, ["cat", "dog"])
+    folder = os.fsencode(home / "data" / "mine")
+    for name in (b"/cat/", b"/caf\xe9/"):
+        os.makedirs(folder + name, exist_ok=True)
+        for number in range(3):
+            with open(folder + name + b"\xe9%d.png" % number, "wb") as file:
+                file.write((home / "data" / "mine" / "dog" / f"{number}.png").read_bytes())
+    drawn = load_task_data(load_task("mine.toml"), [home / "data"])
+    assert drawn.classes == (r"caf\xe9", "cat", "dog") and len(drawn.fingerprint) == 64
+    assert r"caf\xe9/\xe91.png" in {name for split in drawn.splits.values() for name in split.ids}
+    for split in drawn.splits.values():
+        assert len(split.images.stamp()) == 64
+        assert {split.images.read(index).size for index in range(len(split))} == {(64, 48)}
+    keep_drawn_split(home / "splits", drawn)
+    pinned = load_task_data(load_task(str(pin(home, "pinned", drawn.drawn_list))), [home / "data"])
+    assert pinned.splits["test"].ids == drawn.splits["test"].ids
+
+
+def test_sketches_that_were_numbered_anew_are_told_apart(tmp_path):
+    names = ("airplane", "alarm clock", "mouse (animal)")
+    for label, name in enumerate(names):
+        for number in range(80):
+            # Numbered in turns, as by one who shuffled the files.
+            trees.save(
+                tmp_path / "turns" / "png" / name / f"{3 * number + label + 1}.png", trees.image(label, 0), "PNG"
+            )
+            trees.save(tmp_path / "twins" / "png" / name / f"{number + 1}.png", trees.image(label, 0), "PNG")
+    with pytest.raises(
+        InputError, match=r"gives class 'alarm clock' \d+ test images, and it has 16 of each.*numbered anew"
+    ):
+        load("sketch250", tmp_path / "turns")
+    with pytest.raises(InputError, match=r"3 files are called '1'.*numbered anew"):
+        load("sketch250", tmp_path / "twins")
+
+
+def test_sketches_copied_in_part_are_no_renumbered_ones(tmp_path):
+    trees.sketch250(tmp_path, per_class=70)
+    assert set(counts(load("sketch250", tmp_path), "test").values()) <= set(range(10, 17))

@@ -1,0 +1,135 @@
+"""Hugging Face data sets, read from folders in their formats; nothing is fetched."""
+
+import io
+import json
+
+import datasets
+import pytest
+
+from lrbench.data.loading import load_task_data
+from lrbench.errors import InputError
+from lrbench.registry import load_task
+from tests import trees
+from tests.data.reading import counts
+
+CATS_AND_DOGS = datasets.ClassLabel(names=["cat", "dog"])
+
+
+def hub(home, label=CATS_AND_DOGS, labels=(0, 1), *, column="label", image="image", more=None, extra=()):
+    """A folder of Parquet files, six rows to train on and four to test, and a task of the user's own that reads it."""
+    features = datasets.Features({image: datasets.Image(), column: label, **{name: kind for name, kind, _ in extra}})
+    (home / "hubset").mkdir(exist_ok=True)
+    for split, count in (("train", 6), ("test", 4)):
+        rows = {
+            image: [trees.image(number % 2, number) for number in range(count)],
+            column: [labels[number % len(labels)] for number in range(count)],
+            **{name: [value] * count for name, _, value in extra},
+        }
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(home / "hubset" / f"{split}.parquet"))
+    keys = {"layout": "hub", "id": "hubset", "revision": "main", **(more or {})}
+    (home / "hub.toml").write_text(
+        'name = "hubbed"\n\n[files]\n' + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+    )
+    return load_task("hub.toml")
+
+
+def test_a_gated_hub_data_set_says_what_to_do(tmp_path, monkeypatch):
+    def gated(*arguments, **options):
+        raise datasets.exceptions.DatasetNotFoundError(
+            "Dataset 'ILSVRC/imagenet-1k' is a gated dataset on the Hub. You must be authenticated to access it."
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", gated)
+    with pytest.raises(
+        InputError, match=r"is a gated dataset.*terms accepted on its page and a token \(`hf auth login`"
+    ):
+        load_task_data(load_task("imagenet1k-hub"), [tmp_path])
+
+
+def test_a_hub_data_set_in_a_folder_is_read(home):
+    data = load_task_data(hub(home), [home])
+    assert data.classes == ("cat", "dog")
+    assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
+    assert data.splits["test"].images.read(1).size == (64, 48)
+
+
+def test_other_columns_are_named_in_the_toml(home):
+    task = hub(home, column="fine", image="picture", more={"label": "fine", "image": "picture"})
+    assert load_task_data(task, [home]).classes == ("cat", "dog")
+    with pytest.raises(
+        InputError, match=r"has no column 'image'; it has picture, fine\. Set files\.image and files\.label"
+    ):
+        load_task_data(hub(home, column="fine", image="picture"), [home])
+
+
+def test_labels_that_count_from_one_are_offset(home):
+    numbers = datasets.Value("int64")
+    data = load_task_data(hub(home, numbers, (1, 2), more={"label_offset": 1}), [home])
+    assert data.classes == ("1", "2") and data.splits["train"].labels.tolist() == [0, 1] * 3
+    with pytest.raises(InputError, match=r"has the label 0, which is below 1: .*wrong files\.label_offset"):
+        load_task_data(hub(home, numbers, (0, 1), more={"label_offset": 1}), [home])
+
+
+def test_a_split_without_labels_is_refused(home):
+    with pytest.raises(InputError, match="has the label -1, which is below 0: a split without labels"):
+        load_task_data(hub(home, datasets.Value("int64"), (-1,)), [home])
+
+
+def test_labels_that_are_words_are_classes_in_sorted_order(home):
+    data = load_task_data(hub(home, datasets.Value("string"), ("dog", "ant", "cat")), [home])
+    assert data.classes == ("ant", "cat", "dog") and data.splits["train"].labels.tolist() == [2, 0, 1] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"), [("float32", (0.5, 1.0)), ("string", ("cat", None)), ("int64", (0, None)), ("list", ([0], [1]))]
+)
+def test_labels_of_another_kind_are_named(home, kind, labels):
+    feature = datasets.List(datasets.Value("int64")) if kind == "list" else datasets.Value(kind)
+    with pytest.raises(InputError, match=r"column 'label' that are neither whole numbers nor words.*(0\.5|None|\[0\])"):
+        load_task_data(hub(home, feature, labels), [home])
+
+
+def test_a_damaged_image_in_another_column_does_not_matter(home):
+    mask = {"bytes": b"broken", "path": None}
+    data = load_task_data(hub(home, extra=[("mask", datasets.Image(), mask)]), [home])
+    assert data.splits["train"].images.read(0).size == (64, 48)
+
+
+def test_a_damaged_row_is_named_with_an_advice_that_works(home, lrbench):
+    task = hub(home)
+    content = io.BytesIO()
+    trees.image(0, 0).save(content, "PNG")
+    cut = {"bytes": content.getvalue()[:60], "path": None}
+    features = datasets.Features({"image": datasets.Image(), "label": CATS_AND_DOGS})
+    datasets.Dataset.from_dict({"image": [cut] * 2, "label": [0, 1]}, features=features).to_parquet(
+        str(home / "hubset" / "test.parquet")
+    )
+    with pytest.raises(InputError, match=r"row 1 of hubbed \(test, image\) .*`lrbench data verify hub\.toml`"):
+        load_task_data(task, [home]).splits["test"].images.read(1)
+    outcome = lrbench("data", "verify", "hub.toml", "--data-root", home)
+    assert outcome.status == 1 and "bad test image row 0 of hubbed (test, image)" in outcome.out
+
+
+def test_another_revision_is_another_data_set(home):
+    first = load_task_data(hub(home), [home])
+    other = load_task_data(hub(home, more={"revision": "v2"}), [home])
+    assert list(first.splits["test"].ids) == list(other.splits["test"].ids) == [f"test/{row}" for row in range(4)]
+    assert first.fingerprint == load_task_data(hub(home), [home]).fingerprint != other.fingerprint
+    # The folder that holds it says nothing: it is another on each machine.
+    elsewhere = load_task_data(hub(home, more={"id": str(home / "hubset")}), [home])
+    assert elsewhere.fingerprint == first.fingerprint
+
+
+def test_the_revision_and_the_configuration_are_those_of_the_toml(home, monkeypatch):
+    table = datasets.Dataset.from_dict(
+        {"image": [trees.image(0, 0), trees.image(1, 0)], "label": [0, 1]},
+        features=datasets.Features({"image": datasets.Image(), "label": CATS_AND_DOGS}),
+    )
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: asked.append((given, options)) or table)
+    keys = {"id": "owner/name", "revision": "abc", "config": "full", "splits": {"train": "train", "test": "validation"}}
+    task = hub(home)
+    task = task.model_copy(update={"files": task.files.model_copy(update=keys)})
+    data = load_task_data(task, [home])
+    assert asked == [(("owner/name", "full"), {"split": split, "revision": "abc"}) for split in ("train", "validation")]
+    assert data.splits["test"].ids == ["validation/0", "validation/1"] and data.edition == "full@abc"

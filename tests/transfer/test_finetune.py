@@ -1,0 +1,145 @@
+"""What fine-tuning does to a network, against loops written by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrbench.control import Control
+from lrbench.models import InputNormalisation
+from lrbench.registry.suite import Finetune
+from lrbench.transfer import finetune as module
+from lrbench.transfer.finetune import Finetuning, _Run
+from lrbench.transfer.points import Points
+from lrbench.transfer.target import Development, JoinedPixels
+
+CPU = torch.device("cpu")
+NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
+LABELS = np.arange(24) % 3
+
+
+class Images:
+    """Twenty-four images of eight by eight pixels."""
+
+    plain = None
+    values = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.values)
+
+    def evaluation(self, indices):
+        return self.values[indices]
+
+
+class Network(nn.Module):
+    """A convolution, BatchNorm and a classifier that can be put anew."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        torch.manual_seed(3)
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.classifier, self.drop = nn.Linear(4, 2), nn.Dropout(drop)
+
+    def reset_classifier(self, classes):
+        self.classifier = nn.Linear(4, classes)
+
+    def forward(self, images):
+        return self.classifier(self.drop(self.norm(self.convolution(images)).relu().mean((2, 3))))
+
+
+def tuning(network, **settings):
+    given = Finetune(**{"updates": 6, "batch": 8, "augmentation": "none", "rates": (0.1,), "decays": (0.0,)} | settings)
+    development = Development(
+        pixels=JoinedPixels([Images()]), labels=LABELS, ids=[""] * 24, given=np.array([], dtype=np.int64)
+    )
+    return Finetuning(
+        network, development, classes=3, size=8, normalise=NORMALISE, settings=given, seed=0, device=CPU,
+        points=Points(None),
+    )  # fmt: skip
+
+
+def batches(owner):
+    """The batches that the run sees."""
+    from lrbench.data.batches import Batches
+    from lrbench.seeds import derive
+
+    return Batches(
+        pixels=Images(), labels=LABELS, seed=derive(0, "finetune"), batch=8, size=8,
+        augmentation=owner._settings.augmentation, subset=np.arange(24),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rate", "decay", "momentum"), [(0.05, 0.0, 0.9), (0.05, 0.002, 0.9), (0.05, 0.002, 0.0)])
+def test_a_run_is_sgd_with_nesterovs_momentum_half_a_cosine_and_decay_over_rate(rate, decay, momentum):
+    owner = tuning(Network(), momentum=momentum)
+    run = _Run(owner, np.arange(24), rate, decay)
+    run.train(6, Control())
+    other = owner._fresh().train()
+    optimiser = torch.optim.SGD(
+        other.parameters(), lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay / rate
+    )
+    fed = batches(owner)
+    for update in range(6):
+        optimiser.param_groups[0]["lr"] = rate / 2 * (1 + np.cos(np.pi * update / 6))
+        images, labels = fed.at(update)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(other(NORMALISE(images)), labels).backward()
+        optimiser.step()
+    before = owner._fresh().state_dict()
+    for name, tensor in run.model.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-6)
+        # Everything learns, BatchNorm's statistics too.
+        assert not torch.equal(tensor, before[name]), name
+
+
+def test_the_grid_is_augmented_as_the_settings_say(monkeypatch):
+    asked = []
+    feed = module.training_batches
+    monkeypatch.setattr(
+        module, "training_batches", lambda made, *rest: asked.append(made.augmentation) or feed(made, *rest)
+    )
+    _Run(tuning(Network(), augmentation="flip"), np.arange(24), 0.1, 0.0).train(6, Control())
+    assert asked == ["flip"]
+
+
+def test_scores_are_those_of_the_evaluated_network_in_single_precision():
+    owner = tuning(Network(), precision="bfloat16")
+    run = _Run(owner, np.arange(24), 0.1, 0.0)
+    run.train(6, Control())
+    with torch.inference_mode():
+        expected = run.model.eval()(NORMALISE(torch.from_numpy(Images.values)))
+    assert torch.equal(owner._scores(run.model, Images()), expected)
+    # Scored twice, and after training, nothing in the network has moved.
+    assert torch.equal(owner._scores(run.model, Images()), expected) and not run.model.training
+
+
+def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
+    found = []
+    for state in (1, 2):
+        owner = tuning(Network(drop=0.5))
+        torch.manual_seed(state)
+        run = _Run(owner, np.arange(24), 0.1, 0.0)
+        run.train(6, Control())
+        found.append(run.model.state_dict())
+        # Whoever draws afterwards is not disturbed.
+        after = torch.rand(1)
+        torch.manual_seed(state)
+        assert torch.equal(after, torch.rand(1))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "edge"),
+    [
+        ({(0.01, 0.0): 0.5, (0.1, 0.0): 0.5}, (0.01, 0.0), True),
+        ({(0.1, 1e-3): 0.6, (0.1, 0.0): 0.6}, (0.1, 1e-3), False),
+        ({(0.1, 0.0): 0.9}, (0.1, 0.0), False),
+        ({(1.0, 0.0): 0.9}, (1.0, 0.0), True),
+    ],
+)
+def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_told(monkeypatch, scores, chosen, edge):
+    monkeypatch.setattr(_Run, "train", lambda self, end, control: None)
+    monkeypatch.setattr(_Run, "_judged", lambda self, *_: {"score": scores.get((self._rate, self._decay), 0.1)})
+    owner = tuning(Network(), rates=(0.01, 0.1, 1.0), decays=(0.0, 1e-3))
+    choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
+    assert (choice.chosen["learning_rate"], choice.chosen["weight_decay"]) == chosen and choice.edge is edge

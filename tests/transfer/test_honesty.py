@@ -1,0 +1,233 @@
+"""What a reviewer would look for first: what was seen when, and which snapshot's features were read."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lrbench.arms import SnapshotKey
+from lrbench.cells import Cell, TransferSettings
+from lrbench.control import Control
+from lrbench.data.examples import TaskData
+from lrbench.errors import InterruptedWork
+from lrbench.models import create_model, penultimate, placed
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.recommend import Candidate, on_equal_terms, recommend
+from lrbench.references import Reference
+from lrbench.registry.suite import Probe
+from lrbench.results import read_result
+from lrbench.snapshots import snapshot_path
+from lrbench.transfer import cell as cell_module
+from lrbench.transfer import logme, probe
+from lrbench.transfer.cell import Transfer
+from lrbench.transfer.selection import LabelledFeatures
+from lrbench.transfer.target import extract, open_target
+from tests.transfer.test_cells import reference  # noqa: F401
+from tests.transfer.test_protocols import problem
+
+
+def test_test_and_validation_features_are_standardised_as_training_ones():
+    train, other = problem("overlapping", seed=1), problem("overlapping", seed=2, count=60)
+    shifted = LabelledFeatures(features=3 * other.features + 5, labels=other.labels)
+    settings = Probe(strengths=3)
+    choice = probe.select(train, shifted, classes=6, metric="top1", settings=settings)
+    fitted = probe.fit(train, choice, classes=6, settings=settings)
+    mean, deviation = train.features.double().mean(0), train.features.double().std(0, unbiased=False)
+    inputs = torch.cat([(shifted.features.double() - mean) / deviation, torch.ones(60, 1)], dim=1)
+    torch.testing.assert_close(fitted.scores(shifted.features), inputs @ fitted._weights, rtol=1e-4, atol=1e-4)
+    # Selection scores validation the same way.
+    best = max(each["score"] for each in choice.candidates)
+    grid = settings.grid()
+    standard = (train.features.double() - mean) / deviation
+    scores = [
+        float(((inputs @ fit.weights).argmax(1) == other.labels).double().mean())
+        for fit in probe.solve(
+            torch.cat([standard, torch.ones(len(standard), 1)], dim=1).float(), train.labels, grid,
+            classes=6, settings=settings,
+        )
+    ]  # fmt: skip
+    assert best == pytest.approx(max(scores))
+
+
+def test_selection_goes_by_the_tasks_own_metric():
+    # One class has nearly all images: by top-1 the strongest penalty, which says that class always, is best.
+    draw = np.random.default_rng(0)
+    labels = torch.tensor([0] * 90 + [1] * 5 + [2] * 5)
+    features = torch.from_numpy(draw.normal(size=(100, 8)).astype(np.float32)) + labels[:, None] * 0.8
+    data = LabelledFeatures(features=features, labels=labels)
+    chosen = {
+        metric: probe.select(data, data, classes=3, metric=metric, settings=Probe(strengths=12)).candidates
+        for metric in ("top1", "mean_per_class")
+    }
+    strongest = {metric: candidates[0]["score"] for metric, candidates in chosen.items()}
+    assert strongest["top1"] == pytest.approx(0.9) and strongest["mean_per_class"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("protocol", ["probe", "knn", "fewshot", "concat", "depth", "logme"])
+def test_no_frozen_protocol_reads_the_test_labels_before_its_choice(reference, place, protocol, monkeypatch):  # noqa: F811
+    cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
+    settings = TransferSettings.of(reference.suite)
+    before = read_result(Transfer(reference, settings, place, Control()).run(cell))
+    target = open_target("tiny-objects", reference.suite.input, place.roots, False, place.workspace.cache, Control())
+    test = target.data.splits["test"]
+    wrong = type(test)(ids=test.ids, labels=(test.labels + 1) % 4, images=test.images)
+    data = TaskData(task=target.data.task, classes=target.data.classes, splits={**target.data.splits, "test": wrong})
+    leaky = type(target)(**{**vars(target), "data": data})
+    monkeypatch.setattr(cell_module, "open_target", lambda *_: leaky)
+    after = read_result(Transfer(reference, settings, place, Control()).run(cell))
+    assert after.chosen == before.chosen and after.selection == before.selection
+    assert after.diagnostics["features"] == before.diagnostics["features"]
+
+
+def test_a_data_sets_own_validation_split_is_what_is_selected_on(reference, place, monkeypatch):  # noqa: F811
+    target = open_target("tiny-objects", reference.suite.input, place.roots, False, place.workspace.cache, Control())
+    given = np.arange(40, 48)
+    development = type(target.development)(**{**vars(target.development), "given": given})
+    monkeypatch.setattr(
+        cell_module, "open_target", lambda *_: type(target)(**{**vars(target), "development": development})
+    )
+    seen = {}
+    select = probe.select
+    monkeypatch.setattr(
+        probe,
+        "select",
+        lambda train, validation, **named: (
+            seen.update(train=len(train.labels), labels=validation.labels) or select(train, validation, **named)
+        ),
+    )
+    working = Transfer(reference, TransferSettings.of(reference.suite), place, Control())
+    result = read_result(working.run(Cell(task="tiny-objects", protocol="probe", seed=0)))
+    assert seen["train"] == 40 and seen["labels"].tolist() == development.labels[given].tolist()
+    assert result.selection["on"] == "validation split"
+
+
+def test_concat_reads_the_partner_of_the_snapshots_own_seed(tiny, place):
+    for seed in (0, 1):
+        for stage in (0, 1):
+            make_snapshot(tiny, SnapshotKey(arm="step", seed=seed, stage=stage), place, Control())
+    own, partner, other = (SnapshotKey(arm="step", seed=seed, stage=stage) for seed, stage in ((1, 0), (1, 1), (0, 1)))
+    named = {
+        key: Reference(
+            text=f"tiny/{key}", path=snapshot_path(place.workspace.checkpoints, "tiny", key), suite=tiny, key=key
+        )
+        for key in (own, partner, other)
+    }
+    target = open_target("tiny-objects", tiny.input, place.roots, False, place.workspace.cache, Control())
+    alone = {
+        key: extract(working._model, target, working._normalise, Control(), penultimate).test
+        for key, working in (
+            (key, Transfer(each, TransferSettings.of(tiny), place, Control())) for key, each in named.items()
+        )
+    }
+    together = Transfer(named[own], TransferSettings.of(tiny), place, Control())
+    found = together._features_of(target, Cell(task="tiny-objects", protocol="concat", seed=0)).features
+    assert torch.equal(found.test, torch.cat([alone[own], alone[partner]], dim=1))
+    assert not torch.equal(alone[partner], alone[other])
+
+
+def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(monkeypatch, place, home):
+    scores = {"a": (0.9, 0.1), "b": (0.5, 0.8)}
+
+    def compare(candidate, task, protocols, *rest):
+        validation, test = scores[candidate.reference.text]
+        candidate.logme = 1.0
+        candidate.probe = type("Stored", (), {})()
+        candidate.probe.result = type("Result", (), {})()
+        candidate.probe.result.selection = {"candidates": [{"score": validation}]}
+        candidate.probe.result.metrics, candidate.probe.result.test_count = {"top1": test}, 100
+        candidate.probe.predictions = type("Predictions", (), {"label": np.zeros(4), "prediction": np.zeros(4)})()
+
+    monkeypatch.setattr("lrbench.recommend._compare", compare)
+    found = recommend(
+        [Reference(text=name) for name in ("b", "a")], "task", TransferSettings(), place, Control(), probed=5
+    )
+    assert found.best is not None and found.best.reference.text == "a"
+    assert isinstance(found.best, Candidate)
+
+
+def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrbench, home):
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
+    # A suite's own results serve, and nothing of what the leaderboard needs is missing.
+    first = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
+    assert first.status == 0 and lrbench("leaderboard", "tiny").status == 0
+    paths = list((home / "leaderboard/results/tiny").rglob("*.probe.seed0.json"))
+    assert paths and all(json.loads(path.read_text())["settings"]["probe"]["strengths"] == 3 for path in paths)
+    content = [path.read_bytes() for path in paths]
+    file = home / "mine.safetensors"
+    file.write_bytes((home / "checkpoints/tiny/step/seed0/stage1.safetensors").read_bytes())
+    mixed = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", str(file))
+    assert mixed.status == 0, mixed.err
+    assert [path.read_bytes() for path in paths] == content
+    assert len(list((home / "leaderboard/results/foreign").rglob("*.probe.seed0.json"))) == 2
+
+
+def test_terms_are_equal_only_within_one_suite(tiny, place):
+    own = Reference(text="tiny/step/seed0/stage1", suite=tiny, key=SnapshotKey(arm="step", seed=0, stage=1))
+    references, settings, _ = on_equal_terms([own, own])
+    assert references[0].suite == tiny and settings == TransferSettings.of(tiny)
+    references, settings, _ = on_equal_terms([own, Reference(text="timm:x")])
+    assert all(each.suite is None for each in references) and settings == TransferSettings()
+
+
+def test_each_snapshot_of_a_folder_is_transferred(lrbench, home):
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--workers", "1").status == 0
+    folder = home / "checkpoints" / "tiny" / "step" / "seed0"
+    done = lrbench("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn", "--json")
+    records = json.loads(done.out)
+    assert done.status == 0 and [record["snapshot"]["stage"] for record in records] == [None] * 4
+    assert len({record["snapshot"]["sha256"] for record in records}) == 4
+    again = lrbench("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn")
+    assert again.err.count("is there already") == 4 and len(again.out.splitlines()) == 4
+
+
+def test_what_has_no_file_is_computed_once_too(lrbench, home):
+    for expected in (0, 1):
+        done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
+        assert done.status == 0 and done.err.count("is there already") == expected
+
+
+def test_a_stop_is_heeded_while_features_are_extracted(reference, place):  # noqa: F811
+    control = Control()
+    control.progress = lambda done, total, unit: unit == "images" and control.stop()
+    working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
+    with pytest.raises(InterruptedWork, match="while features of tiny-objects were extracted"):
+        working.run(Cell(task="tiny-objects", protocol="probe", seed=0))
+
+
+def test_a_class_without_images_adds_nothing_to_the_evidence():
+    data = problem("overlapping")
+    wider = logme.Evidence(data, 9).score
+    assert wider == pytest.approx(logme.Evidence(data, 6).score, rel=1e-12)
+
+
+def test_the_evidence_is_computed_once_a_cell(monkeypatch):
+    data = problem("overlapping")
+    made = []
+    begin = logme.Evidence.__init__
+    monkeypatch.setattr(logme.Evidence, "__init__", lambda self, *given: made.append(1) or begin(self, *given))
+    choice = logme.select(data, data, classes=6, metric="top1", settings=None)
+    logme.fit(data, choice, classes=6, settings=None)
+    assert made == [1]
+
+
+def test_networks_that_have_no_channels_last_layout_are_placed_in_plain_order():
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, 2, 3, 4, 5))
+
+    assert placed(Wide(), torch.device("cpu")).weight.shape == (1, 2, 3, 4, 5)
+
+
+def test_a_strided_convolution_of_few_channels_gets_its_input_in_plain_order_on_a_cpu():
+    """torch 2.14 writes beyond its memory in the backward pass where that, or the weight, lies channels last."""
+    model = placed(torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2)), torch.device("cpu"))
+    images = torch.zeros(2, 224, 224, 3).permute(0, 3, 1, 2)
+    # Once, however often it is placed.
+    (order,) = placed(model, torch.device("cpu"))[0]._forward_pre_hooks.values()
+    assert not images.is_contiguous() and order(model[0], (images,))[0].is_contiguous()
+    assert model[0].weight.stride() == (3, 1, 1, 1)
+    model(images).sum().backward()
+    usual = placed(create_model("resnet10t", {}, classes=2), torch.device("cpu"))
+    assert not any(module._forward_pre_hooks for module in usual.modules())
