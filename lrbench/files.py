@@ -13,6 +13,8 @@ from typing import Any
 from lrbench.errors import FailureError, InputError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What moves the files that lrbench writes.
+_WHERE = "data with --data-root or LRBENCH_DATA, all else with LRBENCH_HOME"
 
 
 @contextmanager
@@ -29,19 +31,19 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             raise FailureError(
                 f"{path} could not be written: {os.strerror(error.errno or 0).lower()}. Nothing already saved was "
-                "touched. Free some space (or point LRBENCH_HOME at a larger disk) and run the same command again; "
-                "it goes on from what is there."
+                f"touched. Free some space, or choose a larger disk ({_WHERE}), and run the same command again; it goes "
+                "on from what is there."
             ) from error
         if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
             blocked = next((p for p in [path, *path.parents] if p.exists() and not p.is_dir()), path)
             raise InputError(
                 f"{path} cannot be written: {blocked} stands in the way ({os.strerror(error.errno).lower()}). Move it "
-                "aside, or choose another folder with LRBENCH_HOME."
+                f"aside, or choose another folder ({_WHERE})."
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise InputError(
                 f"{path} cannot be written: {os.strerror(error.errno).lower()}. Change its permissions, or choose "
-                "another folder with LRBENCH_HOME."
+                f"another folder ({_WHERE})."
             ) from error
         raise
 

@@ -17,8 +17,11 @@ _PATIENCE_SECONDS = 10.0
 
 
 @contextmanager
-def locked(path: Path, control: Control) -> Iterator[None]:
+def locked(path: Path, control: Control) -> Iterator[bool]:
     """Hold the right to make `path`; wait while another process has it. A killed process holds nothing.
+
+    Gives whether nobody else can be making `path`: False on a file system without locks, where another process may be, so that
+    what looks like a killed process's may be in use.
 
     Raises:
         InterruptedWork: Asked to stop while waiting.
@@ -29,18 +32,18 @@ def locked(path: Path, control: Control) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _acquire(handle, path, control)
-        yield
+        yield _acquire(handle, path, control)
     finally:
         os.close(handle)
 
 
-def _acquire(handle: int, path: Path, control: Control) -> None:
+def _acquire(handle: int, path: Path, control: Control) -> bool:
+    """Wait for the lock; gives whether it is held, and False where there are no locks."""
     begun, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
             if not told and time.monotonic() - begun > _PATIENCE_SECONDS:
                 control.say(f"waiting for another process that is making {path}")
@@ -50,4 +53,4 @@ def _acquire(handle: int, path: Path, control: Control) -> None:
             time.sleep(_POLL_SECONDS)
         except OSError:
             # Some network file systems have no locks; files are still written whole, only perhaps twice.
-            return
+            return False

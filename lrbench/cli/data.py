@@ -23,9 +23,9 @@ def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
     from lrbench.registry import load_task
     from lrbench.workspace import data_roots
 
-    chosen = load_task(task)
+    chosen, roots = load_task(task), data_roots(data_root)
     with showing_progress(f"fetch {chosen.name}") as control:
-        fetch_task(chosen, data_roots(data_root)[0], control)
+        fetch_task(chosen, roots[0], control, roots=roots[1:])
 
 
 @app.command("verify")

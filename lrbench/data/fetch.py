@@ -1,32 +1,38 @@
 """Fetching a task's archives: checked before they are unpacked, and unpacked whole or not at all."""
 
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 from lrbench.control import Control
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
 from lrbench.data.layouts.search import how_to_get, refuse_file
 from lrbench.data.receive import receive, wrong
-from lrbench.errors import FailureError, InputError
+from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.files import sync_folder, write_json, writing
+from lrbench.locks import locked
 from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
 _MARKER = ".lrbench-fetched.json"
+_CHUNK = 1 << 20
 
 
-def fetch(task: Task, root: Path, control: Control) -> None:
-    """Download, check and unpack what a task's TOML names.
+def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = ()) -> None:
+    """Download, check and unpack what a task's TOML names, unless the whole data is there.
 
     Args:
         task: The task.
         root: Data root to put it in.
         control: Told what happens, and how far a download is; it may stop one, which is then gone on with.
+        roots: Data roots in which the data may be already, beside `root`.
 
     Raises:
         InputError: There is nothing to download; says how to get the data by hand.
@@ -49,31 +55,67 @@ def fetch(task: Task, root: Path, control: Control) -> None:
     if not task.archives:
         raise InputError(f"task {task.name} names nothing to download. {how_to_get(task)}")
     refuse_file(task, root)
+    where = _where_whole(task, (root, *roots))
+    if where is not None:
+        control.say(f"{task.name} is there already, whole, at {where}")
+        return
     for archive in task.archives:
         _one(task, archive, root, control)
 
 
+def _where_whole(task: Task, roots: Sequence[Path]) -> str | None:
+    """Where a reader finds the task's data whole, in whatever form users have it; None where it does not."""
+    from lrbench.data.loading import find_task_data, load_task_data
+
+    # Without pinned counts nothing says what the whole is.
+    if not task.counts:
+        return None
+    try:
+        load_task_data(task, roots)
+        return find_task_data(task, roots)
+    except InputError:
+        return None
+
+
 def _one(task: Task, archive: Archive, root: Path, control: Control) -> None:
     folder = root / archive.into
-    name = Path(urlparse(archive.url).path).name
-    goal = folder / (archive.unpacks_to or name)
-    if goal.exists():
-        _refuse_half_unpacked(task, archive, goal)
-        control.say(f"{goal} is there already")
+    path = folder / Path(urlparse(archive.url).path).name
+    goal = folder / archive.unpacks_to if archive.unpacks_to else path
+    if _is_there(task, archive, goal, control):
         return
-    path = folder / name
-    if not path.is_file() or (problem := wrong(path, archive)) is not None:
-        if path.is_file():
-            _set_aside(path, problem or "", control)
-        receive(task, archive, path, control)
+    with locked(goal, control) as alone:
+        # Another process may have fetched it while this one waited for the lock.
+        if _is_there(task, archive, goal, control):
+            return
+        _set_aside_if_wrong(path, archive, control)
+        if not path.is_file():
+            receive(task, archive, path, control)
+        if archive.unpacks_to:
+            control.say(f"unpacking {path}")
+            unpack(path, goal, archive, control, alone=alone)
+            control.say(f"{goal} is there; {path} is no longer needed")
+
+
+def _is_there(task: Task, archive: Archive, goal: Path, control: Control) -> bool:
+    """Whether what an archive gives is there, as far as can be told without the archive.
+
+    Raises:
+        InputError: A file stands where a folder should be, or the other way round.
+        FailureError: It was unpacked or copied in part.
+    """
     if archive.unpacks_to:
-        control.say(f"unpacking {path}")
-        unpack(path, folder, archive)
-        control.say(f"{goal} is there; {path} is no longer needed")
+        refuse_file(task, goal)
+    elif goal.is_dir():
+        raise InputError(f"{goal} is a folder, but task {task.name} needs a file there. Move it away.")
+    if not goal.exists() or (not archive.unpacks_to and wrong(goal, archive) is not None):
+        return False
+    _refuse_half_unpacked(task, archive, goal)
+    control.say(f"{goal} is there already")
+    return True
 
 
 def _refuse_half_unpacked(task: Task, archive: Archive, goal: Path) -> None:
-    if archive.images is None or (goal / _MARKER).is_file():
+    if not archive.unpacks_to or archive.images is None or (goal / _MARKER).is_file():
         return
     found = count_images(goal)
     if found < archive.images:
@@ -84,10 +126,17 @@ def _refuse_half_unpacked(task: Task, archive: Archive, goal: Path) -> None:
         )
 
 
-def _set_aside(path: Path, problem: str, control: Control) -> None:
-    bad = path.with_name(path.name + ".bad")
+def _set_aside_if_wrong(path: Path, archive: Archive, control: Control) -> None:
+    """Give a file that is not what it should be another name: it may have cost somebody an hour, so it is not deleted."""
+    if not path.is_file() or (problem := wrong(path, archive)) is None:
+        return
+    bad, number = path.with_name(f"{path.name}.bad"), 1
+    while bad.exists():
+        number += 1
+        bad = path.with_name(f"{path.name}.bad{number}")
     control.say(f"{path} {problem}; it is kept as {bad.name}")
-    os.replace(path, bad)
+    with writing(path):
+        os.replace(path, bad)
 
 
 def count_images(folder: Path) -> int:
@@ -99,55 +148,118 @@ def count_images(folder: Path) -> int:
     )
 
 
-def unpack(path: Path, folder: Path, archive: Archive) -> None:
+def unpack(path: Path, goal: Path, archive: Archive, control: Control, *, alone: bool) -> None:
     """Unpack an archive into a temporary folder, count its images, and move what should appear into place.
 
     Args:
         path: A tar, compressed or not, or a zip.
-        folder: Where to unpack.
-        archive: Names the folder that is wanted and how many images it holds.
+        goal: The folder that should appear.
+        archive: Says how many images it holds.
+        control: Told how far it is; may stop it.
+        alone: Whether no other process can be unpacking to `goal`, so that what a killed one left there is removed.
 
     Raises:
         FailureError: The archive is damaged, holds members that lead out of it, does not hold the folder, or holds fewer
             images; or the disk is full.
+        InterruptedWork: Asked to stop; nothing is left of what was unpacked.
     """
-    appears = archive.unpacks_to or ""
-    with writing(folder):
-        temporary = Path(tempfile.mkdtemp(prefix=".unpack.", dir=folder))
-        try:
-            try:
-                if zipfile.is_zipfile(path):
-                    _unzip(path, temporary)
-                else:
-                    with tarfile.open(path) as opened:
-                        opened.extractall(temporary, filter="data")
-            except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-                raise FailureError(
-                    f"{path} could not be unpacked: {error}. Nothing was put in place. Delete it and fetch it again."
-                ) from error
-            found = next(
-                (each for each in (temporary / appears, *temporary.glob(f"*/{appears}")) if each.is_dir()), None
+    with writing(goal), _temporary_folder(goal, alone=alone) as temporary:
+        with _damage_named(path):
+            if zipfile.is_zipfile(path):
+                _unzip(path, temporary, control)
+            else:
+                _untar(path, temporary, control)
+        found = _wanted(path, temporary, archive.unpacks_to or goal.name)
+        images = count_images(found)
+        if archive.images is not None and images < archive.images:
+            raise FailureError(
+                f"{path} holds {images:,} images, and it should hold {archive.images:,}. Nothing was put in place. Delete "
+                "it and fetch it again."
             )
-            if found is None:
-                held = ", ".join(sorted(each.name for each in temporary.iterdir())[:5])
-                raise FailureError(f"{path} holds no folder {appears} (it holds {held}). Delete it and fetch it again.")
-            images = count_images(found)
-            if archive.images is not None and images < archive.images:
-                raise FailureError(
-                    f"{path} holds {images:,} images, and it should hold {archive.images:,}. Nothing was put in place. Delete "
-                    "it and fetch it again."
-                )
-            # Says later that this folder was unpacked whole; readers pass over names that begin with a dot.
-            write_json(found / _MARKER, {"archive": path.name, "images": images})
-            os.replace(found, folder / appears)
-            sync_folder(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        # Says later that this folder was unpacked whole; readers pass over names that begin with a dot.
+        write_json(found / _MARKER, {"archive": path.name, "images": images})
+        os.replace(found, goal)
+        sync_folder(goal.parent)
 
 
-def _unzip(path: Path, temporary: Path) -> None:
+@contextmanager
+def _temporary_folder(goal: Path, *, alone: bool) -> Iterator[Path]:
+    """An empty folder beside the goal, removed at the end; of a fixed name where no other process can be using it."""
+    temporary = goal.with_name(f".{goal.name}.unpacking")
+    if alone:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    else:
+        temporary = Path(tempfile.mkdtemp(prefix=f"{temporary.name}.", dir=goal.parent))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise for a damaged archive into one clear paragraph."""
+    try:
+        yield
+    # Zip files raise RuntimeError where they are encrypted or packed in an unknown way.
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, OSError) as error:
+        # The system's own errors have a number; gzip's and bzip2's, of damaged data, have none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())
+        raise FailureError(
+            f"{path} could not be unpacked: {reason}. Nothing was put in place. Delete it and fetch it again."
+        ) from error
+
+
+def _untar(path: Path, temporary: Path, control: Control) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as packed, tarfile.open(fileobj=packed) as archive:
+        for member in archive:
+            _may_go_on(path, control)
+            archive.extract(member, temporary, filter="data")
+            control.progress(packed.tell(), size, "bytes")
+        # Compressed data is checked where it ends, which lies after the last member.
+        while archive.fileobj is not None and archive.fileobj.read(_CHUNK):
+            _may_go_on(path, control)
+
+
+def _unzip(path: Path, temporary: Path, control: Control) -> None:
     with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            if member.startswith("/") or ".." in Path(member).parts:
-                raise zipfile.BadZipFile(f"its member {member!r} leads out of it")
-        archive.extractall(temporary)
+        members = archive.infolist()
+        for member in members:
+            if member.filename.startswith("/") or ".." in PurePosixPath(member.filename).parts:
+                raise zipfile.BadZipFile(f"its member {member.filename!r} leads out of it")
+        size, done = sum(member.compress_size for member in members), 0
+        for member in members:
+            _may_go_on(path, control)
+            archive.extract(member, temporary)
+            done += member.compress_size
+            control.progress(done, size, "bytes")
+
+
+def _may_go_on(path: Path, control: Control) -> None:
+    if control.stop_requested():
+        raise InterruptedWork(f"stopped while {path} was unpacked. Run the same command again to unpack it.")
+
+
+def _wanted(path: Path, temporary: Path, appears: str) -> Path:
+    """The folder that should appear, among what was unpacked: at the top, one folder below, or all of it.
+
+    Raises:
+        FailureError: It is not there.
+    """
+    found = next((each for each in (temporary / appears, *temporary.glob(f"*/{appears}")) if each.is_dir()), None)
+    if found is not None:
+        return found
+    held = sorted(each for each in temporary.iterdir() if not is_litter(each.name))
+    if not held or any(each.is_dir() for each in held):
+        names = ", ".join(each.name for each in held[:5])
+        raise FailureError(f"{path} holds no folder {appears} (it holds {names}). Delete it and fetch it again.")
+    # Its files lie at the top, without a folder around them.
+    found = Path(tempfile.mkdtemp(dir=temporary), "all")
+    found.mkdir()
+    for each in held:
+        os.replace(each, found / each.name)
+    return found

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode, functional
 
@@ -150,9 +151,10 @@ def resize_short_side(image: Image.Image, transform: EvaluationTransform) -> Byt
 
 
 def resize_arithmetic() -> dict[str, str]:
-    """What decides the bits of a resized image beside the image: the library and the kind of processor."""
+    """What decides the bits of a resized image beside the image: the libraries and the kind of processor."""
     kind = "scalar" if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else "vector"
-    return {"torch": torch.__version__.partition("+")[0], "arithmetic": kind}
+    versions = {library.__name__: library.__version__.partition("+")[0] for library in (torch, torchvision)}
+    return {**versions, "arithmetic": kind}
 
 
 def centre_crop(pixels: Bytes, size: int) -> Bytes:

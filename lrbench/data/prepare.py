@@ -9,10 +9,10 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from lrbench.data.pixels import (
 from lrbench.errors import InterruptedWork
 from lrbench.files import atomic_path, sha256_json, sync_folder, write_json, writing
 from lrbench.locks import locked
+from lrbench.machine import cores_here
 
 # Rises with every change that can change a pixel, or how pixels are kept.
 _VERSION = 3
@@ -43,6 +44,8 @@ _SHARD_BYTES = 32 << 20
 # Without a cache, so much is kept in memory; what is larger is decoded anew at each use.
 _MEMORY_BYTES = 1 << 30
 _AT_A_TIME = 8
+# What is decoded ahead and waits for its turn takes about so much memory at most, however many threads decode.
+_AHEAD_BYTES = 256 << 20
 _ABOUT = "about.json"
 
 _Image = tuple[bytes | memoryview, tuple[int, int]]
@@ -65,7 +68,7 @@ def prepare(
         split: Which of its splits.
         transform: How images are resized and cropped.
         cache: Folder of the caches. None keeps up to 1 GiB of pixels in memory, and decodes anew at each use what is larger.
-        workers: Threads that decode; None for one a core.
+        workers: Threads that decode; None for one for each core that this process may use.
         control: Told how far the work is; may stop it.
 
     Raises:
@@ -74,14 +77,14 @@ def prepare(
         InterruptedWork: Asked to stop; what is finished is kept.
     """
     control = control or Control()
-    work = _Work(data, data.splits[split], split, transform, workers or os.cpu_count() or 1, control)
+    work = _Work(data, data.splits[split], split, transform, workers or cores_here(), control)
     if cache is None:
         return work.in_memory()
     folder = cache / "pixels" / work.name
-    with locked(folder, control):
+    with locked(folder, control) as alone:
         pixels = work.read(folder)
         if pixels is None:
-            work.write(folder)
+            work.write(folder, alone=alone)
             pixels = work.read(folder)
     assert pixels is not None
     return pixels
@@ -100,6 +103,8 @@ class _Work:
         control: Control,
     ) -> None:
         self._split, self._transform, self._workers, self._control = split, transform, workers, control
+        # Whether a later call goes on with what was finished when this one is stopped.
+        self._resumes = False
         self._format = data.task.prepare
         self._encoded = self._format.format == "jpeg"
         # Everything that can change a pixel is part of the key.
@@ -114,7 +119,7 @@ class _Work:
             "format": self._format.format,
             "quality": self._format.quality if self._encoded else None,
             "pillow": PIL.__version__,
-            "libjpeg": features.version("jpg"),
+            "libjpeg": _libjpeg_version(),
             **resize_arithmetic(),
         }
         self.name = f"{data.task.name}-{name}-{transform.resize}-{sha256_json(self._about)[:16]}"
@@ -135,27 +140,35 @@ class _Work:
         return decoded_jpeg(pixels, height, width) if self._encoded else pixels.reshape(height, width, 3)
 
     def images(self, first: int) -> Iterator[_Image]:
-        """The images from `first` on, in order; a few dozen for each thread are decoded ahead."""
+        """The images from `first` on, in order; a few dozen for each thread are decoded ahead, as far as memory allows."""
         total = len(self._split)
-        # Some at a time: handing over costs as much as a tenth of an image.
-        starts = iter(range(first, total, _AT_A_TIME))
         ahead: deque[Future[list[_Image]]] = deque()
-        done = first
+        done = start = first
+        # How large an image comes out, on average: a guess, which counts as one image, until some came out.
+        taken, counted = 3 * self._transform.resize**2, 1
         with ThreadPoolExecutor(max_workers=self._workers) as pool:
             try:
                 while True:
-                    for start in islice(starts, 4 * self._workers - len(ahead)):
-                        ahead.append(pool.submit(self._some, range(start, min(start + _AT_A_TIME, total))))
+                    room = max(1, _AHEAD_BYTES * counted // taken)
+                    # Some at a time, since handing over costs as much as a tenth of an image; fewer where images are large,
+                    # so that every thread still has some.
+                    several = min(_AT_A_TIME, max(1, room // (4 * self._workers)))
+                    while start < total and start - done < room and len(ahead) < 4 * self._workers:
+                        end = min(start + several, done + room, total)
+                        ahead.append(pool.submit(self._some, range(start, end)))
+                        start = end
                     if not ahead:
                         return
                     for image in ahead.popleft().result():
                         yield image
                         done += 1
+                        taken, counted = taken + len(image[0]), counted + 1
                     self._control.progress(done, total, "images prepared")
                     if self._control.stop_requested():
+                        kept = "; finished shards are kept. Run the same command again to go on."
                         raise InterruptedWork(
-                            f"stopped after {done:,} of {total:,} images were prepared; finished shards are kept. Run the "
-                            "same command again to go on."
+                            f"stopped after {done:,} of {total:,} images were prepared"
+                            + (kept if self._resumes else ". Run the same command again.")
                         )
             finally:
                 for future in ahead:
@@ -188,32 +201,47 @@ class _Work:
         if lengths:
             yield _shard(content[:filled], lengths, shapes)
 
-    def write(self, folder: Path) -> None:
-        """Make the cache in a folder of another name, going on with the shards that are there, and rename it."""
-        part = folder.parent / f".{folder.name}.part"
+    def write(self, folder: Path, *, alone: bool) -> None:
+        """Make the cache in a folder of another name and rename it.
+
+        Args:
+            folder: Where it appears.
+            alone: Whether no other process can be at the same work. Then shards that an earlier call finished are gone on
+                with; else this process works in a folder of its own, and what another one finished first counts.
+        """
+        self._resumes = alone
         with writing(folder):
-            part.mkdir(parents=True, exist_ok=True)
-            # Nobody else works here while the lock is held: temporary files are a killed process's.
-            for stale in part.glob(".*.part"):
-                stale.unlink()
-            sizes: list[int] = []
-            first = 0
-            while (shard := _read_shard(part / _shard_name(len(sizes)))) is not None:
-                first += len(shard.index)
-                sizes.append((part / _shard_name(len(sizes))).stat().st_size)
-            # One shard is written while the next is decoded; never more, so that memory stays small.
-            with ThreadPoolExecutor(max_workers=1) as writer:
-                pending: deque[Future[int]] = deque()
-                for shard in self._shards(first, _Rooms().room):
-                    path = part / _shard_name(len(sizes) + len(pending))
-                    pending.append(writer.submit(_write_shard, path, shard))
-                    if len(pending) > 1:
-                        sizes.append(pending.popleft().result())
-                sizes += [written.result() for written in pending]
-            write_json(part / _ABOUT, {**self._about, "sizes": sizes})
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(part, folder)
-            sync_folder(folder.parent)
+            if alone:
+                part = folder.parent / f".{folder.name}.part"
+                part.mkdir(parents=True, exist_ok=True)
+                # Temporary files are a killed process's.
+                for stale in part.glob(".*.part"):
+                    stale.unlink()
+                self._fill(part)
+                _put_in_place(part, folder)
+                return
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
+                self._fill(Path(own, "part"))
+                if self.read(folder) is None:
+                    _put_in_place(Path(own, "part"), folder)
+
+    def _fill(self, part: Path) -> None:
+        """Write all shards that are not in a folder yet, and what they are."""
+        sizes: list[int] = []
+        first = 0
+        while (shard := _read_shard(part / _shard_name(len(sizes)))) is not None:
+            first += len(shard.index)
+            sizes.append((part / _shard_name(len(sizes))).stat().st_size)
+        # One shard is written while the next is decoded; never more, so that memory stays small.
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            pending: deque[Future[int]] = deque()
+            for shard in self._shards(first, _Rooms().room):
+                path = part / _shard_name(len(sizes) + len(pending))
+                pending.append(writer.submit(_write_shard, path, shard))
+                if len(pending) > 1:
+                    sizes.append(pending.popleft().result())
+            sizes += [written.result() for written in pending]
+        write_json(part / _ABOUT, {**self._about, "sizes": sizes})
 
     def read(self, folder: Path) -> StoredPixels | None:
         """The cache's pixels, or None where it is not there or not whole."""
@@ -228,6 +256,17 @@ class _Work:
         if len(shards) < len(paths) or sum(len(shard.index) for shard in shards) != len(self._split):
             return None
         return StoredPixels(shards, self._transform.size, encoded=self._encoded)
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+    sync_folder(folder.parent)
+
+
+def _libjpeg_version() -> str | None:
+    # Pillow's plain answer for "jpg" is the interface's version, which libjpeg-turbo keeps while its decoder changes.
+    return features.version_feature("libjpeg_turbo") or features.version("jpg")
 
 
 def _shard_name(number: int) -> str:

@@ -34,13 +34,25 @@ def receive(task: Task, archive: Archive, path: Path, control: Control) -> None:
         InterruptedWork: Asked to stop; what arrived is kept.
     """
     part = path.with_name(path.name + ".part")
+    try:
+        _receive(task, archive, path, part, control)
+    except FileNotFoundError as error:
+        # The caller's lock forbids it, where the file system has locks.
+        raise FailureError(
+            f"{part} vanished while {path.name} of task {task.name} was fetched: another process may be fetching it too. When "
+            "that one is done, run the same command again."
+        ) from error
+
+
+def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Control) -> None:
     pinned = bool(archive.md5 or archive.sha256 or archive.bytes)
     problems = []
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not pinned:
-            part.unlink(missing_ok=True)
         for url in (archive.url, *archive.mirrors):
+            # Nothing would tell that the start is of another file: another time's, or another address's.
+            if not pinned:
+                part.unlink(missing_ok=True)
             control.say(f"{'going on with' if _size(part) else 'downloading'} {url}")
             problem = _from(url, part, archive, control, pinned=pinned)
             if problem is None:
@@ -153,12 +165,30 @@ def _size(path: Path) -> int:
 
 def wrong(path: Path, archive: Archive) -> str | None:
     """What is wrong with a downloaded file, in a few words; None when it is as it should be."""
+    if not _size(path):
+        return "is empty"
+    problem = _differs(path, archive)
+    if problem is None and (archive.md5 or archive.sha256):
+        return None
+    return _page(path) or problem
+
+
+def _page(path: Path) -> str | None:
+    """Says that a file is what a server shows in its place, where it begins as such."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    # Past byte-order marks, and past every other byte of UTF-16.
+    start = start.lstrip(b"\xef\xbb\xbf\xff\xfe").replace(b"\0", b"").lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<!--")):
+        return "is a web page, not the file (a page that asks for a log-in or says that the file has moved)"
+    if start.startswith((b"<?xml", b"<error")):
+        return "is a page in XML, not the file (as servers send to say that access is denied or the file is gone)"
+    return None
+
+
+def _differs(path: Path, archive: Archive) -> str | None:
     import pooch
 
-    with path.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        return "is a web page, not the file (a page that asks for a log-in or says that the file has moved)"
     if archive.bytes is not None and path.stat().st_size != archive.bytes:
         return f"has {path.stat().st_size:,} bytes, not {archive.bytes:,}"
     for algorithm, expected in (("md5", archive.md5), ("sha256", archive.sha256)):

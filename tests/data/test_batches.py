@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from torchvision import transforms as v1
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from lrbench.data.batches import Batches, augmentation_numbers, crop_box, epoch_order
@@ -97,11 +99,19 @@ def test_boxes_have_the_distribution_of_random_resized_crop():
         areas.append(height * width / (300 * 400))
         ratios.append(width / height)
     torch.manual_seed(0)
-    from torchvision.transforms.v2 import RandomResizedCrop
-
-    theirs = [RandomResizedCrop(224).make_params([torch.zeros(3, 300, 400)]) for _ in range(2000)]
+    theirs = [v2.RandomResizedCrop(224).make_params([torch.zeros(3, 300, 400)]) for _ in range(2000)]
     assert abs(np.mean(areas) - np.mean([p["height"] * p["width"] / 120000 for p in theirs])) < 0.03
     assert abs(np.mean(ratios) - np.mean([p["width"] / p["height"] for p in theirs])) < 0.03
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (7, 200), (200, 7), (1, 50), (50, 1)])
+def test_where_no_try_fits_the_crop_is_the_central_one_of_torchvision(height, width):
+    image = torch.zeros(3, height, width)
+    theirs = v2.RandomResizedCrop(224).make_params([image])
+    older = v1.RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+    for sample in range(20):
+        box = crop_box(height, width, numbers_of(5, 0, sample))
+        assert box == older == tuple(theirs[name] for name in ("top", "left", "height", "width"))
 
 
 def test_a_subset_gives_only_its_own_samples():

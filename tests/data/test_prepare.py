@@ -6,7 +6,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+import torchvision
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
@@ -111,7 +112,12 @@ PARTS = {
     "pillow": st.sampled_from(["11.0", "12.0"]),
     "libjpeg": st.sampled_from(["3.0", "3.1"]),
     "arithmetic": st.sampled_from(["scalar", "vector"]),
+    "torchvision": st.sampled_from(["0.29.1", "0.30.0"]),
+    "version": st.integers(3, 4),
 }
+
+
+CAPABILITIES = {"scalar": "DEFAULT", "vector": "AVX2"}
 
 
 class Stamped:
@@ -131,14 +137,18 @@ def key_of(parts):
     transform = EvaluationTransform(**{name: parts[name] for name in ("size", "resize", "interpolation")})
     with (
         mock.patch.object(module.PIL, "__version__", parts["pillow"]),
-        mock.patch.object(module.features, "version", lambda name: parts["libjpeg"]),
-        mock.patch.object(module, "resize_arithmetic", lambda: {"torch": "2.15.0", "arithmetic": parts["arithmetic"]}),
+        mock.patch.object(module.features, "version_feature", lambda name: parts["libjpeg"]),
+        mock.patch.object(torch.backends.cpu, "get_cpu_capability", lambda: CAPABILITIES[parts["arithmetic"]]),
+        mock.patch.object(torchvision, "__version__", parts["torchvision"] + "+cpu"),
+        mock.patch.object(module, "_VERSION", parts["version"]),
     ):
         return module._Work(data, split, parts["split"], transform, 1, Control()).name
 
 
-@given(st.fixed_dictionaries(PARTS), st.sampled_from(sorted(PARTS)), st.data())
-def test_whatever_changes_pixels_changes_the_key(parts, changed, draw):
+@pytest.mark.parametrize("changed", sorted(PARTS))
+@given(parts=st.fixed_dictionaries(PARTS), draw=st.data())
+@settings(max_examples=20)
+def test_whatever_changes_pixels_changes_the_key(changed, parts, draw):
     other = {**parts, changed: draw.draw(PARTS[changed].filter(lambda value: value != parts[changed]))}
     # The quality of JPEG files means nothing where pixels are kept as they are.
     same = changed == "quality" and parts["format"] == "pixels"
@@ -190,7 +200,7 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(module._Work, "images", dies)
-        patch.setattr(module.os, "cpu_count", lambda: 1)
+        patch.setattr(module, "cores_here", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             prepare(data, "train", TRANSFORM, cache=home / "cache")
     (part,) = (home / "cache" / "pixels").glob(".*.part")

@@ -12,6 +12,7 @@ from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.feeding import training_batches
 from lrbench.data.loading import load_task_data
+from lrbench.data.pixels import Shard
 from lrbench.data.prepare import prepare
 from lrbench.data.resident import Resident, resident
 from lrbench.pretrain.segments import make_snapshot
@@ -94,6 +95,45 @@ def test_what_does_not_fit_or_is_not_plain_stays_where_it_is(pixels, monkeypatch
     resident.cache_clear()
     assert resident(pixels, 32, cuda) == ("held", len(pixels.plain), 32, cuda)
     resident.cache_clear()
+
+
+def test_images_take_no_more_than_their_share_of_the_free_memory(pixels, monkeypatch):
+    cuda = torch.device("cuda")
+    # Four bytes a pixel where a shard has three.
+    needed = sum(len(shard.content) for shard in pixels.plain) * 4 / 3
+    monkeypatch.setattr(module, "Resident", lambda shards, size, device: "held")
+    for share, fits in ((0.41, False), (0.39, True)):
+        # All the card's memory would be enough; what is free decides.
+        monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device, s=share: (int(needed / s), 10**12))
+        resident.cache_clear()
+        assert (resident(pixels, 32, cuda) == "held") == fits
+    resident.cache_clear()
+
+
+def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch):
+    sides = [(36, 48), (36, 5000), (40, 36), (36, 36)]
+    content = np.random.default_rng(0).integers(0, 256, sum(3 * height * width for height, width in sides), np.uint8)
+    lengths = np.array([3 * height * width for height, width in sides])
+    shard = Shard(content=content, index=np.column_stack([np.cumsum(lengths) - lengths, lengths, np.array(sides)]))
+    here = Resident([shard], 32, CPU)
+    gathered, weights = [], module._weights
+
+    def seen(extent, inputs, outputs):
+        gathered.append(inputs)
+        return weights(extent, inputs, outputs)
+
+    monkeypatch.setattr(module, "_weights", seen)
+    small = torch.tensor([[0, 0, 36, 40], [2, 2, 30, 30], [-1, -1, -1, -1]])
+    here.batch(torch.tensor([0, 2, 3]), small, torch.zeros(3, dtype=torch.bool))
+    assert max(gathered) <= 64
+    # Nor does a small crop, or the centre, of the wide one.
+    here.batch(torch.tensor([1, 1]), torch.tensor([[0, 4000, 36, 40], [-1, -1, -1, -1]]), torch.tensor([False, True]))
+    assert max(gathered) <= 64
+    crop = here.batch(torch.tensor([1]), torch.tensor([[0, 0, 36, 4900]]), torch.tensor([False]))[0]
+    assert max(gathered) >= 4900
+    wide = torch.from_numpy(content[lengths[0] : lengths[0] + lengths[1]].reshape(36, 5000, 3)).permute(2, 0, 1)
+    expected = functional.resized_crop(wide.float(), 0, 0, 36, 4900, [32, 32], antialias=True).round()
+    assert (crop.permute(2, 0, 1) - expected).abs().max() <= 1
 
 
 def test_pretraining_from_a_device_learns_what_it_learns_from_memory(tiny, place, monkeypatch):

@@ -1,0 +1,242 @@
+"""The pixel cache under changed files, damage, several processes and little memory."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from lrbench.control import Control
+from lrbench.data import prepare as module
+from lrbench.data.examples import EvaluationTransform, Split, TaskData
+from lrbench.data.loading import load_task_data
+from lrbench.data.pixels import StoredPixels, resize_short_side
+from lrbench.data.prepare import prepare
+from lrbench.errors import InterruptedWork
+from lrbench.registry import load_task
+from lrbench.registry.suite import Input
+from lrbench.registry.task import Task
+from tests import trees
+
+TRANSFORM = EvaluationTransform.of(Input(size=32, crop_fraction=0.875))
+MINE = 'name = "mine"\n\n[files]\nlayout = "folders"\nroot = "mine"\n'
+
+
+@pytest.fixture
+def data(home):
+    for label in range(2):
+        for number in range(8):
+            path = home / "data" / "mine" / f"c{label}" / f"{number}.png"
+            trees.save(path, trees.image(label, number), "PNG")
+    (home / "mine.toml").write_text(MINE)
+    return load_task_data(load_task("mine.toml"), [home / "data"])
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Two of the test's images to a shard."""
+    monkeypatch.setattr(module, "_SHARD_BYTES", 13_000)
+
+
+def everything(pixels):
+    return pixels.evaluation(np.arange(len(pixels)))
+
+
+def whole_cache(home):
+    (folder,) = (home / "cache" / "pixels").glob("mine-*")
+    return folder
+
+
+def test_an_image_that_changed_but_for_its_size_is_prepared_again(home, data):
+    before = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    path = home / "data" / "mine" / data.splits["train"].ids[0]
+    size, buffer = path.stat().st_size, io.BytesIO()
+    Image.new("RGB", (64, 48), (255, 0, 0)).save(buffer, "PNG")
+    # Decoders do not mind what follows an image.
+    path.write_bytes(buffer.getvalue().ljust(size, b"\0"))
+    os.utime(path, ns=(1, 1))
+    assert path.stat().st_size == size
+    after = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    assert after[0, 0, 0].tolist() == [255, 0, 0] and np.array_equal(before[1:], after[1:])
+
+
+def test_a_shard_of_another_size_is_not_believed(home, data, small_shards):
+    expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    folder = whole_cache(home)
+    content = (folder / "shard-00001.arrow").read_bytes()
+    # Arrow reads it all the same.
+    (folder / "shard-00001.arrow").write_bytes(content + b"more")
+    assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
+    assert (folder / "shard-00001.arrow").read_bytes() == content
+
+
+def test_a_cache_that_holds_fewer_images_is_not_believed(home, data, small_shards):
+    expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    folder = whole_cache(home)
+    about = json.loads((folder / "about.json").read_text())
+    last = folder / f"shard-{len(about['sizes']) - 1:05d}.arrow"
+    last.unlink()
+    (folder / "about.json").write_text(json.dumps({**about, "sizes": about["sizes"][:-1]}))
+    assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
+    assert last.is_file()
+
+
+@pytest.mark.parametrize("quality", [20, 95])
+def test_jpeg_is_kept_in_the_quality_that_the_task_names(home, data, quality):
+    (home / "mine.toml").write_text(MINE + f'\n[prepare]\nformat = "jpeg"\nquality = {quality}\n')
+    data = load_task_data(load_task("mine.toml"), [home / "data"])
+    pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
+    assert isinstance(pixels, StoredPixels)
+    shard = pixels._shards[0]
+    for index, (offset, length, *_) in enumerate(shard.index.tolist()):
+        buffer = io.BytesIO()
+        resized = resize_short_side(data.splits["train"].images.read(index), TRANSFORM)
+        Image.fromarray(resized).save(buffer, format="JPEG", quality=quality)
+        assert shard.content[offset : offset + length].tobytes() == buffer.getvalue()
+
+
+def test_the_decoders_own_version_is_part_of_the_key(home, data):
+    prepare(data, "train", TRANSFORM, cache=home / "cache")
+    about = json.loads((whole_cache(home) / "about.json").read_text())
+    assert about["libjpeg"] == (features.version_feature("libjpeg_turbo") or features.version("jpg"))
+    assert {"torch", "torchvision", "pillow", "arithmetic", "version"} <= set(about)
+
+
+PREPARES = """
+import sys, time
+from pathlib import Path
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.layouts.reading import FileImages
+from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
+from lrbench.registry import load_task
+from lrbench.registry.suite import Input
+
+read = FileImages.read
+
+def counted(self, index):
+    with open("read", "a") as file:
+        file.write(f"{index}\\n")
+    time.sleep(0.1)
+    return read(self, index)
+
+FileImages.read = counted
+data = load_task_data(load_task("mine.toml"), [Path("data")])
+Path(f"ready-{sys.argv[1]}").touch()
+while not Path("go").exists():
+    time.sleep(0.01)
+pixels = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=Path("cache"), workers=1)
+print(len(pixels))
+"""
+
+
+def test_two_processes_that_prepare_at_once_do_the_work_once(home, data):
+    both = [
+        subprocess.Popen([sys.executable, "-c", PREPARES, str(number)], cwd=home, stdout=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    begun = time.monotonic()
+    while len(list(home.glob("ready-*"))) < 2 and time.monotonic() - begun < 120:
+        time.sleep(0.05)
+    (home / "go").touch()
+    assert [each.communicate(timeout=120)[0].strip() for each in both] == [str(len(data.splits["train"]))] * 2
+    read = sorted(map(int, (home / "read").read_text().split()))
+    assert read == list(range(len(data.splits["train"])))
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    def refuse(handle, operation):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("lrbench.locks.fcntl.flock", refuse)
+
+
+def test_without_locks_another_processs_files_are_left_alone(home, data, no_locks, small_shards):
+    expected = everything(prepare(data, "train", TRANSFORM, cache=None))
+    work = module._Work(data, data.splits["train"], "train", TRANSFORM, 1, Control())
+    theirs = home / "cache" / "pixels" / f".{work.name}.part" / ".shard-00000.arrow.x.part"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"being written")
+    assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
+    assert theirs.read_bytes() == b"being written"
+    assert {path.name for path in theirs.parent.parent.iterdir() if path.is_dir()} == {work.name, theirs.parent.name}
+
+
+def test_without_locks_what_another_process_finished_first_counts(home, data, no_locks, monkeypatch):
+    fill = module._Work._fill
+    seen = []
+
+    def overtaken(self, part):
+        fill(self, part)
+        if not seen:
+            seen.append(part)
+            prepare(data, "train", TRANSFORM, cache=home / "cache")
+            seen.append(whole_cache(home).stat().st_ino)
+
+    monkeypatch.setattr(module._Work, "_fill", overtaken)
+    pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
+    assert len(pixels) == len(data.splits["train"]) and whole_cache(home).stat().st_ino == seen[1]
+
+
+def test_a_stop_promises_to_go_on_only_where_something_is_kept(home, data, no_locks):
+    control = Control()
+    control.stop()
+    for cache in (None, home / "cache"):
+        with pytest.raises(InterruptedWork, match=r"images were prepared\. Run the same command again\.$"):
+            prepare(data, "train", TRANSFORM, cache=cache, control=control)
+
+
+class Drawn:
+    """Images made on the spot; counts how many were asked for."""
+
+    def __init__(self, sides):
+        self.sides, self.made = sides, 0
+
+    def read(self, index):
+        self.made += 1
+        return Image.new("RGB", self.sides)
+
+    def stamp(self):
+        return "drawn"
+
+
+@pytest.mark.parametrize(("room", "expected"), [(10, 10), (100, 100), (10**6, 4 * 16 * 8)])
+def test_what_is_decoded_ahead_is_bounded_in_bytes_whatever_the_number_of_workers(monkeypatch, room, expected):
+    count, images = 2000, Drawn((48, 36))
+    split = Split(ids=list(map(str, range(count))), labels=np.arange(count) % 2, images=images)
+    task = Task.model_validate({"name": "drawn", "files": {"layout": "folders"}})
+    data = TaskData(task=task, classes=("a", "b"), splits={"train": split, "test": split})
+    monkeypatch.setattr(module, "_AHEAD_BYTES", room * 3 * 48 * 36)
+    work = module._Work(
+        data, split, "train", EvaluationTransform(size=32, resize=36, interpolation="bilinear"), 16, Control()
+    )
+    most = taken = 0
+    for _ in work.images(0):
+        if taken % 50 == 0:
+            # Whoever takes the images is slow, so that all that may be decoded is.
+            time.sleep(0.02)
+        most, taken = max(most, images.made - taken), taken + 1
+    assert taken == images.made == count
+    # One run may be handed out while another is taken from; a guess comes before the first image.
+    assert expected / 2 <= most <= expected * 4 / 3 + 8
+
+
+def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkeypatch):
+    found = []
+    make = module._Work.__init__
+
+    def seen(self, *arguments):
+        found.append(arguments[4])
+        make(self, *arguments)
+
+    monkeypatch.setattr(module._Work, "__init__", seen)
+    monkeypatch.setattr(module, "cores_here", lambda: 3)
+    prepare(data, "train", TRANSFORM, cache=None)
+    prepare(data, "train", TRANSFORM, cache=None, workers=2)
+    assert found == [3, 2]
