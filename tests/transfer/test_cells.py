@@ -111,7 +111,7 @@ def test_done_means_this_snapshot_these_settings_and_whole_files(reference, plac
     assert done() is None
 
 
-@pytest.mark.parametrize("protocol", ["probe", "knn", "finetune"])
+@pytest.mark.parametrize("protocol", sorted(PROTOCOL_VERSIONS))
 def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, place, protocol, monkeypatch):
     """The same cell with every test label changed gives the same choice and predictions: nothing read them before."""
     cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
@@ -128,6 +128,7 @@ def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, p
     path = transfer(reference, place).run(cell)
     after = read_result(path)
     assert after.chosen == before.chosen and after.selection == before.selection
+    assert after.diagnostics.get("features") == before.diagnostics.get("features")
     assert np.array_equal(
         read_predictions(path.with_suffix(".parquet"), after.predictions_sha256).prediction, predicted
     )
