@@ -84,15 +84,20 @@ def test_preparing_against_one_epoch_of_imagefolder(against, tree, tmp_path, for
 
 
 @pytest.mark.parametrize("form", ["pixels", "jpeg"])
-@pytest.mark.parametrize("architecture", ["resnet18", "quick"])
-def test_training_from_the_cache_against_one_resident_batch(against, tree, tmp_path, form, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "size", "batch", "steps"),
+    [("resnet18", 64, _BATCH, 8), ("resnet18", 224, 16, 3), ("quick", 64, _BATCH, 20)],
+)
+def test_training_from_the_cache_against_one_resident_batch(
+    against, tree, tmp_path, form, architecture, size, batch, steps
+):
     """The same steps, fed from the cache or with one batch that is there already: ResNet-18, and `quick`'s tiny network."""
     torch.set_num_threads(_CORES)
-    suite, device, size, steps = load_suite("quick"), pick_device(), 64, 8 if architecture == "resnet18" else 20
+    suite, device = load_suite("quick"), pick_device()
     data = _data(tree, form)
     pixels = prepare(data, "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path)
     labels = data.splits["train"].labels
-    batches = Batches(pixels=pixels, labels=labels, seed=0, batch=_BATCH, size=size, augmentation="crop-flip")
+    batches = Batches(pixels=pixels, labels=labels, seed=0, batch=batch, size=size, augmentation="crop-flip")
     chosen = (suite.model.architecture, suite.model.arguments) if architecture == "quick" else (architecture, {})
     model = create_model(*chosen, classes=10, seed=0)
     model = model.to(device, memory_format=torch.channels_last).train()

@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from lrbench.data.decode import Bytes
 from lrbench.files import sha256_bytes
 from lrbench.registry.suite import Input
 from lrbench.registry.task import Task
@@ -19,8 +19,8 @@ SplitName = Literal["train", "val", "test"]
 class ImageSource(Protocol):
     """Reads the images of one split; made picklable, so that several processes can decode."""
 
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB.
+    def read(self, index: int) -> Bytes:
+        """Image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
             InputError: The image does not decode; the message names the file.

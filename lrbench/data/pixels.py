@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchvision
-from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode, functional
 
+from lrbench.data.decode import Bytes, decode_own_jpeg
 from lrbench.data.examples import EvaluationTransform
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 
@@ -98,7 +97,7 @@ class StoredPixels:
         offset, length, height, width = shard.index[index - int(self._starts[number])].tolist()
         content = shard.content[offset : offset + length]
         if self._encoded:
-            return decoded_jpeg(content, height, width)
+            return decode_own_jpeg(content, height, width)
         return content.reshape(height, width, 3)
 
 
@@ -128,25 +127,24 @@ class DecodedAnew:
         return self._make(index)
 
 
-def decoded_jpeg(content: Bytes, height: int, width: int) -> Bytes:
-    """The pixels of one of the cache's own JPEG images. Shape `(height, width, 3)`."""
-    # Its form is known, so Pillow need not look for it: that takes a quarter of the time of a small image.
-    return np.asarray(Image.frombytes("RGB", (width, height), bytes(content), "jpeg", "RGB", ""))
-
-
-def resize_short_side(image: Image.Image, transform: EvaluationTransform) -> Bytes:
+def resize_short_side(image: Bytes, transform: EvaluationTransform) -> Bytes:
     """Resize so that the short side has `transform.resize` pixels, antialiased; the long side is cut to whole pixels.
 
     torchvision does it, on whole numbers from 0 to 255; so crops agree with its `Resize` and `CenterCrop` to the bit.
     Processors with AVX2 all give the same bits; on others a value may differ by 1.
 
+    Args:
+        image: Shape `(H, W, 3)`.
+        transform: How long the short side is to be, and the filter.
+
     Returns:
         Shape `(h, w, 3)`, contiguous.
     """
-    if min(image.size) == transform.resize:
-        return np.asarray(image)
+    if min(image.shape[:2]) == transform.resize:
+        return image
     mode = _FILTERS[transform.interpolation]
-    resized = functional.resize(functional.pil_to_tensor(image), [transform.resize], interpolation=mode, antialias=True)
+    channels_first = torch.from_numpy(image).permute(2, 0, 1)
+    resized = functional.resize(channels_first, [transform.resize], interpolation=mode, antialias=True)
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 

@@ -21,15 +21,14 @@ import PIL
 from PIL import Image, features
 
 from lrbench.control import Control
+from lrbench.data.decode import Bytes, decode_own_jpeg
 from lrbench.data.examples import EvaluationTransform, Split, SplitName, TaskData
 from lrbench.data.pixels import (
-    Bytes,
     DecodedAnew,
     Indices,
     Pixels,
     Shard,
     StoredPixels,
-    decoded_jpeg,
     resize_arithmetic,
     resize_short_side,
 )
@@ -137,7 +136,7 @@ class _Work:
         content, (height, width) = self._image(index)
         # The same pixels as from a cache, also where that keeps JPEG.
         pixels = np.frombuffer(content, np.uint8)
-        return decoded_jpeg(pixels, height, width) if self._encoded else pixels.reshape(height, width, 3)
+        return decode_own_jpeg(pixels, height, width) if self._encoded else pixels.reshape(height, width, 3)
 
     def images(self, first: int) -> Iterator[_Image]:
         """The images from `first` on, in order; a few dozen for each thread are decoded ahead, as far as memory allows."""

@@ -1,6 +1,5 @@
 """Opening every image of a task, and saying which are bad."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from lrbench.control import Control
 from lrbench.data.decode import UndecodableImage
 from lrbench.data.examples import TaskData
 from lrbench.errors import InterruptedWork
+from lrbench.machine import cores_here
 
 # Futures in flight for each thread: enough to keep them busy, few enough to hold no images to speak of.
 _AHEAD = 64
@@ -48,7 +48,7 @@ def verify(data: TaskData, control: Control) -> Verification:
     """
     bad: list[BadImage] = []
     total = sum(len(split) for split in data.splits.values())
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores_here()) as pool:
         done = 0
         for block in _blocks(data):
             for problem in pool.map(lambda each: _check(data, *each), block):
@@ -71,7 +71,7 @@ def _blocks(data: TaskData) -> Iterator[list[tuple[str, int]]]:
     every: list[tuple[str, int]] = []
     for name, split in data.splits.items():
         every.extend((name, index) for index in range(len(split)))
-    size = _AHEAD * (os.cpu_count() or 1)
+    size = _AHEAD * cores_here()
     for start in range(0, len(every), size):
         yield every[start : start + size]
 

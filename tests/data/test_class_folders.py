@@ -268,7 +268,7 @@ def test_names_that_are_not_utf8_are_read_fingerprinted_and_pinned(home):
     assert r"caf\xe9/\xe91.png" in {name for split in drawn.splits.values() for name in split.ids}
     for split in drawn.splits.values():
         assert len(split.images.stamp()) == 64
-        assert {split.images.read(index).size for index in range(len(split))} == {(64, 48)}
+        assert {split.images.read(index).shape for index in range(len(split))} == {(48, 64, 3)}
     keep_drawn_split(home / "splits", drawn)
     pinned = load_task_data(load_task(str(pin(home, "pinned", drawn.drawn_list))), [home / "data"])
     assert pinned.splits["test"].ids == drawn.splits["test"].ids

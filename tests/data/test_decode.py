@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrbench.data.decode import decode
+import lrbench.data.decode as module
+from lrbench.data.decode import UndecodableImage, decode
 from lrbench.errors import InputError
 
 
@@ -23,13 +24,13 @@ def test_the_container_is_told_from_the_bytes(kind, mode):
     if (kind, mode) == ("JPEG", "P"):
         mode = "CMYK"
     picture = decode(encoded(COLOUR.convert(mode), kind), "wrong.jpg")
-    assert picture.mode == "RGB" and picture.size == (10, 12)
+    assert picture.shape == (12, 10, 3) and picture.dtype == np.uint8
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     levels = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     picture = decode(encoded(Image.fromarray(levels), "PNG"), "deep.png")
-    assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert picture[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_sixteen_bit_levels_are_rounded_to_the_nearest_in_every_channel_and_byte_order():
@@ -38,7 +39,7 @@ def test_sixteen_bit_levels_are_rounded_to_the_nearest_in_every_channel_and_byte
     assert np.array_equal(np.rint(levels[0] / 257), expected)
     swapped = Image.frombytes("I;16B", (8, 1), levels.astype(">u2").tobytes())
     for picture, kind in ((Image.fromarray(levels), "PNG"), (Image.fromarray(levels), "TIFF"), (swapped, "TIFF")):
-        found = np.asarray(decode(encoded(picture, kind), "deep"))
+        found = decode(encoded(picture, kind), "deep")
         assert all(found[0, :, channel].tolist() == expected for channel in range(3))
 
 
@@ -52,7 +53,7 @@ CMYK = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 255, 0
 @pytest.mark.parametrize(("kind", "allowed"), [("TIFF", 0), ("JPEG", 2)])
 @pytest.mark.parametrize("inks", sorted(CMYK))
 def test_inks_darken_and_no_ink_is_white(kind, allowed, inks):
-    pixels = np.asarray(decode(encoded(Image.new("CMYK", (16, 16), inks), kind), "print.jpg")).astype(int)
+    pixels = decode(encoded(Image.new("CMYK", (16, 16), inks), kind), "print.jpg").astype(int)
     assert np.abs(pixels - CMYK[inks]).max() <= allowed
 
 
@@ -62,7 +63,7 @@ def test_a_palettes_colours_are_looked_up(kind):
     picture = Image.new("P", (4, 1))
     picture.putpalette([level for colour in colours for level in colour])
     picture.putdata([3, 0, 2, 1])
-    pixels = np.asarray(decode(encoded(picture, kind), "drawing"))
+    pixels = decode(encoded(picture, kind), "drawing")
     assert [tuple(pixel) for pixel in pixels[0].tolist()] == [colours[3], colours[0], colours[2], colours[1]]
 
 
@@ -76,12 +77,12 @@ def test_the_orientation_that_a_camera_noted_is_not_applied(kind):
     COLOUR.save(turned, format=kind, exif=exif)
     assert Image.open(io.BytesIO(turned.getvalue())).getexif()[0x0112] == 6
     found = decode(turned.getvalue(), "turned")
-    assert found.size == (10, 12) and np.array_equal(np.asarray(found), np.asarray(decode(plain.getvalue(), "plain")))
+    assert found.shape == (12, 10, 3) and np.array_equal(found, decode(plain.getvalue(), "plain"))
 
 
 def test_transparency_is_laid_on_white():
     drawing = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    assert np.asarray(decode(encoded(drawing, "PNG"), "sketch.png")).min() == 255
+    assert decode(encoded(drawing, "PNG"), "sketch.png").min() == 255
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,79 @@ def test_transparency_is_laid_on_white():
 def test_what_does_not_decode_is_named_with_the_reason(content, said):
     with pytest.raises(InputError, match=rf"some/file\.jpg could not be read as an image: .*{said}"):
         decode(content, "some/file.jpg")
+
+
+def photographs():
+    """JPEG files of every kind: sides of 1 pixel and odd ones, subsampled or not, progressive or not, restart markers."""
+    draw = np.random.default_rng(0)
+    for number in range(24):
+        height, width = (1, 1) if number == 0 else draw.integers(1, 90, 2)
+        smooth = Image.fromarray(draw.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((int(width), int(height)))
+        kind = {"quality": int(draw.integers(5, 100)), "subsampling": number % 3, "progressive": number % 4 == 3}
+        buffer = io.BytesIO()
+        smooth.save(buffer, format="JPEG", restart_marker_rows=number % 2, **kind)
+        yield buffer.getvalue()
+
+
+def outcome(content):
+    try:
+        return decode(content, "file").tobytes()
+    except UndecodableImage as error:
+        return error.reason
+
+
+@pytest.fixture
+def by_pillow(monkeypatch):
+    def run(content):
+        with monkeypatch.context() as without:
+            without.setattr(module, "_torchvision_decodes_as_pillow", lambda: False)
+            return outcome(content)
+
+    return run
+
+
+def test_the_faster_decoder_gives_pillows_pixels_and_pillows_reasons(by_pillow):
+    draw = np.random.default_rng(1)
+    refused = 0
+    for content in photographs():
+        harmed = [content, content[: len(content) // 2], content[:-1], content[:-30], content + b"more"]
+        for _ in range(8):
+            flipped = bytearray(content)
+            flipped[int(draw.integers(0, len(flipped)))] = int(draw.integers(0, 256))
+            harmed.append(bytes(flipped))
+        for each in harmed:
+            expected = by_pillow(each)
+            assert outcome(each) == expected
+            refused += isinstance(expected, str)
+    assert refused > 40
+
+
+def test_the_faster_decoder_is_in_use_where_it_is_there():
+    assert module._torchvision_decodes_as_pillow()
+    assert module._jpeg(encoded(COLOUR, "JPEG")) is not None
+    assert module._jpeg(encoded(COLOUR.convert("L"), "JPEG")) is None
+
+
+@pytest.mark.parametrize("given", ["other pixels", "nothing"])
+def test_a_decoder_that_differs_from_pillow_or_is_gone_is_not_used(monkeypatch, given):
+    import torchvision
+
+    theirs = torchvision.io.decode_jpeg
+    module._torchvision_decodes_as_pillow.cache_clear()
+    if given == "nothing":
+        monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    else:
+        monkeypatch.setattr(torchvision.io, "decode_jpeg", lambda content: theirs(content) ^ 1)
+    try:
+        assert not module._torchvision_decodes_as_pillow()
+        expected = np.asarray(Image.open(io.BytesIO(encoded(COLOUR, "JPEG"))))
+        assert np.array_equal(decode(encoded(COLOUR, "JPEG"), "a.jpg"), expected)
+    finally:
+        module._torchvision_decodes_as_pillow.cache_clear()
+
+
+def test_an_enormous_image_is_refused_before_any_of_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    monkeypatch.setattr(module, "_jpeg", lambda content: pytest.fail("decoded"))
+    with pytest.raises(InputError, match="decompression bomb"):
+        decode(encoded(COLOUR, "JPEG"), "huge.jpg")

@@ -50,7 +50,7 @@ def test_a_hub_data_set_in_a_folder_is_read(home):
     data = load_task_data(hub(home), [home])
     assert data.classes == ("cat", "dog")
     assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
-    assert data.splits["test"].images.read(1).size == (64, 48)
+    assert data.splits["test"].images.read(1).shape == (48, 64, 3)
 
 
 def test_other_columns_are_named_in_the_toml(home):
@@ -92,7 +92,7 @@ def test_labels_of_another_kind_are_named(home, kind, labels):
 def test_a_damaged_image_in_another_column_does_not_matter(home):
     mask = {"bytes": b"broken", "path": None}
     data = load_task_data(hub(home, extra=[("mask", datasets.Image(), mask)]), [home])
-    assert data.splits["train"].images.read(0).size == (64, 48)
+    assert data.splits["train"].images.read(0).shape == (48, 64, 3)
 
 
 def test_a_damaged_row_is_named_with_an_advice_that_works(home, lrbench):

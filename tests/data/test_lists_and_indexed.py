@@ -25,7 +25,7 @@ def test_indoor_reads_the_lists_and_odd_names_and_containers(tmp_path):
     assert not any("Unlisted" in name for split in data.splits.values() for name in split.ids)
     for split in data.splits.values():
         for index in range(len(split)):
-            assert split.images.read(index).size == (64, 48)
+            assert split.images.read(index).shape == (48, 64, 3)
 
 
 def test_indoor_with_other_lists_is_not_whole(tmp_path):
@@ -78,7 +78,7 @@ def test_kaggles_indoor_has_its_lists_beside_the_images_folders(tmp_path):
         load("indoor67", tree(tmp_path / tree.__name__)) for tree in (trees.indoor67_kaggle, trees.indoor67)
     )
     assert kaggle.fingerprint == plain.fingerprint
-    assert kaggle.splits["test"].images.read(0).size == (64, 48)
+    assert kaggle.splits["test"].images.read(0).shape == (48, 64, 3)
 
 
 def test_another_folder_called_images_does_not_hide_indoors(tmp_path):
@@ -113,7 +113,7 @@ def test_lists_of_numbers_may_be_relative_to_a_folder_for_each_split(home):
         1,
     ]
     assert data.splits["test"].ids == ("0.jpg", "1.jpg", "2.jpg", "3.jpg")
-    assert data.splits["test"].images.read(3).size == (64, 48)
+    assert data.splits["test"].images.read(3).shape == (48, 64, 3)
 
 
 def test_the_classes_of_a_column_are_in_the_order_of_their_numbers(home):

@@ -62,7 +62,7 @@ def test_evaluation_crops_are_torchvisions_to_the_bit(home, data, interpolation,
         pixels = prepare(data, split, transform, cache=home / "cache")
         ours = pixels.evaluation(np.arange(len(pixels)))
         for index in range(len(pixels)):
-            image = data.splits[split].images.read(index)
+            image = Image.fromarray(data.splits[split].images.read(index))
             expected = theirs(pil_to_tensor(image)).permute(1, 2, 0).numpy()
             assert np.array_equal(ours[index], expected), data.splits[split].ids[index]
             # Pillow's own resize, with which torchvision transforms images that are no tensors, rounds a little otherwise.
@@ -311,7 +311,7 @@ def test_a_file_where_the_cache_should_be_is_named(home, data):
 def test_jpeg_caches_are_near_the_original(home):
     data = load_task_data(load_task("imagenet1k"), [trees.imagenet(home)], partial=True)
     pixels = prepare(data, "test", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
-    expected = v2.Compose([v2.Resize(36), v2.CenterCrop(32)])(data.splits["test"].images.read(0))
+    expected = v2.Compose([v2.Resize(36), v2.CenterCrop(32)])(Image.fromarray(data.splits["test"].images.read(0)))
     difference = np.asarray(expected).astype(int) - pixels.evaluation(np.arange(1))[0]
     assert np.abs(difference).mean() < 12
     # What is read back is what Pillow reads in that JPEG, and of its size.

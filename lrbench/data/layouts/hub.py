@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from lrbench.data.decode import UndecodableImage, decode
+from lrbench.data.decode import Bytes, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
 from lrbench.errors import InputError
@@ -35,8 +34,8 @@ class HubImages:
     task: str
     fingerprint: str
 
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB.
+    def read(self, index: int) -> Bytes:
+        """Image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
             InputError: It does not decode; the message names the row.

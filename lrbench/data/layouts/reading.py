@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from lrbench.data.decode import UndecodableImage, decode
+from lrbench.data.decode import Bytes, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.errors import InputError
 from lrbench.files import sha256_bytes
@@ -53,8 +52,8 @@ class FileImages:
     paths: tuple[str, ...]
     task: str
 
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB.
+    def read(self, index: int) -> Bytes:
+        """Image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
             InputError: It cannot be read or decoded; the message names the file.

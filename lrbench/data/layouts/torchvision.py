@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from lrbench.data.decode import UndecodableImage, to_rgb
+from lrbench.data.decode import Bytes, UndecodableImage, rgb_pixels
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.layouts.reading import Reading, printable, refuse_empty_splits, refuse_untrained, stamp_of_files
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
@@ -40,8 +39,8 @@ class TorchvisionImages:
     split: str
     task: str
 
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB.
+    def read(self, index: int) -> Bytes:
+        """Image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
             InputError: It does not decode; the message names the file, or the place of an image that has no file.
@@ -53,7 +52,7 @@ class TorchvisionImages:
                 f"{self.split} image {index} under {self.root}" if self.paths is None else self.root / self.paths[index]
             )
             raise UndecodableImage(str(place), str(error), self.task) from error
-        return to_rgb(image)
+        return rgb_pixels(image)
 
     def stamp(self) -> str:
         """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""

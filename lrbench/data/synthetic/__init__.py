@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lrbench.data.decode import Bytes
 from lrbench.data.examples import Split, SplitName, TaskData
 from lrbench.data.synthetic.stream import Stream
 from lrbench.data.synthetic.world import Rendered, Request, check_options
@@ -35,9 +36,10 @@ class RenderedImages:
     def _rendered(self) -> Rendered:
         return _render(self.files.model_dump_json(), self.split)
 
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB."""
-        return Image.fromarray(self._rendered.pixels[index])
+    def read(self, index: int) -> Bytes:
+        """Image `index` as RGB. Shape `(H, W, 3)`."""
+        image: Bytes = self._rendered.pixels[index]
+        return image
 
     def stamp(self) -> str:
         """SHA-256 of all pixels of the split."""
