@@ -1,7 +1,6 @@
 """The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
 from lrbench.files import sha256_json, write_json, write_text
 from lrbench.registry import Suite, load_suite
-from lrbench.registry.loading import apply_changes, validated
+from lrbench.registry.loading import differences, validated
 from lrbench.snapshots import read_metadata, snapshot_path
 from lrbench.workspace import Workspace
 
@@ -80,21 +79,20 @@ def read_effective(path: Path) -> Suite:
     return validated(Suite, content, path)
 
 
-def suite_in_use(workspace: Workspace, name: str | None, changes: Sequence[str] = ()) -> Suite:
+def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     """The suite to work with: the one named, as it was pretrained here, or else the one pretrained last.
 
     Args:
         workspace: Where suites were pretrained.
         name: A suite's name or the path of its TOML; None for the one pretrained last.
-        changes: Values to change, as `--set` gives them.
 
     Raises:
-        InputError: No such suite, or none was pretrained here; or a change that cannot be made.
+        InputError: No such suite, or none was pretrained here.
     """
     if name is not None:
         path = effective_path(workspace, name)
         if "/" in name or name.endswith(".toml") or not path.is_file():
-            return load_suite(name, changes)
+            return load_suite(name)
     else:
         found = sorted(workspace.checkpoints.glob("*/suite.toml"), key=_last_snapshot)
         if not found:
@@ -104,12 +102,7 @@ def suite_in_use(workspace: Workspace, name: str | None, changes: Sequence[str] 
                 ".safetensors path, timm:NAME or hf-hub:OWNER/NAME."
             )
         path = found[-1]
-    suite = read_effective(path)
-    if not changes:
-        return suite
-    content = suite.model_dump(mode="json")
-    apply_changes(content, changes)
-    return validated(Suite, content, path, changed=True)
+    return read_effective(path)
 
 
 def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
@@ -139,18 +132,7 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
 
 def difference(before: Suite, after: Suite) -> str:
     """Which pretraining settings differ, as `schedule.batch was 64 and is now 32, …`."""
-    changes = []
-    old, new = _pretraining(before), _pretraining(after)
-    for table in new:
-        if isinstance(old[table], dict):
-            changes += [
-                f"{table}.{key} was {old[table].get(key)} and is now {value}"
-                for key, value in new[table].items()
-                if old[table].get(key) != value
-            ]
-        elif old[table] != new[table]:
-            changes.append(f"{table} was {old[table]} and is now {new[table]}")
-    return ", ".join(changes)
+    return ", ".join(differences(_pretraining(before), _pretraining(after)))
 
 
 def _last_snapshot(path: Path) -> tuple[int, str]:

@@ -5,12 +5,12 @@ from itertools import product
 from pathlib import Path
 
 from lrbench.arms import SnapshotKey, segment, snapshot_keys
-from lrbench.cells import Cell, TransferSettings, done_result
+from lrbench.cells import Cell, TransferSettings, done_result, replaced_result
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
 from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, load_task
-from lrbench.snapshots import snapshot_path
+from lrbench.snapshots import identity, snapshot_path
 from lrbench.workspace import Workspace
 
 
@@ -33,11 +33,19 @@ class PlannedSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCell:
-    """One cell of a plan."""
+    """One cell of a plan.
+
+    Attributes:
+        snapshot: Which snapshot is transferred.
+        cell: How.
+        done: Whether its result is there.
+        replaces: What differs in a result of the same weights that will be replaced; None where none will.
+    """
 
     snapshot: SnapshotKey
     cell: Cell
     done: bool
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,17 @@ class Plan:
         return (
             f"suite {self.suite.name}: {made:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
             "cells are there"
+        )
+
+    def replaced(self) -> str | None:
+        """What a run will replace, and how to keep it; None where it replaces nothing."""
+        differences = [each.replaces for each in self.cells if each.replaces is not None]
+        if not differences:
+            return None
+        return (
+            f"{len(differences):,} results of suite {self.suite.name} were computed otherwise and will be replaced: "
+            f"{'; '.join(dict.fromkeys(differences))}. To keep them, copy leaderboard/results/{self.suite.name} first, or "
+            "change that back."
         )
 
     def _partner(self, key: SnapshotKey) -> SnapshotKey:
@@ -124,5 +143,8 @@ def make_plan(
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
             done = made and done_result(workspace, reference, cell, settings, partial=partial) is not None
-            cells.append(PlannedCell(snapshot=key, cell=cell, done=done))
+            replaces = None
+            if made and not done:
+                _, replaces = replaced_result(workspace, reference, cell, settings, sha256=identity(path))
+            cells.append(PlannedCell(snapshot=key, cell=cell, done=done, replaces=replaces))
     return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))

@@ -171,7 +171,7 @@ def _compare(
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
                 # What has no file has a hash only once it is loaded.
-                path = transfer.path_of(cell) if transfer.done(cell) else transfer.run(cell)
+                path = transfer.path_of(cell) if transfer.done(cell) else transfer.run(cell, replace=False)
             result = read_result(path)
             # Features that serve both protocols are counted once.
             shared = () if protocol == protocols[0] else ("features", "diagnostics")

@@ -1,7 +1,6 @@
 """What a user types to name a snapshot, and the file that it means."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def parse_reference(
     *,
     suite: str | None = None,
     arm: str | None = None,
-    changes: Sequence[str] = (),
 ) -> Reference:
     """Find out which snapshot a reference means; whether its file is there is not looked at.
 
@@ -58,7 +56,6 @@ def parse_reference(
         workspace: Where the suites' snapshots lie.
         suite: Suite of a reference that names none; None for the one pretrained last.
         arm: Arm of a reference that names none; None for `step`.
-        changes: Values of the suite to change, as `--set` gives them.
 
     Raises:
         InputError: Not a reference, or a suite without such an arm, seed or stage.
@@ -87,7 +84,7 @@ def parse_reference(
         suite, rest = rest[0], rest[1:]
     if rest:
         arm = rest[0]
-    chosen = suite_in_use(workspace, suite, changes)
+    chosen = suite_in_use(workspace, suite)
     key = _key(chosen, arm or "step", chosen.seeds[0] if seed is None else seed, int(stage[1]))
     return Reference(
         text=f"{chosen.name}/{key}", path=snapshot_path(workspace.checkpoints, chosen.name, key), suite=chosen, key=key

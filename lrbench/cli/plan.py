@@ -48,6 +48,8 @@ def plan(
         )
     typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
     typer.echo(f"\n{made.summary()}")
+    if (replaced := made.replaced()) is not None:
+        typer.echo(replaced)
     typer.echo(cost.words())
 
 
@@ -62,6 +64,7 @@ def _record(made: "Plan", cost: "Cost") -> dict[str, Any]:
                 "protocol": each.cell.protocol,
                 "seed": each.cell.seed,
                 "done": each.done,
+                "replaces": each.replaces,
             }
             for each in made.cells
         ],

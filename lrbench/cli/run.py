@@ -9,6 +9,7 @@ from lrbench.cli.common import (
     SuiteArgument,
     emit_json,
     note,
+    warn,
 )
 from lrbench.cli.work import TrackOption, WorkersOption
 
@@ -52,6 +53,8 @@ def run(
         plan = ranks.first_does(lambda: make_plan(chosen, workspace, partial=partial))
         if ranks.first:
             note(plan.summary())
+            if (replaced := plan.replaced()) is not None:
+                warn(replaced)
         try:
             do_jobs(plan.jobs(), chosen, place, workers=workers, ranks=ranks)
         except LrbenchError as error:

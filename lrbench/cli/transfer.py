@@ -1,6 +1,5 @@
 """`lrbench transfer`: one snapshot, or each in a folder, to one task with one protocol."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -81,13 +80,16 @@ def transfer(
     if folder.is_dir():
         references = references_in(folder, workspace)
     else:
-        references = [parse_reference(snapshot, workspace, suite=suite, arm=arm, changes=set_ or ())]
-    settings, default_seed = _settings(references[0], workspace, suite, set_ or ())
+        references = [parse_reference(snapshot, workspace, suite=suite, arm=arm)]
+    settings, default_seed = _settings(references[0], workspace, suite)
+    settings = settings.changed(protocol, set_ or ())
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     paths = []
     for reference in references:
         path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
+        if not again and reference.path is not None:
+            _refuse_to_replace(reference, cell, settings, place)
         if path is None:
             path = _compute(reference, cell, settings, place, again=again)
         else:
@@ -100,21 +102,50 @@ def transfer(
         emit_json(records if folder.is_dir() else records[0])
 
 
-def _settings(
-    reference: "Reference", workspace: "Workspace", suite: str | None, changes: Sequence[str]
-) -> "tuple[TransferSettings, int]":
+def _settings(reference: "Reference", workspace: "Workspace", suite: str | None) -> "tuple[TransferSettings, int]":
     from lrbench.cells import TransferSettings
     from lrbench.effective import suite_in_use
-    from lrbench.registry.loading import apply_changes, validated
 
     if reference.suite is not None:
         return TransferSettings.of(reference.suite), reference.suite.transfer_seeds[0]
     if suite is not None:
-        chosen = suite_in_use(workspace, suite, changes)
+        chosen = suite_in_use(workspace, suite)
         return TransferSettings.of(chosen), chosen.transfer_seeds[0]
-    content = TransferSettings().model_dump(mode="json")
-    apply_changes(content, changes)
-    return validated(TransferSettings, content, "the settings", changed=bool(changes)), 0
+    return TransferSettings(), 0
+
+
+def _refuse_to_replace(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place") -> None:
+    """Before anything is loaded: a result that was computed otherwise stays, unless told (--again)."""
+    from lrbench.cells import refuse_to_replace, replaced_result
+    from lrbench.snapshots import identity
+
+    assert reference.path is not None
+    found = replaced_result(
+        place.workspace,
+        reference,
+        cell,
+        settings,
+        sha256=identity(reference.path),
+        fingerprint=_fingerprint_of_own_data(cell.task, place),
+    )
+    refuse_to_replace(*found)
+
+
+def _fingerprint_of_own_data(task: str, place: "Place") -> str | None:
+    """Of a user's own images, where they are there and looking takes no library; official data does not change."""
+    from lrbench.data.loading import load_task_data
+    from lrbench.errors import InputError
+    from lrbench.registry import load_task
+    from lrbench.registry.loading import shipped_folder
+
+    found = load_task(task)
+    if found.folder == shipped_folder("lrbench.tasks") or found.files.layout in {"hub", "torchvision", "synthetic"}:
+        return None
+    try:
+        return load_task_data(found, place.roots, partial=True).fingerprint
+    except InputError:
+        # A result stands where its images are gone.
+        return None
 
 
 def _compute(
@@ -143,7 +174,7 @@ def _compute(
                 f"the result of {reference.text} is there already; nothing was computed (--again computes it once more)"
             )
             return transfer.path_of(cell)
-        return transfer.run(cell)
+        return transfer.run(cell, replace=again)
 
 
 def _show(path: Path, task: str, as_json: bool) -> None:

@@ -132,6 +132,18 @@ def apply_changes(content: dict[str, Any], changes: Sequence[str]) -> None:
         _apply(content, change)
 
 
+def differences(before: dict[str, Any], after: dict[str, Any], table: str = "") -> list[str]:
+    """Which values differ, tables within tables too, each as `schedule.batch was 64 and is now 32`."""
+    changes = []
+    for key in (*after, *(key for key in before if key not in after)):
+        old, new, name = before.get(key), after.get(key), f"{table}.{key}" if table else key
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += differences(old, new, name)
+        elif old != new:
+            changes.append(f"{name} was {old} and is now {new}")
+    return changes
+
+
 # Of these tables a task that is like another says only what differs; everything else that it says stands for the whole.
 _COMPLETED = ("files", "prepare", "about")
 

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, cell_path, is_done
+from lrbench.cells import (
+    PROTOCOL_VERSIONS,
+    Cell,
+    TransferSettings,
+    cell_path,
+    is_done,
+    refuse_to_replace,
+    replaced_result,
+)
 from lrbench.control import Control
 from lrbench.data.drawn import keep_drawn_split, keep_list
 from lrbench.errors import InputError, InterruptedWork
@@ -89,14 +97,18 @@ class Transfer:
             partial=self._place.partial,
         )
 
-    def run(self, cell: Cell) -> Path:
+    def run(self, cell: Cell, *, replace: bool = True) -> Path:
         """Compute one cell and write its result.
+
+        Args:
+            cell: The cell.
+            replace: Whether a result of the same weights that was computed with other settings or on other images gives way.
 
         Returns:
             Where the result lies.
 
         Raises:
-            InputError: The target's data is missing, half-copied or does not decode.
+            InputError: The target's data is missing, half-copied or does not decode; a result is in the way.
             FailureError: Fine-tuning diverged, or the disk is full.
             InterruptedWork: Asked to stop.
         """
@@ -105,7 +117,11 @@ class Transfer:
                 "stopped between two cells; those done are kept. Run the same command again to go on."
             )
         place = self._place
+        if not replace:
+            self._refuse_to_replace(cell)
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
+        if not replace:
+            self._refuse_to_replace(cell, target.fingerprint)
         sealed = SealedLabels(target.data.splits["test"].labels)
         points = Points(self._points_path(target, cell) if cell.protocol == "finetune" else None)
         outcome = self._finetune(target, cell, points) if cell.protocol == "finetune" else self._frozen(target, cell)
@@ -113,6 +129,17 @@ class Transfer:
         path = self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
         points.forget()
         return path
+
+    def _refuse_to_replace(self, cell: Cell, fingerprint: str | None = None) -> None:
+        found = replaced_result(
+            self._place.workspace,
+            self._reference,
+            cell,
+            self._settings,
+            sha256=self._snapshot.sha256,
+            fingerprint=fingerprint,
+        )
+        refuse_to_replace(*found)
 
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
         found = self._features_of(target, cell)

@@ -1,0 +1,114 @@
+"""A result is never replaced by one that was computed otherwise, unless the user says so."""
+
+import json
+
+import pytest
+
+from lrbench.transfer.target import open_target
+from tests import trees
+
+OWN = 'name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n'
+
+
+@pytest.fixture
+def pretrained(lrbench):
+    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+    return lrbench
+
+
+@pytest.fixture
+def probed(pretrained, home):
+    assert pretrained("transfer", "--snapshot", "stage1", "--task", "tiny-objects").status == 0
+    (path,) = (home / "leaderboard" / "results" / "tiny").glob("*.tiny-objects.probe.*.json")
+    return path
+
+
+def own_images(home, count):
+    for label, name in enumerate(("cat", "dog")):
+        folder = home / "data" / "mine" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            trees.image(label, number).save(folder / f"{number}.png")
+    (home / "mine.toml").write_text(OWN)
+    # Another process would look anew.
+    open_target.cache_clear()
+
+
+def test_other_settings_do_not_replace_a_result_unless_told(probed, pretrained, home):
+    before, suite = probed.read_bytes(), (home / "leaderboard" / "results" / "tiny" / "suite.json").read_bytes()
+    command = ("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--set", "probe.strengths=2")
+    refused = pretrained(*command)
+    assert refused.status == 2 and probed.read_bytes() == before
+    assert "probe.strengths was" in refused.err and "and is now 2" in refused.err and "--again" in refused.err
+    assert pretrained(*command, "--again").status == 0
+    assert json.loads(probed.read_text())["settings"]["probe"]["strengths"] == 2
+    # What was tried once is not the suite's from then on.
+    assert (home / "leaderboard" / "results" / "tiny" / "suite.json").read_bytes() == suite
+    assert "probe.strengths was 2" in pretrained("transfer", "--snapshot", "stage1", "--task", "tiny-objects").err
+
+
+def test_a_setting_that_the_protocol_does_not_read_is_refused(pretrained):
+    for change in ("schedule.batch=8", "finetune.updates=5", "knn.neighbours=[1]", "name=other"):
+        refused = pretrained("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--set", change)
+        assert refused.status == 2 and f"--set {change}: probe does not read" in refused.err
+    assert "It reads validation, fewshot, probe" in (
+        pretrained(
+            "transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--protocol", "fewshot", "--set", "knn.x=1"
+        ).err
+    )
+
+
+def test_other_images_of_the_users_own_are_noticed(pretrained, home):
+    own_images(home, 10)
+    command = ("transfer", "--snapshot", "stage1", "--task", "mine.toml")
+    first = pretrained(*command)
+    assert first.status == 0, first.err
+    assert "there already" in pretrained(*command).err
+    own_images(home, 12)
+    refused = pretrained(*command)
+    assert refused.status == 2 and "mine has other images, classes or splits now" in refused.err
+    assert pretrained(*command, "--again").status == 0
+    assert "there already" in pretrained(*command).err
+    # A result stands where its images are gone.
+    (home / "data" / "mine").rename(home / "data" / "away")
+    assert "there already" in pretrained(*command).err
+
+
+def test_two_tasks_of_one_name_do_not_share_a_result(pretrained, home):
+    own_images(home, 10)
+    assert pretrained("transfer", "--snapshot", "stage1", "--task", "mine.toml").status == 0
+    (home / "twin.toml").write_text(OWN.replace('root = "mine"', 'root = "other"'))
+    (home / "data" / "mine").rename(home / "data" / "other")
+    refused = pretrained("transfer", "--snapshot", "stage1", "--task", "twin.toml")
+    assert (
+        refused.status == 2
+        and "the TOML of mine says otherwise now" in refused.err
+        and "a name of its own" in refused.err
+    )
+
+
+def test_a_comparison_leaves_a_result_of_other_settings_alone(pretrained, home):
+    own_images(home, 10)
+    snapshot = "checkpoints/tiny/step/seed0/stage1.safetensors"
+    command = ("transfer", "--snapshot", snapshot, "--task", "mine.toml", "--set", "probe.strengths=2")
+    assert pretrained(*command).status == 0
+    (path,) = (home / "leaderboard" / "results" / "foreign").glob("*.mine.probe.*.json")
+    before = path.read_bytes()
+    others = ("--snapshots", snapshot, "--snapshots", "checkpoints/tiny/step/seed0/stage0.safetensors")
+    found = pretrained("recommend", "--task", "mine.toml", *others)
+    assert found.status == 0, found.err
+    assert "stage1.safetensors was left out" in found.err and "probe.strengths was 2" in found.err
+    assert path.read_bytes() == before
+
+
+def test_a_run_with_other_settings_says_what_it_replaces_before_it_does(lrbench, home):
+    narrow = ("--set", 'arms=["step"]', "--set", 'targets=["tiny-objects"]', "--set", 'protocols=["probe"]')
+    command = ("tiny.toml", *narrow, "--set", "seeds=[0]")
+    assert lrbench("run", *command, "--workers", "1").status == 0
+    assert "will be replaced" not in lrbench("run", *command, "--workers", "1").err
+    other = (*command, "--set", "probe.strengths=2")
+    planned = lrbench("plan", *other)
+    assert "results of suite tiny were computed otherwise and will be replaced: probe.strengths was" in planned.out
+    cells = json.loads(lrbench("plan", *other, "--json").out)["cells"]
+    assert all("probe.strengths was" in cell["replaces"] for cell in cells)
+    assert "will be replaced" in lrbench("run", *other, "--workers", "1").err
