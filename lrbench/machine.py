@@ -17,6 +17,22 @@ def device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device)
 
 
+def arithmetic_of(device: Any) -> dict[str, str]:
+    """How a GPU computes what is said to be in single precision; nothing for other devices, which keep to it.
+
+    By torch's defaults convolutions take TF32 (a mantissa of 10 bits) where a GPU has it, and matrix products do not.
+    """
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    kinds = {True: "tf32", False: "float32"}
+    return {
+        "convolutions": kinds[torch.backends.cudnn.allow_tf32],
+        "products": kinds[torch.backends.cuda.matmul.allow_tf32],
+    }
+
+
 def cores_here() -> int:
     """How many of this machine's cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

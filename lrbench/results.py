@@ -94,6 +94,7 @@ class Result(_Record):
         predictions_sha256: Hash of the predictions' file.
         settings: What the cell was asked for: the protocol's settings and the task's description. A cell is computed
             again when they change.
+        arithmetic: How a GPU computed what is said to be in single precision; empty for a CPU.
     """
 
     schema_version: int = Field(alias="schema")
@@ -115,6 +116,7 @@ class Result(_Record):
     settings: dict[str, Any] = {}
     timings: dict[str, float] = {}
     device: str = ""
+    arithmetic: dict[str, str] = {}
     versions: dict[str, str] = {}
 
     @property

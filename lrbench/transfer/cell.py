@@ -22,7 +22,7 @@ from lrbench.control import Control
 from lrbench.data.drawn import keep_drawn_split, keep_list
 from lrbench.errors import InputError, InterruptedWork
 from lrbench.files import sha256_json
-from lrbench.machine import device_name, library_versions
+from lrbench.machine import arithmetic_of, device_name, library_versions
 from lrbench.models import InputNormalisation, penultimate, pick_device, placed, stages
 from lrbench.references import Reference, partner_of
 from lrbench.registry import load_task
@@ -153,9 +153,10 @@ class Transfer:
         module, settings = self._protocol(cell, features)
         classes, metric = len(target.data.classes), target.data.task.metric
         started = time.perf_counter()
-        choice = module.select(train, validation, classes=classes, metric=metric, settings=settings)
+        given = {"classes": classes, "settings": settings, "control": self._control}
+        choice = module.select(train, validation, metric=metric, **given)
         selected = time.perf_counter()
-        fitted = module.fit(everything, choice, classes=classes, settings=settings)
+        fitted = module.fit(everything, choice, **given)
         scores = fitted.scores(features.test)
         timings = {
             "features": found.seconds,
@@ -207,8 +208,19 @@ class Transfer:
         selected = time.perf_counter()
         fitted = tuning.fit(choice, self._control)
         scores = fitted.scores(target.test)
-        timings = {"selection": selected - started + points.spared, "fit": time.perf_counter() - selected}
-        return _Outcome(choice=choice, scores=scores, diagnostics=fitted.diagnostics, timings=timings)
+        done = time.perf_counter()
+        # What the features became; the other protocols tell what they were.
+        diagnostics = {**fitted.diagnostics, "features": self._described(target, fitted.features())}
+        timings = {
+            "selection": selected - started + points.spared,
+            "fit": done - selected,
+            "diagnostics": time.perf_counter() - done,
+        }
+        return _Outcome(choice=choice, scores=scores, diagnostics=diagnostics, timings=timings)
+
+    def _described(self, target: Target, features: torch.Tensor) -> dict[str, float]:
+        labels, classes = torch.from_numpy(target.development.labels), len(target.data.classes)
+        return describe_features(features.to(self._device), labels, classes)
 
     def _points_path(self, target: Target, cell: Cell) -> Path:
         """Where scores of the grid are kept until the cell is done: under all that decides them."""
@@ -248,11 +260,8 @@ class Transfer:
                 )
             extracted = time.perf_counter()
             # Of several depths, those that come last are the network's own features.
-            described = describe_features(
-                features.development[:, -features.widths[-1] :] if kind == "depth" else features.development,
-                torch.from_numpy(target.development.labels),
-                len(target.data.classes),
-            )
+            own_width = features.widths[-1] if kind == "depth" else sum(features.widths)
+            described = self._described(target, features.development[:, -own_width:])
             kept[kind] = _Found(
                 features=features,
                 seconds=extracted - started,
@@ -316,6 +325,7 @@ class Transfer:
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "timings": {name: round(seconds, 4) for name, seconds in outcome.timings.items()},
             "device": device_name(self._device),
+            "arithmetic": arithmetic_of(self._device),
             "versions": library_versions(),
         }
         predictions = Predictions(

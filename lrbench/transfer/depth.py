@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lrbench.control import Control
 from lrbench.registry.suite import Probe
 from lrbench.transfer import probe
 from lrbench.transfer.selection import Choice, LabelledFeatures
@@ -37,9 +38,19 @@ class DepthSettings:
 
 
 def select(
-    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: DepthSettings
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: DepthSettings,
+    control: Control | None = None,
 ) -> Choice:
-    """Choose depth and strength on validation; of equal scores the deeper wins."""
+    """Choose depth and strength on validation; of equal scores the deeper wins.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
     candidates: list[dict[str, Any]] = []
     edges: dict[int, bool] = {}
     for level in range(len(settings.widths), 0, -1):
@@ -49,6 +60,7 @@ def select(
             classes=classes,
             metric=metric,
             settings=settings.probe,
+            control=control,
         )
         score = max(candidate["score"] for candidate in best.candidates)
         candidates.append({"depth": level, "strength": best.chosen["strength"], "score": score})
@@ -74,8 +86,14 @@ class FittedDepth:
         return self._fitted.scores(self._settings.cut(features, self._level))
 
 
-def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: DepthSettings) -> FittedDepth:
-    """Fit once at the chosen depth with the chosen strength."""
+def fit(
+    data: LabelledFeatures, choice: Choice, *, classes: int, settings: DepthSettings, control: Control | None = None
+) -> FittedDepth:
+    """Fit once at the chosen depth with the chosen strength.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
     level = int(choice.chosen["depth"])
-    fitted = probe.fit(settings.of(data, level), choice, classes=classes, settings=settings.probe)
+    fitted = probe.fit(settings.of(data, level), choice, classes=classes, settings=settings.probe, control=control)
     return FittedDepth(fitted, settings, level)

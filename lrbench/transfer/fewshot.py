@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lrbench.control import Control
 from lrbench.registry.suite import Fewshot, Probe
 from lrbench.seeds import generator
 from lrbench.transfer import probe
@@ -41,17 +42,29 @@ def draw(labels: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[np
 
 
 def select(
-    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: FewshotSettings
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: FewshotSettings,
+    control: Control | None = None,
 ) -> Choice:
     """The fixed strength; no image is looked at."""
     chosen = {"shots": settings.fewshot.shots, "strength": settings.fewshot.strength}
     return Choice(chosen=chosen, candidates=(), edge=False, metric=metric)
 
 
-def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: FewshotSettings) -> probe.FittedProbe:
-    """Fit on the images drawn."""
+def fit(
+    data: LabelledFeatures, choice: Choice, *, classes: int, settings: FewshotSettings, control: Control | None = None
+) -> probe.FittedProbe:
+    """Fit on the images drawn.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
     drawn = torch.from_numpy(draw(data.labels.numpy(), int(choice.chosen["shots"]), settings.seed))
     few = LabelledFeatures(features=data.features[drawn], labels=data.labels[drawn])
-    fitted = probe.fit(few, choice, classes=classes, settings=settings.probe)
+    fitted = probe.fit(few, choice, classes=classes, settings=settings.probe, control=control)
     fitted.diagnostics["images"] = len(drawn)
     return fitted

@@ -9,6 +9,7 @@ import itertools
 import math
 import time
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import training_batches
 from lrbench.errors import FailureError, InterruptedWork
-from lrbench.models import InputNormalisation, forward_all, placed
+from lrbench.models import InputNormalisation, forward_all, penultimate, placed
 from lrbench.registry.suite import Finetune
 from lrbench.seeds import derive
 from lrbench.transfer.metrics import headline
@@ -29,6 +30,9 @@ from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Development
 
 Indices = npt.NDArray[np.int64]
+
+# Updates between two looks at the loss, for which a GPU is waited for.
+_LOOK = 100
 
 
 class Finetuning:
@@ -203,6 +207,9 @@ class _Run:
                 optimiser.step()
                 losses.append(loss.detach())
                 self._update += 1
+                if self._update % _LOOK == 0 and not bool(torch.isfinite(losses[-1])):
+                    # Nothing brings it back.
+                    break
                 control.progress(self._update, settings.updates, f"updates at rate {self._rate:g}")
         self.diverged = not bool(torch.isfinite(torch.stack(losses)).all())
         model.eval()
@@ -233,11 +240,11 @@ class _Run:
         self.candidate |= found
         self.diverged = "diverged" in found
         if self.diverged:
-            self.give_up(end)
+            self.give_up(int(found["updates"]))
 
     def _judged(self, validation: Indices, metric: str) -> dict[str, Any]:
         if self.diverged:
-            return {"score": 0.0, "diverged": True}
+            return {"score": 0.0, "diverged": True, "updates": self._update}
         development = self._owner._development
         scores = self._owner._scores(self.model, development.pixels, validation)
         return {"score": headline(scores, torch.from_numpy(development.labels[validation]), metric)}
@@ -275,6 +282,11 @@ class Finetuned:
     def scores(self, pixels: Any) -> torch.Tensor:
         """Logits of every image. Shape `(N, C)`."""
         return self._owner._scores(self._model, pixels)
+
+    def features(self) -> torch.Tensor:
+        """Features before the classifier of the images that were trained on. Shape `(N, D)`."""
+        read = partial(penultimate, self._model)
+        return forward_all(read, self._owner._development.pixels, self._owner._normalise)
 
 
 def cosine_rate(rate: float, update: int, updates: int) -> float:

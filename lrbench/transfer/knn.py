@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
+from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.registry.suite import Knn
 from lrbench.transfer.metrics import headline
-from lrbench.transfer.selection import Choice, LabelledFeatures
+from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 # The similarity matrix of as many queries as are looked at together, also against a million training images.
 _BYTES = 256 << 20
@@ -28,19 +29,26 @@ class Neighbours:
         self._classes = classes
         self._most = min(most, len(self._labels))
 
-    def scores(self, features: torch.Tensor, neighbours: list[int]) -> list[torch.Tensor]:
+    def scores(
+        self, features: torch.Tensor, neighbours: list[int], control: Control | None = None
+    ) -> list[torch.Tensor]:
         """Scores for each k: votes, and as a fraction of one vote the mean similarity of those who gave them.
 
         Args:
             features: Queries. Shape `(N, D)`.
             neighbours: Values of k.
+            control: May stop the work.
 
         Returns:
             For each k, shape `(N, C)`.
+
+        Raises:
+            InterruptedWork: Asked to stop.
         """
         parts: list[list[torch.Tensor]] = [[] for _ in neighbours]
         at_once = max(1, _BYTES // (4 * len(self._features)))
         for chunk in torch.split(_unit(features), at_once):
+            heed(control)
             similarity, nearest = (chunk @ self._features.T).topk(self._most, dim=1)
             labels = self._labels[nearest]
             for part, k in zip(parts, neighbours, strict=True):
@@ -54,11 +62,18 @@ class Neighbours:
 
 
 def select(
-    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: Knn
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: Knn,
+    control: Control | None = None,
 ) -> Choice:
     """Choose k on validation; of equal scores the largest k wins.
 
     Raises:
+        InterruptedWork: Asked to stop.
         InputError: Every k of the grid is larger than the number of training images.
     """
     grid = sorted((k for k in settings.neighbours if k <= len(train.labels)), reverse=True)
@@ -67,7 +82,7 @@ def select(
             f"every value of knn.neighbours ({', '.join(map(str, settings.neighbours))}) is larger than the "
             f"{len(train.labels)} training images. Name a smaller one (--set knn.neighbours=[1])."
         )
-    scores = Neighbours(train, classes=classes, most=grid[0]).scores(validation.features, grid)
+    scores = Neighbours(train, classes=classes, most=grid[0]).scores(validation.features, grid, control)
     candidates: list[dict[str, Any]] = [
         {"neighbours": k, "score": headline(each, validation.labels, metric)}
         for k, each in zip(grid, scores, strict=True)
@@ -81,20 +96,23 @@ def select(
 class FittedKnn:
     """Neighbours among everything that may be looked at, with the chosen k."""
 
-    def __init__(self, neighbours: Neighbours, k: int) -> None:
+    def __init__(self, neighbours: Neighbours, k: int, control: Control | None = None) -> None:
         self._neighbours = neighbours
         self._k = k
+        self._control = control
         self.diagnostics: dict[str, Any] = {}
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Votes, ties broken by similarity. Shape `(N, C)`."""
-        return self._neighbours.scores(features, [self._k])[0]
+        return self._neighbours.scores(features, [self._k], self._control)[0]
 
 
-def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: Knn) -> FittedKnn:
+def fit(
+    data: LabelledFeatures, choice: Choice, *, classes: int, settings: Knn, control: Control | None = None
+) -> FittedKnn:
     """Take everything as neighbours, with the chosen k."""
     k = int(choice.chosen["neighbours"])
-    return FittedKnn(Neighbours(data, classes=classes, most=k), k)
+    return FittedKnn(Neighbours(data, classes=classes, most=k), k, control)
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from lrbench.transfer.selection import Choice, LabelledFeatures
+from lrbench.control import Control
+from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 _ITERATIONS = 100
 # Images that are in double precision at a time.
@@ -25,13 +26,17 @@ class Evidence:
     Args:
         data: Features and labels.
         classes: Number of classes C.
+        control: May stop the work.
+
+    Raises:
+        InterruptedWork: Asked to stop.
 
     Attributes:
         score: Mean log evidence of an image's label, over classes.
         weights: Posterior means. Shape `(D, C)`, float64.
     """
 
-    def __init__(self, data: LabelledFeatures, classes: int) -> None:
+    def __init__(self, data: LabelledFeatures, classes: int, control: Control | None = None) -> None:
         count, width = data.features.shape
         labels = data.labels.to(data.features.device)
         # Of the singular value decomposition only the squares and the right side are needed: an eigenproblem of size D. Both
@@ -39,6 +44,7 @@ class Evidence:
         product = torch.zeros(width, width, dtype=torch.float64, device=labels.device)
         sums = torch.zeros(classes, width, dtype=torch.float64, device=labels.device)
         for block, own in zip(torch.split(data.features, _BLOCK), torch.split(labels, _BLOCK), strict=True):
+            heed(control)
             wide = block.double()
             product.addmm_(wide.T, wide)
             sums.index_add_(0, own, wide)
@@ -52,6 +58,7 @@ class Evidence:
         prior = torch.ones(classes, dtype=torch.float64, device=labels.device)
         noise = torch.ones_like(prior)
         for _ in range(_ITERATIONS):
+            heed(control)
             shrunk = prior[None, :] + noise[None, :] * squares[:, None]
             means = noise[None, :] * projected / shrunk
             size = means.square().sum(0).clamp(min=1e-300)
@@ -99,13 +106,23 @@ class EvidenceChoice(Choice):
 
 
 def select(
-    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: None
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: None,
+    control: Control | None = None,
 ) -> EvidenceChoice:
-    """The score of all images that may be looked at; nothing is chosen by it within a cell."""
+    """The score of all images that may be looked at; nothing is chosen by it within a cell.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
     both = LabelledFeatures(
         features=torch.cat([train.features, validation.features]), labels=torch.cat([train.labels, validation.labels])
     )
-    evidence = Evidence(both, classes)
+    evidence = Evidence(both, classes, control)
     return EvidenceChoice(chosen={"logme": evidence.score}, candidates=(), edge=False, metric=metric, evidence=evidence)
 
 
@@ -122,6 +139,8 @@ class FittedLogme:
         return predicted
 
 
-def fit(data: LabelledFeatures, choice: EvidenceChoice, *, classes: int, settings: None) -> FittedLogme:
+def fit(
+    data: LabelledFeatures, choice: EvidenceChoice, *, classes: int, settings: None, control: Control | None = None
+) -> FittedLogme:
     """The posterior mean on everything that may be looked at, which the score is of."""
     return FittedLogme(choice.evidence)

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from lrbench.control import Control
 from lrbench.registry.suite import Probe
 from lrbench.transfer.lbfgs import MEMORY, minimise
 from lrbench.transfer.metrics import headline
-from lrbench.transfer.selection import Choice, LabelledFeatures
+from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 # A solution is no further above the infimum of the mean objective than about this, by the solver's own model of it.
 _DECREMENT = 1e-8
@@ -76,7 +77,13 @@ class Standardiser:
 
 
 def solve(
-    inputs: torch.Tensor, labels: torch.Tensor, strengths: Sequence[float], *, classes: int, settings: Probe
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    strengths: Sequence[float],
+    *,
+    classes: int,
+    settings: Probe,
+    control: Control | None = None,
 ) -> list[Fit]:
     """Solve the problem at each strength; several together where that is faster, else each started from the one before.
 
@@ -86,16 +93,20 @@ def solve(
         strengths: λ of each problem, strongest first.
         classes: Number of classes C.
         settings: Tolerance (on the mean objective's gradient) and most iterations.
+        control: Told how many are solved; may stop it.
 
     Returns:
         One fit a strength, in the order given.
+
+    Raises:
+        InterruptedWork: Asked to stop.
     """
     count, width = inputs.shape
     decays = torch.tensor([strength / count for strength in strengths], dtype=torch.float64, device=inputs.device)
     # Where the penalty bends the objective by λ/N, a gradient g is within g/(λ/N) of the optimum: a strong penalty makes a
     # small absolute gradient both needless and, in any precision, out of reach.
     limits = settings.tolerance * decays.clamp(min=1.0)
-    problems = _Problems(inputs, labels, decays, classes)
+    problems = _Problems(inputs, labels, decays, classes, control)
     at_once = problems.at_once()
     start = torch.zeros(1, width * classes, dtype=torch.float64, device=inputs.device)
     scales = torch.zeros(1, dtype=torch.float64, device=inputs.device)
@@ -105,6 +116,8 @@ def solve(
         begun = start.expand(len(chosen), -1), scales.expand(len(chosen))
         found, met = _solve(problems, chosen, *begun, limits[chosen], settings.iterations)
         fits.extend(found)
+        if control is not None and len(strengths) > 1:
+            control.progress(len(fits), len(strengths), "strengths")
         # The strengths are evenly spaced in the logarithm, in which solutions move smoothly: the next lies about as far ahead
         # of the last as that of the one before it.
         ahead = 2 * fits[-1].weights - fits[-2].weights if at_once == 1 and len(fits) > 1 else fits[-1].weights
@@ -168,10 +181,19 @@ class _Problems:
         labels: Shape `(N,)`.
         decays: λ/N of each problem, float64. Shape `(P,)`.
         classes: Number of classes C.
+        control: May stop the work.
     """
 
-    def __init__(self, inputs: torch.Tensor, labels: torch.Tensor, decays: torch.Tensor, classes: int) -> None:
+    def __init__(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        decays: torch.Tensor,
+        classes: int,
+        control: Control | None = None,
+    ) -> None:
         self._inputs, self._labels, self._decays, self.classes = inputs, labels.to(inputs.device), decays, classes
+        self._control = control
 
     def at_once(self) -> int:
         """How many problems are solved together: as many as fit on a GPU, one on a CPU, where a good start is worth more.
@@ -194,7 +216,11 @@ class _Problems:
         Args:
             points: Weights, flat. Shape `(p, (D + 1) · C)`.
             which: Their problems. Shape `(p,)`.
+
+        Raises:
+            InterruptedWork: Asked to stop.
         """
+        heed(self._control)
         count, width = self._inputs.shape
         weights = points.view(len(points), width, self.classes)
         side_by_side = weights.permute(1, 0, 2).reshape(width, -1)
@@ -220,7 +246,13 @@ class _Problems:
 
 
 def select(
-    train: LabelledFeatures, validation: LabelledFeatures, *, classes: int, metric: str, settings: Probe
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: Probe,
+    control: Control | None = None,
 ) -> Choice:
     """Choose the strength on validation; of equal scores the strongest wins.
 
@@ -230,14 +262,17 @@ def select(
         classes: Number of classes.
         metric: `top1` or `mean_per_class`.
         settings: The grid, tolerance and most iterations.
+        control: Told how far the work is; may stop it.
+
+    Raises:
+        InterruptedWork: Asked to stop.
     """
     grid = settings.grid()
     standardise = Standardiser(train.features)
     inputs = standardise(validation.features)
     candidates: list[dict[str, Any]] = []
-    for strength, fit in zip(
-        grid, solve(standardise(train.features), train.labels, grid, classes=classes, settings=settings), strict=True
-    ):
+    fits = solve(standardise(train.features), train.labels, grid, classes=classes, settings=settings, control=control)
+    for strength, fit in zip(grid, fits, strict=True):
         score = headline(inputs.double() @ fit.weights.to(inputs.device), validation.labels, metric)
         candidates.append(
             {"strength": strength, "score": score, "iterations": fit.iterations, "converged": fit.converged}
@@ -266,10 +301,16 @@ class FittedProbe:
         return inputs.double() @ self._weights.to(inputs.device)
 
 
-def fit(data: LabelledFeatures, choice: Choice, *, classes: int, settings: Probe) -> FittedProbe:
-    """Fit once with the chosen strength."""
+def fit(
+    data: LabelledFeatures, choice: Choice, *, classes: int, settings: Probe, control: Control | None = None
+) -> FittedProbe:
+    """Fit once with the chosen strength.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
     standardise = Standardiser(data.features)
-    (solved,) = solve(
-        standardise(data.features), data.labels, [float(choice.chosen["strength"])], classes=classes, settings=settings
-    )
+    strength = [float(choice.chosen["strength"])]
+    inputs = standardise(data.features)
+    (solved,) = solve(inputs, data.labels, strength, classes=classes, settings=settings, control=control)
     return FittedProbe(standardise, solved)

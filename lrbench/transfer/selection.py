@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lrbench.control import Control
+from lrbench.errors import InterruptedWork
 from lrbench.seeds import generator
 
 Indices = npt.NDArray[np.int64]
@@ -63,6 +65,19 @@ class Choice:
     candidates: tuple[dict[str, Any], ...]
     edge: bool
     metric: str
+
+
+def heed(control: Control | None) -> None:
+    """End a protocol's work where that was asked for; a cell is begun anew next time.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
+    if control is not None and control.stop_requested():
+        raise InterruptedWork(
+            "stopped within a cell, which will be computed from its beginning; the cells already done are kept. Run the same "
+            "command again to go on."
+        )
 
 
 class SealedLabels:

@@ -50,6 +50,8 @@ def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(refe
     assert result.snapshot.reference == "tiny/step/seed0/stage1" and result.snapshot.batchnorm == "re-estimated"
     assert result.snapshot.source_accuracy is not None and not result.partial
     assert result.chosen and result.selection["candidates"] and result.device and result.versions["torch"]
+    assert set(result.diagnostics["features"]) == {"class_separation", "effective_rank", "feature_norm"}
+    assert result.arithmetic == ({} if result.device == "cpu" else {"convolutions": "tf32", "products": "float32"})
     first = path.read_text()
     again = transfer(reference, place).run(cell)
     kept = [read_result(again).model_dump(exclude={"timings"}), result.model_dump(exclude={"timings"})]

@@ -143,3 +143,11 @@ def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_t
     owner = tuning(Network(), rates=(0.01, 0.1, 1.0), decays=(0.0, 1e-3))
     choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
     assert (choice.chosen["learning_rate"], choice.chosen["weight_decay"]) == chosen and choice.edge is edge
+
+
+def test_a_run_that_diverged_is_not_trained_on(monkeypatch):
+    monkeypatch.setattr(module, "_LOOK", 2)
+    owner = tuning(Network(), updates=9, rates=(1e30, 0.01))
+    choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
+    assert {each["learning_rate"]: each.get("updates") for each in choice.candidates} == {0.01: None, 1e30: 2}
+    assert choice.chosen["learning_rate"] == 0.01

@@ -178,6 +178,29 @@ def test_a_stop_is_heeded_while_features_are_extracted(reference, place):  # noq
         working.run(Cell(task="tiny-objects", protocol="probe", seed=0))
 
 
+@pytest.mark.parametrize("protocol", ["probe", "knn", "fewshot", "depth", "logme"])
+def test_a_stop_is_heeded_within_a_protocol(reference, place, protocol, monkeypatch):  # noqa: F811
+    control = Control()
+    working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
+    extract = working._features_of
+
+    def extracted(*given):
+        found = extract(*given)
+        control.stop()
+        return found
+
+    monkeypatch.setattr(working, "_features_of", extracted)
+    with pytest.raises(InterruptedWork, match="stopped within a cell"):
+        working.run(Cell(task="tiny-objects", protocol=protocol, seed=0))
+
+
+def test_a_probe_tells_how_many_strengths_are_solved():
+    data, told, control = problem("overlapping"), [], Control()
+    control.progress = lambda done, total, unit: told.append((done, total, unit))
+    probe.select(data, data, classes=6, metric="top1", settings=Probe(strengths=3), control=control)
+    assert told == [(1, 3, "strengths"), (2, 3, "strengths"), (3, 3, "strengths")]
+
+
 def test_a_class_without_images_adds_nothing_to_the_evidence():
     data = problem("overlapping")
     wider = logme.Evidence(data, 9).score
