@@ -45,6 +45,7 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
             "num_classes": metadata.classes,
             "input_size": [3, metadata.input.size, metadata.input.size],
             "crop_pct": metadata.input.crop_fraction,
+            "crop_mode": metadata.input.crop_mode,
             "interpolation": metadata.input.interpolation,
             "mean": list(metadata.input.mean),
             "std": list(metadata.input.std),

@@ -226,6 +226,8 @@ def input_of(model: nn.Module) -> Input:
         interpolation=interpolation if interpolation in {"bilinear", "bicubic"} else "bicubic",
         mean=tuple(configuration["mean"]),
         std=tuple(configuration["std"]),
+        # What is neither pads small images in a way that only a few networks ask for.
+        crop_mode="squash" if configuration["crop_mode"] == "squash" else "center",
     )
 
 

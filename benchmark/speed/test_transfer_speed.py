@@ -22,6 +22,7 @@ from lrbench.registry import load_suite, load_task
 from lrbench.registry.suite import Finetune
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.finetune import Finetuning, _Run
+from lrbench.transfer.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
 from lrbench.workspace import Place, Workspace
 
@@ -81,8 +82,9 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
         settings=settings,
         seed=0,
         device=device,
+        points=Points(None),
     )
-    batch = torch.from_numpy(pixels.evaluation(np.arange(settings.batch)))
+    batch = torch.from_numpy(pixels.evaluation(np.arange(settings.batch))).to(device)
     targets = torch.from_numpy(labels[: settings.batch]).to(device)
 
     def bare():

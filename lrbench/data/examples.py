@@ -100,17 +100,19 @@ class TaskData:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTransform:
-    """Resize the short side, then cut the centre square: the transform of every evaluation.
+    """Resize the short side (or both), then cut the centre square: the transform of every evaluation.
 
     Attributes:
         size: Side of the square in pixels.
         resize: Length of the short side after resizing, at least `size`.
         interpolation: Pillow's filter, antialiased.
+        squash: Whether the long side becomes as long as the short one, too.
     """
 
     size: int
     resize: int
     interpolation: Literal["bilinear", "bicubic"]
+    squash: bool = False
 
     @classmethod
     def of(cls, settings: Input) -> "EvaluationTransform":
@@ -119,4 +121,5 @@ class EvaluationTransform:
             size=settings.size,
             resize=max(settings.size, int(settings.size / settings.crop_fraction)),
             interpolation=settings.interpolation,
+            squash=settings.crop_mode == "squash",
         )

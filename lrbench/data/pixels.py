@@ -127,8 +127,10 @@ class DecodedAnew:
         return self._make(index)
 
 
-def resize_short_side(image: Bytes, transform: EvaluationTransform) -> Bytes:
+def resize(image: Bytes, transform: EvaluationTransform) -> Bytes:
     """Resize so that the short side has `transform.resize` pixels, antialiased; the long side is cut to whole pixels.
+
+    Where the transform squashes, both sides become so long.
 
     torchvision does it, on whole numbers from 0 to 255; so crops agree with its `Resize` and `CenterCrop` to the bit.
     Processors with AVX2 all give the same bits; on others a value may differ by 1.
@@ -140,11 +142,12 @@ def resize_short_side(image: Bytes, transform: EvaluationTransform) -> Bytes:
     Returns:
         Shape `(h, w, 3)`, contiguous.
     """
-    if min(image.shape[:2]) == transform.resize:
+    sides = [transform.resize] * (2 if transform.squash else 1)
+    if (min(image.shape[:2]) == transform.resize and len(sides) == 1) or list(image.shape[:2]) == sides:
         return image
     mode = _FILTERS[transform.interpolation]
     channels_first = torch.from_numpy(image).permute(2, 0, 1)
-    resized = functional.resize(channels_first, [transform.resize], interpolation=mode, antialias=True)
+    resized = functional.resize(channels_first, sides, interpolation=mode, antialias=True)
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 

@@ -29,8 +29,8 @@ from lrbench.data.pixels import (
     Pixels,
     Shard,
     StoredPixels,
+    resize,
     resize_arithmetic,
-    resize_short_side,
 )
 from lrbench.errors import InterruptedWork
 from lrbench.files import atomic_path, sha256_json, sync_folder, write_json, writing
@@ -120,6 +120,7 @@ class _Work:
             "pillow": PIL.__version__,
             "libjpeg": _libjpeg_version(),
             **resize_arithmetic(),
+            **({"crop_mode": "squash"} if transform.squash else {}),
         }
         self.name = f"{data.task.name}-{name}-{transform.resize}-{sha256_json(self._about)[:16]}"
 
@@ -177,7 +178,7 @@ class _Work:
         return [self._image(index) for index in indices]
 
     def _image(self, index: int) -> _Image:
-        pixels = resize_short_side(self._split.images.read(index), self._transform)
+        pixels = resize(self._split.images.read(index), self._transform)
         height, width, _ = pixels.shape
         if self._encoded:
             return _as_jpeg(pixels, self._format.quality), (height, width)

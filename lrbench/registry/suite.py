@@ -4,7 +4,7 @@ import itertools
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from lrbench.registry.task import NAME_PATTERN, Strict
 
@@ -46,6 +46,8 @@ class Input(Strict):
             resize 256, crop 224).
         mean: Subtracted from each channel, on the scale [0, 1].
         std: Divides each channel, on the scale [0, 1].
+        crop_mode: `center` keeps the image's shape and cuts the middle out; `squash` resizes both sides alike, which changes
+            the shape (some of timm's networks were evaluated so).
     """
 
     size: Annotated[int, Field(ge=8)]
@@ -53,6 +55,15 @@ class Input(Strict):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    crop_mode: Literal["center", "squash"] = "center"
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Snapshots and suites from before there was a choice keep their bytes and hashes.
+        content: dict[str, Any] = write(self)
+        if self.crop_mode == "center":
+            content.pop("crop_mode", None)
+        return content
 
 
 class Schedule(Strict):

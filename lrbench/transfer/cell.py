@@ -337,12 +337,14 @@ class Transfer:
 
     def _preprocessing(self, target: Target, cell: Cell) -> dict[str, Any]:
         augmented = {"augmentation": self._settings.finetune.augmentation} if cell.protocol == "finetune" else {}
+        squash = {"crop_mode": "squash"} if target.transform.squash else {}
         return {
             "size": target.transform.size,
             "resize": target.transform.resize,
             "interpolation": target.transform.interpolation,
             "mean": list(self._input.mean),
             "std": list(self._input.std),
+            **squash,
             **augmented,
         }
 

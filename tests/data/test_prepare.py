@@ -10,6 +10,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -67,6 +68,26 @@ def test_evaluation_crops_are_torchvisions_to_the_bit(home, data, interpolation,
             assert np.array_equal(ours[index], expected), data.splits[split].ids[index]
             # Pillow's own resize, with which torchvision transforms images that are no tensors, rounds a little otherwise.
             assert np.abs(np.asarray(theirs(image)).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("fraction", [0.8, 1.0])
+def test_squashed_crops_are_timms_and_have_a_cache_of_their_own(home, data, fraction):
+    settings = Input(size=32, crop_fraction=fraction, interpolation="bicubic", crop_mode="squash")
+    transform = EvaluationTransform.of(settings)
+    theirs = transforms_imagenet_eval(
+        32, crop_pct=fraction, crop_mode="squash", interpolation="bicubic", use_prefetcher=True
+    )
+    for split in data.splits:
+        pixels = prepare(data, split, transform, cache=home / "cache")
+        ours = pixels.evaluation(np.arange(len(pixels)))
+        for index in range(len(pixels)):
+            image = torch.from_numpy(data.splits[split].images.read(index)).permute(2, 0, 1)
+            # timm's go through floating point, and round a little otherwise.
+            assert np.abs(ours[index].astype(int) - theirs(image).permute(1, 2, 0).numpy()).max() <= 1
+    plain = EvaluationTransform.of(settings.model_copy(update={"crop_mode": "center"}))
+    found = [prepare(data, "train", each, cache=home / "cache") for each in (transform, plain)]
+    shapes = [{each.resized(index).shape for index in range(len(each))} for each in found]
+    assert len(shapes[0]) == 1 < len(shapes[1])
 
 
 @pytest.mark.parametrize("more", range(9))

@@ -15,7 +15,7 @@ from lrbench.control import Control
 from lrbench.data import prepare as module
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.loading import load_task_data
-from lrbench.data.pixels import StoredPixels, resize_short_side
+from lrbench.data.pixels import StoredPixels, resize
 from lrbench.data.prepare import prepare
 from lrbench.errors import InterruptedWork
 from lrbench.registry import load_task
@@ -95,7 +95,7 @@ def test_jpeg_is_kept_in_the_quality_that_the_task_names(home, data, quality):
     shard = pixels._shards[0]
     for index, (offset, length, *_) in enumerate(shard.index.tolist()):
         buffer = io.BytesIO()
-        resized = resize_short_side(data.splits["train"].images.read(index), TRANSFORM)
+        resized = resize(data.splits["train"].images.read(index), TRANSFORM)
         Image.fromarray(resized).save(buffer, format="JPEG", quality=quality)
         assert shard.content[offset : offset + length].tobytes() == buffer.getvalue()
 

@@ -1,7 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
+import timm
 
 from lrbench.errors import InputError
 from lrbench.registry import find_suites, find_tasks, load_suite, load_task
+from lrbench.registry.suite import Input
+from lrbench.weights import input_of
 from tests.conftest import TINY_SUITE
 
 REAL = {"imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"}
@@ -142,3 +147,18 @@ def test_set_changes_any_value_and_is_validated(home):
         load_suite("tiny.toml", ["schedule.bach=16"])
     with pytest.raises(InputError, match="key=value"):
         load_suite("tiny.toml", ["schedule.batch"])
+
+
+def test_the_crop_mode_is_written_only_where_it_is_special():
+    suite = load_suite("quick")
+    assert "crop_mode" not in suite.model_dump(mode="json")["input"]
+    squashed = suite.input.model_copy(update={"crop_mode": "squash"})
+    assert Input.model_validate_json(squashed.model_dump_json(), strict=True) == squashed != suite.input
+
+
+def test_the_input_of_a_network_is_the_one_that_timm_evaluates_it_with():
+    named = ("resnet50.a1_in1k", "convnext_base.fb_in22k_ft_in1k_384", "dm_nfnet_f0.dm_in1k")
+    found = [input_of(SimpleNamespace(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())) for name in named]
+    assert [(each.size, each.crop_fraction, each.crop_mode) for each in found] == [
+        (224, 0.95, "center"), (384, 1.0, "squash"), (192, 0.9, "squash")
+    ]  # fmt: skip
