@@ -13,7 +13,6 @@ from lrbench.control import Control
 from lrbench.errors import InputError, InterruptedWork, LrbenchError
 from lrbench.leaderboard.resampling import mcnemar
 from lrbench.references import Reference, parse_reference, references_in
-from lrbench.registry import Suite
 from lrbench.results import StoredResult, read_result
 from lrbench.transfer.cell import Transfer
 from lrbench.workspace import Place, Workspace
@@ -74,13 +73,13 @@ class Recommendation:
         return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
 
 
-def expand(texts: Sequence[str], workspace: Workspace, suite: Suite | None) -> list[Reference]:
+def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
     """References, and folders of `.safetensors` files, as snapshots; nothing is loaded.
 
     Args:
         texts: References or folders.
         workspace: Where the suites' snapshots lie.
-        suite: Suite of references that name none.
+        suite: Suite of references that name none; None for the one pretrained last.
 
     Raises:
         InputError: Not a reference, or a folder without snapshots.
@@ -88,10 +87,7 @@ def expand(texts: Sequence[str], workspace: Workspace, suite: Suite | None) -> l
     found: dict[str, Reference] = {}
     for text in texts:
         folder = Path(text).expanduser()
-        if folder.is_dir():
-            named = references_in(folder, workspace)
-        else:
-            named = [parse_reference(text, workspace, suite=suite.name if suite else None)]
+        named = references_in(folder, workspace) if folder.is_dir() else [parse_reference(text, workspace, suite=suite)]
         found.update({each.text: each for each in named})
     return list(found.values())
 

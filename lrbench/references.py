@@ -74,7 +74,7 @@ def parse_reference(
     parts = text.strip("/").split("/")
     stage = _STAGE.match(parts[-1])
     if stage is None or len(parts) > 4:
-        raise InputError(f"{text!r} is not a snapshot reference.{suggestion(text, _near())} Write {_FORMS}.")
+        raise InputError(f"{text!r} is not a snapshot reference.{suggestion(text, _near(text))} Write {_FORMS}.")
     seed = None
     rest = parts[:-1]
     if rest and (match := _SEED.match(rest[-1])):
@@ -133,8 +133,9 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
     return SnapshotKey(arm=owner(arm, stage, suite.schedule), seed=seed, stage=stage)
 
 
-def _near() -> list[str]:
-    return [f"stage{number}" for number in range(10)]
+def _near(text: str) -> list[str]:
+    """What a misspelt stage may have meant: the one of its number."""
+    return [f"stage{number}" for number in re.findall(r"\d+", text)[-1:]]
 
 
 _FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, the path of a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"

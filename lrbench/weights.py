@@ -264,14 +264,19 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
-def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
+_PARTS = ("bias", "weight")
+
+
+def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: Mapping[str, Any] | None = None) -> Path:
     """Take in foreign weights as a snapshot.
 
     Args:
-        file: safetensors, or a file of `torch.save` that loads with `weights_only=True`.
+        file: safetensors, or a file of `torch.save` that loads with `weights_only=True`; with a classifier of any number of
+            classes, or without one, as self-supervised pretraining leaves them.
         architecture: The timm model that they are of.
         folder: Where the snapshot goes.
         name: What it is called.
+        arguments: Keyword arguments of `timm.create_model` beside the number of classes.
 
     Returns:
         The snapshot's path.
@@ -290,15 +295,22 @@ def take_in(file: Path, architecture: str, folder: Path, name: str) -> Path:
     tensors = _foreign_tensors(file)
     if not tensors:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
-    classifier = pretrained_configuration(create_model(architecture, {}, classes=10)).get("classifier")
-    bias = tensors.get(f"{classifier}.bias")
-    classes = _classes(architecture) if bias is None else len(bias)
-    model = create_model(architecture, {}, classes=classes)
+    given = dict(arguments or {})
+    layers = pretrained_configuration(create_model(architecture, given, classes=10)).get("classifier")
+    # Distilled networks have two classifiers.
+    names = [f"{layer}.{part}" for layer in ([layers] if isinstance(layers, str) else layers or ()) for part in _PARTS]
+    classes = next((len(tensors[name]) for name in names if name in tensors), 0)
+    model = create_model(architecture, given, classes=classes)
     load_strictly(model, tensors, file, architecture)
     if (broken := not_finite(tensors)) is not None:
         raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
     metadata = SnapshotMetadata(
-        architecture=architecture, classes=classes, input=input_of(model), origin=file.name, versions=library_versions()
+        architecture=architecture,
+        arguments=given,
+        classes=classes,
+        input=input_of(model).model_copy(update={"size": given["img_size"]} if "img_size" in given else {}),
+        origin=file.name,
+        versions=library_versions(),
     )
     write_snapshot(path, model.state_dict(), metadata)
     return path

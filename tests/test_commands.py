@@ -67,6 +67,37 @@ def test_a_task_in_full_is_its_toml(lrbench, name):
     assert content["name"] == name and "layout" in content["files"]
 
 
+def test_suites_lists_every_suite_and_shows_one_in_full(lrbench):
+    rows = {row["suite"]: row for row in json.loads(lrbench("suites", "--json").out)}
+    assert set(rows) == {"quick", "standard", "imagenet", "imagenet100"}
+    for name, row in rows.items():
+        planned = json.loads(lrbench("plan", name, "--json").out)
+        assert (row["snapshots"], row["cells"]) == (len(planned["snapshots"]), len(planned["cells"]))
+    assert all(name in lrbench("suites").out for name in rows)
+    content = tomllib.loads(lrbench("suites", "tiny.toml").out)
+    # What the file leaves to defaults is there too.
+    assert content["name"] == "tiny" and content["finetune"]["momentum"] == 0.9
+    assert "Did you mean 'standard'?" in lrbench("suites", "standrad").err
+
+
+def test_a_wrong_suite_of_snapshots_and_a_check_with_a_table_are_wrong_usage(lrbench, home):
+    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+    wrong = lrbench("snapshots", "list", "tini")
+    assert wrong.status == 2 and "Did you mean 'tiny'?" in wrong.err and not wrong.out
+    assert lrbench("snapshots", "list", "tiny").out.count("tiny/step/seed0/stage") == 4
+    both = lrbench("leaderboard", "--check", "--format", "csv")
+    # Without results that is said first; with them, that the two do not go together.
+    assert both.status == 2
+    assert lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects").status == 0
+    both = lrbench("leaderboard", "--check", "--format", "csv")
+    assert both.status == 2 and "it goes with none of --format" in both.err and not both.out
+
+
+def test_fetching_what_is_made_on_the_spot_is_done(lrbench):
+    done = lrbench("data", "fetch", "toy-birds")
+    assert done.status == 0 and "nothing to fetch" in done.err
+
+
 def test_doctor_shows_machine_versions_data_and_suites(lrbench):
     found = json.loads(lrbench("doctor", "--json").out)
     assert {"lrbench", "torch", "torchvision", "timm", "pandas"} <= set(found["versions"])

@@ -70,3 +70,15 @@ def test_a_snapshot_named_twice_is_compared_once(lrbench, home):
     pretrained(lrbench)
     workspace = Workspace(root=home)
     assert len(expand(["stage1", "step/stage1", "tiny/step/seed0/stage1", "stage2"], workspace, None)) == 2
+
+
+def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, home):
+    pretrained(lrbench)
+    (home / "later.toml").write_text((home / "tiny.toml").read_text().replace('name = "tiny"', 'name = "later"'))
+    assert "no snapshot of suite later" in lrbench("recommend", "--task", "tiny-objects", "--suite", "later.toml").err
+    assert lrbench("pretrain", "later.toml", "--arm", "step", "--seed", "0", "--workers", "1").status == 0
+    done = lrbench("recommend", "--task", "tiny-objects", "--suite", "tiny", "--seed", "4", "--probe", "1", "--json")
+    assert done.status == 0, done.err
+    assert {each["snapshot"].partition("/")[0] for each in json.loads(done.out)["ranked"]} == {"tiny"}
+    kept = [path.name for path in (home / "leaderboard" / "results" / "tiny").glob("*.tiny-objects.*.json")]
+    assert len(kept) == 10 and all(name.endswith(".seed4.json") for name in kept)

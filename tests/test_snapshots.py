@@ -191,6 +191,24 @@ def test_foreign_weights_are_taken_in(lrbench, home, kind):
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
 
 
+def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrbench, home):
+    weights = create_model("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, classes=0, seed=3).state_dict()
+    assert not [name for name in weights if name.startswith("head.")]
+    torch.save(weights, home / "backbone.pth")
+    command = ("snapshots", "add", "backbone.pth", "--architecture", "vit_tiny_patch16_224")
+    assert "does not hold the weights" in lrbench(*command).err
+    added = lrbench(*command, "--argument", "img_size=32", "--argument", "depth=2")
+    assert added.status == 0, added.err
+    metadata = read_metadata(home / "checkpoints" / "foreign" / "backbone.safetensors")
+    assert (metadata.classes, metadata.input.size, metadata.arguments) == (0, 32, {"img_size": 32, "depth": 2})
+    for protocol in ("probe", "finetune"):
+        command = ("transfer", "--snapshot", "foreign/backbone", "--task", "tiny-objects", "--protocol", protocol)
+        few = ("--set", "finetune.updates=2", "--set", "finetune.rates=[0.01]", "--set", "finetune.decays=[0.0]")
+        done = lrbench(*command, *(few if protocol == "finetune" else ()))
+        assert done.status == 0, done.err
+    assert "--argument takes key=value" in lrbench("snapshots", "add", "x", "--architecture", "x", "--argument", "8").err
+
+
 def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap(home / "was-run")}, home / "trap.pth")
     refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")

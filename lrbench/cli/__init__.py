@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from lrbench.cli import data, doctor, leaderboard, plan, pretrain, recommend, run, snapshots, tasks, transfer
+from lrbench.cli import data, doctor, leaderboard, plan, pretrain, recommend, run, snapshots, suites, tasks, transfer
 from lrbench.cli.common import one_paragraph
 from lrbench.errors import LrbenchError
 
@@ -26,6 +26,7 @@ app.command("transfer", short_help="Transfer one snapshot to one task.")(transfe
 app.command("recommend", short_help="Which snapshot to transfer to your data.")(recommend.recommend)
 app.command("leaderboard", short_help="Write tables and figures from the results.")(leaderboard.leaderboard)
 app.command("tasks")(tasks.tasks)
+app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
 app.command("plan", short_help="What a suite is made of and what is done.")(plan.plan)

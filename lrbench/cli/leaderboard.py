@@ -52,6 +52,11 @@ def leaderboard(
         raise InputError(
             f"there are no results in {workspace.results.absolute()}. `lrbench run quick` makes some, in minutes on a CPU."
         )
+    if check and (form or protocol or arm or out):
+        raise InputError(
+            "--check compares the pages with the results and prints no table, so it goes with none of --format, --out, "
+            "--protocol and --arm."
+        )
     if form or protocol or arm or out:
         _print(workspace, suites, form or "md", out, protocol, arm)
         return

@@ -21,8 +21,18 @@ def recommend(
             "--snapshots",
             metavar="REF",
             help="A snapshot as in `lrbench transfer`, or a folder of .safetensors files. Repeatable. [default: every "
-            "snapshot of the suite pretrained last, of its first seed]",
+            "snapshot of the suite, of its first pretraining seed]",
         ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", metavar="SUITE", help="Suite of snapshots that name none. [default: the one pretrained last]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="K", help="Transfer seed. [default: the suite's first, or 0]"),
     ] = None,
     probed: Annotated[
         int, typer.Option("--probe", metavar="N", min=1, help="How many of the best by LogME are probed.")
@@ -49,12 +59,15 @@ def recommend(
     workspace = Workspace.current()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     find_task_data(load_task(task), place.roots)
-    references, settings, seed = on_equal_terms(expand(snapshots or _of_last_suite(workspace), workspace, None))
-    if references and (suite := references[0].suite) is not None:
-        keep_for_results(workspace, suite)
+    named = expand(snapshots or _of_suite(workspace, suite), workspace, suite)
+    references, settings, default_seed = on_equal_terms(named)
+    if references and (own := references[0].suite) is not None:
+        keep_for_results(workspace, own)
     note(f"{len(references)} snapshots, of which the {min(probed, len(references))} best by LogME are probed")
     with showing_progress(f"recommend {task}") as control:
-        found = compare(references, task, settings, place, control, probed=probed, seed=seed)
+        found = compare(
+            references, task, settings, place, control, probed=probed, seed=default_seed if seed is None else seed
+        )
     if json_:
         emit_json({"task": task, "p": found.p, "ranked": [_record(each) for each in found.ranked]})
     else:
@@ -66,14 +79,21 @@ def recommend(
         raise FailureError(f"none of the snapshots could be probed on {task}; the warnings above say why.")
 
 
-def _of_last_suite(workspace: Any) -> list[str]:
+def _of_suite(workspace: Any, name: str | None) -> list[str]:
     from lrbench.arms import snapshot_keys
     from lrbench.effective import suite_in_use
+    from lrbench.errors import InputError
     from lrbench.snapshots import snapshot_path
 
-    suite = suite_in_use(workspace, None)
+    suite = suite_in_use(workspace, name)
     keys = snapshot_keys(suite, seed=suite.seeds[0])
-    return [f"{suite.name}/{key}" for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]
+    there = [f"{suite.name}/{key}" for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]
+    if not there:
+        raise InputError(
+            f"no snapshot of suite {suite.name}, seed {suite.seeds[0]}, is here. `lrbench pretrain {suite.name}` makes them; "
+            "or name others with --snapshots."
+        )
+    return there
 
 
 def _show(found: "Recommendation") -> None:

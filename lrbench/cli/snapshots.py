@@ -113,16 +113,27 @@ def add(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="What to call it. [default: the file's name]")
     ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--argument", metavar="KEY=VALUE", help="An argument of timm.create_model, as img_size=256. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit.
 
+    A classifier may be there, of any number of classes, or not.
+
     Where they do not, everything that does not is listed on stdout.
     """
+    from lrbench.registry.loading import apply_changes
     from lrbench.weights import MismatchError, take_in
     from lrbench.workspace import Workspace
 
+    arguments: dict[str, Any] = {}
+    apply_changes(arguments, argument or (), option="--argument")
     try:
-        path = take_in(file, architecture, Workspace.current().checkpoints / "foreign", name or file.stem)
+        path = take_in(file, architecture, Workspace.current().checkpoints / "foreign", name or file.stem, arguments)
     except MismatchError as error:
         # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
         for problem in error.problems:
@@ -172,7 +183,16 @@ def _path(reference: str, suite: str | None) -> Path:
 
 
 def _found(workspace: Any, suite: str | None) -> list[tuple[Path, str]]:
+    from lrbench.errors import InputError
+    from lrbench.registry import suggestion
+
     root = workspace.checkpoints
+    if suite is not None and not (root / suite).is_dir():
+        known = sorted(path.name for path in root.glob("*/") if any(path.glob("**/*.safetensors")))
+        listed = f" There are those of {', '.join(known)}." if known else " `lrbench pretrain` makes some."
+        raise InputError(
+            f"there are no snapshots of a suite {suite!r} in {root.absolute()}.{suggestion(suite, known)}{listed}"
+        )
     pattern = f"{suite or '*'}/**/*.safetensors"
     paths = [path for path in root.glob(pattern) if not path.name.endswith(".bn.safetensors")]
     return [(path, str(path.relative_to(root).with_suffix(""))) for path in sorted(paths)]

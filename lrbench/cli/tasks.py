@@ -50,11 +50,12 @@ def tasks(
 
 def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
     """Where a task's data is, or what was looked for; and whether it was found."""
-    from lrbench.data.loading import find_task_data
+    from lrbench.data.loading import ON_THE_HUB, find_task_data
     from lrbench.errors import InputError
 
     try:
-        return f"found: {find_task_data(task, roots)}", True
+        found = find_task_data(task, roots)
+        return f"fetched from the Hub when first used, {ON_THE_HUB}" if found == ON_THE_HUB else f"found: {found}", True
     except InputError as error:
         return str(error), False
 

@@ -52,6 +52,9 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         download(task, task.files, root)
         control.say(f"{task.name} is there, under {root}")
         return
+    if task.files.layout == "synthetic":
+        control.say(f"{task.name} is made on the spot: there is nothing to fetch")
+        return
     if not task.archives:
         raise InputError(f"task {task.name} names nothing to download. {how_to_get(task)}")
     refuse_file(task, root)

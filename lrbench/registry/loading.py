@@ -122,14 +122,19 @@ def validated(model: type[Record], content: dict[str, Any], where: Path | str, *
     return _validate(model, content, where, changed=changed)
 
 
-def apply_changes(content: dict[str, Any], changes: Sequence[str]) -> None:
+def apply_changes(content: dict[str, Any], changes: Sequence[str], *, option: str = "--set") -> None:
     """Change values in place as `--set key.sub=value` says.
+
+    Args:
+        content: What is changed.
+        changes: What was said.
+        option: The option that said it, for errors.
 
     Raises:
         InputError: A change is not `key=value`, or its key leads through a value.
     """
     for change in changes:
-        _apply(content, change)
+        _apply(content, change, option)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], table: str = "") -> list[str]:
@@ -291,11 +296,12 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return tuple(getattr(annotation, "__args__", ()))
 
 
-def _apply(content: dict[str, Any], change: str) -> None:
+def _apply(content: dict[str, Any], change: str, option: str) -> None:
     key, equals, text = change.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        raise InputError(f"--set takes key=value, such as --set schedule.batch=128; it was given {change!r}.")
+        example = "schedule.batch=128" if option == "--set" else "img_size=256"
+        raise InputError(f"{option} takes key=value, such as {option} {example}; it was given {change!r}.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -304,5 +310,5 @@ def _apply(content: dict[str, Any], change: str) -> None:
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise InputError(f"--set {change}: `{part}` is a value, not a table, so it has no key `{parts[-1]}`.")
+            raise InputError(f"{option} {change}: `{part}` is a value, not a table, so it has no key `{parts[-1]}`.")
     table[parts[-1]] = value

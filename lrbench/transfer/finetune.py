@@ -103,7 +103,7 @@ class Finetuning:
             )
         best = max(alive, key=lambda candidate: candidate["score"])
         chosen = {name: best[name] for name in ("learning_rate", "weight_decay")}
-        edge = len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1])
+        edge = len(rates) > 2 and chosen["learning_rate"] in (rates[0], rates[-1])
         return Choice(chosen=chosen, candidates=tuple(candidates), edge=edge, metric=metric)
 
     def fit(self, choice: Choice, control: Control) -> "Finetuned":

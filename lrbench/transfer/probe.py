@@ -279,7 +279,7 @@ def select(
         )
     # `max` takes the first of equals, and the grid falls from the strongest.
     best = max(candidates, key=lambda candidate: candidate["score"])
-    edge = len(grid) > 1 and best["strength"] in (grid[0], grid[-1])
+    edge = len(grid) > 2 and best["strength"] in (grid[0], grid[-1])
     return Choice(chosen={"strength": best["strength"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 
