@@ -206,7 +206,9 @@ def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrb
         few = ("--set", "finetune.updates=2", "--set", "finetune.rates=[0.01]", "--set", "finetune.decays=[0.0]")
         done = lrbench(*command, *(few if protocol == "finetune" else ()))
         assert done.status == 0, done.err
-    assert "--argument takes key=value" in lrbench("snapshots", "add", "x", "--architecture", "x", "--argument", "8").err
+    assert (
+        "--argument takes key=value" in lrbench("snapshots", "add", "x", "--architecture", "x", "--argument", "8").err
+    )
 
 
 def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):

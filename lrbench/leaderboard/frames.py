@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas
 
@@ -126,15 +126,15 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
         suite = read_suite(workspace.results, name)
         for body in gather(workspace.results, suite, workspace.cache):
             rows = [row for row in body.rows if arm is None or row[0] == arm]
-            for each in suite.protocols:
+            own = suite.protocols if body.there or not body.partial else ()
+            made: list[tuple[str, str, Any]] = [(each, "", tables.headline) for each in own]
+            made += [(each, " (other transfers)", tables.other_transfers) for each in tables.others(body)]
+            for each, kind, table in made:
                 if rows and protocol in (None, each):
-                    title = f"{name}, {each}{' (partial data)' if body.partial else ''}"
-                    if form == "latex":
-                        parts.append(
-                            f"% {title}\n{_latex(tables.headline(body, each, rows=rows, form='latex_booktabs'))}"
-                        )
-                    else:
-                        parts.append(f"### {title}\n\n{tables.headline(body, each, rows=rows)}")
+                    drawn = table(body, each, rows=rows, form="latex_booktabs" if form == "latex" else "github")
+                    title = f"{name}, {each}{kind}{' (partial data)' if body.partial else ''}"
+                    if drawn:
+                        parts.append(f"% {title}\n{_latex(drawn)}" if form == "latex" else f"### {title}\n\n{drawn}")
     if not parts:
         raise InputError(_nothing(suites, protocol, arm))
     return "\n\n".join(parts) + "\n"

@@ -103,8 +103,27 @@ def _arms(suite: Suite) -> str:
 
 
 def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]) -> list[str]:
-    suite = body.suite
     level = "###" if body.partial else "##"
+    # A transfer made on the side with partial data says nothing of the suite's own cells.
+    parts = [] if body.partial and not body.there else _own(body, decisions, drawn, level)
+    for other in tables.others(body):
+        parts.append(
+            f"{level} {other}: other transfers\n\n{tables.other_transfers(body, other)}\n\n"
+            "Transfers of these snapshots that the suite does not name, made one by one; read as the tables above."
+        )
+    report = tables.source_report(body)
+    if report:
+        parts.append(
+            f"{level} What the source taught\n\n{report}\n\nShares of images, in percent, mean ± half the 95 % interval "
+            "over seeds."
+        )
+        parts += [_figure(body, each) for each in drawn if each.name == "source-learned"]
+    return parts
+
+
+def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], level: str) -> list[str]:
+    """What the suite's own cells say."""
+    suite = body.suite
     parts = [
         f"{level} In short\n\n{summary.in_short(body, decisions)} {summary.grounds(body, decisions)}",
         f"{level} Verdicts\n\n{_claims()}",
@@ -128,18 +147,6 @@ def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]
             "says nothing of another pretraining run, so it decides nothing. The crossed bootstrap resamples seeds and images "
             "independently; with few seeds it is too narrow, and decides nothing either."
         )
-    for other in sorted({column.protocol for column in body.extra}):
-        parts.append(
-            f"{level} {other}: other transfers\n\n{tables.other_transfers(body, other)}\n\n"
-            "Transfers of these snapshots that the suite does not name, made one by one; read as the tables above."
-        )
-    report = tables.source_report(body)
-    if report:
-        parts.append(
-            f"{level} What the source taught\n\n{report}\n\nShares of images, in percent, mean ± half the 95 % interval "
-            "over seeds."
-        )
-        parts += [_figure(body, each) for each in drawn if each.name == "source-learned"]
     return parts
 
 
@@ -261,7 +268,7 @@ def _left_over(bodies: Sequence[Evidence]) -> list[str]:
     for body in bodies:
         word = " (partial data)" if body.partial else ""
         missing = tables.missing_cells(body)
-        if missing:
+        if missing and (body.there or not body.partial):
             parts.append(f"## Missing{word}\n\n" + "\n".join(f"- {line}" for line in missing))
         if body.apart:
             rows = [

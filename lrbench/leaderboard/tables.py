@@ -81,11 +81,19 @@ def headline(
     return markdown(_levels(evidence, chosen, columns, name or row_name), form)
 
 
-def other_transfers(evidence: Evidence, protocol: str) -> str:
+def others(evidence: Evidence) -> list[str]:
+    """Protocols of transfers that the suite does not name."""
+    return sorted({column.protocol for column in evidence.extra})
+
+
+def other_transfers(
+    evidence: Evidence, protocol: str, *, rows: Sequence[Row] | None = None, form: str = "github"
+) -> str:
     """The same for targets and protocols that the suite does not name; snapshots without any are left out."""
     columns = [column for column in evidence.extra if column.protocol == protocol]
-    rows = [row for row in evidence.rows if any(evidence.level(row, column) for column in columns)]
-    return markdown(_levels(evidence, rows, columns, row_name))
+    wanted = evidence.rows if rows is None else rows
+    shown = [row for row in wanted if any(evidence.level(row, column) for column in columns)]
+    return markdown(_levels(evidence, shown, columns, row_name), form)
 
 
 def differences(evidence: Evidence, protocol: str) -> str:

@@ -183,13 +183,27 @@ def test_a_bad_file_is_named_and_left_out(workspace, tiny, damage):
     assert {row[0]: row for row in table_after(text, "## probe: accuracy")}["step/stage2"][2] == "75.0 (1 of 2 seeds)"
 
 
-def test_extra_transfers_have_their_own_table(workspace, tiny):
+def test_extra_transfers_have_their_own_table(workspace, tiny, lrbench):
     fill(workspace, tiny)
     put(workspace, tiny, arm="step", stage=2, protocol="finetune")
     text = suite_page(workspace)
     rows = table_after(text, "## finetune: other transfers")
     assert rows[1][0] == "step/stage2" and rows[1][2] == "75.0 (1 of 2 seeds)"
     assert "Incomplete" not in text
+    printed = lrbench("leaderboard", "tiny", "--protocol", "finetune")
+    assert printed.status == 0 and printed.out.startswith("### tiny, finetune (other transfers)")
+    assert "75.0 (1 of 2 seeds)" in printed.out and "75.0" in lrbench("leaderboard", "--format", "latex").out
+    assert lrbench("leaderboard", "tiny", "--protocol", "finetune", "--arm", "hold").status == 2
+
+
+def test_a_transfer_on_the_side_with_partial_data_adds_a_table_and_no_more(workspace, tiny):
+    fill(workspace, tiny)
+    before = suite_page(workspace)
+    put(workspace, tiny, arm="step", stage=2, protocol="finetune", partial=True)
+    full, partial = suite_page(workspace).split("## Partial data")
+    assert full.strip() == before.split("## Setting")[0].strip()
+    assert "### finetune: other transfers" in partial and "75.0 (1 of 2 seeds)" in partial
+    assert not any(word in partial for word in ("verdict", "In short", "Missing", "which checkpoint"))
 
 
 def test_the_same_results_give_the_same_bytes_and_check_notices_any_change(workspace, tiny, lrbench):
