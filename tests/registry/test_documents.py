@@ -1,0 +1,66 @@
+"""The documents on task and suite files name every key, and their examples are read."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lrbench.registry import load_task
+from lrbench.registry import suite as suites
+from lrbench.registry import task as tasks
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+LAYOUTS = (
+    tasks.FoldersFiles, tasks.SplitFoldersFiles, tasks.ListsFiles, tasks.IndexedFiles, tasks.HubFiles,
+    tasks.TorchvisionFiles, tasks.SyntheticFiles,
+)  # fmt: skip
+
+
+def keys_of(text):
+    """What the first column of a text's tables names."""
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {key for cell in cells for key in re.findall(r"`([a-z0-9_.]+)`", cell)}
+
+
+@pytest.mark.parametrize("files", LAYOUTS)
+def test_every_key_of_a_layout_is_explained(files):
+    (layout,) = files.model_fields["layout"].annotation.__args__
+    section = (DOCS / "tasks.md").read_text().split(f'### `layout = "{layout}"`')[1].split("\n##")[0]
+    assert keys_of(section) == set(files.model_fields) - {"layout"}
+
+
+def test_every_other_key_of_a_task_is_explained():
+    text = (DOCS / "tasks.md").read_text()
+    head, rest = text.split("## `[files]`")
+    assert keys_of(head) == {*tasks.Task.model_fields, "like"}
+    archives, others = rest.split("## `[[archives]]`")[1].split("## `[prepare]`")
+    assert keys_of(archives) == set(tasks.Archive.model_fields)
+    wanted = {
+        f"{table}.{key}"
+        for table in ("prepare", "about")
+        for key in tasks.Task.model_fields[table].annotation.model_fields
+    }
+    assert keys_of(others) == wanted
+    for split in (tasks.FirstSplit, tasks.ListedSplit, tasks.DrawnSplit):
+        assert all(re.search(rf"\b{key} = ", rest) for key in split.model_fields)
+
+
+def test_every_key_of_a_suite_is_explained():
+    text = (DOCS / "suites.md").read_text()
+    explained = keys_of(text)
+    protocols = ("probe", "knn", "finetune", "fewshot", "concat")
+    tables = ("model", "input", "schedule", "training", "batchnorm")
+    fields = suites.Suite.model_fields
+    wanted = set(fields) - {*protocols, *tables}
+    wanted |= {key for table in tables for key in fields[table].annotation.model_fields}
+    wanted |= {f"{table}.{key}" for table in protocols for key in fields[table].annotation.model_fields}
+    assert explained == wanted
+
+
+def test_the_examples_of_task_files_are_read(home):
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "tasks.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    for number, block in enumerate(blocks):
+        (home / f"{number}.toml").write_text(block)
+        assert load_task(f"{number}.toml").name == tomllib.loads(block)["name"]
