@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lrbench.data.examples import SplitName, TaskData
 from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
 from lrbench.data.layouts.hub import find_hub, read_hub
@@ -87,7 +89,7 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
 
 
 def _differences(task: Task, reading: Reading) -> list[str]:
-    """Where the counts differ from those that the task pins, each a clause."""
+    """Where what is there is less or other than what the task pins, each a clause."""
     differences = []
     if task.classes is not None and len(reading.classes) != task.classes:
         differences.append(f"it has {len(reading.classes):,} classes, and the whole data set {task.classes:,}")
@@ -96,4 +98,13 @@ def _differences(task: Task, reading: Reading) -> list[str]:
         found = len(reading.splits[split]) if split in reading.splits else 0
         if found != pinned:
             differences.append(f"it has {found:,} {split} images, and the whole data set {pinned:,}")
+    for name, least in task.least.items():
+        labels = reading.splits[name].labels if name in reading.splits else np.array([], dtype=np.int64)
+        by_class = np.bincount(labels, minlength=len(reading.classes))
+        short = [f"{reading.classes[label]} ({by_class[label]:,})" for label in np.flatnonzero(by_class < least)]
+        if short:
+            shown = ", ".join(short[:3]) + (f" and {len(short) - 3:,} more" if len(short) > 3 else "")
+            differences.append(
+                f"classes of the whole data set have {least:,} {name} images at least, and these have fewer: {shown}"
+            )
     return differences

@@ -260,6 +260,8 @@ class Task(Strict):
         metric: The headline: `top1` or `mean_per_class`, as the field reports this data set.
         classes: Number of classes; counted from the files when not pinned.
         counts: Number of images by split; data with fewer is half-copied.
+        least: By split, as many images as any class of the whole data has at least; a class with fewer is half-copied. For data
+            whose count of images is not known.
         manual: How to get the data by hand where no download exists.
     """
 
@@ -268,6 +270,7 @@ class Task(Strict):
     metric: Metric = "top1"
     classes: Annotated[int, Field(ge=2)] | None = None
     counts: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
+    least: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
     files: Files
     archives: tuple[Archive, ...] = ()
     manual: str | None = None

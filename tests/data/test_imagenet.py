@@ -262,6 +262,21 @@ def test_every_tenth_class_of_a_half_copied_imagenet_is_not_whole(home):
     assert load_task_data(load_task("tenth.toml"), [home / "data"], partial=True).fingerprint == whole.fingerprint
 
 
+def test_a_class_that_was_cut_short_is_not_whole_where_counts_are_not_known(home):
+    trees.imagenet(home / "data", classes=5, train=4, val=1)
+    changes = {"classes": 5, "counts": "{}", "least": "{ train = 4 }"}
+    assert len(load_task_data(mine(home, **changes), [home / "data"]).splits["train"]) == 20
+    short = sorted((home / "data" / "imagenet" / "train" / "n01440766").iterdir())
+    for picture in short[1:]:
+        picture.unlink()
+    with pytest.raises(
+        InputError, match=r"is not whole: classes .* have 4 train images at least.*fewer: n01440766 \(1\)\."
+    ):
+        load_task_data(mine(home, **changes), [home / "data"])
+    assert load_task_data(mine(home, **changes), [home / "data"], partial=True).partial
+    assert load_task("imagenet100").least == {"train": 732}
+
+
 def test_kaggles_imagenet_is_found_inside_a_folder_of_its_own(tmp_path):
     trees.imagenet_kaggle(tmp_path / "imagenet")
     assert len(load("imagenet1k", tmp_path).classes) == 3
