@@ -1,0 +1,161 @@
+"""One update: pieces of the batch, memory that runs out, compilation, precision, and images that share statistics."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrbench.control import Control
+from lrbench.errors import FailureError, InputError
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.registry.suite import Schedule, Suite, Training
+from lrbench.snapshots import read_metadata, snapshot_path
+from tests.pretrain.test_engine import network, stepper
+from tests.pretrain.test_segments import key, make
+
+
+def gradients(model, micro_batch, **others):
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
+    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
+    step = stepper(schedule, micro_batch=micro_batch, **others)(model)
+    loss, correct = step(images, torch.arange(8) % 3, 0.1, 7)
+    return {name: each.grad.clone() for name, each in model.named_parameters()}, float(loss), int(correct), step
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])
+def test_pieces_of_a_batch_give_the_batchs_gradient(micro_batch):
+    whole, loss, correct, _ = gradients(network(), None)
+    pieces, theirs, hits, _ = gradients(network(), micro_batch)
+    assert theirs == pytest.approx(loss, rel=1e-6) and hits == correct
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+class Greedy(nn.Module):
+    """A network that has memory for so many images only."""
+
+    def __init__(self, room, inner=None):
+        super().__init__()
+        self.room, self.inner = room, inner or network()
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return self.inner(images)
+
+
+def test_out_of_memory_halves_the_pieces_and_says_so():
+    said = []
+    found, loss, _, step = gradients(Greedy(2), None, say=said.append)
+    whole, expected, _, _ = gradients(network(), None)
+    assert step.micro_batch == 2 and loss == pytest.approx(expected, rel=1e-6)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(found[f"inner.{name}"], gradient, rtol=1e-5, atol=1e-7)
+    assert said == [
+        "not memory enough for 8 images at a time: from here on 4, which gives the same updates",
+        "not memory enough for 4 images at a time: from here on 2, which gives the same updates",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "room", "why"),
+    [
+        (nn.BatchNorm1d(48), 4, "under BatchNorm fewer images would share statistics"),
+        (nn.Dropout(0.5), 4, "its random dropping depends on the pieces"),
+        (nn.Identity(), 0, "a single image is too much"),
+    ],
+)
+def test_out_of_memory_stops_where_pieces_would_change_the_training(layer, room, why):
+    inner = nn.Sequential(nn.Flatten(), layer, nn.Linear(48, 3))
+    with pytest.raises(FailureError, match=f"{why}.*--set training.micro_batch="):
+        gradients(Greedy(room, inner), None)
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_without(monkeypatch):
+    said = []
+
+    def broken(*arguments, **others):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    def compile_broken(self, **options):
+        self._compiled_call_impl = broken
+
+    monkeypatch.setattr(nn.Module, "compile", compile_broken)
+    found, loss, _, _ = gradients(network(), None, training=Training(compile=True), say=said.append)
+    whole, expected, _, _ = gradients(network(), None)
+    assert loss == expected and all(torch.equal(found[name], whole[name]) for name in whole)
+    assert said == [
+        "the network could not be compiled (Failed to find C compiler.); training goes on without",
+    ]
+
+
+def test_an_error_of_the_network_itself_is_not_taken_for_the_compilers():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        gradients(nn.Sequential(nn.Flatten(), nn.Linear(47, 3)), None)
+
+
+def test_networks_that_drop_at_random_draw_by_the_updates_number():
+    def loss(state):
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), network()[1])
+        # Whatever was drawn before.
+        torch.manual_seed(state)
+        return gradients(model, None)[1]
+
+    assert loss(2) == loss(3)
+
+
+def test_bfloat16_is_near_and_keeps_weights_in_single_precision(tiny, place):
+    half = Suite.model_validate(tiny.model_dump() | {"name": "half", "training": {"precision": "bfloat16"}})
+    one, other = make(tiny, key("step", 1), place), make(half, key("step", 1), place)
+    mine, theirs = (
+        [json.loads(line)["loss"] for line in path.with_name("log.jsonl").read_text().splitlines()]
+        for path in (one, other)
+    )
+    assert mine != theirs and mine == pytest.approx(theirs, rel=0.05)
+    assert read_metadata(one).recipe != read_metadata(other).recipe
+    from safetensors.torch import load_file
+
+    assert {tensor.dtype for tensor in load_file(other).values()} == {torch.float32, torch.int64}
+
+
+def test_how_a_machine_computes_does_not_tell_suites_apart(tiny, place):
+    path = make(tiny, key("step", 0), place)
+    content = tiny.model_dump() | {"training": {"micro_batch": 16, "compile": False, "deterministic": True}}
+    assert make(Suite.model_validate(content), key("step", 0), place) == path
+
+
+def test_images_that_share_statistics_are_recorded_and_kept(tiny, place):
+    pieces = Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 8}})
+    path = make(pieces, key("step", 1), place)
+    assert read_metadata(path).batchnorm_shared == 8
+    plain = Suite.model_validate(tiny.model_dump() | {"name": "plain"})
+    assert read_metadata(make(plain, key("step", 1), place)).batchnorm_shared == 32
+    # The suite says nothing any more: training goes on as its past was trained.
+    make(tiny, key("hold", 2), place)
+    assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("hold", 2))).batchnorm_shared == 8
+
+
+def test_another_number_of_images_that_share_statistics_is_said(tiny, place):
+    make(tiny, key("step", 1), place)
+
+    class Hears(Control):
+        said: list[str] = []
+
+        def say(self, text):
+            self.said.append(text)
+
+    told = Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 16}})
+    make_snapshot(told, key("step", 2), place, Hears())
+    assert "16 images share BatchNorm statistics from here on" in Hears.said[0] and "before it were 32" in Hears.said[0]
+    assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2))).batchnorm_shared == 16
+    with pytest.raises(
+        InputError, match=r"12 images share BatchNorm statistics, as training.micro_batch says.*no multiple"
+    ):
+        make_snapshot(
+            Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 12}}),
+            key("hold", 2),
+            place,
+            Control(),
+        )
