@@ -1,11 +1,10 @@
 """Reading TOML files into tasks and suites, with errors that name the file, the key and what was expected."""
 
-import difflib
 import importlib.resources
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lrbench.errors import InputError
+from lrbench.registry.explain import explain, suggestion
 from lrbench.registry.suite import Suite
 from lrbench.registry.task import Strict, Task
 
@@ -99,12 +99,6 @@ def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     suite = _validate(Suite, content, path, changed=bool(changes))
     _refuse_twin("suite", suite.name, path, find_suites())
     return suite
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` where a known name is near, else nothing."""
-    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def validated(model: type[Record], content: dict[str, Any], where: Path | str, *, changed: bool = False) -> Record:
@@ -235,65 +229,8 @@ def _validate(model: type[Record], content: dict[str, Any], path: Path | str, *,
         # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
         return model.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        problems = [_explain(model, problem) for problem in error.errors(include_url=False)]
         where = f"{path} (after --set)" if changed else str(path)
-        raise InputError(f"{where}: {'; '.join(problems)}.") from error
-
-
-def _explain(model: type[Strict], problem: Any) -> str:
-    location = [part for part in problem["loc"] if not (isinstance(part, str) and part in _VARIANTS)]
-    key = ".".join(str(part) for part in location) or "the file"
-    kind, message = problem["type"], problem["msg"]
-    if kind == "extra_forbidden":
-        known = _fields_at(model, [str(part) for part in problem["loc"][:-1]])
-        hint = suggestion(str(location[-1]), known)
-        listed = f" Known here: {', '.join(known)}" if known else ""
-        return f"`{key}` is not a known key.{hint}{listed}"
-    if kind == "missing":
-        return f"`{key}` is missing"
-    if kind == "union_tag_not_found":
-        return f"`{key}` needs {message.split('discriminator')[-1].strip() or 'a kind'}"
-    message = message.removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem.get("input")
-    shown = "" if isinstance(given, dict) or kind == "value_error" else f", not {given!r}"
-    return f"`{key}`: {message}{shown}"
-
-
-# Names that pydantic puts into a location to say which variant of a union was tried; they are not keys of the file.
-_VARIANTS = {
-    "folders", "split-folders", "lists", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
-    "tuple[str, ...]", "str", "constrained-str",
-}  # fmt: skip
-
-
-def _fields_at(model: type[Strict], location: list[str]) -> list[str]:
-    """The keys known at a location, following variants of unions by their tag."""
-    current: Any = model
-    for part in location:
-        current = _step(current, part)
-        if current is None:
-            return []
-    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, Strict) else []
-
-
-def _step(current: Any, part: str) -> Any:
-    if isinstance(current, type) and issubclass(current, Strict):
-        field = current.model_fields.get(part)
-        return None if field is None else field.annotation
-    for option in _options(current):
-        if isinstance(option, type) and issubclass(option, Strict):
-            for tag in ("layout", "kind"):
-                field = option.model_fields.get(tag)
-                if field is not None and part in _options(field.annotation):
-                    return option
-            if part.isdigit():
-                return option
-    return None
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    return tuple(getattr(annotation, "__args__", ()))
+        raise InputError(f"{where}: {explain(model, error)}") from error
 
 
 def _apply(content: dict[str, Any], change: str, option: str) -> None:

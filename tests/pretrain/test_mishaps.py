@@ -23,8 +23,9 @@ from lrbench.pretrain.state import load, progress_path, save, state_path
 from lrbench.pretrain.step import Step, drops_at_random
 from lrbench.registry.suite import Schedule, Suite, Training
 from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path
-from tests.pretrain.test_engine import CPU, NORMALISE, Greedy, gradients, network
+from tests.pretrain.test_engine import CPU, NORMALISE, network
 from tests.pretrain.test_segments import StopsAfter, key, make
+from tests.pretrain.test_step import Greedy, gradients
 from tests.test_snapshots import Trap
 
 

@@ -89,7 +89,7 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
     ("old", "new", "key", "said"),
     [
         ("batch = 32", "batchs = 32", "schedule.batchs", "Did you mean 'batch'?"),
-        ("batch = 32", 'batch = "32"', "schedule.batch", "integer"),
+        ("batch = 32", 'batch = "32"', "schedule.batch", "must be a whole number, not '32'."),
         ("boundaries = [3, 5]", "boundaries = [5, 3]", "schedule.boundaries", "must rise"),
         ("boundaries = [3, 5]", "boundaries = [3, 6]", "schedule", "must lie before the end"),
         ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01]", "schedule", "3 stages"),
@@ -100,7 +100,7 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
         (
             'arms = ["step", "hold", "constant", "average"]',
             'arms = ["step", "average"]',
-            "the file",
+            "arm 'average'",
             "starts from 'hold'",
         ),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds", "named twice"),
@@ -113,6 +113,41 @@ def test_a_wrong_suite_is_refused_with_file_key_and_what_was_expected(home, old,
         load_suite("wrong.toml")
     message = str(refused.value)
     assert "wrong.toml" in message and key in message and said in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"folders"', '"folder"', "`files.layout` must be one of folders, split-folders, lists, indexed, hub, torchvision, "
+         "synthetic, not 'folder'. Did you mean 'folders'?"),
+        ('layout = "folders"', "", "`files.layout` is missing: it is one of folders, "),
+        ('root = "x"', "root = 3", "`files.root` must be text (in quotes) or a list (in brackets), not 3."),
+        ('root = "x"', 'split = { kind = "random" }', "`files.split.kind` must be one of first, listed, drawn, not 'random'."),
+        ('root = "x"', "split = { test = 0.5 }", "`files.split.kind` is missing: it is one of first, listed, drawn."),
+        ('"mine"', '"My Data"', "`name` must be of small letters, digits, `.`, `_` and `-`, not 'My Data'."),
+        ("[files]", "counts = { training = 5 }\n[files]", "`counts`: a key must be one of train, val, test, not 'training'. "
+         "Did you mean 'train'?"),
+        ("[files]", "classes = 1\n[files]", "`classes` must be 2 or more, not 1."),
+        ("[files]", "classes = true\n[files]", "`classes` must be a whole number, not true."),
+        ("[files]", 'metric = "top-1"\n[files]', "`metric` must be one of top1, mean_per_class, not 'top-1'. Did you mean"),
+        ('[files]\nlayout = "folders"\nroot = "x"', 'files = "x"', "`files` must be a table, not 'x'."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_task_file_is_said_in_the_users_words(home, old, new, said):
+    content = 'name = "mine"\n[files]\nlayout = "folders"\nroot = "x"\n'
+    assert old in content
+    (home / "mine.toml").write_text(content.replace(old, new))
+    with pytest.raises(InputError) as refused:
+        load_task("mine.toml")
+    assert str(refused.value).startswith(f"mine.toml: {said}")
+
+
+def test_a_list_whose_items_are_wrong_is_not_called_empty_too(home):
+    with pytest.raises(InputError) as refused:
+        load_suite("tiny.toml", ['arms=["stepp"]'])
+    assert str(refused.value).endswith("not 'stepp'. Did you mean 'step'?") and "at least" not in str(refused.value)
+    with pytest.raises(InputError, match=r"`seeds` must have at least 1 item, not \[\]\."):
+        load_suite("tiny.toml", ["seeds=[]"])
 
 
 def test_a_task_with_an_unknown_key_is_refused(home):
