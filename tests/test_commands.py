@@ -93,6 +93,16 @@ def test_a_wrong_suite_of_snapshots_and_a_check_with_a_table_are_wrong_usage(lrb
     assert both.status == 2 and "it goes with none of --format" in both.err and not both.out
 
 
+def test_a_stage_that_arms_share_is_said_to_be_the_others(lrbench):
+    assert lrbench("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0").status == 0
+    command = ("transfer", "--task", "tiny-objects", "--protocol", "knn", "--snapshot")
+    for named in (("hold/stage1",), ("stage1", "--arm", "hold"), ("tiny/hold/stage1",)):
+        said = lrbench(*command, *named)
+        assert said.status == 0 and "hold has stage1 in common with step: it is tiny/step/seed0/stage1" in said.err
+    for named in ("hold/stage2", "step/stage1", "stage1"):
+        assert "in common" not in lrbench(*command, named).err
+
+
 def test_fetching_what_is_made_on_the_spot_is_done(lrbench):
     done = lrbench("data", "fetch", "toy-birds")
     assert done.status == 0 and "nothing to fetch" in done.err

@@ -81,6 +81,7 @@ def transfer(
         references = references_in(folder, workspace)
     else:
         references = [parse_reference(snapshot, workspace, suite=suite, arm=arm)]
+        _say_whose_it_is(references[0], snapshot, arm)
     settings, default_seed = _settings(references[0], workspace, suite)
     settings = settings.changed(protocol, set_ or ())
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
@@ -100,6 +101,15 @@ def transfer(
     if json_:
         records = [read_result(path).model_dump(by_alias=True, mode="json") for path in paths]
         emit_json(records if folder.is_dir() else records[0])
+
+
+def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> None:
+    """Arms share their first stages: say so where the snapshot is another arm's than the one that was named."""
+    if reference.suite is None or reference.key is None:
+        return
+    asked = next((part for part in named.split("/")[:-1] if part in reference.suite.arms), arm)
+    if asked not in (None, reference.key.arm):
+        note(f"{asked} has stage{reference.key.stage} in common with {reference.key.arm}: it is {reference.text}")
 
 
 def _settings(reference: "Reference", workspace: "Workspace", suite: str | None) -> "tuple[TransferSettings, int]":
