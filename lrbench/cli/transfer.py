@@ -68,10 +68,11 @@ def transfer(
 
     The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
     """
-    from lrbench.cells import Cell, done_result
+    from lrbench.cells import Cell, done_result, refuse_to_replace, replaced_result
     from lrbench.references import parse_reference, references_in
     from lrbench.registry import load_task
     from lrbench.results import read_result
+    from lrbench.snapshots import identity
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
@@ -87,10 +88,14 @@ def transfer(
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     paths = []
+    fingerprint = None if again else _fingerprint_of_own_data(task, place)
     for reference in references:
         path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
         if not again and reference.path is not None:
-            _refuse_to_replace(reference, cell, settings, place)
+            # Before anything is loaded.
+            sha256 = identity(reference.path)
+            found = replaced_result(workspace, reference, cell, settings, sha256=sha256, fingerprint=fingerprint)
+            refuse_to_replace(*found)
         if path is None:
             path = _compute(reference, cell, settings, place, again=again)
         else:
@@ -122,23 +127,6 @@ def _settings(reference: "Reference", workspace: "Workspace", suite: str | None)
         chosen = suite_in_use(workspace, suite)
         return TransferSettings.of(chosen), chosen.transfer_seeds[0]
     return TransferSettings(), 0
-
-
-def _refuse_to_replace(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place") -> None:
-    """Before anything is loaded: a result that was computed otherwise stays, unless told (--again)."""
-    from lrbench.cells import refuse_to_replace, replaced_result
-    from lrbench.snapshots import identity
-
-    assert reference.path is not None
-    found = replaced_result(
-        place.workspace,
-        reference,
-        cell,
-        settings,
-        sha256=identity(reference.path),
-        fingerprint=_fingerprint_of_own_data(cell.task, place),
-    )
-    refuse_to_replace(*found)
 
 
 def _fingerprint_of_own_data(task: str, place: "Place") -> str | None:
