@@ -133,3 +133,13 @@ def test_the_revision_and_the_configuration_are_those_of_the_toml(home, monkeypa
     data = load_task_data(task, [home])
     assert asked == [(("owner/name", "full"), {"split": split, "revision": "abc"}) for split in ("train", "validation")]
     assert data.splits["test"].ids == ["validation/0", "validation/1"] and data.edition == "full@abc"
+    # Where `datasets` tells which commit that was, the commit counts: `abc` may be another one tomorrow.
+    for commits, edition in (
+        (["1" * 40], "full@" + "1" * 40),
+        (["2" * 40], "full@" + "2" * 40),
+        (["1" * 40, "2" * 40], "full@abc"),
+    ):
+        table.info.download_checksums = {
+            f"hf://datasets/owner/name@{commit}/{part}.parquet": {"num_bytes": 1} for commit in commits for part in "ab"
+        }
+        assert load_task_data(task, [home]).edition == edition

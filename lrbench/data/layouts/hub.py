@@ -1,8 +1,9 @@
 """The layout `hub`: a Hugging Face data set at a pinned revision, or a folder in one of its formats."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from lrbench.data.examples import Split, SplitName
 from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
 from lrbench.errors import InputError
 from lrbench.registry.task import HubFiles, Task
+
+# As `datasets` writes the address of a file: `hf://datasets/OWNER/NAME@COMMIT/…`.
+_COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,16 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
                 images, files.image, f"{task.name} ({theirs}, {files.image})", task.argument, str(images._fingerprint)
             ),
         )
-    return _checked(task, files, where, names, splits)
+    # Rows have no names: what says which images they are is the commit that they are rows of.
+    edition = f"{files.config or ''}@{_commit(list(tables.values())) or files.revision}"
+    return replace(_checked(task, files, where, names, splits), edition=edition)
+
+
+def _commit(tables: Sequence[Any]) -> str | None:
+    """The commit that tables were read at, where `datasets` tells it: a branch or a tag may be another one tomorrow."""
+    urls = [str(url) for table in tables for url in (table.download_checksums or ())]
+    commits = {found[1] for url in urls if (found := _COMMIT.search(url))}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def _labels(
@@ -144,9 +157,7 @@ def _checked(task: Task, files: HubFiles, where: str, names: list[str], splits: 
     kept: dict[SplitName, Split] = {
         name: Split(ids=split.ids, labels=position[split.labels], images=split.images) for name, split in splits.items()
     }
-    # Rows have no names: what says which images they are is the revision that they are rows of.
-    edition = f"{files.config or ''}@{files.revision}"
-    return Reading(where=where, classes=tuple(names[label] for label in present), splits=kept, edition=edition)
+    return Reading(where=where, classes=tuple(names[label] for label in present), splits=kept)
 
 
 def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
