@@ -26,7 +26,7 @@ from lrbench.registry.suite import Finetune
 from lrbench.seeds import derive
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.points import Points
-from lrbench.transfer.selection import Choice
+from lrbench.transfer.selection import Choice, on_edge
 from lrbench.transfer.target import Development
 
 Indices = npt.NDArray[np.int64]
@@ -103,7 +103,7 @@ class Finetuning:
             )
         best = max(alive, key=lambda candidate: candidate["score"])
         chosen = {name: best[name] for name in ("learning_rate", "weight_decay")}
-        edge = len(rates) > 2 and chosen["learning_rate"] in (rates[0], rates[-1])
+        edge = on_edge(alive, "learning_rate", (rates[0], rates[-1]))
         return Choice(chosen=chosen, candidates=tuple(candidates), edge=edge, metric=metric)
 
     def fit(self, choice: Choice, control: Control) -> "Finetuned":

@@ -8,7 +8,7 @@ from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.registry.suite import Knn
 from lrbench.transfer.metrics import headline
-from lrbench.transfer.selection import Choice, LabelledFeatures, heed
+from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
 # The similarity matrix of as many queries as are looked at together, also against a million training images.
 _BYTES = 256 << 20
@@ -89,7 +89,7 @@ def select(
     ]
     best = max(candidates, key=lambda candidate: candidate["score"])
     # k = 1 is the end of the road, not the edge of a grid that could go on.
-    edge = len(grid) > 1 and best["neighbours"] == grid[0]
+    edge = on_edge(candidates, "neighbours", grid[:1])
     return Choice(chosen={"neighbours": best["neighbours"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 

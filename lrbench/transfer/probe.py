@@ -15,7 +15,7 @@ from lrbench.control import Control
 from lrbench.registry.suite import Probe
 from lrbench.transfer.lbfgs import MEMORY, minimise
 from lrbench.transfer.metrics import headline
-from lrbench.transfer.selection import Choice, LabelledFeatures, heed
+from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
 # A solution is no further above the infimum of the mean objective than about this, by the solver's own model of it.
 _DECREMENT = 1e-8
@@ -279,7 +279,7 @@ def select(
         )
     # `max` takes the first of equals, and the grid falls from the strongest.
     best = max(candidates, key=lambda candidate: candidate["score"])
-    edge = len(grid) > 2 and best["strength"] in (grid[0], grid[-1])
+    edge = on_edge(candidates, "strength", (grid[0], grid[-1]))
     return Choice(chosen={"strength": best["strength"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 

@@ -1,6 +1,6 @@
 """What keeps selection honest: the validation split, the frozen choice, and test labels that open once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Choice:
     Attributes:
         chosen: The hyper-parameters by name.
         candidates: Each point of the grid with its `score` on validation.
-        edge: Whether the best lies on the grid's edge.
+        edge: Whether the best lies on the grid's edge, and nothing further in does as well.
         metric: What `score` is: `top1` or `mean_per_class`.
     """
 
@@ -65,6 +65,18 @@ class Choice:
     candidates: tuple[dict[str, Any], ...]
     edge: bool
     metric: str
+
+
+def on_edge(candidates: Sequence[dict[str, Any]], name: str, ends: Sequence[float]) -> bool:
+    """Whether the best lies at an end of the grid, and nothing further in does as well: then a wider grid may do better.
+
+    Args:
+        candidates: Each point of the grid with its `score`.
+        name: The hyper-parameter.
+        ends: The values beyond which the grid could go on.
+    """
+    within = [each["score"] for each in candidates if each[name] not in ends]
+    return bool(within) and max(each["score"] for each in candidates) > max(within)
 
 
 def heed(control: Control | None) -> None:

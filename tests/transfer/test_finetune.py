@@ -131,7 +131,8 @@ def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
 @pytest.mark.parametrize(
     ("scores", "chosen", "edge"),
     [
-        ({(0.01, 0.0): 0.5, (0.1, 0.0): 0.5}, (0.01, 0.0), True),
+        ({(0.01, 0.0): 0.5, (0.1, 0.0): 0.5}, (0.01, 0.0), False),
+        ({(0.01, 0.0): 0.5}, (0.01, 0.0), True),
         ({(0.1, 1e-3): 0.6, (0.1, 0.0): 0.6}, (0.1, 1e-3), False),
         ({(0.1, 0.0): 0.9}, (0.1, 0.0), False),
         ({(1.0, 0.0): 0.9}, (1.0, 0.0), True),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrbench.transfer.selection import Choice, SealedLabels, validation_split
+from lrbench.transfer.selection import Choice, SealedLabels, on_edge, validation_split
 
 CHOICE = Choice(chosen={"strength": 1.0}, candidates=(), edge=False, metric="top1")
 
@@ -52,3 +52,22 @@ def test_nothing_on_the_seal_shows_the_labels():
     with pytest.raises(TypeError):
         pickle.dumps(sealed)
     assert not any(isinstance(value, np.ndarray) for value in vars(sealed).values())
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((0.9, 0.5, 0.5), True),
+        ((0.5, 0.5, 0.9), True),
+        ((0.9, 0.9, 0.5), False),
+        ((1.0, 1.0, 1.0), False),
+        ((0.5, 0.9, 0.5), False),
+        # With ends alone there is no grid to speak of.
+        ((0.9, 0.5), False),
+        ((0.9,), False),
+    ],
+)
+def test_an_edge_is_told_where_nothing_further_in_does_as_well(scores, expected):
+    values = (1.0, 0.1, 0.01)[: len(scores)]
+    candidates = [{"strength": value, "score": score} for value, score in zip(values, scores, strict=True)]
+    assert on_edge(candidates, "strength", (values[0], values[-1])) is expected
