@@ -214,7 +214,8 @@ def done_result(
     """
     if reference.path is None:
         return None
-    path, sha256, wanted = _asked(workspace, reference, cell, settings, identity(reference.path))
+    sha256 = identity(reference.path)
+    path, wanted = _asked(workspace, reference, cell, settings, sha256)
     done = is_done(path, sha256=sha256, settings=wanted, protocol=cell.protocol, partial=partial)
     return path if done else None
 
@@ -233,13 +234,14 @@ def replaced_result(
     Raises:
         InputError: There is no such task.
     """
-    path, sha256, wanted = _asked(workspace, reference, cell, settings, sha256)
+    path, wanted = _asked(workspace, reference, cell, settings, sha256)
     return path, in_the_way(path, sha256=sha256, settings=wanted, protocol=cell.protocol, fingerprint=fingerprint)
 
 
 def _asked(
     workspace: Workspace, reference: Reference, cell: Cell, settings: TransferSettings, sha256: str
-) -> tuple[Path, str, dict[str, Any]]:
+) -> tuple[Path, dict[str, Any]]:
+    """Where a cell's result lies, and what it is asked for."""
     task = load_task(cell.task)
     path = cell_path(workspace, reference, sha256, cell, task)
-    return path, sha256, settings.record(cell.protocol, task, reference, workspace)
+    return path, settings.record(cell.protocol, task, reference, workspace)

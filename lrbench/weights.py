@@ -264,9 +264,6 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
-_PARTS = ("bias", "weight")
-
-
 def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: Mapping[str, Any] | None = None) -> Path:
     """Take in foreign weights as a snapshot.
 
@@ -298,8 +295,12 @@ def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: M
     given = dict(arguments or {})
     layers = pretrained_configuration(create_model(architecture, given, classes=10)).get("classifier")
     # Distilled networks have two classifiers.
-    names = [f"{layer}.{part}" for layer in ([layers] if isinstance(layers, str) else layers or ()) for part in _PARTS]
-    classes = next((len(tensors[name]) for name in names if name in tensors), 0)
+    found = (
+        tensors.get(f"{layer}.{part}")
+        for layer in ([layers] if isinstance(layers, str) else layers or ())
+        for part in ("bias", "weight")
+    )
+    classes = next((len(tensor) for tensor in found if tensor is not None), 0)
     model = create_model(architecture, given, classes=classes)
     load_strictly(model, tensors, file, architecture)
     if (broken := not_finite(tensors)) is not None:
