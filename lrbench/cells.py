@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -11,12 +11,15 @@ from lrbench.errors import InputError
 from lrbench.files import sha256_file, sha256_json
 from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, Task, load_task
-from lrbench.registry.loading import apply_changes, differences, validated
+from lrbench.registry.loading import apply_changes, differences, shipped_folder, validated
 from lrbench.registry.suite import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.registry.task import Strict
 from lrbench.results import Result, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.snapshots import identity
-from lrbench.workspace import Workspace
+from lrbench.workspace import Place, Workspace
+
+if TYPE_CHECKING:
+    from lrbench.data.examples import Identity
 
 PROTOCOL_VERSIONS = {"probe": 2, "knn": 1, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 1}
 """Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
@@ -117,76 +120,100 @@ def cell_path(workspace: Workspace, reference: Reference, sha256: str, cell: Cel
     return result_path(workspace.results, reference.results_folder, name)
 
 
-def is_done(path: Path, *, sha256: str, settings: dict[str, Any], protocol: str, partial: bool) -> bool:
-    """Whether a cell's result is there, whole, and of the snapshot that is present here.
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is there of a cell.
 
-    Args:
-        path: Where it would lie.
-        sha256: Hash of the snapshot that is present.
-        settings: What the cell would be asked for now.
-        protocol: Its protocol, whose version must be the present one.
-        partial: Whether a result from partial data will do.
+    Attributes:
+        path: Where its result lies, or will.
+        done: Whether it is there: whole, of the snapshot that is present, and computed as it would be now.
+        otherwise: In what a whole result of the same weights differs from what would be computed now, in words; None where
+            nothing would be lost. Results of other weights and of older protocols are out of date, and damaged ones are
+            none: these are in nobody's way.
     """
-    result = _whole(path, sha256, protocol)
-    return (
-        result is not None
-        and result.settings == settings
-        # A partial source marks every result of its snapshots; only a partial target asks for another computation.
-        and (partial or not result.partial or result.snapshot.source_partial)
-    )
+
+    path: Path
+    done: bool
+    otherwise: str | None = None
+
+    def refuse_to_replace(self) -> None:
+        """Keep a result that was made with other settings, on other images or for another task of the same name.
+
+        Raises:
+            InputError: There is one.
+        """
+        if self.otherwise is not None:
+            raise InputError(
+                f"{self.path} holds this cell's result, but computed otherwise: {self.otherwise}. --again computes it as it "
+                "would be now and replaces that result; to keep both, give the task a name of its own, or work in another "
+                "folder (LRBENCH_HOME)."
+            )
 
 
-def in_the_way(
-    path: Path, *, sha256: str, settings: dict[str, Any], protocol: str, fingerprint: str | None = None
-) -> str | None:
-    """What differs in a result of the same weights that a cell's computation would replace.
+def standing_of_file(place: Place, reference: Reference, cell: Cell, settings: TransferSettings) -> Standing | None:
+    """`standing` for a snapshot that is not loaded; None for one that is no file, which has no hash until it is."""
+    if reference.path is None:
+        return None
+    return standing(place, reference, cell, settings, sha256=identity(reference.path))
 
-    Results of other weights and of older protocols are out of date, and damaged ones are none: these are in nobody's way.
+
+def standing(
+    place: Place,
+    reference: Reference,
+    cell: Cell,
+    settings: TransferSettings,
+    *,
+    sha256: str,
+    data: "Identity | None" = None,
+) -> Standing:
+    """What is there of a cell; looks at files only, without loading the network.
 
     Args:
-        path: Where the cell's result lies.
-        sha256: Hash of the snapshot that is present.
-        settings: What the cell is asked for now.
-        protocol: Its protocol.
-        fingerprint: Of the task's data as it is now; None where it was not looked at.
-
-    Returns:
-        In words; None where nothing would be lost.
-    """
-    result = _whole(path, sha256, protocol)
-    if result is None:
-        return None
-    if result.settings.get("partner") != settings.get("partner") and result.settings.get("concat") == settings.get(
-        "concat"
-    ):
-        # The other snapshot of `concat` is not what it was: out of date as well.
-        return None
-    before = {name: value for name, value in result.settings.items() if name not in {"task_sha256", "partner"}}
-    now = {name: value for name, value in settings.items() if name not in {"task_sha256", "partner"}}
-    changes = differences(before, now)
-    if result.settings.get("task_sha256") != settings.get("task_sha256"):
-        changes.append(f"the TOML of {result.task.name} says otherwise now (files, counts, classes or metric)")
-    elif fingerprint is not None and fingerprint != result.task.fingerprint:
-        changes.append(f"{result.task.name} has other images, classes or splits now")
-    return ", ".join(changes) or None
-
-
-def refuse_to_replace(path: Path, difference: str | None) -> None:
-    """Keep a result that was made with other settings, on other images or for another task of the same name.
-
-    Args:
-        path: The result.
-        difference: What `in_the_way` said.
+        place: Where results lie, where data is looked for, and whether results from partial data will do.
+        reference: The snapshot.
+        cell: The cell.
+        settings: How it would be transferred.
+        sha256: Hash of the snapshot.
+        data: What the task's images are now; None to look where they are a user's own.
 
     Raises:
-        InputError: There is a difference.
+        InputError: There is no such snapshot or task.
     """
-    if difference is not None:
-        raise InputError(
-            f"{path} holds this cell's result, but computed otherwise: {difference}. `lrbench transfer … --again` computes it "
-            "as it would be now and replaces that result; to keep both, give the task a name of its own, or work in another "
-            "folder (LRBENCH_HOME)."
-        )
+    task = load_task(cell.task)
+    path = cell_path(place.workspace, reference, sha256, cell, task)
+    result = _whole(path, sha256, cell.protocol)
+    # A partial source marks every result of its snapshots; only a partial target asks for another computation.
+    if result is None or (result.partial and not place.partial and not result.snapshot.source_partial):
+        return Standing(path=path, done=False)
+    before = dict(result.settings)
+    now = settings.record(cell.protocol, task, reference, place.workspace)
+    if before.pop("partner", None) != now.pop("partner", None) and before.get("concat") == now.get("concat"):
+        # The other snapshot of `concat` is not what it was: out of date.
+        return Standing(path=path, done=False)
+    described = before.pop("task_sha256", None) == now.pop("task_sha256")
+    changes = differences(before, now)
+    if not described:
+        changes.append(f"the TOML of {task.name} says otherwise now (files, counts, classes or metric)")
+    elif images := _of_other_images(result, data or _own_data(cell.task, task, place)):
+        changes.append(f"{task.name} {images}")
+    return Standing(path=path, done=not changes, otherwise=", ".join(changes) or None)
+
+
+def _own_data(name: str, task: Task, place: Place) -> "Identity | None":
+    if task.folder == shipped_folder("lrbench.tasks"):
+        # Official data does not change; and looking at data takes libraries.
+        return None
+    from lrbench.data.loading import own_data
+
+    return own_data(name, place.roots)
+
+
+def _of_other_images(result: Result, data: "Identity | None") -> str | None:
+    from lrbench.data.examples import Identity
+
+    if data is None:
+        return None
+    return data.difference(Identity(fingerprint=result.task.fingerprint, content=result.task.content_sha256))
 
 
 def _whole(path: Path, sha256: str, protocol: str) -> Result | None:
@@ -200,48 +227,3 @@ def _whole(path: Path, sha256: str, protocol: str) -> Result | None:
     of_these = result.snapshot.sha256 == sha256 and result.protocol_version == PROTOCOL_VERSIONS[protocol]
     # Damaged predictions are none: they are computed again.
     return result if of_these and sha256_file(path.with_suffix(".parquet")) == result.predictions_sha256 else None
-
-
-def done_result(
-    workspace: Workspace, reference: Reference, cell: Cell, settings: TransferSettings, *, partial: bool
-) -> Path | None:
-    """The result of a cell where it is there already; looks at files only, without loading the network.
-
-    Snapshots that are no files (`timm:`, `hf-hub:`) have no hash before they are loaded, so theirs is never found here.
-
-    Raises:
-        InputError: There is no such snapshot or task.
-    """
-    if reference.path is None:
-        return None
-    sha256 = identity(reference.path)
-    path, wanted = _asked(workspace, reference, cell, settings, sha256)
-    done = is_done(path, sha256=sha256, settings=wanted, protocol=cell.protocol, partial=partial)
-    return path if done else None
-
-
-def replaced_result(
-    workspace: Workspace,
-    reference: Reference,
-    cell: Cell,
-    settings: TransferSettings,
-    *,
-    sha256: str,
-    fingerprint: str | None = None,
-) -> tuple[Path, str | None]:
-    """Where a cell's result lies, and what differs in one that its computation would replace (`in_the_way`).
-
-    Raises:
-        InputError: There is no such task.
-    """
-    path, wanted = _asked(workspace, reference, cell, settings, sha256)
-    return path, in_the_way(path, sha256=sha256, settings=wanted, protocol=cell.protocol, fingerprint=fingerprint)
-
-
-def _asked(
-    workspace: Workspace, reference: Reference, cell: Cell, settings: TransferSettings, sha256: str
-) -> tuple[Path, dict[str, Any]]:
-    """Where a cell's result lies, and what it is asked for."""
-    task = load_task(cell.task)
-    path = cell_path(workspace, reference, sha256, cell, task)
-    return path, settings.record(cell.protocol, task, reference, workspace)

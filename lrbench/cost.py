@@ -7,11 +7,13 @@ from pathlib import Path
 
 from lrbench.arms import kept_epochs, segment
 from lrbench.data.examples import EvaluationTransform
+from lrbench.data.loading import load_task_data
+from lrbench.errors import InputError
 from lrbench.leaderboard.index import load_index
 from lrbench.plan import Plan, PlannedSnapshot
 from lrbench.registry import Suite, Task, load_task
-from lrbench.registry.task import SyntheticFiles
-from lrbench.workspace import Workspace
+from lrbench.registry.task import HubFiles, SyntheticFiles, TorchvisionFiles
+from lrbench.workspace import Place, Workspace
 
 # NVIDIA's published rate for ResNet-50 at 224 px in mixed precision on one A100: the yardstick for GPUs that were not timed.
 _REFERENCE = ("resnet50", 224, 2470)
@@ -74,16 +76,23 @@ class Cost:
         return "\n".join(lines)
 
 
-def estimate_cost(plan: Plan, workspace: Workspace) -> Cost:
+def estimate_cost(plan: Plan, place: Place) -> Cost:
     """What the missing work of a plan will cost.
+
+    Args:
+        plan: The plan.
+        place: Where its suite has worked so far, and where the source is looked for if its size is not known otherwise.
 
     Raises:
         InputError: timm does not make the suite's network.
     """
-    suite = plan.suite
-    images, classes = _training_images(load_task(suite.source))
+    suite, workspace = plan.suite, place.workspace
     batch = suite.schedule.batch
-    updates = None if images is None else plan.missing_epochs * (images // batch)
+    updates: int | None = 0
+    classes: int | None = None
+    if plan.missing_epochs:
+        images, classes = _training_images(load_task(suite.source), place)
+        updates = None if images is None else plan.missing_epochs * (images // batch)
     missing = sum(not cell.done for cell in plan.cells)
     pace = _update_seconds(workspace.checkpoints / suite.name)
     cell = _cell_seconds(workspace, suite.name)
@@ -160,13 +169,19 @@ class _Network:
         return total
 
 
-def _training_images(task: Task) -> tuple[int | None, int | None]:
-    """Training images and classes, as far as they are known before the data is read."""
+def _training_images(task: Task, place: Place) -> tuple[int | None, int | None]:
+    """Training images and classes: as stated, or else counted where that takes no more than a look at folders."""
     files = task.files
     if isinstance(files, SyntheticFiles):
         classes = files.options.get("classes")
         return files.train, task.classes or (None if classes is None else int(classes))
-    return task.counts.get("train"), task.classes
+    if "train" in task.counts or isinstance(files, HubFiles | TorchvisionFiles):
+        return task.counts.get("train"), task.classes
+    try:
+        data = load_task_data(task, place.roots, partial=True)
+    except InputError:
+        return None, task.classes
+    return len(data.splits["train"]), len(data.classes)
 
 
 def _pixel_bytes(suite: Suite, task: Task) -> int:

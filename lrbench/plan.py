@@ -5,13 +5,14 @@ from itertools import product
 from pathlib import Path
 
 from lrbench.arms import SnapshotKey, segment, snapshot_keys
-from lrbench.cells import Cell, TransferSettings, done_result, replaced_result
+from lrbench.cells import Cell, TransferSettings, standing_of_file
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
+from lrbench.errors import InputError
 from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, load_task
-from lrbench.snapshots import identity, snapshot_path
-from lrbench.workspace import Workspace
+from lrbench.snapshots import snapshot_path
+from lrbench.workspace import Place, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,25 @@ class Plan:
     suite: Suite
     snapshots: tuple[PlannedSnapshot, ...]
     cells: tuple[PlannedCell, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tasks whose data the missing work reads: the source first, then targets."""
+        trains = any(not each.made for each in self.snapshots)
+        targets = dict.fromkeys(each.cell.task for each in self.cells if not each.done)
+        return tuple(dict.fromkeys([*([self.suite.source] if trains else []), *targets]))
+
+    def without_data(self, place: Place) -> dict[str, str]:
+        """Those of `reads` whose data was not found, each with what was looked for; what is found is not read."""
+        from lrbench.data.loading import find_task_data
+
+        absent = {}
+        for name in self.reads:
+            try:
+                find_task_data(load_task(name), place.roots)
+            except InputError as error:
+                absent[name] = str(error)
+        return absent
 
     @property
     def missing_epochs(self) -> int:
@@ -113,17 +133,14 @@ class Plan:
         return jobs
 
 
-def make_plan(
-    suite: Suite, workspace: Workspace, *, arm: str | None = None, seed: int | None = None, partial: bool = False
-) -> Plan:
+def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int | None = None) -> Plan:
     """A suite's plan here.
 
     Args:
         suite: The suite.
-        workspace: Where its snapshots and results lie.
+        place: Where its snapshots, results and data lie, and whether results from partial data count as done.
         arm: Only what this arm needs.
         seed: Only this pretraining seed.
-        partial: Whether results from partial data count as done.
 
     Raises:
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
@@ -134,17 +151,21 @@ def make_plan(
     snapshots, cells = [], []
     for key in snapshot_keys(suite, arm=arm, seed=seed):
         stretch = segment(suite.schedule, key)
-        made = is_made(suite, key, workspace)
+        made = is_made(suite, key, place.workspace)
         epochs = 0 if stretch.derived else stretch.last_epoch - stretch.first_epoch
         snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
-        path = snapshot_path(workspace.checkpoints, suite.name, key)
+        path = snapshot_path(place.workspace.checkpoints, suite.name, key)
         reference = Reference(text=f"{suite.name}/{key}", path=path, suite=suite, key=key)
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
-            done = made and done_result(workspace, reference, cell, settings, partial=partial) is not None
-            replaces = None
-            if made and not done:
-                _, replaces = replaced_result(workspace, reference, cell, settings, sha256=identity(path))
-            cells.append(PlannedCell(snapshot=key, cell=cell, done=done, replaces=replaces))
+            there = standing_of_file(place, reference, cell, settings) if made else None
+            cells.append(
+                PlannedCell(
+                    snapshot=key,
+                    cell=cell,
+                    done=there is not None and there.done,
+                    replaces=None if there is None else there.otherwise,
+                )
+            )
     return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))

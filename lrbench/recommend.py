@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lrbench.cells import Cell, TransferSettings, done_result
+from lrbench.cells import Cell, TransferSettings, standing_of_file
 from lrbench.control import Control
 from lrbench.errors import InputError, InterruptedWork, LrbenchError
-from lrbench.leaderboard.resampling import mcnemar
+from lrbench.leaderboard.resampling import mcnemar, paired_interval
 from lrbench.references import Reference, parse_reference, references_in
 from lrbench.results import StoredResult, read_result
 from lrbench.transfer.cell import Transfer
@@ -55,17 +55,34 @@ class Candidate:
         return float(low), float(high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """How the snapshot ranked first does against the second on the test images, which had no part in the ranking.
+
+    Attributes:
+        difference: Of their top-1; negative where the second does better.
+        interval: Its 95 % interval, over images alone.
+        p: McNemar's exact two-sided p.
+        images: How many images there are.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    images: int
+
+
 @dataclass(kw_only=True)
 class Recommendation:
     """What came out.
 
     Attributes:
         ranked: All snapshots: probed ones by their headline on validation, then the others by LogME, then failed ones.
-        p: McNemar's p of the first against the second on the test images; None where fewer than two were probed.
+        lead: Of the first over the second; None where fewer than two were probed.
     """
 
     ranked: list[Candidate] = field(default_factory=list)
-    p: float | None = None
+    lead: Lead | None = None
 
     @property
     def best(self) -> Candidate | None:
@@ -114,6 +131,7 @@ def recommend(
     *,
     probed: int,
     seed: int = 0,
+    again: bool = False,
 ) -> Recommendation:
     """Compare snapshots on a task.
 
@@ -125,6 +143,7 @@ def recommend(
         control: Told how far the work is.
         probed: How many of the best by LogME are probed.
         seed: Transfer seed.
+        again: Compute also what is there; else results that were computed otherwise are left as they are.
 
     Raises:
         InputError: The target's data is missing or half-copied.
@@ -134,17 +153,17 @@ def recommend(
     for candidate in candidates:
         # Where LogME will rule none out, each is probed while its features are there.
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
-        _compare(candidate, task, both, seed, settings, place, control)
+        _compare(candidate, task, both, seed, settings, place, control, again)
     by_evidence = sorted(candidates, key=lambda each: -np.inf if each.logme is None else each.logme, reverse=True)
     for candidate in [each for each in by_evidence if each.problem is None][:probed]:
         if candidate.probe is None:
-            _compare(candidate, task, ("probe",), seed, settings, place, control)
+            _compare(candidate, task, ("probe",), seed, settings, place, control, again)
     ranked = sorted(
         by_evidence,
         key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0),
         reverse=True,
     )
-    return Recommendation(ranked=ranked, p=_mcnemar(ranked))
+    return Recommendation(ranked=ranked, lead=_lead(ranked))
 
 
 def _compare(
@@ -155,19 +174,22 @@ def _compare(
     settings: TransferSettings,
     place: Place,
     control: Control,
+    again: bool,
 ) -> None:
     """Find a snapshot's results of some protocols or make them, from one extraction of its features."""
     transfer: Transfer | None = None
     try:
         for protocol in protocols:
             cell = Cell(task=task, protocol=protocol, seed=seed)
-            path = done_result(place.workspace, candidate.reference, cell, settings, partial=place.partial)
-            if path is None:
+            found = None if again else standing_of_file(place, candidate.reference, cell, settings)
+            if found is not None and found.done:
+                path = found.path
+            else:
                 transfer = transfer or Transfer(candidate.reference, settings, place, control)
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
-                # What has no file has a hash only once it is loaded.
-                path = transfer.path_of(cell) if transfer.done(cell) else transfer.run(cell, replace=False)
+                found = transfer.standing(cell)
+                path = found.path if found.done and not again else transfer.run(cell, replace=again)
             result = read_result(path)
             # Features that serve both protocols are counted once.
             shared = () if protocol == protocols[0] else ("features", "diagnostics")
@@ -187,9 +209,11 @@ def _compare(
         candidate.problem = f"it met an error that lrbench did not foresee: {type(error).__name__}: {error}"
 
 
-def _mcnemar(ranked: Sequence[Candidate]) -> float | None:
+def _lead(ranked: Sequence[Candidate]) -> Lead | None:
     probed = [each.probe.predictions for each in ranked if each.probe is not None]
     if len(probed) < 2:
         return None
-    first, second = ((each.label == each.prediction)[None, :] for each in probed[:2])
-    return float(mcnemar(first, second)[0])
+    first, second = (each.label == each.prediction for each in probed[:2])
+    difference, low, high = paired_interval(first, second)
+    p = float(mcnemar(first[None, :], second[None, :])[0])
+    return Lead(difference=difference, interval=(low, high), p=p, images=len(first))

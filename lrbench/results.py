@@ -67,11 +67,15 @@ class TaskRecord(_Record):
     """Which target it was transferred to.
 
     Attributes:
+        fingerprint: Hash of its classes and of every split's image names and labels.
+        content_sha256: Hash of its image files' sizes, which tells images that were changed under their names; None where
+            images do not lie in files of their own.
         split_sha256: Hash of the list of test images, where lrbench drew them (`leaderboard/splits/`).
     """
 
     name: str
     fingerprint: str
+    content_sha256: str | None = None
     classes: int
     metric: Literal["top1", "mean_per_class"]
     split_sha256: str | None = None

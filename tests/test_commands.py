@@ -5,6 +5,8 @@ import tomllib
 
 import pytest
 
+from tests import trees
+
 
 def test_plan_counts_what_is_there_and_starts_nothing(lrbench, home):
     shown = lrbench("plan", "tiny.toml")
@@ -37,6 +39,41 @@ def test_what_plan_says_of_the_disk_is_what_training_takes(lrbench, home):
     taken = sum(path.stat().st_size for path in files if not path.name.endswith(".bn.safetensors"))
     # A tiny network's files are headers for a good part.
     assert estimated < taken < 1.5 * estimated
+
+
+def test_plan_counts_a_source_of_the_users_own(lrbench, home):
+    for label in range(2):
+        for number in range(20):
+            trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
+    command = ("plan", "tiny.toml", "--set", "source=mine.toml", "--set", "schedule.batch=8", "--arm", "step")
+    narrow = ("--set", "seeds=[0]", "--set", 'protocols=["probe"]')
+    # 32 of the 40 images are for training: four updates in each of six epochs.
+    assert "missing: 24 updates of pretraining" in lrbench(*command, *narrow).out
+    (home / "data" / "mine").rename(home / "data" / "away")
+    assert "missing: an unknown number of updates" in lrbench(*command, *narrow).out
+
+
+def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
+    narrow = ("--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["probe"]')
+    command = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine.toml", "cub200"]')
+    planned = lrbench("plan", *command)
+    assert planned.status == 0 and "for want of mine.toml: the data of task mine was not found" in planned.out
+    assert set(json.loads(lrbench("plan", *command, "--json").out)["missing_data"]) == {"mine.toml", "cub200"}
+    refused = lrbench("run", *command, "--workers", "1")
+    assert refused.status == 2 and "the data of task mine was not found" in refused.err
+    assert "the data of task cub200 was not found" in refused.err and "Nothing was begun" in refused.err
+    assert "lrbench pretrain tiny" in refused.err and not list(home.glob("checkpoints/**/*.safetensors"))
+    # What has its results needs no data any more.
+    assert lrbench("run", "tiny.toml", *narrow, "--workers", "1").status == 0
+    for label in range(2):
+        for number in range(10):
+            trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
+    own = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine.toml"]', "--workers", "1")
+    assert lrbench("run", *own).status == 0
+    (home / "data" / "mine").rename(home / "data" / "away")
+    assert lrbench("run", *own).status == 0
 
 
 def test_plan_of_one_arm_names_only_what_it_needs(lrbench):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lrbench.cells import Standing
 from lrbench.registry import load_suite
 from tests.leaderboard.fake import put
 
@@ -31,7 +32,7 @@ def transferred(home, place, lrbench, monkeypatch):
         path = put(
             place.workspace, suite, target="banded", wrong=wrong, snapshot={**foreign, **snapshot}, partial=partial
         )
-        monkeypatch.setattr("lrbench.cells.done_result", lambda *_, **__: path)
+        monkeypatch.setattr("lrbench.cells.standing_of_file", lambda *_: Standing(path=path, done=True))
         return lrbench("transfer", "--snapshot", "timm:resnet50", "--task", "banded.toml")
 
     return run

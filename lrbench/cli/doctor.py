@@ -90,13 +90,14 @@ def _suites(workspace: Any, roots: Any) -> dict[str, str]:
     from lrbench.errors import LrbenchError
     from lrbench.plan import make_plan
     from lrbench.registry import find_suites, load_suite, load_task
+    from lrbench.workspace import Place
 
     shown = {}
     for name in find_suites():
         try:
             suite = load_suite(name)
             missing = [task for task in (suite.source, *suite.targets) if not whereabouts(load_task(task), roots)[1]]
-            plan = make_plan(suite, workspace)
+            plan = make_plan(suite, Place(workspace=workspace, roots=roots))
             would = f"needs data: {', '.join(missing)}" if missing else "would run"
             done = sum(cell.done for cell in plan.cells)
             shown[name] = f"{would}; {done:,} of {len(plan.cells):,} cells done"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import JsonOption, PartialOption, SetOption, SuiteArgument, emit_json
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json
 
 if TYPE_CHECKING:
     from lrbench.cost import Cost
@@ -16,6 +16,7 @@ def plan(
     arm: Annotated[str | None, typer.Option("--arm", metavar="ARM", help="Only what this arm needs.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="K", help="Only this pretraining seed.")] = None,
     set_: SetOption = None,
+    data_root: DataRootOption = None,
     partial: PartialOption = False,
     json_: JsonOption = False,
 ) -> None:
@@ -23,14 +24,16 @@ def plan(
     from lrbench.cost import estimate_cost
     from lrbench.plan import make_plan
     from lrbench.registry import load_suite
-    from lrbench.workspace import Workspace
+    from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
     chosen = load_suite(suite, set_ or ())
-    made = make_plan(chosen, workspace, arm=arm, seed=seed, partial=partial)
-    cost = estimate_cost(made, workspace)
+    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
+    made = make_plan(chosen, place, arm=arm, seed=seed)
+    absent = made.without_data(place)
+    cost = estimate_cost(made, place)
     if json_:
-        emit_json(_record(made, cost))
+        emit_json(_record(made, absent, cost))
         return
     from tabulate import tabulate
 
@@ -50,10 +53,12 @@ def plan(
     typer.echo(f"\n{made.summary()}")
     if (replaced := made.replaced()) is not None:
         typer.echo(replaced)
+    for task, problem in absent.items():
+        typer.echo(f"a run would stop here before it begins, for want of {task}: {problem}")
     typer.echo(cost.words())
 
 
-def _record(made: "Plan", cost: "Cost") -> dict[str, Any]:
+def _record(made: "Plan", absent: dict[str, str], cost: "Cost") -> dict[str, Any]:
     return {
         "suite": made.suite.name,
         "snapshots": [{"snapshot": str(each.key), "made": each.made, "epochs": each.epochs} for each in made.snapshots],
@@ -68,6 +73,7 @@ def _record(made: "Plan", cost: "Cost") -> dict[str, Any]:
             }
             for each in made.cells
         ],
+        "missing_data": absent,
         "missing_epochs": made.missing_epochs,
         "estimated_seconds": cost.seconds,
         "pretraining_gpu_hours": cost.pretraining_gpu_hours,

@@ -53,7 +53,7 @@ def pretrain(
     )
     with together() as ranks:
         ranks.first_does(lambda: keep_suite(workspace, chosen))
-        plan = ranks.first_does(lambda: make_plan(chosen, workspace, arm=arm, seed=seed, partial=partial))
+        plan = ranks.first_does(lambda: make_plan(chosen, place, arm=arm, seed=seed))
         if ranks.first:
             missing = sum(not each.made for each in plan.snapshots)
             note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to make")

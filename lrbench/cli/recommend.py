@@ -1,5 +1,6 @@
 """`lrbench recommend`: which of these snapshots to transfer to your data."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,12 +41,15 @@ def recommend(
     data_root: DataRootOption = None,
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Compute also what is there, and replace what was computed otherwise.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Say which snapshot to transfer to a task: LogME for all, the probe for the best of them.
 
     Snapshots are ranked on validation images; test images only say how good the first is, and whether its lead is more than
-    chance.
+    chance. The results are kept like those of `lrbench transfer`, and used again.
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import find_task_data
@@ -54,6 +58,7 @@ def recommend(
     from lrbench.recommend import expand, on_equal_terms
     from lrbench.recommend import recommend as compare
     from lrbench.registry import load_task
+    from lrbench.registry.task import METRIC_NAMES
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
@@ -66,12 +71,20 @@ def recommend(
     note(f"{len(references)} snapshots, of which the {min(probed, len(references))} best by LogME are probed")
     with showing_progress(f"recommend {task}") as control:
         found = compare(
-            references, task, settings, place, control, probed=probed, seed=default_seed if seed is None else seed
+            references,
+            task,
+            settings,
+            place,
+            control,
+            probed=probed,
+            seed=default_seed if seed is None else seed,
+            again=again,
         )
     if json_:
-        emit_json({"task": task, "p": found.p, "ranked": [_record(each) for each in found.ranked]})
+        lead = None if found.lead is None else asdict(found.lead)
+        emit_json({"task": task, "lead": lead, "ranked": [_record(each) for each in found.ranked]})
     else:
-        _show(found)
+        _show(found, METRIC_NAMES[load_task(task).metric])
     for each in found.ranked:
         if each.problem:
             warn(f"{each.reference.text} was left out: {each.problem}")
@@ -96,37 +109,52 @@ def _of_suite(workspace: Any, name: str | None) -> list[str]:
     return there
 
 
-def _show(found: "Recommendation") -> None:
+def _show(found: "Recommendation", metric: str) -> None:
     from tabulate import tabulate
 
-    rows = []
-    for each in found.ranked:
-        interval = each.test_interval
-        rows.append(
-            {
-                "snapshot": each.reference.text,
-                "LogME": "" if each.logme is None else f"{each.logme:.3f}",
-                "validation %": "" if each.validation is None else f"{100 * each.validation:.1f}",
-                "test top-1 % (95 %)": ""
-                if each.probe is None or interval is None
-                else f"{100 * each.probe.result.metrics['top1']:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})",
-                "time": f"{each.seconds:.1f} s",
-            }
-        )
+    rows = [_row(each, metric) for each in found.ranked]
     typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
-    best = found.best
-    if best is None:
-        return
-    words = f"\nTransfer {best.reference.text}: the probe is best on validation."
-    if found.p is not None:
-        second = found.ranked[1].reference.text
-        words += (
-            f" On the test images it and {second} differ by more than chance (McNemar, p = {found.p:.2g})."
-            if found.p < _LEVEL
-            else f" On the test images it and {second} do not differ by more than chance (McNemar, p = {found.p:.2g}), so "
-            "either will do."
-        )
-    typer.echo(words)
+    if found.best is not None:
+        typer.echo(f"\n{_words(found, metric)}")
+
+
+def _row(candidate: "Candidate", metric: str) -> dict[str, str]:
+    probe, interval = candidate.probe, candidate.test_interval
+    row = {
+        "snapshot": candidate.reference.text,
+        "LogME": "" if candidate.logme is None else f"{candidate.logme:.3f}",
+        f"validation {metric} %": "" if candidate.validation is None else f"{100 * candidate.validation:.1f}",
+    }
+    if metric != "top-1":
+        row[f"test {metric} %"] = "" if probe is None else f"{100 * probe.result.headline:.1f}"
+    row["test top-1 % (95 %)"] = (
+        ""
+        if probe is None or interval is None
+        else f"{100 * probe.result.metrics['top1']:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    )
+    return {**row, "time": f"{candidate.seconds:.1f} s"}
+
+
+def _words(found: "Recommendation", metric: str) -> str:
+    best, lead = found.ranked[0].reference.text, found.lead
+    if lead is None:
+        return f"Transfer {best}: it is the only one that was probed."
+    second = found.ranked[1].reference.text
+    low, high = (100 * end for end in lead.interval)
+    told_apart = lead.p < _LEVEL
+    ahead = lead.difference > 0
+    meaning = (
+        "more than chance"
+        if told_apart and ahead
+        else "more than chance, so the validation images misled, or the seed did: look at both"
+        if told_apart
+        else "which may be chance: these images do not tell the two apart"
+    )
+    return (
+        f"Transfer {best}: the probe's {metric} is best on validation. On the {lead.images:,} test images its top-1 is "
+        f"{100 * lead.difference:+.1f} points against that of {second} (95 % interval {low:+.1f} to {high:+.1f}, McNemar's p "
+        f"{lead.p:.2g}), {meaning}."
+    )
 
 
 def _record(candidate: "Candidate") -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """`lrbench run`: pretraining, transfer and leaderboard of a suite; run again, it does only what is missing."""
 
+from typing import TYPE_CHECKING
+
 from lrbench.cli.common import (
     DataRootOption,
     JsonOption,
@@ -12,6 +14,10 @@ from lrbench.cli.common import (
     warn,
 )
 from lrbench.cli.work import TrackOption, WorkersOption
+
+if TYPE_CHECKING:
+    from lrbench.plan import Plan
+    from lrbench.workspace import Place
 
 
 def run(
@@ -50,11 +56,13 @@ def run(
     with together() as ranks:
         ranks.first_does(lambda: keep_suite(workspace, chosen))
         ranks.first_does(lambda: keep_for_results(workspace, chosen))
-        plan = ranks.first_does(lambda: make_plan(chosen, workspace, partial=partial))
+        plan = ranks.first_does(lambda: make_plan(chosen, place))
         if ranks.first:
             note(plan.summary())
             if (replaced := plan.replaced()) is not None:
                 warn(replaced)
+        # Days of training are not begun for a target that is not there.
+        ranks.first_does(lambda: _check_data(plan, place))
         try:
             do_jobs(plan.jobs(), chosen, place, workers=workers, ranks=ranks)
         except LrbenchError as error:
@@ -72,3 +80,16 @@ def run(
         emit_json({"suite": chosen.name, "written": [str(path) for path in written]})
     elif table is not None:
         note(f"the leaderboard of {chosen.name} is {table}")
+
+
+def _check_data(plan: "Plan", place: "Place") -> None:
+    from lrbench.data.loading import check_all
+    from lrbench.errors import InputError
+    from lrbench.registry import load_task
+
+    try:
+        check_all([load_task(name) for name in plan.reads], place.roots, partial=place.partial)
+    except InputError as error:
+        suite = plan.suite
+        without = f" `lrbench pretrain {suite.name}` needs the source alone; --set 'targets=[…]' leaves targets out."
+        raise InputError(f"{error} Nothing was begun.{without if plan.missing_epochs else ''}") from error

@@ -68,11 +68,10 @@ def transfer(
 
     The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
     """
-    from lrbench.cells import Cell, done_result, refuse_to_replace, replaced_result
+    from lrbench.cells import Cell, standing_of_file
     from lrbench.references import parse_reference, references_in
     from lrbench.registry import load_task
     from lrbench.results import read_result
-    from lrbench.snapshots import identity
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
@@ -88,18 +87,16 @@ def transfer(
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     paths = []
-    fingerprint = None if again else _fingerprint_of_own_data(task, place)
     for reference in references:
-        path = None if again else done_result(workspace, reference, cell, settings, partial=partial)
-        if not again and reference.path is not None:
-            # Before anything is loaded.
-            sha256 = identity(reference.path)
-            found = replaced_result(workspace, reference, cell, settings, sha256=sha256, fingerprint=fingerprint)
-            refuse_to_replace(*found)
-        if path is None:
-            path = _compute(reference, cell, settings, place, again=again)
-        else:
+        # Before anything is loaded.
+        there = None if again else standing_of_file(place, reference, cell, settings)
+        if there is not None:
+            there.refuse_to_replace()
+        if there is not None and there.done:
+            path = there.path
             note(f"{path} is there already; nothing was computed (--again computes it once more)")
+        else:
+            path = _compute(reference, cell, settings, place, again=again)
         paths.append(path)
         _show(path, task, json_)
         _warn_of_an_unlikely_result(path, task)
@@ -129,23 +126,6 @@ def _settings(reference: "Reference", workspace: "Workspace", suite: str | None)
     return TransferSettings(), 0
 
 
-def _fingerprint_of_own_data(task: str, place: "Place") -> str | None:
-    """Of a user's own images, where they are there and looking takes no library; official data does not change."""
-    from lrbench.data.loading import load_task_data
-    from lrbench.errors import InputError
-    from lrbench.registry import load_task
-    from lrbench.registry.loading import shipped_folder
-
-    found = load_task(task)
-    if found.folder == shipped_folder("lrbench.tasks") or found.files.layout in {"hub", "torchvision", "synthetic"}:
-        return None
-    try:
-        return load_task_data(found, place.roots, partial=True).fingerprint
-    except InputError:
-        # A result stands where its images are gone.
-        return None
-
-
 def _compute(
     reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place", *, again: bool
 ) -> Path:
@@ -166,12 +146,12 @@ def _compute(
             )
         if reference.suite is not None:
             keep_for_results(place.workspace, reference.suite)
-        # What has no file has a hash only now.
-        if not again and transfer.done(cell):
+        there = transfer.standing(cell)
+        if there.done and not again:
             note(
                 f"the result of {reference.text} is there already; nothing was computed (--again computes it once more)"
             )
-            return transfer.path_of(cell)
+            return there.path
         return transfer.run(cell, replace=again)
 
 

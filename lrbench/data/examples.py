@@ -31,6 +31,10 @@ class ImageSource(Protocol):
         """What changes when the images' content changes (sizes and modification times): keys the prepared cache."""
         ...
 
+    def content(self) -> str | None:
+        """What tells images from others of the same names on any machine (files' sizes); None where nothing does."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -50,6 +54,27 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """By what a task's data is told from other data of the same task.
+
+    Attributes:
+        fingerprint: Of its classes and of every split's names and labels.
+        content: Of its images' files, by their sizes; None where the images do not lie in files of their own.
+    """
+
+    fingerprint: str
+    content: str | None = None
+
+    def difference(self, before: "Identity") -> str | None:
+        """What this data has otherwise than data seen before, in words after the task's name; None where nothing."""
+        if self.fingerprint != before.fingerprint:
+            return "has other images, classes or splits now"
+        if self.content and before.content and self.content != before.content:
+            return "has images of the same names but of other sizes in bytes now"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +121,13 @@ class TaskData:
                 lines.append(f"\n[{name}]")
                 lines.extend(f"{label}\t{image}" for image, label in zip(split.ids, split.labels, strict=True))
         return sha256_bytes("\n".join(lines).encode())
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The fingerprint, and what the images' files say beside it."""
+        parts = [split.images.content() for _, split in sorted(self.splits.items())]
+        content = None if None in parts else sha256_bytes("\n".join(map(str, parts)).encode())
+        return Identity(fingerprint=self.fingerprint, content=content)
 
 
 @dataclass(frozen=True, kw_only=True)

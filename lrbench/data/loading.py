@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lrbench.data.examples import SplitName, TaskData
+from lrbench.control import kept
+from lrbench.data.examples import Identity, SplitName, TaskData
 from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
 from lrbench.data.layouts.hub import find_hub, read_hub
 from lrbench.data.layouts.indexed import find_indexed, read_indexed
@@ -15,6 +16,7 @@ from lrbench.data.layouts.reading import Reading
 from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
 from lrbench.errors import InputError
+from lrbench.registry import load_task
 from lrbench.registry.task import Task
 
 Finder = Callable[[Task, Any, Sequence[Path]], Path | None]
@@ -86,6 +88,44 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         drawn=reading.drawn,
         edition=reading.edition,
     )
+
+
+def check_all(tasks: Sequence[Task], roots: Sequence[Path], *, partial: bool = False) -> None:
+    """Read what is there of several tasks before work on any of them is begun; what is made on the spot is passed over.
+
+    Raises:
+        InputError: Data is missing or half-copied; names all that is.
+    """
+    problems = []
+    for task in tasks:
+        try:
+            if task.files.layout != "synthetic":
+                load_task_data(task, roots, partial=partial)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError(" Also: ".join(problems))
+
+
+@kept(64)
+def own_data(name: str, roots: tuple[Path, ...]) -> Identity | None:
+    """What a user's own images are now, looked at once a process.
+
+    Args:
+        name: The task's name or the path of its TOML.
+        roots: Folders in which data is looked for.
+
+    Returns:
+        None where they are not there, and for data that looking at takes a library.
+    """
+    task = load_task(name)
+    if task.files.layout in {"hub", "torchvision", "synthetic"}:
+        return None
+    try:
+        return load_task_data(task, roots, partial=True).identity
+    except InputError:
+        # A result stands where its images are gone.
+        return None
 
 
 def _differences(task: Task, reading: Reading) -> list[str]:

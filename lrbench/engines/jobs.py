@@ -68,7 +68,7 @@ class TransferJob(Job):
         path = snapshot_path(place.workspace.checkpoints, suite.name, self.key)
         reference = Reference(text=f"{suite.name}/{self.key}", path=path, suite=suite, key=self.key)
         transfer = Transfer(reference, TransferSettings.of(suite), place, control)
-        missing = [cell for cell in self.cells if not transfer.done(cell)]
+        missing = [cell for cell in self.cells if not transfer.standing(cell).done]
         for cell in missing:
             transfer.run(cell)
         return f"{self.key}: {len(missing)} cells transferred"

@@ -137,7 +137,8 @@ def comparable(result: Result) -> tuple[object, ...]:
     return (
         result.protocol_version,
         json.dumps(result.preprocessing, sort_keys=True),
-        result.task.fingerprint,
+        # Of results from before files' sizes were recorded, and where there are none, names and labels have to do.
+        " ".join(filter(None, (result.task.fingerprint, result.task.content_sha256))),
         result.snapshot.source_fingerprint,
         json.dumps(result.settings, sort_keys=True),
     )

@@ -12,20 +12,18 @@ from torch import nn
 from lrbench.cells import (
     PROTOCOL_VERSIONS,
     Cell,
+    Standing,
     TransferSettings,
-    cell_path,
-    is_done,
-    refuse_to_replace,
-    replaced_result,
+    standing,
 )
 from lrbench.control import Control
 from lrbench.data.drawn import keep_drawn_split, keep_list
+from lrbench.data.examples import Identity
 from lrbench.errors import InputError, InterruptedWork
 from lrbench.files import sha256_json
 from lrbench.machine import arithmetic_of, device_name, library_versions
 from lrbench.models import InputNormalisation, penultimate, pick_device, placed, stages
 from lrbench.references import Reference, partner_of
-from lrbench.registry import load_task
 from lrbench.results import Predictions, SnapshotRecord, write_result
 from lrbench.transfer import depth, fewshot, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
@@ -78,24 +76,17 @@ class Transfer:
         self._model = placed(self._snapshot.model, self._device)
         self._input = self._snapshot.metadata.input
         self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
-        self._found: tuple[str, dict[str, _Found]] | None = None
+        self._found: tuple[Identity, dict[str, _Found]] | None = None
         self.record = snapshot_record(self._snapshot)
 
-    def path_of(self, cell: Cell) -> Path:
-        """Where the cell's result lies, or will."""
-        task = load_task(cell.task)
-        return cell_path(self._place.workspace, self._reference, self._snapshot.sha256, cell, task)
+    def standing(self, cell: Cell, data: Identity | None = None) -> Standing:
+        """What is there of the cell.
 
-    def done(self, cell: Cell) -> bool:
-        """Whether the cell's result is there already."""
-        task = load_task(cell.task)
-        return is_done(
-            self.path_of(cell),
-            sha256=self._snapshot.sha256,
-            settings=self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
-            protocol=cell.protocol,
-            partial=self._place.partial,
-        )
+        Args:
+            cell: The cell.
+            data: What its task's images are now; None to look where they are a user's own.
+        """
+        return standing(self._place, self._reference, cell, self._settings, sha256=self._snapshot.sha256, data=data)
 
     def run(self, cell: Cell, *, replace: bool = True) -> Path:
         """Compute one cell and write its result.
@@ -118,10 +109,10 @@ class Transfer:
             )
         place = self._place
         if not replace:
-            self._refuse_to_replace(cell)
+            self.standing(cell).refuse_to_replace()
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
         if not replace:
-            self._refuse_to_replace(cell, target.fingerprint)
+            self.standing(cell, target.identity).refuse_to_replace()
         sealed = SealedLabels(target.data.splits["test"].labels)
         points = Points(self._points_path(target, cell) if cell.protocol == "finetune" else None)
         outcome = self._finetune(target, cell, points) if cell.protocol == "finetune" else self._frozen(target, cell)
@@ -129,17 +120,6 @@ class Transfer:
         path = self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
         points.forget()
         return path
-
-    def _refuse_to_replace(self, cell: Cell, fingerprint: str | None = None) -> None:
-        found = replaced_result(
-            self._place.workspace,
-            self._reference,
-            cell,
-            self._settings,
-            sha256=self._snapshot.sha256,
-            fingerprint=fingerprint,
-        )
-        refuse_to_replace(*found)
 
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
         found = self._features_of(target, cell)
@@ -228,7 +208,7 @@ class Transfer:
         decides = {
             "protocol_version": PROTOCOL_VERSIONS[cell.protocol],
             "snapshot": [self._snapshot.sha256, self._snapshot.batchnorm],
-            "task": [target.fingerprint, task.metric],
+            "task": [target.identity.fingerprint, target.identity.content, task.metric],
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "seed": cell.seed,
             "preprocessing": self._preprocessing(target, cell),
@@ -241,8 +221,8 @@ class Transfer:
         """The features that a protocol reads; one task's are kept, since the next cell is most often of the same."""
         kind = cell.protocol if cell.protocol in {"concat", "depth"} else "penultimate"
         # The snapshot, its BatchNorm statistics and its transform are this object's own; the rest of the key is the target.
-        if not self._found or self._found[0] != target.fingerprint:
-            self._found = (target.fingerprint, {})
+        if not self._found or self._found[0] != target.identity:
+            self._found = (target.identity, {})
         kept = self._found[1]
         if kind not in kept:
             started = time.perf_counter()
@@ -298,7 +278,8 @@ class Transfer:
             "snapshot": self.record.model_dump(mode="json"),
             "task": {
                 "name": task.name,
-                "fingerprint": target.fingerprint,
+                "fingerprint": target.identity.fingerprint,
+                "content_sha256": target.identity.content,
                 "classes": len(target.data.classes),
                 "metric": task.metric,
                 **self._drawn_split(target),

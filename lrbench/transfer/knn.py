@@ -88,8 +88,9 @@ def select(
         for k, each in zip(grid, scores, strict=True)
     ]
     best = max(candidates, key=lambda candidate: candidate["score"])
-    # k = 1 is the end of the road, not the edge of a grid that could go on.
-    edge = on_edge(candidates, "neighbours", grid[:1])
+    # k = 1 is the end of the road, not the edge of a grid that could go on; nor is the largest that the images allow.
+    cut = len(grid) < len(settings.neighbours)
+    edge = not cut and on_edge(candidates, "neighbours", grid[:1])
     return Choice(chosen={"neighbours": best["neighbours"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lrbench.control import Control, kept
-from lrbench.data.examples import EvaluationTransform, TaskData
+from lrbench.data.examples import EvaluationTransform, Identity, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepare import prepare
@@ -86,14 +86,14 @@ class Target:
 
     Attributes:
         data: Its classes and splits.
-        fingerprint: Of the images and labels.
+        identity: Tells these images and labels from others.
         transform: The evaluation transform of its pixels.
         development: Training and validation images with labels.
         test: Test images; their labels stay sealed until a choice is frozen.
     """
 
     data: TaskData
-    fingerprint: str
+    identity: Identity
     transform: EvaluationTransform
     development: Development
     test: Pixels
@@ -116,7 +116,7 @@ def open_target(
     labels = np.concatenate([data.splits[name].labels for name in names])  # type: ignore[index]
     return Target(
         data=data,
-        fingerprint=data.fingerprint,
+        identity=data.identity,
         transform=transform,
         development=Development(
             pixels=JoinedPixels([pixels[name] for name in names]),  # type: ignore[index]

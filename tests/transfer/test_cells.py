@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lrbench.arms import SnapshotKey
-from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, done_result
+from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, standing_of_file
 from lrbench.control import Control
 from lrbench.data.examples import TaskData
 from lrbench.errors import FailureError, InterruptedWork
@@ -95,13 +95,14 @@ def test_done_means_this_snapshot_these_settings_and_whole_files(reference, plac
     settings = TransferSettings.of(tiny)
 
     def done():
-        return done_result(place.workspace, reference, cell, settings, partial=False)
+        found = standing_of_file(place, reference, cell, settings)
+        return found.path if found.done else None
 
     assert done() is None
     path = transfer(reference, place).run(cell)
     assert done() == path
     other = TransferSettings.of(tiny.model_copy(update={"knn": tiny.knn.model_copy(update={"neighbours": (1,)})}))
-    assert done_result(place.workspace, reference, cell, other, partial=False) is None
+    assert not standing_of_file(place, reference, cell, other).done
     content = path.with_suffix(".parquet").read_bytes()
     path.with_suffix(".parquet").unlink()
     assert done() is None
@@ -175,7 +176,7 @@ def test_half_precision_is_another_setting_and_learns_nearly_the_same(reference,
         grid = tiny.finetune.model_copy(update={"rates": (0.01,), "updates": 8, "precision": precision})
         settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
         cell = Cell(task="tiny-objects", protocol="finetune", seed=0)
-        assert done_result(place.workspace, reference, cell, settings, partial=False) is None
+        assert not standing_of_file(place, reference, cell, settings).done
         result = read_result(Transfer(reference, settings, place, Control()).run(cell))
         assert result.settings["finetune"]["precision"] == precision
         scores[precision] = result.diagnostics["negative_log_likelihood"]
@@ -248,7 +249,7 @@ STEPS = st.lists(
         st.sampled_from(["tiny-objects", "tiny-indoor"]),
         st.sampled_from(["probe", "knn", "logme", "fewshot", "depth", "concat"]),
         st.sampled_from(["step/stage1", "step/stage0", "raw"]),
-        st.sampled_from(["", "other split"]),
+        st.sampled_from(["", "fingerprint", "content"]),
     ),
     min_size=1,
     max_size=12,
@@ -287,10 +288,10 @@ def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol
         target = open_target(task, reference.suite.input, place.roots, False, None, transfers[name]._control)
         if split:
             # The same name, as if it were other images.
-            target = replace(target, fingerprint=target.fingerprint + split)
+            target = replace(target, identity=replace(target.identity, **{split: f"another {task}"}))
         kind = protocol if protocol in ("depth", "concat") else "penultimate"
-        if kept[name][0] != target.fingerprint:
-            kept[name] = (target.fingerprint, set())
+        if kept[name][0] != target.identity:
+            kept[name] = (target.identity, set())
         needs = {"concat": {"concat", "penultimate"}}.get(kind, {kind}) - kept[name][1]
         before = len(extracted)
         with mock.patch.object(cell_module, "extract", counted):

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from lrbench.arms import SnapshotKey
-from lrbench.cells import Cell, TransferSettings, done_result
+from lrbench.cells import Cell, Standing, TransferSettings, standing_of_file
 from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.files import sha256_file
@@ -157,7 +157,7 @@ def test_each_is_a_cell_like_any_other(reference, place, protocol):
     assert result.chosen and result.test_count == 40
     assert ("expected_calibration_error" in result.metrics) == (protocol != "logme")
     assert set(result.diagnostics["features"]) == {"class_separation", "effective_rank", "feature_norm"}
-    assert done_result(place.workspace, reference, cell, settings, partial=False) == path
+    assert standing_of_file(place, reference, cell, settings) == Standing(path=path, done=True)
     if protocol == "fewshot":
         assert result.train_count == 20
         (written,) = (place.workspace.leaderboard / "splits").iterdir()
@@ -178,7 +178,7 @@ def test_another_partner_is_another_cell(reference, place, tiny):
     partner.path.write_bytes(
         snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=0)).read_bytes()
     )
-    assert done_result(place.workspace, reference, cell, settings, partial=False) is None
+    assert not standing_of_file(place, reference, cell, settings).done
 
 
 def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
@@ -189,9 +189,10 @@ def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
 def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, home, tiny):
     protocols = ["probe", "fewshot", "concat", "depth", "logme"]
     changed = tiny.model_copy(update={"protocols": tuple(protocols)})
-    from lrbench.workspace import Workspace
+    from lrbench.workspace import Place, Workspace
 
-    jobs = {job.name: job for job in make_plan(changed, Workspace(root=home)).jobs()}
+    plan = make_plan(changed, Place(workspace=Workspace(root=home), roots=()))
+    jobs = {job.name: job for job in plan.jobs()}
     assert jobs["transfer hold/seed0/stage2"].needs == ("pretrain hold/seed0/stage2", "pretrain step/seed0/stage1")
     arguments = ("run", "tiny.toml", "--set", f"protocols={json.dumps(protocols)}", "--set", "seeds=[0]")
     done = lrbench(*arguments, "--set", 'arms=["step"]', "--set", 'targets=["tiny-objects"]', "--workers", "1")

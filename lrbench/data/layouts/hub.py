@@ -58,6 +58,10 @@ class HubImages:
         """The content's fingerprint."""
         return self.fingerprint
 
+    def content(self) -> None:
+        """Nothing: the revision, which is in the data's fingerprint, says more."""
+        return
+
 
 def find_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Path | None:
     """The folder of a local data set, or None for one that `datasets` fetches."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -67,19 +68,34 @@ class FileImages:
 
     def stamp(self) -> str:
         """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
-        return stamp_of_files(self.root, self.paths)
+        return self._looked[0]
+
+    def content(self) -> str:
+        """SHA-256 over every file's size."""
+        return self._looked[1]
+
+    @cached_property
+    def _looked(self) -> tuple[str, str]:
+        # A million files are looked at once, not once a question.
+        return look_at_files(self.root, self.paths)
 
 
-def stamp_of_files(root: Path, paths: Sequence[str]) -> str:
-    """SHA-256 over names, sizes and modification times of the files `paths` in `root`; one that is gone counts as such."""
-    lines = []
+def look_at_files(root: Path, paths: Sequence[str]) -> tuple[str, str]:
+    """What the files `paths` in `root` are, without reading them; one that is gone counts as such.
+
+    Returns:
+        SHA-256 over names, sizes and modification times, and SHA-256 over the sizes alone, which copies share.
+    """
+    lines, sizes = [], []
     for path in paths:
         try:
-            status = os.stat(root / path)
+            status = os.stat(os.path.join(root, path))
             lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
+            sizes.append(str(status.st_size))
         except OSError:
             lines.append(f"gone {path}")
-    return sha256_bytes("\n".join(lines).encode(errors="surrogateescape"))
+            sizes.append("gone")
+    return sha256_bytes("\n".join(lines).encode(errors="surrogateescape")), sha256_bytes("\n".join(sizes).encode())
 
 
 def printable(name: str) -> str:

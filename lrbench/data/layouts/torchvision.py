@@ -12,7 +12,7 @@ import numpy as np
 
 from lrbench.data.decode import Bytes, UndecodableImage, rgb_pixels
 from lrbench.data.examples import Split, SplitName
-from lrbench.data.layouts.reading import Reading, printable, refuse_empty_splits, refuse_untrained, stamp_of_files
+from lrbench.data.layouts.reading import Reading, look_at_files, printable, refuse_empty_splits, refuse_untrained
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
 from lrbench.errors import FailureError, InputError
 from lrbench.files import sha256_bytes
@@ -56,8 +56,12 @@ class TorchvisionImages:
 
     def stamp(self) -> str:
         """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""
-        files = stamp_of_files(self.root, _data_files(self.data, self.root) if self.paths is None else self.paths)
+        files = look_at_files(self.root, _data_files(self.data, self.root) if self.paths is None else self.paths)[0]
         return sha256_bytes(f"{self.data!r} {self.labels} {files}".encode(errors="surrogateescape"))
+
+    def content(self) -> str | None:
+        """SHA-256 over the sizes of the images' files; None where images lie together in a few."""
+        return None if self.paths is None else look_at_files(self.root, self.paths)[1]
 
 
 def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Path:
