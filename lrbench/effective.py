@@ -1,6 +1,7 @@
 """The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import tomli_w
 from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
 from lrbench.files import sha256_json, write_json, write_text
-from lrbench.registry import Suite, load_suite
+from lrbench.registry import Suite, find_suites, load_suite
 from lrbench.registry.loading import differences, validated
 from lrbench.snapshots import read_metadata, snapshot_path
 from lrbench.workspace import Workspace
@@ -103,6 +104,22 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
             )
         path = found[-1]
     return read_effective(path)
+
+
+def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str] = ()) -> Suite:
+    """The suite that a command works on: a shipped one, one at a path, or one that was pretrained here before, by its name.
+
+    Args:
+        workspace: Where suites were pretrained.
+        name: A suite's name, or the path of its TOML.
+        changes: What `--set` says.
+
+    Raises:
+        InputError: No such suite, or one whose TOML is wrong.
+    """
+    kept = effective_path(workspace, name)
+    is_path = "/" in name or name.endswith(".toml")
+    return load_suite(str(kept) if not is_path and name not in find_suites() and kept.is_file() else name, changes)
 
 
 def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:

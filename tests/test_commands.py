@@ -76,6 +76,16 @@ def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
     assert lrbench("run", *own).status == 0
 
 
+def test_a_suite_of_the_users_own_is_known_by_its_name_once_it_was_pretrained(lrbench, home):
+    unknown = lrbench("plan", "tiny")
+    assert unknown.status == 2 and "there is no suite called 'tiny'" in unknown.err
+    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+    by_path = lrbench("plan", "tiny.toml")
+    (home / "tiny.toml").unlink()
+    assert lrbench("plan", "tiny").out == by_path.out
+    assert "0 of 4 snapshots to make" in lrbench("pretrain", "tiny", "--arm", "step", "--seed", "0").err
+
+
 def test_plan_of_one_arm_names_only_what_it_needs(lrbench):
     record = json.loads(lrbench("plan", "tiny.toml", "--arm", "constant", "--seed", "1", "--json").out)
     assert [each["snapshot"] for each in record["snapshots"]] == [

@@ -76,12 +76,18 @@ def _versions() -> dict[str, str]:
 
 def _tasks(roots: Any) -> dict[str, str]:
     from lrbench.cli.tasks import whereabouts
-    from lrbench.registry import find_tasks, load_task
+    from lrbench.errors import InputError
+    from lrbench.registry import broken_tasks, find_tasks, load_task
 
     shown = {}
     for name in find_tasks():
-        where, found = whereabouts(load_task(name), roots)
-        shown[name] = where if found else f"not found; `lrbench tasks {name}` says how to get it"
+        try:
+            where, found = whereabouts(load_task(name), roots)
+            shown[name] = where if found else f"not found; `lrbench tasks {name}` says how to get it"
+        except InputError as error:
+            shown[name] = f"cannot be read: {error}"
+    for number, problem in enumerate(broken_tasks(), start=1):
+        shown[f"unreadable file {number}"] = problem
     return shown
 
 

@@ -29,7 +29,10 @@ def leaderboard(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="With --format: write to this file. [default: stdout]")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Print into this file, in the format of its ending unless --format names one."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -47,7 +50,7 @@ def leaderboard(
     from lrbench.workspace import Workspace
 
     workspace = Workspace.current()
-    suites = [suite] if suite else suites_with_results(workspace.results)
+    suites = [_with_results(workspace, suite)] if suite else suites_with_results(workspace.results)
     if not suites:
         raise InputError(
             f"there are no results in {workspace.results.absolute()}. `lrbench run quick` makes some, in minutes on a CPU."
@@ -58,7 +61,7 @@ def leaderboard(
             "--protocol and --arm."
         )
     if form or protocol or arm or out:
-        _print(workspace, suites, form or "md", out, protocol, arm)
+        _print(workspace, suites, form or _form_of(out), out, protocol, arm)
         return
     if check:
         stale = page.check(workspace, suites)
@@ -78,6 +81,52 @@ def leaderboard(
     else:
         for path in written:
             typer.echo(str(path))
+
+
+def _with_results(workspace: "Workspace", name: str) -> str:
+    """The name of a suite that has results here, given that name or the path of its TOML.
+
+    Raises:
+        InputError: It has none.
+    """
+    from lrbench.effective import effective_path
+    from lrbench.errors import InputError
+    from lrbench.registry import find_suites, load_suite, suggestion
+    from lrbench.results import suites_with_results
+
+    known = suites_with_results(workspace.results)
+    if name in known:
+        return name
+    is_path = "/" in name or name.endswith(".toml")
+    if is_path and (named := load_suite(name).name) in known:
+        return named
+    ways = (
+        f"`lrbench run {name}` makes them"
+        if is_path or name in find_suites() or effective_path(workspace, name).is_file()
+        else f"There are: {', '.join(known) or 'none'}"
+    )
+    raise InputError(
+        f"there are no results of a suite {name!r} in {workspace.results.absolute()}.{suggestion(name, known)} {ways}."
+    )
+
+
+def _form_of(out: Path | None) -> "Format":
+    """The format that a file's ending asks for; Markdown where there is no file.
+
+    Raises:
+        InputError: An ending that names none.
+    """
+    from lrbench.errors import InputError
+
+    endings: dict[str, Format] = {
+        ".md": "md", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".tex": "latex",
+    }  # fmt: skip
+    ending = ".md" if out is None else out.suffix.lower()
+    if ending not in endings:
+        raise InputError(
+            f"--out {out}: its ending names no format. Use one of {', '.join(endings)}, or say --format beside it."
+        )
+    return endings[ending]
 
 
 def _print(

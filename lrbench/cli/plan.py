@@ -22,12 +22,12 @@ def plan(
 ) -> None:
     """Show a suite's snapshots and cells, what is done, and an estimate of the rest; starts nothing."""
     from lrbench.cost import estimate_cost
+    from lrbench.effective import suite_to_run
     from lrbench.plan import make_plan
-    from lrbench.registry import load_suite
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
-    chosen = load_suite(suite, set_ or ())
+    chosen = suite_to_run(workspace, suite, set_ or ())
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
     made = make_plan(chosen, place, arm=arm, seed=seed)
     absent = made.without_data(place)

@@ -37,15 +37,14 @@ def pretrain(
     several GPUs or machines: `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; any number of processes may go on.
     """
     from lrbench.cli.work import do_jobs, together
-    from lrbench.effective import keep_suite
+    from lrbench.effective import keep_suite, suite_to_run
     from lrbench.plan import make_plan
     from lrbench.pretrain.tracking import check_trackers
-    from lrbench.registry import load_suite
     from lrbench.snapshots import snapshot_path
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
-    chosen = load_suite(suite, set_ or ())
+    chosen = suite_to_run(workspace, suite, set_ or ())
     trackers = tuple(track or ())
     check_trackers(trackers)
     place = Place(

@@ -36,17 +36,16 @@ def run(
     machines: `torchrun --nproc-per-node N -m lrbench run SUITE`.
     """
     from lrbench.cli.work import do_jobs, together
-    from lrbench.effective import keep_for_results, keep_suite
+    from lrbench.effective import keep_for_results, keep_suite, suite_to_run
     from lrbench.errors import LrbenchError
     from lrbench.leaderboard import page
     from lrbench.plan import make_plan
     from lrbench.pretrain.tracking import check_trackers
-    from lrbench.registry import load_suite
     from lrbench.results import suites_with_results
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
-    chosen = load_suite(suite, set_ or ())
+    chosen = suite_to_run(workspace, suite, set_ or ())
     trackers = tuple(track or ())
     check_trackers(trackers)
     place = Place(

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, emit_json
+from lrbench.cli.common import DataRootOption, JsonOption, emit_json, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from lrbench.registry import Task
@@ -20,10 +21,12 @@ def tasks(
     json_: JsonOption = False,
 ) -> None:
     """List the tasks, or show one in full."""
-    from lrbench.registry import find_tasks, load_task
+    from lrbench.registry import broken_tasks, find_tasks, load_task
     from lrbench.workspace import data_roots
 
     roots = data_roots(data_root)
+    for problem in broken_tasks() if name is None else ():
+        warn(problem)
     if name is not None:
         task = load_task(name)
         where, found = whereabouts(task, roots)
@@ -36,7 +39,7 @@ def tasks(
         typer.echo(tomli_w.dumps(record).rstrip())
         typer.echo(f"\n# {where}")
         return
-    known = [load_task(each) for each in find_tasks()]
+    known = _readable(find_tasks())
     if json_:
         emit_json(
             [{"name": task.name, "title": task.display_title, "found": whereabouts(task, roots)[1]} for task in known]
@@ -46,6 +49,20 @@ def tasks(
 
     rows = [_row(task, roots) for task in known]
     typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+
+
+def _readable(names: "Iterable[str]") -> "list[Task]":
+    """Those of the named tasks that can be loaded; a warning for each of the others."""
+    from lrbench.errors import InputError
+    from lrbench.registry import load_task
+
+    loaded = []
+    for name in names:
+        try:
+            loaded.append(load_task(name))
+        except InputError as error:
+            warn(str(error))
+    return loaded
 
 
 def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:

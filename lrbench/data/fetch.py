@@ -45,7 +45,7 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         read_hub(task, task.files, (root,))
         control.say(f"{task.name} is in the cache of `datasets`")
         return
-    if isinstance(task.files, TorchvisionFiles):
+    if isinstance(task.files, TorchvisionFiles) and not task.archives:
         from lrbench.data.layouts.torchvision import download
 
         refuse_file(task, root)
@@ -168,10 +168,9 @@ def unpack(path: Path, goal: Path, archive: Archive, control: Control, *, alone:
     """
     with writing(goal), _temporary_folder(goal, alone=alone) as temporary:
         with _damage_named(path):
-            if zipfile.is_zipfile(path):
-                _unzip(path, temporary, control)
-            else:
-                _untar(path, temporary, control)
+            _unpack_into(path, temporary, control)
+            if archive.inner:
+                temporary = _unpack_inner(path, temporary, archive.inner, control)
         found = _wanted(path, temporary, archive.unpacks_to or goal.name)
         images = count_images(found)
         if archive.images is not None and images < archive.images:
@@ -214,6 +213,27 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise FailureError(
             f"{path} could not be unpacked: {reason}. Nothing was put in place. Delete it and fetch it again."
         ) from error
+
+
+def _unpack_into(path: Path, folder: Path, control: Control) -> None:
+    if zipfile.is_zipfile(path):
+        _unzip(path, folder, control)
+    else:
+        _untar(path, folder, control)
+
+
+def _unpack_inner(path: Path, folder: Path, inner: str, control: Control) -> Path:
+    """Unpack the archive `inner` that lies somewhere in a folder; gives the folder of what it held.
+
+    Raises:
+        FailureError: It is not there.
+    """
+    found = next(folder.rglob(inner), None)
+    if found is None:
+        raise FailureError(f"{path} holds no {inner}. Nothing was put in place. Delete it and fetch it again.")
+    unpacked = Path(tempfile.mkdtemp(dir=folder))
+    _unpack_into(found, unpacked, control)
+    return unpacked
 
 
 def _untar(path: Path, temporary: Path, control: Control) -> None:

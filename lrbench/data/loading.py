@@ -12,7 +12,7 @@ from lrbench.data.layouts.folders import find_folders, find_split_folders, read_
 from lrbench.data.layouts.hub import find_hub, read_hub
 from lrbench.data.layouts.indexed import find_indexed, read_indexed
 from lrbench.data.layouts.lists import find_lists, read_lists
-from lrbench.data.layouts.reading import Reading
+from lrbench.data.layouts.reading import Reading, first_few
 from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
 from lrbench.errors import InputError
@@ -138,6 +138,15 @@ def _differences(task: Task, reading: Reading) -> list[str]:
         found = len(reading.splits[split]) if split in reading.splits else 0
         if found != pinned:
             differences.append(f"it has {found:,} {split} images, and the whole data set {pinned:,}")
+    if "test" not in task.counts:
+        tested = np.bincount(reading.splits["test"].labels, minlength=len(reading.classes))
+        untested = [reading.classes[label] for label in np.flatnonzero(tested == 0)]
+        if untested:
+            differences.append(
+                f"it has no test image of {len(untested):,} of its {len(reading.classes):,} classes "
+                f"({first_few(untested)}; if that is as it should be, say how many images there are: counts = "
+                f"{{ train = {len(reading.splits['train'])}, test = {len(reading.splits['test'])} }} in the task's TOML)"
+            )
     for name, least in task.least.items():
         labels = reading.splits[name].labels if name in reading.splits else np.array([], dtype=np.int64)
         by_class = np.bincount(labels, minlength=len(reading.classes))

@@ -207,7 +207,7 @@ def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.i
         test_count=result.test_count,
         device=result.device,
         versions=_json(result.versions),
-        seconds=sum(result.timings.values()),
+        seconds=sum(result.timings.values(), 0.0),
         labels=sha256_bytes(truth.tobytes()),
         correct=np.packbits(predictions.prediction == truth).tobytes(),
     )

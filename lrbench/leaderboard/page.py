@@ -35,23 +35,17 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
 
     Args:
         workspace: Whose results.
-        suites: Suites whose pages are made; the index has all.
+        suites: Suites whose pages are made, each with results; the index has all.
         draw: Whether figures are drawn at all.
 
     Returns:
         Path to content; None for a drawing that is left as it is.
 
     Raises:
-        InputError: A suite has no results.
+        InputError: What stands beside a suite's results is damaged.
     """
     files: dict[Path, bytes | None] = {}
     known = suites_with_results(workspace.results)
-    for name in suites:
-        if name not in known:
-            raise InputError(
-                f"there are no results of a suite {name!r} in {workspace.results.absolute()}. `lrbench run {name}` makes "
-                "them."
-            )
     if FOREIGN in suites:
         files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, workspace.cache).encode()
     readme = workspace.root / "README.md"

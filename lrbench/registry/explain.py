@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lrbench.registry.task import NAME_PATTERN, Strict
+from lrbench.registry.task import NAME_PATTERN, Strict, Task
 
 _TEXT, _LIST = "must be text (in quotes)", "must be a list (in brackets)"
 # By pydantic's kind of error: what it says of the value, given what pydantic knows of the limit.
@@ -38,6 +38,10 @@ _VARIANTS = {
     "folders", "split-folders", "lists", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
     "tuple[str, ...]", "str", "constrained-str", "[key]",
 }  # fmt: skip
+
+
+# How to come by a value that cannot be made up.
+_HOW = {"files.split.sha256": " (`sha256sum` and the list's file name print it)"}
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
@@ -77,10 +81,13 @@ def _problem(model: type[Strict], problem: Any) -> tuple[str, str]:
     message = message[:2] + message[2:3].lower() + message[3:]
     if kind == "extra_forbidden":
         fields = _fields_at(model, [str(part) for part in problem["loc"][:-1]])
+        if model is Task and len(problem["loc"]) == 1:
+            # Not a field: it is gone from the content by the time that this is looked at.
+            fields = sorted([*fields, "like"])
         listed = f" Known here: {', '.join(fields)}" if fields else ""
         return key, f" is not a known key.{suggestion(location[-1], fields)}{listed}"
     if kind == "missing":
-        return key, " is missing"
+        return key, f" is missing{_HOW.get(key, '')}"
     if kind == "literal_error":
         words = _one_of(_quoted(known["expected"]), given)
         return (".".join(location[:-1]), f": a key{words}") if problem["loc"][-1] == "[key]" else (key, words)

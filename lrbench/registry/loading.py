@@ -5,7 +5,7 @@ import json
 import os
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +22,11 @@ Record = TypeVar("Record", bound=Strict)
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One TOML file of a registry: where it is, and the name it gives itself."""
+    """One TOML file of a registry: where it is, the name it gives itself, and a second file of that name."""
 
     path: Path
     name: str
+    twin: Path | None = None
 
 
 def shipped_folder(package: str) -> Path:
@@ -50,18 +51,23 @@ def task_folders() -> tuple[Path, ...]:
 
 
 def find_tasks() -> dict[str, Found]:
-    """Every registered task's file by name."""
-    return _scan("task", task_folders())
+    """Every registered task's file by name; those of `broken_tasks` have none."""
+    return _scan(task_folders())[0]
+
+
+def broken_tasks() -> list[str]:
+    """What is wrong with files in the tasks' folders from which no name can be read: it concerns no other task."""
+    return _scan(task_folders())[1]
 
 
 def find_suites() -> dict[str, Found]:
     """Every shipped suite's file by name."""
-    return _scan("suite", (shipped_folder("lrbench.suites"),))
+    return _scan((shipped_folder("lrbench.suites"),))[0]
 
 
 def task_path(name_or_path: str) -> Path:
     """The TOML file of a task that is named, or whose file's path is given."""
-    return _locate("task", name_or_path, find_tasks)
+    return _locate("task", name_or_path, find_tasks, broken_tasks)
 
 
 def suite_path(name_or_path: str) -> Path:
@@ -165,22 +171,27 @@ def _like_another(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**base, **content}
 
 
-def _scan(kind: str, folders: Sequence[Path]) -> dict[str, Found]:
+def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
+    """The files by name, and what is wrong with those that give none."""
     found: dict[str, Found] = {}
+    broken = []
     for folder in folders:
         for path in sorted(folder.glob("*.toml")):
-            name = _read(path).get("name")
+            try:
+                name = _read(path).get("name")
+            except InputError as error:
+                broken.append(str(error))
+                continue
             if not isinstance(name, str):
-                raise InputError(f'{path}: the key `name` is missing. Every {kind} file starts with `name = "…"`.')
-            if name in found:
-                raise InputError(
-                    f"two {kind}s are called {name!r}: {found[name].path} and {path}. Give one of them another `name`."
-                )
-            found[name] = Found(path=path, name=name)
-    return found
+                broken.append(f'{path}: the key `name` is missing. The file starts with `name = "…"`.')
+            elif name in found:
+                found[name] = replace(found[name], twin=path)
+            else:
+                found[name] = Found(path=path, name=name)
+    return found, broken
 
 
-def _locate(kind: str, name_or_path: str, find: Any) -> Path:
+def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path:
     if name_or_path.endswith(".toml") or os.sep in name_or_path:
         path = Path(name_or_path).expanduser()
         if path.is_dir():
@@ -192,11 +203,18 @@ def _locate(kind: str, name_or_path: str, find: Any) -> Path:
         return path
     found: dict[str, Found] = find()
     if name_or_path not in found:
+        near = suggestion(name_or_path, found)
+        known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
+        unread = "".join(f" A file that could not be read may be the one: {problem}" for problem in broken())
         raise InputError(
-            f"there is no {kind} called {name_or_path!r}.{suggestion(name_or_path, found)} "
-            f"Known: {', '.join(sorted(found))}; or give the path of a TOML file."
+            f"there is no {kind} called {name_or_path!r}.{near} {known}; or give the path of a TOML file.{unread}"
         )
-    return found[name_or_path].path
+    one = found[name_or_path]
+    if one.twin is not None:
+        raise InputError(
+            f"two {kind}s are called {name_or_path!r}: {one.path} and {one.twin}. Give one of them another `name`."
+        )
+    return one.path
 
 
 def _refuse_twin(kind: str, name: str, path: Path, found: dict[str, Found]) -> None:

@@ -213,6 +213,7 @@ class Archive(Strict):
         md5: Published hash; `sha256` where that is what is published.
         bytes: Size, checked where no hash is published.
         unpacks_to: Folder that appears when it is unpacked; None for a file that is used as it is.
+        inner: File name of the archive inside it that holds the folder; None where it does itself.
         images: Number of image files that it holds, junk not counted: fewer mean that unpacking was cut short.
         into: Folder to unpack in (or to put the file in), relative to the data root.
     """
@@ -223,6 +224,7 @@ class Archive(Strict):
     sha256: str | None = None
     bytes: int | None = None
     unpacks_to: str | None = None
+    inner: str | None = None
     images: Annotated[int, Field(gt=0)] | None = None
     into: str = "."
 
@@ -299,6 +301,11 @@ class Task(Strict):
     def argument(self) -> str:
         """What stands for the task on a command line: its name, or the path of a TOML that is not registered."""
         return self.name if self._registered or self._path is None else shlex.quote(str(self._path))
+
+    @property
+    def path(self) -> Path | None:
+        """The TOML file; None for a task that was read from none."""
+        return self._path
 
     @property
     def folder(self) -> Path | None:

@@ -192,6 +192,44 @@ def pin(folder, name, listed, digest=None):
     return path
 
 
+def test_a_folder_that_is_no_class_can_be_left_out_by_its_name(home):
+    folder = home / "data" / "mine" / "clutter"
+    folder.mkdir(parents=True)
+    (folder / "read.me").write_text("of what is here")
+    with pytest.raises(
+        InputError, match=r"'clutter' holds 'read\.me'; .*jpg.*files\.exclude = \[\"clutter\"\] in its TOML"
+    ):
+        own_folders(home, ["cat", "dog"])
+    trees.save(folder / "scan.png", trees.image(0, 0), "PNG")
+    (home / "mine.toml").write_text(MINE + 'exclude = ["cluter"]\n')
+    with pytest.raises(
+        InputError, match=r"names 'cluter', and no folder in .*mine is called so\. Did you mean 'clutter'\?"
+    ):
+        load_task_data(load_task("mine.toml"), [home / "data"])
+    (home / "mine.toml").write_text(MINE + 'exclude = ["clutter", "BACKGROUND"]\n')
+    assert load_task_data(load_task("mine.toml"), [home / "data"]).classes == ("cat", "dog")
+
+
+def test_folders_of_splits_are_not_taken_for_classes(home):
+    for split in ("train", "test"):
+        trees.save(home / "data" / "mine" / split / "cat" / "1.png", trees.image(0, 0), "PNG")
+    (home / "mine.toml").write_text(MINE)
+    with pytest.raises(InputError, match=r'called .test., .train.: layout = "split-folders" reads those'):
+        load_task_data(load_task("mine.toml"), [home / "data"])
+
+
+def test_a_class_without_test_images_is_not_whole_unless_the_toml_says_so(home):
+    for split, classes in (("train", ("cat", "dog")), ("test", ("cat",))):
+        for klass in classes:
+            trees.save(home / "data" / "mine" / split / klass / "1.png", trees.image(0, 0), "PNG")
+    content = 'name = "mine"\n{}[files]\nlayout = "split-folders"\nroot = "mine"\n'
+    (home / "mine.toml").write_text(content.format(""))
+    with pytest.raises(InputError, match=r"no test image of 1 of its 2 classes \('dog'; .*train = 2, test = 1"):
+        load_task_data(load_task("mine.toml"), [home / "data"])
+    (home / "mine.toml").write_text(content.format("counts = { train = 2, test = 1 }\n"))
+    assert counts(load_task_data(load_task("mine.toml"), [home / "data"]), "test") == {"cat": 1}
+
+
 def test_a_drawn_split_is_the_same_on_every_machine_and_in_every_version(home):
     data = own_folders(home, ["cat", "dog"], images=10)
     # Written down once: another draw would be another split under the same name.

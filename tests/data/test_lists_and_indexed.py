@@ -142,6 +142,13 @@ def test_lists_that_cannot_be_right_are_refused(home, train, said):
         load_task_data(task, [home / "data"])
 
 
+def test_lists_of_numbers_that_are_read_for_names_alone_are_told_what_says_so(home):
+    pictures(home, ["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"])
+    task = listed(home, ["a/1.jpg 0", "b/1.jpg 1"], ["a/2.jpg 0", "b/2.jpg 1"])
+    with pytest.raises(InputError, match=r"'a/1\.jpg' is, and its line goes on with a number, 0\..*label = \"column\""):
+        load_task_data(task, [home / "data"])
+
+
 def test_cub_one_folder_deeper_is_found(tmp_path):
     trees.cub200(tmp_path / "CUB_200_2011")
     assert len(load("cub200", tmp_path).classes) == 3

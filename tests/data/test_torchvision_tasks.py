@@ -1,21 +1,27 @@
 """The tasks that torchvision's classes read, on small trees in their official layouts."""
 
+import importlib
 import inspect
+import io
 import json
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
 import torchvision.datasets
 from PIL import Image
 
+from lrbench.control import Control
 from lrbench.data.examples import EvaluationTransform
+from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.errors import FailureError, InputError
 from lrbench.registry import load_task
 from tests import trees
 from tests.data.reading import load
+from tests.data.serving import FILES
 
 # Training, validation and test images of each tree, its first class, and images of the full data set.
 TASKS = {
@@ -29,6 +35,12 @@ TASKS = {
     "cifar100": (lambda root: trees.cifar(root, folder="cifar-100-python"), (10, 0, 10), "class 0", (50_000, 0, 10_000)),
 }  # fmt: skip
 SPLITS = ("train", "val", "test")
+FETCHED = sorted(set(TASKS) - {"cars"})
+# A user's own, which names no archives.
+OWN = (
+    'name = "own"\nmanual = "Put it by hand."\n[files]\nlayout = "torchvision"\ndataset = "Food101"\n'
+    'splits = { train = { split = "train" }, test = { split = "test" } }\n'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +72,7 @@ def test_its_official_layout_is_read(tmp_path, name):
         assert int(np.argmin(distances)) == int(split.labels[index])
 
 
-@pytest.mark.parametrize("name", sorted(set(TASKS) - {"cars"}))
+@pytest.mark.parametrize("name", FETCHED)
 def test_missing_data_is_an_error_in_lrbenchs_words(tmp_path, name):
     with pytest.raises(InputError) as caught:
         load_task_data(load_task(name), [tmp_path])
@@ -75,7 +87,38 @@ def test_its_arguments_are_the_classs_own(name):
     assert all(set(arguments) <= set(known) for arguments in files.splits.values())
 
 
-def test_fetch_has_torchvision_download_each_split(lrbench, home, monkeypatch):
+@pytest.mark.parametrize("name", FETCHED)
+def test_its_archives_are_those_that_torchvision_would_download(tmp_path, name, monkeypatch):
+    task, asked = load_task(name), set()
+    make = getattr(torchvision.datasets, task.files.dataset)
+    module = importlib.import_module(make.__module__)
+    for function in ("download_and_extract_archive", "download_url"):
+        monkeypatch.setattr(module, function, lambda url, *_, md5=None, **__: asked.add((url, md5)), raising=False)
+    monkeypatch.setattr(module, "check_integrity", lambda *_: False, raising=False)
+    with pytest.raises(RuntimeError, match="not found"):
+        make(root=str(tmp_path), download=True)
+    assert {(archive.url, archive.md5) for archive in task.archives} == asked
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_what_is_fetched_is_where_its_class_looks(tmp_path, name, server):
+    task, tree = load_task(name), TASKS[name][0](tmp_path / "tree")
+    archives = []
+    for number, archive in enumerate(task.archives):
+        folder, held = tree / archive.into, io.BytesIO()
+        file = archive.url.rpartition("/")[2]
+        if archive.unpacks_to:
+            with tarfile.open(fileobj=held, mode="w:gz") as packed:
+                packed.add(folder / archive.unpacks_to, archive.unpacks_to)
+        else:
+            held.write((folder / file).read_bytes())
+        FILES[f"/{number}/{file}"] = held.getvalue()
+        archives.append(archive.model_copy(update={"url": f"{server}/{number}/{file}", "md5": None, "images": None}))
+    fetch(task.model_copy(update={"archives": tuple(archives)}), tmp_path / "data", Control())
+    assert load(name, tmp_path / "data").fingerprint == load(name, tree).fingerprint
+
+
+def test_fetch_has_torchvision_download_each_split_where_the_task_names_no_archive(lrbench, home, monkeypatch):
     asked = []
 
     class Fake:
@@ -83,7 +126,8 @@ def test_fetch_has_torchvision_download_each_split(lrbench, home, monkeypatch):
             asked.append((root, split, download))
 
     monkeypatch.setattr(torchvision.datasets, "Food101", Fake)
-    assert lrbench("data", "fetch", "food101").status == 0
+    (home / "own.toml").write_text(OWN)
+    assert lrbench("data", "fetch", "own.toml").status == 0
     assert asked == [("data", "train", True), ("data", "test", True)]
 
 
@@ -93,9 +137,10 @@ def test_a_download_that_fails_says_so_and_how_to_do_without(lrbench, home, monk
             raise OSError("the host does not answer.")
 
     monkeypatch.setattr(torchvision.datasets, "Food101", Fails)
-    outcome = lrbench("data", "fetch", "food101")
+    (home / "own.toml").write_text(OWN)
+    outcome = lrbench("data", "fetch", "own.toml")
     assert outcome.status == FailureError.exit_status and "the host does not answer" in outcome.err
-    assert "food-101/ lies under the data root" in outcome.err
+    assert "Put it by hand." in outcome.err
 
 
 def test_cars_says_how_to_get_them_by_hand_and_names_no_command_that_cannot(lrbench, home):

@@ -64,6 +64,22 @@ def test_the_wanted_folder_may_lie_one_folder_down(home, server):
     assert not (home / "data" / "release-1").exists()
 
 
+def test_the_wanted_folder_may_lie_in_an_archive_inside_the_archive(home, server):
+    held = {"release/inner.tar.gz": tar({"mine/a/1.png": b"one"}), "__MACOSX/release/._inner.tar.gz": b"litter"}
+    described = offered(home, server, zipped(held), "mine.zip")
+    fetch(with_archives(described, {"inner": "inner.tar.gz", "images": 1}), home / "data", Control())
+    assert (home / UNPACKED / "a" / "1.png").read_bytes() == b"one"
+    assert {each.name for each in (home / "data").iterdir() if each.is_dir()} == {"mine"}
+    for inner, said in (
+        ("other.tar.gz", r"mine\.zip holds no other\.tar\.gz\. Nothing"),
+        ("damaged.tar", "not be unpacked"),
+    ):
+        FILES["/mine.zip"] = zipped({**held, "damaged.tar": b"no tar"})
+        with pytest.raises(FailureError, match=said):
+            fetch(with_archives(described, {"inner": inner}), home / inner, Control())
+        assert not (home / inner / "mine").exists()
+
+
 def packed_in(kind):
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as archive:

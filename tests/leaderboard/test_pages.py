@@ -11,6 +11,7 @@ from lrbench.leaderboard.evidence import Column
 from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.gathering import gather
 from lrbench.leaderboard.statistics import estimate
+from tests.conftest import one_paragraph
 from tests.leaderboard.fake import fill, put
 
 OBJECTS = Column(protocol="probe", task="tiny-objects")
@@ -322,6 +323,25 @@ def test_results_come_in_other_forms_and_filtered(workspace, tiny, lrbench, form
     frame = read(out)
     assert len(frame) == 2 * 2 * 2 and set(frame.arm) == {"hold"} and set(frame.protocol) == {"knn"}
     assert frame.headline.between(0, 1).all() and (workspace.root / frame.path[0]).is_file()
+
+
+def test_a_suite_is_named_by_its_file_too_and_a_misspelt_one_gets_a_suggestion(workspace, tiny, lrbench, home):
+    fill(workspace, tiny)
+    named, by_path = (lrbench("leaderboard", name, "--format", "csv") for name in ("tiny", "tiny.toml"))
+    assert named.status == 0 and named.out == by_path.out
+    wrong = lrbench("leaderboard", "tinny")
+    assert wrong.status == 2 and "Did you mean 'tiny'?" in wrong.err and one_paragraph(wrong.err)
+    assert "`lrbench run quick` makes them" in lrbench("leaderboard", "quick").err
+
+
+def test_the_ending_of_a_file_says_its_format(workspace, tiny, lrbench, home):
+    fill(workspace, tiny)
+    assert lrbench("leaderboard", "tiny", "--out", "a.csv").status == 0
+    assert (home / "a.csv").read_text() == lrbench("leaderboard", "tiny", "--format", "csv").out
+    refused = lrbench("leaderboard", "tiny", "--out", "a.xlsx")
+    assert refused.status == 2 and ".parquet" in refused.err and not (home / "a.xlsx").exists()
+    assert lrbench("leaderboard", "tiny", "--out", "a.txt", "--format", "json").status == 0
+    assert json.loads((home / "a.txt").read_text())
 
 
 def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):

@@ -160,7 +160,36 @@ def test_a_task_with_an_unknown_key_is_refused(home):
 def test_two_tasks_of_one_name_are_refused_and_both_files_named(home, tmp_path):
     (tmp_path / "tasks" / "twin.toml").write_text('name = "cub200"\n\n[files]\nlayout = "folders"\n')
     with pytest.raises(InputError, match=r"two tasks are called 'cub200'.*cub200\.toml.*twin\.toml"):
-        find_tasks()
+        load_task("cub200")
+    assert load_task("indoor67").name == "indoor67"
+
+
+def test_one_bad_file_among_the_tasks_stops_no_other(lrbench, home, tmp_path):
+    (tmp_path / "tasks" / "torn.toml").write_text('name = "torn')
+    (tmp_path / "tasks" / "nameless.toml").write_text('[files]\nlayout = "folders"\n')
+    (tmp_path / "tasks" / "wrong.toml").write_text('name = "wrong"\nmetrik = "top1"\n[files]\nlayout = "folders"\n')
+    listed = lrbench("tasks")
+    assert listed.status == 0 and "cub200" in listed.out and "wrong" not in listed.out
+    for words in ("torn.toml is not well-formed TOML", "nameless.toml: the key `name` is missing", "`metrik` is not a"):
+        assert words in listed.err
+    shown = lrbench("doctor")
+    assert shown.status == 0 and "torn.toml is not well-formed" in shown.out and "cannot be read" in shown.out
+    assert lrbench("plan", "tiny.toml").status == 0
+    unknown = lrbench("tasks", "torn")
+    assert unknown.status == 2 and "may be the one" in unknown.err and "torn.toml is not well-formed" in unknown.err
+    assert "`metrik` is not a known key" in lrbench("tasks", "wrong").err
+
+
+def test_what_a_missing_hash_is_and_that_a_task_may_be_like_another_is_said(home):
+    path = home / "mine.toml"
+    path.write_text(
+        'name = "mine"\n[files]\nlayout = "folders"\nroot = "m"\nsplit = { kind = "listed", test = "l.txt" }\n'
+    )
+    with pytest.raises(InputError, match=r"`files\.split\.sha256` is missing \(`sha256sum`"):
+        load_task(str(path))
+    path.write_text('name = "mine"\nliek = "cub200"\n[files]\nlayout = "folders"\nroot = "m"\n')
+    with pytest.raises(InputError, match=r"`liek` is not a known key\. Did you mean 'like'\? Known here: .*like"):
+        load_task(str(path))
 
 
 def test_a_file_with_a_registered_name_is_refused(home):

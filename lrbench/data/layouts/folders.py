@@ -155,9 +155,11 @@ def _no_class_folders(path: Path) -> str | None:
     names = class_names(path)
     if not names:
         return "no folders in it"
-    if not any(holds_images(path / name) for name in names):
-        return "no images in its folders"
-    return None
+    if any(holds_images(path / name) for name in names):
+        return None
+    if {"train", "test"} <= set(names) or {"train", "val"} <= set(names):
+        return f'no images in its folders, which are called {first_few(names)}: layout = "split-folders" reads those'
+    return "no images in its folders"
 
 
 def _after_first(images: Images, split: FirstSplit) -> set[str]:

@@ -61,6 +61,8 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
         members[split] = [member for member, present in zip(listed[split], there, strict=True) if present]
         # Images are called as the lists call them, wherever their folder lies.
         ids[split] = [image for (_, image), present in zip(named, there, strict=True) if present]
+        if not any(there) and files.label != "column":
+            _refuse_columns(task, path, root, folder, named)
         missing = [image for (_, image), present in zip(named, there, strict=True) if not present]
         if missing:
             problems.append(
@@ -133,6 +135,21 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
     return members
 
 
+def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequence[Member]) -> None:
+    """Refuse a list that was read for names alone, and whose lines are a name and the number of its class.
+
+    Raises:
+        InputError: Names the key that says so.
+    """
+    _, line = named[0]
+    name, space, number = line.rstrip().rpartition(" ")
+    if space and number.isdecimal() and os.path.isfile(root / _within(folder, name)):
+        raise InputError(
+            f"no image that {path} lists is there, but {name!r} is, and its line goes on with a number, {number}. If that is "
+            f'the number of its class, say so in the TOML of task {task.name}: label = "column" under [files].'
+        )
+
+
 def _refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Member]]) -> None:
     train = {path for _, path in listed["train"]}
     for split in ("val", "test"):
@@ -156,5 +173,6 @@ def _refuse_emptied(
     if emptied:
         raise InputError(
             f"{len(emptied)} class folders of task {task.name} in {images} hold none of their listed images "
-            f"({first_few(emptied)}). Copy these classes again, or delete the empty folders."
+            f"({first_few(emptied)}). Copy these classes again; what is to be left out has to go from the lists as well as "
+            "from the folders."
         )

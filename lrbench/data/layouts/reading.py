@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,16 +67,11 @@ class FileImages:
 
     def stamp(self) -> str:
         """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
-        return self._looked[0]
+        return look_at_files(self.root, self.paths)[0]
 
     def content(self) -> str:
         """SHA-256 over every file's size."""
-        return self._looked[1]
-
-    @cached_property
-    def _looked(self) -> tuple[str, str]:
-        # A million files are looked at once, not once a question.
-        return look_at_files(self.root, self.paths)
+        return look_at_files(self.root, self.paths)[1]
 
 
 def look_at_files(root: Path, paths: Sequence[str]) -> tuple[str, str]:

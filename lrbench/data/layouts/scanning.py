@@ -1,7 +1,9 @@
 """Listing folders of images, past what operating systems and archives leave lying about."""
 
+import json
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from lrbench.data.layouts.reading import first_few
@@ -39,13 +41,27 @@ def holds_images(folder: Path) -> bool:
         return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_litter(entry.name) for entry in entries)
 
 
-def images_by_class(task: Task, folder: Path, exclude: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The image files of each class folder in `folder` but those to `exclude`, both sorted as plain strings.
+def images_by_class(task: Task, folder: Path, exclude: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The image files of each class folder in `folder`, both sorted as plain strings.
+
+    Args:
+        task: The task, for messages.
+        folder: Holds the class folders.
+        exclude: Folders that are no classes; None for a layout that knows no such key.
 
     Raises:
-        InputError: A class folder without an image, or no class folder at all.
+        InputError: A class folder without an image, no class folder at all, or a misspelt folder to exclude.
     """
-    classes = [name for name in class_names(folder) if name not in exclude]
+    there = class_names(folder)
+    classes = [name for name in there if name not in (exclude or ())]
+    for name in exclude or ():
+        # Data may lack what is excluded; but a name that is all but there was meant to be it.
+        near = [] if name in there else get_close_matches(name, there, n=1, cutoff=0.85)
+        if near:
+            raise InputError(
+                f"files.exclude of task {task.name} names {name!r}, and no folder in {folder} is called so. Did you mean "
+                f"{near[0]!r}?"
+            )
     if not classes:
         raise InputError(
             f"{folder} holds no class folders, so the data of task {task.name} cannot be read: it should hold one "
@@ -55,13 +71,25 @@ def images_by_class(task: Task, folder: Path, exclude: Sequence[str] = ()) -> di
     empty = [name for name, images in found.items() if not images]
     if empty:
         listed = f"class folder {empty[0]!r}" if len(empty) == 1 else f"{len(empty)} class folders ({first_few(empty)})"
-        nested = class_names(folder / empty[0])
-        hint = f" ({empty[0]!r} holds only folders: {first_few(nested)})" if nested else ""
+        leave_out = (
+            "" if exclude is None else f" or leave it out (files.exclude = [{json.dumps(empty[0])}] in its TOML)"
+        )
         raise InputError(
-            f"{listed} in {folder} of task {task.name} without any image{hint}. Copy the class again, or delete the "
-            "empty folder if it is no class."
+            f"{listed} in {folder} of task {task.name} without any image{_instead(folder / empty[0])}. Copy the class again; "
+            f"if it is no class, delete the folder{leave_out}."
         )
     return found
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without images holds, in brackets; nothing where it is empty."""
+    nested = class_names(folder)
+    if nested:
+        return f" ({folder.name!r} holds only folders: {first_few(nested)})"
+    with os.scandir(folder) as entries:
+        files = sorted(entry.name for entry in entries if not is_litter(entry.name))
+    endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
+    return f" ({folder.name!r} holds {first_few(files)}; images are told by their endings: {endings})" if files else ""
 
 
 def _flat_advice(folder: Path) -> str:

@@ -86,11 +86,12 @@ def how_to_get(task: Task) -> str:
         return f"Fetch it with `lrbench data fetch {task.argument}`.{by_hand} {elsewhere}"
     if task.manual:
         return f"{task.manual} {elsewhere}"
-    return f"Put it at one of these places. {elsewhere}"
+    toml = "" if task.path is None else f", or correct `files` in {task.path} if it is called otherwise"
+    return f"Copy it there{toml}. {elsewhere}"
 
 
 def _can_be_fetched(task: Task) -> bool:
-    if isinstance(task.files, TorchvisionFiles):
+    if isinstance(task.files, TorchvisionFiles) and not task.archives:
         from lrbench.data.layouts.torchvision import downloads
 
         return downloads(task.files)

@@ -131,7 +131,7 @@ def downloads(files: TorchvisionFiles) -> bool:
 
 
 def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
-    """Have torchvision download and unpack its data set under a data root; it checks the files' hashes itself.
+    """Have torchvision download and unpack a data set whose task names no archives; it checks hashes, begins anew each time.
 
     Raises:
         InputError: The class downloads nothing; says how to get the data by hand.
