@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from lrbench.arms import SnapshotKey, last_stage, owner
-from lrbench.effective import suite_in_use
+from lrbench.effective import effective_path, suite_in_use
 from lrbench.errors import InputError
 from lrbench.registry import Suite, suggestion
+from lrbench.registry.suite import ArmName
 from lrbench.snapshots import snapshot_path
 from lrbench.workspace import Workspace
 
@@ -51,8 +53,8 @@ def parse_reference(
     """Find out which snapshot a reference means; whether its file is there is not looked at.
 
     Args:
-        text: `stage2`, `arm/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, the path of a `.safetensors` file,
-            `timm:NAME` or `hf-hub:OWNER/NAME`.
+        text: `stage2`, `arm/stage2`, `suite/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, the path of a
+            `.safetensors` file, `timm:NAME` or `hf-hub:OWNER/NAME`.
         workspace: Where the suites' snapshots lie.
         suite: Suite of a reference that names none; None for the one pretrained last.
         arm: Arm of a reference that names none; None for `step`.
@@ -82,6 +84,8 @@ def parse_reference(
         rest = rest[:-1]
     if len(rest) == 2:
         suite, rest = rest[0], rest[1:]
+    elif rest and suite is None and rest[0] not in get_args(ArmName) and effective_path(workspace, rest[0]).is_file():
+        suite, rest = rest[0], []
     if rest:
         arm = rest[0]
     chosen = suite_in_use(workspace, suite)

@@ -22,6 +22,11 @@ FORMAT = 1
 
 # A header is a few kilobytes; a length beyond this is another kind of file.
 _LARGEST_HEADER = 100_000_000
+GET_IT_AGAIN = (
+    "Copy it again from where it came; or, if lrbench pretrained it here, delete it and run the same pretraining, which makes "
+    "it anew."
+)
+"""What to do about a damaged file of weights."""
 _PICKLE_PROTOCOLS, _FRAME = (b"\x02", b"\x03", b"\x04", b"\x05"), b"\x95"
 
 
@@ -160,7 +165,7 @@ def read_metadata(path: Path) -> SnapshotMetadata:
             )
         return SnapshotMetadata.model_validate_json(text)
     except (json.JSONDecodeError, AttributeError, ValidationError) as error:
-        raise InputError(f"{path} has a damaged header ({error}). Delete it and pretrain its stage again.") from error
+        raise InputError(f"{path} has a damaged header ({error}). {GET_IT_AGAIN}") from error
 
 
 def identity(path: Path) -> str:
@@ -206,7 +211,7 @@ def _header(path: Path) -> dict[str, Any]:
                 )
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(_LARGEST_HEADER, max(size, 2)):
-                raise InputError(f"{path} is not a safetensors file ({size:,} bytes). {_AGAIN}")
+                raise InputError(f"{path} is not a safetensors file ({size:,} bytes). {GET_IT_AGAIN}")
             content = file.read(length)
     except FileNotFoundError:
         raise InputError(f"there is no snapshot {path}.") from None
@@ -216,13 +221,10 @@ def _header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(content)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a safetensors file, or its header is damaged. {_AGAIN}") from error
+        raise InputError(f"{path} is not a safetensors file, or its header is damaged. {GET_IT_AGAIN}") from error
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise InputError(
-            f"{path} is truncated or damaged: it has {size:,} bytes and should have {expected:,}. {_AGAIN}"
+            f"{path} is truncated or damaged: it has {size:,} bytes and should have {expected:,}. {GET_IT_AGAIN}"
         )
     return header
-
-
-_AGAIN = "Delete it and run the same pretraining again, which makes that stage anew, or copy it again."

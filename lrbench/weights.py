@@ -18,6 +18,7 @@ from lrbench.registry import suggestion
 from lrbench.registry.suite import Input
 from lrbench.seeds import derive
 from lrbench.snapshots import (
+    GET_IT_AGAIN,
     SnapshotMetadata,
     batchnorm_mode,
     batchnorm_path,
@@ -26,6 +27,9 @@ from lrbench.snapshots import (
     read_metadata,
     write_snapshot,
 )
+
+# Differences that a message holds.
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +79,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} could not be read ({error}). Delete it and run the same pretraining again."
-        ) from error
+        raise InputError(f"{path} could not be read ({error}). {GET_IT_AGAIN}") from error
     return tensors
 
 
@@ -85,26 +87,34 @@ class MismatchError(InputError):
     """Tensors are those of another network.
 
     Attributes:
-        problems: Every difference, in a few words each.
+        problems: Every difference, in a few words each, where the message does not hold them all.
     """
 
     problems: tuple[str, ...] = ()
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, architecture: str) -> None:
+def load_strictly(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, architecture: str, advice: str = GET_IT_AGAIN
+) -> None:
     """Put tensors into a network; every name and shape must fit.
+
+    Args:
+        model: The network.
+        tensors: By name.
+        path: Where they come from.
+        architecture: What the network is called.
+        advice: What to do if they do not fit.
 
     Raises:
         MismatchError: The tensors are those of another network; the first differences are listed.
     """
     problems = mismatches(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if problems:
-        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3:,} more" if len(problems) > 3 else "")
-        error = MismatchError(
-            f"{path} does not hold the weights of {architecture}: {shown}. It was made with another architecture or other "
-            "model arguments; name the right one, or pretrain the stage again."
+        shown = "; ".join(problems[:_SHOWN]) + (
+            f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
         )
-        error.problems = tuple(problems)
+        error = MismatchError(f"{path} does not hold the weights of {architecture}: {shown}. {advice}")
+        error.problems = tuple(problems) if len(problems) > _SHOWN else ()
         raise error
     model.load_state_dict(dict(tensors))
 
@@ -241,21 +251,19 @@ def check_values(path: Path) -> None:
     statistics = batchnorm_path(path)
     if metadata.batchnorm_sha256 is not None and not statistics.is_file():
         raise InputError(
-            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it again, or "
-            f"delete {path.name} and pretrain its stage again."
+            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it again "
+            f"from where it came; or, if lrbench pretrained it here, delete {path.name} and run the same pretraining."
         )
     for part, promised in ((path, metadata.tensors_sha256), (statistics, metadata.batchnorm_sha256)):
         if not part.is_file():
             continue
         tensors = load_tensors(part)
         if (name := not_finite(tensors)) is not None:
-            raise InputError(
-                f"{part} holds values in {name} that are not finite. Delete it and pretrain its stage again, or copy it again."
-            )
+            raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")
         if promised not in (None, hash_tensors(tensors)):
             raise InputError(
                 f"{part} holds other tensors than {path.name} says (their hash is another): it was damaged or changed after "
-                "it was written. Delete it and pretrain its stage again, or copy it again."
+                f"it was written. {GET_IT_AGAIN}"
             )
 
 
@@ -302,7 +310,13 @@ def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: M
     )
     classes = next((len(tensor) for tensor in found if tensor is not None), 0)
     model = create_model(architecture, given, classes=classes)
-    load_strictly(model, tensors, file, architecture)
+    load_strictly(
+        model,
+        tensors,
+        file,
+        architecture,
+        "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument).",
+    )
     if (broken := not_finite(tensors)) is not None:
         raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
     metadata = SnapshotMetadata(

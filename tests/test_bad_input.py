@@ -159,6 +159,16 @@ def test_an_unknown_verb_option_or_task_is_usage(lrbench):
     assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20").status == 2
 
 
+def test_debug_shows_where_an_error_came_from_and_changes_no_status(lrbench):
+    for arguments in (("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20"), ("tasks", "nothing")):
+        outcome = lrbench(*arguments, "--debug")
+        assert outcome.status == lrbench(*arguments).status == 2 and "Traceback" in outcome.err
+
+
+def test_a_negative_seed_is_wrong_usage(lrbench):
+    assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--seed", "-1").status == 2
+
+
 def test_an_error_that_was_not_foreseen_is_a_paragraph_and_with_debug_a_traceback(lrbench, monkeypatch):
     def breaks(*_):
         raise ZeroDivisionError("division by zero")

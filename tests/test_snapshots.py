@@ -131,6 +131,8 @@ def test_weights_without_lrbenchs_header_say_how_to_take_them_in(home):
         ("stage2", "tiny/step/seed0/stage2"),
         ("hold/stage2", "tiny/hold/seed0/stage2"),
         ("hold/stage1", "tiny/step/seed0/stage1"),
+        ("tiny/stage2", "tiny/step/seed0/stage2"),
+        ("tiny/seed1/stage2", "tiny/step/seed1/stage2"),
         ("constant/seed1/stage2", "tiny/hold/seed1/stage2"),
         ("tiny/average/seed1/stage3", "tiny/average/seed1/stage3"),
         ("quick/step/seed2/stage1", "quick/step/seed2/stage1"),
@@ -253,9 +255,20 @@ def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lr
     assert refused.status == 2 and "is not a part of it" in refused.err
     # Everything that does not fit, line by line, and not its beginning alone.
     network, theirs = (create_model(name, {}, classes=7).state_dict() for name in ("resnet10t", "resnet14t"))
+    assert "--architecture" in refused.err and "pretrain" not in refused.err
     listed = refused.out.splitlines()
     assert {line.split()[0] for line in listed} >= {name for name in theirs if name not in network} and len(listed) > 40
     assert not list((home / "checkpoints").rglob("*.safetensors"))
+    # What the message holds is not told twice.
+    tensors = create_model("resnet10t", {}, classes=7).state_dict()
+    torch.save({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, home / "other.pth")
+    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "fc.weight is missing" in refused.err and not refused.out
+
+
+def test_verifying_nothing_is_said(lrbench, home):
+    outcome = lrbench("snapshots", "verify")
+    assert outcome.status == 0 and "nothing was checked" in outcome.err
 
 
 def test_list_show_verify_and_export(lrbench, snapshot, home):

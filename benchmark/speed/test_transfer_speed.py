@@ -101,6 +101,7 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
         f"{updates} updates of fine-tuning a ResNet-18 at {size} px, against a bare loop on one batch that is there",
         lambda: _Run(tuning, np.arange(len(labels)), 0.01, 0.0).train(updates, Control()),
         bare,
+        rounds=15,
     )
 
 

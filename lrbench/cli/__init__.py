@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 import typer
 
@@ -53,8 +54,8 @@ def main() -> None:
         app(prog_name="lrbench")
     except LrbenchError as error:
         if debug:
-            raise
-        if not error.silent:
+            traceback.print_exc()
+        elif not error.silent:
             typer.echo(one_paragraph("lrbench", str(error)), err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:

@@ -102,6 +102,9 @@ def verify(
             typer.echo(f"{name}: {problem}")
     if problems:
         raise FailureError(f"{len(problems)} of {len(files)} snapshots are bad.")
+    if not files:
+        note(f"there are no snapshots in {workspace.checkpoints.absolute()}: nothing was checked")
+        return
     checked = "header, names, shapes, finite values" + (", accuracy on the source" if source else "")
     note(f"{len(files)} snapshots are sound: {checked}")
 
@@ -122,9 +125,7 @@ def add(
 ) -> None:
     """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit.
 
-    A classifier may be there, of any number of classes, or not.
-
-    Where they do not, everything that does not is listed on stdout.
+    Where some do not, all that do not are listed on stdout. A classifier may be there, of any number of classes, or not.
     """
     from lrbench.registry.loading import apply_changes
     from lrbench.weights import MismatchError, take_in

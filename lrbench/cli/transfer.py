@@ -55,7 +55,7 @@ def transfer(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="K", help="Transfer seed. [default: the suite's first, or 0]"),
+        typer.Option("--seed", metavar="K", min=0, help="Transfer seed. [default: the suite's first, or 0]"),
     ] = None,
     set_: SetOption = None,
     data_root: DataRootOption = None,
@@ -168,6 +168,14 @@ def _show(path: Path, task: str, as_json: bool) -> None:
             f"the best of the grid lies on its edge ({_words(result.chosen)}); a wider grid may do better. "
             "Change it with --set."
         )
+    partner, drawn = result.settings.get("partner"), result.diagnostics.get("images")
+    if partner is not None and partner.get("sha256") == result.snapshot.sha256:
+        warn("concat.partner is this very snapshot, so that this says what the probe says of it alone.")
+    if result.protocol == "fewshot" and drawn < result.chosen["shots"] * result.task.classes:
+        warn(
+            f"some classes have fewer than {result.chosen['shots']} training images and gave all of them: {drawn:,} images of "
+            f"{result.task.classes:,} classes were drawn."
+        )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
     for each in load_task(task).about.notes if not as_json else ():
@@ -203,8 +211,13 @@ def describe(result: "Result") -> str:
     return (
         f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): "
         f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
-        f"{result.test_count:,} test images; chosen {_words(result.chosen)}"
+        f"{result.test_count:,} test images; {_chosen(result)}"
     )
+
+
+def _chosen(result: "Result") -> str:
+    # Some protocols have nothing to choose from: theirs is what they were told, or what they found.
+    return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(result.chosen)}"
 
 
 def _words(chosen: dict[str, object]) -> str:

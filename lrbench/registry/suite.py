@@ -225,6 +225,8 @@ class Probe(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> "Probe":
+        if self.strengths == 1 and self.weakest != self.strongest:
+            raise ValueError("one strength alone is said by setting weakest and strongest to it as well")
         if self.strengths > 1 and self.weakest >= self.strongest:
             raise ValueError(f"weakest ({self.weakest:g}) must be below strongest ({self.strongest:g})")
         return self

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from lrbench.arms import SnapshotKey
 from lrbench.cells import Cell, Standing, TransferSettings, standing_of_file
 from lrbench.control import Control
+from lrbench.effective import keep_suite
 from lrbench.errors import InputError
 from lrbench.files import sha256_file
 from lrbench.plan import make_plan
@@ -179,6 +180,17 @@ def test_another_partner_is_another_cell(reference, place, tiny):
         snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=0)).read_bytes()
     )
     assert not standing_of_file(place, reference, cell, settings).done
+
+
+def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrbench, reference, place):
+    keep_suite(place.workspace, reference.suite)
+    command = ("transfer", "--task", "tiny-objects", "--protocol")
+    lonely = lrbench(*command, "concat", "--snapshot", "stage1")
+    assert lonely.status == 0 and "concat.partner is this very snapshot" in lonely.err
+    assert "this very snapshot" not in lrbench(*command, "concat", "--snapshot", "stage2").err
+    few = lrbench(*command, "fewshot", "--snapshot", "stage1", "--set", "fewshot.shots=40")
+    assert few.status == 0 and "some classes have fewer than 40" in few.err and "with shots 40, strength 1" in few.out
+    assert "fewer than" not in lrbench(*command, "fewshot", "--snapshot", "stage2").err
 
 
 def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
