@@ -7,10 +7,12 @@ class LrbenchError(Exception):
     Attributes:
         exit_status: What the process exits with.
         silent: Whether another process says it already.
+        shared: Whether all processes that work together meet it.
     """
 
     exit_status = 1
     silent = False
+    shared = False
 
 
 class InputError(LrbenchError):

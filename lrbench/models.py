@@ -136,6 +136,13 @@ def _in_plain_order(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tupl
     return tuple(each.contiguous() for each in inputs)
 
 
+def no_memory(error: Exception) -> bool:
+    """Whether an error says that a device, or the CPU's allocator (which has no class of its own), has no memory left."""
+    # The last is cuDNN's, where there is no room for any way of computing a convolution.
+    said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
+
+
 class InputNormalisation:
     """Turns uint8 images into a network's input on its device.
 

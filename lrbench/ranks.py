@@ -73,6 +73,7 @@ class Ranks:
     def said_once(self, error: LrbenchError) -> LrbenchError:
         """An error that all of them meet: the first process says it, the others need not say it again."""
         error.silent = not self.first
+        error.shared = True
         return error
 
     def gather(self, value: Value) -> list[Value]:
@@ -134,7 +135,15 @@ def joined() -> Iterator[Ranks]:
         world_size=world,
         timeout=_PATIENCE,
     )
+    together = False
     try:
         yield Ranks(rank=rank, world=world)
+        together = True
+    except LrbenchError as error:
+        together = error.shared
+        raise
     finally:
-        distributed.destroy_process_group()
+        # NCCL's farewell waits for the others, who may be waiting for this process: where it fails alone it just ends, which
+        # torchrun notices.
+        if together or not on_gpus:
+            distributed.destroy_process_group()

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Tests compare bits with what a CPU gave, and start more processes than a machine has GPUs. tests/test_gpu.py is for those.
+if os.environ.get("LRBENCH_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
 import torch
 
 from lrbench.cli import main

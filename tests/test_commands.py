@@ -162,6 +162,7 @@ def test_doctor_shows_machine_versions_data_and_suites(lrbench):
     assert found["tasks"]["cub200"].startswith("not found") and found["tasks"]["digits"].startswith("found")
     assert found["suites"]["quick"].startswith("would run; 0 of")
     assert found["suites"]["imagenet"].startswith("needs data: imagenet1k, caltech256")
+    assert found["folders"]["cache"].startswith("0.0 GB in ")
     assert "machine\n" in lrbench("doctor").out
 
 

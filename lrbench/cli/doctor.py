@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -22,6 +23,8 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
         "versions": _versions(),
         "folders": {
             "workspace": str(workspace.root.absolute()),
+            "checkpoints": _size(workspace.checkpoints),
+            "cache": f"{_size(workspace.cache)}; it is made again when needed, so it may be deleted while nothing runs",
             "data looked for in": ", ".join(str(root.absolute()) for root in roots),
         },
         "tasks": _tasks(roots),
@@ -35,6 +38,11 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
         width = max(len(name) for name in rows) + 2
         for name, value in rows.items():
             typer.echo(f"  {name:<{width}}{value}")
+
+
+def _size(folder: Path) -> str:
+    taken = sum(os.lstat(os.path.join(inner, name)).st_size for inner, _, names in os.walk(folder) for name in names)
+    return f"{taken / 1e9:,.1f} GB in {folder.absolute()}"
 
 
 def _machine(workspace: Any) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What `run` and `pretrain` share: the work on a suite's jobs, alone or beside processes that torchrun started."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -46,9 +45,6 @@ def do_jobs(jobs: "Sequence[Job]", suite: "Suite", place: "Place", *, workers: i
     from lrbench.engines.local import run_jobs
     from lrbench.engines.together import run_jobs_together
 
-    if suite.training.deterministic:
-        # cuBLAS reads it when a process first uses it, and worker processes inherit it.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
         if ranks.alone:

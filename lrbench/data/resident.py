@@ -1,7 +1,6 @@
 """Batches cut on the device that trains: a small data set lies there whole, as plain pixels."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,6 +36,10 @@ class Resident:
         every = np.concatenate(index)
         self._index = torch.from_numpy(every).to(device)
         self._most = (int(every[:, 1].max()), int(every[:, 2].max()))
+        # Where every image is the square that is wanted, a batch without crops is a selection.
+        area = size * size
+        plain = (every[:, 1:] == size).all() and np.array_equal(every[:, 0], area * np.arange(len(every)))
+        self._squares = self._content.view(len(every), area) if plain else None
         self._size = size
         self._device = device
 
@@ -51,6 +54,8 @@ class Resident:
         Returns:
             uint8 of shape `(B, S, S, 3)`, on the device.
         """
+        if self._squares is not None and int(boxes.max()) < 0:
+            return self._selected(self._squares, samples, flips)
         # Known before anything is on the device: how large the largest crop is. The gathered patches have that size, in
         # steps, so that the device's memory is used again from batch to batch.
         tall, wide = (
@@ -78,7 +83,14 @@ class Resident:
         squeezed = (vertical @ images.flatten(2)).view(count, self._size, wide, 3)
         crops: torch.Tensor = horizontal @ squeezed.permute(0, 2, 1, 3).flatten(2)
         crops = crops.view(count, self._size, self._size, 3).transpose(1, 2)
-        return crops.round_().clamp_(0, 255).to(torch.uint8)
+        # Rows before columns in memory too, as networks are given them.
+        return crops.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
+
+    def _selected(self, squares: torch.Tensor, samples: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+        chosen = squares[samples.to(self._device, non_blocking=True)].view(torch.uint8)
+        images = chosen.view(len(samples), self._size, self._size, 4)[..., :3]
+        mirrored = flips.to(self._device, non_blocking=True)[:, None, None, None]
+        return torch.where(mirrored, images.flip(2), images)
 
 
 def _weights(extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
@@ -95,14 +107,24 @@ def _weights(extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
     return weights / weights.sum(2, keepdim=True)
 
 
-@lru_cache(maxsize=1)
+# The data set that lies on a device, at most one.
+_KEPT: list[tuple[Pixels, int, torch.device, Resident]] = []
+
+
 def resident(pixels: Pixels, size: int, device: torch.device) -> Resident | None:
     """A data set on a device, kept for the next training on it; None where it does not fit or is not kept as plain pixels."""
     shards = pixels.plain
     if device.type == "cpu" or not shards:
         return None
+    for kept, side, place, there in _KEPT:
+        if kept is pixels and (side, place) == (size, device):
+            return there
+    # What was there, and what torch keeps of memory that nothing is in, makes room first.
+    _KEPT.clear()
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(device)
         if sum(len(shard.content) for shard in shards) * 4 / 3 > _SHARE * free:
             return None
-    return Resident(shards, size, device)
+    _KEPT.append((pixels, size, device, Resident(shards, size, device)))
+    return _KEPT[0][3]

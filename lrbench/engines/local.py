@@ -211,4 +211,4 @@ def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
 def _gpu_in_sight() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in {"", "-1"}:
         return False
-    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+    return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None

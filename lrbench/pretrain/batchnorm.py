@@ -4,12 +4,14 @@ The running statistics of the instant are an exponential average over the last f
 large learning rate they are noise. Every transfer of a suite's snapshot starts from the statistics made here instead.
 """
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from lrbench.data.feeding import feed, feeding_threads
 from lrbench.data.pixels import Pixels
 from lrbench.files import sha256_bytes
 from lrbench.models import InputNormalisation, batchnorm_layers
@@ -49,11 +51,20 @@ def reestimate(
     model.eval()
     for layer in layers.values():
         layer.reset_running_stats()
-        layer.momentum = None
         layer.train()
-    with torch.inference_mode():
-        for part in np.array_split(order, max(1, round(len(order) / _BATCH))):
-            model(normalise(torch.from_numpy(np.array(pixels.evaluation(part)))))
+    parts = np.array_split(order, max(1, round(len(order) / _BATCH)))
+
+    def images_of(number: int) -> tuple[torch.Tensor]:
+        return (torch.from_numpy(np.array(pixels.evaluation(parts[number]))),)
+
+    device = normalise.device
+    batches = feed(images_of, 0, len(parts), threads=feeding_threads(device), pin=device.type == "cuda")
+    with torch.inference_mode(), closing(batches) as fed:
+        for number, (shown,) in enumerate(fed, start=1):
+            # The plain mean so far. Layers without a momentum count for themselves, on a GPU with a look at their count each.
+            for layer in layers.values():
+                layer.momentum = 1.0 / number
+            model(normalise(shown))
     statistics = {
         name: tensor.detach().cpu().clone()
         for name, tensor in model.state_dict().items()

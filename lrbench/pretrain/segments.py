@@ -17,13 +17,13 @@ from lrbench.effective import is_made, recipe
 from lrbench.errors import FailureError, InputError
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
-from lrbench.models import InputNormalisation, batchnorm_layers, create_model, pick_device, placed
+from lrbench.models import InputNormalisation, batchnorm_layers, create_model, no_memory, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.log import append_timing, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
 from lrbench.pretrain.state import Progress, load, progress_path, save, state_path
-from lrbench.pretrain.step import Step, arithmetic, no_memory
+from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
 from lrbench.ranks import ALONE, Ranks

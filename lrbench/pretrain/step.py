@@ -1,6 +1,7 @@
 """One update of the weights: forward and backward in as many pieces as memory and BatchNorm ask for, then SGD's step."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from lrbench.errors import FailureError
-from lrbench.models import InputNormalisation, batchnorm_layers
+from lrbench.models import InputNormalisation, batchnorm_layers, no_memory
 from lrbench.ranks import Ranks
 from lrbench.registry.suite import Schedule, Training
 
@@ -109,7 +110,8 @@ class Step:
         """Forward and backward; None where they failed and are to be done again in another way."""
         try:
             return self._backward(images, labels, seed)
-        except RuntimeError as error:
+        except Exception as error:
+            # What compilers raise has no common class.
             if no_memory(error):
                 self._use_less(len(labels), error)
             elif self._unproven:
@@ -188,18 +190,15 @@ def drops_at_random(model: nn.Module) -> bool:
     )
 
 
-def no_memory(error: Exception) -> bool:
-    """Whether an error says that a device, or the CPU's allocator (which has no class of its own), has no memory left."""
-    said = ("can't allocate memory", "CUDA out of memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
-
-
 @contextmanager
 def arithmetic(device: torch.device, *, deterministic: bool) -> Iterator[None]:
     """How a GPU computes meanwhile: the same bits each time, or by the convolutions that are fastest for these shapes."""
     if device.type != "cuda":
         yield
         return
+    if deterministic:
+        # cuBLAS has the same bits each time only with a workspace of a fixed size.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     searches = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

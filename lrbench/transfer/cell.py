@@ -19,10 +19,10 @@ from lrbench.cells import (
 from lrbench.control import Control
 from lrbench.data.drawn import keep_drawn_split, keep_list
 from lrbench.data.examples import Identity
-from lrbench.errors import InputError, InterruptedWork
+from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.files import sha256_json
 from lrbench.machine import arithmetic_of, device_name, library_versions
-from lrbench.models import InputNormalisation, penultimate, pick_device, placed, stages
+from lrbench.models import InputNormalisation, no_memory, penultimate, pick_device, placed, stages
 from lrbench.references import Reference, partner_of
 from lrbench.results import Predictions, SnapshotRecord, write_result
 from lrbench.transfer import depth, fewshot, knn, logme, probe
@@ -100,9 +100,25 @@ class Transfer:
 
         Raises:
             InputError: The target's data is missing, half-copied or does not decode; a result is in the way.
-            FailureError: Fine-tuning diverged, or the disk is full.
+            FailureError: Fine-tuning diverged, there is not memory enough, or the disk is full.
             InterruptedWork: Asked to stop.
         """
+        try:
+            return self._run(cell, replace)
+        except RuntimeError as error:
+            if not no_memory(error):
+                raise
+            smaller = {
+                "finetune": " Or give it less at a time: a smaller finetune.batch, finetune.precision = "
+                '"bfloat16", or no finetune.halving, which keeps every network of the grid.'
+            }.get(cell.protocol, "")
+            raise FailureError(
+                f"there is not memory enough on the {self._device.type} to transfer {self._reference.text} to {cell.task} "
+                f"({cell.protocol}): {str(error).splitlines()[0]} What is done already is kept. Free memory (other "
+                f"processes on the same GPU take of it) and run the same command again.{smaller}"
+            ) from error
+
+    def _run(self, cell: Cell, replace: bool) -> Path:
         if self._control.stop_requested():
             raise InterruptedWork(
                 "stopped between two cells; those done are kept. Run the same command again to go on."

@@ -20,8 +20,7 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
     wide = features.double()
     norms = wide.norm(dim=1)
     unit = wide / norms.clamp(min=1e-12)[:, None]
-    sums = torch.zeros(classes, wide.shape[1], dtype=torch.float64, device=wide.device)
-    sums.index_add_(0, labels.to(wide.device), unit)
+    sums = sums_by_class(unit, labels.to(wide.device), classes)
     counts = torch.bincount(labels, minlength=classes).to(wide.device)
     centres = sums[counts > 0] / counts[counts > 0, None]
     # The mean cosine between two sets of unit vectors is the product of their means.
@@ -32,6 +31,20 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
         "effective_rank": _effective_rank((wide - wide.mean(0)).float()),
         "feature_norm": float(norms.mean()),
     }
+
+
+def sums_by_class(values: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """The sum of each class's rows. Shape `(classes, D)`.
+
+    Args:
+        values: Shape `(N, D)`.
+        labels: Shape `(N,)`, on the same device.
+        classes: Number of classes.
+    """
+    if values.device.type == "cpu":
+        return values.new_zeros(classes, values.shape[1]).index_add_(0, labels, values)
+    # Where many threads add at once, the order of the additions is another each time, and so are the last bits.
+    return (labels == torch.arange(classes, device=labels.device)[:, None]).to(values.dtype) @ values
 
 
 def _effective_rank(centred: torch.Tensor) -> float:

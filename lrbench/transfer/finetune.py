@@ -212,6 +212,8 @@ class _Run:
                     break
                 control.progress(self._update, settings.updates, f"updates at rate {self._rate:g}")
         self.diverged = not bool(torch.isfinite(torch.stack(losses)).all())
+        # Those of a grid that wait for their next rung need none.
+        optimiser.zero_grad(set_to_none=True)
         model.eval()
 
     def _begin(self) -> tuple[nn.Module, torch.optim.Optimizer]:

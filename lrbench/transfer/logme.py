@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lrbench.control import Control
+from lrbench.transfer.diagnostics import sums_by_class
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 _ITERATIONS = 100
@@ -47,7 +48,7 @@ class Evidence:
             heed(control)
             wide = block.double()
             product.addmm_(wide.T, wide)
-            sums.index_add_(0, own, wide)
+            sums += sums_by_class(wide, own, classes)
         squares, basis = torch.linalg.eigh(product)
         squares = squares.clamp(min=0)
         # Each class's one-hot labels in the basis of the left singular vectors, times the singular values.

@@ -12,9 +12,10 @@ from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.feeding import training_batches
 from lrbench.data.loading import load_task_data
-from lrbench.data.pixels import Shard
+from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prepare import prepare
 from lrbench.data.resident import Resident, resident
+from lrbench.models import InputNormalisation
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
@@ -76,10 +77,16 @@ def test_a_crop_is_torchvisions_whether_it_shrinks_or_grows(pixels, box, flip):
 def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
     each = batches(pixels, "crop-flip")
     plain = list(training_batches(each, 0, 4, CPU))
-    monkeypatch.setattr(
-        "lrbench.data.feeding.resident", lambda pixels, size, device: Resident(pixels.plain, size, device)
-    )
+    cut = []
+
+    class Seen(Resident):
+        def batch(self, *recipe):
+            cut.append(recipe)
+            return super().batch(*recipe)
+
+    monkeypatch.setattr("lrbench.data.feeding.resident", lambda pixels, size, device: Seen(pixels.plain, size, device))
     held = list(training_batches(each, 0, 4, CPU))
+    assert len(cut) == 4
     for (images, labels), (theirs, their_labels) in zip(held, plain, strict=True):
         assert torch.equal(labels, their_labels) and (images.int() - theirs.int()).abs().max() <= 1
 
@@ -88,13 +95,40 @@ def test_what_does_not_fit_or_is_not_plain_stays_where_it_is(pixels, monkeypatch
     cuda = torch.device("cuda")
     assert resident(pixels, 32, CPU) is None
     monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (100_000, 200_000))
-    resident.cache_clear()
+    module._KEPT.clear()
     assert resident(pixels, 32, cuda) is None
     monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
     monkeypatch.setattr(module, "Resident", lambda shards, size, device: ("held", len(shards), size, device))
-    resident.cache_clear()
-    assert resident(pixels, 32, cuda) == ("held", len(pixels.plain), 32, cuda)
-    resident.cache_clear()
+    module._KEPT.clear()
+    held = resident(pixels, 32, cuda)
+    assert held == ("held", len(pixels.plain), 32, cuda) and resident(pixels, 32, cuda) is held
+    # Another takes its place, and does not lie beside it.
+    assert resident(pixels, 24, cuda)[2] == 24 and len(module._KEPT) == 1
+    module._KEPT.clear()
+
+
+@pytest.mark.parametrize("augmentation", ["flip", "none"])
+def test_squares_of_the_wanted_size_are_selected_and_not_resampled(augmentation, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    size = values[0].size
+    shards = [
+        Shard(content=part.reshape(-1), index=np.array([[n * size, size, 32, 32] for n in range(len(part))]))
+        for part in (values[:5], values[5:])
+    ]
+    each = batches(StoredPixels(shards, 32, encoded=False), augmentation)
+    here = Resident(shards, 32, CPU)
+    monkeypatch.setattr(module, "_weights", lambda *_: pytest.fail("resampled"))
+    for update in range(4):
+        samples, boxes, flips, _ = each.recipe(update)
+        assert torch.equal(here.batch(samples, boxes, flips), each.at(update)[0])
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
+def test_batches_lie_in_memory_as_networks_read_them(pixels, augmentation):
+    samples, boxes, flips, _ = batches(pixels, augmentation).recipe(0)
+    images = Resident(pixels.plain, 32, CPU).batch(samples, boxes, flips)
+    normalised = InputNormalisation((0.5,) * 3, (0.5,) * 3, CPU)(images)
+    assert images.is_contiguous() and normalised.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_take_no_more_than_their_share_of_the_free_memory(pixels, monkeypatch):
@@ -105,9 +139,9 @@ def test_images_take_no_more_than_their_share_of_the_free_memory(pixels, monkeyp
     for share, fits in ((0.41, False), (0.39, True)):
         # All the card's memory would be enough; what is free decides.
         monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device, s=share: (int(needed / s), 10**12))
-        resident.cache_clear()
+        module._KEPT.clear()
         assert (resident(pixels, 32, cuda) == "held") == fits
-    resident.cache_clear()
+    module._KEPT.clear()
 
 
 def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch):

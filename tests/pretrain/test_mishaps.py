@@ -1,9 +1,11 @@
 """Pretraining that is cut off, damaged or out of memory, at moments of the test's choosing."""
 
 import errno
+import importlib
 import itertools
 import json
 import os
+from contextlib import suppress
 from unittest import mock
 
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed import HashStore
 
 from lrbench import ranks as ranks_module
 from lrbench.control import Control
 from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.models import create_model
+from lrbench.models import create_model, no_memory
 from lrbench.pretrain import segments as segments_module
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.segments import make_snapshot
@@ -311,6 +314,46 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         ranks_module.joined(),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("gpus", "error", "shared", "waits"),
+    [
+        (2, None, False, True),
+        (2, FailureError("full"), True, True),
+        (2, FailureError("full"), False, False),
+        (2, ZeroDivisionError(), False, False),
+        (0, ZeroDivisionError(), False, True),
+    ],
+)
+def test_a_process_on_a_gpu_that_fails_alone_does_not_wait_for_the_others(monkeypatch, gpus, error, shared, waits):
+    said = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    module = importlib.import_module("torch.distributed.rendezvous")
+    monkeypatch.setattr(module, "rendezvous", lambda *_, **__: iter([(HashStore(), 1, 2)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda kind, **_: said.append(kind))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("farewell"))
+    threads = torch.get_num_threads()
+    with suppress(FailureError, ZeroDivisionError), ranks_module.joined() as ranks:
+        if error is not None:
+            raise ranks.said_once(error) if shared else error
+    torch.set_num_threads(threads)
+    assert said == ["nccl" if gpus else "gloo", *(["farewell"] if waits else [])]
+
+
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("CUDA error: out of memory", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_what_says_that_there_is_no_memory(said, full):
+    assert no_memory(RuntimeError(said)) is full
 
 
 def test_a_task_is_opened_once_whoever_watches(tiny, place):

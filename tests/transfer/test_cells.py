@@ -34,6 +34,17 @@ def reference(tiny, place):
     return Reference(text=f"tiny/{KEY}", path=path, suite=tiny, key=KEY)
 
 
+def test_no_memory_in_a_transfer_is_one_paragraph(reference, place, monkeypatch):
+    def full(*arguments, **others):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(cell_module, "extract", full)
+    monkeypatch.setattr(finetune_module._Run, "_begin", full)
+    for protocol, advice in (("probe", "run the same command again."), ("finetune", "a smaller finetune.batch")):
+        with pytest.raises(FailureError, match=rf"to tiny-objects \({protocol}\): CUDA out of memory.*{advice}"):
+            transfer(reference, place).run(Cell(task="tiny-objects", protocol=protocol, seed=0))
+
+
 def transfer(reference, place, control=None):
     return Transfer(reference, TransferSettings.of(reference.suite), place, control or Control())
 

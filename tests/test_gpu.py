@@ -1,0 +1,156 @@
+"""What only a GPU can show: `LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py`. All other tests hide the GPUs and use the CPU."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from lrbench.cells import Cell, TransferSettings
+from lrbench.control import Control
+from lrbench.data.batches import Batches
+from lrbench.data.pixels import Shard, StoredPixels
+from lrbench.data.resident import Resident
+from lrbench.models import InputNormalisation, create_model, pick_device, placed
+from lrbench.pretrain.batchnorm import reestimate
+from lrbench.pretrain.step import Step, arithmetic
+from lrbench.ranks import ALONE
+from lrbench.references import Reference
+from lrbench.registry.suite import Schedule, Training
+from lrbench.results import read_result
+from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.transfer.cell import Transfer
+from lrbench.transfer.diagnostics import sums_by_class
+from tests.pretrain.test_segments import StopsAfter, key, make
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("LRBENCH_TEST_GPU") != "1", reason="needs a GPU: LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py"
+)
+DEVICE = pick_device()
+CPU = torch.device("cpu")
+SIZE, COUNT = 32, 40
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Whatever waits for the GPU raises."""
+    if DEVICE.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def images(height, width):
+    values = np.random.default_rng(0).integers(0, 256, (COUNT, height, width, 3), np.uint8)
+    size = values[0].size
+    index = np.array([[number * size, size, height, width] for number in range(COUNT)])
+    return StoredPixels([Shard(content=values.reshape(-1), index=index)], SIZE, encoded=False)
+
+
+def batches(pixels, augmentation):
+    return Batches(pixels=pixels, labels=np.arange(COUNT) % 5, seed=1, batch=8, size=SIZE, augmentation=augmentation)
+
+
+def network():
+    arguments = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+    return create_model("resnet18", arguments, classes=5, seed=0)
+
+
+def step(model, **training):
+    schedule = Schedule(epochs=4, boundaries=(2,), rates=(0.1, 0.01), batch=8)
+    normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, DEVICE)
+    return Step(
+        placed(model, DEVICE).train(), schedule, Training(**training), normalise, DEVICE, ALONE,
+        micro_batch=None, updates=1, say=pytest.fail,
+    )  # fmt: skip
+
+
+def losses(compiled):
+    each, one = batches(images(SIZE, SIZE), "none"), step(network(), compile=compiled)
+    return [float(one(*each.at(update), 0.05, update)[0]) for update in range(4)]
+
+
+def test_there_is_a_gpu():
+    assert torch.cuda.is_available(), "torch sees no GPU, so that the other tests of this file have shown nothing"
+
+
+@pytest.mark.parametrize("shape", [(40, 36), (SIZE, SIZE)])
+@pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
+def test_batches_that_it_cuts_are_those_that_a_cpu_cuts_and_nothing_is_waited_for(shape, augmentation):
+    each = batches(images(*shape), augmentation)
+    here = Resident(each.pixels.plain, SIZE, DEVICE)
+    for update in range(3):
+        samples, boxes, flips, _ = each.recipe(update)
+        pinned = [part.pin_memory() if DEVICE.type == "cuda" else part for part in (samples, boxes, flips)]
+        with no_waiting():
+            found = here.batch(*pinned)
+        difference = (found.cpu().int() - each.at(update)[0].int()).abs().max()
+        assert difference <= (1 if augmentation == "crop-flip" else 0)
+
+
+def test_an_update_waits_for_nothing():
+    one = step(network(), compile=False)
+    shown, labels = (part.to(DEVICE) for part in batches(images(SIZE, SIZE), "none").at(0))
+    one(shown, labels, 0.1, 0)
+    with no_waiting():
+        one(shown, labels, 0.1, 1)
+
+
+def test_compiling_changes_nothing_but_the_time():
+    assert losses(True) == pytest.approx(losses(False), rel=1e-2)
+
+
+def test_statistics_are_a_cpus():
+    found = []
+    for device in (DEVICE, CPU):
+        normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, device)
+        found.append(reestimate(placed(network(), device), images(SIZE, SIZE), normalise, images=COUNT, seed=0)[0])
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=1e-2, atol=1e-3)
+
+
+def test_where_it_is_asked_to_every_bit_is_the_same_also_after_a_stop(tiny, place):
+    suite = tiny.model_copy(update={"training": Training(deterministic=True)})
+    path = make(suite, key("step", 1), place)
+    whole = path.read_bytes()
+    assert 0 < read_metadata(path).source_accuracy <= 1
+    path.unlink()
+    with pytest.raises(Exception, match="stopped"):
+        make(suite, key("step", 1), place, StopsAfter(4))
+    assert make(suite, key("step", 1), place).read_bytes() == whole
+
+
+@pytest.mark.parametrize("protocol", ["probe", "knn", "fewshot", "concat", "depth", "logme", "finetune"])
+def test_every_protocol_runs_and_what_freezes_the_network_gives_the_same_again(tiny, place, protocol):
+    for stage in (0, 1):
+        make(tiny, key("step", stage), place)
+    path = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))
+    reference = Reference(text="tiny/step/seed0/stage1", path=path, suite=tiny, key=key("step", 1))
+    results = []
+    for _ in range(2):
+        transfer = Transfer(reference, TransferSettings.of(tiny), place, Control())
+        results.append(read_result(transfer.run(Cell(task="tiny-objects", protocol=protocol, seed=0))))
+    assert results[0].test_count == 40 and results[0].device == ("cpu" if DEVICE.type == "cpu" else results[0].device)
+    if protocol != "finetune":
+        assert results[0].metrics == results[1].metrics and results[0].chosen == results[1].chosen
+
+
+def test_sums_by_class_are_the_same_each_time_and_a_cpus():
+    values = torch.randn(5000, 64, dtype=torch.float64)
+    labels = torch.randint(0, 30, (5000,))
+    here = [sums_by_class(values.to(DEVICE), labels.to(DEVICE), 31).cpu() for _ in range(5)]
+    assert all(torch.equal(each, here[0]) for each in here)
+    torch.testing.assert_close(here[0], sums_by_class(values, labels, 31), rtol=1e-9, atol=1e-9)
+
+
+def test_how_it_computes_is_put_back():
+    before = torch.backends.cudnn.benchmark
+    with arithmetic(DEVICE, deterministic=True):
+        pass
+    assert torch.backends.cudnn.benchmark == before and not torch.are_deterministic_algorithms_enabled()
