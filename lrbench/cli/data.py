@@ -32,17 +32,21 @@ def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
 def verify(
     task: TaskArgument, data_root: DataRootOption = None, partial: PartialOption = False, json_: JsonOption = False
 ) -> None:
-    """Count a task's images by class and split against what it pins, and open every one; exit status 1 if any is bad."""
+    """Count a task's images by class and split against what it pins, and open every one.
+
+    Exit status 1 if any is bad; 2 if all can be read but the data is not whole, and --partial does not say that it need not be.
+    """
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import load_task_data
     from lrbench.data.verify import verify as verify_data
-    from lrbench.errors import FailureError
+    from lrbench.errors import FailureError, InputError
     from lrbench.files import sha256_bytes
     from lrbench.registry import load_task
     from lrbench.workspace import data_roots
 
     chosen = load_task(task)
-    data = load_task_data(chosen, data_roots(data_root), partial=partial)
+    # Also of half of the data a user wants to know what is bad.
+    data = load_task_data(chosen, data_roots(data_root), partial=True)
     with showing_progress(f"verify {chosen.name}") as control:
         found = verify_data(data, control)
     if json_:
@@ -52,7 +56,12 @@ def verify(
                 "fingerprint": data.fingerprint,
                 "classes": len(data.classes),
                 "counts": found.counts,
-                "pinned": {"classes": chosen.classes, "counts": dict(chosen.counts)},
+                "pinned": {
+                    "classes": chosen.classes,
+                    "counts": dict(chosen.counts),
+                    "least": dict(chosen.least),
+                    "most": dict(chosen.most),
+                },
                 "by_class": found.by_class,
                 "split_sha256": sha256_bytes(data.drawn_list.encode()) if data.drawn_list else None,
                 "partial": data.partial,
@@ -74,7 +83,11 @@ def verify(
         raise FailureError(
             f"{len(found.bad):,} images of {chosen.name} cannot be read. Replace them from the original archive."
         )
-    note(f"every image of {chosen.name} can be read")
+    if data.problems and not partial:
+        raise InputError(
+            f"the data of {chosen.name} is not whole: {'; '.join(data.problems)}. Every image that is there can be read."
+        )
+    note(f"every image of {chosen.name}{' that is there' if data.problems else ''} can be read")
 
 
 @app.command("prepare")

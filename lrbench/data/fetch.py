@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from lrbench.control import Control
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
 from lrbench.data.layouts.search import how_to_get, refuse_file
-from lrbench.data.receive import receive, wrong
+from lrbench.data.receive import receive, set_aside, wrong
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.files import sync_folder, write_json, writing
 from lrbench.locks import locked
@@ -63,7 +63,8 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         control.say(f"{task.name} is there already, whole, at {where}")
         return
     for archive in task.archives:
-        _one(task, archive, root, control)
+        _one(task, archive, _beside(task, archive, root), control)
+    _refuse_what_is_not_whole(task, (root, *roots))
 
 
 def _where_whole(task: Task, roots: Sequence[Path]) -> str | None:
@@ -80,8 +81,44 @@ def _where_whole(task: Task, roots: Sequence[Path]) -> str | None:
         return None
 
 
-def _one(task: Task, archive: Archive, root: Path, control: Control) -> None:
-    folder = root / archive.into
+def _refuse_what_is_not_whole(task: Task, roots: Sequence[Path]) -> None:
+    """Say what is still missing where everything was there or fetched: a folder of the right name may hold a part.
+
+    Raises:
+        FailureError: The data is not whole.
+    """
+    from lrbench.data.loading import load_task_data
+
+    if not task.counts:
+        return
+    try:
+        problems = load_task_data(task, roots, partial=True).problems
+    except InputError as error:
+        problems = (str(error).rstrip("."),)
+    if problems:
+        goals = ", ".join(
+            str(Path(archive.into, archive.unpacks_to)) for archive in task.archives if archive.unpacks_to
+        )
+        raise FailureError(
+            f"everything that task {task.name} names is there, and still its data is not whole: {'; '.join(problems)}. Move "
+            f"{goals} under {roots[0]} away, and run the same command again."
+        )
+
+
+def _beside(task: Task, archive: Archive, root: Path) -> Path:
+    """The folder for an archive: where others that belong beside it lie already, by one of the names that readers know."""
+    usual = root / archive.into
+    beside = [each for each in task.archives if each.into == archive.into and each.unpacks_to and each.images]
+    names = getattr(task.files, "root", ())
+    for folder in (usual, *(root / name for name in ((names,) if isinstance(names, str) else names))):
+        for each in beside:
+            there = folder / str(each.unpacks_to)
+            if there.is_dir() and count_images(there) >= (each.images or 0):
+                return folder
+    return usual
+
+
+def _one(task: Task, archive: Archive, folder: Path, control: Control) -> None:
     path = folder / Path(urlparse(archive.url).path).name
     goal = folder / archive.unpacks_to if archive.unpacks_to else path
     if _is_there(task, archive, goal, control):
@@ -130,16 +167,11 @@ def _refuse_half_unpacked(task: Task, archive: Archive, goal: Path) -> None:
 
 
 def _set_aside_if_wrong(path: Path, archive: Archive, control: Control) -> None:
-    """Give a file that is not what it should be another name: it may have cost somebody an hour, so it is not deleted."""
     if not path.is_file() or (problem := wrong(path, archive)) is None:
         return
-    bad, number = path.with_name(f"{path.name}.bad"), 1
-    while bad.exists():
-        number += 1
-        bad = path.with_name(f"{path.name}.bad{number}")
-    control.say(f"{path} {problem}; it is kept as {bad.name}")
     with writing(path):
-        os.replace(path, bad)
+        bad = set_aside(path, path)
+    control.say(f"{path} {problem}; it is kept as {bad.name}")
 
 
 def count_images(folder: Path) -> int:

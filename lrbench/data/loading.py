@@ -147,13 +147,19 @@ def _differences(task: Task, reading: Reading) -> list[str]:
                 f"({first_few(untested)}; if that is as it should be, say how many images there are: counts = "
                 f"{{ train = {len(reading.splits['train'])}, test = {len(reading.splits['test'])} }} in the task's TOML)"
             )
-    for name, least in task.least.items():
-        labels = reading.splits[name].labels if name in reading.splits else np.array([], dtype=np.int64)
-        by_class = np.bincount(labels, minlength=len(reading.classes))
-        short = [f"{reading.classes[label]} ({by_class[label]:,})" for label in np.flatnonzero(by_class < least)]
-        if short:
-            shown = ", ".join(short[:3]) + (f" and {len(short) - 3:,} more" if len(short) > 3 else "")
-            differences.append(
-                f"classes of the whole data set have {least:,} {name} images at least, and these have fewer: {shown}"
-            )
+    for pinned_by_class, bound, than, beyond in (
+        (task.least, "least", "fewer", np.less),
+        (task.most, "most", "more", np.greater),
+    ):
+        for name, pinned in pinned_by_class.items():
+            labels = reading.splits[name].labels if name in reading.splits else np.array([], dtype=np.int64)
+            by_class = np.bincount(labels, minlength=len(reading.classes))
+            wrong = [
+                f"{reading.classes[label]} ({by_class[label]:,})" for label in np.flatnonzero(beyond(by_class, pinned))
+            ]
+            if wrong:
+                shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3:,} more" if len(wrong) > 3 else "")
+                differences.append(
+                    f"classes of the whole data set have {pinned:,} {name} images at {bound}, and these have {than}: {shown}"
+                )
     return differences

@@ -1,6 +1,11 @@
 """Receiving one file: from several addresses in turn, going on from what arrived, and checked before it counts."""
 
+import lzma
 import os
+import tarfile
+import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +59,7 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
             if not pinned:
                 part.unlink(missing_ok=True)
             control.say(f"{'going on with' if _size(part) else 'downloading'} {url}")
-            problem = _from(url, part, archive, control, pinned=pinned)
+            problem = _from(url, part, path, archive, control, pinned=pinned)
             if problem is None:
                 os.replace(part, path)
                 sync_folder(path.parent)
@@ -74,7 +79,7 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
     )
 
 
-def _from(url: str, part: Path, archive: Archive, control: Control, *, pinned: bool) -> str | None:
+def _from(url: str, part: Path, path: Path, archive: Archive, control: Control, *, pinned: bool) -> str | None:
     """Download from one address; gives what is wrong in a few words, or None when `part` is the file."""
     import requests
 
@@ -84,7 +89,7 @@ def _from(url: str, part: Path, archive: Archive, control: Control, *, pinned: b
         try:
             # All of it may be there: a run can end between the last byte and the file's own name.
             if not (pinned and before and wrong(part, archive) is None):
-                _append(url, part, control)
+                _append(url, part, control, pinned)
         except requests.RequestException as error:
             if resumed and error.response is not None and error.response.status_code == _NOTHING_AFTER:
                 resumed = False
@@ -96,18 +101,18 @@ def _from(url: str, part: Path, archive: Archive, control: Control, *, pinned: b
         if problem is None:
             return None
         # The start may have been of another file, or damaged; a second try from nothing decides.
-        part.unlink()
         if not resumed:
-            return f"what came {problem}"
+            return f"what came {problem} (kept as {set_aside(part, path).name})"
+        part.unlink()
         resumed = False
     return f"the connection broke {_ATTEMPTS} times"
 
 
-def _append(url: str, part: Path, control: Control) -> None:
+def _append(url: str, part: Path, control: Control, pinned: bool) -> None:
     from pooch import HTTPDownloader
 
     with part.open("ab") as file:
-        receiving = _Receiving(file, control)
+        receiving = _Receiving(file, control, pinned)
         # Archives must not be unpacked on the way, nor counted packed.
         headers = {"Accept-Encoding": "identity"}
         if receiving.done:
@@ -126,8 +131,9 @@ class _Receiving:
         done: Bytes in the file.
     """
 
-    def __init__(self, file: BinaryIO, control: Control) -> None:
+    def __init__(self, file: BinaryIO, control: Control, pinned: bool) -> None:
         self._file = file
+        self._pinned = pinned
         self._control = control
         self._total = 0
         self.done = os.fstat(file.fileno()).st_size
@@ -146,7 +152,12 @@ class _Receiving:
         """Add what arrived."""
         if self._control.stop_requested():
             raise InterruptedWork(
-                f"stopped after {self.done:,} bytes, which are kept. Run the same command again to go on from there."
+                f"stopped after {self.done:,} bytes"
+                + (
+                    ", which are kept. Run the same command again to go on from there."
+                    if self._pinned
+                    else ". Run the same command again: with no hash or size to hold them against, it begins anew."
+                )
             )
         self._file.write(chunk)
         self.done += len(chunk)
@@ -170,7 +181,31 @@ def wrong(path: Path, archive: Archive) -> str | None:
     problem = _differs(path, archive)
     if problem is None and (archive.md5 or archive.sha256):
         return None
-    return _page(path) or problem
+    return _page(path) or problem or _no_archive(path, archive)
+
+
+def _no_archive(path: Path, archive: Archive) -> str | None:
+    if archive.unpacks_to is None or zipfile.is_zipfile(path):
+        return None
+    # Compressed data that is cut short raises in place of answering.
+    with suppress(EOFError, OSError, zlib.error, lzma.LZMAError):
+        if tarfile.is_tarfile(path):
+            return None
+    return "is no tar or zip file, or only the beginning of one"
+
+
+def set_aside(path: Path, meant: Path) -> Path:
+    """Give a file that is not what it should be another name beside the one that was meant: it may have cost somebody an hour.
+
+    Returns:
+        That name: `<name>.bad`, or `.bad2` and so on where others are there.
+    """
+    bad, number = meant.with_name(f"{meant.name}.bad"), 1
+    while bad.exists():
+        number += 1
+        bad = meant.with_name(f"{meant.name}.bad{number}")
+    os.replace(path, bad)
+    return bad
 
 
 def _page(path: Path) -> str | None:

@@ -168,6 +168,9 @@ def _like_another(content: dict[str, Any], path: Path) -> dict[str, Any]:
     for table in _COMPLETED:
         if isinstance(content.get(table), dict) and isinstance(base.get(table), dict):
             content[table] = {**base[table], **content[table]}
+    if "counts" in content:
+        # Of other images the numbers of each class are others too.
+        base = {key: value for key, value in base.items() if key not in {"least", "most"}}
     return {**base, **content}
 
 

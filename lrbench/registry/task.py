@@ -23,10 +23,15 @@ class FirstSplit(Strict):
     """Train on the first `train` images of each class, in the order of their names; test on the rest.
 
     This is how Caltech-256 is split by the code of the transfer papers that give it (files 1 to 60 of each class).
+
+    Attributes:
+        train: Training images of each class.
+        test_images: At most so many test images of each class, the next in order; the others are left out.
     """
 
     kind: Literal["first"]
     train: Annotated[int, Field(gt=0)]
+    test_images: Annotated[int, Field(gt=0)] | None = None
 
 
 class ListedSplit(Strict):
@@ -52,12 +57,14 @@ class DrawnSplit(Strict):
     Attributes:
         test: Share of each class's images, rounded, at least one.
         train: Number of training images of each class, in place of `test`; the rest are for testing.
+        test_images: At most so many test images of each class; the others that would be are left out.
         seed: Keys the draw.
     """
 
     kind: Literal["drawn"] = "drawn"
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     train: Annotated[int, Field(gt=0)] | None = None
+    test_images: Annotated[int, Field(gt=0)] | None = None
     seed: int = 0
 
     @model_validator(mode="after")
@@ -262,8 +269,8 @@ class Task(Strict):
         metric: The headline: `top1` or `mean_per_class`, as the field reports this data set.
         classes: Number of classes; counted from the files when not pinned.
         counts: Number of images by split; data with fewer is half-copied.
-        least: By split, as many images as any class of the whole data has at least; a class with fewer is half-copied. For data
-            whose count of images is not known.
+        least: By split, as many images as any class of the whole data has at least; a class with fewer is half-copied.
+        most: By split, as many as any class has at most; one with more holds another's images.
         manual: How to get the data by hand where no download exists.
     """
 
@@ -273,6 +280,7 @@ class Task(Strict):
     classes: Annotated[int, Field(ge=2)] | None = None
     counts: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
     least: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
+    most: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
     files: Files
     archives: tuple[Archive, ...] = ()
     manual: str | None = None

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,37 @@ def test_boxes_have_the_distribution_of_random_resized_crop():
     theirs = [v2.RandomResizedCrop(224).make_params([torch.zeros(3, 300, 400)]) for _ in range(2000)]
     assert abs(np.mean(areas) - np.mean([p["height"] * p["width"] / 120000 for p in theirs])) < 0.03
     assert abs(np.mean(ratios) - np.mean([p["width"] / p["height"] for p in theirs])) < 0.03
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_boxes_are_those_that_torchvision_draws_from_the_same_numbers(seed, monkeypatch):
+    draw = np.random.default_rng(seed)
+    height, width = (int(side) for side in draw.integers(8, 200, 2))
+    numbers = draw.random(23)
+    order = iter(range(20))
+
+    class Number:
+        value = 0.0
+
+        def uniform_(self, low, high):
+            self.value = low + (high - low) * numbers[next(order)]
+            return self
+
+        def item(self):
+            return self.value
+
+        def exp(self):
+            self.value = math.exp(self.value)
+            return self
+
+    places = iter(numbers[-3:-1])
+    monkeypatch.setattr(torch, "empty", lambda *_: Number())
+    monkeypatch.setattr(torch, "exp", Number.exp)
+    monkeypatch.setattr(torch, "log", lambda values: [math.log(each) for each in values.tolist()])
+    monkeypatch.setattr(torch, "randint", lambda low, high, **_: torch.tensor([int(next(places) * high)]))
+    image = torch.zeros(3, height, width)
+    expected = v1.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+    assert crop_box(height, width, numbers) == tuple(int(side) for side in expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (7, 200), (200, 7), (1, 50), (50, 1)])

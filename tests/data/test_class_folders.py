@@ -151,6 +151,31 @@ def test_caltechs_other_protocols_read_the_same_files(tmp_path):
     assert tested[60] != first and tested[60] < tested[30]
 
 
+def test_test_images_of_a_class_may_be_no_more_than_so_many(tmp_path):
+    trees.caltech256(tmp_path)
+    whole, capped = (load(name, tmp_path) for name in ("caltech256", "caltech256-l2sp"))
+    assert capped.splits["train"].ids == whole.splits["train"].ids
+    assert set(counts(capped, "test").values()) == {4}
+    content = (tmp_path / "256_ObjectCategories").parent / "own.toml"
+    kinds = (
+        '{ kind = "first", train = 50, test_images = 3 }',
+        '{ kind = "drawn", train = 50, test_images = 3 }',
+        '{ kind = "drawn", train = 50 }',
+    )
+    found = []
+    for kind in kinds:
+        content.write_text(
+            f'name = "own"\n[files]\nlayout = "folders"\nroot = "256_ObjectCategories"\nsplit = {kind}\n'
+        )
+        found.append(load(str(content), tmp_path))
+    first, drawn, uncapped = found
+    for data in (first, drawn):
+        assert set(counts(data, "train").values()) == {50} and set(counts(data, "test").values()) == {3}
+    assert next(name for name in first.splits["test"].ids if name.startswith("001")) == "001.ak47/001_0052.jpg"
+    assert drawn.splits["train"].ids == uncapped.splits["train"].ids
+    assert set(drawn.splits["test"].ids) < set(uncapped.splits["test"].ids)
+
+
 def test_an_empty_class_folder_is_named(tmp_path):
     trees.caltech256(tmp_path)
     (tmp_path / "256_ObjectCategories" / "003.backpack").mkdir()

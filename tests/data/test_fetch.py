@@ -13,7 +13,7 @@ from lrbench.data import receive
 from lrbench.data.fetch import fetch
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.registry import load_task
-from tests.data.serving import ASKED, CUT, FILES, GOOD, LIE, NO_RANGE, tar, task
+from tests.data.serving import ASKED, CUT, FILES, GOOD, LIE, NO_RANGE, tar, task, with_archives
 
 
 def test_an_archive_is_fetched_checked_and_unpacked_and_then_left_alone(home, server):
@@ -189,6 +189,34 @@ def test_a_stop_keeps_what_arrived(home, server):
         fetch(task(home, server, content), home / "data", control)
     assert seen == [(1 << 20, len(content), "bytes")]
     assert (home / "data" / "mine.tar.gz.part").stat().st_size == 1 << 20
+    # Of a file of which nothing is known, no part is gone on with: it may be another file's.
+    unpinned = with_archives(task(home, server, content), {"md5": None})
+    control = Control()
+    control.progress = lambda *_: control.stop()
+    with pytest.raises(InterruptedWork, match=r"1,048,576 bytes\. Run the same command again: .* it begins anew"):
+        fetch(unpinned, home / "other", control)
+    ASKED.clear()
+    fetch(unpinned, home / "other", Control())
+    assert ASKED == [("/mine.tar.gz", None)]
+
+
+@pytest.mark.parametrize("shown", [b'{"error": "quota exceeded"}', GOOD[:20]])
+def test_what_is_no_archive_is_kept_aside_and_the_next_address_asked(home, server, shown):
+    FILES.update({"/mine.tar.gz": shown, "/copy/mine.tar.gz": GOOD})
+    described = task(home, server, mirrors=f'["{server}/copy/mine.tar.gz"]')
+    fetch(with_archives(described, {"md5": None}), home / "data", Control())
+    assert (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
+    assert (home / "data" / "mine.tar.gz.bad").read_bytes() == shown
+    FILES.pop("/copy/mine.tar.gz")
+    with pytest.raises(FailureError, match=r"is no tar or zip file, or only the beginning of one \(kept as .*\.bad\)"):
+        fetch(with_archives(described, {"md5": None}), home / "other", Control())
+
+
+def test_a_query_in_an_address_is_no_part_of_the_files_name(home, server):
+    FILES["/mine.tar.gz?download=1"] = GOOD
+    described = task(home, server, name="mine.tar.gz?download=1")
+    fetch(described, home / "data", Control())
+    assert (home / "data" / "mine.tar.gz").is_file() and (home / "data" / "mine").is_dir()
 
 
 def test_images_are_counted_before_an_archive_counts_as_unpacked(home, server):

@@ -25,7 +25,7 @@ def whole(name, data):
     described = described.model_copy(update={"files": described.files.model_copy(update={"hashes": {}})})
     found = load_task_data(described, [data], partial=True)
     counts = {split: len(found.splits[split]) for split in found.splits}
-    return described.model_copy(update={"counts": counts, "classes": len(found.classes)})
+    return described.model_copy(update={"counts": counts, "classes": len(found.classes), "least": {}, "most": {}})
 
 
 @pytest.fixture
@@ -70,6 +70,49 @@ def test_data_that_is_there_in_part_is_fetched(home, no_network):
     shutil.rmtree(data / "caltech256" / "256_ObjectCategories" / "056.dog")
     with pytest.raises(AssertionError, match="would download"):
         fetch(described, data, Control())
+
+
+def test_lists_are_fetched_beside_images_that_lie_under_another_known_name(home, server):
+    data = trees.indoor67(home / "data")
+    described = whole("indoor67", data)
+    folder = data / "indoorCVPR_09"
+    assert (folder / "Images").is_dir()
+    described = described.model_copy(
+        update={
+            "archives": tuple(
+                each.model_copy(
+                    update={
+                        "url": f"{server}/{each.url.rpartition('/')[2]}", "mirrors": (), "md5": None, "bytes": None,
+                        "images": 3 if each.images else None,
+                    }
+                )
+                for each in described.archives
+            )
+        }
+    )  # fmt: skip
+    for name in ("TrainImages.txt", "TestImages.txt"):
+        FILES[f"/{name}"] = (folder / name).read_bytes()
+        (folder / name).unlink()
+    fetch(described, data, Control())
+    # The images' archive, which no server offers, was not asked for.
+    assert (folder / "TestImages.txt").is_file() and not load_task_data(described, [data]).partial
+
+
+def test_a_folder_of_the_right_name_that_holds_a_part_is_not_reported_as_fetched(lrbench, home):
+    (home / "data" / "cifar-10-batches-py").mkdir(parents=True)
+    (home / "data" / "cifar-10-batches-py" / "junk").write_bytes(b"x")
+    outcome = lrbench("data", "fetch", "cifar10")
+    assert outcome.status == FailureError.exit_status
+    assert "still its data is not whole" in outcome.err and "Move cifar-10-batches-py under data away" in outcome.err
+
+
+def test_fetching_looks_at_all_data_roots_first(lrbench, home, monkeypatch):
+    other = trees.caltech256(home / "other")
+    described = whole("caltech256", other)
+    monkeypatch.setattr("lrbench.registry.load_task", lambda name: described)
+    monkeypatch.setenv("LRBENCH_DATA", f"{home / 'data'}:{other}")
+    found = lrbench("data", "fetch", "caltech256")
+    assert found.status == 0 and "is there already, whole" in found.err
 
 
 def listed(home, server, content, **changes):
@@ -234,5 +277,9 @@ def test_lists_at_the_top_of_sun397s_archive_are_found_where_its_task_looks(home
     lists = described.archives[1]
     FILES["/Partitions.zip"] = zipped({"Training_01.txt": b"/a/x.jpg\n", "Testing_01.txt": b"/a/y.jpg\n"})
     served = lists.model_copy(update={"url": f"{server}/Partitions.zip"})
-    fetch(described.model_copy(update={"archives": (served,)}), home / "data", Control())
+    # The lists are fetched, and that the images are not there is told.
+    with pytest.raises(
+        FailureError, match=r"still its data is not whole.*no folder SUN397 in it.*Move Partitions under"
+    ):
+        fetch(described.model_copy(update={"archives": (served,)}), home / "data", Control())
     assert any((home / "data" / name).is_file() for name in described.files.train)

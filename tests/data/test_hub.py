@@ -5,6 +5,7 @@ import json
 
 import datasets
 import pytest
+from datasets.packaged_modules.parquet.parquet import Parquet
 
 from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
@@ -133,13 +134,20 @@ def test_the_revision_and_the_configuration_are_those_of_the_toml(home, monkeypa
     data = load_task_data(task, [home])
     assert asked == [(("owner/name", "full"), {"split": split, "revision": "abc"}) for split in ("train", "validation")]
     assert data.splits["test"].ids == ["validation/0", "validation/1"] and data.edition == "full@abc"
-    # Where `datasets` tells which commit that was, the commit counts: `abc` may be another one tomorrow.
-    for commits, edition in (
-        (["1" * 40], "full@" + "1" * 40),
-        (["2" * 40], "full@" + "2" * 40),
-        (["1" * 40, "2" * 40], "full@abc"),
-    ):
-        table.info.download_checksums = {
-            f"hf://datasets/owner/name@{commit}/{part}.parquet": {"num_bytes": 1} for commit in commits for part in "ab"
-        }
-        assert load_task_data(task, [home]).edition == edition
+
+
+def test_the_commit_that_a_revision_means_on_the_day_is_part_of_the_fingerprint(home, monkeypatch):
+    """`datasets` resolves a revision to a commit, and hands its builder that in place of a hash of the files."""
+    task = hub(home)
+    task = task.model_copy(update={"files": task.files.model_copy(update={"id": "owner/name"})})
+
+    def at(commit):
+        files = {split: str(home / "hubset" / f"{split}.parquet") for split in ("train", "test")}
+        builder = Parquet(cache_dir=str(home / "cache"), dataset_name="name", hash=commit, data_files=files)
+        builder.download_and_prepare()
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, split, **__: builder.as_dataset(split=split))
+        return load_task_data(task, [home])
+
+    first, second, local = at("1" * 40), at("2" * 40), at("0123456789abcdef")
+    assert first.edition == "@" + "1" * 40 and second.edition == "@" + "2" * 40 and local.edition == "@main"
+    assert len({each.fingerprint for each in (first, second, local)}) == 3

@@ -61,9 +61,16 @@ def test_an_imagenet_of_which_only_archives_are_there_says_to_unpack_them(tmp_pa
 def test_archives_kept_beside_their_classes_folders_are_no_problem(home):
     trees.imagenet(home / "data")
     task = mine(home, counts="{ train = 24, test = 9 }")
-    for folder in sorted((home / "data" / "imagenet" / "train").iterdir()):
+    folders = sorted((home / "data" / "imagenet" / "train").iterdir())
+    for folder in folders:
         folder.with_suffix(".tar").write_bytes(b"x")
     assert not load_task_data(task, [home / "data"]).partial
+    # But a folder that was made and not filled is one that unpacking did not come to.
+    for picture in folders[1].iterdir():
+        picture.unlink()
+    with pytest.raises(InputError, match=r"train is half unpacked: 1 classes are still archives \('n01440765\.tar'\)"):
+        load_task_data(task, [home / "data"])
+    assert len(load_task_data(task, [home / "data"], partial=True).classes) == 2
 
 
 def test_a_missing_class_is_put_down_to_the_archives_where_there_are_any(tmp_path):
@@ -274,7 +281,18 @@ def test_a_class_that_was_cut_short_is_not_whole_where_counts_are_not_known(home
     ):
         load_task_data(mine(home, **changes), [home / "data"])
     assert load_task_data(mine(home, **changes), [home / "data"], partial=True).partial
-    assert load_task("imagenet100").least == {"train": 732}
+    assert load_task("imagenet100").least == {"train": 732, "test": 50}
+
+
+def test_a_class_with_images_of_another_is_not_whole(home):
+    trees.imagenet(home / "data", classes=3, train=4, val=2)
+    changes = {"counts": "{ train = 12, test = 6 }", "most": "{ test = 2 }"}
+    assert not load_task_data(mine(home, **changes), [home / "data"]).partial
+    first, second, _ = sorted((home / "data" / "imagenet" / "val").iterdir())
+    picture = sorted(first.iterdir())[0]
+    picture.rename(second / f"moved-{picture.name}")
+    with pytest.raises(InputError, match=r"have 2 test images at most, and these have more: n01440765 \(3\)\."):
+        load_task_data(mine(home, **changes), [home / "data"])
 
 
 def test_kaggles_imagenet_is_found_inside_a_folder_of_its_own(tmp_path):

@@ -114,7 +114,7 @@ def test_what_is_fetched_is_where_its_class_looks(tmp_path, name, server):
             held.write((folder / file).read_bytes())
         FILES[f"/{number}/{file}"] = held.getvalue()
         archives.append(archive.model_copy(update={"url": f"{server}/{number}/{file}", "md5": None, "images": None}))
-    fetch(task.model_copy(update={"archives": tuple(archives)}), tmp_path / "data", Control())
+    fetch(task.model_copy(update={"archives": tuple(archives), "counts": {}}), tmp_path / "data", Control())
     assert load(name, tmp_path / "data").fingerprint == load(name, tree).fingerprint
 
 
@@ -224,7 +224,17 @@ def test_a_bad_image_is_named_by_its_file(lrbench, home):
     (home / "data/dtd/dtd/images/banded/banded_train1.jpg").write_bytes(b"no image")
     outcome = lrbench("data", "verify", "dtd", "--partial")
     assert outcome.status == 1
-    assert "bad train image data/dtd/dtd/images/banded/banded_train1.jpg: cannot identify" in outcome.out
+    assert "bad train image data/dtd/dtd/images/banded/banded_train1.jpg: it is not an image" in outcome.out
+
+
+def test_depth_and_transparency_of_files_are_read_as_in_every_other_layout(tmp_path):
+    trees.dtd(tmp_path)
+    folder = tmp_path / "dtd" / "dtd" / "images" / "banded"
+    Image.fromarray(np.full((40, 40), 32896, np.uint16)).save(folder / "banded_train0.jpg", "PNG")
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(folder / "banded_train1.jpg", "PNG")
+    split = load("dtd", tmp_path).splits["train"]
+    read = {name.rpartition("/")[2]: split.images.read(index) for index, name in enumerate(split.ids)}
+    assert (read["banded_train0.jpg"] == 128).all() and (read["banded_train1.jpg"] == 255).all()
 
 
 def test_images_that_a_class_gives_in_another_mode_become_rgb(home, monkeypatch):

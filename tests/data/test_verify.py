@@ -1,5 +1,9 @@
 import json
 
+from lrbench.control import Control
+from lrbench.data import verify as verify_module
+from lrbench.data.loading import load_task_data
+from lrbench.registry import load_task
 from tests import trees
 
 
@@ -10,7 +14,12 @@ def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
     assert good.status == 0
     record = json.loads(good.out)
     assert record["counts"] == {"train": 18, "test": 12} and record["partial"] and record["bad"] == []
-    assert record["pinned"] == {"classes": 200, "counts": {"train": 5994, "test": 5794}}
+    assert record["pinned"] == {
+        "classes": 200,
+        "counts": {"train": 5994, "test": 5794},
+        "least": {"train": 29, "test": 11},
+        "most": {"train": 30, "test": 30},
+    }
     assert set(record["by_class"]["train"].values()) == {6} and record["by_class"]["test"]["002.Laysan_Albatross"] == 4
     broken = sorted(folder.glob("*/*.jpg"))[0]
     broken.write_bytes(broken.read_bytes()[:100])
@@ -43,10 +52,29 @@ def test_half_copied_data_is_refused_without_partial(lrbench, home):
     outcome = lrbench("data", "verify", "cub200")
     assert outcome.status == 2
     assert "18 train images, and the whole data set 5,994" in outcome.err
+    # What is there is opened all the same.
+    sorted((home / "data" / "CUB_200_2011" / "images").rglob("*.jpg"))[0].write_bytes(b"")
+    outcome = lrbench("data", "verify", "cub200", "--json")
+    assert outcome.status == 1 and len(json.loads(outcome.out)["bad"]) == 1 and json.loads(outcome.out)["partial"]
+
+
+def test_all_cores_open_images_and_progress_is_told(home, monkeypatch):
+    asked, told = [], []
+    monkeypatch.setattr(verify_module, "cores_here", lambda: 3)
+    pool = verify_module.ThreadPoolExecutor
+    monkeypatch.setattr(
+        verify_module, "ThreadPoolExecutor", lambda max_workers: asked.append(max_workers) or pool(max_workers)
+    )
+    control = Control()
+    control.progress = lambda done, total, unit: told.append((done, total, unit))
+    data = load_task_data(load_task("dtd"), [trees.dtd(home / "data")], partial=True)
+    assert not verify_module.verify(data, control).bad
+    assert asked == [3] and told[-1] == (18, 18, "images")
 
 
 def test_prepare_says_where_the_pixels_are(lrbench, home):
     outcome = lrbench("data", "prepare", "tiny-objects", "--suite", "tiny.toml")
     assert outcome.status == 0
     assert "48 images at 32 px" in outcome.err
-    assert list((home / "cache" / "pixels").glob("tiny-objects-*/shard-00000.arrow"))
+    # Training and test images.
+    assert len(list((home / "cache" / "pixels").glob("tiny-objects-*/shard-00000.arrow"))) == 2

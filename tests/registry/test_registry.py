@@ -32,11 +32,43 @@ def test_every_shipped_task_loads(name):
         ("sketch250", 16_000, 4_000, 250, "top1"),
         ("sketch250-fold2", 13_500, 6_500, 250, "top1"),
         ("caltech256-random30", 7_710, 22_897, 257, "mean_per_class"),
+        ("caltech256-l2sp", 15_420, 5_140, 257, "mean_per_class"),
+        ("sun397", 19_850, 19_850, 397, "top1"),
+        ("caltech101", 3_030, 5_647, 101, "mean_per_class"),
     ],
 )
 def test_the_real_tasks_pin_their_published_figures(name, train, test, classes, metric):
     task = load_task(name)
     assert (task.counts, task.classes, task.metric) == ({"train": train, "test": test}, classes, metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("caltech256", {"md5": "67b4f42ca05d46448c6bb8ecd2220f6d", "images": 30_607}),
+        ("cub200", {"md5": "97eceeb196236b17998738112f37df78", "images": 11_788}),
+        ("indoor67", {"bytes": 2_592_010_240, "images": 15_620}),
+        ("sketch250", {"images": 20_000}),
+        ("sun397", {"md5": "8ca2778205c41d23104230ba66911c7a"}),
+        ("caltech101", {"md5": "3138e1922a9193bfa496528edbbc45d0"}),
+        ("eurosat", {"md5": "c8fa014336c82ac7804f0398fcb19387", "images": 27_000}),
+    ],
+)
+def test_archives_are_held_against_what_was_published_of_them(name, known):
+    first = load_task(name).archives[0]
+    assert {key: getattr(first, key) for key in known} == known
+
+
+def test_indoors_lists_are_the_official_ones():
+    lists = {
+        "TrainImages.txt": "fd987513d0f623c424252770fac3f354",
+        "TestImages.txt": "f00bef137f39d51e4894303a7bf4c2d4",
+    }
+    task = load_task("indoor67")
+    assert {each.url.rpartition("/")[2]: each.md5 for each in task.archives[1:]} == lists
+    assert task.files.hashes == {
+        split: f"md5:{lists[name]}" for split, name in (("train", "TrainImages.txt"), ("test", "TestImages.txt"))
+    }
 
 
 def test_a_task_like_another_says_only_what_differs(home):

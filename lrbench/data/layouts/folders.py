@@ -45,18 +45,20 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
     images = images_by_class(task, root, files.exclude)
     problems: list[str] = []
     drawn: list[str] = []
+    left_out: set[str] = set()
     if isinstance(files.split, FirstSplit):
-        tested = _after_first(images, files.split)
+        tested, left_out = _after_first(images, files.split)
     elif isinstance(files.split, ListedSplit):
         tested, problems = _listed(task, files.split, images, (root, *roots))
     else:
-        tested = _drawn(task, files.split, images)
+        tested, left_out = _drawn(task, files.split, images)
         drawn = sorted(tested)
     members: dict[SplitName, list[Member]] = {"train": [], "test": []}
     for name, found in images.items():
         for image in found:
             path = f"{name}/{image}"
-            members["test" if path in tested else "train"].append((name, path))
+            if path not in left_out:
+                members["test" if path in tested else "train"].append((name, path))
     return from_files(
         task, root=root, images=root, classes=list(images), members=members, problems=problems, drawn=drawn
     )
@@ -116,7 +118,7 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
             members[split] = [(name, path) for name, path, _ in flat]
             ids[split] = [identity for _, _, identity in flat]
             continue
-        found = images_by_class(task, root / folder)
+        found = images_by_class(task, root / folder, passed_over=archives)
         classes.update(found)
         members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
     chosen, others = _chosen_classes(task, files, sorted(classes | packed))
@@ -162,13 +164,25 @@ def _no_class_folders(path: Path) -> str | None:
     return "no images in its folders"
 
 
-def _after_first(images: Images, split: FirstSplit) -> set[str]:
-    return {f"{name}/{image}" for name, found in images.items() for image in found[split.train :]}
-
-
-def _drawn(task: Task, split: DrawnSplit, images: Images) -> set[str]:
-    """Rank each class's images by a hash of seed, class and name: no library's random numbers are involved."""
+def _after_first(images: Images, split: FirstSplit) -> tuple[set[str], set[str]]:
+    """The test images, and those that are left out."""
     tested: set[str] = set()
+    left_out: set[str] = set()
+    for name, found in images.items():
+        rest = [f"{name}/{image}" for image in found[split.train :]]
+        tested.update(rest[: split.test_images])
+        left_out.update(rest[len(rest) if split.test_images is None else split.test_images :])
+    return tested, left_out
+
+
+def _drawn(task: Task, split: DrawnSplit, images: Images) -> tuple[set[str], set[str]]:
+    """Rank each class's images by a hash of seed, class and name: no library's random numbers are involved.
+
+    Returns:
+        The test images, and those that are left out.
+    """
+    tested: set[str] = set()
+    left_out: set[str] = set()
     for name, found in images.items():
         if len(found) < 2:
             raise InputError(
@@ -183,8 +197,10 @@ def _drawn(task: Task, split: DrawnSplit, images: Images) -> set[str]:
             )
         wanted = round(split.test * len(found)) if split.train is None else len(found) - split.train
         count = min(len(found) - 1, max(1, wanted))
-        tested.update(f"{name}/{image}" for image in ranked[:count])
-    return tested
+        kept = min(count, split.test_images or count)
+        tested.update(f"{name}/{image}" for image in ranked[:kept])
+        left_out.update(f"{name}/{image}" for image in ranked[kept:count])
+    return tested, left_out
 
 
 def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]) -> tuple[set[str], list[str]]:
@@ -237,7 +253,7 @@ def _too_few(found: int, whole: int | None) -> str | None:
 def _packed_classes(folder: Path) -> list[str]:
     """Classes that are archives still: ImageNet's training archive is an archive of archives.
 
-    An archive beside its class's folder says nothing: many keep the archives after unpacking all of them.
+    An archive beside its class's folder says nothing, unless that is empty: many keep the archives after unpacking all of them.
     """
     with os.scandir(folder) as entries:
         archives = sorted(
@@ -245,7 +261,7 @@ def _packed_classes(folder: Path) -> list[str]:
             for entry in entries
             if entry.name.endswith(".tar") and not is_litter(entry.name) and entry.is_file()
         )
-    return [name for name in archives if not os.path.isdir(folder / name)]
+    return [name for name in archives if not (os.path.isdir(folder / name) and holds_images(folder / name))]
 
 
 def _half_unpacked(task: Task, folder: Path, packed: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_un
 from lrbench.errors import InputError
 from lrbench.registry.task import HubFiles, Task
 
-# As `datasets` writes the address of a file: `hf://datasets/OWNER/NAME@COMMIT/…`.
-_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+# `datasets` keeps a data set of the Hub in a folder that is called by its commit: `NAME/CONFIG/VERSION/COMMIT/…`.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
 
 def _commit(tables: Sequence[Any]) -> str | None:
     """The commit that tables were read at, where `datasets` tells it: a branch or a tag may be another one tomorrow."""
-    urls = [str(url) for table in tables for url in (table.download_checksums or ())]
-    commits = {found[1] for url in urls if (found := _COMMIT.search(url))}
-    return commits.pop() if len(commits) == 1 else None
+    folders = {Path(file["filename"]).parent.name for table in tables for file in table.cache_files}
+    commits = {name for name in folders if _COMMIT.fullmatch(name)}
+    return commits.pop() if len(folders) == len(commits) == 1 else None
 
 
 def _labels(

@@ -41,19 +41,22 @@ def holds_images(folder: Path) -> bool:
         return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_litter(entry.name) for entry in entries)
 
 
-def images_by_class(task: Task, folder: Path, exclude: Sequence[str] | None = None) -> dict[str, list[str]]:
+def images_by_class(
+    task: Task, folder: Path, exclude: Sequence[str] | None = None, passed_over: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """The image files of each class folder in `folder`, both sorted as plain strings.
 
     Args:
         task: The task, for messages.
         folder: Holds the class folders.
         exclude: Folders that are no classes; None for a layout that knows no such key.
+        passed_over: Classes that the caller has said something about.
 
     Raises:
         InputError: A class folder without an image, no class folder at all, or a misspelt folder to exclude.
     """
     there = class_names(folder)
-    classes = [name for name in there if name not in (exclude or ())]
+    classes = [name for name in there if name not in (*(exclude or ()), *passed_over)]
     for name in exclude or ():
         # Data may lack what is excluded; but a name that is all but there was meant to be it.
         near = [] if name in there else get_close_matches(name, there, n=1, cutoff=0.85)

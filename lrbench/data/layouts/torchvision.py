@@ -12,7 +12,14 @@ import numpy as np
 
 from lrbench.data.decode import Bytes, UndecodableImage, rgb_pixels
 from lrbench.data.examples import Split, SplitName
-from lrbench.data.layouts.reading import Reading, look_at_files, printable, refuse_empty_splits, refuse_untrained
+from lrbench.data.layouts.reading import (
+    FileImages,
+    Reading,
+    look_at_files,
+    printable,
+    refuse_empty_splits,
+    refuse_untrained,
+)
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
 from lrbench.errors import FailureError, InputError
 from lrbench.files import sha256_bytes
@@ -30,11 +37,10 @@ _FOLDERS = ("_base_folder", "base_folder", "raw_folder", "_data_path")
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """An `ImageSource` over a torchvision data set."""
+    """An `ImageSource` over a torchvision data set whose images do not lie in files of their own."""
 
     data: Any = field(repr=False)
     root: Path
-    paths: tuple[str, ...] | None = field(repr=False)
     labels: tuple[int, ...] = field(repr=False)
     split: str
     task: str
@@ -43,25 +49,22 @@ class TorchvisionImages:
         """Image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
-            InputError: It does not decode; the message names the file, or the place of an image that has no file.
+            InputError: It does not decode; the message says where it is.
         """
         try:
             image = self.data[index][0]
         except Exception as error:
-            place = (
-                f"{self.split} image {index} under {self.root}" if self.paths is None else self.root / self.paths[index]
-            )
-            raise UndecodableImage(str(place), str(error), self.task) from error
+            raise UndecodableImage(f"{self.split} image {index} under {self.root}", str(error), self.task) from error
         return rgb_pixels(image)
 
     def stamp(self) -> str:
         """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""
-        files = look_at_files(self.root, _data_files(self.data, self.root) if self.paths is None else self.paths)[0]
+        files = look_at_files(self.root, _data_files(self.data, self.root))[0]
         return sha256_bytes(f"{self.data!r} {self.labels} {files}".encode(errors="surrogateescape"))
 
-    def content(self) -> str | None:
-        """SHA-256 over the sizes of the images' files; None where images lie together in a few."""
-        return None if self.paths is None else look_at_files(self.root, self.paths)[1]
+    def content(self) -> None:
+        """Nothing: the images lie together in a few files."""
+        return
 
 
 def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Path:
@@ -88,7 +91,10 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
         splits[name] = Split(
             ids=ids,
             labels=np.asarray(labels, dtype=np.int64),
-            images=TorchvisionImages(data, root, paths, tuple(labels), name, task.argument),
+            # Files are read by content, as in every other layout: the classes look at neither depth nor transparency.
+            images=TorchvisionImages(data, root, tuple(labels), name, task.argument)
+            if paths is None
+            else FileImages(root=root, paths=paths, task=task.argument),
         )
     refuse_empty_splits(task, str(root), {name: len(split) for name, split in splits.items()})
     count = 1 + max(int(split.labels.max()) for split in splits.values())
