@@ -11,7 +11,7 @@ from lrbench.errors import InputError
 from lrbench.files import sha256_file, sha256_json
 from lrbench.references import Reference, partner_of
 from lrbench.registry import Suite, Task, load_task
-from lrbench.registry.loading import apply_changes, differences, shipped_folder, validated
+from lrbench.registry.loading import apply_changes, differences, is_shipped, validated
 from lrbench.registry.suite import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.registry.task import Strict
 from lrbench.results import Result, cell_key, foreign_slug, read_result, result_path, suite_slug
@@ -200,7 +200,7 @@ def standing(
 
 
 def _own_data(name: str, task: Task, place: Place) -> "Identity | None":
-    if task.folder == shipped_folder("lrbench.tasks"):
+    if is_shipped(task):
         # Official data does not change; and looking at data takes libraries.
         return None
     from lrbench.data.loading import own_data

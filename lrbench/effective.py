@@ -1,7 +1,7 @@
 """The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +106,25 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     return read_effective(path)
 
 
-def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str] = ()) -> Suite:
+def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: Callable[[str], None]) -> Suite:
     """The suite that a command works on: a shipped one, one at a path, or one that was pretrained here before, by its name.
 
     Args:
         workspace: Where suites were pretrained.
         name: A suite's name, or the path of its TOML.
         changes: What `--set` says.
+        say: Told where the suite is not read from a file that the user named.
 
     Raises:
         InputError: No such suite, or one whose TOML is wrong.
     """
     kept = effective_path(workspace, name)
     is_path = "/" in name or name.endswith(".toml")
-    return load_suite(str(kept) if not is_path and name not in find_suites() and kept.is_file() else name, changes)
+    if is_path or name in find_suites() or not kept.is_file():
+        return load_suite(name, changes)
+    # Its own file may say otherwise by now.
+    say(f"{name} is taken as it was last run here ({kept}); name its own file if that was changed since")
+    return load_suite(str(kept), changes)
 
 
 def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
@@ -142,7 +147,7 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
     if metadata.recipe != recipe(suite):
         raise InputError(
             f"{path} was pretrained with other settings than suite {suite.name} has now. Give the suite another name "
-            f"(--set name=NAME), or delete {path.parent} to pretrain anew."
+            f"(--set name=NAME), or delete {path.parents[2]} to pretrain all of it anew."
         )
     return True
 

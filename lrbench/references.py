@@ -1,5 +1,6 @@
 """What a user types to name a snapshot, and the file that it means."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,10 @@ def parse_reference(
         return Reference(text=text)
     path = Path(text).expanduser()
     if text.endswith(".safetensors") or path.is_file():
-        return Reference(text=str(path), path=path)
+        return _of_file(path, workspace)
     taken_in = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
     if taken_in is not None and taken_in.is_file():
-        return Reference(text=str(taken_in), path=taken_in)
+        return _of_file(taken_in, workspace)
     parts = text.strip("/").split("/")
     stage = _STAGE.match(parts[-1])
     if stage is None or len(parts) > 4:
@@ -93,6 +94,16 @@ def parse_reference(
     return Reference(
         text=f"{chosen.name}/{key}", path=snapshot_path(workspace.checkpoints, chosen.name, key), suite=chosen, key=key
     )
+
+
+def _of_file(path: Path, workspace: Workspace | None) -> Reference:
+    """A file's reference: one text for it however its path was spelt, or its results would be another snapshot's."""
+    whole = os.path.abspath(path)
+    taken_in = "" if workspace is None else os.path.abspath(workspace.checkpoints / FOREIGN)
+    if taken_in and os.path.dirname(whole) == taken_in and whole.endswith(".safetensors"):
+        return Reference(text=f"{FOREIGN}/{path.name.removesuffix('.safetensors')}", path=path)
+    near = os.path.relpath(whole)
+    return Reference(text=whole if near.startswith("..") else near, path=path)
 
 
 def partner_of(reference: Reference, text: str, workspace: Workspace) -> Reference:
@@ -142,7 +153,7 @@ def _near(text: str) -> list[str]:
     return [f"stage{number}" for number in re.findall(r"\d+", text)[-1:]]
 
 
-_FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, the path of a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
+_FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
 
 
 def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
@@ -156,3 +167,8 @@ def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
     if not paths:
         raise InputError(f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights.")
     return [parse_reference(str(path), workspace) for path in paths]
+
+
+def passed_over(folder: Path) -> int:
+    """How many files in a folder and those below it look like weights that are not in lrbench's form."""
+    return sum(path.suffix in {".pth", ".pt", ".bin", ".ckpt"} for path in folder.rglob("*"))

@@ -272,7 +272,14 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
-def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: Mapping[str, Any] | None = None) -> Path:
+def take_in(
+    file: Path,
+    architecture: str,
+    folder: Path,
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    key: str | None = None,
+) -> Path:
     """Take in foreign weights as a snapshot.
 
     Args:
@@ -282,6 +289,7 @@ def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: M
         folder: Where the snapshot goes.
         name: What it is called.
         arguments: Keyword arguments of `timm.create_model` beside the number of classes.
+        key: Which of a file's state dicts is meant, where it holds several.
 
     Returns:
         The snapshot's path.
@@ -297,7 +305,7 @@ def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: M
     path = folder / f"{name}.safetensors"
     if path.exists():
         raise InputError(f"{path} is there already. Give the new one another name with --name.")
-    tensors = _foreign_tensors(file)
+    tensors = _foreign_tensors(file, key)
     if not tensors:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
     given = dict(arguments or {})
@@ -331,9 +339,22 @@ def take_in(file: Path, architecture: str, folder: Path, name: str, arguments: M
     return path
 
 
-def _foreign_tensors(file: Path) -> dict[str, torch.Tensor]:
+def _state_dicts(content: Any) -> dict[str, Any]:
+    """The state dicts that a checkpoint holds under names, as `state_dict` and `state_dict_ema`."""
+    if not isinstance(content, dict):
+        return {}
+    return {
+        str(name): value
+        for name, value in content.items()
+        if isinstance(value, dict) and any(isinstance(each, torch.Tensor) for each in value.values())
+    }
+
+
+def _foreign_tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise InputError(f"there is no file {file}.")
+    if not file.stat().st_size:
+        raise InputError(f"{file} is empty. Copy it again.")
     if file.suffix == ".safetensors":
         return load_tensors(file)
     try:
@@ -345,10 +366,18 @@ def _foreign_tensors(file: Path) -> dict[str, torch.Tensor]:
             "code. Nothing in it was run. Save its state dict alone (torch.save(model.state_dict(), ...)), best as "
             "safetensors, where you trust it."
         ) from error
-    # Training scripts keep the weights under one of these names, and wrapped models put a word before each.
-    for key in ("state_dict", "model", "model_state_dict", "state_dict_ema"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    # Training scripts keep the weights under a name, and wrapped models put a word before each.
+    held = _state_dicts(content)
+    if key is None and len(held) > 1:
+        raise InputError(
+            f"{file} holds several sets of weights: {', '.join(held)}. Say with --key which of them is meant."
+        )
+    if key is not None and key not in held:
+        raise InputError(
+            f"{file} holds no weights under the key {key!r}; it holds {', '.join(held) or 'none under a key'}."
+        )
+    if held:
+        content = held[key or next(iter(held))]
     if not isinstance(content, dict):
         raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}

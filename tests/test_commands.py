@@ -55,12 +55,12 @@ def test_plan_counts_a_source_of_the_users_own(lrbench, home):
 
 
 def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
-    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
+    (home.parent / "tasks" / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
     narrow = ("--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["probe"]')
-    command = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine.toml", "cub200"]')
+    command = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine", "cub200"]')
     planned = lrbench("plan", *command)
-    assert planned.status == 0 and "for want of mine.toml: the data of task mine was not found" in planned.out
-    assert set(json.loads(lrbench("plan", *command, "--json").out)["missing_data"]) == {"mine.toml", "cub200"}
+    assert planned.status == 0 and "for want of mine: the data of task mine was not found" in planned.out
+    assert set(json.loads(lrbench("plan", *command, "--json").out)["missing_data"]) == {"mine", "cub200"}
     refused = lrbench("run", *command, "--workers", "1")
     assert refused.status == 2 and "the data of task mine was not found" in refused.err
     assert "the data of task cub200 was not found" in refused.err and "Nothing was begun" in refused.err
@@ -70,7 +70,7 @@ def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
     for label in range(2):
         for number in range(10):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
-    own = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine.toml"]', "--workers", "1")
+    own = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine"]', "--workers", "1")
     assert lrbench("run", *own).status == 0
     (home / "data" / "mine").rename(home / "data" / "away")
     assert lrbench("run", *own).status == 0

@@ -47,8 +47,10 @@ def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, home):
             source.with_suffix("").with_suffix(".bn.safetensors").read_bytes()
         )
     (folder / "broken.safetensors").write_bytes(b"no tensors")
+    (folder / "other.pth").write_bytes(b"weights of another form")
     done = lrbench("recommend", "--task", "tiny-indoor", "--snapshots", folder)
     assert done.status == 0, done.err
+    assert "1 files of weights in other forms are passed over" in done.err
     assert "broken.safetensors was left out" in done.err and "Transfer " in done.out
     assert len([line for line in done.out.splitlines() if ".safetensors " in line and "Transfer" not in line]) == 3
 

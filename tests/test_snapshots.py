@@ -14,6 +14,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.references import parse_reference
 from lrbench.snapshots import batchnorm_path, encode, identity, read_metadata, snapshot_path
 from lrbench.weights import load_snapshot
+from lrbench.workspace import Workspace
 
 STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)
 
@@ -191,6 +192,38 @@ def test_foreign_weights_are_taken_in(lrbench, home, kind):
     loaded = load_snapshot(parse_reference(added.out.strip(), None))
     assert loaded.metadata.classes == 7 and loaded.batchnorm == "raw"
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
+
+
+def test_of_several_sets_of_weights_in_a_file_one_is_named(lrbench, home):
+    raw, average = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
+    optimiser = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(
+        {"state_dict": raw, "state_dict_ema": average, "optimizer": optimiser, "loss": torch.tensor(1.0)}, "two.pth"
+    )
+    command = ("snapshots", "add", "two.pth", "--architecture", "resnet10t")
+    refused = lrbench(*command)
+    assert refused.status == 2 and "several sets of weights: state_dict, state_dict_ema. Say with --key" in refused.err
+    wrong = lrbench(*command, "--key", "model")
+    assert wrong.status == 2 and "under the key 'model'" in wrong.err
+    assert lrbench(*command, "--key", "state_dict_ema").status == 0
+    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
+    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], average["conv1.0.weight"])
+    (home / "empty.pth").touch()
+    assert "empty.pth is empty" in lrbench("snapshots", "add", "empty.pth", "--architecture", "resnet10t").err
+
+
+def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
+    place = Workspace(root=home)
+    folder = home / "checkpoints" / "foreign"
+    folder.mkdir(parents=True)
+    for path in (folder / "ok.safetensors", home / "mine.safetensors"):
+        save_file({"weight": torch.zeros(1)}, path)
+    spelt = ("foreign/ok", "checkpoints/foreign/ok.safetensors", f"../{home.name}/checkpoints/foreign/ok.safetensors")
+    assert {parse_reference(each, place).text for each in (*spelt, str(folder / "ok.safetensors"))} == {"foreign/ok"}
+    own = ("mine.safetensors", "./checkpoints/../mine.safetensors", str(home / "mine.safetensors"))
+    assert {parse_reference(each, place).text for each in own} == {"mine.safetensors"}
+    monkeypatch.chdir(folder)
+    assert parse_reference("../../mine.safetensors", place).text == str(home / "mine.safetensors")
 
 
 def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrbench, home):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json, note
 
 if TYPE_CHECKING:
     from lrbench.cost import Cost
@@ -27,7 +27,7 @@ def plan(
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
-    chosen = suite_to_run(workspace, suite, set_ or ())
+    chosen = suite_to_run(workspace, suite, set_ or (), note)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
     made = make_plan(chosen, place, arm=arm, seed=seed)
     absent = made.without_data(place)

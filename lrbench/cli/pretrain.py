@@ -44,7 +44,7 @@ def pretrain(
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
-    chosen = suite_to_run(workspace, suite, set_ or ())
+    chosen = suite_to_run(workspace, suite, set_ or (), note)
     trackers = tuple(track or ())
     check_trackers(trackers)
     place = Place(

@@ -1,6 +1,7 @@
 """`lrbench recommend`: which of these snapshots to transfer to your data."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,6 +58,7 @@ def recommend(
     from lrbench.errors import FailureError
     from lrbench.recommend import expand, on_equal_terms
     from lrbench.recommend import recommend as compare
+    from lrbench.references import passed_over
     from lrbench.registry import load_task
     from lrbench.registry.task import METRIC_NAMES
     from lrbench.workspace import Place, Workspace, data_roots
@@ -68,7 +70,15 @@ def recommend(
     references, settings, default_seed = on_equal_terms(named)
     if references and (own := references[0].suite) is not None:
         keep_for_results(workspace, own)
-    note(f"{len(references)} snapshots, of which the {min(probed, len(references))} best by LogME are probed")
+    count, taken = len(references), min(probed, len(references))
+    others = sum(passed_over(Path(each)) for each in snapshots or () if Path(each).is_dir())
+    if others:
+        note(f"{others} files of weights in other forms are passed over; `lrbench snapshots add` takes in each")
+    note(
+        "1 snapshot, which is probed"
+        if count == 1
+        else f"{count} snapshots, of which the {taken} best by LogME are probed"
+    )
     with showing_progress(f"recommend {task}") as control:
         found = compare(
             references,
@@ -150,8 +160,9 @@ def _words(found: "Recommendation", metric: str) -> str:
         if told_apart
         else "which may be chance: these images do not tell the two apart"
     )
+    tied = ", as is the second: a tie" if found.ranked[0].validation == found.ranked[1].validation else ""
     return (
-        f"Transfer {best}: the probe's {metric} is best on validation. On the {lead.images:,} test images its top-1 is "
+        f"Transfer {best}: the probe's {metric} is best on validation{tied}. On the {lead.images:,} test images its top-1 is "
         f"{100 * lead.difference:+.1f} points against that of {second} (95 % interval {low:+.1f} to {high:+.1f}, McNemar's p "
         f"{lead.p:.2g}), {meaning}."
     )

@@ -116,6 +116,9 @@ def add(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="What to call it. [default: the file's name]")
     ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="KEY", help="Which weights are meant, where the file holds several.")
+    ] = None,
     argument: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,7 +137,8 @@ def add(
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
     try:
-        path = take_in(file, architecture, Workspace.current().checkpoints / "foreign", name or file.stem, arguments)
+        folder = Workspace.current().checkpoints / "foreign"
+        path = take_in(file, architecture, folder, name or file.stem, arguments, key)
     except MismatchError as error:
         # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
         for problem in error.problems:

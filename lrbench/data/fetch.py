@@ -23,6 +23,9 @@ from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
 _MARKER = ".lrbench-fetched.json"
 _CHUNK = 1 << 20
+_WRONG = (
+    "Delete it and fetch it again; or, where it is right, correct `unpacks_to`, `inner` or `images` in the task's TOML."
+)
 
 
 def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = ()) -> None:
@@ -64,6 +67,10 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         return
     for archive in task.archives:
         _one(task, archive, _beside(task, archive, root), control)
+        if not archive.unpacks_to and _is_packed(root / archive.into / _name(archive)):
+            control.say(
+                f"{_name(archive)} is an archive and was not unpacked: `unpacks_to` in the task's TOML names the folder in it"
+            )
     _refuse_what_is_not_whole(task, (root, *roots))
 
 
@@ -118,8 +125,16 @@ def _beside(task: Task, archive: Archive, root: Path) -> Path:
     return usual
 
 
+def _name(archive: Archive) -> str:
+    return Path(urlparse(archive.url).path).name
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix in {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"} and path.is_file()
+
+
 def _one(task: Task, archive: Archive, folder: Path, control: Control) -> None:
-    path = folder / Path(urlparse(archive.url).path).name
+    path = folder / _name(archive)
     goal = folder / archive.unpacks_to if archive.unpacks_to else path
     if _is_there(task, archive, goal, control):
         return
@@ -207,8 +222,8 @@ def unpack(path: Path, goal: Path, archive: Archive, control: Control, *, alone:
         images = count_images(found)
         if archive.images is not None and images < archive.images:
             raise FailureError(
-                f"{path} holds {images:,} images, and it should hold {archive.images:,}. Nothing was put in place. Delete "
-                "it and fetch it again."
+                f"{path} holds {images:,} images, and it should hold {archive.images:,}. Nothing was put in place. "
+                f"{_WRONG}"
             )
         # Says later that this folder was unpacked whole; readers pass over names that begin with a dot.
         write_json(found / _MARKER, {"archive": path.name, "images": images})
@@ -262,7 +277,7 @@ def _unpack_inner(path: Path, folder: Path, inner: str, control: Control) -> Pat
     """
     found = next(folder.rglob(inner), None)
     if found is None:
-        raise FailureError(f"{path} holds no {inner}. Nothing was put in place. Delete it and fetch it again.")
+        raise FailureError(f"{path} holds no {inner}. Nothing was put in place. {_WRONG}")
     unpacked = Path(tempfile.mkdtemp(dir=folder))
     _unpack_into(found, unpacked, control)
     return unpacked
@@ -311,7 +326,7 @@ def _wanted(path: Path, temporary: Path, appears: str) -> Path:
     held = sorted(each for each in temporary.iterdir() if not is_litter(each.name))
     if not held or any(each.is_dir() for each in held):
         names = ", ".join(each.name for each in held[:5])
-        raise FailureError(f"{path} holds no folder {appears} (it holds {names}). Delete it and fetch it again.")
+        raise FailureError(f"{path} holds no folder {appears} (it holds {names}). {_WRONG}")
     # Its files lie at the top, without a folder around them.
     found = Path(tempfile.mkdtemp(dir=temporary), "all")
     found.mkdir()

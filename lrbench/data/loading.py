@@ -17,6 +17,7 @@ from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
 from lrbench.errors import InputError
 from lrbench.registry import load_task
+from lrbench.registry.loading import is_shipped
 from lrbench.registry.task import Task
 
 Finder = Callable[[Task, Any, Sequence[Path]], Path | None]
@@ -74,10 +75,14 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
     reading = read(task, task.files, roots)
     problems = (*reading.problems, *_differences(task, reading))
     if problems and not partial:
+        again = (
+            f"Copy or unpack it again. {how_to_get(task)}"
+            if is_shipped(task)
+            else f"Copy or unpack it again, or correct what {task.path} says of it (`classes`, `counts`, `least`, `most`)."
+        )
         raise InputError(
-            f"the data of task {task.name} at {reading.where} is not whole: {'; '.join(problems)}. Copy or unpack it "
-            f"again. {how_to_get(task)} To go on with what is there, say --partial: every result is then marked partial "
-            "and never ranked with full ones."
+            f"the data of task {task.name} at {reading.where} is not whole: {'; '.join(problems)}. {again} To go on with what "
+            "is there, say --partial: every result is then marked partial and never ranked with full ones."
         )
     return TaskData(
         task=task,

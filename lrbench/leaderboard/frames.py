@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas
 
 from lrbench.errors import InputError
+from lrbench.files import sha256_bytes
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
@@ -23,7 +24,7 @@ Format = Literal["md", "csv", "json", "parquet", "latex"]
 _COLUMNS = (
     "suite", "snapshot", "arm", "stage", "pretraining_seed", "task", "protocol", "seed", "metric", "headline", "top1", "top5",
     "mean_per_class", "source_accuracy", "source_simple", "source_complex", "source_memorised", "epoch", "learning_rate",
-    "chosen", "on_edge", "train_count", "test_count", "partial", "seconds", "device", "task_fingerprint", "path",
+    "chosen", "on_edge", "train_count", "test_count", "partial", "seconds", "device", "task_fingerprint", "terms", "path",
 )  # fmt: skip
 
 
@@ -31,7 +32,9 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
     """Every result of a workspace, one row a cell.
 
     Accuracies are fractions in [0, 1]; `seconds` is the cell's own time; `chosen` holds the hyper-parameters as JSON; `path` is
-    the record's file, relative to the workspace. Arm, stage and pretraining seed are missing for foreign snapshots.
+    the record's file, relative to the workspace. Rows of one task and protocol compare where their `terms` agree: a hash of the
+    images, the metric, the settings and the protocol's version. Arm, stage and pretraining seed are missing for foreign
+    snapshots.
 
     Args:
         home: The workspace; None for `LRBENCH_HOME` or the current folder.
@@ -75,6 +78,7 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
                     entry.seconds,
                     entry.device,
                     entry.fingerprint,
+                    sha256_bytes(entry.comparable.encode())[:16],
                     f"leaderboard/results/{name}/{entry.cell}.json",
                 )
             )
@@ -150,4 +154,4 @@ def _latex(table: str) -> str:
 
 def _nothing(suites: Sequence[str], protocol: str | None, arm: str | None) -> str:
     wanted = ", ".join(f"{name} {value}" for name, value in (("protocol", protocol), ("arm", arm)) if value)
-    return f"no result of {', '.join(suites)} has {wanted or 'a table'}. `lrbench leaderboard --format csv` lists all."
+    return f"no result of {', '.join(suites)} has {wanted or 'a headline table'}. `lrbench leaderboard --format csv` lists all."

@@ -34,6 +34,11 @@ def shipped_folder(package: str) -> Path:
     return Path(str(importlib.resources.files(package)))
 
 
+def is_shipped(task: Task) -> bool:
+    """Whether a task comes with lrbench, and is not the user's own."""
+    return task.folder == shipped_folder("lrbench.tasks")
+
+
 def task_folders() -> tuple[Path, ...]:
     """The shipped tasks, then the folders that `LRBENCH_TASKS` adds.
 
@@ -208,9 +213,10 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path
     if name_or_path not in found:
         near = suggestion(name_or_path, found)
         known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
+        suites = " (for a suite's target, its folder in LRBENCH_TASKS)" if kind == "task" else ""
         unread = "".join(f" A file that could not be read may be the one: {problem}" for problem in broken())
         raise InputError(
-            f"there is no {kind} called {name_or_path!r}.{near} {known}; or give the path of a TOML file.{unread}"
+            f"there is no {kind} called {name_or_path!r}.{near} {known}; or give the path of a TOML file{suites}.{unread}"
         )
     one = found[name_or_path]
     if one.twin is not None:

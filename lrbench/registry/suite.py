@@ -333,6 +333,18 @@ class Suite(Strict):
         """Whether a protocol is to be used on an arm's own snapshots."""
         return arm in next((arms for name, arms in self.protocol_arms.items() if name == protocol), self.arms)
 
+    @field_validator("targets")
+    @classmethod
+    def _by_name(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for each in targets:
+            if each.endswith(".toml"):
+                # Its results are called by the task's name, wherever its file lies.
+                raise ValueError(
+                    f"a suite calls its targets by their names, not by files as {each!r}: name the file's folder in "
+                    "LRBENCH_TASKS, and write the task's `name` here"
+                )
+        return targets
+
     @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:

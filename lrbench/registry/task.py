@@ -227,13 +227,20 @@ class Archive(Strict):
 
     url: str
     mirrors: tuple[str, ...] = ()
-    md5: str | None = None
-    sha256: str | None = None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     bytes: int | None = None
     unpacks_to: str | None = None
     inner: str | None = None
     images: Annotated[int, Field(gt=0)] | None = None
     into: str = "."
+
+    @field_validator("into", "unpacks_to")
+    @classmethod
+    def _inside(cls, value: str | None) -> str | None:
+        if value is not None and (value.startswith(("/", "~")) or ".." in value.split("/")):
+            raise ValueError(f"{value!r} leads out of the data root: name a folder in it")
+        return value
 
 
 class About(Strict):

@@ -231,6 +231,9 @@ def test_a_folder_that_is_no_class_can_be_left_out_by_its_name(home):
         InputError, match=r"names 'cluter', and no folder in .*mine is called so\. Did you mean 'clutter'\?"
     ):
         load_task_data(load_task("mine.toml"), [home / "data"])
+    (home / "mine.toml").write_text(MINE + 'exclude = ["CLUTTER"]\n')
+    with pytest.raises(InputError, match=r"names 'CLUTTER', and no folder .* Did you mean 'clutter'\?"):
+        load_task_data(load_task("mine.toml"), [home / "data"])
     (home / "mine.toml").write_text(MINE + 'exclude = ["clutter", "BACKGROUND"]\n')
     assert load_task_data(load_task("mine.toml"), [home / "data"]).classes == ("cat", "dog")
 

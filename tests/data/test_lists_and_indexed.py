@@ -142,6 +142,15 @@ def test_lists_that_cannot_be_right_are_refused(home, train, said):
         load_task_data(task, [home / "data"])
 
 
+def test_lists_none_of_whose_images_is_there_say_where_the_first_was_looked_for(home):
+    pictures(home, ["a/1.jpg", "b/1.jpg"])
+    task = listed(home, ["x/a/1.jpg"], ["x/b/1.jpg"], label="path")
+    with pytest.raises(
+        InputError, match=r"none of the 1 images .*first was looked for at .*pictures/x/a/1\.jpg\. .*files\.images"
+    ):
+        load_task_data(task, [home / "data"])
+
+
 def test_lists_of_numbers_that_are_read_for_names_alone_are_told_what_says_so(home):
     pictures(home, ["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"])
     task = listed(home, ["a/1.jpg 0", "b/1.jpg 1"], ["a/2.jpg 0", "b/2.jpg 1"])

@@ -15,7 +15,8 @@ import pytest
 
 from lrbench.control import Control
 from lrbench.data.fetch import fetch
-from lrbench.errors import FailureError, InterruptedWork
+from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.registry import load_task
 from tests.data.serving import FILES, GOOD, Watching, tar, task, with_archives, zipped
 
 LISTS = {"Training_01.txt": b"one", "Testing_01.txt": b"two"}
@@ -62,6 +63,23 @@ def test_the_wanted_folder_may_lie_one_folder_down(home, server):
     fetch(offered(home, server, content), home / "data", Control())
     assert (home / UNPACKED / "train" / "a" / "1.txt").read_bytes() == b"one"
     assert not (home / "data" / "release-1").exists()
+
+
+@pytest.mark.parametrize("key", ["into", "unpacks_to"])
+@pytest.mark.parametrize("value", ["../elsewhere", "/elsewhere", "a/../../b", "~/a"])
+def test_a_task_file_that_would_write_outside_the_data_root_is_refused(home, server, key, value):
+    task(home, server)
+    path = home / "t.toml"
+    path.write_text(path.read_text().replace('unpacks_to = "mine"', f'{key} = "{value}"'))
+    with pytest.raises(InputError, match=rf"archives\.0\.{key}.*leads out of the data root"):
+        load_task("t.toml")
+
+
+def test_an_archive_that_is_not_to_be_unpacked_is_said_to_be_one(home, server):
+    described = offered(home, server, GOOD)
+    control = Watching()
+    fetch(with_archives(described, {"unpacks_to": None}), home / "data", control)
+    assert control.said[-1].startswith("mine.tar.gz is an archive and was not unpacked: `unpacks_to`")
 
 
 def test_the_wanted_folder_may_lie_in_an_archive_inside_the_archive(home, server):

@@ -5,6 +5,7 @@ import numpy as np
 import pandas
 import pytest
 
+from lrbench import load_results
 from lrbench.errors import InputError
 from lrbench.leaderboard import page
 from lrbench.leaderboard.evidence import Column
@@ -342,6 +343,25 @@ def test_the_ending_of_a_file_says_its_format(workspace, tiny, lrbench, home):
     assert refused.status == 2 and ".parquet" in refused.err and not (home / "a.xlsx").exists()
     assert lrbench("leaderboard", "tiny", "--out", "a.txt", "--format", "json").status == 0
     assert json.loads((home / "a.txt").read_text())
+
+
+@pytest.mark.parametrize(
+    "change", [{"task": {"content_sha256": "b" * 64}}, {"settings": {"probe": 1}}, {"protocol_version": 9}]
+)
+def test_rows_that_do_not_compare_have_other_terms(workspace, tiny, lrbench, change):
+    put(workspace, tiny, stage=1)
+    put(workspace, tiny, stage=2)
+    put(workspace, tiny, stage=3, **change)
+    first, second, third = load_results(workspace.root).terms
+    assert first == second != third
+
+
+def test_what_a_reader_should_know_of_a_target_stands_on_the_page(workspace, tiny, tmp_path):
+    with (tmp_path / "tasks" / "tiny-objects.toml").open("a") as file:
+        file.write('\n[about]\nnotes = ["Its test images may be among the source\'s."]\n')
+    fill(workspace, tiny)
+    (line,) = [line for line in suite_page(workspace).splitlines() if line.startswith("- Target: `tiny-objects`")]
+    assert line.endswith("Its test images may be among the source's.")
 
 
 def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):

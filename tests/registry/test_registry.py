@@ -136,6 +136,12 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
             "starts from 'hold'",
         ),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds", "named twice"),
+        (
+            '["tiny-objects", "tiny-indoor"]',
+            '["tiny-objects", "mine.toml"]',
+            "targets",
+            "LRBENCH_TASKS, and write the task's",
+        ),
         ("strengths = 3", "strengths = 1", "probe", "one strength alone is said by setting weakest and strongest"),
         ('source = "tiny-source"', "", "source", "missing"),
     ],

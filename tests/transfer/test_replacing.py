@@ -24,13 +24,13 @@ def probed(pretrained, home):
     return path
 
 
-def own_images(home, count, kind=0):
+def own_images(home, count, kind=0, *, registered=False):
     for label, name in enumerate(("cat", "dog")):
         folder = home / "data" / "mine" / name
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
             trees.image(label + kind, number).save(folder / f"{number}.png")
-    (home / "mine.toml").write_text(OWN)
+    (home.parent / "tasks" if registered else home).joinpath("mine.toml").write_text(OWN)
     # Another process would look anew.
     open_target.cache_clear()
     own_data.cache_clear()
@@ -78,28 +78,28 @@ def test_other_images_of_the_users_own_are_noticed(pretrained, home):
 
 
 def test_images_changed_under_their_names_are_noticed_by_every_command(pretrained, home):
-    own_images(home, 10)
-    command = ("transfer", "--snapshot", "stage1", "--task", "mine.toml")
+    own_images(home, 10, registered=True)
+    command = ("transfer", "--snapshot", "stage1", "--task", "mine")
     assert pretrained(*command).status == 0
     (path,) = (home / "leaderboard" / "results" / "tiny").glob("*.mine.probe.*.json")
     before = json.loads(path.read_text())["task"]
-    own_images(home, 10, kind=3)
+    own_images(home, 10, kind=3, registered=True)
     words = "mine has images of the same names but of other sizes in bytes now"
     refused = pretrained(*command)
     assert refused.status == 2 and words in refused.err
     # What was found on the images of before is not compared with what is found on these.
     others = ("--snapshots", "stage1", "--snapshots", "stage2")
-    compared = pretrained("recommend", "--task", "mine.toml", *others)
+    compared = pretrained("recommend", "--task", "mine", *others)
     assert "tiny/step/seed0/stage1 was left out" in compared.err and words in compared.err
     narrow = ("--set", 'arms=["step"]', "--set", 'protocols=["probe"]', "--set", "seeds=[0]")
-    suite = ("tiny.toml", "--set", 'targets=["mine.toml"]', *narrow)
+    suite = ("tiny.toml", "--set", 'targets=["mine"]', *narrow)
     assert words in pretrained("plan", *suite).out
-    compared = pretrained("recommend", "--task", "mine.toml", *others, "--again")
+    compared = pretrained("recommend", "--task", "mine", *others, "--again")
     assert compared.status == 0 and "left out" not in compared.err
     after = json.loads(path.read_text())["task"]
     assert before["fingerprint"] == after["fingerprint"] and before["content_sha256"] != after["content_sha256"]
     # A copy has other times and the same images.
-    own_images(home, 10, kind=3)
+    own_images(home, 10, kind=3, registered=True)
     assert "there already" in pretrained(*command).err
 
 

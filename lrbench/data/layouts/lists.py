@@ -61,8 +61,14 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
         members[split] = [member for member, present in zip(listed[split], there, strict=True) if present]
         # Images are called as the lists call them, wherever their folder lies.
         ids[split] = [image for (_, image), present in zip(named, there, strict=True) if present]
-        if not any(there) and files.label != "column":
-            _refuse_columns(task, path, root, folder, named)
+        if named and not any(there):
+            if files.label != "column":
+                _refuse_columns(task, path, root, folder, named)
+            raise InputError(
+                f"none of the {len(named):,} images that {path} lists is there: the first was looked for at "
+                f"{root / listed[split][0][1]}. Copy the images, or set files.images in the TOML of task {task.name} to the "
+                "folder that these names are relative to."
+            )
         missing = [image for (_, image), present in zip(named, there, strict=True) if not present]
         if missing:
             problems.append(

@@ -59,11 +59,12 @@ def images_by_class(
     classes = [name for name in there if name not in (*(exclude or ()), *passed_over)]
     for name in exclude or ():
         # Data may lack what is excluded; but a name that is all but there was meant to be it.
-        near = [] if name in there else get_close_matches(name, there, n=1, cutoff=0.85)
+        letters = {each.casefold(): each for each in there}
+        near = [] if name in there else get_close_matches(name.casefold(), letters, n=1, cutoff=0.85)
         if near:
             raise InputError(
                 f"files.exclude of task {task.name} names {name!r}, and no folder in {folder} is called so. Did you mean "
-                f"{near[0]!r}?"
+                f"{letters[near[0]]!r}?"
             )
     if not classes:
         raise InputError(
@@ -73,12 +74,13 @@ def images_by_class(
     found = {name: image_names(folder / name) for name in classes}
     empty = [name for name, images in found.items() if not images]
     if empty:
-        listed = f"class folder {empty[0]!r}" if len(empty) == 1 else f"{len(empty)} class folders ({first_few(empty)})"
+        one, held = len(empty) == 1, _instead(folder / empty[0])
+        listed = f"class folder {empty[0]!r}" if one else f"{len(empty)} class folders ({first_few(empty)})"
         leave_out = (
             "" if exclude is None else f" or leave it out (files.exclude = [{json.dumps(empty[0])}] in its TOML)"
         )
         raise InputError(
-            f"{listed} in {folder} of task {task.name} without any image{_instead(folder / empty[0])}. Copy the class again; "
+            f"{listed} in {folder} of task {task.name} {'is' if one else 'are'} without any image{held}. Copy the class again; "
             f"if it is no class, delete the folder{leave_out}."
         )
     return found

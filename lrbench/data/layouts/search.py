@@ -83,7 +83,7 @@ def how_to_get(task: Task) -> str:
     elsewhere = "If you have it already, name the folder that holds it with --data-root or LRBENCH_DATA."
     if _can_be_fetched(task):
         by_hand = f" By hand: {task.manual}" if task.manual else ""
-        return f"Fetch it with `lrbench data fetch {task.argument}`.{by_hand} {elsewhere}"
+        return f"Fetch it with `lrbench data fetch {task.argument}` (and the same --data-root).{by_hand} {elsewhere}"
     if task.manual:
         return f"{task.manual} {elsewhere}"
     toml = "" if task.path is None else f", or correct `files` in {task.path} if it is called otherwise"
