@@ -103,9 +103,7 @@ def _refuse_what_is_not_whole(task: Task, roots: Sequence[Path]) -> None:
     except InputError as error:
         problems = (str(error).rstrip("."),)
     if problems:
-        goals = ", ".join(
-            str(Path(archive.into, archive.unpacks_to)) for archive in task.archives if archive.unpacks_to
-        )
+        goals = ", ".join(str(Path(archive.into, archive.unpacks_to or _name(archive))) for archive in task.archives)
         raise FailureError(
             f"everything that task {task.name} names is there, and still its data is not whole: {'; '.join(problems)}. Move "
             f"{goals} under {roots[0]} away, and run the same command again."

@@ -101,9 +101,11 @@ def _from(url: str, part: Path, path: Path, archive: Archive, control: Control, 
         if problem is None:
             return None
         # The start may have been of another file, or damaged; a second try from nothing decides.
-        if not resumed:
+        if not resumed and _page(part) is None:
             return f"what came {problem} (kept as {set_aside(part, path).name})"
         part.unlink()
+        if not resumed:
+            return f"what came {problem}"
         resumed = False
     return f"the connection broke {_ATTEMPTS} times"
 
