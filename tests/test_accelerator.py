@@ -14,7 +14,7 @@ from lrbench.arms import SnapshotKey, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard
-from lrbench.data.resident import Resident
+from lrbench.data.resident import Resident, cut
 from lrbench.models import InputNormalisation, create_model, penultimate, stages
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
@@ -148,3 +148,4 @@ def test_cutting_a_batch_on_the_device_waits_for_nothing():
     here = Resident(batches.pixels.plain, SIZE, DEVICE)
     samples, boxes, flips, _ = batches.recipe(3)
     assert here.batch(samples, boxes, flips).shape == (8, SIZE, SIZE, 3)
+    assert cut(*batches.patches(3)[:3], SIZE, DEVICE).shape == (8, SIZE, SIZE, 3)

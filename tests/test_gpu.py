@@ -12,7 +12,7 @@ from lrbench.cells import Cell, TransferSettings
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard, StoredPixels
-from lrbench.data.resident import Resident
+from lrbench.data.resident import Resident, cut
 from lrbench.models import InputNormalisation, create_model, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.step import Step, arithmetic
@@ -78,6 +78,15 @@ def losses(compiled):
 
 def test_there_is_a_gpu():
     assert torch.cuda.is_available(), "torch sees no GPU, so that the other tests of this file have shown nothing"
+
+
+def test_crops_that_it_is_given_become_those_of_a_cpu_and_nothing_is_waited_for():
+    each = batches(images(40, 36), "crop-flip")
+    for update in range(3):
+        given = [part.pin_memory() if DEVICE.type == "cuda" else part for part in each.patches(update)[:3]]
+        with no_waiting():
+            found = cut(*given, SIZE, DEVICE)
+        assert (found.cpu().int() - each.at(update)[0].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(40, 36), (SIZE, SIZE)])

@@ -179,17 +179,34 @@ class Batches:
                 )
         return (*map(torch.from_numpy, (chosen.copy(), boxes, flips)), torch.from_numpy(self.labels[chosen]))  # type: ignore[return-value]
 
+    def patches(self, update: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The batch of update number `update`, its crops cut out but neither resized nor flipped: a device does that.
+
+        Returns:
+            The crops' pixels, one crop after another, row by row: uint8 of shape `(P, 3)`; their heights and widths, int64 of
+            shape `(B, 2)`; whether each is flipped, of shape `(B,)`; and labels, int64 of shape `(B,)`.
+        """
+        chosen = self.indices(update)
+        numbers = augmentation_numbers(self.seed, update // self.updates_per_epoch, chosen)
+        crops = [self._cut(int(sample), each) for sample, each in zip(chosen, numbers, strict=True)]
+        content = torch.from_numpy(np.concatenate([crop.reshape(-1, 3) for crop in crops]))
+        extents = torch.tensor([crop.shape[:2] for crop in crops])
+        return content, extents, torch.from_numpy(numbers[:, -1] < 0.5), torch.from_numpy(self.labels[chosen])
+
     @cached_property
     def _shapes(self) -> Indices:
         if self.pixels.plain is None:
             raise ValueError("recipes are for images that are kept as plain pixels")
         return np.concatenate([shard.index[:, 2:] for shard in self.pixels.plain])
 
-    def _cropped(self, sample: int, numbers: npt.NDArray[np.float64]) -> torch.Tensor:
+    def _cut(self, sample: int, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
         image = self.pixels.resized(sample)
         top, left, height, width = crop_box(image.shape[0], image.shape[1], numbers)
+        return image[top : top + height, left : left + width]
+
+    def _cropped(self, sample: int, numbers: npt.NDArray[np.float64]) -> torch.Tensor:
         # Cut first: only the crop is copied out of the cache.
-        cut = torch.from_numpy(image[top : top + height, left : left + width].copy()).permute(2, 0, 1)
+        cut = torch.from_numpy(self._cut(sample, numbers).copy()).permute(2, 0, 1)
         crop: torch.Tensor = functional.resize(cut, [self.size, self.size], antialias=True)
         if numbers[-1] < 0.5:
             crop = crop.flip(2)

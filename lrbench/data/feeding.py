@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from lrbench.data.batches import Batches
-from lrbench.data.resident import resident
+from lrbench.data.resident import cut, resident
 from lrbench.machine import cores_here, processes_here
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -32,14 +32,21 @@ def feeding_threads(device: torch.device) -> int:
 def training_batches(batches: Batches, first: int, last: int, device: torch.device) -> Generator[Batch]:
     """The batches of updates `first … last - 1` for a device, made as suits it.
 
-    A GPU that can hold the data set cuts and augments its batches itself; else threads make them ahead in page-locked memory. A
-    CPU makes each when it is asked for. Close the iterator (`contextlib.closing`) when fewer are taken.
+    A GPU that can hold the data set cuts and augments its batches itself. Else threads decode ahead into page-locked memory, and
+    the GPU resizes and flips the random crops; without random crops nothing is resized, and batches come as they are. A CPU makes
+    each when it is asked for. Close the iterator (`contextlib.closing`) when fewer are taken.
 
     Returns:
         Images, uint8 of shape `(B, S, S, 3)`, and labels, int64 of shape `(B,)`; on the device where it cuts them.
     """
     pin = device.type == "cuda"
     here = resident(batches.pixels, batches.size, device)
+    if here is None and device.type != "cpu" and batches.augmentation == "crop-flip":
+        threads = feeding_threads(device)
+        with closing(feed(batches.patches, first, last, threads=threads, pin=pin)) as patches:
+            for content, extents, flips, labels in patches:
+                yield cut(content, extents, flips, batches.size, device), labels
+        return
     if here is None:
         yield from feed(batches.at, first, last, threads=feeding_threads(device), pin=pin)
         return

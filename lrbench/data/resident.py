@@ -1,6 +1,7 @@
-"""Batches cut on the device that trains: a small data set lies there whole, as plain pixels."""
+"""Batches cut on the device that trains: a small data set lies there whole, as plain pixels; of others it is given crops."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,10 +57,9 @@ class Resident:
         """
         if self._squares is not None and int(boxes.max()) < 0:
             return self._selected(self._squares, samples, flips)
-        # Known before anything is on the device: how large the largest crop is. The gathered patches have that size, in
-        # steps, so that the device's memory is used again from batch to batch.
+        # Known before anything is on the device: how large the largest crop is.
         tall, wide = (
-            min(most, -(-max(self._size, int(boxes[:, axis].max())) // _STEP) * _STEP)
+            min(most, _stepped(max(self._size, int(boxes[:, axis].max()))))
             for most, axis in zip(self._most, (2, 3), strict=True)
         )
         samples, boxes, flips = (each.to(self._device, non_blocking=True) for each in (samples, boxes, flips))
@@ -70,27 +70,78 @@ class Resident:
             [*(((side - self._size) / 2.0).round().long() for side in (height, width)), size, size], dim=1
         )
         top, left, crop_height, crop_width = torch.where(boxes < 0, centre, boxes).unbind(1)
-        rows, columns = (torch.arange(most, device=self._device) for most in (tall, wide))
-        # Beyond a crop's edge lie other pixels, which every weight below leaves out.
-        start = offset + top * width + left
-        place = start[:, None, None] + rows[None, :, None] * width[:, None, None] + columns[None, None, :]
-        found = self._content[place.clamp(max=len(self._content) - 1)]
-        images = found.view(torch.uint8).view(*place.shape, 4)[..., :3].float()
-        vertical = _weights(crop_height, tall, self._size)
-        horizontal = _weights(crop_width, wide, self._size)
-        horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
-        count = len(samples)
-        squeezed = (vertical @ images.flatten(2)).view(count, self._size, wide, 3)
-        crops: torch.Tensor = horizontal @ squeezed.permute(0, 2, 1, 3).flatten(2)
-        crops = crops.view(count, self._size, self._size, 3).transpose(1, 2)
-        # Rows before columns in memory too, as networks are given them.
-        return crops.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
+        crops = _Crops(self._content, offset + top * width + left, width, crop_height, crop_width)
+        return _resized(crops, flips, self._size, tall, wide)
 
     def _selected(self, squares: torch.Tensor, samples: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         chosen = squares[samples.to(self._device, non_blocking=True)].view(torch.uint8)
         images = chosen.view(len(samples), self._size, self._size, 4)[..., :3]
         mirrored = flips.to(self._device, non_blocking=True)[:, None, None, None]
         return torch.where(mirrored, images.flip(2), images)
+
+
+class _Crops(NamedTuple):
+    """Crops in images that lie one after another on a device.
+
+    Attributes:
+        content: Four bytes a pixel. Shape `(P,)`.
+        start: Where each crop's first pixel lies. Shape `(B,)`.
+        width: Width of the image that it is cut from. Shape `(B,)`.
+        crop_height, crop_width: Its own. Each of shape `(B,)`.
+    """
+
+    content: torch.Tensor
+    start: torch.Tensor
+    width: torch.Tensor
+    crop_height: torch.Tensor
+    crop_width: torch.Tensor
+
+
+def cut(
+    content: torch.Tensor, extents: torch.Tensor, flips: torch.Tensor, size: int, device: torch.device
+) -> torch.Tensor:
+    """Resize and flip crops on a device: torchvision's antialiased bilinear `resize`, all at once.
+
+    Args:
+        content: The crops' pixels, one crop after another, row by row: uint8 of shape `(P, 3)`.
+        extents: Height and width of each. Shape `(B, 2)`, on the CPU.
+        flips: Which are mirrored. Shape `(B,)`.
+        size: Side of the square that each becomes.
+        device: Where.
+
+    Returns:
+        uint8 of shape `(B, size, size, 3)`, on the device.
+    """
+    tall, wide = (_stepped(max(size, int(extents[:, axis].max()))) for axis in (0, 1))
+    packed = torch.zeros((len(content), 4), dtype=torch.uint8, device=device)
+    packed[:, :3] = content.to(device, non_blocking=True)
+    height, width = extents.to(device, non_blocking=True).unbind(1)
+    ends = torch.cumsum(height * width, dim=0)
+    crops = _Crops(packed.view(torch.int32).flatten(), ends - height * width, width, height, width)
+    return _resized(crops, flips.to(device, non_blocking=True), size, tall, wide)
+
+
+def _stepped(side: int) -> int:
+    """A side in steps, so that the device's memory is used again from batch to batch."""
+    return -(-side // _STEP) * _STEP
+
+
+def _resized(crops: _Crops, flips: torch.Tensor, size: int, tall: int, wide: int) -> torch.Tensor:
+    """Crops of at most `tall` rows and `wide` columns as squares. Shape `(B, size, size, 3)`, uint8."""
+    rows, columns = (torch.arange(most, device=crops.content.device) for most in (tall, wide))
+    # Beyond a crop's edge lie other pixels, which every weight below leaves out.
+    place = crops.start[:, None, None] + rows[None, :, None] * crops.width[:, None, None] + columns[None, None, :]
+    found = crops.content[place.clamp(max=len(crops.content) - 1)]
+    images = found.view(torch.uint8).view(*place.shape, 4)[..., :3].float()
+    vertical = _weights(crops.crop_height, tall, size)
+    horizontal = _weights(crops.crop_width, wide, size)
+    horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
+    count = len(flips)
+    squeezed = (vertical @ images.flatten(2)).view(count, size, wide, 3)
+    squares: torch.Tensor = horizontal @ squeezed.permute(0, 2, 1, 3).flatten(2)
+    squares = squares.view(count, size, size, 3).transpose(1, 2)
+    # Rows before columns in memory too, as networks are given them.
+    return squares.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _weights(extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:

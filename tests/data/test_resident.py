@@ -14,7 +14,7 @@ from lrbench.data.feeding import training_batches
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prepare import prepare
-from lrbench.data.resident import Resident, resident
+from lrbench.data.resident import Resident, cut, resident
 from lrbench.models import InputNormalisation
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.registry import load_task
@@ -72,6 +72,42 @@ def test_a_crop_is_torchvisions_whether_it_shrinks_or_grows(pixels, box, flip):
         ours = here.batch(torch.tensor([sample]), torch.tensor([box]), torch.tensor([flip]))[0].permute(2, 0, 1)
         # Sums in another order may round a half the other way.
         assert (ours - expected).abs().max() <= 1 and (ours != expected).float().mean() < 0.01
+
+
+@pytest.fixture
+def encoded(pixels, home):
+    """The same images, kept as JPEG."""
+    with (home / "mine.toml").open("a") as file:
+        file.write('\n[prepare]\nformat = "jpeg"\n')
+    data = load_task_data(load_task("mine.toml"), [home / "data"])
+    found = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
+    assert found.plain is None
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pixels", "encoded"])
+def test_crops_that_a_device_is_given_become_those_of_a_cpu(kind, request):
+    each = batches(request.getfixturevalue(kind), "crop-flip")
+    flipped = []
+    for update in range(6):
+        expected, expected_labels = each.at(update)
+        content, extents, flips, labels = each.patches(update)
+        assert content.dtype == torch.uint8 and len(content) == int(extents.prod(1).sum())
+        images = cut(content, extents, flips, 32, CPU)
+        assert images.dtype == torch.uint8 and images.is_contiguous() and torch.equal(labels, expected_labels)
+        assert (images.int() - expected.int()).abs().max() <= 1
+        flipped += flips.tolist()
+    assert set(flipped) == {True, False}
+
+
+def test_a_device_that_does_not_hold_the_images_resizes_their_crops_itself(encoded, monkeypatch):
+    each, device = batches(encoded, "crop-flip"), torch.device("meta")
+    monkeypatch.setattr(functional, "resize", lambda *_, **__: pytest.fail("resized on the CPU"))
+    fed = list(training_batches(each, 0, 3, device))
+    assert len(fed) == 3 and {images.device for images, _ in fed} == {device}
+    assert {tuple(images.shape) for images, _ in fed} == {(6, 32, 32, 3)}
+    # Without random crops there is nothing to resize.
+    assert {images.device for images, _ in training_batches(batches(encoded, "flip"), 0, 2, device)} == {CPU}
 
 
 def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
