@@ -32,9 +32,9 @@ def feeding_threads(device: torch.device) -> int:
 def training_batches(batches: Batches, first: int, last: int, device: torch.device) -> Generator[Batch]:
     """The batches of updates `first … last - 1` for a device, made as suits it.
 
-    A GPU that can hold the data set cuts and augments its batches itself. Else threads decode ahead into page-locked memory, and
-    the GPU resizes and flips the random crops; without random crops nothing is resized, and batches come as they are. A CPU makes
-    each when it is asked for. Close the iterator (`contextlib.closing`) when fewer are taken.
+    A GPU that can hold the data set cuts and augments its batches itself. Else threads decode ahead into page-locked memory,
+    and the GPU resizes and flips the random crops; without random crops nothing is resized, and batches come as they are. A
+    CPU makes each when it is asked for. Close the iterator (`contextlib.closing`) when fewer are taken.
 
     Returns:
         Images, uint8 of shape `(B, S, S, 3)`, and labels, int64 of shape `(B,)`; on the device where it cuts them.
