@@ -75,3 +75,11 @@ def source_revision() -> str | None:
     if head.returncode or changed.returncode:
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def fix_cublas() -> None:
+    """Have cuBLAS give the same bits each time, for which it needs a workspace of a fixed size; here and in started processes.
+
+    torch looks at this at its first product of matrices on a GPU, whether determinism is asked for by then or not.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -13,6 +13,7 @@ from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.resident import Resident, cut
+from lrbench.machine import fix_cublas
 from lrbench.models import InputNormalisation, create_model, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.step import Step, arithmetic
@@ -28,6 +29,8 @@ from tests.pretrain.test_segments import StopsAfter, key, make
 pytestmark = pytest.mark.skipif(
     os.environ.get("LRBENCH_TEST_GPU") != "1", reason="needs a GPU: LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py"
 )
+# Before the first product of matrices.
+fix_cublas()
 DEVICE = pick_device()
 CPU = torch.device("cpu")
 SIZE, COUNT = 32, 40

@@ -44,7 +44,11 @@ def do_jobs(jobs: "Sequence[Job]", suite: "Suite", place: "Place", *, workers: i
     from lrbench.control import Control, stopping_on_signals
     from lrbench.engines.local import run_jobs
     from lrbench.engines.together import run_jobs_together
+    from lrbench.machine import fix_cublas
 
+    if suite.training.deterministic:
+        # Before any worker's first transfer.
+        fix_cublas()
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
         if ranks.alone:

@@ -1,7 +1,6 @@
 """One update of the weights: forward and backward in as many pieces as memory and BatchNorm ask for, then SGD's step."""
 
 import inspect
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from lrbench.errors import FailureError
+from lrbench.machine import fix_cublas
 from lrbench.models import InputNormalisation, batchnorm_layers, no_memory
 from lrbench.ranks import Ranks
 from lrbench.registry.suite import Schedule, Training
@@ -197,8 +197,7 @@ def arithmetic(device: torch.device, *, deterministic: bool) -> Iterator[None]:
         yield
         return
     if deterministic:
-        # cuBLAS has the same bits each time only with a workspace of a fixed size.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        fix_cublas()
     searches = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

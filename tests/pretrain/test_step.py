@@ -1,6 +1,7 @@
 """One update: pieces of the batch, memory that runs out, compilation, precision, and images that share statistics."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from lrbench.control import Control
 from lrbench.errors import FailureError, InputError
 from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretrain.step import arithmetic
 from lrbench.registry.suite import Schedule, Suite, Training
 from lrbench.snapshots import read_metadata, snapshot_path
 from tests.pretrain.test_engine import network, stepper
@@ -71,6 +73,29 @@ def test_out_of_memory_stops_where_pieces_would_change_the_training(layer, room,
     inner = nn.Sequential(nn.Flatten(), layer, nn.Linear(48, 3))
     with pytest.raises(FailureError, match=f"{why}.*--set training.micro_batch="):
         gradients(Greedy(room, inner), None)
+
+
+@pytest.fixture
+def no_cublas_setting(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def test_determinism_on_a_gpu_is_asked_of_cublas_too(no_cublas_setting):
+    with arithmetic(torch.device("cuda"), deterministic=False):
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ and torch.backends.cudnn.benchmark
+    with arithmetic(torch.device("cuda"), deterministic=True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+
+
+def test_cublas_is_asked_before_any_worker_starts(lrbench, no_cublas_setting, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "lrbench.engines.local.run_jobs", lambda *_, **__: asked.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+    )
+    lrbench("pretrain", "tiny.toml", "--set", "training.deterministic=true", "--set", "name=same")
+    assert asked == [":4096:8"]
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, Exception])
