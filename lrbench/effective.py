@@ -11,7 +11,7 @@ from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
 from lrbench.files import sha256_json, write_json, write_text
 from lrbench.registry import Suite, find_suites, load_suite
-from lrbench.registry.loading import differences, validated
+from lrbench.registry.loading import differences, means_a_file, validated
 from lrbench.snapshots import read_metadata, snapshot_path
 from lrbench.workspace import Workspace
 
@@ -92,7 +92,7 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     """
     if name is not None:
         path = effective_path(workspace, name)
-        if "/" in name or name.endswith(".toml") or not path.is_file():
+        if means_a_file(name) or not path.is_file():
             return load_suite(name)
     else:
         found = sorted(workspace.checkpoints.glob("*/suite.toml"), key=_last_snapshot)
@@ -119,8 +119,7 @@ def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: C
         InputError: No such suite, or one whose TOML is wrong.
     """
     kept = effective_path(workspace, name)
-    is_path = "/" in name or name.endswith(".toml")
-    if is_path or name in find_suites() or not kept.is_file():
+    if means_a_file(name) or name in find_suites() or not kept.is_file():
         return load_suite(name, changes)
     # Its own file may say otherwise by now.
     say(f"{name} is taken as it was last run here ({kept}); name its own file if that was changed since")

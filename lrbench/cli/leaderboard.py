@@ -92,12 +92,13 @@ def _with_results(workspace: "Workspace", name: str) -> str:
     from lrbench.effective import effective_path
     from lrbench.errors import InputError
     from lrbench.registry import find_suites, load_suite, suggestion
+    from lrbench.registry.loading import means_a_file
     from lrbench.results import suites_with_results
 
     known = suites_with_results(workspace.results)
     if name in known:
         return name
-    is_path = "/" in name or name.endswith(".toml")
+    is_path = means_a_file(name)
     if is_path and (named := load_suite(name).name) in known:
         return named
     ways = (

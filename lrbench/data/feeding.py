@@ -39,20 +39,18 @@ def training_batches(batches: Batches, first: int, last: int, device: torch.devi
     Returns:
         Images, uint8 of shape `(B, S, S, 3)`, and labels, int64 of shape `(B,)`; on the device where it cuts them.
     """
-    pin = device.type == "cuda"
+    pin, threads = device.type == "cuda", feeding_threads(device)
     here = resident(batches.pixels, batches.size, device)
-    if here is None and device.type != "cpu" and batches.augmentation == "crop-flip":
-        threads = feeding_threads(device)
+    if here is not None:
+        with closing(feed(batches.recipe, first, last, threads=1, pin=pin)) as recipes:
+            for samples, boxes, flips, labels in recipes:
+                yield here.batch(samples, boxes, flips), labels
+    elif device.type != "cpu" and batches.augmentation == "crop-flip":
         with closing(feed(batches.patches, first, last, threads=threads, pin=pin)) as patches:
             for content, extents, flips, labels in patches:
                 yield cut(content, extents, flips, batches.size, device), labels
-        return
-    if here is None:
-        yield from feed(batches.at, first, last, threads=feeding_threads(device), pin=pin)
-        return
-    with closing(feed(batches.recipe, first, last, threads=1, pin=pin)) as recipes:
-        for samples, boxes, flips, labels in recipes:
-            yield here.batch(samples, boxes, flips), labels
+    else:
+        yield from feed(batches.at, first, last, threads=threads, pin=pin)
 
 
 def feed(make: Callable[[int], Made], first: int, last: int, *, threads: int, pin: bool = False) -> Generator[Made]:

@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 
 from lrbench.control import Control
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
-from lrbench.data.layouts.search import how_to_get, refuse_file
+from lrbench.data.layouts.search import beneath, candidates, how_to_get, refuse_file
 from lrbench.data.receive import receive, set_aside, wrong
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.files import sync_folder, write_json, writing
@@ -23,6 +23,7 @@ from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
 _MARKER = ".lrbench-fetched.json"
 _CHUNK = 1 << 20
+_PACKED = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}
 _WRONG = (
     "Delete it and fetch it again; or, where it is right, correct `unpacks_to`, `inner` or `images` in the task's TOML."
 )
@@ -42,6 +43,8 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         FailureError: A download failed from every address, or is not what it should be; or the disk is full.
         InterruptedWork: Asked to stop; what arrived is kept.
     """
+    from lrbench.data.loading import find_task_data
+
     if isinstance(task.files, HubFiles):
         from lrbench.data.layouts.hub import read_hub
 
@@ -61,61 +64,38 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
     if not task.archives:
         raise InputError(f"task {task.name} names nothing to download. {how_to_get(task)}")
     refuse_file(task, root)
-    where = _where_whole(task, (root, *roots))
-    if where is not None:
-        control.say(f"{task.name} is there already, whole, at {where}")
+    everywhere = (root, *roots)
+    # Without pinned counts nothing says what the whole is.
+    if task.counts and not _missing(task, everywhere):
+        control.say(f"{task.name} is there already, whole, at {find_task_data(task, everywhere)}")
         return
     for archive in task.archives:
         _one(task, archive, _beside(task, archive, root), control)
-        if not archive.unpacks_to and _is_packed(root / archive.into / _name(archive)):
-            control.say(
-                f"{_name(archive)} is an archive and was not unpacked: `unpacks_to` in the task's TOML names the folder in it"
-            )
-    _refuse_what_is_not_whole(task, (root, *roots))
-
-
-def _where_whole(task: Task, roots: Sequence[Path]) -> str | None:
-    """Where a reader finds the task's data whole, in whatever form users have it; None where it does not."""
-    from lrbench.data.loading import find_task_data, load_task_data
-
-    # Without pinned counts nothing says what the whole is.
-    if not task.counts:
-        return None
-    try:
-        load_task_data(task, roots)
-        return find_task_data(task, roots)
-    except InputError:
-        return None
-
-
-def _refuse_what_is_not_whole(task: Task, roots: Sequence[Path]) -> None:
-    """Say what is still missing where everything was there or fetched: a folder of the right name may hold a part.
-
-    Raises:
-        FailureError: The data is not whole.
-    """
-    from lrbench.data.loading import load_task_data
-
-    if not task.counts:
-        return
-    try:
-        problems = load_task_data(task, roots, partial=True).problems
-    except InputError as error:
-        problems = (str(error).rstrip("."),)
-    if problems:
+    # A folder of the right name may hold a part.
+    if task.counts and (problems := _missing(task, everywhere)):
         goals = ", ".join(str(Path(archive.into, archive.unpacks_to or _name(archive))) for archive in task.archives)
         raise FailureError(
             f"everything that task {task.name} names is there, and still its data is not whole: {'; '.join(problems)}. Move "
-            f"{goals} under {roots[0]} away, and run the same command again."
+            f"{goals} under {root} away, and run the same command again."
         )
+
+
+def _missing(task: Task, roots: Sequence[Path]) -> tuple[str, ...]:
+    """What a reader misses in the task's data, in whatever form users have it; nothing where it is whole."""
+    from lrbench.data.loading import load_task_data
+
+    try:
+        return load_task_data(task, roots, partial=True).problems
+    except InputError as error:
+        return (str(error).rstrip("."),)
 
 
 def _beside(task: Task, archive: Archive, root: Path) -> Path:
     """The folder for an archive: where others that belong beside it lie already, by one of the names that readers know."""
     usual = root / archive.into
     beside = [each for each in task.archives if each.into == archive.into and each.unpacks_to and each.images]
-    names = getattr(task.files, "root", ())
-    for folder in (usual, *(root / name for name in ((names,) if isinstance(names, str) else names))):
+    known = candidates(getattr(task.files, "root", ()))
+    for folder in (usual, *(beneath(root, name) for name in known)):
         for each in beside:
             there = folder / str(each.unpacks_to)
             if there.is_dir() and count_images(there) >= (each.images or 0):
@@ -125,10 +105,6 @@ def _beside(task: Task, archive: Archive, root: Path) -> Path:
 
 def _name(archive: Archive) -> str:
     return Path(urlparse(archive.url).path).name
-
-
-def _is_packed(path: Path) -> bool:
-    return path.suffix in {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"} and path.is_file()
 
 
 def _one(task: Task, archive: Archive, folder: Path, control: Control) -> None:
@@ -147,6 +123,10 @@ def _one(task: Task, archive: Archive, folder: Path, control: Control) -> None:
             control.say(f"unpacking {path}")
             unpack(path, goal, archive, control, alone=alone)
             control.say(f"{goal} is there; {path} is no longer needed")
+        elif path.suffix in _PACKED:
+            control.say(
+                f"{path.name} is an archive and was not unpacked: `unpacks_to` in the task's TOML names the folder in it"
+            )
 
 
 def _is_there(task: Task, archive: Archive, goal: Path, control: Control) -> bool:
@@ -183,7 +163,7 @@ def _set_aside_if_wrong(path: Path, archive: Archive, control: Control) -> None:
     if not path.is_file() or (problem := wrong(path, archive)) is None:
         return
     with writing(path):
-        bad = set_aside(path, path)
+        bad = set_aside(path)
     control.say(f"{path} {problem}; it is kept as {bad.name}")
 
 

@@ -59,7 +59,7 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
             if not pinned:
                 part.unlink(missing_ok=True)
             control.say(f"{'going on with' if _size(part) else 'downloading'} {url}")
-            problem = _from(url, part, path, archive, control, pinned=pinned)
+            problem = _from(url, part, archive, control, pinned=pinned)
             if problem is None:
                 os.replace(part, path)
                 sync_folder(path.parent)
@@ -79,7 +79,7 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
     )
 
 
-def _from(url: str, part: Path, path: Path, archive: Archive, control: Control, *, pinned: bool) -> str | None:
+def _from(url: str, part: Path, archive: Archive, control: Control, *, pinned: bool) -> str | None:
     """Download from one address; gives what is wrong in a few words, or None when `part` is the file."""
     import requests
 
@@ -102,7 +102,7 @@ def _from(url: str, part: Path, path: Path, archive: Archive, control: Control, 
             return None
         # The start may have been of another file, or damaged; a second try from nothing decides.
         if not resumed and _page(part) is None:
-            return f"what came {problem} (kept as {set_aside(part, path).name})"
+            return f"what came {problem} (kept as {set_aside(part).name})"
         part.unlink()
         if not resumed:
             return f"what came {problem}"
@@ -196,16 +196,17 @@ def _no_archive(path: Path, archive: Archive) -> str | None:
     return "is no tar or zip file, or only the beginning of one"
 
 
-def set_aside(path: Path, meant: Path) -> Path:
-    """Give a file that is not what it should be another name beside the one that was meant: it may have cost somebody an hour.
+def set_aside(path: Path) -> Path:
+    """Give a file that is not what it should be another name: it may have cost somebody an hour, so it is not deleted.
 
     Returns:
         That name: `<name>.bad`, or `.bad2` and so on where others are there.
     """
-    bad, number = meant.with_name(f"{meant.name}.bad"), 1
+    name = path.name.removesuffix(".part")
+    bad, number = path.with_name(f"{name}.bad"), 1
     while bad.exists():
         number += 1
-        bad = meant.with_name(f"{meant.name}.bad{number}")
+        bad = path.with_name(f"{name}.bad{number}")
     os.replace(path, bad)
     return bad
 

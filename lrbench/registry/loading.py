@@ -34,6 +34,11 @@ def shipped_folder(package: str) -> Path:
     return Path(str(importlib.resources.files(package)))
 
 
+def means_a_file(name_or_path: str) -> bool:
+    """Whether what stands for a task or a suite is the path of its TOML, and not its name."""
+    return name_or_path.endswith(".toml") or os.sep in name_or_path
+
+
 def is_shipped(task: Task) -> bool:
     """Whether a task comes with lrbench, and is not the user's own."""
     return task.folder == shipped_folder("lrbench.tasks")
@@ -200,7 +205,7 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
 
 
 def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path:
-    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+    if means_a_file(name_or_path):
         path = Path(name_or_path).expanduser()
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the {kind}'s TOML file itself.")

@@ -56,10 +56,11 @@ def images_by_class(
         InputError: A class folder without an image, no class folder at all, or a misspelt folder to exclude.
     """
     there = class_names(folder)
-    classes = [name for name in there if name not in (*(exclude or ()), *passed_over)]
+    skipped = {*(exclude or ()), *passed_over}
+    classes = [name for name in there if name not in skipped]
+    letters = {each.casefold(): each for each in there}
     for name in exclude or ():
         # Data may lack what is excluded; but a name that is all but there was meant to be it.
-        letters = {each.casefold(): each for each in there}
         near = [] if name in there else get_close_matches(name.casefold(), letters, n=1, cutoff=0.85)
         if near:
             raise InputError(
