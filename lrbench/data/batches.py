@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.transforms.v2 import functional
 
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.errors import InputError
@@ -145,9 +144,9 @@ class Batches:
         epoch = update // self.updates_per_epoch
         if self.augmentation == "crop-flip":
             numbers = augmentation_numbers(self.seed, epoch, chosen)
-            images = torch.stack(
-                [self._cropped(int(sample), each) for sample, each in zip(chosen, numbers, strict=True)]
-            )
+            images = torch.empty((len(chosen), self.size, self.size, 3), dtype=torch.uint8)
+            for place, sample, each in zip(images[:, None].unbind(), chosen.tolist(), numbers, strict=True):
+                self._crop_into(place, sample, each)
         else:
             images = torch.from_numpy(np.array(self.pixels.evaluation(chosen)))
             if self.augmentation == "flip":
@@ -204,10 +203,12 @@ class Batches:
         top, left, height, width = crop_box(image.shape[0], image.shape[1], numbers)
         return image[top : top + height, left : left + width]
 
-    def _cropped(self, sample: int, numbers: npt.NDArray[np.float64]) -> torch.Tensor:
-        # Cut first: only the crop is copied out of the cache.
-        cut = torch.from_numpy(self._cut(sample, numbers).copy()).permute(2, 0, 1)
-        crop: torch.Tensor = functional.resize(cut, [self.size, self.size], antialias=True)
+    def _crop_into(self, place: torch.Tensor, sample: int, numbers: npt.NDArray[np.float64]) -> None:
+        # Cut first: only the crop is copied out of the cache. torch's own resize, to the bit what torchvision's comes to,
+        # writes into the batch; what goes through torchvision and is put together afterwards takes 1.5 times as long.
+        cut = torch.from_numpy(self._cut(sample, numbers).copy()[None]).permute(0, 3, 1, 2)
+        resize_into = torch.ops.aten._upsample_bilinear2d_aa.out
+        resize_into(cut, [self.size, self.size], False, out=place.permute(0, 3, 1, 2))
         if numbers[-1] < 0.5:
-            crop = crop.flip(2)
-        return crop.permute(1, 2, 0)
+            # At once, while the crop is in the processor's cache: the whole batch afterwards takes twice as long at 224 px.
+            place.copy_(place.flip(2))

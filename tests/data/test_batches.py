@@ -13,10 +13,10 @@ from lrbench.seeds import derive
 
 
 class Images:
-    """Ten random images, 20 by 30 pixels."""
+    """Random images, ten of 20 by 30 pixels if not said otherwise."""
 
-    def __init__(self, count=10):
-        self.content = np.random.default_rng(0).integers(0, 256, (count, 20, 30, 3), dtype=np.uint8)
+    def __init__(self, count=10, height=20, width=30):
+        self.content = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
     def __len__(self):
         return len(self.content)
@@ -81,16 +81,27 @@ def test_augmentation_differs_between_epochs_and_samples():
     assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.std() - 12**-0.5) < 0.01
 
 
-def test_crops_are_torchvisions_for_the_same_box():
-    each = batches()
-    images, _ = each.at(0)
-    for image, sample in zip(images, each.indices(0), strict=True):
-        numbers = numbers_of(1, 0, int(sample))
-        original = torch.from_numpy(each.pixels.content[sample].copy()).permute(2, 0, 1)
-        expected = functional.resized_crop(original, *crop_box(20, 30, numbers), [16, 16], antialias=True)
-        if numbers[-1] < 0.5:
-            expected = functional.horizontal_flip(expected)
-        assert torch.equal(image.permute(2, 0, 1), expected)
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(20, 30, 16), (73, 97, 64), (16, 16, 16), (9, 400, 32), (300, 3, 224)]
+)
+def test_crops_are_torchvisions_for_the_same_box(height, width, size):
+    pixels = Images(40, height, width)
+    each = Batches(pixels=pixels, labels=np.arange(40), seed=1, batch=20, size=size, augmentation="crop-flip")
+    flipped = set()
+    for update in range(4):
+        images, _ = each.at(update)
+        assert images.is_contiguous()
+        for image, sample in zip(images, each.indices(update), strict=True):
+            numbers = numbers_of(1, update // 2, int(sample))
+            original = torch.from_numpy(pixels.content[sample].copy()).permute(2, 0, 1)
+            expected = functional.resized_crop(
+                original, *crop_box(height, width, numbers), [size, size], antialias=True
+            )
+            if numbers[-1] < 0.5:
+                expected = functional.horizontal_flip(expected)
+            assert torch.equal(image.permute(2, 0, 1), expected)
+            flipped.add(bool(numbers[-1] < 0.5))
+    assert flipped == {True, False}
 
 
 def test_boxes_have_the_distribution_of_random_resized_crop():
