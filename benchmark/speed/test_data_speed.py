@@ -118,6 +118,8 @@ def test_training_from_the_cache_against_one_resident_batch(
         f"{steps} training steps of {architecture} at {size} px fed from prepared {form}, against one resident batch",
         lambda: train(training_batches(batches, 0, steps, device)),
         lambda: train([here] * steps),
+        # Few steps on a shared machine differ by more than feeding them takes: five turns gave 1.02 and 1.05 on the same code.
+        rounds=15,
     )
 
 
