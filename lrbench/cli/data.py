@@ -1,10 +1,13 @@
 """`lrbench data`: fetch, verify and prepare a task's images."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note
+
+if TYPE_CHECKING:
+    from lrbench.data.examples import TaskData
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,6 +69,7 @@ def verify(
                 "split_sha256": sha256_bytes(data.drawn_list.encode()) if data.drawn_list else None,
                 "partial": data.partial,
                 "problems": list(data.problems),
+                "unused": list(data.unused),
                 "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in found.bad],
             }
         )
@@ -75,6 +79,7 @@ def verify(
         for split, by_class in found.by_class.items():
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
             typer.echo(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
+        _tell_unused(data)
         for problem in data.problems:
             typer.echo(f"not whole: {problem}")
         for bad in found.bad:
@@ -88,6 +93,19 @@ def verify(
             f"the data of {chosen.name} is not whole: {'; '.join(data.problems)}. Every image that is there can be read."
         )
     note(f"every image of {chosen.name}{' that is there' if data.problems else ''} can be read")
+
+
+def _tell_unused(data: "TaskData") -> None:
+    """Say what lies among the images and is not used: a user may take it for images."""
+    from lrbench.data.layouts.reading import first_few
+    from lrbench.data.layouts.scanning import IMAGE_ENDINGS
+
+    if data.unused:
+        endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
+        note(
+            f"not used: {len(data.unused):,} in the class folders of {data.task.name} ({first_few(data.unused)}). Images lie "
+            f"directly in the folder of their class and are told by their endings: {endings}"
+        )
 
 
 @app.command("prepare")
@@ -110,6 +128,7 @@ def prepare(
     chosen = load_task(task)
     settings = suite_in_use(workspace, suite).input
     data = load_task_data(chosen, data_roots(data_root), partial=partial)
+    _tell_unused(data)
     transform = EvaluationTransform.of(settings)
     for split in data.splits:
         with showing_progress(f"prepare {chosen.name} {split}") as control:

@@ -89,6 +89,7 @@ class TaskData:
         problems: What is missing, in words, when partial.
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
         edition: What tells this data from another edition of it where its images' names do not, such as a revision.
+        unused: What lies in class folders and is not used: files that are no images by their endings, and folders.
     """
 
     task: Task
@@ -98,6 +99,7 @@ class TaskData:
     problems: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
     edition: str = ""
+    unused: tuple[str, ...] = ()
 
     @cached_property
     def drawn_list(self) -> str | None:

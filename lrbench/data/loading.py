@@ -92,6 +92,7 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         problems=problems,
         drawn=reading.drawn,
         edition=reading.edition,
+        unused=reading.unused,
     )
 
 

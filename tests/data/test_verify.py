@@ -78,3 +78,28 @@ def test_prepare_says_where_the_pixels_are(lrbench, home):
     assert "48 images at 32 px" in outcome.err
     # Training and test images.
     assert len(list((home / "cache" / "pixels").glob("tiny-objects-*/shard-00000.arrow"))) == 2
+
+
+def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
+    for split in ("train", "test"):
+        for label in range(2):
+            for number in range(2):
+                trees.save(
+                    home / "data" / "mine" / split / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG"
+                )
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "split-folders"\nroot = "mine"\ntest = "test"\n')
+    assert "not used" not in lrbench("data", "verify", "mine.toml").err
+    folder = home / "data" / "mine" / "train" / "c0"
+    (folder / "photo.heic").write_bytes(b"an image that lrbench does not read")
+    (folder / ".DS_Store").write_bytes(b"litter")
+    trees.save(folder / "more" / "2.png", trees.image(0, 2), "PNG")
+    for verb in ("verify", "prepare"):
+        outcome = lrbench("data", verb, "mine.toml")
+        assert outcome.status == 0
+        assert "not used: 2 in the class folders of mine ('train/c0/more/', 'train/c0/photo.heic')" in outcome.err
+    record = json.loads(lrbench("data", "verify", "mine.toml", "--json").out)
+    assert record["unused"] == ["train/c0/more/", "train/c0/photo.heic"] and record["counts"]["train"] == 4
+    (home / "whole.toml").write_text(
+        'name = "whole"\n[files]\nlayout = "folders"\nroot = "mine/train"\nsplit = { kind = "drawn", test = 0.5 }\n'
+    )
+    assert json.loads(lrbench("data", "verify", "whole.toml", "--json").out)["unused"] == ["c0/more/", "c0/photo.heic"]

@@ -42,7 +42,8 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
         InputError: Not found, an empty class folder, a class too small for the rule, or a split list that is not there.
     """
     root = find_folders(task, files, roots)
-    images = images_by_class(task, root, files.exclude)
+    scanned = images_by_class(task, root, files.exclude)
+    images = scanned.images
     problems: list[str] = []
     drawn: list[str] = []
     left_out: set[str] = set()
@@ -60,7 +61,14 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
             if path not in left_out:
                 members["test" if path in tested else "train"].append((name, path))
     return from_files(
-        task, root=root, images=root, classes=list(images), members=members, problems=problems, drawn=drawn
+        task,
+        root=root,
+        images=root,
+        classes=list(images),
+        members=members,
+        problems=problems,
+        drawn=drawn,
+        unused=scanned.unused,
     )
 
 
@@ -97,6 +105,7 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
     members: dict[SplitName, list[Member]] = {}
     ids: dict[SplitName, list[str]] = {}
     problems = []
+    unused: list[str] = []
     classes: set[str] = set()
     packed: set[str] = set()
     # Training images come first: a flat folder's labels are counted in its classes, those still in archives among them.
@@ -118,7 +127,9 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
             members[split] = [(name, path) for name, path, _ in flat]
             ids[split] = [identity for _, _, identity in flat]
             continue
-        found = images_by_class(task, root / folder, passed_over=archives)
+        scanned = images_by_class(task, root / folder, passed_over=archives)
+        found = scanned.images
+        unused.extend(f"{folder}/{path}" for path in scanned.unused)
         classes.update(found)
         members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
     chosen, others = _chosen_classes(task, files, sorted(classes | packed))
@@ -126,7 +137,14 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
     chosen = [name for name in chosen if name not in packed]
     _keep_classes(members, ids, set(chosen))
     return from_files(
-        task, root=root, images=root, classes=chosen, members=members, ids=ids, problems=[*problems, *others]
+        task,
+        root=root,
+        images=root,
+        classes=chosen,
+        members=members,
+        ids=ids,
+        problems=[*problems, *others],
+        unused=unused,
     )
 
 

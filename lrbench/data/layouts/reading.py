@@ -28,6 +28,7 @@ class Reading:
         problems: Signs that the data is not whole, each a clause for a message.
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
         edition: What tells this data from another edition of it, where its images' names do not (`hub`).
+        unused: What lies in class folders and is not used: files that are no images by their endings, and folders.
     """
 
     where: str
@@ -36,6 +37,7 @@ class Reading:
     problems: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
     edition: str = ""
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ def from_files(
     ids: Mapping[SplitName, Sequence[str]] | None = None,
     problems: Sequence[str] = (),
     drawn: Sequence[str] = (),
+    unused: Sequence[str] = (),
 ) -> Reading:
     """Assemble a reading from the images found on disk.
 
@@ -119,6 +122,7 @@ def from_files(
         ids: Names of a split's images where they are not their paths.
         problems: What the reader found missing.
         drawn: Test images that were drawn, where the data set has no split of its own.
+        unused: What lies in class folders and is not used.
 
     Raises:
         InputError: A split without images, or a class with test images but none to train on.
@@ -144,6 +148,7 @@ def from_files(
         splits=splits,
         problems=tuple(problems),
         drawn=tuple(map(printable, drawn)),
+        unused=tuple(map(printable, unused)),
     )
 
 

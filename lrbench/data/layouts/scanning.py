@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,19 @@ from lrbench.registry.task import Task
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders:
+    """Class folders and what lies in them.
+
+    Attributes:
+        images: The names of each class's image files; both sorted as plain strings.
+        unused: What else lies there and is not used, litter apart: `<class>/<file>`, or `<class>/<folder>/`.
+    """
+
+    images: dict[str, list[str]]
+    unused: tuple[str, ...]
 
 
 def is_litter(name: str) -> bool:
@@ -27,12 +41,21 @@ def class_names(folder: Path) -> list[str]:
 
 def image_names(folder: Path) -> list[str]:
     """Names of the image files in `folder`, sorted as plain strings; endings count in upper and lower case."""
+    return _scanned(folder)[0]
+
+
+def _scanned(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of a folder's images and of all else in it but litter, those of folders with a `/` after them."""
+    images, others = [], []
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if not is_litter(entry.name) and entry.name.lower().endswith(IMAGE_ENDINGS) and entry.is_file()
-        )
+        for entry in entries:
+            if is_litter(entry.name):
+                continue
+            if entry.name.lower().endswith(IMAGE_ENDINGS) and entry.is_file():
+                images.append(entry.name)
+            else:
+                others.append(entry.name + ("/" if entry.is_dir() else ""))
+    return sorted(images), sorted(others)
 
 
 def holds_images(folder: Path) -> bool:
@@ -43,8 +66,8 @@ def holds_images(folder: Path) -> bool:
 
 def images_by_class(
     task: Task, folder: Path, exclude: Sequence[str] | None = None, passed_over: Sequence[str] = ()
-) -> dict[str, list[str]]:
-    """The image files of each class folder in `folder`, both sorted as plain strings.
+) -> ClassFolders:
+    """The image files of each class folder in `folder`.
 
     Args:
         task: The task, for messages.
@@ -72,8 +95,8 @@ def images_by_class(
             f"{folder} holds no class folders, so the data of task {task.name} cannot be read: it should hold one "
             f"folder for each class, with that class's images in it.{_flat_advice(folder)}"
         )
-    found = {name: image_names(folder / name) for name in classes}
-    empty = [name for name, images in found.items() if not images]
+    found = {name: _scanned(folder / name) for name in classes}
+    empty = [name for name, (images, _) in found.items() if not images]
     if empty:
         one, held = len(empty) == 1, _instead(folder / empty[0])
         listed = f"class folder {empty[0]!r}" if one else f"{len(empty)} class folders ({first_few(empty)})"
@@ -84,7 +107,10 @@ def images_by_class(
             f"{listed} in {folder} of task {task.name} {'is' if one else 'are'} without any image{held}. Copy the class again; "
             f"if it is no class, delete the folder{leave_out}."
         )
-    return found
+    return ClassFolders(
+        images={name: images for name, (images, _) in found.items()},
+        unused=tuple(f"{name}/{other}" for name, (_, others) in found.items() for other in others),
+    )
 
 
 def _instead(folder: Path) -> str:
