@@ -107,6 +107,10 @@ def joined() -> Iterator[Ranks]:
         InputError: There are GPUs, and more processes than these.
     """
     import torch
+
+    # An optimiser's first step imports this, and where a group is there by then, it is held on to for good: its threads then
+    # live on after the farewell, and now and then one of them aborts a process that has done all its work.
+    import torch._dynamo
     import torch.distributed as distributed
     from torch.distributed.rendezvous import rendezvous
 

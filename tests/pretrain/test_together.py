@@ -201,3 +201,26 @@ def test_run_shares_out_the_transfers(groups, home):
     assert len(list((home / "leaderboard" / "results" / "two").rglob("*.parquet"))) == 8
     assert (home / "leaderboard" / "two.md").is_file()
     assert done.err.count("2 cells transferred") == 4
+
+
+# What a process still has of the group's threads when it ends.
+_THREADS_AT_THE_END = """
+import atexit, runpy, sys
+from pathlib import Path
+
+def left():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    print("threads of the group:", sum("gloo" in name for name in names), flush=True)
+
+atexit.register(left)
+runpy.run_module("lrbench", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system lists a process's threads by name on Linux alone")
+def test_nothing_of_the_group_lives_on_when_the_work_is_done(groups, home):
+    """Its threads abort a process that ends with them, now and then, and torchrun then calls finished work failed."""
+    (home / "watched.py").write_text(_THREADS_AT_THE_END)
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", entry=("watched.py",)))
+    assert done.status == 0, done.err
+    assert done.out.count("threads of the group: 0") == 2, done.out
