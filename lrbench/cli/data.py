@@ -79,6 +79,7 @@ def verify(
         for split, by_class in found.by_class.items():
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
             typer.echo(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
+        typer.echo(f"fingerprint of classes, images' names and splits: sha256 {data.fingerprint}")
         _tell_unused(data)
         for problem in data.problems:
             typer.echo(f"not whole: {problem}")

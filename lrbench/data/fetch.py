@@ -16,12 +16,12 @@ from lrbench.control import Control
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
 from lrbench.data.layouts.search import beneath, candidates, how_to_get, refuse_file
 from lrbench.data.receive import receive, set_aside, wrong
+from lrbench.data.unpacked import is_marked, mark_unpacked
 from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.files import sync_folder, write_json, writing
+from lrbench.files import sync_folder, writing
 from lrbench.locks import locked
 from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
-_MARKER = ".lrbench-fetched.json"
 _CHUNK = 1 << 20
 _PACKED = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}
 _WRONG = (
@@ -148,7 +148,7 @@ def _is_there(task: Task, archive: Archive, goal: Path, control: Control) -> boo
 
 
 def _refuse_half_unpacked(task: Task, archive: Archive, goal: Path) -> None:
-    if not archive.unpacks_to or archive.images is None or (goal / _MARKER).is_file():
+    if not archive.unpacks_to or archive.images is None or is_marked(goal):
         return
     found = count_images(goal)
     if found < archive.images:
@@ -203,8 +203,7 @@ def unpack(path: Path, goal: Path, archive: Archive, control: Control, *, alone:
                 f"{path} holds {images:,} images, and it should hold {archive.images:,}. Nothing was put in place. "
                 f"{_WRONG}"
             )
-        # Says later that this folder was unpacked whole; readers pass over names that begin with a dot.
-        write_json(found / _MARKER, {"archive": path.name, "images": images})
+        mark_unpacked(found, archive=path.name, images=images)
         os.replace(found, goal)
         sync_folder(goal.parent)
 

@@ -15,6 +15,7 @@ from lrbench.data.layouts.lists import find_lists, read_lists
 from lrbench.data.layouts.reading import Reading, first_few
 from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
+from lrbench.data.unpacked import changed_lists
 from lrbench.errors import InputError
 from lrbench.registry import load_task
 from lrbench.registry.loading import is_shipped
@@ -73,7 +74,8 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         return load_synthetic(task)
     _, read = _LAYOUTS[task.files.layout]
     reading = read(task, task.files, roots)
-    problems = (*reading.problems, *_differences(task, reading))
+    changed = changed_lists(task, Path(reading.where), roots) if task.archives else []
+    problems = (*reading.problems, *changed, *_differences(task, reading))
     if problems and not partial:
         again = (
             f"Copy or unpack it again. {how_to_get(task)}"

@@ -26,6 +26,8 @@ def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
     bad = lrbench("data", "verify", "cub200", "--partial")
     assert bad.status == 1
     assert broken.name in bad.out and "1 images of cub200 cannot be read" in bad.err
+    # By which two people see whether they have the same splits.
+    assert f"sha256 {record['fingerprint']}" in bad.out
 
 
 def test_every_split_is_opened_and_each_bad_image_has_its_reason(lrbench, home):

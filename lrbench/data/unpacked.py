@@ -1,0 +1,114 @@
+"""The mark in a folder that was unpacked whole, and the hashes of the lists in it as they came out of the archive.
+
+An archive's hash is checked before it is unpacked; from then on these hold its official splits to what it held.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from lrbench.data.layouts.search import candidates
+from lrbench.files import sha256_file, write_json
+from lrbench.registry.loading import is_shipped
+from lrbench.registry.task import IndexedFiles, ListsFiles, Task, TorchvisionFiles
+
+_MARKER = ".lrbench-fetched.json"
+# Splits are text; the annotations that some archives hold beside them are far larger and none of lrbench's business.
+# Food-101's are JSON.
+_LIST_ENDINGS = (".txt", ".json")
+_LARGEST_LIST = 16 << 20
+
+
+def mark_unpacked(folder: Path, *, archive: str, images: int) -> None:
+    """Say in a folder, which readers pass over, that it was unpacked whole.
+
+    Args:
+        folder: What was unpacked.
+        archive: The archive's file name.
+        images: Number of images in it.
+    """
+    lists = {path.relative_to(folder).as_posix(): sha256_file(path) for path in _lists(folder)}
+    # A name that is not UTF-8 cannot be written down, and no task can name it.
+    write_json(
+        folder / _MARKER,
+        {
+            "archive": archive,
+            "images": images,
+            "lists": {name: digest for name, digest in lists.items() if name.isprintable()},
+        },
+    )
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a folder was unpacked whole."""
+    return (folder / _MARKER).is_file()
+
+
+def changed_lists(task: Task, where: Path, roots: Sequence[Path]) -> list[str]:
+    """The lists of a task's data that are no longer as they were unpacked, each a clause for a message.
+
+    A list that is gone is not named: a reader that needs it says so. Nothing is known of data unpacked by other means.
+
+    Args:
+        task: The task.
+        where: Folder in which its data was found.
+        roots: Folders in which data is looked for.
+    """
+    problems = []
+    meant = "" if is_shipped(task) else f" (where that was meant, delete {_MARKER} in its folder)"
+    used = _used(task)
+    for folder in _unpacked(task, where, roots):
+        told = _read_marker(folder)
+        lists, archive = told.get("lists"), told.get("archive")
+        for name, expected in lists.items() if isinstance(lists, dict) else ():
+            path = folder / name
+            if used is not None and path.name not in used:
+                continue
+            if path.is_file() and (found := sha256_file(path)) != expected:
+                problems.append(
+                    f"{path} is not the list that was unpacked from {archive} (sha256 {found}, not {expected}); it was cut "
+                    f"short or edited since{meant}"
+                )
+    return problems
+
+
+def _lists(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if name.lower().endswith(_LIST_ENDINGS) and path.is_file() and path.stat().st_size <= _LARGEST_LIST:
+                yield path
+
+
+def _used(task: Task) -> set[str] | None:
+    """File names of the lists that a task's splits are read from; None where a library knows which these are."""
+    files = task.files
+    if isinstance(files, TorchvisionFiles):
+        return None
+    names: list[str] = []
+    if isinstance(files, ListsFiles):
+        names = [name for each in (files.train, files.val, files.test) if each for name in candidates(each)]
+    elif isinstance(files, IndexedFiles):
+        names = [files.images, files.labels, files.split, files.classes]
+    return {PurePosixPath(name).name for name in names}
+
+
+def _unpacked(task: Task, where: Path, roots: Sequence[Path]) -> list[Path]:
+    """The marked folders of a task's archives among which its data was found."""
+    goals = [where]
+    for archive in task.archives:
+        if archive.unpacks_to:
+            goals.extend(base / archive.into / archive.unpacks_to for base in (where, *roots))
+            goals.append(where / archive.unpacks_to)
+    near = (goal for goal in goals if goal.is_relative_to(where) or where.is_relative_to(goal))
+    return [goal for goal in dict.fromkeys(near) if is_marked(goal)]
+
+
+def _read_marker(folder: Path) -> dict[str, object]:
+    with suppress(OSError, ValueError):
+        told = json.loads((folder / _MARKER).read_text("utf-8"))
+        if isinstance(told, dict):
+            return told
+    return {}

@@ -1,0 +1,124 @@
+"""Official lists stay what came out of the archive whose hash was checked: a changed one is named, its data not whole."""
+
+import hashlib
+import io
+import tarfile
+
+import pytest
+
+from lrbench.control import Control
+from lrbench.data.fetch import fetch
+from lrbench.data.loading import load_task_data
+from lrbench.errors import InputError
+from lrbench.registry import load_task
+from tests import trees
+from tests.data.serving import FILES
+
+MARK = ".lrbench-fetched.json"
+
+
+def packed(folder):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(folder, arcname=folder.name)
+    return buffer.getvalue()
+
+
+def fetched(name, make, home, server):
+    """A registered task's small tree, fetched from archives that hold each of its folders."""
+    made = make(home / "made")
+    described = load_task(name)
+    archives = []
+    for archive in described.archives:
+        content = packed(made / archive.into / archive.unpacks_to)
+        FILES[f"/{archive.unpacks_to}.tar.gz"] = content
+        known = {"md5": hashlib.md5(content).hexdigest(), "sha256": None, "images": None, "mirrors": ()}
+        archives.append(archive.model_copy(update={"url": f"{server}/{archive.unpacks_to}.tar.gz", **known}))
+    found = load_task_data(described, [made], partial=True)
+    described = described.model_copy(
+        update={
+            "archives": tuple(archives),
+            "classes": len(found.classes),
+            "counts": {split: len(each) for split, each in found.splits.items()},
+            "least": {},
+            "most": {},
+        }
+    )
+    fetch(described, home / "data", Control())
+    return described, home / "data"
+
+
+def test_two_flags_of_one_class_that_change_places_are_noticed(home, server):
+    cub, data = fetched("cub200", trees.cub200, home, server)
+    assert not load_task_data(cub, [data]).problems
+    split = data / "CUB_200_2011" / "train_test_split.txt"
+    text = split.read_text()
+    # Images 1 and 10 are of the first class: no count changes.
+    split.write_text(text.replace("\n10 0\n", "\n10 1\n").replace("\n1 1\n", "\n1 0\n"))
+    assert split.read_text() != text
+    with pytest.raises(
+        InputError,
+        match=r"is not whole: .*train_test_split\.txt is not the list that was unpacked from CUB_200_2011\.tar\.gz \(sha256",
+    ):
+        load_task_data(cub, [data])
+    assert load_task_data(cub, [data], partial=True).partial
+    split.write_text(text)
+    assert not load_task_data(cub, [data]).problems
+
+
+def test_a_list_in_an_archive_of_its_own_is_held_to_it_too(home, server):
+    sun, data = fetched("sun397", trees.sun397, home, server)
+    assert not load_task_data(sun, [data]).problems
+    trained, tested = data / "Partitions" / "Training_01.txt", data / "Partitions" / "Testing_01.txt"
+    for path, number, other in ((trained, 0, 5), (tested, 5, 0)):
+        path.write_bytes(path.read_bytes().replace(f"sun_0{number}.jpg".encode(), f"sun_0{other}.jpg".encode()))
+    with pytest.raises(InputError, match=r"Testing_01\.txt is not the list that was unpacked.*Training_01\.txt is not"):
+        load_task_data(sun, [data])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "changed"),
+    [("dtd", trees.dtd, "dtd/dtd/labels/train1.txt"), ("food101", trees.food101, "food-101/meta/train.json")],
+)
+def test_the_lists_that_torchvision_reads_are_held_to_their_archive_too(home, server, name, make, changed):
+    described, data = fetched(name, make, home, server)
+    assert not load_task_data(described, [data]).problems
+    # A space more: what is read stays the same.
+    content = (data / changed).read_bytes()
+    (data / changed).write_bytes(content.rstrip() + b" " + content[len(content.rstrip()) :])
+    [problem] = load_task_data(described, [data], partial=True).problems
+    assert problem.startswith(f"{data / changed} is not the list that was unpacked from ")
+
+
+def test_data_that_was_unpacked_by_other_means_is_held_to_nothing(home, server):
+    cub, data = fetched("cub200", trees.cub200, home, server)
+    mark = data / "CUB_200_2011" / MARK
+    split = data / "CUB_200_2011" / "train_test_split.txt"
+    split.write_text(split.read_text() + "\n")
+    # Of an earlier version, or damaged; or not there.
+    for content in ('{"archive": "a.tgz", "images": 3}', '["lists"]', "{", None):
+        mark.unlink() if content is None else mark.write_text(content)
+        assert not load_task_data(cub, [data]).problems
+
+
+def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
+    tree = home / "made" / "mine"
+    for number in range(4):
+        trees.save(tree / "a" / f"{number}.png", trees.image(0, number), "PNG")
+    (tree / "train.txt").write_text("a/0.png\na/1.png\n")
+    (tree / "test.txt").write_text("a/2.png\n")
+    (tree / "notes.txt").write_text("as it came")
+    FILES["/mine.tar.gz"] = packed(tree)
+    (home / "t.toml").write_text(
+        'name = "own"\n\n[files]\nlayout = "lists"\nroot = "mine"\ntrain = "train.txt"\ntest = "test.txt"\n\n'
+        f'[[archives]]\nurl = "{server}/mine.tar.gz"\nunpacks_to = "mine"\n'
+    )
+    own = load_task("t.toml")
+    fetch(own, home / "data", Control())
+    (home / "data" / "mine" / "notes.txt").write_text("no list of its splits")
+    assert not load_task_data(own, [home / "data"]).problems
+    (home / "data" / "mine" / "test.txt").write_text("a/3.png\n")
+    with pytest.raises(InputError, match=rf"edited since \(where that was meant, delete {MARK} in its folder\)"):
+        load_task_data(own, [home / "data"])
+    (home / "data" / "mine" / MARK).unlink()
+    assert not load_task_data(own, [home / "data"]).problems
