@@ -97,7 +97,9 @@ def test_its_archives_are_those_that_torchvision_would_download(tmp_path, name, 
     monkeypatch.setattr(module, "check_integrity", lambda *_: False, raising=False)
     with pytest.raises(RuntimeError, match="not found"):
         make(root=str(tmp_path), download=True)
-    assert {(archive.url, archive.md5) for archive in task.archives} == asked
+    # For some torchvision knows no hash, and others have published one.
+    hashes = {archive.url: archive.md5 for archive in task.archives}
+    assert {(url, md5 or hashes.get(url)) for url, md5 in asked} == set(hashes.items())
 
 
 @pytest.mark.parametrize("name", FETCHED)
