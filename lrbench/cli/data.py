@@ -1,13 +1,10 @@
 """`lrbench data`: fetch, verify and prepare a task's images."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note
-
-if TYPE_CHECKING:
-    from lrbench.data.examples import TaskData
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +37,7 @@ def verify(
     Exit status 1 if any is bad; 2 if all can be read but the data is not whole, and --partial does not say that it need not be.
     """
     from lrbench.cli.progress import showing_progress
-    from lrbench.data.loading import load_task_data
+    from lrbench.data.loading import load_task_data, unused_note
     from lrbench.data.verify import verify as verify_data
     from lrbench.errors import FailureError, InputError
     from lrbench.files import sha256_bytes
@@ -80,7 +77,8 @@ def verify(
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
             typer.echo(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
         typer.echo(f"fingerprint of classes, images' names and splits: sha256 {data.fingerprint}")
-        _tell_unused(data)
+        if unused := unused_note(data):
+            note(unused)
         for problem in data.problems:
             typer.echo(f"not whole: {problem}")
         for bad in found.bad:
@@ -96,19 +94,6 @@ def verify(
     note(f"every image of {chosen.name}{' that is there' if data.problems else ''} can be read")
 
 
-def _tell_unused(data: "TaskData") -> None:
-    """Say what lies among the images and is not used: a user may take it for images."""
-    from lrbench.data.layouts.reading import first_few
-    from lrbench.data.layouts.scanning import IMAGE_ENDINGS
-
-    if data.unused:
-        endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
-        note(
-            f"not used: {len(data.unused):,} in the class folders of {data.task.name} ({first_few(data.unused)}). Images lie "
-            f"directly in the folder of their class and are told by their endings: {endings}"
-        )
-
-
 @app.command("prepare")
 def prepare(
     task: TaskArgument,
@@ -119,7 +104,7 @@ def prepare(
     """Decode and resize a task's images into the cache, as the first use of the task would."""
     from lrbench.cli.progress import showing_progress
     from lrbench.data.examples import EvaluationTransform
-    from lrbench.data.loading import load_task_data
+    from lrbench.data.loading import load_task_data, unused_note
     from lrbench.data.prepare import prepare as prepare_split
     from lrbench.effective import suite_in_use
     from lrbench.registry import load_task
@@ -129,7 +114,8 @@ def prepare(
     chosen = load_task(task)
     settings = suite_in_use(workspace, suite).input
     data = load_task_data(chosen, data_roots(data_root), partial=partial)
-    _tell_unused(data)
+    if unused := unused_note(data):
+        note(unused)
     transform = EvaluationTransform.of(settings)
     for split in data.splits:
         with showing_progress(f"prepare {chosen.name} {split}") as control:

@@ -30,6 +30,7 @@ class Display:
         self._done = 0
         self._begun = time.monotonic()
         self._spoken: dict[str, float] = {}
+        self._said: set[str] = set()
         self._bars: Any = None
         self._overall: Any = None
         self._tasks: dict[str, Any] = {}
@@ -77,7 +78,10 @@ class Display:
         self._line(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
 
     def said(self, text: str) -> None:
-        """A job has something to say."""
+        """A job has something to say; what several say of what they share is shown once."""
+        if text in self._said:
+            return
+        self._said.add(text)
         if self._bars is not None:
             self._bars.console.print(text)
         else:
@@ -117,12 +121,13 @@ def _bars() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        # Names of files may hold brackets.
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True, highlight=False),
+        console=Console(stderr=True, highlight=False, markup=False),
         transient=True,
     )
 

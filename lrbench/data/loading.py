@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from lrbench.control import kept
+from lrbench.control import Control, kept
 from lrbench.data.examples import Identity, SplitName, TaskData
 from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
 from lrbench.data.layouts.hub import find_hub, read_hub
 from lrbench.data.layouts.indexed import find_indexed, read_indexed
 from lrbench.data.layouts.lists import find_lists, read_lists
 from lrbench.data.layouts.reading import Reading, first_few
+from lrbench.data.layouts.scanning import IMAGE_ENDINGS
 from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
 from lrbench.data.unpacked import changed_lists
@@ -96,6 +97,24 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         edition=reading.edition,
         unused=reading.unused,
     )
+
+
+def unused_note(data: TaskData) -> str | None:
+    """What lies among the images of a task and is not used, which a user may take for images; None where nothing does."""
+    if not data.unused:
+        return None
+    endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
+    return (
+        f"not used: {len(data.unused):,} in the class folders of {data.task.name} ({first_few(data.unused)}). Images lie "
+        f"directly in the folder of their class and are told by their endings: {endings}"
+    )
+
+
+def say_unused(data: TaskData, control: Control) -> None:
+    """Say it to who runs work on data of which no count tells whether it is whole."""
+    note = None if data.task.counts else unused_note(data)
+    if note is not None:
+        control.say(note)
 
 
 def check_all(tasks: Sequence[Task], roots: Sequence[Path], *, partial: bool = False) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from lrbench.control import Control, kept
 from lrbench.data.examples import EvaluationTransform, TaskData
-from lrbench.data.loading import load_task_data
+from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, forward_all, pick_device, placed
@@ -51,6 +51,7 @@ def open_source(
         InputError: The data is missing, half-copied or does not decode.
     """
     data = load_task_data(load_task(name), roots, partial=partial)
+    say_unused(data, control)
     transform = EvaluationTransform.of(settings)
     return Source(
         data=data,

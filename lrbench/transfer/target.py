@@ -11,7 +11,7 @@ from torch import nn
 
 from lrbench.control import Control, kept
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
-from lrbench.data.loading import load_task_data
+from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepare import prepare
 from lrbench.errors import InterruptedWork
@@ -109,6 +109,7 @@ def open_target(
         InputError: The data is missing, half-copied or does not decode.
     """
     data = load_task_data(load_task(task), roots, partial=partial)
+    say_unused(data, control)
     transform = EvaluationTransform.of(settings)
     names = [name for name in ("train", "val") if name in data.splits]
     pixels = {name: prepare(data, name, transform, cache=cache, control=control) for name in data.splits}

@@ -4,6 +4,7 @@ from lrbench.control import Control
 from lrbench.data import verify as verify_module
 from lrbench.data.loading import load_task_data
 from lrbench.registry import load_task
+from lrbench.transfer.target import open_target
 from tests import trees
 
 
@@ -99,6 +100,15 @@ def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
         outcome = lrbench("data", verb, "mine.toml")
         assert outcome.status == 0
         assert "not used: 2 in the class folders of mine ('train/c0/more/', 'train/c0/photo.heic')" in outcome.err
+    transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--again")
+    assert lrbench(*transfer).err.count("not used: 2 in the class folders of mine") == 1
+    # Pinned counts say whether anything is missing: what else lies there is the data set's own.
+    described = (home / "mine.toml").read_text()
+    (home / "mine.toml").write_text("counts = { train = 4, test = 4 }\n" + described)
+    open_target.cache_clear()
+    pinned = lrbench(*transfer)
+    assert pinned.status == 0 and "not used" not in pinned.err
+    (home / "mine.toml").write_text(described)
     record = json.loads(lrbench("data", "verify", "mine.toml", "--json").out)
     assert record["unused"] == ["train/c0/more/", "train/c0/photo.heic"] and record["counts"]["train"] == 4
     (home / "whole.toml").write_text(
