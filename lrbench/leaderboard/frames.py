@@ -12,10 +12,11 @@ import pandas
 from lrbench.errors import InputError
 from lrbench.files import sha256_bytes
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.foreign_page import render_foreign
+from lrbench.leaderboard.foreign_page import foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.index import load_index
 from lrbench.references import FOREIGN
+from lrbench.registry import suggestion
 from lrbench.results import suites_with_results
 from lrbench.workspace import Workspace
 
@@ -110,7 +111,7 @@ def formatted(
     if arm is not None:
         frame = frame[frame.arm == arm]
     if frame.empty:
-        raise InputError(_nothing(suites, protocol, arm))
+        raise InputError(_nothing(workspace, suites, protocol, arm))
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n").encode()
     if form == "json":
@@ -126,6 +127,8 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
         if name == FOREIGN:
             if form == "md" and arm is None and protocol is None:
                 parts.append(render_foreign(workspace.results, workspace.cache).rstrip())
+            elif arm is None:
+                parts += _foreign(workspace, form, protocol)
             continue
         suite = read_suite(workspace.results, name)
         for body in gather(workspace.results, suite, workspace.cache):
@@ -140,18 +143,42 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
                     if drawn:
                         parts.append(f"% {title}\n{_latex(drawn)}" if form == "latex" else f"### {title}\n\n{drawn}")
     if not parts:
-        raise InputError(_nothing(suites, protocol, arm))
+        raise InputError(_nothing(workspace, suites, protocol, arm))
     return "\n\n".join(parts) + "\n"
+
+
+def _foreign(workspace: Workspace, form: str, protocol: str | None) -> list[str]:
+    parts = []
+    for table in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache).entries):
+        if protocol not in (None, table.protocol):
+            continue
+        title = f"{FOREIGN}, {table.protocol}{' (partial data)' if table.partial else ''}"
+        # What a reader has to know of the table goes with it.
+        said = table.warning.replace("*", "")
+        if form == "latex":
+            drawn = _latex(tables.markdown(table.rows, "latex_booktabs"))
+            parts.append("\n".join([f"% {title}", *([f"% {said}"] if said else []), drawn]))
+        else:
+            parts.append("\n\n".join([f"### {title}", tables.markdown(table.rows), *([said] if said else [])]))
+    return parts
 
 
 def _latex(table: str) -> str:
     """Signs that Markdown has and LaTeX writes in its own way."""
     bold = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", table)
+    bold = re.sub(r"`(.+?)`", r"\\texttt{\1}", bold)
     for sign, command in (("±", r"$\pm$"), ("−", "$-$"), (tables.NOTHING, "---")):
         bold = bold.replace(sign, command)
     return bold
 
 
-def _nothing(suites: Sequence[str], protocol: str | None, arm: str | None) -> str:
-    wanted = ", ".join(f"{name} {value}" for name, value in (("protocol", protocol), ("arm", arm)) if value)
-    return f"no result of {', '.join(suites)} has {wanted or 'a headline table'}. `lrbench leaderboard --format csv` lists all."
+def _nothing(workspace: Workspace, suites: Sequence[str], protocol: str | None, arm: str | None) -> str:
+    asked = [(word, value) for word, value in (("protocol", protocol), ("arm", arm)) if value]
+    wanted = ", ".join(f"{word} {value}" for word, value in asked) or "a headline table"
+    said = f"no result of {', '.join(suites)} has {wanted}."
+    frame = pandas.concat([load_results(workspace.root, suite) for suite in suites], ignore_index=True)
+    for word, value in asked:
+        known = sorted(frame[word].dropna().unique())
+        if value not in known:
+            said += f"{suggestion(value, known)} The {word}s of these results: {', '.join(known) or 'none'}."
+    return f"{said} `lrbench leaderboard --format csv` lists all."

@@ -376,7 +376,10 @@ def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
     with pytest.raises(InputError, match="There are: tiny"):
         package.load_results(workspace.root, suite="large")
     assert lrbench("leaderboard", "--format", "parquet").status == 2
-    assert lrbench("leaderboard", "--arm", "sidestep").status == 2
+    missed = lrbench("leaderboard", "--arm", "sidestep")
+    assert missed.status == 2 and "The arms of these results: average, constant, hold, step" in missed.err
+    mistyped = lrbench("leaderboard", "--protocol", "prob", "--format", "csv")
+    assert mistyped.status == 2 and "did you mean 'probe'?" in mistyped.err.lower()
 
 
 def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lrbench):
@@ -393,6 +396,11 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
     assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
     assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
     assert "timm:resnet18" in lrbench("leaderboard", "--format", "md").out
+    latex = lrbench("leaderboard", "--format", "latex").out
+    assert latex.startswith("% foreign, probe\n\\begin{tabular}") and "`" not in latex
+    assert "timm:resnet18" in latex and r"\texttt{" in latex
+    assert lrbench("leaderboard", "--protocol", "probe").out.startswith("### foreign, probe\n\n| snapshot")
+    assert lrbench("leaderboard", "--protocol", "knn").status == 2
 
 
 def test_no_results_says_how_to_make_some(lrbench):
