@@ -30,7 +30,12 @@ def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
 
 @app.command("verify")
 def verify(
-    task: TaskArgument, data_root: DataRootOption = None, partial: PartialOption = False, json_: JsonOption = False
+    task: TaskArgument,
+    data_root: DataRootOption = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Do not fail because the data is not whole; bad images still do.")
+    ] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Count a task's images by class and split against what it pins, and open every one.
 

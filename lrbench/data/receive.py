@@ -71,6 +71,8 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
         if pinned and _size(part)
         else ""
     )
+    if not _size(part):
+        part.unlink(missing_ok=True)
     raise FailureError(
         f"{path.name} of task {task.name} could not be fetched. {'; '.join(problems)}.{kept} Or fetch it by hand"
         + (f" (it has {archive.bytes:,} bytes)" if archive.bytes else "")

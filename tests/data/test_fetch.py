@@ -35,6 +35,12 @@ def test_a_mirror_is_tried_when_the_first_address_fails(home, server):
     assert (home / "data" / "mine").is_dir()
 
 
+def test_nothing_is_left_where_nothing_came(home, server):
+    with pytest.raises(FailureError, match=r"could not be fetched.*404"):
+        fetch(task(home, server), home / "data", Control())
+    assert [each.name for each in (home / "data").iterdir() if not each.name.endswith(".lock")] == []
+
+
 def test_a_web_page_in_place_of_an_archive_is_named_as_such(home, server):
     FILES["/mine.tar.gz"] = b"<!DOCTYPE html><html>Please log in</html>"
     with pytest.raises(FailureError, match=r"is a web page, not the file.*by hand.*put it at"):
