@@ -148,8 +148,14 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
     model, metadata = load_weights(path)
     statistics = batchnorm_path(path)
     if statistics.is_file():
-        whole = {**model.state_dict(), **load_tensors(statistics)}
-        load_strictly(model, whole, statistics, metadata.architecture)
+        tensors = load_tensors(statistics)
+        load_strictly(model, {**model.state_dict(), **tensors}, statistics, metadata.architecture)
+        _refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
+    elif metadata.batchnorm_sha256 is not None:
+        raise InputError(
+            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it again "
+            f"from where it came; or, if lrbench pretrained it here, delete {path.name} and run the same pretraining."
+        )
     return LoadedSnapshot(
         reference=text, model=model.eval(), metadata=metadata, sha256=identity(path), batchnorm=batchnorm_mode(path)
     )
@@ -248,23 +254,22 @@ def check_values(path: Path) -> None:
         InputError: Something is wrong; says what.
     """
     metadata = _from_file(str(path), path).metadata
-    statistics = batchnorm_path(path)
-    if metadata.batchnorm_sha256 is not None and not statistics.is_file():
-        raise InputError(
-            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it again "
-            f"from where it came; or, if lrbench pretrained it here, delete {path.name} and run the same pretraining."
-        )
-    for part, promised in ((path, metadata.tensors_sha256), (statistics, metadata.batchnorm_sha256)):
+    for part in (path, batchnorm_path(path)):
         if not part.is_file():
             continue
         tensors = load_tensors(part)
         if (name := not_finite(tensors)) is not None:
             raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")
-        if promised not in (None, hash_tensors(tensors)):
-            raise InputError(
-                f"{part} holds other tensors than {path.name} says (their hash is another): it was damaged or changed after "
-                f"it was written. {GET_IT_AGAIN}"
-            )
+        if part == path:
+            _refuse_changed(part, tensors, metadata.tensors_sha256, path)
+
+
+def _refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: str | None, path: Path) -> None:
+    if promised not in (None, hash_tensors(tensors)):
+        raise InputError(
+            f"{part} holds other tensors than {path.name} says (their hash is another): it was damaged or changed after "
+            f"it was written. {GET_IT_AGAIN}"
+        )
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:

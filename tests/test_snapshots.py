@@ -74,6 +74,20 @@ def test_the_identity_covers_weights_and_statistics(snapshot):
     assert identity(snapshot) != before
 
 
+def test_a_snapshot_without_its_reestimated_statistics_is_not_taken_for_one_of_raw_ones(snapshot):
+    statistics = batchnorm_path(snapshot)
+    kept = load_file(statistics)
+    statistics.unlink()
+    with pytest.raises(
+        InputError, match=r"stage0\.bn\.safetensors is missing: the BatchNorm statistics that transfers"
+    ):
+        load_snapshot(parse_reference(str(snapshot), None))
+    # Another snapshot's.
+    statistics.write_bytes(encode({name: tensor + 1 for name, tensor in kept.items()}, {"format": 1, "sample": {}}))
+    with pytest.raises(InputError, match=r"stage0\.bn\.safetensors holds other tensors than stage0\.safetensors says"):
+        load_snapshot(parse_reference(str(snapshot), None))
+
+
 @pytest.mark.parametrize("cut", [3, 8, 100, 5000])
 def test_a_truncated_snapshot_is_refused(snapshot, cut):
     snapshot.write_bytes(snapshot.read_bytes()[:-cut] if cut != 3 else snapshot.read_bytes()[:3])

@@ -81,7 +81,7 @@ def _mixed(entries: Sequence[Entry]) -> str:
     """Foreign networks differ in input by nature; other differences within a column are said."""
     columns: dict[str, set[str]] = {}
     for entry in entries:
-        version, _, fingerprint, _, settings = json.loads(entry.comparable)
+        version, _, fingerprint, _, settings, _ = json.loads(entry.comparable)
         columns.setdefault(entry.task, set()).add(json.dumps([version, fingerprint, settings]))
     mixed = sorted(task for task, kinds in columns.items() if len(kinds) > 1)
     if not mixed:

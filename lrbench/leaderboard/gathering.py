@@ -60,6 +60,7 @@ _DIFFERENCES = (
     "images or labels of the target",
     "images of the source",
     "settings",
+    "kind of BatchNorm statistics",
 )
 
 

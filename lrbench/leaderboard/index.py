@@ -20,7 +20,7 @@ from lrbench.files import sha256_bytes, write_bytes
 from lrbench.results import Result, StoredResult, is_record, load_result
 
 # Rises with every change of an entry's fields or meaning.
-_VERSION = 1
+_VERSION = 2
 # Reading small files waits for the disk more than for the processor.
 _READERS = 8
 
@@ -141,6 +141,7 @@ def comparable(result: Result) -> tuple[object, ...]:
         " ".join(filter(None, (result.task.fingerprint, result.task.content_sha256))),
         result.snapshot.source_fingerprint,
         json.dumps(result.settings, sort_keys=True),
+        result.snapshot.batchnorm,
     )
 
 

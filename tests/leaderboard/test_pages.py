@@ -142,6 +142,7 @@ def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(worksp
         ({"preprocessing": {"size": 64}}, "another preprocessing"),
         ({"task": {"fingerprint": "b" * 64}}, "another images or labels of the target"),
         ({"snapshot": {"source_fingerprint": "c" * 64}}, "another images of the source"),
+        ({"snapshot": {"batchnorm": "raw"}}, "another kind of BatchNorm statistics"),
     ],
 )
 def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, change, reason):
