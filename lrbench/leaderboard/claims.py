@@ -14,7 +14,7 @@ import numpy as np
 
 from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
 from lrbench.leaderboard.saturation import residual
-from lrbench.leaderboard.statistics import Estimate, estimate_of, holm, image_variance
+from lrbench.leaderboard.statistics import Estimate, change_of_ratio, holm, image_variance
 
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 
@@ -87,6 +87,7 @@ class Decision:
         adjusted: After Holm.
         verdict: What follows.
         reason: Why it is inconclusive, in a few words, where that is not the p alone.
+        family: Number of decisions that are adjusted together, whether or not there is anything to test yet.
     """
 
     claim: Claim
@@ -97,11 +98,15 @@ class Decision:
     adjusted: float | None = None
     verdict: Verdict = "inconclusive"
     reason: str = ""
+    family: int = 1
 
     @property
     def detectable(self) -> float | None:
-        """The smallest effect that these seeds could have shown: of the noisier one where there are two."""
-        found = [each.detectable for _, each in self.effects if each.detectable is not None]
+        """The smallest effect that these seeds could have shown by itself: of the noisier one where there are two.
+
+        By itself: where no other target of the family shows anything, so that its p counts as often as there are targets.
+        """
+        found = [size for _, each in self.effects if (size := each.detectable(self.family)) is not None]
         return max(found, default=None)
 
 
@@ -125,15 +130,12 @@ def overall(decisions: Iterable[Decision]) -> Verdict:
 
 
 def _family(claim: Claim, members: Sequence[Decision]) -> list[Decision]:
-    tested = [member for member in members if member.p is not None]
-    adjusted = dict(
-        zip(
-            (member.column for member in tested),
-            holm([member.p for member in tested if member.p is not None]),
-            strict=True,
-        )
-    )
-    return [_judged(claim, replace(member, adjusted=adjusted.get(member.column))) for member in members]
+    # What cannot be tested counts as well: a verdict must not come and go with how many targets have results yet.
+    adjusted = holm([1.0 if member.p is None else member.p for member in members])
+    return [
+        _judged(claim, replace(member, adjusted=None if member.p is None else p, family=len(members)))
+        for member, p in zip(members, adjusted, strict=True)
+    ]
 
 
 def _judged(claim: Claim, decision: Decision) -> Decision:
@@ -206,18 +208,13 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | 
         if gain is None or not gain.excludes_zero or gain.mean < 0:
             return f"T of stage {after[1]} is undefined: the source's gain is not above zero beyond its interval"
     source = np.array([[evidence.source[row, seed] for seed in data.seeds] for row in rows])
-    s1, s2 = source[1] - source[0], source[2] - source[1]
     first, second = data.correct[1] - data.correct[0], data.correct[2] - data.correct[1]
-    t1, t2 = data.headlines(first), data.headlines(second)
-    ms1, ms2, mt1, mt2 = (float(values.mean()) for values in (s1, s2, t1, t2))
-    # θ = t₂s₁ − t₁s₂ is a function of four means; what each seed adds to it, to first order.
-    influence = (t2 - mt2) * ms1 + mt2 * (s1 - ms1) - (t1 - mt1) * ms2 - mt1 * (s2 - ms2)
-    images = image_variance((second * ms1 - first * ms2).mean(axis=0), data.labels, data.metric)
-    scale = ms1 * ms2
-    count = len(data.seeds)
-    variance = None if count < 2 else (float(np.var(influence, ddof=1)) / count + images) / scale**2
-    effect = estimate_of((mt2 * ms1 - mt1 * ms2) / scale, variance, count)
-    return ((f"T of stage {boundary + 1} − T of stage {boundary}", effect),), effect.p
+    effect, p = change_of_ratio(
+        np.array([data.headlines(first), data.headlines(second)]),
+        np.diff(source, axis=0),
+        lambda a, b: image_variance((a * first + b * second).mean(axis=0), data.labels, data.metric),
+    )
+    return ((f"T of stage {boundary + 1} − T of stage {boundary}", effect),), p
 
 
 def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Found | str:

@@ -203,7 +203,9 @@ class Evidence:
         slopes = [1 / (level * (1 - level)) for level in kept_inside(levels.mean(axis=1), count)]
         per_image = data.correct[0].mean(axis=0) * slopes[0] - data.correct[1].mean(axis=0) * slopes[1]
         odds = [log_odds(kept_inside(each, count)) for each in levels]
-        source_odds = [log_odds(kept_inside(each, count)) for each in source]
+        # How many images the source was tested on is not in a result: its shares are moved only where they must be.
+        inside = source if ((source > 0) & (source < 1)).all() else kept_inside(source, count)
+        source_odds = [log_odds(each) for each in inside]
         return fieller(
             odds[0] - odds[1],
             source_odds[0] - source_odds[1],

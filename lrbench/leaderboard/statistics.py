@@ -5,6 +5,7 @@ ones). The variance of a mean over seeds is therefore the seeds' own variance pl
 seeds: `D ± t(n-1) · sqrt(s²/n + V_image)`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -59,10 +60,13 @@ class Estimate:
             return 1.0 if self.mean == 0 else 0.0
         return float(2 * stats.t.sf(abs(self.mean) / np.sqrt(self.variance), self.seeds - 1))
 
-    @property
-    def detectable(self) -> float | None:
-        """The smallest effect that as many seeds, as noisy as these, would show in four of five repetitions."""
-        return None if self.variance is None else _detectable_errors(self.seeds) * float(np.sqrt(self.variance))
+    def detectable(self, tests: int = 1) -> float | None:
+        """The smallest effect that as many seeds, as noisy as these, would show in four of five repetitions.
+
+        Args:
+            tests: Number of tests that are adjusted together: the smallest of their p must be below 5 % divided by it.
+        """
+        return None if self.variance is None else _detectable_errors(self.seeds, tests) * float(np.sqrt(self.variance))
 
 
 def estimate(values: Floats, image_variance: float = 0.0) -> Estimate:
@@ -104,11 +108,11 @@ def kept_inside(shares: Floats, count: int) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _detectable_errors(seeds: int) -> float:
+def _detectable_errors(seeds: int, tests: int) -> float:
     """The detectable effect in standard errors of the mean, by the noncentral t distribution."""
     from statsmodels.stats.power import TTestPower
 
-    deviations = TTestPower().solve_power(nobs=seeds, alpha=1 - LEVEL, power=POWER, alternative="two-sided")
+    deviations = TTestPower().solve_power(nobs=seeds, alpha=(1 - LEVEL) / tests, power=POWER, alternative="two-sided")
     return float(np.asarray(deviations).item() * np.sqrt(seeds))
 
 
@@ -177,6 +181,38 @@ class Ratio:
     low: float | None
     high: float | None
     reason: str = ""
+
+
+def change_of_ratio(
+    numerators: Floats,
+    denominators: Floats,
+    image_variances: Callable[[float, float], float] = lambda first, second: 0.0,
+) -> tuple[Estimate, float | None]:
+    """By how much the ratio of two means, `second numerator / second denominator`, differs from the first such ratio.
+
+    Its interval is by the delta method. Whether it differs is tested without dividing, on `θ = t₂s₁ − t₁s₂`, which is zero
+    where the ratios `t/s` are equal.
+
+    Args:
+        numerators: t₁ and t₂, one a seed. Shape `(2, n)`.
+        denominators: s₁ and s₂, one a seed; their means are not zero. Shape `(2, n)`.
+        image_variances: Variance of `a · mean(t₁) + b · mean(t₂)` from resampling images, given a and b.
+
+    Returns:
+        The difference, and the two-sided p of no difference; None with fewer than two seeds.
+    """
+    count = numerators.shape[1]
+    (t1, t2), (s1, s2) = numerators, denominators
+    mt1, mt2, ms1, ms2 = (float(values.mean()) for values in (t1, t2, s1, s2))
+    first, second = mt1 / ms1, mt2 / ms2
+    if count < 2:
+        return estimate_of(second - first, None, count), None
+    # What each seed adds to a function of four means, to first order.
+    to_difference = (t2 - second * s2) / ms2 - (t1 - first * s1) / ms1
+    to_product = (t2 - mt2) * ms1 + mt2 * (s1 - ms1) - (t1 - mt1) * ms2 - mt1 * (s2 - ms2)
+    difference = float(np.var(to_difference, ddof=1)) / count + image_variances(-1 / ms1, 1 / ms2)
+    product = float(np.var(to_product, ddof=1)) / count + image_variances(-ms2, ms1)
+    return estimate_of(second - first, difference, count), estimate_of(mt2 * ms1 - mt1 * ms2, product, count).p
 
 
 def fieller(numerators: Floats, denominators: Floats, numerator_image_variance: float = 0.0) -> Ratio:

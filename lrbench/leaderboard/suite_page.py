@@ -137,9 +137,10 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
         parts.append(
             f"{level} {protocol}: decisions\n\n{verdicts.details(body, decisions, protocol)}\n\n"
-            "Effects with 95 % intervals in points of accuracy (error for C4), for C1 as a difference of T; p two-sided; Holm "
-            "over the targets of one claim and boundary. *Detectable*: the smallest effect that these seeds would have shown "
-            "in four of five repetitions, before Holm."
+            "Effects with 95 % intervals in points of accuracy (error for C4), for C1 as a difference of T; p two-sided (for "
+            "C1 of gains multiplied crosswise, so that nothing is divided); Holm over all targets of the suite for one claim "
+            "and boundary, with results or without. *Detectable*: the smallest effect that these seeds would have shown by "
+            "itself in four of five repetitions, after Holm. Of the source, seeds vary; its test images are taken as given."
         )
         parts.append(
             f"{level} {protocol}: each run alone\n\n{verdicts.within_runs(body, protocol)}\n\n"

@@ -110,7 +110,7 @@ def _strong(evidence: Evidence, decisions: Sequence[Decision]) -> str:
     if supported and not contradicted:
         return (
             f"In the strong sense (C3), decay makes features transfer worse in {supported} of {len(verdicts)} targets and "
-            "protocols here, and nowhere better."
+            "protocols here, and the contrary is shown in none."
         )
     if contradicted and not supported:
         return (

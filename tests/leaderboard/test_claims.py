@@ -107,8 +107,11 @@ def test_the_spread_of_the_sources_gains_enters_the_test_of_diminishing(tiny):
     s1, s2 = sources[:, 1] - sources[:, 0], sources[:, 2] - sources[:, 1]
     t1, t2 = 160 / IMAGES, 40 / IMAGES
     per_image = np.array([values.correct[("step", i), 0] for i in range(4)])
-    images = np.var((per_image[2] - per_image[1]) * s1.mean() - (per_image[1] - per_image[0]) * s2.mean()) / IMAGES
-    expected = (np.var(t2 * s1 - t1 * s2, ddof=1) / 5 + images) / (s1.mean() * s2.mean()) ** 2
+    images = np.var((per_image[2] - per_image[1]) / s2.mean() - (per_image[1] - per_image[0]) / s1.mean()) / IMAGES
+    expected = np.var(t2 / s2.mean() ** 2 * s2 - t1 / s1.mean() ** 2 * s1, ddof=1) / 5 + images
+    crosswise = np.var((per_image[2] - per_image[1]) * s1.mean() - (per_image[1] - per_image[0]) * s2.mean()) / IMAGES
+    theta = estimate_of(t2 * s1.mean() - t1 * s2.mean(), float(np.var(t2 * s1 - t1 * s2, ddof=1)) / 5 + crosswise, 5)
+    assert verdicts(evidence, "C1")[0].p == pytest.approx(theta.p)
     assert name == "T of stage 2 − T of stage 1"
     assert effect.mean == pytest.approx(t2 / s2.mean() - t1 / s1.mean()) and effect.variance == pytest.approx(expected)
 
@@ -196,7 +199,7 @@ def test_an_effect_of_the_detectable_size_is_found_in_about_four_of_five_runs():
     draw = np.random.default_rng(7)
     spread = 0.02
     sample = estimate(draw.normal(0, spread, 5))
-    size = sample.detectable / np.sqrt(sample.variance) * spread / np.sqrt(5)
+    size = sample.detectable() / np.sqrt(sample.variance) * spread / np.sqrt(5)
     found = [estimate(draw.normal(size, spread, 5)).p < 0.05 for _ in range(4000)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.02)
 
@@ -295,7 +298,7 @@ def test_the_null_is_recovered_from_points_on_a_curve():
     assert below.offset[0] == 0
 
 
-def _null_world(draw, extra, seeds=4, snapshots=9, images=800):
+def null_world(draw, extra, seeds=4, snapshots=9, images=800):
     """Snapshots on the null's curve for every seed, and one whose error lies `extra` above it."""
     sources = [np.linspace(0.3, 0.8, snapshots) + draw.normal(0, 0.005) for _ in range(seeds)]
     difficulty = draw.normal(0, 0.8, images)
@@ -311,9 +314,9 @@ def _null_world(draw, extra, seeds=4, snapshots=9, images=800):
 
 def test_the_residual_covers_zero_on_the_curve_and_finds_what_lies_above_it():
     draw = np.random.default_rng(12)
-    covered = [abs((found := _null_world(draw, 0.0).estimate).mean) <= found.half_width for _ in range(60)]
+    covered = [abs((found := null_world(draw, 0.0).estimate).mean) <= found.half_width for _ in range(60)]
     assert np.mean(covered) >= 0.93
-    raised = [_null_world(draw, 0.08).estimate for _ in range(10)]
+    raised = [null_world(draw, 0.08).estimate for _ in range(10)]
     assert np.mean([each.mean for each in raised]) == pytest.approx(0.08, abs=0.02)
     assert sum(each.p < 0.05 and each.mean > 0 for each in raised) >= 8
 

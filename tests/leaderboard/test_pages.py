@@ -93,9 +93,18 @@ def test_transferability_on_the_scale_of_log_odds(workspace, tiny):
         inside = (share * count + 0.5) / (count + 1)
         return np.log(inside / (1 - inside))
 
-    gains = [odds(0.25 + 0.01 * seed) - odds(0.05 + 0.01 * seed) for seed in (0, 1)]
+    def plain(share):
+        return np.log(share / (1 - share))
+
+    # The source was tested on images whose number is another.
+    gains = [plain(0.25 + 0.01 * seed) - plain(0.05 + 0.01 * seed) for seed in (0, 1)]
     assert found.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
     assert body.transferability(("step", 1), ("step", 0), OBJECTS).value == pytest.approx(0.5)
+    for seed in (0, 1):
+        body.source[("step", 0), seed] = 0.0
+    gains = [odds(0.25 + 0.01 * seed) - odds(0.0) for seed in (0, 1)]
+    found = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
+    assert found.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
 
 
 def test_bold_needs_a_lead_that_is_beyond_the_interval(workspace, tiny):
