@@ -44,7 +44,7 @@ def keep_suite(workspace: Workspace, suite: Suite) -> None:
     path = effective_path(workspace, suite.name)
     if path.is_file():
         before = read_effective(path)
-        if recipe(before) != recipe(suite):
+        if recipe(before) != recipe(suite) and _begun(path):
             raise InputError(
                 f"{path.parent} holds snapshots of a suite {suite.name!r} with other pretraining settings: "
                 f"{difference(before, suite)}. Give this one a name of its own (--set name={suite.name}-2), or delete "
@@ -95,7 +95,7 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
         if means_a_file(name) or not path.is_file():
             return load_suite(name)
     else:
-        found = sorted(workspace.checkpoints.glob("*/suite.toml"), key=_last_snapshot)
+        found = sorted(filter(_begun, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot)
         if not found:
             raise InputError(
                 f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "
@@ -154,6 +154,11 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
 def difference(before: Suite, after: Suite) -> str:
     """Which pretraining settings differ, as `schedule.batch was 64 and is now 32, …`."""
     return ", ".join(differences(_pretraining(before), _pretraining(after)))
+
+
+def _begun(path: Path) -> bool:
+    """Whether anything was made with the effective suite at `path`: what failed at once leaves no more than the suite."""
+    return any(path.parent.glob("*/seed*/[!.]*"))
 
 
 def _last_snapshot(path: Path) -> tuple[int, str]:

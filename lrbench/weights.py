@@ -153,8 +153,8 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
         _refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
     elif metadata.batchnorm_sha256 is not None:
         raise InputError(
-            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it again "
-            f"from where it came; or, if lrbench pretrained it here, delete {path.name} and run the same pretraining."
+            f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it from where "
+            f"{path.name} came from; or, if lrbench pretrained it here, delete {path.name} and run the same pretraining."
         )
     return LoadedSnapshot(
         reference=text, model=model.eval(), metadata=metadata, sha256=identity(path), batchnorm=batchnorm_mode(path)

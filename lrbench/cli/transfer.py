@@ -176,6 +176,13 @@ def _show(path: Path, task: str, as_json: bool) -> None:
             f"some classes have fewer than {result.chosen['shots']} training images and gave all of them: {drawn:,} images of "
             f"{result.task.classes:,} classes were drawn."
         )
+    tried = result.selection.get("candidates", ())
+    unsolved = sum(each.get("converged") is False for each in tried)
+    if unsolved:
+        warn(
+            f"{unsolved} of the {len(tried)} fits among which was chosen did not converge within probe.iterations; "
+            "`selection` in the result says which."
+        )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
     for each in load_task(task).about.notes if not as_json else ():

@@ -155,7 +155,8 @@ def differences(before: dict[str, Any], after: dict[str, Any], table: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             changes += differences(old, new, name)
         elif old != new:
-            changes.append(f"{name} was {old} and is now {new}")
+            was, now = ("not set" if value is None else value for value in (old, new))
+            changes.append(f"{name} was {was} and is now {now}")
     return changes
 
 

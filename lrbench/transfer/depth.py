@@ -63,7 +63,15 @@ def select(
             control=control,
         )
         score = max(candidate["score"] for candidate in best.candidates)
-        candidates.append({"depth": level, "strength": best.chosen["strength"], "score": score})
+        candidates.append(
+            {
+                "depth": level,
+                "strength": best.chosen["strength"],
+                "score": score,
+                "iterations": sum(candidate["iterations"] for candidate in best.candidates),
+                "converged": all(candidate["converged"] for candidate in best.candidates),
+            }
+        )
         edges[level] = best.edge
     chosen = max(candidates, key=lambda candidate: candidate["score"])
     return Choice(

@@ -28,7 +28,7 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
     total = float(1 - centres.mean(0).square().sum())
     return {
         "class_separation": 1 - within / total if total > 1e-12 else 0.0,
-        "effective_rank": _effective_rank((wide - wide.mean(0)).float()),
+        "effective_rank": _effective_rank(wide - wide.mean(0)),
         "feature_norm": float(norms.mean()),
     }
 
@@ -49,9 +49,10 @@ def sums_by_class(values: torch.Tensor, labels: torch.Tensor, classes: int) -> t
 
 def _effective_rank(centred: torch.Tensor) -> float:
     tall = centred.shape[0] >= centred.shape[1]
-    # Of the two Gram matrices the smaller has all singular values; single precision is enough for an entropy.
+    # Of the two Gram matrices the smaller has all singular values. In single precision those that should be zero, of features
+    # that have collapsed, would add a third of a dimension and more.
     gram = centred.T @ centred if tall else centred @ centred.T
-    values = torch.linalg.eigvalsh(gram).double().clamp(min=0).sqrt()
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     if float(values.sum()) == 0:
         return 1.0
     shares = values / values.sum()

@@ -76,8 +76,8 @@ class Finetuning:
     def select(self, train: Indices, validation: Indices, *, metric: str, control: Control) -> Choice:
         """Try the whole grid on `train` and score each point on `validation`.
 
-        A point whose loss is not finite counts as diverged and is never chosen, nor is one that was given up (`halving`).
-        Of equal scores the smaller rate wins, then the larger decay.
+        A point whose loss, weights or logits are not finite counts as diverged and is never chosen, nor is one that was given
+        up (`halving`). Of equal scores the smaller rate wins, then the larger decay.
 
         Raises:
             FailureError: Every point diverged.
@@ -103,14 +103,18 @@ class Finetuning:
             )
         best = max(alive, key=lambda candidate: candidate["score"])
         chosen = {name: best[name] for name in ("learning_rate", "weight_decay")}
-        edge = on_edge(alive, "learning_rate", (rates[0], rates[-1]))
+        # A decay of 0 is the end of the road, not the edge of a grid that could go on.
+        outermost = [decays[0], *(decay for decay in decays[-1:] if decay > 0)]
+        edge = on_edge(candidates, "learning_rate", (rates[0], rates[-1])) or on_edge(
+            candidates, "weight_decay", outermost
+        )
         return Choice(chosen=chosen, candidates=tuple(candidates), edge=edge, metric=metric)
 
     def fit(self, choice: Choice, control: Control) -> "Finetuned":
         """Train with the chosen hyper-parameters on training and validation images together.
 
         Raises:
-            FailureError: The loss is not finite.
+            FailureError: The loss, or the network after the last update, is not finite.
         """
         everything = np.arange(len(self._development.labels))
         rate, decay = float(choice.chosen["learning_rate"]), float(choice.chosen["weight_decay"])
@@ -211,7 +215,9 @@ class _Run:
                     # Nothing brings it back.
                     break
                 control.progress(self._update, settings.updates, f"updates at rate {self._rate:g}")
-        self.diverged = not bool(torch.isfinite(torch.stack(losses)).all())
+        # The last update's loss was of the weights before it.
+        ends = [torch.isfinite(each).all() for each in model.state_dict().values() if each.is_floating_point()]
+        self.diverged = not bool(torch.stack([*ends, torch.isfinite(torch.stack(losses)).all()]).all())
         # Those of a grid that wait for their next rung need none.
         optimiser.zero_grad(set_to_none=True)
         model.eval()
@@ -249,6 +255,10 @@ class _Run:
             return {"score": 0.0, "diverged": True, "updates": self._update}
         development = self._owner._development
         scores = self._owner._scores(self.model, development.pixels, validation)
+        # Finite weights may still be too large to compute with.
+        if not bool(torch.isfinite(scores).all()):
+            self.diverged = True
+            return self._judged(validation, metric)
         return {"score": headline(scores, torch.from_numpy(development.labels[validation]), metric)}
 
     def give_up(self, update: int) -> None:
@@ -282,8 +292,18 @@ class Finetuned:
         self.diagnostics: dict[str, Any] = {"updates": owner._settings.updates}
 
     def scores(self, pixels: Any) -> torch.Tensor:
-        """Logits of every image. Shape `(N, C)`."""
-        return self._owner._scores(self._model, pixels)
+        """Logits of every image. Shape `(N, C)`.
+
+        Raises:
+            FailureError: Some are not finite.
+        """
+        scores = self._owner._scores(self._model, pixels)
+        if not bool(torch.isfinite(scores).all()):
+            raise FailureError(
+                "fine-tuning ended in a network whose answers are not finite, though its loss was. Put smaller rates into "
+                "finetune.rates."
+            )
+        return scores
 
     def features(self) -> torch.Tensor:
         """Features before the classifier of the images that were trained on. Shape `(N, D)`."""

@@ -275,7 +275,13 @@ def select(
     for strength, fit in zip(grid, fits, strict=True):
         score = headline(inputs.double() @ fit.weights.to(inputs.device), validation.labels, metric)
         candidates.append(
-            {"strength": strength, "score": score, "iterations": fit.iterations, "converged": fit.converged}
+            {
+                "strength": strength,
+                "score": score,
+                "iterations": fit.iterations,
+                "final_gradient_norm": fit.gradient,
+                "converged": fit.converged,
+            }
         )
     # `max` takes the first of equals, and the grid falls from the strongest.
     best = max(candidates, key=lambda candidate: candidate["score"])

@@ -75,8 +75,12 @@ def on_edge(candidates: Sequence[dict[str, Any]], name: str, ends: Sequence[floa
         name: The hyper-parameter.
         ends: The values beyond which the grid could go on.
     """
-    within = [each["score"] for each in candidates if each[name] not in ends]
-    return bool(within) and max(each["score"] for each in candidates) > max(within)
+    best: dict[float, float] = {}
+    for each in candidates:
+        best[each[name]] = max(each["score"], best.get(each[name], each["score"]))
+    top, within = max(best.values()), [score for value, score in best.items() if value not in ends]
+    # Of a grid of ends alone, one end may be better than the other; a single value is no grid.
+    return top > max(within) if within else len(set(best.values())) > 1
 
 
 def heed(control: Control | None) -> None:
@@ -123,12 +127,14 @@ class SealedLabels:
 
         Raises:
             RuntimeError: They were opened before.
-            TypeError: There is no choice, or there are not scores for every image.
+            TypeError: There is no choice, or there are not scores for every image, or some are not finite.
         """
         if not isinstance(choice, Choice) or not choice.chosen:
             raise TypeError("test labels open for a frozen Choice only")
         if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != self._count:
             raise TypeError(f"test labels open for scores of shape ({self._count}, classes) only")
+        if not bool(torch.isfinite(scores).all()):
+            raise TypeError("test labels open for finite scores only")
         return self._take()
 
     def __reduce__(self) -> str:

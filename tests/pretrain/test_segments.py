@@ -293,3 +293,14 @@ def test_other_settings_under_one_name_are_refused(tiny, place):
     other = load_suite("tiny.toml", ["model.architecture=resnet34"])
     with pytest.raises(InputError, match="is a snapshot of resnet18, but suite tiny pretrains resnet34"):
         make_snapshot(other, key("step", 1), place, Control())
+
+
+def test_a_first_attempt_that_failed_leaves_nothing_in_the_way_of_the_next(lrbench, home, tiny):
+    suite = ("pretrain", "tiny.toml", "--set", "name=second")
+    failed = lrbench(*suite, "--set", "schedule.batch=1000")
+    assert failed.status == 2 and "fewer than one batch of 1000" in failed.err
+    # A suite of which nothing was made is not the one pretrained last.
+    assert "no suite was pretrained" in lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects").err
+    assert lrbench(*suite, "--set", "schedule.epochs=6", "--arm", "constant", "--seed", "0").status == 0
+    again = lrbench(*suite, "--set", "schedule.batch=16")
+    assert again.status == 2 and "schedule.batch was 32 and is now 16" in again.err

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from lrbench.control import Control
+from lrbench.errors import FailureError
 from lrbench.models import InputNormalisation
 from lrbench.registry.suite import Finetune
 from lrbench.transfer import finetune as module
 from lrbench.transfer.finetune import Finetuning, _Run
 from lrbench.transfer.points import Points
+from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Development, JoinedPixels
 
 CPU = torch.device("cpu")
@@ -136,6 +138,8 @@ def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
         ({(0.1, 1e-3): 0.6, (0.1, 0.0): 0.6}, (0.1, 1e-3), False),
         ({(0.1, 0.0): 0.9}, (0.1, 0.0), False),
         ({(1.0, 0.0): 0.9}, (1.0, 0.0), True),
+        # The largest decay is an edge, none at all is not.
+        ({(0.1, 1e-3): 0.9}, (0.1, 1e-3), True),
     ],
 )
 def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_told(monkeypatch, scores, chosen, edge):
@@ -144,6 +148,39 @@ def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_t
     owner = tuning(Network(), rates=(0.01, 0.1, 1.0), decays=(0.0, 1e-3))
     choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
     assert (choice.chosen["learning_rate"], choice.chosen["weight_decay"]) == chosen and choice.edge is edge
+
+
+def test_a_lone_survivor_of_halving_at_the_largest_rate_is_at_an_edge(monkeypatch):
+    monkeypatch.setattr(_Run, "train", lambda self, end, control: None)
+    monkeypatch.setattr(_Run, "_judged", lambda self, *_: {"score": self._rate})
+    owner = tuning(Network(), rates=(0.01, 0.1, 1.0), updates=64, halving=True)
+    choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
+    assert sum("updates" in each for each in choice.candidates) == 2
+    assert choice.chosen["learning_rate"] == 1.0 and choice.edge
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_a_network_that_is_no_longer_finite_after_its_last_update_diverged(updates):
+    """Its losses were of the weights before each update."""
+    owner = tuning(Network(), updates=updates, rates=(1e38, 0.01))
+    choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
+    assert [each.get("diverged", False) for each in choice.candidates] == [False, True]
+    assert choice.chosen["learning_rate"] == 0.01
+    alone = tuning(Network(), updates=updates, rates=(1e38,))
+    with pytest.raises(FailureError, match="diverged at every learning rate"):
+        alone.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
+    frozen = Choice(chosen={"learning_rate": 1e38, "weight_decay": 0.0}, candidates=(), edge=False, metric="top1")
+    with pytest.raises(FailureError, match=r"diverged on training and validation images|answers are not finite"):
+        alone.fit(frozen, Control()).scores(Images())
+
+
+def test_answers_that_are_not_finite_are_no_scores(monkeypatch):
+    owner = tuning(Network(), updates=2)
+    frozen = Choice(chosen={"learning_rate": 0.1, "weight_decay": 0.0}, candidates=(), edge=False, metric="top1")
+    fitted = owner.fit(frozen, Control())
+    monkeypatch.setattr(owner, "_scores", lambda *_: torch.tensor([[0.0, float("nan")]]))
+    with pytest.raises(FailureError, match="answers are not finite"):
+        fitted.scores(Images())
 
 
 def test_a_run_that_diverged_is_not_trained_on(monkeypatch):

@@ -139,6 +139,15 @@ def test_separation_rank_and_norm_are_their_definitions():
     assert describe_features(torch.from_numpy(line), torch.zeros(40, dtype=torch.int64), 1)["effective_rank"] < 1.1
 
 
+def test_the_rank_of_features_that_have_collapsed_is_not_that_of_rounding():
+    draw = np.random.default_rng(1)
+    features = (draw.normal(size=(600, 3)) @ draw.normal(size=(3, 400))).astype(np.float32)
+    values = np.linalg.svd(features.astype(np.float64) - features.astype(np.float64).mean(0), compute_uv=False)
+    shares = values / values.sum()
+    found = describe_features(torch.from_numpy(features), torch.zeros(600, dtype=torch.int64), 1)["effective_rank"]
+    assert found == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+
+
 @pytest.fixture
 def reference(tiny, place):
     for stage in (0, 1, 2):
@@ -212,3 +221,18 @@ def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, h
     page = (home / "leaderboard" / "tiny.md").read_text()
     assert all(f"## {protocol}" in page or protocol in page for protocol in protocols)
     assert lrbench("leaderboard", "--check").status == 0
+
+
+@pytest.mark.parametrize("protocol", ["probe", "depth"])
+def test_fits_of_the_path_that_did_not_converge_are_told(reference, place, lrbench, protocol):
+    keep_suite(place.workspace, reference.suite)
+    arguments = ("transfer", "--snapshot", "tiny/step/stage2", "--task", "tiny-objects", "--protocol", protocol)
+    short = lrbench(*arguments, "--set", "probe.iterations=1", "--json")
+    assert short.status == 0
+    tried = json.loads(short.out)["selection"]["candidates"]
+    unsolved = sum(not each["converged"] for each in tried)
+    assert unsolved >= 2 and all(each["iterations"] >= 1 for each in tried)
+    assert f"{unsolved} of the {len(tried)} fits among which was chosen did not converge" in short.err
+    whole = lrbench(*arguments, "--set", "probe.weakest=0.1", "--again", "--json")
+    assert all(each["converged"] for each in json.loads(whole.out)["selection"]["candidates"])
+    assert "did not converge" not in whole.err

@@ -37,6 +37,7 @@ def test_test_labels_open_once_and_only_for_a_frozen_choice_and_all_scores():
         (Choice(chosen={}, candidates=(), edge=False, metric="top1"), torch.zeros(3, 3)),
         (CHOICE, torch.zeros(2, 3)),
         (CHOICE, torch.zeros(3)),
+        (CHOICE, torch.tensor([[0.0, 1.0], [0.0, float("nan")], [0.0, 1.0]])),
         (CHOICE, None),
     ]:
         with pytest.raises(TypeError):
@@ -62,8 +63,9 @@ def test_nothing_on_the_seal_shows_the_labels():
         ((0.9, 0.9, 0.5), False),
         ((1.0, 1.0, 1.0), False),
         ((0.5, 0.9, 0.5), False),
-        # With ends alone there is no grid to speak of.
-        ((0.9, 0.5), False),
+        # Of two values the better one is at an edge, and a single one is no grid.
+        ((0.9, 0.5), True),
+        ((0.5, 0.5), False),
         ((0.9,), False),
     ],
 )
