@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lrbench.control import Control
 from lrbench.errors import FailureError, InterruptedWork
@@ -16,7 +16,8 @@ from lrbench.registry.task import Archive, Task
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0
-# HTTP's answer to a range that begins at or after the file's end.
+# HTTP's answers: the whole file; and to a range that begins at or after the file's end.
+_WHOLE = 200
 _NOTHING_AFTER = 416
 # A server that cuts connections is asked again as long as each time brings more, up to so many times.
 _ATTEMPTS = 20
@@ -82,41 +83,69 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
 
 
 def _from(url: str, part: Path, archive: Archive, control: Control, *, pinned: bool) -> str | None:
-    """Download from one address; gives what is wrong in a few words, or None when `part` is the file."""
+    """Download from one address; gives what is wrong in a few words, or None when `part` is the file.
+
+    What an earlier call or another address gave is never written over: a page that asks for a log-in is sent as if it were
+    the file. What comes from the start lies beside it, in `<name>.part.again`, and takes its place when it is the file, or
+    else when it is longer and no page.
+    """
+    again = part.with_name(f"{part.name}.again")
+    _keep_longer(part, again)
+    try:
+        return _tried(url, part, again, archive, control, pinned)
+    finally:
+        _keep_longer(part, again)
+
+
+def _tried(url: str, part: Path, again: Path, archive: Archive, control: Control, pinned: bool) -> str | None:
     import requests
 
-    resumed = _size(part) > 0
+    kept = _size(part)
     for _ in range(_ATTEMPTS):
-        before = _size(part)
+        path = again if again.exists() else part
+        before = _size(path)
         try:
             # All of it may be there: a run can end between the last byte and the file's own name.
-            if not (pinned and before and wrong(part, archive) is None):
-                _append(url, part, control, pinned)
+            if not (pinned and before and wrong(path, archive) is None):
+                _append(url, path, again if kept and path == part else None, control, pinned)
         except requests.RequestException as error:
-            if resumed and error.response is not None and error.response.status_code == _NOTHING_AFTER:
-                resumed = False
+            if kept and path == part and error.response is not None and error.response.status_code == _NOTHING_AFTER:
+                again.touch()
                 continue
-            if not isinstance(error, requests.HTTPError) and _size(part) > before:
+            written = again if again.exists() else part
+            if not isinstance(error, requests.HTTPError) and _size(written) > (before if written == path else 0):
                 continue
             return (str(error).splitlines() or [type(error).__name__])[0]
-        problem = wrong(part, archive)
+        path = again if again.exists() else part
+        problem = wrong(path, archive)
         if problem is None:
+            if path == again:
+                os.replace(again, part)
             return None
-        # The start may have been of another file, or damaged; a second try from nothing decides.
-        if not resumed and _page(part) is None:
-            return f"what came {problem} (kept as {set_aside(part).name})"
-        part.unlink()
-        if not resumed:
-            return f"what came {problem}"
-        resumed = False
+        if kept and path == part:
+            # The start may have been of another file, or the rest is; what this address gives from nothing decides.
+            os.truncate(part, kept)
+            again.touch()
+            continue
+        if _page(path) is None:
+            return f"what came {problem} (kept as {set_aside(path).name})"
+        path.unlink()
+        return f"what came {problem}"
     return f"the connection broke {_ATTEMPTS} times"
 
 
-def _append(url: str, part: Path, control: Control, pinned: bool) -> None:
+def _keep_longer(part: Path, again: Path) -> None:
+    if _size(again) > _size(part) and _page(again) is None:
+        os.replace(again, part)
+    again.unlink(missing_ok=True)
+
+
+def _append(url: str, path: Path, again: Path | None, control: Control, pinned: bool) -> None:
+    """Download what follows on `path`; into `again`, where one is given, if the server sends the whole instead."""
     from pooch import HTTPDownloader
 
-    with part.open("ab") as file:
-        receiving = _Receiving(file, control, pinned)
+    receiving = _Receiving(path, again, control, pinned)
+    try:
         # Archives must not be unpacked on the way, nor counted packed.
         headers = {"Accept-Encoding": "identity"}
         if receiving.done:
@@ -125,7 +154,9 @@ def _append(url: str, part: Path, control: Control, pinned: bool) -> None:
             chunk_size=_CHUNK, timeout=_TIMEOUT, headers=headers, hooks={"response": receiving.begin}
         )
         download(url, receiving, None)
-        os.fsync(file.fileno())
+        receiving.sync()
+    finally:
+        receiving.close()
 
 
 class _Receiving:
@@ -135,20 +166,26 @@ class _Receiving:
         done: Bytes in the file.
     """
 
-    def __init__(self, file: BinaryIO, control: Control, pinned: bool) -> None:
-        self._file = file
+    def __init__(self, path: Path, again: Path | None, control: Control, pinned: bool) -> None:
+        self._file = path.open("ab")
+        self._again = again
         self._pinned = pinned
         self._control = control
         self._total = 0
-        self.done = os.fstat(file.fileno()).st_size
+        self.done = os.fstat(self._file.fileno()).st_size
+        self._kept = self.done if again is not None else 0
 
     def begin(self, response: Any, **_: Any) -> None:
         """See whether the server goes on from where the file ends, or starts again."""
         if response.is_redirect:
             return
         # 206 is the rest; 200 the whole from the start.
-        if response.status_code in {200, _NOTHING_AFTER}:
-            self._file.truncate(0)
+        if response.status_code == _WHOLE and self.done:
+            if self._again is None:
+                self._file.truncate(0)
+            else:
+                self._file.close()
+                self._file = self._again.open("wb")
             self.done = 0
         self._total = self.done + int(response.headers.get("Content-Length") or 0)
 
@@ -156,7 +193,7 @@ class _Receiving:
         """Add what arrived."""
         if self._control.stop_requested():
             raise InterruptedWork(
-                f"stopped after {self.done:,} bytes"
+                f"stopped after {max(self.done, self._kept):,} bytes"
                 + (
                     ", which are kept. Run the same command again to go on from there."
                     if self._pinned
@@ -166,6 +203,15 @@ class _Receiving:
         self._file.write(chunk)
         self.done += len(chunk)
         self._control.progress(self.done, max(self._total, self.done), "bytes")
+
+    def sync(self) -> None:
+        """Flush what was written to disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file, whatever came."""
+        self._file.close()
 
     def flush(self) -> None:
         """The system writes when it likes; what counts is synced at the end."""
@@ -204,7 +250,7 @@ def set_aside(path: Path) -> Path:
     Returns:
         That name: `<name>.bad`, or `.bad2` and so on where others are there.
     """
-    name = path.name.removesuffix(".part")
+    name = path.name.removesuffix(".again").removesuffix(".part")
     bad, number = path.with_name(f"{name}.bad"), 1
     while bad.exists():
         number += 1

@@ -13,10 +13,12 @@ FILES: dict[str, bytes] = {}
 
 
 ASKED: list[tuple[str, str | None]] = []
-# By path: bytes after which the connection is cut; what is added to the length that is told; whether Range is understood.
+# By path: bytes after which the connection is cut; what is added to the length that is told; whether Range is understood;
+# where else it lies.
 CUT: dict[str, int] = {}
 LIE: dict[str, int] = {}
 NO_RANGE: set[str] = set()
+MOVED: dict[str, str] = {}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -25,6 +27,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         content, wanted = FILES.get(self.path), self.headers["Range"]
         ASKED.append((self.path, wanted))
+        if self.path in MOVED:
+            self.send_response(302)
+            self.send_header("Location", MOVED[self.path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if content is None:
             self.send_error(404)
             return
