@@ -43,7 +43,9 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Bytes:
     Pillow is the reference. The container is told from the bytes (data sets hold GIF, BMP and PNG files called `.jpg`).
     CMYK is converted; transparency is laid on white, because drawings are commonly saved as black on nothing; 16-bit
     grey levels are scaled to 8 bits, not clipped; of several frames the first is taken. The EXIF orientation is not
-    applied, as in torchvision's loaders, with which published figures were made.
+    applied, as in torchvision's loaders, with which published figures were made. What Pillow itself does as it opens a file
+    stays: of 16-bit colour the lower byte is cut off, not rounded, a transparent colour in 16 bits may not be recognised, and
+    levels in floating point (TIFF) are clipped to 0 to 255.
 
     Args:
         content: The file's bytes.
@@ -134,12 +136,15 @@ def rgb_pixels(image: Image.Image) -> Bytes:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Older Pillow opens 16-bit PNGs as 32-bit "I"; its own conversions to 8 bits would clip at 255, the key's pixels too.
+        levels = np.asarray(image).astype(np.int64)
+        grey = ((levels.clip(0, 65535) + _LEVELS_16_TO_8 // 2) // _LEVELS_16_TO_8).astype(np.uint8)
+        if "transparency" in image.info:
+            grey[levels == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Older Pillow opens 16-bit PNGs as 32-bit "I"; its own conversion to 8 bits would clip at 255.
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((levels + _LEVELS_16_TO_8 // 2) // _LEVELS_16_TO_8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

@@ -174,3 +174,45 @@ def test_an_enormous_image_is_refused_before_any_of_it_is_decoded(monkeypatch):
     monkeypatch.setattr(module, "_jpeg", lambda content: pytest.fail("decoded"))
     with pytest.raises(InputError, match="decompression bomb"):
         decode(encoded(COLOUR, "JPEG"), "huge.jpg")
+
+
+def keyed(mode, pixels, key, kind="PNG", palette=None):
+    """A picture of one row that is transparent where a pixel is the key."""
+    picture = Image.new(mode, (len(pixels), 1))
+    if palette:
+        picture.putpalette([level for colour in palette for level in colour])
+    picture.putdata(pixels)
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, transparency=key)
+    assert "transparency" in Image.open(io.BytesIO(buffer.getvalue())).info
+    return decode(buffer.getvalue(), "keyed")[0].tolist()
+
+
+WHITE = [255, 255, 255]
+RED, BLACK, BLUE = (200, 10, 20), (0, 0, 0), (1, 2, 210)
+
+
+@pytest.mark.parametrize("key", [0, 257, 1000, 65535])
+def test_sixteen_bit_grey_with_a_transparent_level_is_scaled_first(key):
+    levels = [0, 257, 999, 1000, 32896, 65535]
+    picture = Image.fromarray(np.array([levels], dtype=np.uint16))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", transparency=key)
+    assert Image.open(io.BytesIO(buffer.getvalue())).info["transparency"] == key
+    expected = [255 if level == key else grey for level, grey in zip(levels, [0, 1, 4, 4, 128, 255], strict=True)]
+    assert decode(buffer.getvalue(), "deep.png")[0].tolist() == [[grey] * 3 for grey in expected]
+
+
+def test_a_transparent_grey_or_colour_is_laid_on_white():
+    assert keyed("L", [0, 7, 200], 0) == [WHITE, [7] * 3, [200] * 3]
+    assert keyed("RGB", [BLACK, RED, BLUE], BLACK) == [WHITE, list(RED), list(BLUE)]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_colour_of_a_palette_is_laid_on_white(kind):
+    assert keyed("P", [1, 0, 2, 1], 1, kind, [RED, BLACK, BLUE]) == [WHITE, list(RED), list(BLUE), WHITE]
+
+
+def test_half_transparent_colours_of_a_palette_are_mixed_with_white():
+    found = keyed("P", [0, 1, 2], bytes([255, 0, 127]), palette=[RED, BLACK, BLACK])
+    assert found == [list(RED), WHITE, [128] * 3]
