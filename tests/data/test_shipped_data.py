@@ -1,0 +1,88 @@
+"""The tasks that come with lrbench on trees of their data: their lists, and every folder in which they look."""
+
+import pytest
+
+from lrbench.data.layouts.search import beneath, candidates
+from lrbench.data.loading import find_task_data, load_task_data
+from lrbench.files import sha256_file
+from lrbench.registry import load_task
+from lrbench.registry.loading import find_tasks, is_shipped
+from lrbench.registry.task import FoldersFiles, ListedSplit
+from tests import trees
+
+LISTED = [
+    name
+    for name in sorted(find_tasks())
+    if isinstance(files := load_task(name).files, FoldersFiles) and isinstance(files.split, ListedSplit)
+]
+
+
+def test_the_list_of_every_shipped_task_is_the_one_that_it_pins():
+    assert set(LISTED) >= {"sketch250", "sketch250-fold0", "sketch250-fold1", "sketch250-fold2"}
+    for name in LISTED:
+        task = load_task(name)
+        assert is_shipped(task) and sha256_file(task.folder / task.files.split.test) == task.files.split.sha256
+
+
+@pytest.fixture(scope="module")
+def sketches(tmp_path_factory):
+    """All 20,000 files of TU-Berlin's, numbered through 250 classes; nothing is in them."""
+    root = tmp_path_factory.mktemp("sketches")
+    for label in range(250):
+        folder = root / "png" / f"class {label:03d}"
+        folder.mkdir(parents=True)
+        for number in range(80 * label + 1, 80 * label + 81):
+            (folder / f"{number}.png").write_bytes(b"x")
+    return root
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_whole_tree_of_sketches_is_whole(sketches, name):
+    data = load_task_data(load_task(name), [sketches])
+    assert not data.partial and data.problems == () and len(data.classes) == 250
+
+
+# For each task: its tree, the folder in that which is the data set's, and what the tree holds.
+TREES = {
+    "sketch250": (trees.sketch250, "png", {"train": 192, "test": 48}, 3),
+    "cub200": (trees.cub200, "CUB_200_2011", {"train": 18, "test": 12}, 3),
+    "indoor67": (trees.indoor67, "indoorCVPR_09", {"train": 21, "test": 9}, 3),
+    "imagenet1k": (trees.imagenet, "imagenet", {"train": 24, "test": 9}, 3),
+    "caltech256": (trees.caltech256, "256_ObjectCategories", {"train": 240, "test": 16}, 4),
+}
+
+
+def places():
+    """Each folder under the data root in which a task looks, with each in which its images may lie there."""
+    for name in TREES:
+        files = load_task(name).files
+        for root in candidates(files.root):
+            for images in candidates(files.images) if name == "indoor67" else (None,):
+                yield name, root, images
+
+
+def moved(tmp_path, name, root, images=None):
+    """The data root of a task's small tree moved to `root` under it, and the task of whose data it is the whole."""
+    make, folder, counts, classes = TREES[name]
+    made = make(tmp_path / "made") / folder
+    if images not in {None, "Images"}:
+        (made / images).parent.mkdir(exist_ok=True)
+        (made / "Images").rename(made / images)
+    goal = beneath(tmp_path / "data", root)
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    made.rename(goal)
+    task = load_task(name)
+    changes = {"hashes": {}} if images else {}
+    files = task.files.model_copy(update=changes)
+    whole = {"files": files, "classes": classes, "counts": counts, "least": {}, "most": {}}
+    return tmp_path / "data", task.model_copy(update=whole)
+
+
+@pytest.mark.parametrize(("name", "root", "images"), list(places()))
+def test_data_is_read_wherever_its_task_looks(tmp_path, name, root, images):
+    data_root, task = moved(tmp_path, name, root, images)
+    assert find_task_data(task, [data_root]) == str(beneath(data_root, root))
+    # The list of sketches names those of all 250 classes.
+    data = load_task_data(task, [data_root], partial=name == "sketch250")
+    assert {split: len(found) for split, found in data.splits.items()} == task.counts
+    assert data.splits["test"].images.read(0).shape[2] == 3
