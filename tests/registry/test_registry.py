@@ -35,11 +35,56 @@ def test_every_shipped_task_loads(name):
         ("caltech256-l2sp", 15_420, 5_140, 257, "mean_per_class"),
         ("sun397", 19_850, 19_850, 397, "top1"),
         ("caltech101", 3_030, 5_647, 101, "mean_per_class"),
+        ("eurosat", 21_600, 5_400, 10, "top1"),
+        ("food101", 75_750, 25_250, 101, "top1"),
+        ("cifar10", 50_000, 10_000, 10, "top1"),
+        ("cifar100", 50_000, 10_000, 100, "top1"),
+        ("cars", 8_144, 8_041, 196, "top1"),
+        ("aircraft", (3_334, 3_333), 3_333, 100, "mean_per_class"),
+        ("dtd", (1_880, 1_880), 1_880, 47, "top1"),
+        ("pets", 3_680, 3_669, 37, "mean_per_class"),
+        ("flowers102", (1_020, 1_020), 6_149, 102, "mean_per_class"),
     ],
 )
 def test_the_real_tasks_pin_their_published_figures(name, train, test, classes, metric):
     task = load_task(name)
-    assert (task.counts, task.classes, task.metric) == ({"train": train, "test": test}, classes, metric)
+    trained = {"train": train} if isinstance(train, int) else dict(zip(("train", "val"), train, strict=True))
+    assert (task.counts, task.classes, task.metric) == ({**trained, "test": test}, classes, metric)
+
+
+# What any class of the whole data has at least and at most, of each split; None where no number is pinned.
+BY_CLASS = {
+    "imagenet1k": {"train": (732, 1300), "test": (50, 50)},
+    "imagenet100": {"train": (732, 1300), "test": (50, 50)},
+    "caltech256": {"train": (60, 60), "test": (20, None)},
+    "caltech256-objects": {"train": (60, 60), "test": (20, None)},
+    "caltech256-random60": {"train": (60, 60), "test": (20, None)},
+    "caltech256-random30": {"train": (30, 30), "test": (50, None)},
+    "caltech256-l2sp": {"train": (60, 60), "test": (20, 20)},
+    "cub200": {"train": (29, 30), "test": (11, 30)},
+    "indoor67": {"train": (77, 83), "test": (17, 23)},
+    "sketch250": {"train": (64, 64), "test": (16, 16)},
+    "sketch250-fold0": {"train": (53, 54), "test": (26, 27)},
+    "sketch250-fold1": {"train": (53, 54), "test": (26, 27)},
+    "sketch250-fold2": {"train": (53, 54), "test": (26, 27)},
+    "sun397": {"train": (50, 50), "test": (50, 50)},
+    "caltech101": {"train": (30, 30)},
+    "food101": {"train": (750, 750), "test": (250, 250)},
+    "cifar10": {"train": (5000, 5000), "test": (1000, 1000)},
+    "cifar100": {"train": (500, 500), "test": (100, 100)},
+    "dtd": {"train": (40, 40), "val": (40, 40), "test": (40, 40)},
+    "flowers102": {"train": (10, 10), "val": (10, 10)},
+}
+
+
+def test_what_the_shipped_tasks_pin_of_every_class_is_what_was_published():
+    found = {}
+    for name in find_tasks():
+        task = load_task(name)
+        bounds = {split: (task.least.get(split), task.most.get(split)) for split in {**task.least, **task.most}}
+        if bounds:
+            found[name] = bounds
+    assert found == BY_CLASS
 
 
 @pytest.mark.parametrize(
