@@ -4,25 +4,29 @@ import io
 import json
 
 import datasets
+import numpy as np
 import pytest
 from datasets.packaged_modules.parquet.parquet import Parquet
 
+from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
+from lrbench.data.prepare import prepare
 from lrbench.errors import InputError
 from lrbench.registry import load_task
+from lrbench.registry.suite import Input
 from tests import trees
 from tests.data.reading import counts
 
 CATS_AND_DOGS = datasets.ClassLabel(names=["cat", "dog"])
 
 
-def hub(home, label=CATS_AND_DOGS, labels=(0, 1), *, column="label", image="image", more=None, extra=()):
+def hub(home, label=CATS_AND_DOGS, labels=(0, 1), *, column="label", image="image", more=None, extra=(), first=0):
     """A folder of Parquet files, six rows to train on and four to test, and a task of the user's own that reads it."""
     features = datasets.Features({image: datasets.Image(), column: label, **{name: kind for name, kind, _ in extra}})
     (home / "hubset").mkdir(exist_ok=True)
     for split, count in (("train", 6), ("test", 4)):
         rows = {
-            image: [trees.image(number % 2, number) for number in range(count)],
+            image: [trees.image(number % 2, first + number) for number in range(count)],
             column: [labels[number % len(labels)] for number in range(count)],
             **{name: [value] * count for name, _, value in extra},
         }
@@ -109,6 +113,21 @@ def test_a_damaged_row_is_named_with_an_advice_that_works(home, lrbench):
         load_task_data(task, [home]).splits["test"].images.read(1)
     outcome = lrbench("data", "verify", "hub.toml", "--data-root", home)
     assert outcome.status == 1 and "bad test image row 0 of hubbed (test, image)" in outcome.out
+
+
+def test_a_file_rewritten_with_other_images_of_the_same_labels_is_prepared_anew(home):
+    transform = EvaluationTransform.of(Input(size=32, crop_fraction=0.875))
+
+    def prepared(first):
+        data = load_task_data(hub(home, first=first), [home])
+        pixels = prepare(data, "test", transform, cache=home / "cache").evaluation(np.arange(4))
+        expected = prepare(data, "test", transform, cache=None).evaluation(np.arange(4))
+        assert np.array_equal(pixels, expected)
+        return data, pixels
+
+    (before, old), (after, new) = prepared(0), prepared(100)
+    assert before.splits["test"].labels.tolist() == after.splits["test"].labels.tolist()
+    assert before.fingerprint == after.fingerprint and not np.array_equal(old, new)
 
 
 def test_another_revision_is_another_data_set(home):
