@@ -86,3 +86,24 @@ def test_data_is_read_wherever_its_task_looks(tmp_path, name, root, images):
     data = load_task_data(task, [data_root], partial=name == "sketch250")
     assert {split: len(found) for split, found in data.splits.items()} == task.counts
     assert data.splits["test"].images.read(0).shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "folder"),
+    [
+        ("caltech256", trees.caltech256, "256_ObjectCategories"),
+        ("caltech256-l2sp", trees.caltech256, "256_ObjectCategories"),
+        ("sketch250", trees.sketch250, "png"),
+        ("sketch250-fold1", trees.sketch250, "png"),
+        ("caltech101", trees.caltech101, "101_ObjectCategories"),
+        ("eurosat", trees.eurosat, "eurosat/2750"),
+    ],
+)
+def test_a_folder_in_one_of_its_own_name_is_found(tmp_path, name, make, folder):
+    """As programs leave it that unpack an archive into a folder of its name."""
+    before = load_task_data(load_task(name), [make(tmp_path / "before")], partial=True)
+    made, doubled = make(tmp_path / "made"), tmp_path / "data" / folder / folder.rpartition("/")[2]
+    doubled.parent.mkdir(parents=True)
+    (made / folder).rename(doubled)
+    data = load_task_data(load_task(name), [tmp_path / "data"], partial=True)
+    assert data.fingerprint == before.fingerprint
