@@ -18,8 +18,12 @@ _WHERE = "data with --data-root or LRBENCH_DATA, all else with LRBENCH_HOME"
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, *, then: str = "it goes on from what is there") -> Iterator[None]:
     """Turn an operating-system error met while writing `path` into one clear paragraph.
+
+    Args:
+        path: What is written.
+        then: What the same command does when there is room again.
 
     Raises:
         FailureError: The disk is full or the write failed; what was there before is untouched.
@@ -31,8 +35,7 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             raise FailureError(
                 f"{path} could not be written: {os.strerror(error.errno or 0).lower()}. Nothing already saved was "
-                f"touched. Free some space, or choose a larger disk ({_WHERE}), and run the same command again; it goes "
-                "on from what is there."
+                f"touched. Free some space, or choose a larger disk ({_WHERE}), and run the same command again; {then}."
             ) from error
         if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
             blocked = next((p for p in [path, *path.parents] if p.exists() and not p.is_dir()), path)

@@ -21,6 +21,7 @@ _WHOLE = 200
 _NOTHING_AFTER = 416
 # A server that cuts connections is asked again as long as each time brings more, up to so many times.
 _ATTEMPTS = 20
+_ANEW = "with no hash or size to hold what arrived against, it begins anew"
 
 
 def receive(task: Task, archive: Archive, path: Path, control: Control) -> None:
@@ -53,7 +54,7 @@ def receive(task: Task, archive: Archive, path: Path, control: Control) -> None:
 def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Control) -> None:
     pinned = bool(archive.md5 or archive.sha256 or archive.bytes)
     problems = []
-    with writing(path):
+    with writing(path, then="it goes on from what is there" if pinned else _ANEW):
         path.parent.mkdir(parents=True, exist_ok=True)
         for url in (archive.url, *archive.mirrors):
             # Nothing would tell that the start is of another file: another time's, or another address's.
@@ -197,7 +198,7 @@ class _Receiving:
                 + (
                     ", which are kept. Run the same command again to go on from there."
                     if self._pinned
-                    else ". Run the same command again: with no hash or size to hold them against, it begins anew."
+                    else f". Run the same command again: {_ANEW}."
                 )
             )
         self._file.write(chunk)

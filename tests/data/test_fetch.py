@@ -174,7 +174,8 @@ def test_a_server_that_lies_about_the_length_is_refused_with_what_is_wrong(home,
     assert not (home / "data" / "mine").exists()
 
 
-def test_a_full_disk_is_said_and_what_arrived_is_gone_on_with(home, server, monkeypatch):
+@pytest.mark.parametrize("known", [{}, {"md5": None}])
+def test_a_full_disk_is_said_and_whether_what_arrived_is_gone_on_with(home, server, monkeypatch, known):
     content = tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
     FILES["/mine.tar.gz"] = content
     write = receive._Receiving.write
@@ -184,13 +185,15 @@ def test_a_full_disk_is_said_and_what_arrived_is_gone_on_with(home, server, monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, chunk)
 
+    described = with_archives(task(home, server, content), known)
+    then = "with no hash or size .* it begins anew" if known else "it goes on from what is there"
     with monkeypatch.context() as patch:
         patch.setattr(receive._Receiving, "write", full)
-        with pytest.raises(FailureError, match=r"no space left on device.*goes on from what is there"):
-            fetch(task(home, server, content), home / "data", Control())
+        with pytest.raises(FailureError, match=rf"no space left on device.*run the same command again; {then}\."):
+            fetch(described, home / "data", Control())
     assert not (home / "data" / "mine.tar.gz").exists()
-    fetch(task(home, server, content), home / "data", Control())
-    assert ASKED[-1][1] == "bytes=1048576-" and (home / "data" / "mine").is_dir()
+    fetch(described, home / "data", Control())
+    assert ASKED[-1][1] == (None if known else "bytes=1048576-") and (home / "data" / "mine").is_dir()
 
 
 def test_a_disk_that_fills_while_unpacking_leaves_nothing_half_done(home, server, monkeypatch):
