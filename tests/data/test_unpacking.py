@@ -196,6 +196,15 @@ def test_what_a_killed_process_unpacked_is_gone_after_the_next_time(home, server
     assert sorted(each.name for each in (home / "data").iterdir()) == [".mine.lock", "mine", "mine.tar.gz"]
 
 
+def test_what_a_killed_process_left_is_no_part_of_what_is_unpacked(home, server):
+    left = home / "data" / ".mine.unpacking" / "mine"
+    left.mkdir(parents=True)
+    (left / "stale.txt").write_bytes(b"of another archive")
+    fetch(offered(home, server, GOOD), home / "data", Control())
+    found = {path.name for path in (home / UNPACKED).rglob("*") if path.is_file()}
+    assert found == {"1.txt", "2.txt", ".lrbench-fetched.json"} and not left.parent.exists()
+
+
 def test_without_locks_what_another_process_unpacks_is_left_alone(home, server, monkeypatch):
     def no_locks(handle, operation):
         raise OSError("no locks here")
