@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -139,7 +140,7 @@ def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
 
-root = Path(sys.argv[1])
+root, workers = Path(sys.argv[1]), int(sys.argv[2])
 data = load_task_data(load_task(str(root / "pixels.toml")), [root])
 before, peak, going = anonymous(), [0], [True]
 
@@ -150,9 +151,10 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-pixels = prepare(data, "train", EvaluationTransform.of(Input(size=64)), cache=root / "cache")
+pixels = prepare(data, "train", EvaluationTransform.of(Input(size=64)), cache=root / "cache", workers=workers)
 batches = Batches(
-    pixels=pixels, labels=data.splits["train"].labels, seed=0, batch=100, size=64, augmentation="crop-flip"
+    pixels=pixels, labels=data.splits["train"].labels, seed=0, batch=min(100, len(pixels)), size=64,
+    augmentation="crop-flip",
 )
 for _ in feed(batches.at, 0, batches.updates_per_epoch, threads=2):
     pass
@@ -177,7 +179,30 @@ def test_memory_does_not_grow_with_the_data_set(tree, tmp_path, report):
             folder.mkdir(parents=True)
         (folder / f"{number}.jpg").write_bytes(contents[number % 50])
     _data(tmp_path, "pixels")
-    done = subprocess.run([sys.executable, "-c", _MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
-    count, before, peak = map(int, done.stdout.split())
+    count, before, peak = _memory(tmp_path, workers=2)
     report(f"preparing and feeding {count:,} files: {before} MiB before, at most {peak} MiB during")
     assert count == 50_000 and peak < 1024
+
+
+def test_memory_does_not_grow_with_the_photographs(tmp_path, report):
+    """Photographs of 48 megapixels decoded by 32 threads, each of which would hold 144 MB."""
+    grain = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    Image.fromarray(grain).resize((8000, 6000)).save(tmp_path / "large.jpg", quality=80)
+    content = (tmp_path / "large.jpg").read_bytes()
+    for number in range(64):
+        folder = tmp_path / "photographs" / "train" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(content)
+    _data(tmp_path, "pixels")
+    count, before, peak = _memory(tmp_path, workers=32)
+    report(
+        f"preparing {count} photographs of 48 megapixels in 32 threads: {before} MiB before, at most {peak} MiB during"
+    )
+    assert count == 64 and peak - before < 1024
+
+
+def _memory(root, *, workers):
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, str(root), str(workers)], capture_output=True, text=True, check=True
+    )
+    return map(int, done.stdout.split())

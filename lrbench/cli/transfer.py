@@ -185,7 +185,7 @@ def _show(path: Path, task: str, as_json: bool) -> None:
         )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
-    for each in load_task(task).about.notes if not as_json else ():
+    for each in load_task(task).about.notes:
         note(f"{result.task.name}: {each}")
     if result.partial:
         warn("the data was not whole: this result is marked partial and never ranked with full ones.")

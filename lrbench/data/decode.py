@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from lrbench.data.decoding_room import wait_for_room
 from lrbench.errors import InputError
 
 # Sixteen-bit grey levels 0..65535 onto 0..255: 65535 / 255 is exactly 257.
@@ -63,6 +64,7 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Bytes:
     try:
         # Pillow looks at the head alone: what kind it is, and whether it is of a size that nobody means.
         image = Image.open(io.BytesIO(content))
+        wait_for_room(*image.size)
         if image.format in {"JPEG", "MPO"} and image.mode == "RGB" and (pixels := _jpeg(content)) is not None:
             return pixels
         image.load()

@@ -22,6 +22,7 @@ from PIL import Image, features
 
 from lrbench.control import Control
 from lrbench.data.decode import Bytes, decode_own_jpeg
+from lrbench.data.decoding_room import DecodingRoom
 from lrbench.data.examples import EvaluationTransform, Split, SplitName, TaskData
 from lrbench.data.pixels import (
     DecodedAnew,
@@ -102,6 +103,7 @@ class _Work:
         control: Control,
     ) -> None:
         self._split, self._transform, self._workers, self._control = split, transform, workers, control
+        self._room = DecodingRoom()
         # Whether a later call goes on with what was finished when this one is stopped.
         self._resumes = False
         self._format = data.task.prepare
@@ -178,7 +180,8 @@ class _Work:
         return [self._image(index) for index in indices]
 
     def _image(self, index: int) -> _Image:
-        pixels = resize(self._split.images.read(index), self._transform)
+        with self._room.one_image():
+            pixels = resize(self._split.images.read(index), self._transform)
         height, width, _ = pixels.shape
         if self._encoded:
             return _as_jpeg(pixels, self._format.quality), (height, width)

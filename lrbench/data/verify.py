@@ -8,6 +8,7 @@ import numpy as np
 
 from lrbench.control import Control
 from lrbench.data.decode import UndecodableImage
+from lrbench.data.decoding_room import DecodingRoom
 from lrbench.data.examples import TaskData
 from lrbench.errors import InterruptedWork
 from lrbench.machine import cores_here
@@ -47,11 +48,11 @@ def verify(data: TaskData, control: Control) -> Verification:
         InterruptedWork: Asked to stop.
     """
     bad: list[BadImage] = []
-    total = sum(len(split) for split in data.splits.values())
+    total, room = sum(len(split) for split in data.splits.values()), DecodingRoom()
     with ThreadPoolExecutor(max_workers=cores_here()) as pool:
         done = 0
         for block in _blocks(data):
-            for problem in pool.map(lambda each: _check(data, *each), block):
+            for problem in pool.map(lambda each: _check(data, room, *each), block):
                 done += 1
                 if problem is not None:
                     bad.append(problem)
@@ -76,10 +77,11 @@ def _blocks(data: TaskData) -> Iterator[list[tuple[str, int]]]:
         yield every[start : start + size]
 
 
-def _check(data: TaskData, split: str, index: int) -> BadImage | None:
+def _check(data: TaskData, room: DecodingRoom, split: str, index: int) -> BadImage | None:
     images = data.splits[split].images  # type: ignore[index]
     try:
-        images.read(index)
+        with room.one_image():
+            images.read(index)
     except UndecodableImage as error:
         return BadImage(split=split, name=error.name, reason=error.reason)
     return None

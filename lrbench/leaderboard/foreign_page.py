@@ -39,6 +39,9 @@ def render_foreign(results: Path, cache: Path | None = None) -> str:
     parts += [_section(table) for table in shown if not table.partial]
     if partial := [_section(table) for table in shown if table.partial]:
         parts += ["## Partial data\n\nMade with data that was not whole; compared among themselves only.", *partial]
+    targets = sorted({entry.task for entry in index.entries})
+    if notes := [f"- {name}: {' '.join(said)}" for name in targets if (said := tables.target_notes(name))]:
+        parts.append("## Of the targets\n\n" + "\n".join(notes))
     if index.problems:
         parts.append("## Left out\n\n" + "\n".join(f"- {problem}" for problem in index.problems))
     return "\n\n".join(parts) + "\n"

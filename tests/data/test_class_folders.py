@@ -146,6 +146,9 @@ def test_caltechs_other_protocols_read_the_same_files(tmp_path):
         assert drawn.classes[-1] == "257.clutter"
         assert set(counts(drawn, "train").values()) == {number} and set(counts(drawn, "test").values()) == {rest}
         tested[number] = set(drawn.splits["test"].ids)
+    griffin = load("caltech256-griffin", tmp_path)
+    assert griffin.classes == objects.classes
+    assert set(counts(griffin, "train").values()) == {30} and set(counts(griffin, "test").values()) == {25}
     # Drawn, and not the last by name; what is tested with more training images is tested with fewer too.
     first = set(load("caltech256", tmp_path).splits["test"].ids)
     assert tested[60] != first and tested[60] < tested[30]

@@ -402,10 +402,13 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
     }
     put(workspace, tiny.model_copy(update={"name": "foreign"}), snapshot=snapshot)
     workspace.results.joinpath("foreign", "suite.json").unlink()
+    with (workspace.root.parent / "tasks" / "tiny-objects.toml").open("a") as file:
+        file.write('\n[about]\nnotes = ["Its test images may be among the source\'s."]\n')
     assert lrbench("leaderboard").status == 0 and lrbench("leaderboard", "--check").status == 0
     assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
     assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
-    assert "timm:resnet18" in lrbench("leaderboard", "--format", "md").out
+    page = lrbench("leaderboard", "--format", "md").out
+    assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
     latex = lrbench("leaderboard", "--format", "latex").out
     assert latex.startswith("% foreign, probe\n\\begin{tabular}") and "`" not in latex
     assert "timm:resnet18" in latex and r"\texttt{" in latex
