@@ -105,8 +105,8 @@ def unused_note(data: TaskData) -> str | None:
         return None
     endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
     return (
-        f"not used: {len(data.unused):,} in the class folders of {data.task.name} ({first_few(data.unused)}). Images lie "
-        f"directly in the folder of their class and are told by their endings: {endings}"
+        f"not used: {len(data.unused):,} in the class folders of {data.task.name} ({first_few(data.unused)}). Images "
+        f"are files that lie directly in the folder of their class; they are told by their endings: {endings}"
     )
 
 

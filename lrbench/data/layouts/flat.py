@@ -40,7 +40,12 @@ def flat_members(
     Raises:
         InputError: Nothing says the classes, or what says them is damaged.
     """
-    images = image_names(root / folder)
+    images, unreadable = image_names(root / folder)
+    problems = [f"in {folder}, {problem}" for problem in unreadable]
+    if not images:
+        raise InputError(
+            f"{root / folder} of task {task.name} holds no image that can be read: {'; '.join(problems)}. {how_to_get(task)}"
+        )
     above = [root, *list(root.absolute().parents)[:_LEVELS_ABOVE]]
     uncountable = None
     for name in files.flat_labels:
@@ -51,7 +56,8 @@ def flat_members(
         if reader is _from_list and whole_number_of_classes(task, files) not in {None, len(classes)}:
             uncountable = path
             continue
-        return _joined(task, path, folder, images, reader(path, images, classes), classes)
+        members, missing = _joined(task, path, folder, images, reader(path, images, classes), classes)
+        return members, [*problems, *missing]
     known = set(classes)
     named = {image: _class_in_name(image, known) for image in images}
     if all(named.values()):
@@ -60,7 +66,7 @@ def flat_members(
             for image, klass in named.items()
             if klass
         ]
-        return sorted(members, key=lambda member: (member[0], member[2])), []
+        return sorted(members, key=lambda member: (member[0], member[2])), problems
     if uncountable is not None:
         raise InputError(
             f"{uncountable} says the classes of task {task.name}'s images as numbers, which count the "

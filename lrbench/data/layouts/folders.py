@@ -66,7 +66,7 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
         images=root,
         classes=list(images),
         members=members,
-        problems=problems,
+        problems=[*scanned.problems, *problems],
         drawn=drawn,
         unused=scanned.unused,
     )
@@ -130,6 +130,7 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
         scanned = images_by_class(task, root / folder, passed_over=archives)
         found = scanned.images
         unused.extend(f"{folder}/{path}" for path in scanned.unused)
+        problems.extend(f"in {folder}, {problem}" for problem in scanned.problems)
         classes.update(found)
         members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
     chosen, others = _chosen_classes(task, files, sorted(classes | packed))

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,7 @@ from lrbench.errors import InputError
 from lrbench.registry.task import Task
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
+_FILE, _FOLDER = "a file", "a folder"
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -22,10 +24,21 @@ class ClassFolders:
     Attributes:
         images: The names of each class's image files; both sorted as plain strings.
         unused: What else lies there and is not used, litter apart: `<class>/<file>`, or `<class>/<folder>/`.
+        problems: What is called like an image and is no file that can be read, each a clause for a message.
     """
 
     images: dict[str, list[str]]
     unused: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """What lies in a folder, litter apart, sorted by name; `unreadable` are called like images and say what they are."""
+
+    images: list[str]
+    unreadable: list[tuple[str, str]]
+    others: list[str]
 
 
 def is_litter(name: str) -> bool:
@@ -36,26 +49,56 @@ def is_litter(name: str) -> bool:
 def class_names(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted as plain strings; files and litter are passed over."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not is_litter(entry.name) and entry.is_dir())
+        return sorted(entry.name for entry in entries if not is_litter(entry.name) and _kind(entry) == _FOLDER)
 
 
-def image_names(folder: Path) -> list[str]:
-    """Names of the image files in `folder`, sorted as plain strings; endings count in upper and lower case."""
-    return _scanned(folder)[0]
+def image_names(folder: Path) -> tuple[list[str], list[str]]:
+    """The image files in a folder.
+
+    Returns:
+        Their names, sorted as plain strings; endings count in upper and lower case. And, each as a clause for a message, what
+        is called like an image and is no file that can be read.
+    """
+    scan = _scanned(folder)
+    return scan.images, _unreadable(scan.unreadable)
 
 
-def _scanned(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of a folder's images and of all else in it but litter, those of folders with a `/` after them."""
-    images, others = [], []
+def _scanned(folder: Path) -> _Scan:
+    images: list[str] = []
+    unreadable: list[tuple[str, str]] = []
+    others: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_litter(entry.name):
                 continue
-            if entry.name.lower().endswith(IMAGE_ENDINGS) and entry.is_file():
+            kind = _kind(entry)
+            if kind == _FOLDER:
+                others.append(f"{entry.name}/")
+            elif not entry.name.lower().endswith(IMAGE_ENDINGS):
+                others.append(entry.name)
+            elif kind == _FILE:
                 images.append(entry.name)
             else:
-                others.append(entry.name + ("/" if entry.is_dir() else ""))
-    return sorted(images), sorted(others)
+                unreadable.append((entry.name, kind))
+    return _Scan(images=sorted(images), unreadable=sorted(unreadable), others=sorted(others))
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    # A link that leads in a circle raises in place of answering.
+    with suppress(OSError):
+        if entry.is_file():
+            return _FILE
+        if entry.is_dir():
+            return _FOLDER
+    return "a link that leads nowhere" if entry.is_symlink() else "a pipe, socket or device"
+
+
+def _unreadable(entries: Sequence[tuple[str, str]], limit: int = 3) -> list[str]:
+    """A clause that names what is called like an image and is no file; none where nothing is."""
+    if not entries:
+        return []
+    shown = "; ".join(f"{name!r} is {kind}" for name, kind in entries[:limit]) + ("; …" if len(entries) > limit else "")
+    return [f"{len(entries):,} called like {'an image' if len(entries) == 1 else 'images'} cannot be read ({shown})"]
 
 
 def holds_images(folder: Path) -> bool:
@@ -96,7 +139,7 @@ def images_by_class(
             f"folder for each class, with that class's images in it.{_flat_advice(folder)}"
         )
     found = {name: _scanned(folder / name) for name in classes}
-    empty = [name for name, (images, _) in found.items() if not images]
+    empty = [name for name, scan in found.items() if not scan.images]
     if empty:
         one, held = len(empty) == 1, _instead(folder / empty[0])
         listed = f"class folder {empty[0]!r}" if one else f"{len(empty)} class folders ({first_few(empty)})"
@@ -108,13 +151,19 @@ def images_by_class(
             f"if it is no class, delete the folder{leave_out}."
         )
     return ClassFolders(
-        images={name: images for name, (images, _) in found.items()},
-        unused=tuple(f"{name}/{other}" for name, (_, others) in found.items() for other in others),
+        images={name: scan.images for name, scan in found.items()},
+        unused=tuple(f"{name}/{other}" for name, scan in found.items() for other in scan.others),
+        problems=tuple(
+            _unreadable([(f"{name}/{entry}", kind) for name, scan in found.items() for entry, kind in scan.unreadable])
+        ),
     )
 
 
 def _instead(folder: Path) -> str:
-    """What a folder without images holds, in brackets; nothing where it is empty."""
+    """What a folder without images holds, to go after the words; nothing where it is empty."""
+    _, unreadable = image_names(folder)
+    if unreadable:
+        return f": in {folder.name!r}, {'; '.join(unreadable)}"
     nested = class_names(folder)
     if nested:
         return f" ({folder.name!r} holds only folders: {first_few(nested)})"

@@ -1,0 +1,82 @@
+"""What is called like an image and is no file: a link that leads nowhere, a pipe, a folder."""
+
+import os
+
+import pytest
+
+from lrbench.data.loading import load_task_data, unused_note
+from lrbench.errors import InputError
+from lrbench.registry import load_task
+from tests import trees
+from tests.data.reading import MINE, load
+
+KINDS = {
+    "a link that leads nowhere": lambda path: path.symlink_to("not there"),
+    "a pipe, socket or device": os.mkfifo,
+}
+KINDS_AND_CIRCLE = [*KINDS.items(), ("a link that leads nowhere", lambda path: path.symlink_to(path.name))]
+
+
+def instead(path, make):
+    path.unlink()
+    make(path)
+
+
+@pytest.mark.parametrize(("what", "make"), KINDS_AND_CIRCLE)
+@pytest.mark.parametrize("layout", ["folders", "split-folders"])
+def test_what_is_called_like_an_image_and_is_none_makes_data_not_whole(home, what, make, layout):
+    for folder in ("mine/train", "mine/test"):
+        for label in range(2):
+            for number in range(5):
+                trees.save(home / "data" / folder / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
+    root = {"folders": "mine/train", "split-folders": "mine"}[layout]
+    (home / "mine.toml").write_text(MINE.replace("folders", layout).replace('root = "mine"', f'root = "{root}"'))
+    task, roots = load_task("mine.toml"), [home / "data"]
+    assert not load_task_data(task, roots).partial
+    instead(home / "data" / "mine" / "train" / "c1" / "3.png", make)
+    with pytest.raises(
+        InputError, match=rf"is not whole: .*1 called like an image cannot be read \('c1/3\.png' is {what}\)"
+    ):
+        load_task_data(task, roots)
+    data = load_task_data(task, roots, partial=True)
+    assert data.unused == () and sum(map(len, data.splits.values())) == (9 if layout == "folders" else 19)
+    for number in (0, 1, 2, 4):
+        instead(home / "data" / "mine" / "train" / "c1" / f"{number}.png", make)
+    # Their endings are right: nothing is said of endings.
+    with pytest.raises(InputError, match=rf"'c1' .* is without any image: in 'c1', 5 called like .*{what}.*…\)\. Copy"):
+        load_task_data(task, roots, partial=True)
+
+
+def test_a_link_that_leads_nowhere_is_said_where_it_would_shift_the_first_images(tmp_path):
+    root = trees.caltech256(tmp_path)
+    instead(root / "256_ObjectCategories" / "056.dog" / "056_0001.jpg", KINDS["a link that leads nowhere"])
+    assert any(
+        "'056.dog/056_0001.jpg' is a link that leads nowhere" in each for each in load("caltech256", root).problems
+    )
+
+
+def test_in_a_flat_folder_they_are_said_too(home):
+    root = trees.imagenet_kaggle(home / "data")
+    folder = root / "ILSVRC" / "Data" / "CLS-LOC" / "val"
+    first, *others = sorted(folder.iterdir())
+    instead(first, KINDS["a link that leads nowhere"])
+    assert any(
+        f"in val, 1 called like an image cannot be read ({first.name!r} is" in each
+        for each in load("imagenet1k", root).problems
+    )
+    for path in others:
+        instead(path, KINDS["a pipe, socket or device"])
+    with pytest.raises(InputError, match="val of task imagenet1k holds no image that can be read: in val, 9 called"):
+        load("imagenet1k", root)
+
+
+def test_a_folder_called_like_an_image_is_not_used_because_it_is_a_folder(home):
+    for label in range(2):
+        for number in range(5):
+            trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
+    (home / "data" / "mine" / "c0" / "9.png").mkdir()
+    (home / "mine.toml").write_text(MINE)
+    data = load_task_data(load_task("mine.toml"), [home / "data"])
+    assert data.unused == (
+        "c0/9.png/",
+    ) and "Images are files that lie directly in the folder of their class" in unused_note(data)
