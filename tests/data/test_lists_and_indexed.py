@@ -231,3 +231,21 @@ def test_cubs_missing_images_are_named_and_a_class_without_any_is_refused(tmp_pa
         load("cub200", tmp_path)
     shutil.rmtree(folder)
     assert len(load("cub200", tmp_path).classes) == 2
+
+
+@pytest.mark.parametrize("left", ["nothing", "a folder", "class folders"])
+def test_cub_without_its_images_says_where_they_were_looked_for(tmp_path, left):
+    home = trees.cub200(tmp_path) / "CUB_200_2011"
+    first = (home / "images.txt").read_text().splitlines()[0].removeprefix("1 ")
+    (home / "images").rename(tmp_path / "elsewhere")
+    if left != "nothing":
+        (home / "images").mkdir()
+    if left == "class folders":
+        (home / "images" / first).parent.mkdir()
+    with pytest.raises(InputError) as missing:
+        load("cub200", tmp_path)
+    said = str(missing.value)
+    assert said.startswith(
+        f"none of the 30 images that {home / 'images.txt'} names is there: the first was looked for at "
+    )
+    assert f"looked for at {home / 'images' / first}. Copy the images of task cub200 to {home / 'images'}" in said

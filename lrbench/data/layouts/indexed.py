@@ -34,8 +34,8 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
     Classes are in the order of their ids; those without images (NABirds lists its whole hierarchy) are left out.
 
     Raises:
-        InputError: Not found, files that do not name the same images, an unknown class, or a class none of whose
-            images is there although its folder is.
+        InputError: Not found, files that do not name the same images, an unknown class, no image at all, or a
+            class none of whose images is there although its folder is.
     """
     root = find_indexed(task, files, roots)
     paths = _table(root / files.images)
@@ -60,6 +60,12 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
         else:
             missing.setdefault(labels[image], []).append(path)
     present = {name for found in members.values() for name, _ in found}
+    if paths and not present:
+        raise InputError(
+            f"none of the {len(paths):,} images that {root / files.images} names is there: the first was looked for at "
+            f"{root / files.folder / next(iter(paths.values()))}. Copy the images of task {task.name} to {root / files.folder}"
+            f", or set files.folder in its TOML. {how_to_get(task)}"
+        )
     _refuse_emptied(task, root / files.folder, {name: gone for name, gone in missing.items() if name not in present})
     problems = []
     if missing:
