@@ -3,7 +3,9 @@ from types import SimpleNamespace
 import pytest
 import timm
 
+from lrbench.arms import snapshot_keys
 from lrbench.errors import InputError
+from lrbench.leaderboard.evidence import without_decay
 from lrbench.registry import find_suites, find_tasks, load_suite, load_task
 from lrbench.registry.suite import Input
 from lrbench.weights import input_of
@@ -159,7 +161,10 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
     schedule = suite.schedule
     assert (schedule.epochs, schedule.boundaries, schedule.rates) == (90, (30, 60), (0.1, 0.01, 0.001))
     assert (schedule.batch, schedule.momentum, schedule.weight_decay) == (256, 0.9, 1e-4)
-    assert "finetune" in suite.protocols
+    assert "finetune" in suite.protocols and not suite.uses("finetune", "trail")
+    # Without eight snapshots that have seen one rate alone C4 could never be decided.
+    rows = {(key.arm, key.stage) for key in snapshot_keys(suite, seed=0)}
+    assert sum(without_decay(suite, row) for row in rows) >= 8
     assert len(suite.probe.grid()) == 45
     assert suite.probe.grid()[0] == 1e5 and suite.probe.grid()[-1] == 1e-6
 
