@@ -4,6 +4,7 @@ import pytest
 
 from lrbench.data.layouts.search import beneath, candidates
 from lrbench.data.loading import find_task_data, load_task_data
+from lrbench.errors import InputError
 from lrbench.files import sha256_file
 from lrbench.registry import load_task
 from lrbench.registry.loading import find_tasks, is_shipped
@@ -107,3 +108,37 @@ def test_a_folder_in_one_of_its_own_name_is_found(tmp_path, name, make, folder):
     (made / folder).rename(doubled)
     data = load_task_data(load_task(name), [tmp_path / "data"], partial=True)
     assert data.fingerprint == before.fingerprint
+
+
+def copied(sketches, folder, classes):
+    """A copy of the first classes under a name of the user's own."""
+    folder.mkdir(parents=True)
+    for each in sorted((sketches / "png").iterdir())[:classes]:
+        (folder / each.name).symlink_to(each)
+    return folder
+
+
+def test_a_data_root_with_nearly_all_class_folders_is_half_copied_data(sketches, tmp_path):
+    task, root = load_task("sketch250"), copied(sketches, tmp_path / "mine", 249)
+    with pytest.raises(
+        InputError, match=rf"at {root} is not whole: .*it has 249 classes, and the whole data set 250.*--partial"
+    ):
+        load_task_data(task, [root])
+    assert len(load_task_data(task, [root], partial=True).classes) == 249
+    # What is whole under a later root goes before it.
+    assert find_task_data(task, [root, copied(sketches, tmp_path / "other", 250)]) == str(tmp_path / "other")
+
+
+def test_a_whole_data_set_is_not_taken_for_another_one_half_copied(sketches, tmp_path):
+    with pytest.raises(InputError, match="was not found"):
+        find_task_data(load_task("caltech256"), [copied(sketches, tmp_path / "mine", 250)])
+
+
+def test_a_data_root_with_a_part_of_the_class_folders_says_how_to_use_it(sketches, tmp_path):
+    task, root = load_task("sketch250"), copied(sketches, tmp_path / "mine", 150)
+    with pytest.raises(
+        InputError, match=r"it has 150 of 250 class folders; if they are a part .* call that folder png, and say"
+    ):
+        find_task_data(task, [root])
+    root.rename(tmp_path / "png")
+    assert len(load_task_data(task, [tmp_path / "png"], partial=True).classes) == 150

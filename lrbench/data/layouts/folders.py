@@ -31,7 +31,7 @@ def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path
         files.root,
         wanted="one folder for each class",
         objection=_no_class_folders,
-        doubt=lambda path: _too_few(len(set(class_names(path)) - set(files.exclude)), task.classes),
+        classes=lambda path: (len(set(class_names(path)) - set(files.exclude)), task.classes),
     )
 
 
@@ -84,7 +84,7 @@ def find_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
         files.root,
         wanted=f"a folder with {files.train}/<class>/ and {files.test}/<class>/",
         objection=lambda path: None if os.path.isdir(path / files.train) else f"no folder {files.train} in it",
-        doubt=lambda path: _too_few(
+        classes=lambda path: (
             len(class_names(path / files.train)) + len(_packed_classes(path / files.train)),
             whole_number_of_classes(task, files),
         ),
@@ -263,10 +263,6 @@ def _renumbered(task: Task, sign: str) -> InputError:
         f"the split of task {task.name} is a list of file numbers that count through the whole data set, but {sign}. "
         f"These files were numbered anew (some mirrors do); get the original ones. {how_to_get(task)}"
     )
-
-
-def _too_few(found: int, whole: int | None) -> str | None:
-    return f"it has {found:,} of {whole:,} class folders" if whole is not None and found < whole else None
 
 
 def _packed_classes(folder: Path) -> list[str]:

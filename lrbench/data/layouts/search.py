@@ -7,6 +7,10 @@ from pathlib import Path, PurePath
 from lrbench.errors import InputError
 from lrbench.registry.task import HubFiles, OneOrMore, Task, TorchvisionFiles
 
+# One in so many class folders may be missing where a data root is taken for half-copied data: no other data set of the suite
+# has so nearly as many classes and lies in class folders (250 and 257 are the nearest).
+_MISSING = 50
+
 
 def candidates(value: OneOrMore) -> tuple[str, ...]:
     """One or several candidate folders of a TOML, as a tuple."""
@@ -25,7 +29,7 @@ def locate(
     *,
     wanted: str,
     objection: Callable[[Path], str | None],
-    doubt: Callable[[Path], str | None] = lambda path: None,
+    classes: Callable[[Path], tuple[int, int | None]] | None = None,
 ) -> Path:
     """The first candidate folder, under the first data root, that looks like the data set.
 
@@ -37,8 +41,9 @@ def locate(
         names: Candidate folders relative to each data root.
         wanted: What is looked for, in words.
         objection: Says why a folder is not the one, or None when it is. Must be cheap.
-        doubt: A second objection, to a data root that is itself taken for the data set although neither its name nor the
-            task's TOML says that it is. Must be cheap.
+        classes: How many class folders are in a folder, and how many there should be, where a number is known. A data root that
+            is itself taken for the data set, although neither its name nor the task's TOML says that it is, must have all of
+            them; where nothing else is found, nearly all. Must be cheap.
 
     Raises:
         InputError: Nowhere found: names every path tried and how to get the data. Or a file stands where a folder
@@ -49,18 +54,33 @@ def locate(
     places = [(root, name) for root in roots for name in given if name != "."]
     places += [(root, ".") for root in roots if "." in given]
     tried = []
+    half_copied = None
     for root, name in places:
         path = beneath(root, name)
         refuse_file(task, path)
         reason = objection(path) if os.path.isdir(path) else "no such folder"
-        if reason is None and name == "." and len(given) > 1 and root.absolute().name not in known:
-            reason = doubt(path)
+        if reason is None and classes and name == "." and len(given) > 1 and root.absolute().name not in known:
+            found, whole = classes(path)
+            if whole is not None and found < whole:
+                reason = f"it has {found:,} of {whole:,} class folders{_if_it_is(given, found, whole)}"
+                if found >= whole - whole // _MISSING and half_copied is None:
+                    half_copied = path
         if reason is None:
             return path
         tried.append(f"{path} ({reason})")
+    if half_copied is not None:
+        return half_copied
     raise InputError(
         f"the data of task {task.name} was not found. Looked for {wanted} at: {'; '.join(tried)}. {how_to_get(task)}"
     )
+
+
+def _if_it_is(names: Sequence[str], found: int, whole: int) -> str:
+    """What to do with a folder that holds a good part of the classes, of which only its user knows whether it is the data."""
+    named = next((PurePath(name).name for name in names if name != "."), None)
+    if named is None or found < whole / 2:
+        return ""
+    return f"; if they are a part of this data, call that folder {named}, and say --partial to use them"
 
 
 def refuse_file(task: Task, path: Path) -> None:
