@@ -1,6 +1,11 @@
 """Errors a user meets: one paragraph that says what is wrong, where, and what to do."""
 
 
+def sentence(text: str) -> str:
+    """A text of somebody else's with a full stop after it, unless it ends as a sentence does."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 class LrbenchError(Exception):
     """Base of every error that is shown without a traceback.
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from lrbench.data.decoding_room import wait_for_room
-from lrbench.errors import InputError
+from lrbench.errors import InputError, sentence
 
 # Sixteen-bit grey levels 0..65535 onto 0..255: 65535 / 255 is exactly 257.
 _LEVELS_16_TO_8 = 257
@@ -27,8 +27,8 @@ class UndecodableImage(InputError):
 
     def __init__(self, name: str, reason: str, task: str = "TASK") -> None:
         super().__init__(
-            f"{name} could not be read as an image: {reason}. `lrbench data verify {task}` lists every such file; "
-            "replace them from the original archive."
+            f"{name} could not be read as an image: {sentence(reason)} `lrbench data verify {task}` (and the same "
+            "--data-root) lists every such file; replace them from the original archive."
         )
         self.name = name
         self.reason = reason

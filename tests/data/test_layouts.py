@@ -117,7 +117,9 @@ def test_the_advice_for_a_toml_that_is_not_registered_names_the_file(home, lrben
     own(home)
     for picture in (home / "data" / "mine" / "c0").iterdir():
         picture.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"`lrbench data verify 'my tasks/mine\.toml'` lists"):
+    with pytest.raises(
+        InputError, match=r"`lrbench data verify 'my tasks/mine\.toml'` \(and the same --data-root\) lists"
+    ):
         load_task_data(task, [home / "data"]).splits["test"].images.read(0)
     assert lrbench("data", "verify", "my tasks/mine.toml").status == 1
 
