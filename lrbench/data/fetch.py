@@ -1,5 +1,6 @@
 """Fetching a task's archives: checked before they are unpacked, and unpacked whole or not at all."""
 
+import errno
 import lzma
 import os
 import shutil
@@ -17,7 +18,7 @@ from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
 from lrbench.data.layouts.search import beneath, candidates, how_to_get, refuse_file
 from lrbench.data.receive import receive, set_aside, wrong
 from lrbench.data.unpacked import is_marked, mark_unpacked
-from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.errors import FailureError, InputError, InterruptedWork, sentence
 from lrbench.files import sync_folder, writing
 from lrbench.locks import locked
 from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
@@ -75,8 +76,8 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
     if task.counts and (problems := _missing(task, everywhere)):
         goals = ", ".join(str(Path(archive.into, archive.unpacks_to or _name(archive))) for archive in task.archives)
         raise FailureError(
-            f"everything that task {task.name} names is there, and still its data is not whole: {'; '.join(problems)}. Move "
-            f"{goals} under {root} away, and run the same command again."
+            f"everything that task {task.name} names is there, and still its data is not whole: "
+            f"{sentence('; '.join(problems))} Move {goals} under {root} away, and run the same command again."
         )
 
 
@@ -230,12 +231,15 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     # Zip files raise RuntimeError where they are encrypted or packed in an unknown way.
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
         # The system's own errors have a number; gzip's and bzip2's, of damaged data, have none.
         if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = " ".join(str(error).split())
+            # It is unpacked into an empty folder: what stands in the way there came out of the archive.
+            if error.errno not in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+                raise
+            reason = "it is damaged: it holds a file and a folder of the same name"
         raise FailureError(
-            f"{path} could not be unpacked: {reason}. Nothing was put in place. Delete it and fetch it again."
+            f"{path} could not be unpacked: {sentence(reason)} Nothing was put in place. Delete it and fetch it again."
         ) from error
 
 

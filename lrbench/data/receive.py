@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench.control import Control
-from lrbench.errors import FailureError, InterruptedWork
+from lrbench.errors import FailureError, InterruptedWork, sentence
 from lrbench.files import sync_folder, writing
 from lrbench.registry.task import Archive, Task
 
@@ -76,7 +76,7 @@ def _receive(task: Task, archive: Archive, path: Path, part: Path, control: Cont
     if not _size(part):
         part.unlink(missing_ok=True)
     raise FailureError(
-        f"{path.name} of task {task.name} could not be fetched. {'; '.join(problems)}.{kept} Or fetch it by hand"
+        f"{path.name} of task {task.name} could not be fetched. {sentence('; '.join(problems))}{kept} Or fetch it by hand"
         + (f" (it has {archive.bytes:,} bytes)" if archive.bytes else "")
         + (f" (its hash is {known})" if known else "")
         + f" and put it at {path}, then run the same command again: it will be checked and unpacked."

@@ -13,7 +13,7 @@ from lrbench.data import receive
 from lrbench.data.fetch import fetch
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.registry import load_task
-from tests.data.serving import ASKED, CUT, FILES, GOOD, LIE, NO_RANGE, tar, task, with_archives
+from tests.data.serving import ASKED, CUT, FILES, GOOD, LIE, MOVED, NO_RANGE, tar, task, with_archives
 
 
 def test_an_archive_is_fetched_checked_and_unpacked_and_then_left_alone(home, server):
@@ -39,6 +39,12 @@ def test_nothing_is_left_where_nothing_came(home, server):
     with pytest.raises(FailureError, match=r"could not be fetched.*404"):
         fetch(task(home, server), home / "data", Control())
     assert [each.name for each in (home / "data").iterdir() if not each.name.endswith(".lock")] == []
+
+
+def test_what_goes_wrong_ends_with_one_full_stop(home, server):
+    MOVED["/mine.tar.gz"] = "/mine.tar.gz"
+    with pytest.raises(FailureError, match=r"Exceeded 30 redirects\. Or fetch it by hand"):
+        fetch(task(home, server), home / "data", Control())
 
 
 def test_a_web_page_in_place_of_an_archive_is_named_as_such(home, server):

@@ -21,7 +21,7 @@ from lrbench.errors import FailureError, InputError
 from lrbench.registry import load_task
 from tests import trees
 from tests.data.reading import load
-from tests.data.serving import FILES
+from tests.data.serving import FILES, GOOD, task
 
 # Training, validation and test images of each tree, its first class, and images of the full data set.
 TASKS = {
@@ -237,6 +237,34 @@ def test_depth_and_transparency_of_files_are_read_as_in_every_other_layout(tmp_p
     split = load("dtd", tmp_path).splits["train"]
     read = {name.rpartition("/")[2]: split.images.read(index) for index, name in enumerate(split.ids)}
     assert (read["banded_train0.jpg"] == 128).all() and (read["banded_train1.jpg"] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"train" }', '"trian" }', "Unknown value 'trian' for argument split. Valid values are"),
+        ('"train" }', "3 }", "Expected type str for argument split"),
+        ('"train" }', '"train", part = 1 }', "unexpected keyword argument 'part'."),
+    ],
+)
+def test_wrong_arguments_are_an_error_of_the_toml(home, lrbench, old, new, said):
+    (home / "own.toml").write_text(OWN.replace(old, new))
+    for verb in ("verify", "fetch"):
+        outcome = lrbench("data", verb, "own.toml")
+        assert outcome.status == InputError.exit_status and "torchvision's Food101: " in outcome.err
+        assert said in outcome.err and outcome.err.strip().endswith(" Correct files.splits in own.toml.")
+        assert ".." not in outcome.err
+
+
+def test_a_question_at_the_end_of_what_is_missing_has_no_full_stop_after_it(home, server):
+    FILES["/mine.tar.gz"] = GOOD
+    described = task(home, server)
+    wrong = load_task("cifar10").files.model_copy(update={"dataset": "CIFAR11"})
+    described = described.model_copy(update={"files": wrong, "counts": {"train": 1, "test": 1}})
+    with pytest.raises(
+        FailureError, match=r"is not whole: torchvision has no data set 'CIFAR11'.*Did you mean 'CIFAR10'\? Move"
+    ):
+        fetch(described, home / "data", Control())
 
 
 def test_images_that_a_class_gives_in_another_mode_become_rgb(home, monkeypatch):

@@ -145,6 +145,17 @@ def test_a_damaged_or_encrypted_zip_is_refused(home, server):
 
 
 @pytest.mark.parametrize(("pack", "name"), [(tar, "mine.tar.gz"), (zipped, "mine.zip")])
+@pytest.mark.parametrize("members", [("mine/a", "mine/a/1.txt"), ("mine/a/1.txt", "mine/a")])
+def test_a_member_that_is_both_a_file_and_a_folder_is_damage(home, server, pack, name, members):
+    content = pack({"mine/b.txt": b"x", **dict.fromkeys(members, b"y")})
+    with pytest.raises(
+        FailureError, match=r"could not be unpacked: it is damaged: it holds a file and a folder of the same"
+    ):
+        fetch(offered(home, server, content, name), home / "data", Control())
+    assert not (home / UNPACKED).exists()
+
+
+@pytest.mark.parametrize(("pack", "name"), [(tar, "mine.tar.gz"), (zipped, "mine.zip")])
 def test_unpacking_tells_how_far_it_is_and_stops_when_asked_to(home, server, pack, name):
     content = pack({f"mine/{number}.txt": np.random.default_rng(number).bytes(90_000) for number in range(20)})
     described, control = offered(home, server, content, name), Watching()

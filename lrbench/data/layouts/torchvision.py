@@ -21,12 +21,14 @@ from lrbench.data.layouts.reading import (
     refuse_untrained,
 )
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
-from lrbench.errors import FailureError, InputError
+from lrbench.errors import FailureError, InputError, sentence
 from lrbench.files import sha256_bytes
 from lrbench.registry import suggestion
 from lrbench.registry.task import Task, TorchvisionFiles
 
 _DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
+# How it says that an argument is none that it knows (`verify_str_arg`).
+_ARGUMENT = re.compile("Unknown value .* for argument|Expected type .* for argument")
 # These take `download` and then say that there is nothing any more.
 _GONE = {"StanfordCars"}
 # Where torchvision's classes keep their files' paths, or pairs of a path and a label.
@@ -71,7 +73,7 @@ def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     """The first root from which the class can be built.
 
     Raises:
-        InputError: None can.
+        InputError: None can, or the task's arguments are wrong.
     """
     return _build(task, files, roots)[0]
 
@@ -115,16 +117,23 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
             try:
                 return path, {split: make(root=str(path), **arguments) for split, arguments in files.splits.items()}
             except TypeError as error:
-                raise InputError(
-                    f"task {task.name}: torchvision's {files.dataset}: {error}. Correct files.splits."
-                ) from error
+                raise _wrong_arguments(task, files, error) from error
             except Exception as error:
+                if _ARGUMENT.match(str(error)):
+                    raise _wrong_arguments(task, files, error) from error
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 # torchvision speaks of an argument that a user of lrbench does not have.
                 tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', reason)})")
     raise InputError(
         f"the data of task {task.name} was not found by torchvision's {files.dataset}. Looked at: {'; '.join(tried)}. "
         f"{how_to_get(task)}"
+    )
+
+
+def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> InputError:
+    where = "" if task.path is None else f" in {task.path}"
+    return InputError(
+        f"task {task.name}: torchvision's {files.dataset}: {sentence(str(error))} Correct files.splits{where}."
     )
 
 
@@ -140,7 +149,7 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
     """Have torchvision download and unpack a data set whose task names no archives; it checks hashes, begins anew each time.
 
     Raises:
-        InputError: The class downloads nothing; says how to get the data by hand.
+        InputError: The class downloads nothing, or the task's arguments are wrong; says what to do.
         FailureError: The download failed.
     """
     make = _class(task, files)
@@ -151,10 +160,12 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
         try:
             make(root=str(root), download=True, **arguments)
         except Exception as error:
+            if isinstance(error, TypeError) or _ARGUMENT.match(str(error)):
+                raise _wrong_arguments(task, files, error) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FailureError(
-                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {reason} Try again, or get it "
-                f"by hand: {task.manual or 'see the data set’s own page.'}"
+                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {sentence(reason)} Try again, "
+                f"or get it by hand: {task.manual or 'see the data set’s own page.'}"
             ) from error
 
 
