@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import datasets
 import numpy as np
@@ -12,7 +13,7 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.errors import InputError
-from lrbench.registry import load_task
+from lrbench.registry import find_tasks, load_task
 from lrbench.registry.suite import Input
 from tests import trees
 from tests.data.reading import counts
@@ -49,6 +50,11 @@ def test_a_gated_hub_data_set_says_what_to_do(tmp_path, monkeypatch):
         InputError, match=r"is a gated dataset.*terms accepted on its page and a token \(`hf auth login`"
     ):
         load_task_data(load_task("imagenet1k-hub"), [tmp_path])
+
+
+def test_the_shipped_hub_data_sets_are_pinned_to_a_commit():
+    revisions = {name: task.files.revision for name in find_tasks() if (task := load_task(name)).files.layout == "hub"}
+    assert revisions and all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions.values())
 
 
 def test_a_hub_data_set_in_a_folder_is_read(home):
