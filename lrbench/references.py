@@ -18,6 +18,8 @@ FOREIGN = "foreign"
 """The results folder of snapshots that belong to no suite."""
 
 _REMOTE = ("timm:", "hf-hub:")
+# Files of weights in other forms, which `lrbench snapshots add` takes in.
+_WEIGHTS = {".pth", ".pt", ".bin", ".ckpt"}
 _STAGE = re.compile(r"stage(\d+)$")
 _SEED = re.compile(r"seed(-?\d+)$")
 
@@ -74,10 +76,20 @@ def parse_reference(
     taken_in = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
     if taken_in is not None and taken_in.is_file():
         return _of_file(taken_in, workspace)
+    if path.suffix in _WEIGHTS or text.endswith("/"):
+        raise InputError(f"there is no {'folder' if text.endswith('/') else 'file'} {text}.")
+    if taken_in is not None:
+        there = _taken_in(workspace)
+        raise InputError(
+            f"there is no snapshot {text}.{suggestion(text, there)} Taken in here are: {', '.join(there) or 'none'}; "
+            "`lrbench snapshots add FILE --architecture NAME` takes in others."
+        )
     parts = text.strip("/").split("/")
     stage = _STAGE.match(parts[-1])
     if stage is None or len(parts) > 4:
-        raise InputError(f"{text!r} is not a snapshot reference.{suggestion(text, _near(text))} Write {_FORMS}.")
+        raise InputError(
+            f"{text!r} is not a snapshot reference.{suggestion(text, _near(text, workspace))} Write {_FORMS}."
+        )
     seed = None
     rest = parts[:-1]
     if rest and (match := _SEED.match(rest[-1])):
@@ -148,9 +160,15 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
     return SnapshotKey(arm=owner(arm, stage, suite.schedule), seed=seed, stage=stage)
 
 
-def _near(text: str) -> list[str]:
-    """What a misspelt stage may have meant: the one of its number."""
-    return [f"stage{number}" for number in re.findall(r"\d+", text)[-1:]]
+def _near(text: str, workspace: Workspace) -> list[str]:
+    """What a misspelt reference may have meant: the stage of its number, or one that was taken in."""
+    return [*(f"stage{number}" for number in re.findall(r"\d+", text)[-1:]), *_taken_in(workspace)]
+
+
+def _taken_in(workspace: Workspace) -> list[str]:
+    """References of the snapshots that were taken in."""
+    paths = sorted((workspace.checkpoints / FOREIGN).glob("*.safetensors"))
+    return [f"{FOREIGN}/{path.name.removesuffix('.safetensors')}" for path in paths]
 
 
 _FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
@@ -171,4 +189,4 @@ def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
 
 def passed_over(folder: Path) -> int:
     """How many files in a folder and those below it look like weights that are not in lrbench's form."""
-    return sum(path.suffix in {".pth", ".pt", ".bin", ".ckpt"} for path in folder.rglob("*"))
+    return sum(path.suffix in _WEIGHTS for path in folder.rglob("*"))

@@ -1,5 +1,7 @@
 """Each bad input ends with one clear paragraph and a non-zero exit, and nothing computed before is lost."""
 
+import errno
+import os
 import resource
 import subprocess
 
@@ -178,3 +180,34 @@ def test_an_error_that_was_not_foreseen_is_a_paragraph_and_with_debug_a_tracebac
     assert outcome.status == 1 and one_paragraph(outcome.err) and "ZeroDivisionError" in outcome.err
     with pytest.raises(ZeroDivisionError):
         lrbench("tasks", "--debug")
+
+
+def test_a_snapshot_that_is_not_there_gets_the_list_of_those_that_are(lrbench, home):
+    folder = home / "checkpoints" / "foreign"
+    folder.mkdir(parents=True)
+    for name in ("early", "late"):
+        (folder / f"{name}.safetensors").write_bytes(b"x")
+    command = ("transfer", "--task", "tiny-objects", "--snapshot")
+    missed = lrbench(*command, "foreign/lat")
+    assert missed.status == 2 and one_paragraph(missed.err)
+    assert (
+        "there is no snapshot foreign/lat. Did you mean 'foreign/late'? Taken in here are: foreign/early" in missed.err
+    )
+    assert "Did you mean 'foreign/late'?" in lrbench(*command, "forein/late").err
+    assert "there is no file weights/epoch3.pth." in lrbench(*command, "weights/epoch3.pth").err
+    assert "there is no folder weights/." in lrbench(*command, "weights/").err
+
+
+def test_a_file_that_may_not_be_read_is_the_users_to_open(lrbench, home, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "mine.toml")
+
+    monkeypatch.setattr("lrbench.registry.load_task", refuse)
+    refused = lrbench("data", "verify", "mine.toml")
+    assert refused.status == 2 and one_paragraph(refused.err)
+    assert "mine.toml cannot be read: permission denied. Change its permissions." in refused.err
+
+
+def test_a_toml_with_the_mark_of_a_byte_order_is_read(lrbench, home):
+    (home / "marked.toml").write_bytes(b"\xef\xbb\xbf" + b'name = "marked"\n[files]\nlayout = "folders"\nroot = "x"\n')
+    assert "well-formed" not in lrbench("data", "verify", "marked.toml").err

@@ -68,6 +68,11 @@ def main() -> None:
             raise
         if isinstance(error, BrokenPipeError):
             _reader_has_gone()
+        if isinstance(error, PermissionError) and error.filename is not None:
+            # Where files are written, it is said there; these are files of the user's that are read.
+            denied = f"{os.fspath(error.filename)!s} cannot be read: permission denied. Change its permissions."
+            typer.echo(one_paragraph("lrbench", denied), err=True)
+            sys.exit(2)
         message = (
             f"an error that lrbench did not foresee: {type(error).__name__}: {error}. Everything saved so far is kept. Run "
             "the same command with --debug to see where it happened; please report it."

@@ -98,6 +98,8 @@ def recommend(
     for each in found.ranked:
         if each.problem:
             warn(f"{each.reference.text} was left out: {each.problem}")
+    if any(each.probe is not None and each.probe.result.partial for each in found.ranked):
+        warn("the data was not whole: these results are marked partial, and the ranking is of what is there.")
     if found.best is None:
         raise FailureError(f"none of the snapshots could be probed on {task}; the warnings above say why.")
 

@@ -243,7 +243,7 @@ def _refuse_twin(kind: str, name: str, path: Path, found: dict[str, Found]) -> N
 @lru_cache(maxsize=256)
 def _parsed(path: Path, modified: int, size: int) -> str:
     try:
-        return json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+        return json.dumps(tomllib.loads(path.read_text(encoding="utf-8-sig")), default=str)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not well-formed TOML: {error}. Correct that line.") from error
     except UnicodeDecodeError as error:

@@ -176,3 +176,11 @@ def test_the_commit_that_a_revision_means_on_the_day_is_part_of_the_fingerprint(
     first, second, local = at("1" * 40), at("2" * 40), at("0123456789abcdef")
     assert first.edition == "@" + "1" * 40 and second.edition == "@" + "2" * 40 and local.edition == "@main"
     assert len({each.fingerprint for each in (first, second, local)}) == 3
+
+
+def test_images_named_as_labels_are_not_poured_out(home):
+    described = hub(home)
+    swapped = described.files.model_copy(update={"label": "image"})
+    with pytest.raises(InputError, match=r"Name the column of the labels.*its columns are image, label") as refused:
+        load_task_data(described.model_copy(update={"files": swapped}), [home])
+    assert len(str(refused.value)) < 700

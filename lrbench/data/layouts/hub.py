@@ -126,11 +126,14 @@ def _labels(
         return names, {
             split: np.array([numbers[value] for value in column], dtype=np.int64) for split, column in columns.items()
         }
-    strange = sorted({repr(value) for value in values if not isinstance(value, int)})
+    # Of an image, in whose column labels were looked for, some hundred thousand signs.
+    strange = sorted({repr(value)[:60] for value in values if not isinstance(value, int)})
     if strange:
+        there = ", ".join(next(iter(tables.values())).features)
         raise InputError(
             f"the data of task {task.name} at {where} has labels in its column {files.label!r} that are neither whole numbers "
-            f"nor words throughout: {', '.join(strange[:3])}. Name the column of the labels in files.label of the task's TOML."
+            f"nor words throughout: {', '.join(strange[:3])}. Name the column of the labels in files.label of the task's TOML; "
+            f"its columns are {there}."
         )
     features = [table.features[files.label] for table in tables.values()]
     names = next((list(each.names) for each in features if isinstance(each, datasets.ClassLabel)), [])
