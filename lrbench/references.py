@@ -167,8 +167,14 @@ def _near(text: str, workspace: Workspace) -> list[str]:
 
 def _taken_in(workspace: Workspace) -> list[str]:
     """References of the snapshots that were taken in."""
-    paths = sorted((workspace.checkpoints / FOREIGN).glob("*.safetensors"))
+    paths = _snapshot_files(workspace.checkpoints / FOREIGN)
     return [f"{FOREIGN}/{path.name.removesuffix('.safetensors')}" for path in paths]
+
+
+def _snapshot_files(folder: Path) -> list[Path]:
+    """The snapshots in a folder and those below it, by path."""
+    # The statistics beside a snapshot are a part of it.
+    return [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
 
 
 _FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
@@ -180,8 +186,7 @@ def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
     Raises:
         InputError: There is none.
     """
-    # The statistics beside a snapshot are a part of it.
-    paths = [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
+    paths = _snapshot_files(folder)
     if not paths:
         raise InputError(f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights.")
     return [parse_reference(str(path), workspace) for path in paths]

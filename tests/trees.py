@@ -293,3 +293,11 @@ def eurosat(root: Path) -> Path:
         for number in range(1, 11):
             save(root / "eurosat" / "2750" / name / f"{name}_{number}.jpg", image(label, number, size=(64, 64)))
     return root
+
+
+def mine(folder: Path) -> Path:
+    """Data of a user's own: `c0` and `c1` with five PNG images each."""
+    for label in range(2):
+        for number in range(5):
+            save(folder / f"c{label}" / f"{number}.png", image(label, number), "PNG")
+    return folder

@@ -70,7 +70,7 @@ def main() -> None:
             _reader_has_gone()
         if isinstance(error, PermissionError) and error.filename is not None:
             # Where files are written, it is said there; these are files of the user's that are read.
-            denied = f"{os.fspath(error.filename)!s} cannot be read: permission denied. Change its permissions."
+            denied = f"{error.filename} cannot be read: permission denied. Change its permissions."
             typer.echo(one_paragraph("lrbench", denied), err=True)
             sys.exit(2)
         message = (

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from lrbench.data.layouts.search import candidates
+from lrbench.data.layouts.splits import hash_problem
 from lrbench.files import sha256_file, write_json
 from lrbench.registry.loading import is_shipped
 from lrbench.registry.task import IndexedFiles, ListsFiles, Task, TorchvisionFiles
@@ -66,11 +67,8 @@ def changed_lists(task: Task, where: Path, roots: Sequence[Path]) -> list[str]:
             path = folder / name
             if used is not None and path.name not in used:
                 continue
-            if path.is_file() and (found := sha256_file(path)) != expected:
-                problems.append(
-                    f"{path} is not the list that was unpacked from {archive} (sha256 {found}, not {expected}); it was cut "
-                    f"short or edited since{meant}"
-                )
+            if path.is_file() and (problem := hash_problem(path, f"sha256:{expected}", f"was unpacked from {archive}")):
+                problems.append(f"{problem} since{meant}")
     return problems
 
 

@@ -71,9 +71,7 @@ def test_in_a_flat_folder_they_are_said_too(home):
 
 
 def test_a_folder_called_like_an_image_is_not_used_because_it_is_a_folder(home):
-    for label in range(2):
-        for number in range(5):
-            trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
+    trees.mine(home / "data" / "mine")
     (home / "data" / "mine" / "c0" / "9.png").mkdir()
     (home / "mine.toml").write_text(MINE)
     data = load_task_data(load_task("mine.toml"), [home / "data"])

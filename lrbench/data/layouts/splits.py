@@ -27,16 +27,20 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def hash_problem(path: Path, pinned: str) -> str | None:
-    """A clause that says that a file does not have its pinned hash (`md5:…` or `sha256:…`), or None."""
+def hash_problem(path: Path, pinned: str, which: str = "the task pins") -> str | None:
+    """A clause that says that a file does not have its pinned hash (`md5:…` or `sha256:…`), or None.
+
+    Args:
+        path: The list.
+        pinned: Its hash.
+        which: What the list is that has that hash, in words after `the list that`.
+    """
     algorithm, _, expected = pinned.partition(":")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     if found == expected:
         return None
-    return (
-        f"{path} is not the list that the task pins ({algorithm} {found}, not {expected}); it was cut short or edited"
-    )
+    return f"{path} is not the list that {which} ({algorithm} {found}, not {expected}); it was cut short or edited"
 
 
 def read_test_list(
