@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from lrbench.errors import InputError
 from lrbench.registry.suite import Schedule, Suite
 
+MEAN_OF = {"average": "hold", "constant-average": "constant"}
+"""Arms whose snapshots are means of the epoch-end weights of another arm's stage."""
+
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class SnapshotKey:
@@ -61,13 +64,13 @@ def last_stage(arm: str, schedule: Schedule) -> int:
 def owner(arm: str, stage: int, schedule: Schedule) -> str:
     """The arm that trains stage `stage` of `arm`: shared stages have one owner.
 
-    Every arm shares stage 0 with `step`; `hold`, `constant` and `average` share stage 1 too, and `raise` all of `step`'s;
-    `constant` shares stage 2 with `hold`.
+    Every arm shares stage 0 with `step`; `hold`, `constant` and their means share stage 1 too, and `raise` all of `step`'s;
+    `constant` shares stage 2 with `hold`, and so does the mean of the one with the mean of the other.
     """
-    shared = {"hold": 1, "constant": 1, "average": 1, "raise": schedule.stages}.get(arm, 0)
+    shared = {"hold": 1, "constant": 1, "average": 1, "constant-average": 1, "raise": schedule.stages}.get(arm, 0)
     if stage <= shared:
         return "step"
-    return "hold" if arm == "constant" and stage == 2 else arm
+    return {"constant": "hold", "constant-average": "average"}.get(arm, arm) if stage == 2 else arm
 
 
 def owned_stages(arm: str, schedule: Schedule) -> tuple[int, ...]:
@@ -97,12 +100,13 @@ def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
         "hold": schedule.rates[stage - 2],
         "average": schedule.rates[stage - 2],
         "constant": schedule.rates[0],
+        "constant-average": schedule.rates[0],
         "cosine": schedule.rates[0],
         "raise": schedule.rates[0],
         "small": schedule.small_rate,
     }.get(arm)
-    trunk = {"hold": "step", "average": "hold"}.get(arm, arm)
-    before = stage if arm == "average" else stage - 1
+    trunk = "step" if arm == "hold" else MEAN_OF.get(arm, arm)
+    before = stage if arm in MEAN_OF else stage - 1
     ends = schedule.ends_of(arm)
     return Segment(
         key=key,
@@ -110,7 +114,7 @@ def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
         rate=schedule.rates[stage - 1] if rate is None else rate,
         first_epoch=ends[stage - 1],
         last_epoch=ends[stage],
-        averaged=arm == "average",
+        averaged=arm in MEAN_OF,
         cosine=arm == "cosine",
     )
 

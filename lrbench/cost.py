@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrbench.arms import kept_epochs, segment
+from lrbench.arms import MEAN_OF, kept_epochs, segment
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
@@ -162,7 +162,7 @@ class _Network:
                 continue
             total += self.parameters if each.key.stage else 0
             # The sum of epoch-end weights is kept in double precision.
-            total += 2 * self.weights if each.key.arm == "hold" else 0
+            total += 2 * self.weights if each.key.arm in MEAN_OF.values() else 0
             total += sum(
                 self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, stretch).values()
             )

@@ -105,7 +105,8 @@ def test_the_papers_suite_goes_through_all_its_stages(lrbench, home, data):
         for path in (home / "checkpoints" / "imagenet-small").rglob("stage?.safetensors")
     )
     assert made == [
-        "average/seed0/stage2.safetensors", "average/seed0/stage3.safetensors", "constant/seed0/stage3.safetensors",
+        "average/seed0/stage2.safetensors", "average/seed0/stage3.safetensors",
+        "constant-average/seed0/stage3.safetensors", "constant/seed0/stage3.safetensors",
         "hold/seed0/stage2.safetensors", "hold/seed0/stage3.safetensors", "step/seed0/stage0.safetensors",
         "step/seed0/stage1.safetensors", "step/seed0/stage2.safetensors", "step/seed0/stage3.safetensors",
         *(f"trail/seed0/stage{stage}.safetensors" for stage in range(1, 7)),
@@ -113,9 +114,9 @@ def test_the_papers_suite_goes_through_all_its_stages(lrbench, home, data):
     lines = (home / "checkpoints/imagenet-small/step/seed0/log.jsonl").read_text().splitlines()
     rates = [json.loads(line)["learning_rate"] for line in lines]
     assert rates == [0.1] * 30 + [0.01] * 30 + [0.001] * 30
-    assert len(list((home / "leaderboard/results/imagenet-small").rglob("*.parquet"))) == 9 * 4 * 3 + 6 * 4 * 2
+    assert len(list((home / "leaderboard/results/imagenet-small").rglob("*.parquet"))) == 9 * 4 * 3 + 7 * 4 * 2
     again = lrbench("run", "imagenet", "--partial", *changes)
-    assert again.status == 0 and "15 of 15 snapshots and 156 of 156 cells are there" in again.err
+    assert again.status == 0 and "16 of 16 snapshots and 164 of 164 cells are there" in again.err
 
 
 def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data):

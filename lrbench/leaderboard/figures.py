@@ -236,6 +236,7 @@ _ARM_MARKERS = {
     "hold": "s",
     "constant": "^",
     "average": "D",
+    "constant-average": "d",
     "trail": "v",
     "early": "<",
     "late": ">",

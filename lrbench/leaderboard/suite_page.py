@@ -89,6 +89,7 @@ def _arms(suite: Suite) -> str:
         "hold": "each stage again from the same weights, momentum and order of images, at the rate of the stage before",
         "constant": f"the rate stays {first:g}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
         "average": "the mean of the weights at the epochs' ends of `hold` in that stage",
+        "constant-average": "the same of `constant`; shares stage 2 with `average`",
         "trail": f"the run without decay on its way: its stages are the weights after epochs {epochs(schedule.trail_epochs)}",
         "early": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('early')[1:-1])}",
         "late": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('late')[1:-1])}",
@@ -175,8 +176,9 @@ def _comparisons(body: Evidence, protocol: str) -> list[tuple[str, str]]:
                 "decay against its controls",
                 f"{controls}\n\n"
                 "`hold` left `step` at the boundary before with the same weights, momentum and data order, and trained for as "
-                "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall. Below zero: "
-                "letting the rate fall transferred worse than the control. Paired over seeds and images, in points.",
+                "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall, and "
+                "`constant-average` is the mean of its weights. Below zero: letting the rate fall transferred worse than the "
+                "control. Paired over seeds and images, in points.",
             )
         )
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
+from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
@@ -32,9 +32,6 @@ from lrbench.seeds import derive
 from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path, write_snapshot
 from lrbench.weights import load_strictly, load_tensors
 from lrbench.workspace import Place
-
-# Arms whose epoch-end weights `average` takes the mean of.
-_KEEPS_MEAN = ("hold",)
 
 
 def make_snapshot(
@@ -225,7 +222,7 @@ class _Making:
                 self._step,
                 start,
                 # Only the first process writes.
-                keep_mean=writes and self.segment.key.arm in _KEEPS_MEAN,
+                keep_mean=writes and self.segment.key.arm in MEAN_OF.values(),
                 keep_epochs=kept_epochs(self.suite, self.segment) if writes else {},
                 device=self.device,
                 ranks=self.ranks,

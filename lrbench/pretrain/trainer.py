@@ -38,7 +38,7 @@ class Trainer:
         batches: The source's training batches.
         step: Makes what does the updates, once the weights are in place.
         progress: Where to start.
-        keep_mean: Whether the sum of epoch-end weights is kept (for the arm `average`).
+        keep_mean: Whether the sum of epoch-end weights is kept (for arms that are means).
         keep_epochs: After which epochs the weights are kept for other arms, and whether the momentum is too.
         device: Where training happens.
         ranks: The processes that train together.

@@ -8,7 +8,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from lrbench.registry.task import NAME_PATTERN, Strict
 
-ArmName = Literal["step", "hold", "constant", "average", "trail", "early", "late", "small", "cosine", "raise"]
+ArmName = Literal[
+    "step", "hold", "constant", "average", "constant-average", "trail", "early", "late", "small", "cosine", "raise"
+]
 ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -17,16 +19,17 @@ Count = Annotated[int, Field(gt=0)]
 TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # Arms that start from another arm's state cannot be run without it.
-_NEEDS: dict[str, str] = {
-    "hold": "step",
-    "constant": "hold",
-    "average": "hold",
-    "trail": "constant",
-    "early": "step",
-    "late": "hold",
-    "small": "step",
-    "cosine": "step",
-    "raise": "step",
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "hold": ("step",),
+    "constant": ("hold",),
+    "average": ("hold",),
+    "constant-average": ("constant", "average"),
+    "trail": ("constant",),
+    "early": ("step",),
+    "late": ("hold",),
+    "small": ("step",),
+    "cosine": ("step",),
+    "raise": ("step",),
 }
 
 
@@ -356,8 +359,9 @@ class Suite(Strict):
     @model_validator(mode="after")
     def _branches_have_trunks(self) -> "Suite":
         for arm in self.arms:
-            if arm in _NEEDS and _NEEDS[arm] not in self.arms:
-                raise ValueError(f"arm {arm!r} starts from {_NEEDS[arm]!r}: name {_NEEDS[arm]!r} among the arms too")
+            for trunk in _NEEDS.get(arm, ()):
+                if trunk not in self.arms:
+                    raise ValueError(f"arm {arm!r} starts from {trunk!r}: name {trunk!r} among the arms too")
         schedule = self.schedule
         for arm in ("early", "late"):
             ends = schedule.ends_of(arm)

@@ -357,8 +357,12 @@ def test_the_null_stands_on_snapshots_whose_rate_never_fell(tiny, monkeypatch):
 
 
 def test_trail_feeds_the_null_and_is_nobodys_control(tiny):
-    suite = tiny.model_copy(update={"arms": (*tiny.arms, "trail")})
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average", "trail")})
     evidence = world(suite, 3, np.random.default_rng(0), levels=lambda row: 0.6)
     trail = [row for row in evidence.rows if row[0] == "trail"]
     assert trail and all(without_decay(suite, row) for row in trail)
     assert not any(row[0] == "trail" for pair in evidence.controls() for row in pair)
+    # The mean of a stage that never saw another rate feeds it too, and is a control as the stage itself is.
+    mean = ("constant-average", 3)
+    assert without_decay(suite, mean) and not without_decay(suite, ("average", 3))
+    assert (("step", 3), mean) in evidence.controls() and evidence.before(mean) == ("hold", 2)

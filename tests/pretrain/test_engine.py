@@ -206,7 +206,7 @@ def test_what_is_saved_by_time_is_the_state_of_its_update(tiny, place, monkeypat
 def moved(tiny):
     """The tiny suite with every arm; its stages are long enough to be moved."""
     content = tiny.model_dump() | {
-        "arms": ["step", "hold", "constant", "average", "trail", "early", "late", "small", "cosine", "raise"],
+        "arms": [*tiny.arms, "constant-average", "trail", "early", "late", "small", "cosine", "raise"],
         "seeds": [0],
     }
     content["schedule"] |= {"epochs": 7, "boundaries": (3, 5)}

@@ -10,7 +10,7 @@ from lrbench.leaderboard.evidence import without_decay
 from lrbench.registry.loading import validated
 from lrbench.registry.suite import Suite
 
-ARMS = ["step", "hold", "constant", "average"]
+ARMS = ["step", "hold", "constant", "average", "constant-average"]
 
 
 @st.composite
@@ -58,7 +58,7 @@ def test_every_arm_spends_the_same_epochs_and_changes_rates_at_boundaries_only(s
             expected = [schedule.rates[i] for i in range(stage)]
             if arm in ("hold", "average"):
                 expected[-1] = expected[-2]
-            if arm == "constant":
+            if arm in ("constant", "constant-average"):
                 expected = [schedule.rates[0]] * stage
             assert [rate for *_, rate in rates] == expected
 

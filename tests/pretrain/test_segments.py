@@ -86,9 +86,13 @@ def test_each_arm_is_one_uninterrupted_run_with_its_rates(tiny, place, arm, stag
     assert_close(load_file(path), bare_loop(tiny, place, rates)[-1])
 
 
-def test_average_is_the_mean_of_holds_epoch_end_weights(tiny, place):
-    found = load_file(make(tiny, key("average", 2), place))
-    epochs = bare_loop(tiny, place, [0.1] * 5)[3:]
+@pytest.mark.parametrize(("arm", "stage", "epochs"), [("average", 2, (4, 5)), ("constant-average", 3, (6, 7))])
+def test_means_are_those_of_the_epoch_end_weights_of_the_stage(tiny, place, arm, stage, epochs):
+    schedule = tiny.schedule.model_copy(update={"epochs": 7})
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average"), "schedule": schedule})
+    found = load_file(make(suite, key(arm, stage), place))
+    run = bare_loop(suite, place, [0.1] * max(epochs))
+    epochs = [run[epoch - 1] for epoch in epochs]
     for name, tensor in found.items():
         if tensor.is_floating_point():
             expected = torch.stack([each[name].double() for each in epochs]).mean(0).float()

@@ -150,7 +150,7 @@ def test_a_task_like_none_is_an_error_that_says_so(home, like, said):
 def test_quick_is_what_the_readme_says():
     suite = load_suite("quick")
     assert suite.seeds == (0, 1, 2)
-    assert suite.arms == ("step", "hold", "constant", "average", "trail")
+    assert suite.arms == ("step", "hold", "constant", "average", "constant-average", "trail")
     assert suite.protocols == ("probe", "knn")
     assert len(suite.probe.grid()) == 9
     assert len(suite.targets) == 5
@@ -186,6 +186,12 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
             'arms = ["step", "average"]',
             "arm 'average'",
             "starts from 'hold'",
+        ),
+        (
+            'arms = ["step", "hold", "constant", "average"]',
+            'arms = ["step", "hold", "constant", "constant-average"]',
+            "arm 'constant-average'",
+            "starts from 'average'",
         ),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds", "named twice"),
         (
