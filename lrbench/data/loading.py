@@ -15,6 +15,7 @@ from lrbench.data.layouts.lists import find_lists, read_lists
 from lrbench.data.layouts.reading import Reading, first_few
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS
 from lrbench.data.layouts.search import how_to_get
+from lrbench.data.layouts.table import find_table, read_table
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
 from lrbench.data.unpacked import changed_lists
 from lrbench.errors import InputError
@@ -33,6 +34,7 @@ _LAYOUTS: Mapping[str, tuple[Finder, Reader]] = {
     "folders": (find_folders, read_folders),
     "split-folders": (find_split_folders, read_split_folders),
     "lists": (find_lists, read_lists),
+    "table": (find_table, read_table),
     "indexed": (find_indexed, read_indexed),
     "hub": (find_hub, read_hub),
     "torchvision": (find_torchvision, read_torchvision),

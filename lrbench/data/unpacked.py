@@ -13,12 +13,12 @@ from lrbench.data.layouts.search import candidates
 from lrbench.data.layouts.splits import hash_problem
 from lrbench.files import sha256_file, write_json
 from lrbench.registry.loading import is_shipped
-from lrbench.registry.task import IndexedFiles, ListsFiles, Task, TorchvisionFiles
+from lrbench.registry.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
 
 _MARKER = ".lrbench-fetched.json"
 # Splits are text; the annotations that some archives hold beside them are far larger and none of lrbench's business.
 # Food-101's are JSON.
-_LIST_ENDINGS = (".txt", ".json")
+_LIST_ENDINGS = (".txt", ".json", ".csv", ".tsv")
 _LARGEST_LIST = 16 << 20
 
 
@@ -86,8 +86,9 @@ def _used(task: Task) -> set[str] | None:
     if isinstance(files, TorchvisionFiles):
         return None
     names: list[str] = []
-    if isinstance(files, ListsFiles):
-        names = [name for each in (files.train, files.val, files.test) if each for name in candidates(each)]
+    if isinstance(files, ListsFiles | TableFiles):
+        named = [files.train, files.val, files.test, files.file if isinstance(files, TableFiles) else None]
+        names = [name for each in named if each for name in candidates(each)]
     elif isinstance(files, IndexedFiles):
         names = [files.images, files.labels, files.split, files.classes]
     return {PurePosixPath(name).name for name in names}

@@ -35,8 +35,8 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 # Names that pydantic puts into a location to say which variant of a union was tried; they are not keys of the file.
 _VARIANTS = {
-    "folders", "split-folders", "lists", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
-    "tuple[str, ...]", "str", "constrained-str", "[key]",
+    "folders", "split-folders", "lists", "table", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
+    "column", "tuple[str, ...]", "str", "constrained-str", "[key]",
 }  # fmt: skip
 
 

@@ -74,6 +74,23 @@ class DrawnSplit(Strict):
         return self
 
 
+class ColumnSplit(Strict):
+    """A column of the table says for what each image is.
+
+    Attributes:
+        name: The column.
+        train: What it says of training images, or several such words.
+        test: The same for test images.
+        val: The same for validation images, where there are any.
+    """
+
+    kind: Literal["column"]
+    name: str
+    train: OneOrMore = "train"
+    test: OneOrMore = "test"
+    val: OneOrMore | None = None
+
+
 class FoldersFiles(Strict):
     """One folder a class under `root`; the split comes from `split`.
 
@@ -136,6 +153,49 @@ class ListsFiles(Strict):
             if not value.startswith(("md5:", "sha256:")):
                 raise ValueError(f"the hash of {split} must start with md5: or sha256:, not {value!r}")
         return hashes
+
+
+class TableFiles(Strict):
+    """Tables with a header (CSV) that name each image and its class: one for each split, or one that `split` divides.
+
+    Attributes:
+        images: Folder of the images, relative to the root, or several to try.
+        file: The table of all images, or several names to try, sought in the root and beside the image folder.
+        train: In place of `file`, the table of the training images.
+        test: The table of the test images.
+        val: The table of the validation images, where there is one.
+        image: Column of the images' paths; by default the first.
+        label: Column of their classes; by default the second.
+        ending: What the paths lack of the files' names, as `.jpg`.
+        separator: Between columns; by default a tab in `.tsv` files, a comma in others.
+        split: Which images of `file` are for testing.
+    """
+
+    layout: Literal["table"]
+    root: OneOrMore = "."
+    images: OneOrMore = "."
+    file: OneOrMore | None = None
+    train: OneOrMore | None = None
+    test: OneOrMore | None = None
+    val: OneOrMore | None = None
+    image: str | None = None
+    label: str | None = None
+    ending: str = ""
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    split: Annotated[ColumnSplit | FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "TableFiles":
+        tables = [each for each in (self.train, self.test, self.val) if each is not None]
+        if self.file is None and (self.train is None or self.test is None):
+            raise ValueError(
+                "name one table of all images (file), or those of training and test images (train and test)"
+            )
+        if self.file is not None and tables:
+            raise ValueError("name one table of all images (file), or one for each split (train, test, val), not both")
+        if self.file is None and "split" in self.model_fields_set:
+            raise ValueError("split divides one table of all images (file); here each split has a table of its own")
+        return self
 
 
 class IndexedFiles(Strict):
@@ -206,7 +266,14 @@ class SyntheticFiles(Strict):
 
 
 Files = Annotated[
-    FoldersFiles | SplitFoldersFiles | ListsFiles | IndexedFiles | HubFiles | TorchvisionFiles | SyntheticFiles,
+    FoldersFiles
+    | SplitFoldersFiles
+    | ListsFiles
+    | TableFiles
+    | IndexedFiles
+    | HubFiles
+    | TorchvisionFiles
+    | SyntheticFiles,
     Field(discriminator="layout"),
 ]
 

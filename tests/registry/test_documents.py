@@ -12,7 +12,7 @@ from lrbench.registry import task as tasks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LAYOUTS = (
-    tasks.FoldersFiles, tasks.SplitFoldersFiles, tasks.ListsFiles, tasks.IndexedFiles, tasks.HubFiles,
+    tasks.FoldersFiles, tasks.SplitFoldersFiles, tasks.ListsFiles, tasks.TableFiles, tasks.IndexedFiles, tasks.HubFiles,
     tasks.TorchvisionFiles, tasks.SyntheticFiles,
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_every_other_key_of_a_task_is_explained():
         for key in tasks.Task.model_fields[table].annotation.model_fields
     }
     assert keys_of(others) == wanted
-    for split in (tasks.FirstSplit, tasks.ListedSplit, tasks.DrawnSplit):
+    for split in (tasks.ColumnSplit, tasks.FirstSplit, tasks.ListedSplit, tasks.DrawnSplit):
         assert all(re.search(rf"\b{key} = ", rest) for key in split.model_fields)
 
 
@@ -60,7 +60,7 @@ def test_every_key_of_a_suite_is_explained():
 
 def test_the_examples_of_task_files_are_read(home):
     blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "tasks.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for number, block in enumerate(blocks):
         (home / f"{number}.toml").write_text(block)
         assert load_task(f"{number}.toml").name == tomllib.loads(block)["name"]

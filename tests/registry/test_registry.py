@@ -215,8 +215,8 @@ def test_a_wrong_suite_is_refused_with_file_key_and_what_was_expected(home, old,
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"folders"', '"folder"', "`files.layout` must be one of folders, split-folders, lists, indexed, hub, torchvision, "
-         "synthetic, not 'folder'. Did you mean 'folders'?"),
+        ('"folders"', '"folder"', "`files.layout` must be one of folders, split-folders, lists, table, indexed, hub, "
+         "torchvision, synthetic, not 'folder'. Did you mean 'folders'?"),
         ('layout = "folders"', "", "`files.layout` is missing: it is one of folders, "),
         ('root = "x"', "root = 3", "`files.root` must be text (in quotes) or a list (in brackets), not 3."),
         ('root = "x"', 'split = { kind = "random" }', "`files.split.kind` must be one of first, listed, drawn, not 'random'."),

@@ -2,21 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.flat import flat_members, whole_number_of_classes
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, printable
+from lrbench.data.layouts.rules import Images, after_first, draw
 from lrbench.data.layouts.scanning import class_names, holds_images, images_by_class, is_litter
 from lrbench.data.layouts.search import how_to_get, locate, refuse_file
 from lrbench.data.layouts.splits import read_test_list
 from lrbench.errors import InputError
-from lrbench.registry.task import DrawnSplit, FirstSplit, FoldersFiles, ListedSplit, SplitFoldersFiles, Task
-from lrbench.seeds import derive
-
-Images = Mapping[str, Sequence[str]]
-"""The file names of each class, sorted."""
+from lrbench.registry.task import FirstSplit, FoldersFiles, ListedSplit, SplitFoldersFiles, Task
 
 
 def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path:
@@ -46,20 +43,19 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
     images = scanned.images
     problems: list[str] = []
     drawn: list[str] = []
-    left_out: set[str] = set()
+    left_out: set[Member] = set()
     if isinstance(files.split, FirstSplit):
-        tested, left_out = _after_first(images, files.split)
+        tested, left_out = after_first(images, files.split)
     elif isinstance(files.split, ListedSplit):
         tested, problems = _listed(task, files.split, images, (root, *roots))
     else:
-        tested, left_out = _drawn(task, files.split, images)
-        drawn = sorted(tested)
+        tested, left_out = draw(task, files.split, images)
+        drawn = sorted(f"{name}/{image}" for name, image in tested)
     members: dict[SplitName, list[Member]] = {"train": [], "test": []}
     for name, found in images.items():
         for image in found:
-            path = f"{name}/{image}"
-            if path not in left_out:
-                members["test" if path in tested else "train"].append((name, path))
+            if (name, image) not in left_out:
+                members["test" if (name, image) in tested else "train"].append((name, f"{name}/{image}"))
     return from_files(
         task,
         root=root,
@@ -183,46 +179,7 @@ def _no_class_folders(path: Path) -> str | None:
     return "no images in its folders"
 
 
-def _after_first(images: Images, split: FirstSplit) -> tuple[set[str], set[str]]:
-    """The test images, and those that are left out."""
-    tested: set[str] = set()
-    left_out: set[str] = set()
-    for name, found in images.items():
-        rest = [f"{name}/{image}" for image in found[split.train :]]
-        tested.update(rest[: split.test_images])
-        left_out.update(rest[len(rest) if split.test_images is None else split.test_images :])
-    return tested, left_out
-
-
-def _drawn(task: Task, split: DrawnSplit, images: Images) -> tuple[set[str], set[str]]:
-    """Rank each class's images by a hash of seed, class and name: no library's random numbers are involved.
-
-    Returns:
-        The test images, and those that are left out.
-    """
-    tested: set[str] = set()
-    left_out: set[str] = set()
-    for name, found in images.items():
-        if len(found) < 2:
-            raise InputError(
-                f"class {name!r} of task {task.name} has a single image, {found[0]!r}; a drawn split needs at least two, "
-                "one to train on and one to test. Add images or take the class out."
-            )
-        ranked = sorted(found, key=lambda image, name=name: derive(split.seed, "test split", name, image))  # type: ignore[misc]
-        if split.train is not None and len(found) <= split.train:
-            raise InputError(
-                f"class {name!r} of task {task.name} has {len(found):,} images, and {split.train} of each class are for "
-                "training: none would be left to test. Add images, or set a smaller files.split.train in the task's TOML."
-            )
-        wanted = round(split.test * len(found)) if split.train is None else len(found) - split.train
-        count = min(len(found) - 1, max(1, wanted))
-        kept = min(count, split.test_images or count)
-        tested.update(f"{name}/{image}" for image in ranked[:kept])
-        left_out.update(f"{name}/{image}" for image in ranked[kept:count])
-    return tested, left_out
-
-
-def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]) -> tuple[set[str], list[str]]:
+def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]) -> tuple[set[Member], list[str]]:
     paths = [f"{name}/{image}" for name, found in images.items() for image in found]
     known = {printable(path): path for path in paths}
     lines, problems = read_test_list(task, split, beside, known)
@@ -240,7 +197,8 @@ def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Pat
     tested = {known[line] for line in lines if line in known}
     if numbers:
         _refuse_renumbered(task, tested)
-    return tested, problems
+    # A class is a folder right here, so its name holds no `/`.
+    return {(name, image) for name, _, image in (path.partition("/") for path in tested)}, problems
 
 
 def _refuse_renumbered(task: Task, tested: Set[str]) -> None:

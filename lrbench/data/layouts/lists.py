@@ -5,8 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lrbench.data.examples import SplitName
+from lrbench.data.layouts.named import (
+    holding,
+    image_folders,
+    list_path,
+    look_for,
+    missing_problem,
+    none_there,
+    refuse_shared,
+    search_objection,
+    within,
+)
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
-from lrbench.data.layouts.search import beneath, candidates, locate
+from lrbench.data.layouts.search import candidates, locate
 from lrbench.data.layouts.splits import hash_problem, read_lines, refuse_outside, refuse_twice
 from lrbench.errors import InputError
 from lrbench.registry.task import ListsFiles, OneOrMore, Task
@@ -19,18 +30,15 @@ def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
         InputError: It was not found.
     """
 
-    def objection(root: Path) -> str | None:
-        folders = _image_folders(files, root)
-        if not folders:
-            return f"no folder {' or '.join(candidates(files.images))} in it"
-        missing = [
-            candidates(each)[0] for each in _list_names(files).values() if _list_path(root, folders, each) is None
-        ]
-        return f"no {' and no '.join(missing)} in it or beside {root / folders[0]}" if missing else None
-
     names = [candidates(each)[0] for each in _list_names(files).values()]
     wanted = f"the image folder {' or '.join(candidates(files.images))} and the lists {', '.join(names)}"
-    return locate(task, roots, files.root, wanted=wanted, objection=objection)
+    return locate(
+        task,
+        roots,
+        files.root,
+        wanted=wanted,
+        objection=lambda root: search_objection(root, files.images, list(_list_names(files).values())),
+    )
 
 
 def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
@@ -44,37 +52,27 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
             images is there although its folder is.
     """
     root = find_lists(task, files, roots)
-    folders = _image_folders(files, root)
+    folders = image_folders(files.images, root)
     listed: dict[SplitName, list[Member]] = {}
     ids: dict[SplitName, list[str]] = {}
     members: dict[SplitName, list[Member]] = {}
     problems = []
     for split, name in _list_names(files).items():
-        path = _list_path(root, folders, name)
+        path = list_path(root, folders, name)
         assert path is not None
         if split in files.hashes and (problem := hash_problem(path, files.hashes[split])):
             problems.append(problem)
         named = _members(task, path, read_lines(path), files.label)
-        folder = _holding(root, folders, named)
-        listed[split] = [(klass, _within(folder, image)) for klass, image in named]
-        there = [os.path.isfile(root / image) for _, image in listed[split]]
-        members[split] = [member for member, present in zip(listed[split], there, strict=True) if present]
-        # Images are called as the lists call them, wherever their folder lies.
-        ids[split] = [image for (_, image), present in zip(named, there, strict=True) if present]
-        if named and not any(there):
+        folder = holding(root, folders, named)
+        listed[split] = [(klass, within(folder, image)) for klass, image in named]
+        found = look_for(root, folder, named)
+        members[split], ids[split] = found.members, found.ids
+        if named and not found.members:
             if files.label != "column":
                 _refuse_columns(task, path, root, folder, named)
-            raise InputError(
-                f"none of the {len(named):,} images that {path} lists is there: the first was looked for at "
-                f"{root / listed[split][0][1]}. Copy the images, or set files.images in the TOML of task {task.name} to the "
-                "folder that these names are relative to."
-            )
-        missing = [image for (_, image), present in zip(named, there, strict=True) if not present]
-        if missing:
-            problems.append(
-                f"{len(missing):,} of {len(named):,} listed {split} images are not there ({first_few(missing)})"
-            )
-    _refuse_shared(task, root, listed)
+            raise none_there(task, path, root / listed[split][0][1], len(named), _table_hint(path, named[0][1]))
+        problems.extend(missing_problem(found, len(named), f"listed {split}"))
+    refuse_shared(task, root, listed)
     if files.label != "column":
         _refuse_emptied(task, root, listed, members)
     classes = sorted(
@@ -88,29 +86,6 @@ def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:
     if files.val:
         names["val"] = files.val
     return names
-
-
-def _image_folders(files: ListsFiles, root: Path) -> list[str]:
-    """The folders that are there of those that may hold the images, relative to `root`."""
-    return [name for name in candidates(files.images) if os.path.isdir(beneath(root, name))]
-
-
-def _holding(root: Path, folders: Sequence[str], named: Sequence[Member]) -> str:
-    """The first folder that holds any image of a list: another one may only be called like it."""
-    if len(folders) == 1:
-        return folders[0]
-    holding = (folder for folder in folders if any(os.path.isfile(root / _within(folder, image)) for _, image in named))
-    return next(holding, folders[0])
-
-
-def _within(folder: str, image: str) -> str:
-    return image if folder == "." else f"{folder}/{image}"
-
-
-def _list_path(root: Path, folders: Sequence[str], names: OneOrMore) -> Path | None:
-    folders_of_lists = list(dict.fromkeys([root, *(beneath(root, folder).parent for folder in folders)]))
-    places = [place / name for name in candidates(names) for place in folders_of_lists]
-    return next((place for place in places if os.path.isfile(place)), None)
 
 
 def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[Member]:
@@ -132,13 +107,20 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
                 klass = klass.rpartition("/")[2]
             if not slash or not klass or not file:
                 raise InputError(
-                    f"{path}, line {number}: {line!r} is not `class/file`, as task {task.name} needs. Get the original "
-                    "list again."
+                    f"{path}, line {number}: {line!r} is not `class/file`, as task {task.name} needs. "
+                    f"{_table_hint(path, line)}Get the original list again."
                 )
         refuse_outside(path, name)
         members.append((klass, name))
     refuse_twice(task, path, [name for _, name in members])
     return members
+
+
+def _table_hint(path: Path, line: str) -> str:
+    """A sentence for a file that is rather a table with columns; nothing for another."""
+    if path.suffix.lower() not in (".csv", ".tsv") and "," not in line and "\t" not in line:
+        return ""
+    return 'If it is a table with a column of images and one of their classes, layout = "table" reads it. '
 
 
 def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequence[Member]) -> None:
@@ -149,22 +131,11 @@ def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequ
     """
     _, line = named[0]
     name, space, number = line.rstrip().rpartition(" ")
-    if space and number.isdecimal() and os.path.isfile(root / _within(folder, name)):
+    if space and number.isdecimal() and os.path.isfile(root / within(folder, name)):
         raise InputError(
             f"no image that {path} lists is there, but {name!r} is, and its line goes on with a number, {number}. If that is "
             f'the number of its class, say so in the TOML of task {task.name}: label = "column" under [files].'
         )
-
-
-def _refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Member]]) -> None:
-    train = {path for _, path in listed["train"]}
-    for split in ("val", "test"):
-        shared = sorted(train & {path for _, path in listed.get(split, ())})
-        if shared:
-            raise InputError(
-                f"the lists of task {task.name} at {root} name {len(shared):,} images both for train and for {split} "
-                f"({first_few(shared)}), so the test would be of what was learnt by heart. Get the original lists again."
-            )
 
 
 def _refuse_emptied(

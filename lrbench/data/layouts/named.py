@@ -1,0 +1,119 @@
+"""Images that a file names, a list's or a table's: where they are sought, and which of them are there."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrbench.data.examples import SplitName
+from lrbench.data.layouts.reading import Member, first_few
+from lrbench.data.layouts.search import beneath, candidates
+from lrbench.errors import InputError
+from lrbench.registry.task import OneOrMore, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Present:
+    """What is there of the images that a file names.
+
+    Attributes:
+        members: Class and path, relative to the data set's folder, of each image that is there.
+        ids: What the file calls each of these, wherever their folder lies.
+        missing: What it calls those that are not there.
+    """
+
+    members: list[Member]
+    ids: list[str]
+    missing: list[str]
+
+
+def image_folders(names: OneOrMore, root: Path) -> list[str]:
+    """The folders that are there of those that may hold the images, relative to `root`."""
+    return [name for name in candidates(names) if os.path.isdir(beneath(root, name))]
+
+
+def list_path(root: Path, folders: Sequence[str], names: OneOrMore) -> Path | None:
+    """The first of several file names that is there, in `root` or beside a folder of the images."""
+    folders_of_lists = list(dict.fromkeys([root, *(beneath(root, folder).parent for folder in folders)]))
+    places = [place / name for name in candidates(names) for place in folders_of_lists]
+    return next((place for place in places if os.path.isfile(place)), None)
+
+
+def search_objection(root: Path, images: OneOrMore, lists: Sequence[OneOrMore]) -> str | None:
+    """Why a folder does not hold the images' folder and all lists; None where it does."""
+    folders = image_folders(images, root)
+    if not folders:
+        return f"no folder {' or '.join(candidates(images))} in it"
+    missing = [candidates(each)[0] for each in lists if list_path(root, folders, each) is None]
+    return f"no {' and no '.join(missing)} in it or beside {root / folders[0]}" if missing else None
+
+
+def holding(root: Path, folders: Sequence[str], named: Sequence[Member]) -> str:
+    """The first folder that holds any of the named images: another one may only be called like it."""
+    if len(folders) == 1:
+        return folders[0]
+    found = (folder for folder in folders if any(os.path.isfile(root / within(folder, image)) for _, image in named))
+    return next(found, folders[0])
+
+
+def within(folder: str, image: str) -> str:
+    """A named image's path relative to the data set's folder."""
+    return image if folder == "." else f"{folder}/{image}"
+
+
+def look_for(root: Path, folder: str, named: Sequence[Member]) -> Present:
+    """Which of the named images are there."""
+    found = Present(members=[], ids=[], missing=[])
+    for klass, image in named:
+        path = within(folder, image)
+        if os.path.isfile(root / path):
+            found.members.append((klass, path))
+            found.ids.append(image)
+        else:
+            found.missing.append(image)
+    return found
+
+
+def missing_problem(found: Present, of: int, what: str) -> list[str]:
+    """A clause that says that named images are not there; none where all are.
+
+    Args:
+        found: What is there.
+        of: How many are named.
+        what: Which images, as `listed test`.
+    """
+    if not found.missing:
+        return []
+    return [f"{len(found.missing):,} of {of:,} {what} images are not there ({first_few(found.missing)})"]
+
+
+def none_there(task: Task, path: Path, first: Path, count: int, hint: str = "") -> InputError:
+    """The error for a file none of whose images is there.
+
+    Args:
+        task: The task.
+        path: The list or table.
+        first: Where its first image was looked for.
+        count: How many it names.
+        hint: What else may be the cause, as a sentence that ends in a space.
+    """
+    return InputError(
+        f"none of the {count:,} images that {path} lists is there: the first was looked for at {first}. {hint}Copy the "
+        f"images, or set files.images in the TOML of task {task.name} to the folder that these names are relative to."
+    )
+
+
+def refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Member]]) -> None:
+    """Refuse splits that share images.
+
+    Raises:
+        InputError: Names them.
+    """
+    train = {path for _, path in listed["train"]}
+    for split in ("val", "test"):
+        shared = sorted(train & {path for _, path in listed.get(split, ())})
+        if shared:
+            raise InputError(
+                f"the lists of task {task.name} at {root} name {len(shared):,} images both for train and for {split} "
+                f"({first_few(shared)}), so the test would be of what was learnt by heart. Get the original lists again."
+            )

@@ -1,0 +1,287 @@
+"""The layout `table`: CSV files with a header, whose columns name each image and its class."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrbench.data.examples import SplitName
+from lrbench.data.layouts.named import (
+    holding,
+    image_folders,
+    list_path,
+    look_for,
+    missing_problem,
+    none_there,
+    refuse_shared,
+    search_objection,
+    within,
+)
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
+from lrbench.data.layouts.rules import after_first, draw
+from lrbench.data.layouts.scanning import IMAGE_ENDINGS
+from lrbench.data.layouts.search import candidates, locate
+from lrbench.data.layouts.splits import read_test_list, refuse_outside, refuse_twice
+from lrbench.errors import InputError
+from lrbench.registry.explain import suggestion
+from lrbench.registry.task import ColumnSplit, FirstSplit, ListedSplit, OneOrMore, TableFiles, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """A table's columns, each row's entries, and the line of the file in which each row ends."""
+
+    path: Path
+    columns: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+
+def find_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Path:
+    """The folder that holds the images' folder and the tables.
+
+    Raises:
+        InputError: It was not found.
+    """
+    tables = list(_table_names(files).values())
+    names = ", ".join(candidates(each)[0] for each in tables)
+    return locate(
+        task,
+        roots,
+        files.root,
+        wanted=f"the image folder {' or '.join(candidates(files.images))} and the table {names}",
+        objection=lambda root: search_objection(root, files.images, tables),
+    )
+
+
+def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
+    """Read a data set whose images and classes stand in tables.
+
+    Images that no table names are not part of the task.
+
+    Raises:
+        InputError: Not found, no table or without the columns, an entry that is empty, an image named twice, none of the
+            images there, or a split that cannot be made.
+    """
+    root = find_table(task, files, roots)
+    folders = image_folders(files.images, root)
+    splits: dict[SplitName, list[Member]] = {}
+    folder_of: dict[SplitName, str] = {}
+    drawn: set[Member] = set()
+    problems: list[str] = []
+    for split, name in _table_names(files).items():
+        path = list_path(root, folders, name)
+        assert path is not None
+        table = _read(path, files.separator)
+        named = _members(task, files, table, root, folders)
+        if not named:
+            raise InputError(f"{path} of task {task.name} has columns and no rows. Copy it again.")
+        folder = holding(root, folders, named)
+        if not look_for(root, folder, named).members:
+            first = root / within(folder, named[0][1])
+            raise none_there(task, path, first, len(named), _ending_hint(files, first))
+        if files.file is None:
+            splits[split] = named
+        else:
+            splits, drawn, problems = _divided(task, files, table, named, (root, *roots))
+        folder_of |= dict.fromkeys(splits.keys() - folder_of.keys(), folder)
+    refuse_shared(
+        task, root, {split: [(k, within(folder_of[split], i)) for k, i in named] for split, named in splits.items()}
+    )
+    found = {split: look_for(root, folder_of[split], named) for split, named in splits.items()}
+    for split, present in found.items():
+        problems.extend(missing_problem(present, len(splits[split]), f"listed {split}"))
+    return from_files(
+        task,
+        root=root,
+        images=root,
+        classes=_sorted_classes({name for named in splits.values() for name, _ in named}),
+        members={split: present.members for split, present in found.items()},
+        ids={split: present.ids for split, present in found.items()},
+        problems=problems,
+        drawn=sorted(image for _, image in drawn),
+    )
+
+
+def _table_names(files: TableFiles) -> dict[SplitName, OneOrMore]:
+    if files.file is not None:
+        return {"train": files.file}
+    assert files.train is not None and files.test is not None
+    return {"train": files.train, "test": files.test, **({"val": files.val} if files.val else {})}
+
+
+def _read(path: Path, separator: str | None) -> _Table:
+    """Read a table; lines that are empty are passed over.
+
+    Raises:
+        InputError: It is no such table; names the line.
+    """
+    separator = separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}. Save it as CSV in UTF-8."
+        ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}. Save the table as CSV again.") from error
+    if not rows:
+        raise InputError(f"{path} is empty: its first line should name the columns. Copy it again.")
+    columns = [name.strip() for name in rows[0]]
+    if len(columns) < 2:
+        other = next((each for each in (";", "\t", ",", "|", " ") if each != separator and each in columns[0]), None)
+        hint = (
+            f" If they are separated by {other!r}, say so in the task's TOML: separator = {_toml(other)}."
+            if other
+            else ""
+        )
+        raise InputError(
+            f"{path} has one column, {columns[0]!r}, where its first line should name at least two, of images and of their "
+            f"classes, separated by {separator!r}.{hint}"
+        )
+    for row, line in zip(rows[1:], lines[1:], strict=True):
+        if len(row) != len(columns):
+            raise InputError(
+                f"{path}, line {line}: {len(row)} entries, where the first line names {len(columns)} columns. An entry that "
+                f"holds {separator!r} must stand in double quotes."
+            )
+    return _Table(path=path, columns=columns, rows=rows[1:], lines=lines[1:])
+
+
+def _toml(separator: str) -> str:
+    return '"\\t"' if separator == "\t" else f'"{separator}"'
+
+
+def _members(task: Task, files: TableFiles, table: _Table, root: Path, folders: Sequence[str]) -> list[Member]:
+    """Class and image of each row.
+
+    Raises:
+        InputError: A column that is not there, no names of columns at all, an entry that is empty, or an image named twice.
+    """
+    if any(os.path.isfile(root / within(folder, table.columns[0] + files.ending)) for folder in folders):
+        raise InputError(
+            f"the first line of {table.path} names an image, {table.columns[0]!r}, where it should name the columns. Put a "
+            "line above it, such as image,label."
+        )
+    images = _column(task, table, files.image, 0, "image")
+    labels = _column(task, table, files.label, 1, "label")
+    members = []
+    for image, label, line in zip(images, labels, table.lines, strict=True):
+        if not image.strip() or not label.strip():
+            what = "image" if not image.strip() else "class"
+            raise InputError(f"{table.path}, line {line}: no {what}. Fill it in, or take the line out.")
+        name = image.removeprefix("./") + files.ending
+        refuse_outside(table.path, name)
+        members.append((label.strip(), name))
+    refuse_twice(task, table.path, [image for _, image in members])
+    return members
+
+
+def _column(task: Task, table: _Table, name: str | None, place: int, key: str) -> list[str]:
+    """One column's entries.
+
+    Args:
+        task: The task, for messages.
+        table: The table.
+        name: The column; None for the one at `place`.
+        place: Its place where no name says it.
+        key: The key of the TOML that names it.
+    """
+    if name is not None:
+        if table.columns.count(name) != 1:
+            there = "twice" if name in table.columns else "not"
+            raise InputError(
+                f"{table.path} has column {name!r} {there}, which task {task.name} names (files.{key})."
+                f"{suggestion(name, table.columns)} Its columns are {first_few(table.columns, 12)}."
+            )
+        place = table.columns.index(name)
+    return [row[place] for row in table.rows]
+
+
+def _ending_hint(files: TableFiles, first: Path) -> str:
+    """A sentence for names that lack their ending; nothing for others."""
+    if files.ending:
+        return ""
+    found = next((ending for ending in IMAGE_ENDINGS if os.path.isfile(f"{first}{ending}")), None)
+    return f'{first.name}{found} is: say ending = "{found}" under [files]. Else: ' if found else ""
+
+
+def _divided(
+    task: Task, files: TableFiles, table: _Table, members: Sequence[Member], beside: Sequence[Path]
+) -> tuple[dict[SplitName, list[Member]], set[Member], list[str]]:
+    """The images of each split of one table, those that were drawn for testing, and problems with a list."""
+    if isinstance(files.split, ColumnSplit):
+        return _by_column(task, files.split, table, members), set(), []
+    problems: list[str] = []
+    left_out: set[Member] = set()
+    drawn: set[Member] = set()
+    if isinstance(files.split, ListedSplit):
+        known = {image: (label, image) for label, image in members}
+        lines, problems = read_test_list(task, files.split, beside, known)
+        strangers = [line for line in lines if line not in known]
+        if strangers:
+            problems.append(
+                f"{len(strangers):,} of {len(lines):,} test images that the split names are not in {table.path} "
+                f"({first_few(strangers)})"
+            )
+        tested = {known[line] for line in lines if line in known}
+    else:
+        by_class: dict[str, list[str]] = {}
+        for label, image in sorted(members):
+            by_class.setdefault(label, []).append(image)
+        if isinstance(files.split, FirstSplit):
+            tested, left_out = after_first(by_class, files.split)
+        else:
+            tested, left_out = draw(task, files.split, by_class)
+            drawn = tested
+    splits: dict[SplitName, list[Member]] = {"train": [], "test": []}
+    for each in members:
+        if each not in left_out:
+            splits["test" if each in tested else "train"].append(each)
+    return splits, drawn, problems
+
+
+def _by_column(
+    task: Task, split: ColumnSplit, table: _Table, members: Sequence[Member]
+) -> dict[SplitName, list[Member]]:
+    """The images of each split, as a column says it.
+
+    Raises:
+        InputError: The column is not there, says something that no split is called, or nothing that one is called.
+    """
+    asked: dict[SplitName, OneOrMore] = {"train": split.train, "test": split.test}
+    if split.val is not None:
+        asked["val"] = split.val
+    words: dict[str, SplitName] = {word: name for name, value in asked.items() for word in candidates(value)}
+    splits: dict[SplitName, list[Member]] = {name: [] for name in asked}
+    said = [word.strip() for word in _column(task, table, split.name, 0, "split.name")]
+    there = first_few(sorted(set(said)), 12)
+    for word, member, line in zip(said, members, table.lines, strict=True):
+        if word not in words:
+            raise InputError(
+                f"{table.path}, line {line}: column {split.name!r} says {word!r}, which stands for no split of {task.name} "
+                f"({', '.join(map(repr, words))} do). It says {there}: name what stands for train, test and val under "
+                "files.split, or take such lines out."
+            )
+        splits[words[word]].append(member)
+    for name, found in splits.items():
+        if not found:
+            raise InputError(
+                f"column {split.name!r} of {table.path} says {' or '.join(map(repr, candidates(asked[name])))} of no image, so "
+                f"task {task.name} has no {name} images. It says {there}: name what stands for {name} under files.split."
+            )
+    return splits
+
+
+def _sorted_classes(names: set[str]) -> list[str]:
+    """In the order of their numbers where all are numbers, else of their names."""
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)

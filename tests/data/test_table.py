@@ -1,0 +1,179 @@
+"""The layout `table`: CSV files whose columns name images and classes."""
+
+import json
+
+import pytest
+
+from lrbench.data.loading import load_task_data
+from lrbench.errors import InputError
+from lrbench.files import sha256_file
+from lrbench.registry import load_task
+from tests import trees
+from tests.data.reading import counts
+
+NAMES = [f"{kind}-{number}.jpg" for kind in ("cat", "dog") for number in range(5)]
+ROWS = [f"{name},{name[:3]},{'test' if name[4] in '34' else 'train'}" for name in NAMES]
+HEADER = "file,animal,use"
+SPLIT = 'split = { kind = "column", name = "use" }\n'
+
+
+@pytest.fixture
+def read(home):
+    """Writes a task of the user's and its tables, and reads it."""
+
+    def read(keys=SPLIT, partial=False, pictures=NAMES, **tables):
+        for number, name in enumerate(pictures):
+            trees.save(home / "data" / "animals" / "photos" / name, trees.image(number % 2, number))
+        for table, content in (tables or {"labels": [HEADER, *ROWS]}).items():
+            text = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
+            (home / "data" / "animals" / f"{table}.csv").write_bytes(text)
+        named = "" if keys.startswith("train") else 'file = "labels.csv"\n'
+        (home / "mine.toml").write_text(
+            f'name = "mine"\n[files]\nlayout = "table"\nroot = "animals"\nimages = "photos"\n{named}{keys}'
+        )
+        return load_task_data(load_task("mine.toml"), [home / "data"], partial=partial)
+
+    return read
+
+
+def test_a_column_says_what_each_image_is_for(read):
+    data = read()
+    assert data.classes == ("cat", "dog") and not data.partial
+    assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
+    assert data.splits["test"].ids == ("cat-3.jpg", "cat-4.jpg", "dog-3.jpg", "dog-4.jpg")
+    assert data.splits["test"].images.read(0).shape == (48, 64, 3)
+
+
+def test_words_of_a_column_may_be_folds_and_name_validation_images(read):
+    rows = [f"{name},{name[:3]},{name[4]}" for name in NAMES]
+    keys = 'split = { kind = "column", name = "use", train = ["0", "1", "2"], val = "3", test = "4" }\n'
+    data = read(keys, labels=[HEADER, *rows])
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [6, 2, 2]
+    with pytest.raises(
+        InputError, match=r"labels.csv, line 5: column 'use' says '3', which stands for no split of mine"
+    ):
+        read(keys.replace('val = "3", ', ""), labels=[HEADER, *rows])
+    with pytest.raises(InputError, match=r"says 'five' of no image, so task mine has no val images\. It says '0', '1'"):
+        read(keys.replace('val = "3"', 'val = "five"').replace('"2"', '"2", "3"'), labels=[HEADER, *rows])
+
+
+def test_a_split_is_drawn_where_nothing_says_one_and_can_be_pinned(read, home):
+    data = read("", labels=["file,animal", *(row.rpartition(",")[0] for row in ROWS)])
+    assert counts(data, "test") == {"cat": 1, "dog": 1} and len(data.drawn) == 2
+    (home / "drawn.txt").write_text(data.drawn_list)
+    digest = sha256_file(home / "drawn.txt")
+    pinned = read(f'split = {{ kind = "listed", test = "drawn.txt", sha256 = "{digest}" }}\n')
+    assert pinned.splits["test"].ids == data.splits["test"].ids == data.drawn
+    first = read('split = { kind = "first", train = 2, test_images = 1 }\n')
+    assert first.splits["train"].ids == ("cat-0.jpg", "cat-1.jpg", "dog-0.jpg", "dog-1.jpg")
+    assert first.splits["test"].ids == ("cat-2.jpg", "dog-2.jpg")
+
+
+def test_each_split_may_have_a_table(read):
+    train, test = ([row for row in ROWS if row.endswith(word)] for word in ("train", "test"))
+    data = read('train = "a.csv"\ntest = "b.csv"\n', a=[HEADER, *train], b=[HEADER, *test])
+    assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
+    with pytest.raises(InputError, match=r"name 1 images both for train and for test \('photos/cat-0\.jpg'\)"):
+        read('train = "a.csv"\ntest = "b.csv"\n', a=[HEADER, *train], b=[HEADER, *test, train[0]])
+
+
+def test_each_table_may_have_a_folder_of_images_with_the_same_names(read, home):
+    for folder in ("seen", "unseen"):
+        for number in range(4):
+            trees.save(home / "data" / "animals" / folder / f"{number}.jpg", trees.image(number % 2, number))
+    rows = [f"{number}.jpg,{number % 2}" for number in range(4)]
+    trees.save(home / "data" / "animals" / "seen" / "4.jpg", trees.image(0, 4))
+    keys = 'train = "a.csv"\ntest = "b.csv"\n'
+    with pytest.raises(InputError, match=r"none of the 5 images that .*a\.csv lists is there"):
+        read(keys, a=["file,class", *rows, "4.jpg,0"], b=["file,class", *rows])
+    toml = (home / "mine.toml").read_text()
+    (home / "mine.toml").write_text(toml.replace('images = "photos"', 'images = ["seen", "unseen"]'))
+    with pytest.raises(InputError, match="both for train and for test"):
+        load_task_data(load_task("mine.toml"), [home / "data"])
+    (home / "data" / "animals" / "unseen" / "5.jpg").write_bytes((home / "data/animals/seen/4.jpg").read_bytes())
+    (home / "data" / "animals" / "b.csv").write_text("file,class\n5.jpg,0\n")
+    data = load_task_data(load_task("mine.toml"), [home / "data"], partial=True)
+    assert data.splits["test"].images.paths == ("unseen/5.jpg",) and len(data.splits["train"]) == 5
+
+
+def test_columns_are_found_by_name_wherever_they_stand_and_names_may_lack_their_ending(read):
+    rows = [f'"{name[:3]}, small";{name[:-4]}' for name in NAMES]
+    keys = 'separator = ";"\nimage = "id"\nlabel = "breed"\nending = ".jpg"\n'
+    data = read(keys, labels=("\ufeffbreed;id\r\n" + "\r\n".join(rows)).encode())
+    assert data.classes == ("cat, small", "dog, small") and data.splits["train"].ids[0].endswith(".jpg")
+    with pytest.raises(InputError, match=r"has column 'breeds' not, which task mine names \(files\.label\).*'breed'"):
+        read(keys.replace("breed", "breeds"), labels=("breed;id\n" + "\n".join(rows)).encode())
+    with pytest.raises(
+        InputError, match=r'none of the 10 images .* cat-0\.jpg is: say ending = "\.jpg" under \[files\]'
+    ):
+        read(keys.replace('ending = ".jpg"\n', ""), labels=("breed;id\n" + "\n".join(rows)).encode())
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_the_numbers(read):
+    data = read(labels=[HEADER, *(row.replace(",cat,", ",10,").replace(",dog,", ",9,") for row in ROWS)])
+    assert data.classes == ("9", "10")
+
+
+def test_missing_images_make_the_data_partial_with_the_same_split(read, home):
+    whole = read("")
+    lost = home / "data" / "animals" / "photos" / whole.splits["train"].ids[0]
+    lost.unlink()
+    with pytest.raises(InputError, match=r"not whole: 1 of 8 listed train images are not there"):
+        read("", pictures=[])
+    assert read("", pictures=[], partial=True).splits["test"].ids == whole.splits["test"].ids
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([HEADER, "cat-0.jpg,cat"], r"labels\.csv, line 2: 2 entries, where the first line names 3 columns"),
+        ([HEADER, *ROWS[:2], ",cat,train"], "line 4: no image"),
+        ([HEADER, *ROWS[:2], "cat-2.jpg, ,train"], "line 4: no class"),
+        ([HEADER, *ROWS, ROWS[0]], "names 'cat-0.jpg' twice"),
+        ([HEADER, "../cat-0.jpg,cat,train"], "leads out of the folder of the images"),
+        ([HEADER], "has columns and no rows"),
+        (ROWS, "the first line of .*labels.csv names an image, 'cat-0.jpg'"),
+        (["file;animal", "cat-0.jpg;cat"], "separated by ';', say so in the task's TOML: separator = \";\""),
+        (b"", "is empty"),
+        ("file,animal\ncat-0.jpg,ch\xe4t\n".encode("latin-1"), "not a text file in UTF-8: .* Save it as CSV in UTF-8"),
+        ([HEADER, '"cat-0.jpg,cat,train'], r"line 2: unexpected end of data"),
+    ],
+)
+def test_a_table_that_is_none_is_an_error_that_names_the_line(read, content, said):
+    with pytest.raises(InputError, match=said):
+        read(labels=content)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('train = "a.csv"\n', "name one table of all images"),
+        ('file = "labels.csv"\ntrain = "a.csv"\ntest = "b.csv"\n', "not both"),
+        ('train = "a.csv"\ntest = "b.csv"\n' + SPLIT, "split divides one table of all images"),
+        ('file = "labels.csv"\nsplit = { kind = "column", nam = "use" }\n', "`files.split.nam`.* Did you mean 'name'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(home, keys, said):
+    (home / "mine.toml").write_text(f'name = "mine"\n[files]\nlayout = "table"\n{keys}')
+    with pytest.raises(InputError, match=said):
+        load_task("mine.toml")
+
+
+def test_a_table_where_a_list_is_meant_is_told_of(home):
+    trees.save(home / "data" / "a.jpg", trees.image(0, 0))
+    for split in ("train", "test"):
+        (home / "data" / f"{split}.csv").write_text("file,animal\na.jpg,cat\n")
+    (home / "mine.toml").write_text(
+        'name = "mine"\n[files]\nlayout = "lists"\ntrain = "train.csv"\ntest = "test.csv"\n'
+    )
+    with pytest.raises(InputError, match='layout = "table" reads it'):
+        load_task_data(load_task("mine.toml"), [home / "data"])
+
+
+def test_a_table_goes_all_the_way(lrbench, read, home):
+    read()
+    done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "mine.toml", "--protocol", "knn", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["test_count"] == 4
+    shown = lrbench("data", "verify", "mine.toml")
+    assert shown.status == 0 and "cat" in shown.out
