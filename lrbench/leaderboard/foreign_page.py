@@ -5,9 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.index import Entry, load_index
+from lrbench.leaderboard.index import Entry, Index, load_index
+from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, image_variance, kept_inside
 from lrbench.references import FOREIGN
+from lrbench.registry.task import METRIC_NAMES
+
+Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,25 +25,28 @@ class ForeignTable:
     Attributes:
         protocol: Its name.
         rows: A row a snapshot, a column a target.
+        targets: Each target's headline and number of test images.
         warning: Which of its columns do not compare, in a sentence; empty where all do.
         partial: Whether the data was not whole.
     """
 
     protocol: str
     rows: Sequence[dict[str, str]]
+    targets: str
     warning: str
     partial: bool
 
 
 def render_foreign(results: Path, cache: Path | None = None) -> str:
-    """A table a protocol: a row a snapshot, a column a target; one cell each, so without intervals."""
+    """A table a protocol: a row a snapshot, a column a target."""
     index = load_index(results, FOREIGN, cache)
     parts = [
         "# Other snapshots",
-        "Snapshots from outside lrbench's suites, with the BatchNorm statistics that they came with. One transfer each, "
-        "so there are no intervals over pretraining seeds.",
+        "Snapshots from outside lrbench's suites, with the BatchNorm statistics that they came with. Each is one pretraining "
+        "run, so intervals are over test images alone: they say how well these weights do, and nothing of what another run "
+        "would have given.",
     ]
-    shown = foreign_tables(index.entries)
+    shown = foreign_tables(index)
     parts += [_section(table) for table in shown if not table.partial]
     if partial := [_section(table) for table in shown if table.partial]:
         parts += ["## Partial data\n\nMade with data that was not whole; compared among themselves only.", *partial]
@@ -51,42 +62,137 @@ def _section(table: ForeignTable) -> str:
     word = " (partial data)" if table.partial else ""
     warning = f" {table.warning}" if table.warning else ""
     return (
-        f"## {table.protocol}{word}\n\n{tables.markdown(table.rows)}\n\nHeadline metric of each task, percent.{warning}"
+        f"## {table.protocol}{word}\n\n{tables.markdown(table.rows)}\n\n"
+        f"Percent, ± half the 95 % interval over test images. Headline metric and test images: {table.targets}. Bold: best of "
+        f"its column, and its lead over every other row is beyond the interval of their paired difference.{warning}"
     )
 
 
-def foreign_tables(entries: Sequence[Entry]) -> list[ForeignTable]:
+def foreign_tables(index: Index) -> list[ForeignTable]:
     """The tables of foreign results, those of whole data first."""
     made = []
     for partial in (False, True):
-        for protocol in sorted({entry.protocol for entry in entries if entry.partial == partial}):
-            mine = [entry for entry in entries if entry.partial == partial and entry.protocol == protocol]
-            made.append(ForeignTable(protocol=protocol, rows=_rows(mine), warning=_mixed(mine), partial=partial))
+        for protocol in sorted({entry.protocol for entry in index.entries if entry.partial == partial}):
+            mine = [entry for entry in index.entries if entry.partial == partial and entry.protocol == protocol]
+            columns = {task: _Column.of(mine, task, index) for task in sorted({entry.task for entry in mine})}
+            mixed = [task for task, column in columns.items() if column.mixed]
+            warning = (
+                f"**Not comparable down the column** (other images, settings or protocol versions): {', '.join(mixed)}."
+            )
+            made.append(
+                ForeignTable(
+                    protocol=protocol,
+                    rows=_rows(mine, columns),
+                    targets=", ".join(column.words for column in columns.values()),
+                    warning=warning if mixed else "",
+                    partial=partial,
+                )
+            )
     return made
 
 
-def _rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
-    targets = sorted({entry.task for entry in entries})
-    rows: dict[str, dict[str, str]] = {}
-    for entry in entries:
-        name = f"{entry.reference}{' (random weights)' if entry.random else ''}"
-        row = rows.setdefault(f"{name} {entry.sha256[:8]}", {"snapshot": f"{name} `{entry.sha256[:8]}`"})
-        text = f"{100 * entry.headline:.1f}"
-        # Several transfer seeds stand side by side, in the order of their files.
-        row[entry.task] = f"{row[entry.task]}, {text}" if entry.task in row else text
+_Row = tuple[str, str]
+"""A snapshot's name and its weights' hash."""
+
+
+def _row_of(entry: Entry) -> _Row:
+    return f"{entry.reference}{' (random weights)' if entry.random else ''}", entry.sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """One target under one protocol.
+
+    Attributes:
+        task: The target.
+        metric: Its headline.
+        test_counts: Numbers of test images; several where results are of different images.
+        mixed: Whether its results do not compare.
+        labels: Of the test images of each row. Each of shape `(M,)`.
+        correct: How often each row had each test image right, over the transfer seeds. Each of shape `(M,)`.
+    """
+
+    task: str
+    metric: str
+    test_counts: tuple[int, ...]
+    mixed: bool
+    labels: dict[_Row, Labels]
+    correct: dict[_Row, Floats]
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], task: str, index: Index) -> "_Column":
+        mine = [entry for entry in entries if entry.task == task]
+        hits: dict[_Row, list[Entry]] = {}
+        for entry in mine:
+            hits.setdefault(_row_of(entry), []).append(entry)
+        # Of transfer seeds that were tested on other images, the last is of the images as they are.
+        alike = {row: [each for each in found if each.labels == found[-1].labels] for row, found in hits.items()}
+        return cls(
+            task=task,
+            metric=mine[-1].metric,
+            test_counts=tuple(sorted({entry.test_count for entry in mine})),
+            mixed=_mixed(mine),
+            labels={row: index.labels[found[0].labels] for row, found in alike.items()},
+            correct={row: np.mean([each.hits for each in found], axis=0) for row, found in alike.items()},
+        )
+
+    @property
+    def words(self) -> str:
+        """The target with its headline and its test images."""
+        counts = " or ".join(f"{count:,}" for count in self.test_counts)
+        return f"{self.task} {METRIC_NAMES.get(self.metric, self.metric)}, {counts}"
+
+    @property
+    def leader(self) -> _Row | None:
+        """The best row, if its lead over every other one's weights is beyond the interval of their difference."""
+        if self.mixed or len({sha256 for _, sha256 in self.correct}) < 2:
+            return None
+        best = max(self.correct, key=lambda row: self._mean(self.correct[row], row))
+        for row, correct in self.correct.items():
+            if row[1] == best[1]:
+                continue
+            lead = self.correct[best] - correct
+            if self._mean(lead, best) <= _half_width(image_variance(lead, self.labels[best], self.metric)):
+                return None
+        return best
+
+    def level(self, row: _Row, leader: _Row | None) -> str:
+        """A row's headline with its interval; bold for the leader."""
+        if row not in self.correct:
+            return tables.NOTHING
+        correct, labels = self.correct[row], self.labels[row]
+        mean = self._mean(correct, row)
+        variance = image_variance(correct, labels, self.metric)
+        if variance == 0:
+            # All right or all wrong: as if half an image more were wrong, or right.
+            inside = float(kept_inside(np.array([mean]), len(labels))[0])
+            variance = inside * (1 - inside) / len(labels)
+        text = f"{100 * mean:.1f} ± {100 * _half_width(variance):.1f}"
+        return f"**{text}**" if leader is not None and row[1] == leader[1] else text
+
+    def _mean(self, values: Floats, row: _Row) -> float:
+        return float(headlines_of(values[None], self.labels[row], self.metric)[0])
+
+
+def _half_width(variance: float) -> float:
+    return float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
+
+
+def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[str, str]]:
+    leaders = {task: column.leader for task, column in columns.items()}
     return [
-        {"snapshot": row["snapshot"], **{task: row.get(task, tables.NOTHING) for task in targets}}
-        for row in rows.values()
+        {
+            "snapshot": f"{row[0]} `{row[1][:8]}`",
+            **{task: column.level(row, leaders[task]) for task, column in columns.items()},
+        }
+        for row in dict.fromkeys(map(_row_of, entries))
     ]
 
 
-def _mixed(entries: Sequence[Entry]) -> str:
-    """Foreign networks differ in input by nature; other differences within a column are said."""
-    columns: dict[str, set[str]] = {}
+def _mixed(entries: Sequence[Entry]) -> bool:
+    """Whether results of a column differ in more than the network's input, in which foreign networks differ by nature."""
+    kinds = set()
     for entry in entries:
         version, _, fingerprint, _, settings, _ = json.loads(entry.comparable)
-        columns.setdefault(entry.task, set()).add(json.dumps([version, fingerprint, settings]))
-    mixed = sorted(task for task, kinds in columns.items() if len(kinds) > 1)
-    if not mixed:
-        return ""
-    return f"**Not comparable down the column** (other images, settings or protocol versions): {', '.join(mixed)}."
+        kinds.add(json.dumps([version, fingerprint, settings, entry.labels]))
+    return len(kinds) > 1

@@ -149,17 +149,17 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
 
 def _foreign(workspace: Workspace, form: str, protocol: str | None) -> list[str]:
     parts = []
-    for table in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache).entries):
+    for table in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache)):
         if protocol not in (None, table.protocol):
             continue
         title = f"{FOREIGN}, {table.protocol}{' (partial data)' if table.partial else ''}"
         # What a reader has to know of the table goes with it.
-        said = table.warning.replace("*", "")
+        said = f"Headline metric and test images: {table.targets}. {table.warning.replace('*', '')}".rstrip()
         if form == "latex":
             drawn = _latex(tables.markdown(table.rows, "latex_booktabs"))
-            parts.append("\n".join([f"% {title}", *([f"% {said}"] if said else []), drawn]))
+            parts.append("\n".join([f"% {title}", f"% {said}", drawn]))
         else:
-            parts.append("\n\n".join([f"### {title}", tables.markdown(table.rows), *([said] if said else [])]))
+            parts.append("\n\n".join([f"### {title}", tables.markdown(table.rows), said]))
     return parts
 
 

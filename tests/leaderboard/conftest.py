@@ -3,6 +3,13 @@
 import pytest
 
 from lrbench.leaderboard.figures import Figure
+from lrbench.workspace import Place, Workspace
+
+
+@pytest.fixture
+def workspace(place: Place) -> Workspace:
+    """The workspace of the test."""
+    return place.workspace
 
 
 @pytest.fixture

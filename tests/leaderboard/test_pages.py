@@ -18,11 +18,6 @@ from tests.leaderboard.fake import fill, put
 OBJECTS = Column(protocol="probe", task="tiny-objects")
 
 
-@pytest.fixture
-def workspace(place):
-    return place.workspace
-
-
 def suite_page(workspace):
     page.write(workspace, ["tiny"])
     return (workspace.leaderboard / "tiny.md").read_text()
@@ -390,30 +385,6 @@ def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
     assert missed.status == 2 and "The arms of these results: average, constant, hold, step" in missed.err
     mistyped = lrbench("leaderboard", "--protocol", "prob", "--format", "csv")
     assert mistyped.status == 2 and "did you mean 'probe'?" in mistyped.err.lower()
-
-
-def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lrbench):
-    snapshot = {
-        "reference": "timm:resnet18",
-        "arm": None,
-        "stage": None,
-        "pretraining_seed": None,
-        "source_accuracy": None,
-    }
-    put(workspace, tiny.model_copy(update={"name": "foreign"}), snapshot=snapshot)
-    workspace.results.joinpath("foreign", "suite.json").unlink()
-    with (workspace.root.parent / "tasks" / "tiny-objects.toml").open("a") as file:
-        file.write('\n[about]\nnotes = ["Its test images may be among the source\'s."]\n')
-    assert lrbench("leaderboard").status == 0 and lrbench("leaderboard", "--check").status == 0
-    assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
-    assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
-    page = lrbench("leaderboard", "--format", "md").out
-    assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
-    latex = lrbench("leaderboard", "--format", "latex").out
-    assert latex.startswith("% foreign, probe\n\\begin{tabular}") and "`" not in latex
-    assert "timm:resnet18" in latex and r"\texttt{" in latex
-    assert lrbench("leaderboard", "--protocol", "probe").out.startswith("### foreign, probe\n\n| snapshot")
-    assert lrbench("leaderboard", "--protocol", "knn").status == 2
 
 
 def test_no_results_says_how_to_make_some(lrbench):

@@ -1,0 +1,69 @@
+"""The page of snapshots that belong to no suite."""
+
+import numpy as np
+
+from lrbench.leaderboard.foreign_page import render_foreign
+from tests.leaderboard.fake import put
+
+
+def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lrbench):
+    snapshot = {
+        "reference": "timm:resnet18",
+        "arm": None,
+        "stage": None,
+        "pretraining_seed": None,
+        "source_accuracy": None,
+    }
+    put(workspace, tiny.model_copy(update={"name": "foreign"}), snapshot=snapshot)
+    workspace.results.joinpath("foreign", "suite.json").unlink()
+    with (workspace.root.parent / "tasks" / "tiny-objects.toml").open("a") as file:
+        file.write('\n[about]\nnotes = ["Its test images may be among the source\'s."]\n')
+    assert lrbench("leaderboard").status == 0 and lrbench("leaderboard", "--check").status == 0
+    assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
+    assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
+    page = lrbench("leaderboard", "--format", "md").out
+    assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
+    latex = lrbench("leaderboard", "--format", "latex").out
+    head = "% foreign, probe\n% Headline metric and test images: tiny-objects top-1, 40.\n\\begin{tabular}"
+    assert latex.startswith(head) and "`" not in latex and r"$\pm$" in latex
+    assert "timm:resnet18" in latex and r"\texttt{" in latex
+    assert lrbench("leaderboard", "--protocol", "probe").out.startswith("### foreign, probe\n\n| snapshot")
+    assert lrbench("leaderboard", "--protocol", "knn").status == 2
+
+
+def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_leads(workspace, tiny):
+    foreign = tiny.model_copy(update={"name": "foreign"})
+
+    def add(name, wrong, weights=None, **changes):
+        snapshot = {
+            "reference": name, "sha256": (weights or name).ljust(64, "0"), "arm": None, "stage": None,
+            "pretraining_seed": None, "source_accuracy": None,
+        }  # fmt: skip
+        put(workspace, foreign, wrong=wrong, snapshot=snapshot, **changes)
+
+    def shown(table):
+        return {
+            line.split("`")[0].strip("| "): line.split("|")[-2].strip() for line in table.splitlines() if "`" in line
+        }
+
+    add("a", 1)
+    add("alias", 1, weights="a")
+    add("b", 10)
+    add("b", 30, transfer_seed=1)
+    add("perfect", 0, target="tiny-indoor")
+    page = render_foreign(workspace.results)
+    accuracy = shown(page)
+    # Half the interval: 1.96 times the root of the variance over images, of two seeds' mean for `b`.
+    hits = np.mean([np.arange(40) >= 10, np.arange(40) >= 30], axis=0)
+    width = 1.96 * 100 * hits.std() / np.sqrt(40)
+    assert accuracy["b"] == f"50.0 ± {width:.1f}"
+    assert accuracy["a"] == accuracy["alias"] == "**97.5 ± 4.8**"
+    assert "tiny-indoor top-1, 40, tiny-objects top-1, 40." in page
+    # All right is no proof of no error.
+    (line,) = [line for line in page.splitlines() if line.startswith("| perfect")]
+    assert line.split("|")[2].strip() == "100.0 ± 3.4"
+    add("c", 3, weights="c")
+    assert not shown(render_foreign(workspace.results))["a"].startswith("**")
+    add("d", 39, settings={"other": 1})
+    page = render_foreign(workspace.results)
+    assert "Not comparable down the column" in page and "**97.5" not in page
