@@ -25,6 +25,7 @@ class ForeignTable:
     Attributes:
         protocol: Its name.
         rows: A row a snapshot, a column a target.
+        scores: The same with LogME's scores; empty for another protocol.
         targets: Each target's headline and number of test images.
         warning: Which of its columns do not compare, in a sentence; empty where all do.
         partial: Whether the data was not whole.
@@ -32,6 +33,7 @@ class ForeignTable:
 
     protocol: str
     rows: Sequence[dict[str, str]]
+    scores: Sequence[dict[str, str]]
     targets: str
     warning: str
     partial: bool
@@ -65,6 +67,7 @@ def _section(table: ForeignTable) -> str:
         f"## {table.protocol}{word}\n\n{tables.markdown(table.rows)}\n\n"
         f"Percent, ± half the 95 % interval over test images. Headline metric and test images: {table.targets}. Bold: best of "
         f"its column, and its lead over every other row is beyond the interval of their paired difference.{warning}"
+        + (f"\n\n{tables.markdown(table.scores)}\n\n{tables.LOGME}" if table.scores else "")
     )
 
 
@@ -83,6 +86,7 @@ def foreign_tables(index: Index) -> list[ForeignTable]:
                 ForeignTable(
                     protocol=protocol,
                     rows=_rows(mine, columns),
+                    scores=_scores(mine, list(columns)) if protocol == "logme" else (),
                     targets=", ".join(column.words for column in columns.values()),
                     warning=warning if mixed else "",
                     partial=partial,
@@ -186,6 +190,22 @@ def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[st
             **{task: column.level(row, leaders[task]) for task, column in columns.items()},
         }
         for row in dict.fromkeys(map(_row_of, entries))
+    ]
+
+
+def _scores(entries: Sequence[Entry], targets: Sequence[str]) -> list[dict[str, str]]:
+    """LogME of each snapshot and target, the mean over transfer seeds."""
+    found: dict[_Row, dict[str, list[float]]] = {}
+    for entry in entries:
+        score = tables.logme_score(entry)
+        if score is not None:
+            found.setdefault(_row_of(entry), {}).setdefault(entry.task, []).append(score)
+    return [
+        {
+            "snapshot": f"{row[0]} `{row[1][:8]}`",
+            **{each: tables.rounded(float(np.mean(by[each])), 3) if each in by else tables.NOTHING for each in targets},
+        }
+        for row, by in found.items()
     ]
 
 

@@ -112,6 +112,8 @@ def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]
             f"{level} {other}: other transfers\n\n{tables.other_transfers(body, other)}\n\n"
             "Transfers of these snapshots that the suite does not name, made one by one; read as the tables above."
         )
+        if other == "logme":
+            parts.append(_scores(body, [column.task for column in body.extra if column.protocol == other]))
     report = tables.source_report(body)
     if report:
         parts.append(
@@ -133,6 +135,8 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
         parts.append(f"{level}# {protocol}: verdict of each claim\n\n{verdicts.overview(body, decisions, protocol)}")
     for protocol in suite.protocols:
         parts.append(f"{level} {protocol}: accuracy\n\n{headline_block(body, protocol, links=True)}")
+        if protocol == "logme":
+            parts.append(_scores(body, [column.task for column in tables.of_protocol(body, protocol)]))
         if protocol == suite.protocols[0]:
             parts += [_figure(body, each) for each in drawn if each.name != "source-learned"]
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
@@ -150,6 +154,10 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
             "independently; with few seeds it is too narrow, and decides nothing either."
         )
     return parts
+
+
+def _scores(body: Evidence, targets: Sequence[str]) -> str:
+    return f"{tables.logme_scores(body, targets)}\n\n{tables.LOGME} Mean ± half the 95 % interval over seeds."
 
 
 def _comparisons(body: Evidence, protocol: str) -> list[tuple[str, str]]:

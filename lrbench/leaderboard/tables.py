@@ -1,12 +1,15 @@
 """Markdown tables of a body of evidence, each made with pandas and tabulate."""
 
+import json
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas
 from tabulate import tabulate
 
 from lrbench.leaderboard.evidence import Column, Evidence, Row
-from lrbench.leaderboard.statistics import Estimate, Ratio
+from lrbench.leaderboard.index import Entry
+from lrbench.leaderboard.statistics import Estimate, Ratio, estimate
 from lrbench.registry import find_tasks
 
 NOTHING = "—"
@@ -94,6 +97,50 @@ def other_transfers(
     wanted = evidence.rows if rows is None else rows
     shown = [row for row in wanted if any(evidence.level(row, column) for column in columns)]
     return markdown(_levels(evidence, shown, columns, row_name), form)
+
+
+LOGME = (
+    "LogME: the logarithm of the evidence for a linear model of the target's training labels, by image; the larger, the better "
+    "it expects the snapshot to transfer. Scores compare within a column alone."
+)
+"""What a table of LogME's scores is of."""
+
+
+def logme_score(entry: Entry) -> float | None:
+    """The score of a result of the protocol `logme`; None for another's."""
+    score = json.loads(entry.chosen).get("logme")
+    return None if score is None else float(score)
+
+
+def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
+    """LogME by snapshot and target, mean and interval over seeds; what ranks snapshots without a look at test images."""
+    scores: dict[tuple[Row, str], dict[int, list[float]]] = {}
+    for entry in evidence.stored:
+        score = logme_score(entry) if entry.protocol == "logme" else None
+        if (
+            score is not None
+            and entry.arm is not None
+            and entry.stage is not None
+            and entry.pretraining_seed is not None
+        ):
+            seeds = scores.setdefault(((entry.arm, entry.stage), entry.task), {})
+            seeds.setdefault(entry.pretraining_seed, []).append(score)
+    rows = []
+    for row in evidence.rows:
+        if any((row, target) in scores for target in targets):
+            shown = {"snapshot": row_name(row)}
+            for target in targets:
+                by_seed = scores.get((row, target))
+                shown[target] = _score(by_seed, len(evidence.seeds)) if by_seed else NOTHING
+            rows.append(shown)
+    return markdown(rows)
+
+
+def _score(by_seed: dict[int, list[float]], expected: int) -> str:
+    value = estimate(np.array([np.mean(each) for each in by_seed.values()]))
+    width = "" if value.half_width is None else f" ± {value.half_width:.3f}"
+    some = f" ({value.seeds} of {expected} seeds)" if value.seeds < expected else ""
+    return f"{rounded(value.mean, 3)}{width}{some}"
 
 
 def differences(evidence: Evidence, protocol: str) -> str:

@@ -1,8 +1,11 @@
 """The page of snapshots that belong to no suite."""
 
+import re
+
 import numpy as np
 
 from lrbench.leaderboard.foreign_page import render_foreign
+from lrbench.leaderboard.page import write
 from tests.leaderboard.fake import put
 
 
@@ -67,3 +70,31 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     add("d", 39, settings={"other": 1})
     page = render_foreign(workspace.results)
     assert "Not comparable down the column" in page and "**97.5" not in page
+
+
+def test_logme_stands_beside_its_accuracy(workspace, tiny):
+    snapshot = {"arm": None, "stage": None, "pretraining_seed": None, "source_accuracy": None}
+    for name, scores in (("a", (0.5, 0.7)), ("b", (-1.25,))):
+        for seed, score in enumerate(scores):
+            put(
+                workspace,
+                tiny.model_copy(update={"name": "foreign"}),
+                protocol="logme",
+                transfer_seed=seed,
+                chosen={"logme": score},
+                snapshot=snapshot | {"reference": name, "sha256": name * 64},
+            )
+    page = render_foreign(workspace.results)
+    assert "| a `aaaaaaaa` | 0.600          |" in page and "| b `bbbbbbbb` | −1.250         |" in page
+    assert page.index("75.0 ±") < page.index("0.600") < page.index("LogME: the logarithm")
+
+
+def test_logme_of_a_suite_is_a_mean_over_seeds_whether_the_suite_names_it_or_not(workspace, tiny):
+    for named in ((), ("logme",)):
+        suite = tiny.model_copy(update={"protocols": (*tiny.protocols, *named)})
+        for seed, score in enumerate((0.5, 0.7)):
+            put(workspace, suite, seed=seed, protocol="logme", chosen={"logme": score})
+        write(workspace, ["tiny"])
+        page = (workspace.leaderboard / "tiny.md").read_text()
+        # Student's t at one degree of freedom: 12.706 standard errors of 0.1.
+        assert re.search(r"\| step/stage1 +\| 0\.600 ± 1\.271 +\|", page) and page.count("LogME: the logarithm") == 1
