@@ -1,7 +1,6 @@
 """From a reference to a network: strict about names and shapes, and never through a pickle."""
 
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 from lrbench.errors import InputError
-from lrbench.machine import library_versions
 from lrbench.models import create_model
 from lrbench.references import Reference
 from lrbench.registry import suggestion
@@ -25,7 +23,6 @@ from lrbench.snapshots import (
     hash_tensors,
     identity,
     read_metadata,
-    write_snapshot,
 )
 
 # Differences that a message holds.
@@ -275,118 +272,3 @@ def _refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: s
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The name of a tensor with values that are not finite, or None."""
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
-
-
-def take_in(
-    file: Path,
-    architecture: str,
-    folder: Path,
-    name: str,
-    arguments: Mapping[str, Any] | None = None,
-    key: str | None = None,
-) -> Path:
-    """Take in foreign weights as a snapshot.
-
-    Args:
-        file: safetensors, or a file of `torch.save` that loads with `weights_only=True`; with a classifier of any number of
-            classes, or without one, as self-supervised pretraining leaves them.
-        architecture: The timm model that they are of.
-        folder: Where the snapshot goes.
-        name: What it is called.
-        arguments: Keyword arguments of `timm.create_model` beside the number of classes.
-        key: Which of a file's state dicts is meant, where it holds several.
-
-    Returns:
-        The snapshot's path.
-
-    Raises:
-        InputError: The file is missing or damaged, would run code, or does not fit the architecture; or the name is taken.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(
-            f"{name!r} cannot be a snapshot's name: that is letters, digits, dots, underscores and hyphens, and begins with a "
-            "letter or a digit. Give another with --name."
-        )
-    path = folder / f"{name}.safetensors"
-    if path.exists():
-        raise InputError(f"{path} is there already. Give the new one another name with --name.")
-    tensors = _foreign_tensors(file, key)
-    if not tensors:
-        raise InputError(f"{file} holds no tensors, so it is no file of weights.")
-    given = dict(arguments or {})
-    layers = pretrained_configuration(create_model(architecture, given, classes=10)).get("classifier")
-    # Distilled networks have two classifiers.
-    found = (
-        tensors.get(f"{layer}.{part}")
-        for layer in ([layers] if isinstance(layers, str) else layers or ())
-        for part in ("bias", "weight")
-    )
-    classes = next((len(tensor) for tensor in found if tensor is not None), 0)
-    model = create_model(architecture, given, classes=classes)
-    load_strictly(
-        model,
-        tensors,
-        file,
-        architecture,
-        "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument).",
-    )
-    if (broken := not_finite(tensors)) is not None:
-        raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
-    metadata = SnapshotMetadata(
-        architecture=architecture,
-        arguments=given,
-        classes=classes,
-        input=input_of(model).model_copy(update={"size": given["img_size"]} if "img_size" in given else {}),
-        origin=file.name,
-        versions=library_versions(),
-    )
-    write_snapshot(path, model.state_dict(), metadata)
-    return path
-
-
-def _state_dicts(content: Any) -> dict[str, Any]:
-    """The state dicts that a checkpoint holds under names, as `state_dict` and `state_dict_ema`."""
-    if not isinstance(content, dict):
-        return {}
-    return {
-        str(name): value
-        for name, value in content.items()
-        if isinstance(value, dict) and any(isinstance(each, torch.Tensor) for each in value.values())
-    }
-
-
-def _foreign_tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
-    if not file.is_file():
-        raise InputError(f"there is no file {file}.")
-    if not file.stat().st_size:
-        raise InputError(f"{file} is empty. Copy it again.")
-    if file.suffix == ".safetensors":
-        return load_tensors(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged files and forbidden pickles each end in several kinds of exception.
-        raise InputError(
-            f"{file} was not loaded: it is damaged, or it holds more than tensors, numbers and words, which could run "
-            "code. Nothing in it was run. Save its state dict alone (torch.save(model.state_dict(), ...)), best as "
-            "safetensors, where you trust it."
-        ) from error
-    # Training scripts keep the weights under a name, and wrapped models put a word before each.
-    held = _state_dicts(content)
-    if key is None and len(held) > 1:
-        raise InputError(
-            f"{file} holds several sets of weights: {', '.join(held)}. Say with --key which of them is meant."
-        )
-    if key is not None and key not in held:
-        raise InputError(
-            f"{file} holds no weights under the key {key!r}; it holds {', '.join(held) or 'none under a key'}."
-        )
-    if held:
-        content = held[key or next(iter(held))]
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    for prefix in ("module.", "_orig_mod."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors

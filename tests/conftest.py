@@ -149,6 +149,16 @@ def run_process(*arguments: str | Path, timeout: float = 120) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+class Trap:
+    """Would make a file if it were unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return (open, (self.path, "w"))
+
+
 def one_paragraph(text: str) -> bool:
     """Whether an error is one paragraph without a traceback."""
     return "Traceback" not in text and len([line for line in text.strip().splitlines() if line.strip()]) == 1

@@ -15,6 +15,7 @@ from lrbench.references import parse_reference
 from lrbench.snapshots import batchnorm_path, encode, identity, read_metadata, snapshot_path
 from lrbench.weights import load_snapshot
 from lrbench.workspace import Workspace
+from tests.conftest import Trap
 
 STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)
 
@@ -93,16 +94,6 @@ def test_a_truncated_snapshot_is_refused(snapshot, cut):
     snapshot.write_bytes(snapshot.read_bytes()[:-cut] if cut != 3 else snapshot.read_bytes()[:3])
     with pytest.raises(InputError, match=r"stage0\.safetensors .*(truncated|not a safetensors)"):
         load_snapshot(parse_reference(str(snapshot), None))
-
-
-class Trap:
-    """Would make a file if it were unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return (open, (self.path, "w"))
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch"])
@@ -191,41 +182,6 @@ def test_an_unknown_model_or_tag_gets_a_suggestion(home):
         load_snapshot(parse_reference("timm:resnet18.a1_in9k", None))
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])
-def test_foreign_weights_are_taken_in(lrbench, home, kind):
-    weights = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
-    path = home / f"mine.{'safetensors' if kind == 'safetensors' else 'pth'}"
-    if kind == "safetensors":
-        save_file(weights, path)
-    elif kind == "pth":
-        torch.save(weights, path)
-    else:
-        torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3}, path)
-    added = lrbench("snapshots", "add", path, "--architecture", "resnet10t")
-    assert added.status == 0, added.err
-    loaded = load_snapshot(parse_reference(added.out.strip(), None))
-    assert loaded.metadata.classes == 7 and loaded.batchnorm == "raw"
-    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
-
-
-def test_of_several_sets_of_weights_in_a_file_one_is_named(lrbench, home):
-    raw, average = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
-    optimiser = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}
-    torch.save(
-        {"state_dict": raw, "state_dict_ema": average, "optimizer": optimiser, "loss": torch.tensor(1.0)}, "two.pth"
-    )
-    command = ("snapshots", "add", "two.pth", "--architecture", "resnet10t")
-    refused = lrbench(*command)
-    assert refused.status == 2 and "several sets of weights: state_dict, state_dict_ema. Say with --key" in refused.err
-    wrong = lrbench(*command, "--key", "model")
-    assert wrong.status == 2 and "under the key 'model'" in wrong.err
-    assert lrbench(*command, "--key", "state_dict_ema").status == 0
-    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
-    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], average["conv1.0.weight"])
-    (home / "empty.pth").touch()
-    assert "empty.pth is empty" in lrbench("snapshots", "add", "empty.pth", "--architecture", "resnet10t").err
-
-
 def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
     place = Workspace(root=home)
     folder = home / "checkpoints" / "foreign"
@@ -238,79 +194,6 @@ def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
     assert {parse_reference(each, place).text for each in own} == {"mine.safetensors"}
     monkeypatch.chdir(folder)
     assert parse_reference("../../mine.safetensors", place).text == str(home / "mine.safetensors")
-
-
-def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrbench, home):
-    weights = create_model("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, classes=0, seed=3).state_dict()
-    assert not [name for name in weights if name.startswith("head.")]
-    torch.save(weights, home / "backbone.pth")
-    command = ("snapshots", "add", "backbone.pth", "--architecture", "vit_tiny_patch16_224")
-    assert "does not hold the weights" in lrbench(*command).err
-    added = lrbench(*command, "--argument", "img_size=32", "--argument", "depth=2")
-    assert added.status == 0, added.err
-    metadata = read_metadata(home / "checkpoints" / "foreign" / "backbone.safetensors")
-    assert (metadata.classes, metadata.input.size, metadata.arguments) == (0, 32, {"img_size": 32, "depth": 2})
-    for protocol in ("probe", "finetune"):
-        command = ("transfer", "--snapshot", "foreign/backbone", "--task", "tiny-objects", "--protocol", protocol)
-        few = ("--set", "finetune.updates=2", "--set", "finetune.rates=[0.01]", "--set", "finetune.decays=[0.0]")
-        done = lrbench(*command, *(few if protocol == "finetune" else ()))
-        assert done.status == 0, done.err
-    assert (
-        "--argument takes key=value" in lrbench("snapshots", "add", "x", "--architecture", "x", "--argument", "8").err
-    )
-
-
-def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap(home / "was-run")}, home / "trap.pth")
-    refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
-    assert refused.status == 2 and "Nothing in it was run" in refused.err
-    assert not (home / "was-run").exists()
-
-
-@pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
-def test_what_is_taken_in_stays_in_its_folder(lrbench, home, name):
-    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "good.pth")
-    before = sorted(home.rglob("*.safetensors"))
-    refused = lrbench("snapshots", "add", "good.pth", "--architecture", "resnet10t", f"--name={name}")
-    if name:
-        assert refused.status == 2 and "cannot be a snapshot's name" in refused.err
-        assert sorted(home.rglob("*.safetensors")) == before
-    else:
-        # Nothing said is the file's own name, by which it can be transferred.
-        assert refused.status == 0 and (home / "checkpoints" / "foreign" / "good.safetensors").is_file()
-        done = lrbench("transfer", "--snapshot", "foreign/good", "--task", "tiny-objects", "--protocol", "knn")
-        assert done.status == 0, done.err
-
-
-def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, home, snapshot):
-    weights = create_model("resnet10t", {}, classes=7).state_dict()
-    weights["fc.bias"][0] = float("nan")
-    torch.save(weights, home / "nan.pth")
-    refused = lrbench("snapshots", "add", "nan.pth", "--architecture", "resnet10t")
-    assert refused.status == 2 and "fc.bias that are not finite" in refused.err
-    tensors = load_file(snapshot)
-    tensors["conv1.0.weight"][:] = float("inf")
-    snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
-    for protocol in ("probe", "logme"):
-        refused = lrbench("transfer", "--snapshot", str(snapshot), "--task", "tiny-objects", "--protocol", protocol)
-        assert refused.status == 2 and "are not finite, so nothing can be learnt" in refused.err
-
-
-def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lrbench, home):
-    torch.save(create_model("resnet14t", {}, classes=7).state_dict(), home / "other.pth")
-    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
-    assert refused.status == 2 and "is not a part of it" in refused.err
-    # Everything that does not fit, line by line, and not its beginning alone.
-    network, theirs = (create_model(name, {}, classes=7).state_dict() for name in ("resnet10t", "resnet14t"))
-    assert "--architecture" in refused.err and "pretrain" not in refused.err
-    listed = refused.out.splitlines()
-    assert {line.split()[0] for line in listed} >= {name for name in theirs if name not in network} and len(listed) > 40
-    assert not list((home / "checkpoints").rglob("*.safetensors"))
-    # What the message holds is not told twice.
-    tensors = create_model("resnet10t", {}, classes=7).state_dict()
-    torch.save({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, home / "other.pth")
-    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
-    assert refused.status == 2 and "fc.weight is missing" in refused.err and not refused.out
 
 
 def test_verifying_nothing_is_said(lrbench, home):
@@ -372,3 +255,17 @@ def test_verify_finds_values_that_are_not_finite(lrbench, snapshot):
     snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
     bad = lrbench("snapshots", "verify")
     assert bad.status == 1 and "fc.bias that are not finite" in bad.out
+
+
+def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, home, snapshot):
+    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    weights["fc.bias"][0] = float("nan")
+    torch.save(weights, home / "nan.pth")
+    refused = lrbench("snapshots", "add", "nan.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "fc.bias that are not finite" in refused.err
+    tensors = load_file(snapshot)
+    tensors["conv1.0.weight"][:] = float("inf")
+    snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
+    for protocol in ("probe", "logme"):
+        refused = lrbench("transfer", "--snapshot", str(snapshot), "--task", "tiny-objects", "--protocol", protocol)
+        assert refused.status == 2 and "are not finite, so nothing can be learnt" in refused.err

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, warn
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,13 +111,26 @@ def verify(
 
 @app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .pth, .pt or .bin file of weights.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Files of weights: .safetensors, .pth, .pt, .bin or another."),
+    ],
     architecture: Annotated[str, typer.Option("--architecture", metavar="NAME", help="The timm model they are of.")],
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What to call it. [default: the file's name]")
+        str | None, typer.Option("--name", metavar="NAME", help="What to call it, if one. [default: the file's name]")
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="KEY", help="Which weights are meant, where the file holds several.")
+    ] = None,
+    prefix: Annotated[
+        str,
+        typer.Option(
+            "--prefix", metavar="WORD", help="What the names meant begin with, as encoder_q. ; others are left out."
+        ),
+    ] = "",
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="WORD", help="Leave out names that begin so, as fc. or head. Repeatable."),
     ] = None,
     argument: Annotated[
         list[str] | None,
@@ -130,22 +143,49 @@ def add(
 
     Where some do not, all that do not are listed on stdout. A classifier may be there, of any number of classes, or not.
     """
+    from lrbench.errors import InputError
+    from lrbench.foreign import Origin, take_in
     from lrbench.registry.loading import apply_changes
-    from lrbench.weights import MismatchError, take_in
+    from lrbench.weights import MismatchError
     from lrbench.workspace import Workspace
 
+    one = len(files) == 1
+    if name and not one:
+        raise InputError(
+            f"--name says what to call one file, and here are {len(files)}. Leave it out: each keeps its own name."
+        )
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
-    try:
-        folder = Workspace.current().checkpoints / "foreign"
-        path = take_in(file, architecture, folder, name or file.stem, arguments, key)
-    except MismatchError as error:
-        # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
-        for problem in error.problems:
-            typer.echo(problem)
-        raise
-    typer.echo(str(path))
-    note(f"transfer it with `lrbench transfer --snapshot {path} --task TASK`")
+    origin = Origin(
+        architecture=architecture, arguments=arguments, key=key, prefix=prefix, without=[each for each in without or () if each]
+    )
+    folder = Workspace.current().checkpoints / "foreign"
+    failed = 0
+    for file in files:
+        try:
+            path, left_out = take_in(file, origin, folder, name or _stem(file))
+        except InputError as error:
+            if one:
+                # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
+                for problem in error.problems if isinstance(error, MismatchError) else ():
+                    typer.echo(problem)
+                raise
+            warn(str(error))
+            failed += 1
+            continue
+        typer.echo(str(path))
+        if left_out:
+            shown = ", ".join(left_out[:3]) + (", …" if left_out[3:] else "")
+            note(f"{len(left_out):,} tensors of {file} are left out ({shown})")
+    if failed:
+        raise InputError(f"{failed} of {len(files)} files were not taken in; the warnings above say why.")
+    use = f"transfer --snapshot {path}" if one else f"recommend --snapshots {folder}"
+    note(f"go on with `lrbench {use} --task TASK`")
+
+
+def _stem(file: Path) -> str:
+    """What a file is called without its ending: `checkpoint` of `checkpoint.pth.tar`."""
+    return Path(file.name.removesuffix(".tar")).stem
 
 
 @app.command("export")

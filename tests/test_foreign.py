@@ -1,0 +1,163 @@
+"""Weights from elsewhere, taken in as snapshots."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lrbench.models import create_model
+from lrbench.references import parse_reference
+from lrbench.snapshots import read_metadata
+from lrbench.weights import load_snapshot
+from lrbench.workspace import Workspace
+from tests.conftest import Trap
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])
+def test_foreign_weights_are_taken_in(lrbench, home, kind):
+    weights = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    path = home / f"mine.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    if kind == "safetensors":
+        save_file(weights, path)
+    elif kind == "pth":
+        torch.save(weights, path)
+    else:
+        torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3}, path)
+    added = lrbench("snapshots", "add", path, "--architecture", "resnet10t")
+    assert added.status == 0, added.err
+    loaded = load_snapshot(parse_reference(added.out.strip(), None))
+    assert loaded.metadata.classes == 7 and loaded.batchnorm == "raw"
+    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
+
+
+def test_of_several_sets_of_weights_in_a_file_one_is_named(lrbench, home):
+    raw, average = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
+    optimiser = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(
+        {"state_dict": raw, "state_dict_ema": average, "optimizer": optimiser, "loss": torch.tensor(1.0)}, "two.pth"
+    )
+    command = ("snapshots", "add", "two.pth", "--architecture", "resnet10t")
+    refused = lrbench(*command)
+    assert refused.status == 2 and "several sets of weights: state_dict, state_dict_ema. Say with --key" in refused.err
+    wrong = lrbench(*command, "--key", "model")
+    assert wrong.status == 2 and "under the key 'model'" in wrong.err
+    assert lrbench(*command, "--key", "state_dict_ema").status == 0
+    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
+    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], average["conv1.0.weight"])
+    (home / "empty.pth").touch()
+    assert "empty.pth is empty" in lrbench("snapshots", "add", "empty.pth", "--architecture", "resnet10t").err
+
+
+def test_checkpoints_of_training_scripts_are_taken_in_though_they_hold_their_arguments(lrbench, home):
+    weights = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    content = {"arch": "resnet10t", "epoch": 29, "state_dict": weights, "args": argparse.Namespace(lr=0.1, data="x")}
+    torch.save(content, home / "checkpoint-29.pth.tar")
+    added = lrbench("snapshots", "add", "checkpoint-29.pth.tar", "--architecture", "resnet10t")
+    assert added.status == 0, added.err
+    assert added.out.strip().endswith("foreign/checkpoint-29.safetensors")
+    # A bag of values may hold nothing else that could run.
+    torch.save(content | {"args": argparse.Namespace(trap=Trap(home / "was-run"))}, home / "trap.pth")
+    refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and not (home / "was-run").exists()
+
+
+def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, home):
+    """As MoCo leaves them: two encoders under their own words, with a head that is no classifier."""
+    network = create_model("resnet10t", {}, classes=0, seed=3).state_dict()
+    head = {"fc.0.weight": torch.ones(4, 512), "fc.0.bias": torch.ones(4)}
+    whole = network | head
+    content = {f"module.{part}.{name}": each for part in ("encoder_q", "encoder_k") for name, each in whole.items()}
+    torch.save({"state_dict": content | {"module.queue": torch.zeros(3)}}, home / "moco.pth")
+    command = ("snapshots", "add", "moco.pth", "--architecture", "resnet10t")
+    refused = lrbench(*command)
+    assert refused.status == 2
+    assert "What it holds under 'encoder_q.' fits: --prefix encoder_q. --without fc." in refused.err
+    added = lrbench(*command, "--prefix", "encoder_q.", "--without", "fc.")
+    assert added.status == 0, added.err
+    assert f"{len(whole) + len(head) + 1} tensors of moco.pth are left out (encoder_q.fc.0.weight, " in added.err
+    loaded = load_snapshot(parse_reference(added.out.strip(), None))
+    assert all(torch.equal(each, network[name]) for name, each in loaded.model.state_dict().items())
+    mistyped = lrbench(*command, "--prefix", "encoder.", "--name", "x")
+    assert mistyped.status == 2 and "no tensor whose name begins with 'encoder.' (--prefix)" in mistyped.err
+    mistyped = lrbench(*command, "--prefix", "encoder_q.", "--without", "head.", "--name", "x")
+    assert "begins with 'head.' (--without)" in mistyped.err
+
+
+def test_several_files_are_taken_in_at_once_and_each_that_is_not_is_told(lrbench, home):
+    for epoch in (30, 60):
+        torch.save(create_model("resnet10t", {}, classes=7, seed=epoch).state_dict(), home / f"epoch{epoch}.pth")
+    (home / "notes.pth").write_text("what I did")
+    whole = (home / "epoch30.pth").read_bytes()
+    (home / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    torch.save(create_model("resnet10t", {}, classes=7), home / "object.pth")
+    names = ("epoch30.pth", "notes.pth", "cut.pth", "object.pth", "epoch60.pth")
+    added = lrbench("snapshots", "add", *names, "--architecture", "resnet10t")
+    assert added.status == 2 and "3 of 5 files were not taken in" in added.err
+    assert [Path(line).stem for line in added.out.split()] == ["epoch30", "epoch60"]
+    assert "notes.pth was not loaded: it is no file that torch.save writes" in added.err
+    assert "cut.pth was not loaded: it is cut short" in added.err
+    assert "object.pth was not loaded: beside tensors, numbers and words it holds " in added.err
+    assert "timm.models.resnet.ResNet" in added.err and "Nothing in it was run" in added.err
+    named = lrbench("snapshots", "add", *names, "--architecture", "resnet10t", "--name", "mine")
+    assert named.status == 2 and "--name says what to call one file, and here are 5" in named.err
+
+
+def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrbench, home):
+    weights = create_model("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, classes=0, seed=3).state_dict()
+    assert not [name for name in weights if name.startswith("head.")]
+    torch.save(weights, home / "backbone.pth")
+    command = ("snapshots", "add", "backbone.pth", "--architecture", "vit_tiny_patch16_224")
+    assert "does not hold the weights" in lrbench(*command).err
+    added = lrbench(*command, "--argument", "img_size=32", "--argument", "depth=2")
+    assert added.status == 0, added.err
+    metadata = read_metadata(home / "checkpoints" / "foreign" / "backbone.safetensors")
+    assert (metadata.classes, metadata.input.size, metadata.arguments) == (0, 32, {"img_size": 32, "depth": 2})
+    for protocol in ("probe", "finetune"):
+        command = ("transfer", "--snapshot", "foreign/backbone", "--task", "tiny-objects", "--protocol", protocol)
+        few = ("--set", "finetune.updates=2", "--set", "finetune.rates=[0.01]", "--set", "finetune.decays=[0.0]")
+        done = lrbench(*command, *(few if protocol == "finetune" else ()))
+        assert done.status == 0, done.err
+    assert (
+        "--argument takes key=value" in lrbench("snapshots", "add", "x", "--architecture", "x", "--argument", "8").err
+    )
+
+
+def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "trap": Trap(home / "was-run")}, home / "trap.pth")
+    refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "Nothing in it was run" in refused.err
+    assert not (home / "was-run").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
+def test_what_is_taken_in_stays_in_its_folder(lrbench, home, name):
+    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "good.pth")
+    before = sorted(home.rglob("*.safetensors"))
+    refused = lrbench("snapshots", "add", "good.pth", "--architecture", "resnet10t", f"--name={name}")
+    if name:
+        assert refused.status == 2 and "cannot be a snapshot's name" in refused.err
+        assert sorted(home.rglob("*.safetensors")) == before
+    else:
+        # Nothing said is the file's own name, by which it can be transferred.
+        assert refused.status == 0 and (home / "checkpoints" / "foreign" / "good.safetensors").is_file()
+        done = lrbench("transfer", "--snapshot", "foreign/good", "--task", "tiny-objects", "--protocol", "knn")
+        assert done.status == 0, done.err
+
+
+def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lrbench, home):
+    torch.save(create_model("resnet14t", {}, classes=7).state_dict(), home / "other.pth")
+    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "is not a part of it" in refused.err
+    # Everything that does not fit, line by line, and not its beginning alone.
+    network, theirs = (create_model(name, {}, classes=7).state_dict() for name in ("resnet10t", "resnet14t"))
+    assert "--architecture" in refused.err and "pretrain" not in refused.err
+    listed = refused.out.splitlines()
+    assert {line.split()[0] for line in listed} >= {name for name in theirs if name not in network} and len(listed) > 40
+    assert not list((home / "checkpoints").rglob("*.safetensors"))
+    # What the message holds is not told twice.
+    tensors = create_model("resnet10t", {}, classes=7).state_dict()
+    torch.save({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, home / "other.pth")
+    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "fc.weight is missing" in refused.err and not refused.out
