@@ -37,6 +37,11 @@ class Candidate:
     problem: str | None = None
 
     @property
+    def weights(self) -> str | None:
+        """Hash of the weights: those of one hash are one snapshot under several names. None where they were not probed."""
+        return None if self.probe is None else self.probe.result.snapshot.sha256
+
+    @property
     def validation(self) -> float | None:
         """The probe's headline on validation, by which snapshots are ranked; test images decide nothing."""
         if self.probe is None:
@@ -78,7 +83,7 @@ class Recommendation:
 
     Attributes:
         ranked: All snapshots: probed ones by their headline on validation, then the others by LogME, then failed ones.
-        lead: Of the first over the second; None where fewer than two were probed.
+        lead: Of the first over the second; None where there is no second.
     """
 
     ranked: list[Candidate] = field(default_factory=list)
@@ -88,6 +93,12 @@ class Recommendation:
     def best(self) -> Candidate | None:
         """The snapshot to transfer; None where none could be probed."""
         return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
+
+    @property
+    def second(self) -> Candidate | None:
+        """The next one that was probed and is not the best under another name."""
+        others = (each for each in self.ranked[1:] if each.probe is not None and each.weights != self.ranked[0].weights)
+        return next(others, None) if self.best is not None else None
 
 
 def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
@@ -163,7 +174,10 @@ def recommend(
         key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0),
         reverse=True,
     )
-    return Recommendation(ranked=ranked, lead=_lead(ranked))
+    found = Recommendation(ranked=ranked)
+    if found.best is not None and found.second is not None:
+        found.lead = _lead(found.best, found.second)
+    return found
 
 
 def _compare(
@@ -209,11 +223,9 @@ def _compare(
         candidate.problem = f"it met an error that lrbench did not foresee: {type(error).__name__}: {error}"
 
 
-def _lead(ranked: Sequence[Candidate]) -> Lead | None:
-    probed = [each.probe.predictions for each in ranked if each.probe is not None]
-    if len(probed) < 2:
-        return None
-    first, second = (each.label == each.prediction for each in probed[:2])
+def _lead(best: Candidate, other: Candidate) -> Lead:
+    probed = [each.probe.predictions for each in (best, other) if each.probe is not None]
+    first, second = (each.label == each.prediction for each in probed)
     difference, low, high = paired_interval(first, second)
     p = float(mcnemar(first[None, :], second[None, :])[0])
     return Lead(difference=difference, interval=(low, high), p=p, images=len(first))

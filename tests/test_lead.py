@@ -64,6 +64,34 @@ def test_the_first_is_by_validation_and_its_lead_by_the_test_images(probed, plac
     assert paired_interval(first, first) == pytest.approx((0.0, -1.95996 / 42, 1.95996 / 42), abs=1e-5)
 
 
+def test_the_same_weights_under_another_name_are_no_second(probed, place, monkeypatch):
+    made = {
+        "first": probed("first", 1, 0.9, 10),
+        "twin": probed("twin", 1, 0.9, 10),
+        "second": probed("second", 2, 0.8, 6),
+    }
+
+    def compare(candidate, *_):
+        found = made[candidate.reference.text]
+        candidate.logme, candidate.probe = found.logme, found.probe
+
+    monkeypatch.setattr(module, "_compare", compare)
+
+    def compared(*names):
+        return recommend(
+            [Reference(text=name) for name in names], "tiny-objects", TransferSettings(), place, Control(), probed=3
+        )
+
+    found = compared("first", "twin", "second")
+    assert found.second.reference.text == "second" and found.lead.difference == pytest.approx(-4 / 40)
+    said = _words(found, "top-1")
+    assert (
+        said.startswith("Transfer first (twin is the same weights): the probe's") and "against that of second" in said
+    )
+    alone = compared("first", "twin")
+    assert alone.lead is None and _words(alone, "top-1").endswith("it is the only one that was probed.")
+
+
 def words(first, second, difference, p, low=-0.2, high=0.1):
     lead = Lead(difference=difference, interval=(low, high), p=p, images=1234)
     return _words(Recommendation(ranked=[first, second], lead=lead), "mean per class")

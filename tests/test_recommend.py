@@ -62,6 +62,8 @@ def test_a_users_own_images_and_nothing_that_can_be_compared(lrbench, home):
     (home / "my.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
     random = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t")
     assert random.status == 1 and "its weights are random" in random.err and "none of the snapshots" in random.err
+    both = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t", "--snapshots", "timm:resnet14t")
+    assert both.err.count("its weights are random") == 1 and "timm:resnet14t were left out: its weights" in both.err
     empty = home / "nothing"
     empty.mkdir()
     wrong = lrbench("recommend", "--task", "my.toml", "--snapshots", empty)

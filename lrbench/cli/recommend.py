@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Beyond this, the first's lead over the second on the test images may be chance.
 _LEVEL = 0.05
+# Names in one warning.
+_SHOWN = 5
 
 
 def recommend(
@@ -95,9 +97,11 @@ def recommend(
         emit_json({"task": task, "lead": lead, "ranked": [_record(each) for each in found.ranked]})
     else:
         _show(found, METRIC_NAMES[load_task(task).metric])
-    for each in found.ranked:
-        if each.problem:
-            warn(f"{each.reference.text} was left out: {each.problem}")
+    # What stands in the way of many is said once.
+    for problem in dict.fromkeys(each.problem for each in found.ranked if each.problem):
+        names = [each.reference.text for each in found.ranked if each.problem == problem]
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        warn(f"{shown} {'was' if len(names) == 1 else 'were'} left out: {problem}")
     if any(each.probe is not None and each.probe.result.partial for each in found.ranked):
         warn("the data was not whole: these results are marked partial, and the ranking is of what is there.")
     if found.best is None:
@@ -148,10 +152,12 @@ def _row(candidate: "Candidate", metric: str) -> dict[str, str]:
 
 
 def _words(found: "Recommendation", metric: str) -> str:
-    best, lead = found.ranked[0].reference.text, found.lead
-    if lead is None:
-        return f"Transfer {best}: it is the only one that was probed."
-    second = found.ranked[1].reference.text
+    best, lead, other = found.ranked[0].reference.text, found.lead, found.second
+    twins = [each.reference.text for each in found.ranked[1:] if each.probe and each.weights == found.ranked[0].weights]
+    same = f" ({', '.join(twins)} {'is' if len(twins) == 1 else 'are'} the same weights)" if twins else ""
+    if lead is None or other is None:
+        return f"Transfer {best}{same}: it is the only one that was probed."
+    second = other.reference.text
     low, high = (100 * end for end in lead.interval)
     told_apart = lead.p < _LEVEL
     ahead = lead.difference > 0
@@ -162,11 +168,11 @@ def _words(found: "Recommendation", metric: str) -> str:
         if told_apart
         else "which may be chance: these images do not tell the two apart"
     )
-    tied = ", as is the second: a tie" if found.ranked[0].validation == found.ranked[1].validation else ""
+    tied = ", as is the second: a tie" if found.ranked[0].validation == other.validation else ""
     return (
-        f"Transfer {best}: the probe's {metric} is best on validation{tied}. On the {lead.images:,} test images its top-1 is "
-        f"{100 * lead.difference:+.1f} points against that of {second} (95 % interval {low:+.1f} to {high:+.1f}, McNemar's p "
-        f"{lead.p:.2g}), {meaning}."
+        f"Transfer {best}{same}: the probe's {metric} is best on validation{tied}. On the {lead.images:,} test images its "
+        f"top-1 is {100 * lead.difference:+.1f} points against that of {second} (95 % interval {low:+.1f} to {high:+.1f}, "
+        f"McNemar's p {lead.p:.2g}), {meaning}."
     )
 
 

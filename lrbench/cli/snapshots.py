@@ -113,7 +113,7 @@ def verify(
 def add(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Files of weights: .safetensors, .pth, .pt, .bin or another."),
+        typer.Argument(metavar="FILE", help="Files of weights: .safetensors, .pth, .pt, .bin or another."),
     ],
     architecture: Annotated[str, typer.Option("--architecture", metavar="NAME", help="The timm model they are of.")],
     name: Annotated[
@@ -125,12 +125,16 @@ def add(
     prefix: Annotated[
         str,
         typer.Option(
-            "--prefix", metavar="WORD", help="What the names meant begin with, as encoder_q. ; others are left out."
+            "--prefix",
+            metavar="WORD",
+            help="Only tensors whose names begin with this, as encoder_q., which is taken off.",
         ),
     ] = "",
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", metavar="WORD", help="Leave out names that begin so, as fc. or head. Repeatable."),
+        typer.Option(
+            "--without", metavar="WORD", help="Leave out tensors whose names begin with this, as fc. Repeatable."
+        ),
     ] = None,
     argument: Annotated[
         list[str] | None,
@@ -157,7 +161,11 @@ def add(
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
     origin = Origin(
-        architecture=architecture, arguments=arguments, key=key, prefix=prefix, without=[each for each in without or () if each]
+        architecture=architecture,
+        arguments=arguments,
+        key=key,
+        prefix=prefix,
+        without=[each for each in without or () if each],
     )
     folder = Workspace.current().checkpoints / "foreign"
     failed = 0
