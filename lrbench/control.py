@@ -11,6 +11,16 @@ Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
 
 
+def about(seconds: float) -> str:
+    """A length of time in words, no more exact than an estimate is: `about 40 s`, `about 3 min`, `about 2.5 h`."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"about {hours:.1f} h" if hours < 10 else f"about {hours:,.0f} h"
+
+
 class Control:
     """Runs work in this process: progress goes nowhere, and work stops when `stop` was called."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.arms import MEAN_OF, kept_epochs, segment
+from lrbench.control import about
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
@@ -211,11 +212,7 @@ def _cell_seconds(workspace: Workspace, suite: str) -> float | None:
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return " (not timed here yet)"
-    if seconds < 90:
-        return f" (about {seconds:.0f} s)"
-    return f" (about {seconds / 60:.0f} min)" if seconds < 5400 else f" (about {seconds / 3600:.1f} h)"
+    return " (not timed here yet)" if seconds is None else f" ({about(seconds)})"
 
 
 def _hours(hours: float) -> str:

@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from lrbench.cli import progress
 from lrbench.cli.progress import Display
+from lrbench.control import about
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -16,3 +18,29 @@ def test_what_several_jobs_say_is_shown_once_and_as_it_is(monkeypatch, capfd, te
         display.said("something else")
     shown = capfd.readouterr().err
     assert shown.count("not used: c0/photo [red]1.heic") == 1 and shown.count("something else") == 1
+
+
+def test_plain_lines_say_how_long_it_goes_on_once_that_can_be_told(monkeypatch, capfd):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.showing_progress("finetune mine") as control:
+        # Half a minute for ten of a thousand: fifty minutes for the rest.
+        for done, seconds in ((10, 31), (20, 31), (110, 31)):
+            now[0] += seconds
+            control.progress(done, 1000, "updates")
+        now[0] += 31
+        control.progress(1, 5, "images")
+    assert capfd.readouterr().err.splitlines() == [
+        "finetune mine: 10 of 1,000 updates",
+        "finetune mine: 20 of 1,000 updates, about 51 min left",
+        "finetune mine: 110 of 1,000 updates, about 9 min left",
+        "finetune mine: 1 of 5 images",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(4.4, "about 4 s"), (89, "about 89 s"), (600, "about 10 min"), (9000, "about 2.5 h"), (4e5, "about 111 h")],
+)
+def test_a_length_of_time_is_told_in_the_unit_that_fits(seconds, said):
+    assert about(seconds) == said

@@ -7,13 +7,30 @@ from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lrbench.control import Control, stopping_on_signals
+from lrbench.control import Control, about, stopping_on_signals
 
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
 
 # Off a terminal, how long work is silent at most.
 _LINE_SECONDS = 30.0
+
+
+class _Pace:
+    """How long work will go on as it has gone so far."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, str, int, float] | None = None
+
+    def words(self, done: int, total: int, unit: str) -> str:
+        """`, about 3 min left`, once some of it was seen to be done."""
+        now = time.monotonic()
+        if self._first is None or self._first[:2] != (total, unit) or done < self._first[2]:
+            self._first = total, unit, done, now
+        _, _, first, since = self._first
+        if done == first:
+            return ""
+        return f", {about((total - done) * (now - since) / (done - first))} left"
 
 
 class Display:
@@ -30,6 +47,7 @@ class Display:
         self._done = 0
         self._begun = time.monotonic()
         self._spoken: dict[str, float] = {}
+        self._paces: dict[str, _Pace] = {}
         self._said: set[str] = set()
         self._bars: Any = None
         self._overall: Any = None
@@ -59,10 +77,11 @@ class Display:
         if self._bars is not None:
             _advance(self._bars, self._tasks[job.name], done, total, unit)
             return
+        left = self._paces.setdefault(job.name, _Pace()).words(done, total, unit)
         now = time.monotonic()
         if not self._quiet and now - self._spoken.get(job.name, now) > _LINE_SECONDS:
             self._spoken[job.name] = now
-            self._line(f"{job.name}: {done:,} of {total:,} {unit}")
+            self._line(f"{job.name}: {done:,} of {total:,} {unit}{left}")
 
     def finished(self, job: "Job", line: str) -> None:
         """A job is done."""
@@ -98,15 +117,18 @@ def showing_progress(title: str) -> Iterator[Control]:
     bars = _bars() if sys.stderr.isatty() else None
     task = bars.add_task(title, total=None, rate="") if bars else None
     spoken = time.monotonic()
+    pace = _Pace()
 
     class Shown(Control):
         def progress(self, done: int, total: int, unit: str) -> None:
             nonlocal spoken
             if bars is not None:
                 _advance(bars, task, done, total, unit)
-            elif time.monotonic() - spoken > _LINE_SECONDS:
+                return
+            left = pace.words(done, total, unit)
+            if time.monotonic() - spoken > _LINE_SECONDS:
                 spoken = time.monotonic()
-                self.say(f"{title}: {done:,} of {total:,} {unit}")
+                self.say(f"{title}: {done:,} of {total:,} {unit}{left}")
 
         def say(self, text: str) -> None:
             print(text, file=sys.stderr, flush=True)

@@ -77,6 +77,7 @@ class Transfer:
         self._input = self._snapshot.metadata.input
         self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
         self._found: tuple[Identity, dict[str, _Found]] | None = None
+        self._partner: LoadedSnapshot | None = None
         self.record = snapshot_record(self._snapshot)
 
     def standing(self, cell: Cell, data: Identity | None = None) -> Standing:
@@ -126,6 +127,9 @@ class Transfer:
         place = self._place
         if not replace:
             self.standing(cell).refuse_to_replace()
+        if cell.protocol == "concat":
+            # One that is missing, or does not fit, is found before any image is read.
+            self._loaded_partner()
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
         if not replace:
             self.standing(cell, target.identity).refuse_to_replace()
@@ -244,7 +248,8 @@ class Transfer:
             started = time.perf_counter()
             if kind == "concat":
                 own = self._features_of(target, replace(cell, protocol="probe")).features
-                features = own.beside(self._partner_features(target))
+                partner = placed(self._loaded_partner().model, self._device)
+                features = own.beside(self._extract(partner, target, penultimate))
             else:
                 read = stages if kind == "depth" else penultimate
                 features = self._extract(self._model, target, read)
@@ -266,7 +271,9 @@ class Transfer:
             )
         return kept[kind]
 
-    def _partner_features(self, target: Target) -> Features:
+    def _loaded_partner(self) -> LoadedSnapshot:
+        if self._partner is not None:
+            return self._partner
         reference = partner_of(self._reference, self._settings.concat.partner, self._place.workspace)
         partner = load_snapshot(reference)
         settings = partner.metadata.input
@@ -275,7 +282,8 @@ class Transfer:
                 f"{reference.text} takes other inputs than {self._reference.text} (size, crop, interpolation or "
                 "normalisation), and concat reads both from one preparation of the images. Choose a partner with the same."
             )
-        return self._extract(placed(partner.model, self._device), target, penultimate)
+        self._partner = partner
+        return partner
 
     def _extract(self, model: nn.Module, target: Target, read: Read) -> Features:
         return extract(model, target, self._normalise, self._control, read).to(self._device)

@@ -8,6 +8,7 @@ import copy
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -72,6 +73,7 @@ class Finetuning:
         self._seed = seed
         self._device = device
         self._points = points
+        self._course = _Course((settings.updates,), 0)
 
     def select(self, train: Indices, validation: Indices, *, metric: str, control: Control) -> Choice:
         """Try the whole grid on `train` and score each point on `validation`.
@@ -85,9 +87,11 @@ class Finetuning:
         rates, decays = sorted(self._settings.rates), sorted(self._settings.decays, reverse=True)
         runs = [_Run(self, train, rate, decay) for rate, decay in itertools.product(rates, decays)]
         ends = _rungs(self._settings.updates) if self._settings.halving else ()
+        self._course = _Course((*ends, self._settings.updates), len(runs))
         for end in (*ends, self._settings.updates):
             going = [run for run in runs if run.going]
-            for run in going:
+            for number, run in enumerate(going):
+                self._course.at(end, number)
                 run.reach(end, validation, metric, control)
                 # One network at a time where none is gone on with.
                 if end == self._settings.updates:
@@ -118,6 +122,7 @@ class Finetuning:
         """
         everything = np.arange(len(self._development.labels))
         rate, decay = float(choice.chosen["learning_rate"]), float(choice.chosen["weight_decay"])
+        self._course.at_refit()
         run = _Run(self, everything, rate, decay)
         run.train(self._settings.updates, control)
         if run.diverged:
@@ -214,7 +219,7 @@ class _Run:
                 if self._update % _LOOK == 0 and not bool(torch.isfinite(losses[-1])):
                     # Nothing brings it back.
                     break
-                control.progress(self._update, settings.updates, f"updates at rate {self._rate:g}")
+                control.progress(owner._course.done(self._update), owner._course.total, "updates")
         # The last update's loss was of the weights before it.
         ends = [torch.isfinite(each).all() for each in model.state_dict().values() if each.is_floating_point()]
         self.diverged = not bool(torch.stack([*ends, torch.isfinite(torch.stack(losses)).all()]).all())
@@ -270,6 +275,42 @@ class _Run:
     def forget(self) -> None:
         """Let go of the network."""
         self._begun = None
+
+
+class _Course:
+    """How far a cell's updates are: those of all networks of the grid, then those of the refit.
+
+    Args:
+        ends: Update numbers to which networks are trained before they are compared, rising.
+        networks: Points of the grid; after each comparison the better half goes on.
+
+    Attributes:
+        total: All updates, if none is given up.
+    """
+
+    def __init__(self, ends: Sequence[int], networks: int) -> None:
+        self._stretches: dict[int, tuple[int, int]] = {}
+        before = start = 0
+        for end in ends:
+            self._stretches[end] = before, start
+            before += networks * (end - start)
+            networks, start = max(1, (networks + 1) // 2), end
+        self._refit = before
+        self.total = before + ends[-1]
+        self._before = self._start = 0
+
+    def at(self, end: int, number: int) -> None:
+        """The network of such a number is trained to update `end`: what was to be done before it is done, or spared."""
+        before, self._start = self._stretches[end]
+        self._before = before + number * (end - self._start)
+
+    def at_refit(self) -> None:
+        """The last network is trained."""
+        self._before, self._start = self._refit, 0
+
+    def done(self, update: int) -> int:
+        """Updates done when the network is at such an update."""
+        return self._before + max(0, update - self._start)
 
 
 def _rungs(updates: int) -> tuple[int, ...]:

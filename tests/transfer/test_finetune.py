@@ -60,6 +60,30 @@ def tuning(network, **settings):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("halving", "total", "seen"),
+    [
+        # Three networks and the refit, sixteen updates each.
+        (False, 64, list(range(1, 65))),
+        # Three to 2, two on to 4, one to 8 and to 16, and the refit.
+        (True, 38, list(range(1, 39))),
+    ],
+)
+def test_progress_counts_the_whole_grid_and_the_refit(halving, total, seen):
+    class Watches(Control):
+        def __init__(self):
+            super().__init__()
+            self.told = []
+
+        def progress(self, done, total, unit):
+            self.told.append((done, total, unit))
+
+    owner, watching = tuning(Network(), updates=16, rates=(0.01, 0.02, 0.05), halving=halving), Watches()
+    choice = owner.select(np.arange(18), np.arange(18, 24), metric="top1", control=watching)
+    owner.fit(choice, watching)
+    assert watching.told == [(done, total, "updates") for done in seen]
+
+
 def batches(owner):
     """The batches that the run sees."""
     from lrbench.data.batches import Batches

@@ -1,6 +1,7 @@
 """What a reviewer would look for first: what was seen when, and which snapshot's features were read."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,11 +116,11 @@ def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(mo
     def compare(candidate, task, protocols, *rest):
         validation, test = scores[candidate.reference.text]
         candidate.logme = 1.0
-        candidate.probe = type("Stored", (), {})()
-        candidate.probe.result = type("Result", (), {})()
+        candidate.probe = SimpleNamespace(result=SimpleNamespace())
+        candidate.probe.result.snapshot = SimpleNamespace(sha256=candidate.reference.text)
         candidate.probe.result.selection = {"candidates": [{"score": validation}]}
         candidate.probe.result.metrics, candidate.probe.result.test_count = {"top1": test}, 100
-        candidate.probe.predictions = type("Predictions", (), {"label": np.zeros(4), "prediction": np.zeros(4)})()
+        candidate.probe.predictions = SimpleNamespace(label=np.zeros(4), prediction=np.zeros(4))
 
     monkeypatch.setattr("lrbench.recommend._compare", compare)
     found = recommend(

@@ -202,6 +202,16 @@ def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrben
     assert "fewer than" not in lrbench(*command, "fewshot", "--snapshot", "stage2").err
 
 
+def test_a_partner_that_is_not_there_is_told_before_images_are_read(lrbench, reference, place, monkeypatch):
+    from lrbench.transfer import cell
+
+    keep_suite(place.workspace, reference.suite)
+    monkeypatch.setattr(cell, "open_target", lambda *given: pytest.fail("images are read"))
+    command = ("transfer", "--task", "tiny-objects", "--protocol", "concat", "--snapshot", "stage1")
+    missing = lrbench(*command, "--set", "concat.partner=hold/stage3")
+    assert missing.status == 2 and "hold/seed0/stage3" in missing.err
+
+
 def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
     with pytest.raises(InputError, match=r"belongs to none.*--set concat\.partner=timm:"):
         partner_of(Reference(text="timm:resnet10t"), "step/stage1", place.workspace)

@@ -12,18 +12,16 @@ from tests.transfer.test_cells import reference  # noqa: F401
 CELL = Cell(task="tiny-objects", protocol="finetune", seed=0)
 
 
-class StopsIn(Control):
-    """Asks to stop in the middle of a run."""
+class StopsAt(Control):
+    """Asks to stop after so many updates of all."""
 
-    def __init__(self, run):
+    def __init__(self, update):
         super().__init__()
-        self.run, self.begun = run, 0
+        self.update = update
 
     def progress(self, done, total, unit):
-        if unit.startswith("updates"):
-            self.begun += done == 1
-            if self.begun == self.run and done == 3:
-                self.stop()
+        if unit == "updates" and done == self.update:
+            self.stop()
 
 
 @pytest.fixture
@@ -58,7 +56,8 @@ def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, pl
     assert trained == [(0.001, 6), (0.01, 6), (0.05, 6), (trained[-1][0], 6)] and kept(place) == []
     trained.clear()
     with pytest.raises(InterruptedWork, match="2 scores of this one's grid"):
-        Transfer(reference, settings, place, StopsIn(3)).run(CELL)
+        # In the third run, each of which has six updates.
+        Transfer(reference, settings, place, StopsAt(15)).run(CELL)
     assert len(kept(place)) == 1
     # Another grid, and another seed, know nothing of it.
     assert trained == [(0.001, 6), (0.01, 6)]
@@ -78,12 +77,10 @@ def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, train
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     rate = whole["chosen"]["learning_rate"]
     trained.clear()
-    # The fifth run to be gone on with is a survivor's, towards the update after which the next half goes.
-    stops = Control()
-    calls = []
-    stops.progress = lambda done, total, unit: calls.append(done) or (calls.count(3) == 2 and stops.stop())
+    # Four to update 2, two on to 4: the second of these is on its way.
     with pytest.raises(InterruptedWork):
-        Transfer(reference, settings, place, stops).run(CELL)
+        Transfer(reference, settings, place, StopsAt(4 * 2 + 3)).run(CELL)
+    assert trained == [(1e-6, 2), (1e-5, 2), (0.01, 2), (0.05, 2), (trained[-1][0], 4)]
     trained.clear()
     assert content(Transfer(reference, settings, place, Control()).run(CELL)) == whole
     assert all(end > 2 for _, end in trained) and trained[-1] == (rate, 16)
