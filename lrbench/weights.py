@@ -172,15 +172,7 @@ def _pretrained(text: str) -> LoadedSnapshot:
         raise InputError(f"timm {timm.__version__} unpickles what it downloads. Update timm to fetch {text}.")
     name = text.removeprefix("timm:")
     if text.startswith("timm:"):
-        known = timm.list_pretrained()
-        if name not in known:
-            base = name.partition(".")[0]
-            tags = [each for each in known if each.partition(".")[0] == base]
-            listed = f" It has {', '.join(tags[:6])}." if tags else ""
-            raise InputError(
-                f"timm {timm.__version__} has no weights {name!r}.{suggestion(name, tags or known)}{listed} "
-                f"timm:{base} names the architecture with random weights."
-            )
+        _refuse_unknown_tag(name)
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:
@@ -192,6 +184,20 @@ def _pretrained(text: str) -> LoadedSnapshot:
             "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
         ) from error
     return _foreign(text, name, model, random=False)
+
+
+def _refuse_unknown_tag(name: str) -> None:
+    import timm
+
+    known = timm.list_pretrained()
+    if name not in known:
+        base = name.partition(".")[0]
+        tags = [each for each in known if each.partition(".")[0] == base]
+        listed = f" It has {', '.join(tags[:6])}." if tags else ""
+        raise InputError(
+            f"timm {timm.__version__} has no weights {name!r}.{suggestion(name, tags or known)}{listed} "
+            f"timm:{base} names the architecture with random weights."
+        )
 
 
 def _classes(name: str) -> int:
@@ -242,6 +248,22 @@ def input_of(model: nn.Module) -> Input:
         # What is neither pads small images in a way that only a few networks ask for.
         crop_mode="squash" if configuration["crop_mode"] == "squash" else "center",
     )
+
+
+def input_for(reference: Reference) -> Input:
+    """The input that a snapshot takes, without its weights where these would have to be downloaded.
+
+    Raises:
+        InputError: As `load_snapshot`.
+    """
+    if reference.path is not None:
+        return read_metadata(reference.path).input
+    name = reference.text.removeprefix("timm:")
+    if reference.text.startswith("timm:"):
+        if "." in name:
+            _refuse_unknown_tag(name)
+        return input_of(create_model(name, {}, classes=_classes(name)))
+    return load_snapshot(reference).metadata.input
 
 
 def check_values(path: Path) -> None:

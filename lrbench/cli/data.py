@@ -102,7 +102,17 @@ def verify(
 @app.command("prepare")
 def prepare(
     task: TaskArgument,
-    suite: Annotated[str, typer.Option("--suite", metavar="SUITE", help="Whose input size is prepared.")] = "quick",
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="SUITE", help="Suite whose input is prepared. [default: quick]")
+    ] = None,
+    snapshot: Annotated[
+        str | None,
+        typer.Option(
+            "--snapshot",
+            metavar="REF",
+            help="In its place, a snapshot as in `lrbench transfer`, whose input is prepared.",
+        ),
+    ] = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
 ) -> None:
@@ -112,12 +122,18 @@ def prepare(
     from lrbench.data.loading import load_task_data, unused_note
     from lrbench.data.prepare import prepare as prepare_split
     from lrbench.effective import suite_in_use
+    from lrbench.references import parse_reference
     from lrbench.registry import load_task
     from lrbench.workspace import Workspace, data_roots
 
     workspace = Workspace.current()
     chosen = load_task(task)
-    settings = suite_in_use(workspace, suite).input
+    if snapshot is None:
+        settings = suite_in_use(workspace, suite or "quick").input
+    else:
+        from lrbench.weights import input_for
+
+        settings = input_for(parse_reference(snapshot, workspace, suite=suite))
     data = load_task_data(chosen, data_roots(data_root), partial=partial)
     if unused := unused_note(data):
         note(unused)

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from lrbench.control import Control
 from lrbench.data import verify as verify_module
 from lrbench.data.loading import load_task_data
@@ -115,3 +117,19 @@ def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
         'name = "whole"\n[files]\nlayout = "folders"\nroot = "mine/train"\nsplit = { kind = "drawn", test = 0.5 }\n'
     )
     assert json.loads(lrbench("data", "verify", "whole.toml", "--json").out)["unused"] == ["c0/more/", "c0/photo.heic"]
+
+
+def test_what_is_prepared_for_a_snapshot_is_what_its_transfer_reads(lrbench, monkeypatch):
+    from lrbench.data import prepare
+
+    done = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet10t")
+    assert done.status == 0 and "tiny-objects test: 40 images at 176 px are in" in done.err
+    monkeypatch.setattr(prepare._Work, "write", lambda *given, **named: pytest.fail("images are prepared again"))
+    assert (
+        lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn").status == 0
+    )
+    # Where weights would be downloaded, what timm says of them is enough.
+    tagged = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet18.a1_in1k")
+    assert tagged.status == 0 and "at 224 px" in tagged.err
+    mistyped = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet18.a1_in9k")
+    assert mistyped.status == 2 and "no weights 'resnet18.a1_in9k'" in mistyped.err
