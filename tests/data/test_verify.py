@@ -124,10 +124,10 @@ def test_what_is_prepared_for_a_snapshot_is_what_its_transfer_reads(lrbench, mon
 
     done = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet10t")
     assert done.status == 0 and "tiny-objects test: 40 images at 176 px are in" in done.err
-    monkeypatch.setattr(prepare._Work, "write", lambda *given, **named: pytest.fail("images are prepared again"))
-    assert (
-        lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn").status == 0
-    )
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare._Work, "write", lambda *given, **named: pytest.fail("images are prepared again"))
+        again = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
+    assert again.status == 0
     # Where weights would be downloaded, what timm says of them is enough.
     tagged = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet18.a1_in1k")
     assert tagged.status == 0 and "at 224 px" in tagged.err
