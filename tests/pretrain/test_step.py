@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lrbench.control import Control
-from lrbench.errors import FailureError, InputError
+from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.step import arithmetic
 from lrbench.registry.suite import Schedule, Suite, Training
@@ -144,6 +144,21 @@ def test_bfloat16_is_near_and_keeps_weights_in_single_precision(tiny, place):
     from safetensors.torch import load_file
 
     assert {tensor.dtype for tensor in load_file(other).values()} == {torch.float32, torch.int64}
+
+
+def test_bfloat16_goes_on_to_the_same_bytes(tiny, place, home):
+    class Stops(Control):
+        def progress(self, done, total, unit):
+            if unit == "updates" and done == 4:
+                self.stop()
+
+    half = Suite.model_validate(tiny.model_dump() | {"training": {"precision": "bfloat16"}})
+    whole = make(half, key("step", 1), place).read_bytes()
+    elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
+    make(half, key("step", 0), elsewhere)
+    with pytest.raises(InterruptedWork):
+        make_snapshot(half, key("step", 1), elsewhere, Stops())
+    assert make(half, key("step", 1), elsewhere).read_bytes() == whole
 
 
 def test_how_a_machine_computes_does_not_tell_suites_apart(tiny, place):
