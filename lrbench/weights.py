@@ -1,10 +1,14 @@
 """From a reference to a network: strict about names and shapes, and never through a pickle."""
 
 import inspect
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -174,7 +178,8 @@ def _pretrained(text: str) -> LoadedSnapshot:
     if text.startswith("timm:"):
         _refuse_unknown_tag(name)
     try:
-        model = timm.create_model(name, pretrained=True)
+        with _no_waiting_without_network():
+            model = timm.create_model(name, pretrained=True)
     except Exception as error:
         # Downloads end in a dozen kinds of exception, of which the last line says most.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
@@ -184,6 +189,29 @@ def _pretrained(text: str) -> LoadedSnapshot:
             "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
         ) from error
     return _foreign(text, name, model, random=False)
+
+
+@contextmanager
+def _no_waiting_without_network() -> Iterator[None]:
+    """Where the Hub's name leads nowhere, its library looks into its cache at once: else it tries for a minute, aloud."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _resolves(urlsplit(constants.ENDPOINT).hostname or "")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _resolves(host: str) -> bool:
+    """Whether a host has an address, or a proxy will know."""
+    if getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def _refuse_unknown_tag(name: str) -> None:

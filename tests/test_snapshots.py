@@ -1,5 +1,8 @@
 import json
+import os
 import pickle
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -173,6 +176,40 @@ def test_without_any_suite_a_stage_says_what_to_do(home, place):
 def test_timm_models_without_a_tag_are_random_and_always_the_same(home):
     one, two = (load_snapshot(parse_reference("timm:resnet10t", None)) for _ in range(2))
     assert one.random and one.batchnorm == "raw" and one.sha256 == two.sha256
+
+
+def test_without_a_network_published_weights_are_read_from_the_hubs_cache_or_told_of_at_once(home):
+    folder = home / "hub" / "hub" / "models--timm--resnet10t.c3_in1k"
+    place = {
+        **os.environ,
+        "HF_HOME": str(home / "hub"),
+        "HF_ENDPOINT": "https://nowhere.invalid",
+        "LRBENCH_HOME": str(home),
+    }
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        place.pop(name, None)
+        place.pop(name.lower(), None)
+    command = (
+        sys.executable,
+        "-m",
+        "lrbench",
+        "transfer",
+        "--snapshot",
+        "timm:resnet10t.c3_in1k",
+        "--task",
+        "tiny-objects",
+    )
+    call = {"env": place, "cwd": home, "capture_output": True, "text": True}
+    missing = subprocess.run([*command, "--protocol", "knn"], **call)
+    assert missing.returncode == 2 and "could not be fetched or loaded" in missing.stderr
+    assert "Retrying" not in missing.stderr and len(missing.stderr.splitlines()) == 1
+    weights = folder / "snapshots" / "0123abc" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_file(create_model("resnet10t", {}, classes=1000, seed=1).state_dict(), weights)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123abc")
+    there = subprocess.run([*command, "--protocol", "knn"], **call)
+    assert there.returncode == 0 and "Retrying" not in there.stderr, there.stderr
 
 
 def test_an_unknown_model_or_tag_gets_a_suggestion(home):
