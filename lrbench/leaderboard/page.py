@@ -15,6 +15,7 @@ from lrbench.leaderboard.evidence import Evidence
 from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
+from lrbench.leaderboard.index import load_index
 from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
 from lrbench.leaderboard.summary import in_short
@@ -53,7 +54,8 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
     index, shown = [], []
     for name in known:
         if name == FOREIGN:
-            index.append(_line(name, "Snapshots from outside the suites", ""))
+            count = len(load_index(workspace.results, name, workspace.cache).entries)
+            index.append(_line(name, "Snapshots from outside the suites", f"{count:,}"))
             continue
         try:
             suite = read_suite(workspace.results, name)

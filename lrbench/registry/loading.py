@@ -217,6 +217,8 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path
         return path
     found: dict[str, Found] = find()
     if name_or_path not in found:
+        if name_or_path in (find_suites() if kind == "task" else find_tasks()):
+            raise InputError(_of_the_other_kind(kind, name_or_path))
         near = suggestion(name_or_path, found)
         known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
         suites = " (for a suite's target, its folder in LRBENCH_TASKS)" if kind == "task" else ""
@@ -230,6 +232,16 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path
             f"two {kind}s are called {name_or_path!r}: {one.path} and {one.twin}. Give one of them another `name`."
         )
     return one.path
+
+
+def _of_the_other_kind(kind: str, name: str | Path) -> str:
+    """What to say of a task where a suite is asked for, and the other way round."""
+    if kind == "suite":
+        return (
+            f"{name} is a task, not a suite: `lrbench transfer --snapshot REF --task {name}` transfers to it, and a suite names "
+            "it among its targets."
+        )
+    return f"{name} is a suite, not a task: `lrbench run {name}` runs it, and `lrbench tasks` lists the tasks."
 
 
 def _refuse_twin(kind: str, name: str, path: Path, found: dict[str, Found]) -> None:
@@ -258,6 +270,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _validate(model: type[Record], content: dict[str, Any], path: Path | str, *, changed: bool = False) -> Record:
+    kinds = {"task": ("files", "like"), "suite": ("schedule", "targets")}
+    own, other = ("task", "suite") if model is Task else ("suite", "task")
+    if not any(key in content for key in kinds[own]) and any(key in content for key in kinds[other]):
+        raise InputError(_of_the_other_kind(own, path))
     try:
         # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
         return model.model_validate_json(json.dumps(content), strict=True)

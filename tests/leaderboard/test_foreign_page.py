@@ -24,6 +24,10 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
     assert lrbench("leaderboard").status == 0 and lrbench("leaderboard", "--check").status == 0
     assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
     assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
+    assert (
+        "| [foreign](foreign.md) | Snapshots from outside the suites | 1       |"
+        in (workspace.leaderboard / "README.md").read_text()
+    )
     page = lrbench("leaderboard", "--format", "md").out
     assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
     latex = lrbench("leaderboard", "--format", "latex").out

@@ -323,3 +323,14 @@ def test_the_input_of_a_network_is_the_one_that_timm_evaluates_it_with():
     assert [(each.size, each.crop_fraction, each.crop_mode) for each in found] == [
         (224, 0.95, "center"), (384, 1.0, "squash"), (192, 0.9, "squash")
     ]  # fmt: skip
+
+
+def test_a_task_where_a_suite_is_asked_for_is_said_to_be_one(home):
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\n')
+    for name in ("mine.toml", "cub200"):
+        with pytest.raises(InputError, match=rf"^{name} is a task, not a suite: `lrbench transfer .* --task {name}`"):
+            load_suite(name)
+    (home / "all.toml").write_text((home / "tiny.toml").read_text())
+    for name in ("all.toml", "quick"):
+        with pytest.raises(InputError, match=rf"^{name} is a suite, not a task: `lrbench run {name}` runs it"):
+            load_task(name)
