@@ -54,8 +54,8 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
     index, shown = [], []
     for name in known:
         if name == FOREIGN:
-            count = len(load_index(workspace.results, name, workspace.cache).entries)
-            index.append(_line(name, "Snapshots from outside the suites", f"{count:,}"))
+            entries = load_index(workspace.results, name, workspace.cache).entries
+            index.append(_line(name, "Snapshots from outside the suites", f"{len(entries):,}"))
             continue
         try:
             suite = read_suite(workspace.results, name)

@@ -238,8 +238,8 @@ def _of_the_other_kind(kind: str, name: str | Path) -> str:
     """What to say of a task where a suite is asked for, and the other way round."""
     if kind == "suite":
         return (
-            f"{name} is a task, not a suite: `lrbench transfer --snapshot REF --task {name}` transfers to it, and a suite names "
-            "it among its targets."
+            f"{name} is a task, not a suite: `lrbench transfer --snapshot REF --task {name}` transfers to it, and a suite "
+            "names it among its targets."
         )
     return f"{name} is a suite, not a task: `lrbench run {name}` runs it, and `lrbench tasks` lists the tasks."
 
