@@ -1,6 +1,8 @@
 """What a plan's missing work will cost: time, GPU-hours and disk."""
 
 import json
+import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +98,6 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
         updates = None if images is None else plan.missing_epochs * (images // batch)
     missing = sum(not cell.done for cell in plan.cells)
     pace = _update_seconds(workspace.checkpoints / suite.name)
-    cell = _cell_seconds(workspace, suite.name)
     network = _Network.of(suite, classes or 1000) if updates or missing else None
     grid = suite.finetune
     tuned = sum(not cell.done for cell in plan.cells if cell.cell.protocol == "finetune")
@@ -106,7 +107,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
         updates=updates,
         cells=missing,
         pretraining_seconds=0.0 if updates == 0 else None if pace is None or updates is None else pace * updates,
-        transfer_seconds=0.0 if missing == 0 else None if cell is None else cell * missing,
+        transfer_seconds=_transfer_seconds(workspace, plan),
         pretraining_gpu_hours=None if updates is None else network.gpu_hours(updates * batch) if network else 0.0,
         finetuning_gpu_hours=network.gpu_hours(tuning_images) if network else 0.0,
         snapshot_bytes=network.snapshot_bytes(suite, plan.snapshots) if network else 0,
@@ -206,9 +207,15 @@ def _update_seconds(folder: Path) -> float | None:
     return seconds / updates if updates else None
 
 
-def _cell_seconds(workspace: Workspace, suite: str) -> float | None:
-    seconds = [entry.seconds for entry in load_index(workspace.results, suite, workspace.cache).entries]
-    return sum(seconds) / len(seconds) if seconds else None
+def _transfer_seconds(workspace: Workspace, plan: Plan) -> float | None:
+    """What the missing cells take, each protocol by what its cells have taken here; None where one has not been timed."""
+    taken: dict[str, list[float]] = {}
+    for entry in load_index(workspace.results, plan.suite.name, workspace.cache).entries:
+        taken.setdefault(entry.protocol, []).append(entry.seconds)
+    missing = Counter(cell.cell.protocol for cell in plan.cells if not cell.done)
+    if not missing.keys() <= taken.keys():
+        return None
+    return sum(count * statistics.median(taken[protocol]) for protocol, count in missing.items())
 
 
 def _time(seconds: float | None) -> str:

@@ -3,9 +3,9 @@
 import argparse
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lrbench.machine import library_versions
 from lrbench.models import create_model
 from lrbench.snapshots import SnapshotMetadata, write_snapshot
 from lrbench.weights import (
+    MismatchError,
     input_of,
     load_strictly,
     load_tensors,
@@ -24,10 +25,18 @@ from lrbench.weights import (
     pretrained_configuration,
 )
 
-# What training scripts of timm and torchvision keep beside the weights: a bag of values, whose making runs nothing.
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
+# What training scripts of timm and torchvision keep beside the weights: a bag of values, and paths; making them runs nothing.
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace, PosixPath]
 # Put before each name by those that wrap a model.
 _WRAPPERS = ("module.", "_orig_mod.")
+_NAME_IT = (
+    "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument)."
+)
+# Of weights and of what counts beside them.
+_KINDS = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,11 @@ class Origin:
     key: str | None = None
     prefix: str = ""
     without: Sequence[str] = ()
+
+    def of(self, file: Path) -> str:
+        """A file and which of its tensors, for the record."""
+        parts = (("--key", self.key), ("--prefix", self.prefix), *(("--without", each) for each in self.without))
+        return " ".join([file.name, *(f"{option} {value}" for option, value in parts if value)])
 
 
 def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, list[str]]:
@@ -77,29 +91,46 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
     if not held:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
     tensors = _meant(file, held, origin)
+    model = _network(origin, tensors)
+    advice = _advice(held, origin)
+    try:
+        load_strictly(model, tensors, file, origin.architecture, advice or _NAME_IT)
+    except MismatchError as error:
+        if advice:
+            # Who knows what to do needs no list of everything.
+            error.problems = ()
+        raise
+    if (broken := not_finite(tensors)) is not None:
+        raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
     given = dict(origin.arguments)
-    layers = pretrained_configuration(create_model(origin.architecture, given, classes=10)).get("classifier")
+    metadata = SnapshotMetadata(
+        architecture=origin.architecture,
+        arguments=given,
+        classes=_classes(origin, tensors),
+        input=input_of(model).model_copy(update={"size": given["img_size"]} if "img_size" in given else {}),
+        origin=origin.of(file),
+        versions=library_versions(),
+    )
+    write_snapshot(path, model.state_dict(), metadata)
+    return path, [
+        each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in tensors
+    ]
+
+
+def _classes(origin: Origin, tensors: Mapping[str, torch.Tensor]) -> int:
+    """How many classes the classifier among tensors tells apart; 0 where there is none."""
+    layers = pretrained_configuration(create_model(origin.architecture, origin.arguments, classes=10)).get("classifier")
     # Distilled networks have two classifiers.
     found = (
         tensors.get(f"{layer}.{part}")
         for layer in ([layers] if isinstance(layers, str) else layers or ())
         for part in ("bias", "weight")
     )
-    classes = next((len(tensor) for tensor in found if tensor is not None), 0)
-    model = create_model(origin.architecture, given, classes=classes)
-    load_strictly(model, tensors, file, origin.architecture, _advice(model, held, origin))
-    if (broken := not_finite(tensors)) is not None:
-        raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
-    metadata = SnapshotMetadata(
-        architecture=origin.architecture,
-        arguments=given,
-        classes=classes,
-        input=input_of(model).model_copy(update={"size": given["img_size"]} if "img_size" in given else {}),
-        origin=file.name,
-        versions=library_versions(),
-    )
-    write_snapshot(path, model.state_dict(), metadata)
-    return path, [each for each in held if each.removeprefix(origin.prefix) not in tensors]
+    return next((len(tensor) for tensor in found if tensor is not None and tensor.ndim), 0)
+
+
+def _network(origin: Origin, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    return create_model(origin.architecture, origin.arguments, classes=_classes(origin, tensors))
 
 
 def _meant(file: Path, held: Mapping[str, torch.Tensor], origin: Origin) -> dict[str, torch.Tensor]:
@@ -114,46 +145,50 @@ def _meant(file: Path, held: Mapping[str, torch.Tensor], origin: Origin) -> dict
         *(("--without", each, under) for each in origin.without),
     ):
         if not any(name.startswith(start) for name in names):
-            shown = ", ".join(list(names)[:3])
+            words = dict.fromkeys(name.partition(".")[0] + "." * ("." in name) for name in names)
+            shown = ", ".join(list(words)[:12])
             raise InputError(
-                f"{file} holds no tensor whose name begins with {start!r} ({option}). Its names: {shown}, …"
+                f"{file} holds no tensor whose name begins with {start!r} ({option}). Its names begin with: {shown}"
+                f"{', …' if len(words) > 12 else ''}"
             )
     return {name: each for name, each in under.items() if not name.startswith(tuple(origin.without))}
 
 
-def _advice(model: nn.Module, held: Mapping[str, torch.Tensor], origin: Origin) -> str:
-    """What to do where names or shapes do not fit."""
-    advice = (
-        "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument)."
-    )
-    wanted = list(model.state_dict())
-    first = wanted[0]
-    for prefix in dict.fromkeys(name[: -len(first)] for name in held if name.endswith(f".{first}")):
+def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
+    """What part of the tensors fits, as options; empty where none does."""
+    first = next(iter(_network(origin, {}).state_dict()))
+    prefixes = (name[: -len(first)] for name in held if name == first or name.endswith(f".{first}"))
+    for prefix in dict.fromkeys(prefixes):
         under = {name.removeprefix(prefix): each for name, each in held.items() if name.startswith(prefix)}
-        problems = mismatches(model, {name: tuple(each.shape) for name, each in under.items()})
+        model = _network(origin, under)
+        wanted = model.state_dict().keys()
         strangers = [name for name in under if name not in wanted]
-        if prefix == origin.prefix or len(problems) > len(strangers):
+        # All that it lacks to fit is that something is left out.
+        if len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()})) > len(strangers):
             continue
-        # A head that is none of the network's: all its names begin alike.
-        heads = dict.fromkeys(f"{name.partition('.')[0]}." for name in strangers)
-        left_out = "".join(f" --without {each}" for each in heads)
-        return f"What it holds under {prefix!r} fits: --prefix {prefix}{left_out}"
-    return advice
+        starts = dict.fromkeys(_start(name, wanted) for name in strangers)
+        left_out = "".join(f" --without {each}" for each in starts)
+        if prefix:
+            return f"What it holds under {prefix!r} fits: --prefix {prefix}{left_out}"
+        return f"The rest of what it holds fits:{left_out}"
+    return ""
+
+
+def _start(stranger: str, wanted: Collection[str]) -> str:
+    """What a name that is none of the network's begins with and no name of the network does: its first word, or all of it."""
+    word, dot, _ = stranger.partition(".")
+    head = word + dot
+    return stranger if not dot or any(name.startswith(head) for name in wanted) else head
 
 
 def _tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
+    if file.is_dir():
+        raise InputError(f"{file} is a folder. Name the files in it.")
     if not file.is_file():
         raise InputError(f"there is no file {file}.")
     if not file.stat().st_size:
         raise InputError(f"{file} is empty. Copy it again.")
-    if file.suffix == ".safetensors":
-        return load_tensors(file)
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged files and forbidden pickles each end in several kinds of exception.
-        raise InputError(f"{file} was not loaded: {_not_loaded(file)}") from error
+    content = load_tensors(file) if file.suffix.lower() == ".safetensors" else _loaded(file)
     # Training scripts keep the weights under a name, and wrapped models put a word before each.
     held = _state_dicts(content)
     if key is None and len(held) > 1:
@@ -169,23 +204,47 @@ def _tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict):
         raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    for name, tensor in tensors.items():
+        if not name.isprintable() or tensor.dtype not in _KINDS or tensor.layout != torch.strided or tensor.is_meta:
+            raise InputError(
+                f"{file} holds {name[:80]!r}, a tensor of kind {str(tensor.dtype).removeprefix('torch.')} "
+                f"({str(tensor.layout).removeprefix('torch.')}), which lrbench does not take in. Save plain weights in "
+                "single or half precision."
+            )
     for prefix in _WRAPPERS:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 
+def _loaded(file: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged files and forbidden pickles each end in several kinds of exception.
+        raise InputError(f"{file} was not loaded: {_not_loaded(file)}") from error
+
+
 def _not_loaded(file: Path) -> str:
     """Why a file that is not safetensors was not loaded, and what to do; nothing in it is run."""
     with file.open("rb") as opened:
-        start = opened.read(2)
+        start = opened.read(64)
     if not start.startswith((b"PK", b"\x80")):
+        if start.lstrip()[:1] == b"<":
+            return "it is a web page. Download the file itself."
+        if start.startswith(b"version https://git-lfs"):
+            return "it only says where Git LFS keeps the file. Fetch it with `git lfs pull`."
         return "it is no file that torch.save writes. Name the file of weights, or a .safetensors file."
     if start.startswith(b"PK") and not zipfile.is_zipfile(file):
         return "it is cut short. Copy it again."
-    saved = "Save its state dict alone (torch.save(model.state_dict(), ...)), best as safetensors, where you trust it."
+    saved = (
+        "Where you trust it, save its weights alone: torch.save(model.state_dict(), FILE), or of a dictionary "
+        f'torch.save(torch.load({file.name!r}, weights_only=False)["state_dict"], FILE).'
+    )
     try:
-        others = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
+        with torch.serialization.safe_globals(_HARMLESS):
+            others = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
     except Exception:
         # Files of old versions cannot be looked into without loading.
         others = []
@@ -204,8 +263,11 @@ def _state_dicts(content: Any) -> dict[str, Any]:
     """The state dicts that a checkpoint holds under names, as `state_dict` and `state_dict_ema`."""
     if not isinstance(content, dict):
         return {}
-    return {
-        str(name): value
+    counts = {
+        str(name): sum(isinstance(each, torch.Tensor) for each in value.values())
         for name, value in content.items()
-        if isinstance(value, dict) and any(isinstance(each, torch.Tensor) for each in value.values())
+        if isinstance(value, dict)
     }
+    # One tensor by itself is a centre or a temperature beside others.
+    least = 2 if max(counts.values(), default=0) > 1 else 1
+    return {name: content[name] for name, count in counts.items() if count >= least}

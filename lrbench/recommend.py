@@ -3,6 +3,7 @@
 import os
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lrbench.errors import InputError, InterruptedWork, LrbenchError
 from lrbench.leaderboard.resampling import mcnemar, paired_interval
 from lrbench.references import Reference, parse_reference, references_in
 from lrbench.results import StoredResult, read_result
+from lrbench.snapshots import read_metadata
 from lrbench.transfer.cell import Transfer
 from lrbench.workspace import Place, Workspace
 
@@ -38,7 +40,13 @@ class Candidate:
 
     @property
     def weights(self) -> str | None:
-        """Hash of the weights: those of one hash are one snapshot under several names. None where they were not probed."""
+        """What tells its weights from others: those of one hash are one snapshot under several names. None if unknown."""
+        path = self.reference.path
+        if path is not None:
+            with suppress(LrbenchError):
+                metadata = read_metadata(path)
+                if metadata.tensors_sha256 is not None:
+                    return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256}"
         return None if self.probe is None else self.probe.result.snapshot.sha256
 
     @property
@@ -161,13 +169,22 @@ def recommend(
         InterruptedWork: Asked to stop; results so far are kept.
     """
     candidates = [Candidate(reference=reference) for reference in references]
-    for candidate in candidates:
+    for number, candidate in enumerate(candidates, start=1):
+        if len(candidates) > 1:
+            control.say(f"[{number}/{len(candidates)}] {candidate.reference.text}")
         # Where LogME will rule none out, each is probed while its features are there.
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
         _compare(candidate, task, both, seed, settings, place, control, again)
     by_evidence = sorted(candidates, key=lambda each: -np.inf if each.logme is None else each.logme, reverse=True)
-    for candidate in [each for each in by_evidence if each.problem is None][:probed]:
+    taken: set[str] = set()
+    for candidate in [each for each in by_evidence if each.problem is None]:
+        # The same weights under another name take nobody's place.
+        if len(taken) < probed and candidate.weights not in taken:
+            taken.add(candidate.weights or candidate.reference.text)
+        elif candidate.weights not in taken:
+            continue
         if candidate.probe is None:
+            control.say(f"probe of {candidate.reference.text}")
             _compare(candidate, task, ("probe",), seed, settings, place, control, again)
     ranked = sorted(
         by_evidence,

@@ -87,9 +87,7 @@ def parse_reference(
     parts = text.strip("/").split("/")
     stage = _STAGE.match(parts[-1])
     if stage is None or len(parts) > 4:
-        raise InputError(
-            f"{text!r} is not a snapshot reference.{suggestion(text, _near(text, workspace))} Write {_FORMS}."
-        )
+        raise InputError(f"{text!r} is not a snapshot reference.{_meant(text, workspace)} Write {_FORMS}.")
     seed = None
     rest = parts[:-1]
     if rest and (match := _SEED.match(rest[-1])):
@@ -105,6 +103,17 @@ def parse_reference(
     key = _key(chosen, arm or "step", chosen.seeds[0] if seed is None else seed, int(stage[1]))
     return Reference(
         text=f"{chosen.name}/{key}", path=snapshot_path(workspace.checkpoints, chosen.name, key), suite=chosen, key=key
+    )
+
+
+def missing_here(reference: Reference) -> str:
+    """What to say of a snapshot of a suite that is not there."""
+    key, suite = reference.key, reference.suite
+    if key is None or suite is None:
+        return f"there is no snapshot {reference.path}."
+    return (
+        f"there is no snapshot {reference.text} here yet ({reference.path}). `lrbench pretrain {suite.name} --arm {key.arm} "
+        f"--seed {key.seed}` makes it."
     )
 
 
@@ -163,6 +172,18 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
 def _near(text: str, workspace: Workspace) -> list[str]:
     """What a misspelt reference may have meant: the stage of its number, or one that was taken in."""
     return [*(f"stage{number}" for number in re.findall(r"\d+", text)[-1:]), *_taken_in(workspace)]
+
+
+def _meant(text: str, workspace: Workspace) -> str:
+    """What was meant by something that is no reference, where that can be guessed."""
+    import timm
+
+    # Those that were taken in are called by their own names, and timm's without its word.
+    if f"{FOREIGN}/{text}" in _taken_in(workspace):
+        return f" Did you mean '{FOREIGN}/{text}'?"
+    if timm.is_model(text.partition(".")[0]):
+        return f" Did you mean 'timm:{text}'?"
+    return suggestion(text, _near(text, workspace))
 
 
 def _taken_in(workspace: Workspace) -> list[str]:

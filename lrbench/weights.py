@@ -15,7 +15,7 @@ from torch import nn
 
 from lrbench.errors import InputError
 from lrbench.models import create_model
-from lrbench.references import Reference
+from lrbench.references import Reference, missing_here
 from lrbench.registry import suggestion
 from lrbench.registry.suite import Input
 from lrbench.seeds import derive
@@ -62,6 +62,8 @@ def load_snapshot(reference: Reference) -> LoadedSnapshot:
             cannot be fetched.
     """
     if reference.path is not None:
+        if reference.key is not None and not reference.path.is_file():
+            raise InputError(missing_here(reference))
         return _from_file(reference.text, reference.path)
     if reference.text.startswith("timm:") and "." not in reference.text:
         return _random(reference.text)
@@ -206,7 +208,7 @@ def _no_waiting_without_network() -> Iterator[None]:
 
 def _resolves(host: str) -> bool:
     """Whether a host has an address, or a proxy will know."""
-    if getproxies():
+    if getproxies().keys() & {"http", "https", "all"}:
         return True
     try:
         return bool(socket.getaddrinfo(host, None))
@@ -279,7 +281,7 @@ def input_of(model: nn.Module) -> Input:
 
 
 def input_for(reference: Reference) -> Input:
-    """The input that a snapshot takes, without its weights where these would have to be downloaded.
+    """The input that a snapshot takes; of timm's models without their weights, which would have to be downloaded.
 
     Raises:
         InputError: As `load_snapshot`.

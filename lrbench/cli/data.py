@@ -103,7 +103,10 @@ def verify(
 def prepare(
     task: TaskArgument,
     suite: Annotated[
-        str | None, typer.Option("--suite", metavar="SUITE", help="Suite whose input is prepared. [default: quick]")
+        str | None,
+        typer.Option(
+            "--suite", metavar="SUITE", help="Suite whose input is prepared, or of the snapshot. [default: quick]"
+        ),
     ] = None,
     snapshot: Annotated[
         str | None,

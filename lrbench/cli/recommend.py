@@ -93,7 +93,8 @@ def recommend(
             again=again,
         )
     if json_:
-        lead = None if found.lead is None else asdict(found.lead)
+        against = None if found.second is None else found.second.reference.text
+        lead = None if found.lead is None else {"against": against, **asdict(found.lead)}
         emit_json({"task": task, "lead": lead, "ranked": [_record(each) for each in found.ranked]})
     else:
         _show(found, METRIC_NAMES[load_task(task).metric])

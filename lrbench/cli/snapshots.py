@@ -158,6 +158,11 @@ def add(
         raise InputError(
             f"--name says what to call one file, and here are {len(files)}. Leave it out: each keeps its own name."
         )
+    stems = [_stem(file) for file in files]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise InputError(
+            f"several of these files would be called {twice!r}. Take them in one by one, each with a --name of its own."
+        )
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
     origin = Origin(

@@ -77,6 +77,11 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         return load_synthetic(task)
     _, read = _LAYOUTS[task.files.layout]
     reading = read(task, task.files, roots)
+    if len(reading.classes) < 2:
+        raise InputError(
+            f"the data of task {task.name} at {reading.where} has one class, {reading.classes[0]!r}, and nothing can be "
+            "told from it. Where that is not a class, the task's TOML names another folder, or another column, than it should."
+        )
     changed = changed_lists(task, Path(reading.where), roots) if task.archives else []
     problems = (*reading.problems, *changed, *_differences(task, reading))
     if problems and not partial:

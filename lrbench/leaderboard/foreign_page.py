@@ -11,7 +11,8 @@ from scipy import stats
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.index import Entry, Index, load_index
-from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, image_variance, kept_inside
+from lrbench.leaderboard.resampling import paired_interval
+from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, kept_inside, sampling_variance
 from lrbench.references import FOREIGN
 from lrbench.registry.task import METRIC_NAMES
 
@@ -66,7 +67,8 @@ def _section(table: ForeignTable) -> str:
     return (
         f"## {table.protocol}{word}\n\n{tables.markdown(table.rows)}\n\n"
         f"Percent, ± half the 95 % interval over test images. Headline metric and test images: {table.targets}. Bold: best of "
-        f"its column, and its lead over every other row is beyond the interval of their paired difference.{warning}"
+        "its column, and its lead over every other row (but those that are right on the very same images) is beyond the "
+        f"interval of their paired difference. Several transfer seeds are averaged.{warning}"
         + (f"\n\n{tables.markdown(table.scores)}\n\n{tables.LOGME}" if table.scores else "")
     )
 
@@ -87,7 +89,7 @@ def foreign_tables(index: Index) -> list[ForeignTable]:
                     protocol=protocol,
                     rows=_rows(mine, columns),
                     scores=_scores(mine, list(columns)) if protocol == "logme" else (),
-                    targets=", ".join(column.words for column in columns.values()),
+                    targets="; ".join(column.words for column in columns.values()),
                     warning=warning if mixed else "",
                     partial=partial,
                 )
@@ -129,7 +131,7 @@ class _Column:
         hits: dict[_Row, list[Entry]] = {}
         for entry in mine:
             hits.setdefault(_row_of(entry), []).append(entry)
-        # Of transfer seeds that were tested on other images, the last is of the images as they are.
+        # Transfer seeds that were tested on other images than the last one are not averaged with it.
         alike = {row: [each for each in found if each.labels == found[-1].labels] for row, found in hits.items()}
         return cls(
             task=task,
@@ -147,32 +149,36 @@ class _Column:
         return f"{self.task} {METRIC_NAMES.get(self.metric, self.metric)}, {counts}"
 
     @property
-    def leader(self) -> _Row | None:
-        """The best row, if its lead over every other one's weights is beyond the interval of their difference."""
-        if self.mixed or len({sha256 for _, sha256 in self.correct}) < 2:
-            return None
+    def leaders(self) -> set[_Row]:
+        """The best row, if its lead over every other is beyond the interval of their difference, and those that equal it."""
+        if self.mixed:
+            return set()
         best = max(self.correct, key=lambda row: self._mean(self.correct[row], row))
-        for row, correct in self.correct.items():
-            if row[1] == best[1]:
-                continue
-            lead = self.correct[best] - correct
-            if self._mean(lead, best) <= _half_width(image_variance(lead, self.labels[best], self.metric)):
-                return None
-        return best
+        same = {row for row, correct in self.correct.items() if np.array_equal(correct, self.correct[best])}
+        others = self.correct.keys() - same
+        return same if others and all(self._leads(best, row) for row in others) else set()
 
-    def level(self, row: _Row, leader: _Row | None) -> str:
-        """A row's headline with its interval; bold for the leader."""
+    def _leads(self, best: _Row, row: _Row) -> bool:
+        ahead, behind = self.correct[best], self.correct[row]
+        if self.metric == "top1" and all(np.isin(each, (0, 1)).all() for each in (ahead, behind)):
+            # As `lrbench recommend` says it.
+            return paired_interval(ahead > 0, behind > 0)[1] > 0
+        lead = ahead - behind
+        return self._mean(lead, best) > _half_width(sampling_variance(lead, self.labels[best], self.metric))
+
+    def level(self, row: _Row, leaders: set[_Row]) -> str:
+        """A row's headline with its interval; bold for a leader."""
         if row not in self.correct:
             return tables.NOTHING
         correct, labels = self.correct[row], self.labels[row]
         mean = self._mean(correct, row)
-        variance = image_variance(correct, labels, self.metric)
+        variance = sampling_variance(correct, labels, self.metric)
         if variance == 0:
             # All right or all wrong: as if half an image more were wrong, or right.
             inside = float(kept_inside(np.array([mean]), len(labels))[0])
             variance = inside * (1 - inside) / len(labels)
         text = f"{100 * mean:.1f} ± {100 * _half_width(variance):.1f}"
-        return f"**{text}**" if leader is not None and row[1] == leader[1] else text
+        return f"**{text}**" if row in leaders else text
 
     def _mean(self, values: Floats, row: _Row) -> float:
         return float(headlines_of(values[None], self.labels[row], self.metric)[0])
@@ -183,7 +189,7 @@ def _half_width(variance: float) -> float:
 
 
 def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[str, str]]:
-    leaders = {task: column.leader for task, column in columns.items()}
+    leaders = {task: column.leaders for task, column in columns.items()}
     return [
         {
             "snapshot": f"{row[0]} `{row[1][:8]}`",

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from lrbench.errors import InputError
 from lrbench.leaderboard.evidence import Column, Evidence, Row, Values
 from lrbench.leaderboard.index import Entry, Index, load_index
 from lrbench.registry import Suite
+from lrbench.registry.loading import differences as changed_values
 
 
 def gather(results: Path, suite: Suite, cache: Path | None = None) -> list[Evidence]:
@@ -67,7 +69,14 @@ _DIFFERENCES = (
 def differences(entry: Entry, other: Entry) -> list[str]:
     """In what two results of one column differ, so that they cannot stand in one table."""
     pairs = zip(_DIFFERENCES, json.loads(entry.comparable), json.loads(other.comparable), strict=True)
-    return [name for name, mine, theirs in pairs if mine != theirs]
+    return [_in_words(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
+
+
+def _in_words(name: str, mine: Any, theirs: Any) -> str:
+    if name != "settings":
+        return f"another {name}"
+    changes = changed_values(json.loads(theirs), json.loads(mine))
+    return f"other settings ({'; '.join(changes).replace(' and is now ', ' and here ')})"
 
 
 def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: list[str], *, partial: bool) -> Evidence:
@@ -110,7 +119,7 @@ def _add_column(evidence: Evidence, column: Column, entries: Sequence[Entry], in
     cells: dict[tuple[Row, int], list[Entry]] = {}
     for entry in entries:
         if entry.comparable != best:
-            evidence.apart.append((entry, f"another {', another '.join(differences(entry, example))}"))
+            evidence.apart.append((entry, ", ".join(differences(entry, example))))
             continue
         assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
         cells.setdefault(((entry.arm, entry.stage), entry.pretraining_seed), []).append(entry)

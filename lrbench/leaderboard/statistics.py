@@ -167,6 +167,31 @@ def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -
     return float(np.sum(variances / counts[present])) / int(present.sum()) ** 2
 
 
+def sampling_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
+    """Variance of a headline metric of one run over test images that might have been others, without bias.
+
+    Where there are no seeds, whose spread holds a part of it, `image_variance` is too small for classes of few images: within
+    each the variance is divided by their number less one here, and a class of one image has that of the others.
+
+    Args:
+        values: Per image. Shape `(N,)`.
+        labels: Shape `(N,)`.
+        metric: `top1` or `mean_per_class`.
+    """
+    count = len(values)
+    counts = np.bincount(labels)
+    several = counts > 1
+    if metric == "top1" or not several.any():
+        # Classes of one image each count alike, as images do.
+        return float(np.var(values, ddof=1)) / count if count > 1 else 0.0
+    means = np.bincount(labels, weights=values) / np.maximum(counts, 1)
+    squares = np.bincount(labels, weights=(values - means[labels]) ** 2, minlength=len(counts))
+    within = squares[several] / (counts[several] - 1)
+    pooled = squares.sum() / (counts[several] - 1).sum()
+    singles = int((counts == 1).sum())
+    return float(np.sum(within / counts[several]) + singles * pooled) / int((counts > 0).sum()) ** 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
     """A ratio of two means over the same seeds.

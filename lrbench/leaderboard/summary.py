@@ -51,13 +51,16 @@ def _named(tied: list[Row], behind: list[Row]) -> str:
 
 def _source(evidence: Evidence) -> str:
     stages = range(1, evidence.suite.schedule.stages + 1)
-    levels = [evidence.source_level(("step", stage)) for stage in stages]
-    if any(level is None for level in levels):
+    # Of the same runs at every stage.
+    whole = [seed for seed in evidence.seeds if all((("step", stage), seed) in evidence.source for stage in stages)]
+    if not whole:
         return ""
-    path = " → ".join(f"{100 * level.mean:.1f}" for level in levels if level is not None)
+    levels = [sum(evidence.source[("step", stage), seed] for seed in whole) / len(whole) for stage in stages]
+    path = " → ".join(f"{100 * level:.1f}" for level in levels)
     seeds = len(evidence.seeds)
+    some = f"{len(whole)} of {seeds}" if len(whole) < seeds else f"{seeds}"
     return (
-        f"With {seeds} pretraining seed{'s' if seeds != 1 else ''}, source accuracy went {path} % over stages 1 to "
+        f"With {some} pretraining seed{'s' if seeds != 1 else ''}, source accuracy went {path} % over stages 1 to "
         f"{stages[-1]} of `step`."
     )
 

@@ -162,6 +162,11 @@ class _Making:
         progress_path(self.path).unlink(missing_ok=True)
 
     @property
+    def _keeps_mean(self) -> bool:
+        """Whether another arm may take the mean of this stage's epoch-end weights."""
+        return self.segment.key.arm in MEAN_OF.values()
+
+    @property
     def _goes_on(self) -> bool:
         """Whether training goes on from what another's training kept."""
         return self.segment.kept_epoch is not None and self.segment.key.arm != "trail"
@@ -222,7 +227,7 @@ class _Making:
                 self._step,
                 start,
                 # Only the first process writes.
-                keep_mean=writes and self.segment.key.arm in MEAN_OF.values(),
+                keep_mean=writes and self._keeps_mean,
                 keep_epochs=kept_epochs(self.suite, self.segment) if writes else {},
                 device=self.device,
                 ranks=self.ranks,
@@ -296,7 +301,15 @@ class _Making:
             return None
         if content["recipe"] != recipe(self.suite) or content["fingerprint"] != self.source.fingerprint:
             return None
-        return Progress(**{each.name: content[each.name] for each in fields(Progress)})
+        progress = Progress(**{each.name: content[each.name] for each in fields(Progress)})
+        epochs = progress.update // self.batches.updates_per_epoch - self.segment.first_epoch
+        if self._keeps_mean and progress.mean_count != epochs:
+            self.control.say(
+                f"{path} holds no sum of the weights of all epochs so far, which an arm of the suite takes the mean of; "
+                f"{self.segment.key} starts from its last boundary again"
+            )
+            return None
+        return progress
 
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, shared = self._parent(parent, model)
@@ -309,8 +322,8 @@ class _Making:
         mean = {name: tensor.to(weights[name].dtype) for name, tensor in state["mean"].items()}
         if not mean:
             raise InputError(
-                f"{state_path(self._path_of(parent))} holds no mean of epoch-end weights, which {self.segment.key} needs. "
-                f"Delete {self._path_of(parent)} and pretrain again."
+                f"{state_path(self._path_of(parent))} holds no mean of epoch-end weights, which {self.segment.key} needs: "
+                f"it was pretrained by a version of lrbench that kept none. Delete {self._path_of(parent)} and pretrain again."
             )
         return Progress(update=int(state["update"]), weights={**weights, **mean}, batchnorm_shared=shared)
 

@@ -90,6 +90,15 @@ class ColumnSplit(Strict):
     test: OneOrMore = "test"
     val: OneOrMore | None = None
 
+    @model_validator(mode="after")
+    def _one_split_each(self) -> "ColumnSplit":
+        given = [each for each in (self.train, self.test, self.val) if each is not None]
+        words = [word for each in given for word in ((each,) if isinstance(each, str) else each)]
+        twice = [word for word in dict.fromkeys(words) if words.count(word) > 1]
+        if twice:
+            raise ValueError(f"the word {twice[0]!r} stands for more than one split")
+        return self
+
 
 class FoldersFiles(Strict):
     """One folder a class under `root`; the split comes from `split`.
@@ -181,7 +190,7 @@ class TableFiles(Strict):
     image: str | None = None
     label: str | None = None
     ending: str = ""
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = None
     split: Annotated[ColumnSplit | FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
 
     @model_validator(mode="after")

@@ -250,6 +250,8 @@ class Transfer:
                 own = self._features_of(target, replace(cell, protocol="probe")).features
                 partner = placed(self._loaded_partner().model, self._device)
                 features = own.beside(self._extract(partner, target, penultimate))
+                # What comes next may need the memory.
+                self._partner = None
             else:
                 read = stages if kind == "depth" else penultimate
                 features = self._extract(self._model, target, read)

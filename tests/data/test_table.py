@@ -101,7 +101,7 @@ def test_columns_are_found_by_name_wherever_they_stand_and_names_may_lack_their_
     keys = 'separator = ";"\nimage = "id"\nlabel = "breed"\nending = ".jpg"\n'
     data = read(keys, labels=("\ufeffbreed;id\r\n" + "\r\n".join(rows)).encode())
     assert data.classes == ("cat, small", "dog, small") and data.splits["train"].ids[0].endswith(".jpg")
-    with pytest.raises(InputError, match=r"has column 'breeds' not, which task mine names \(files\.label\).*'breed'"):
+    with pytest.raises(InputError, match=r"has no column 'breeds', where task mine asks for one \(files\.label\).*'breed'"):
         read(keys.replace("breed", "breeds"), labels=("breed;id\n" + "\n".join(rows)).encode())
     with pytest.raises(
         InputError, match=r'none of the 10 images .* cat-0\.jpg is: say ending = "\.jpg" under \[files\]'

@@ -14,6 +14,7 @@ from lrbench.data.layouts.named import (
     none_there,
     refuse_shared,
     search_objection,
+    sorted_classes,
     within,
 )
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
@@ -75,9 +76,8 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
     refuse_shared(task, root, listed)
     if files.label != "column":
         _refuse_emptied(task, root, listed, members)
-    classes = sorted(
-        {name for found in listed.values() for name, _ in found}, key=int if files.label == "column" else None
-    )
+    names = {name for found in listed.values() for name, _ in found}
+    classes = sorted_classes(names) if files.label == "column" else sorted(names)
     return from_files(task, root=root, images=root, classes=classes, members=members, ids=ids, problems=problems)
 
 

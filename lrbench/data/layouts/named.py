@@ -1,6 +1,8 @@
 """Images that a file names, a list's or a table's: where they are sought, and which of them are there."""
 
+import itertools
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,9 @@ from lrbench.data.layouts.reading import Member, first_few
 from lrbench.data.layouts.search import beneath, candidates
 from lrbench.errors import InputError
 from lrbench.registry.task import OneOrMore, Task
+
+# Words of more digits than any class has are no numbers.
+_DIGITS = 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +109,23 @@ def none_there(task: Task, path: Path, first: Path, count: int, hint: str = "") 
 
 
 def refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Member]]) -> None:
-    """Refuse splits that share images.
+    """Refuse splits that share images, however their paths are spelt.
 
     Raises:
         InputError: Names them.
     """
-    train = {path for _, path in listed["train"]}
-    for split in ("val", "test"):
-        shared = sorted(train & {path for _, path in listed.get(split, ())})
+    paths = {split: {posixpath.normpath(path) for _, path in named} for split, named in listed.items()}
+    for one, other in itertools.combinations(paths, 2):
+        shared = sorted(paths[one] & paths[other])
         if shared:
             raise InputError(
-                f"the lists of task {task.name} at {root} name {len(shared):,} images both for train and for {split} "
-                f"({first_few(shared)}), so the test would be of what was learnt by heart. Get the original lists again."
+                f"the lists of task {task.name} at {root} name {len(shared):,} images both for {one} and for {other} "
+                f"({first_few(shared)}), so what is learnt by heart would be tested, or selected by. Get the original "
+                "lists again."
             )
+
+
+def sorted_classes(names: set[str]) -> list[str]:
+    """In the order of their numbers where all are whole numbers, else of their names."""
+    numbers = all(name.isdecimal() and len(name) < _DIGITS for name in names)
+    return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)

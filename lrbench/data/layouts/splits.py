@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -86,16 +87,22 @@ def refuse_twice(task: Task, path: Path, names: Sequence[str]) -> None:
     """
     seen: set[str] = set()
     for name in names:
-        if name in seen:
+        plain = posixpath.normpath(name)
+        if plain in seen:
             raise InputError(f"{path} of task {task.name} names {name!r} twice. Get the original list again.")
-        seen.add(name)
+        seen.add(plain)
 
 
-def refuse_outside(path: Path, name: str) -> None:
+def refuse_outside(path: Path, name: str, line: int | None = None) -> None:
     """Refuse a listed name that leads out of the folder of the images.
 
     Raises:
         InputError: Names the line.
     """
-    if name.startswith("/") or ".." in name.split("/"):
-        raise InputError(f"{path} names {name!r}, which leads out of the folder of the images. Correct that line.")
+    where = f"{path}, line {line}," if line else f"{path}"
+    if name.startswith("/") or name[1:3] == ":/":
+        raise InputError(
+            f"{where} names {name!r}, a path from the root. Write it relative to the folder of the images."
+        )
+    if ".." in name.split("/"):
+        raise InputError(f"{where} names {name!r}, which leads out of the folder of the images. Correct that line.")

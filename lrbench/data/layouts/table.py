@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from lrbench.data.layouts.named import (
     none_there,
     refuse_shared,
     search_objection,
+    sorted_classes,
     within,
 )
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
 from lrbench.data.layouts.rules import after_first, draw
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS
 from lrbench.data.layouts.search import candidates, locate
-from lrbench.data.layouts.splits import read_test_list, refuse_outside, refuse_twice
+from lrbench.data.layouts.splits import read_test_list, refuse_outside
 from lrbench.errors import InputError
 from lrbench.registry.explain import suggestion
 from lrbench.registry.task import ColumnSplit, FirstSplit, ListedSplit, OneOrMore, TableFiles, Task
@@ -97,7 +99,7 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
         task,
         root=root,
         images=root,
-        classes=_sorted_classes({name for named in splits.values() for name, _ in named}),
+        classes=sorted_classes({name for named in splits.values() for name, _ in named}),
         members={split: present.members for split, present in found.items()},
         ids={split: present.ids for split, present in found.items()},
         problems=problems,
@@ -150,9 +152,12 @@ def _read(path: Path, separator: str | None) -> _Table:
         )
     for row, line in zip(rows[1:], lines[1:], strict=True):
         if len(row) != len(columns):
+            entries = "1 entry" if len(row) == 1 else f"{len(row)} entries"
+            quotes = (
+                f" An entry that holds {separator!r} must stand in double quotes." if len(row) > len(columns) else ""
+            )
             raise InputError(
-                f"{path}, line {line}: {len(row)} entries, where the first line names {len(columns)} columns. An entry that "
-                f"holds {separator!r} must stand in double quotes."
+                f"{path}, line {line}: {entries}, where the first line names {len(columns)} columns. Correct that line.{quotes}"
             )
     return _Table(path=path, columns=columns, rows=rows[1:], lines=lines[1:])
 
@@ -167,50 +172,75 @@ def _members(task: Task, files: TableFiles, table: _Table, root: Path, folders: 
     Raises:
         InputError: A column that is not there, no names of columns at all, an entry that is empty, or an image named twice.
     """
-    if any(os.path.isfile(root / within(folder, table.columns[0] + files.ending)) for folder in folders):
+    first = table.columns[0]
+    if first.lower().endswith(tuple(IMAGE_ENDINGS)) or any(
+        os.path.isfile(root / within(folder, first + files.ending)) for folder in folders
+    ):
         raise InputError(
-            f"the first line of {table.path} names an image, {table.columns[0]!r}, where it should name the columns. Put a "
+            f"the first line of {table.path} names an image, {first!r}, where it should name the columns. Put a "
             "line above it, such as image,label."
         )
-    images = _column(task, table, files.image, 0, "image")
-    labels = _column(task, table, files.label, 1, "label")
+    # Where one of the two is named, the other is the first of the rest.
+    named = {files.image, files.label}
+    # A column without a name is the number of the row.
+    others = [*(column for column in table.columns if column and column not in named), "", ""]
+    images = _column(task, table, files.image or others.pop(0), "image")
+    labels = _column(task, table, files.label or others[0], "label")
     members = []
     for image, label, line in zip(images, labels, table.lines, strict=True):
         if not image.strip() or not label.strip():
             what = "image" if not image.strip() else "class"
             raise InputError(f"{table.path}, line {line}: no {what}. Fill it in, or take the line out.")
-        name = image.removeprefix("./") + files.ending
-        refuse_outside(table.path, name)
+        # Tables that were written on Windows have its separators.
+        name = image.strip().replace("\\", "/").removeprefix("./") + files.ending
+        refuse_outside(table.path, name, line)
         members.append((label.strip(), name))
-    refuse_twice(task, table.path, [image for _, image in members])
+    _refuse_twice(task, table, members)
     return members
 
 
-def _column(task: Task, table: _Table, name: str | None, place: int, key: str) -> list[str]:
+def _refuse_twice(task: Task, table: _Table, members: Sequence[Member]) -> None:
+    """Refuse a table in which two rows name one image.
+
+    Raises:
+        InputError: Names the lines, and what may be the cause.
+    """
+    seen: dict[str, tuple[str, int]] = {}
+    for (label, image), line in zip(members, table.lines, strict=True):
+        before, first = seen.setdefault(posixpath.normpath(image), (label, line))
+        if first != line:
+            classes = "" if before == label else f", as {before!r} and as {label!r}"
+            raise InputError(
+                f"{table.path} of task {task.name} names the image {image!r} in line {first} and in line {line}{classes}. Take "
+                "one of them out; or, if that is no image, name the columns of images and classes in the task's TOML (image "
+                f"and label under [files]): they are {first_few(table.columns, 12)}."
+            )
+
+
+def _column(task: Task, table: _Table, name: str, key: str) -> list[str]:
     """One column's entries.
 
     Args:
         task: The task, for messages.
         table: The table.
-        name: The column; None for the one at `place`.
-        place: Its place where no name says it.
+        name: The column.
         key: The key of the TOML that names it.
     """
-    if name is not None:
-        if table.columns.count(name) != 1:
-            there = "twice" if name in table.columns else "not"
-            raise InputError(
-                f"{table.path} has column {name!r} {there}, which task {task.name} names (files.{key})."
-                f"{suggestion(name, table.columns)} Its columns are {first_few(table.columns, 12)}."
-            )
-        place = table.columns.index(name)
+    if table.columns.count(name) != 1:
+        there = "several columns" if name in table.columns else "no column"
+        raise InputError(
+            f"{table.path} has {there} {name!r}, where task {task.name} asks for one (files.{key})."
+            f"{suggestion(name, table.columns)} Its columns are {first_few(table.columns, 12)}."
+        )
+    place = table.columns.index(name)
     return [row[place] for row in table.rows]
 
 
 def _ending_hint(files: TableFiles, first: Path) -> str:
     """A sentence for names that lack their ending; nothing for others."""
     if files.ending:
-        return ""
+        bare = str(first).removesuffix(files.ending)
+        return f"{Path(bare).name} is: leave out ending under [files]. Else: " if os.path.isfile(bare) else ""
     found = next((ending for ending in IMAGE_ENDINGS if os.path.isfile(f"{first}{ending}")), None)
     return f'{first.name}{found} is: say ending = "{found}" under [files]. Else: ' if found else ""
 
@@ -234,6 +264,11 @@ def _divided(
                 f"({first_few(strangers)})"
             )
         tested = {known[line] for line in lines if line in known}
+        if not tested:
+            raise InputError(
+                f"none of the {len(lines):,} test images that {files.split.test} names is in {table.path} of task {task.name}: "
+                f"it should name them as {members[0][1]!r}, a line each."
+            )
     else:
         by_class: dict[str, list[str]] = {}
         for label, image in sorted(members):
@@ -263,7 +298,7 @@ def _by_column(
         asked["val"] = split.val
     words: dict[str, SplitName] = {word: name for name, value in asked.items() for word in candidates(value)}
     splits: dict[SplitName, list[Member]] = {name: [] for name in asked}
-    said = [word.strip() for word in _column(task, table, split.name, 0, "split.name")]
+    said = [word.strip() for word in _column(task, table, split.name, "split.name")]
     there = first_few(sorted(set(said)), 12)
     for word, member, line in zip(said, members, table.lines, strict=True):
         if word not in words:
@@ -280,8 +315,3 @@ def _by_column(
                 f"task {task.name} has no {name} images. It says {there}: name what stands for {name} under files.split."
             )
     return splits
-
-
-def _sorted_classes(names: set[str]) -> list[str]:
-    """In the order of their numbers where all are numbers, else of their names."""
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
