@@ -161,3 +161,62 @@ def test_foreign_weights_of_another_network_are_refused_with_what_did_not_fit(lr
     torch.save({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, home / "other.pth")
     refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
     assert refused.status == 2 and "fc.weight is missing" in refused.err and not refused.out
+
+
+def saved(lrbench, home, content, *options, name="x"):
+    torch.save(content, home / f"{name}.pth")
+    return lrbench("snapshots", "add", f"{name}.pth", "--architecture", "resnet10t", *options)
+
+
+def test_hints_name_what_is_not_the_networks_and_keep_its_classifier(lrbench, home):
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    lightning = {f"model.{name}": each for name, each in network.items()}
+    refused = saved(lrbench, home, {"state_dict": lightning | {"loss.centre": torch.ones(3)}})
+    assert "fits: --prefix model." in refused.err and "--without" not in refused.err
+    # The hint says what to do, so nobody needs the list of all names.
+    assert refused.out == ""
+    odd = {"mask_token": torch.ones(3), "layer1.extra": torch.ones(3), "projector.0.weight": torch.ones(3, 3)}
+    refused = saved(lrbench, home, network | odd)
+    hint = "The rest of what it holds fits: --without mask_token --without layer1.extra --without projector."
+    assert hint in refused.err
+    taken = saved(lrbench, home, network | odd, *hint.partition("fits: ")[2].split())
+    assert taken.status == 0 and "3 tensors of x.pth are left out" in taken.err
+    found = read_metadata(home / "checkpoints" / "foreign" / "x.safetensors")
+    assert found.classes == 7
+    assert found.origin == "x.pth --without mask_token --without layer1.extra --without projector."
+    # What begins otherwise is left out too, also where it is called alike.
+    both = network | {f"ema.{name}": each for name, each in network.items()}
+    half = saved(lrbench, home, both, "--prefix", "ema.", name="ema")
+    assert half.status == 0 and f"{len(network)} tensors of ema.pth are left out (conv1." in half.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"fc.bias": torch.tensor(1.0)}, "does not hold the weights"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "a tensor of kind complex64"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a tensor of kind float8_e4m3fn"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "float32 (sparse_coo), which lrbench does not take in"),
+        ({"\x1b[31mred": torch.ones(2)}, r"'\x1b[31mred', a tensor"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused_in_words(lrbench, home, content, said):
+    refused = saved(lrbench, home, content)
+    assert refused.status == 2 and said in refused.err and "did not foresee" not in refused.err
+
+
+def test_what_is_no_file_of_weights_is_told_by_what_it_is(lrbench, home):
+    (home / "weights").mkdir()
+    (home / "page.pth").write_text("\n<!DOCTYPE html>")
+    (home / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    # One tensor by itself is none of several sets of weights.
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    assert saved(lrbench, home, {"teacher": network, "loss": {"centre": torch.ones(3)}}).status == 0
+    with_path = {"model": network, "args": argparse.Namespace(data=Path("x")), "more": argparse.ArgumentParser}
+    refused = saved(lrbench, home, with_path, name="y")
+    assert "it holds argparse.ArgumentParser, which could run code" in refused.err
+    assert saved(lrbench, home, with_path | {"more": 1}, name="y").status == 0
+    for name, said in (("weights", "is a folder"), ("page.pth", "a web page"), ("pointer.pth", "git lfs pull")):
+        assert said in lrbench("snapshots", "add", name, "--architecture", "resnet10t").err
+    twins = lrbench("snapshots", "add", "a/ck.pth", "b/ck.pth", "--architecture", "resnet10t")
+    assert twins.status == 2 and "would be called 'ck'" in twins.err

@@ -101,7 +101,9 @@ def test_columns_are_found_by_name_wherever_they_stand_and_names_may_lack_their_
     keys = 'separator = ";"\nimage = "id"\nlabel = "breed"\nending = ".jpg"\n'
     data = read(keys, labels=("\ufeffbreed;id\r\n" + "\r\n".join(rows)).encode())
     assert data.classes == ("cat, small", "dog, small") and data.splits["train"].ids[0].endswith(".jpg")
-    with pytest.raises(InputError, match=r"has no column 'breeds', where task mine asks for one \(files\.label\).*'breed'"):
+    with pytest.raises(
+        InputError, match=r"has no column 'breeds', where task mine asks for one \(files\.label\).*'breed'"
+    ):
         read(keys.replace("breed", "breeds"), labels=("breed;id\n" + "\n".join(rows)).encode())
     with pytest.raises(
         InputError, match=r'none of the 10 images .* cat-0\.jpg is: say ending = "\.jpg" under \[files\]'
@@ -126,11 +128,24 @@ def test_missing_images_make_the_data_partial_with_the_same_split(read, home):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (
+            [HEADER, "cat-0.jpg"],
+            r"labels\.csv, line 2: 1 entry, where the first line names 3 columns\. Correct that line\.$",
+        ),
+        (
+            [HEADER, "cat-0.jpg,cat,small,train"],
+            "line 2: 4 entries, .* An entry that holds ',' must stand in double quotes",
+        ),
         ([HEADER, "cat-0.jpg,cat"], r"labels\.csv, line 2: 2 entries, where the first line names 3 columns"),
         ([HEADER, *ROWS[:2], ",cat,train"], "line 4: no image"),
         ([HEADER, *ROWS[:2], "cat-2.jpg, ,train"], "line 4: no class"),
-        ([HEADER, *ROWS, ROWS[0]], "names 'cat-0.jpg' twice"),
-        ([HEADER, "../cat-0.jpg,cat,train"], "leads out of the folder of the images"),
+        ([HEADER, *ROWS, ROWS[0]], "names the image 'cat-0.jpg' in line 2 and in line 12. Take one of them out"),
+        ([HEADER, *ROWS, "./x/..//cat-0.jpg,dog,test"], "leads out of the folder of the images"),
+        ([HEADER, *ROWS, "././cat-0.jpg,dog,test"], "line 2 and in line 12, as 'cat' and as 'dog'"),
+        ([HEADER, "../cat-0.jpg,cat,train"], r"line 2, names .* leads out of the folder of the images"),
+        ([HEADER, "/photos/cat-0.jpg,cat,train"], r"line 2, names .* a path from the root\. Write it relative"),
+        ([HEADER, "C:\\photos\\cat-0.jpg,cat,train"], "a path from the root"),
+        (["gone.jpg,cat,train", *ROWS[1:]], "the first line of .*labels.csv names an image, 'gone.jpg'"),
         ([HEADER], "has columns and no rows"),
         (ROWS, "the first line of .*labels.csv names an image, 'cat-0.jpg'"),
         (["file;animal", "cat-0.jpg;cat"], "separated by ';', say so in the task's TOML: separator = \";\""),
@@ -149,6 +164,11 @@ def test_a_table_that_is_none_is_an_error_that_names_the_line(read, content, sai
     [
         ('train = "a.csv"\n', "name one table of all images"),
         ('file = "labels.csv"\ntrain = "a.csv"\ntest = "b.csv"\n', "not both"),
+        (
+            'file = "x.csv"\nsplit = { kind = "column", name = "use", train = ["0", "1"], test = "1" }\n',
+            "the word '1' stands for more",
+        ),
+        ('file = "x.csv"\nseparator = "\\n"\n', "separator"),
         ('train = "a.csv"\ntest = "b.csv"\n' + SPLIT, "split divides one table of all images"),
         ('file = "labels.csv"\nsplit = { kind = "column", nam = "use" }\n', "`files.split.nam`.* Did you mean 'name'"),
     ],
@@ -157,6 +177,62 @@ def test_what_contradicts_itself_is_refused(home, keys, said):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\nlayout = "table"\n{keys}')
     with pytest.raises(InputError, match=said):
         load_task("mine.toml")
+
+
+def test_spaces_back_slashes_and_the_number_of_a_row_are_no_obstacles(read, home):
+    rows = [
+        f"{number}, .\\{row.split(',')[0]}, {row.split(',')[1]} , {row.split(',')[2]}"
+        for number, row in enumerate(ROWS)
+    ]
+    data = read(labels=[", file , animal , use", *rows])
+    assert data.classes == ("cat", "dog") and data.splits["test"].ids[0] == "cat-3.jpg"
+
+
+def test_one_of_the_two_columns_may_be_named(read):
+    rows = [f"{row.split(',')[1]},{row.split(',')[0]},{row.split(',')[2]}" for row in ROWS]
+    for key in ('image = "file"\n', 'label = "animal"\n'):
+        assert read(SPLIT + key, labels=["animal,file,use", *rows]).classes == ("cat", "dog")
+
+
+def test_a_tab_stands_between_the_columns_of_tsv_files(read, home):
+    read()
+    (home / "data" / "animals" / "labels.tsv").write_text("\n".join([HEADER, *ROWS]).replace(",", "\t"))
+    toml = (home / "mine.toml").read_text()
+    (home / "mine.toml").write_text(toml.replace("labels.csv", "labels.tsv"))
+    assert load_task_data(load_task("mine.toml"), [home / "data"]).classes == ("cat", "dog")
+
+
+def test_a_list_that_names_other_images_than_the_table_is_told_of(read, home):
+    for lines, said in (
+        ("cat-0\ndog-0\n", "none of the 2 test images that drawn.txt names is in"),
+        ("cat-0.jpg\nold.jpg\n", None),
+    ):
+        (home / "drawn.txt").write_text(lines)
+        pinned = f'split = {{ kind = "listed", test = "drawn.txt", sha256 = "{sha256_file(home / "drawn.txt")}" }}\n'
+        if said:
+            with pytest.raises(InputError, match=said):
+                read(pinned)
+        else:
+            with pytest.raises(InputError, match=r"1 of 2 test images that the split names are not in .*'old\.jpg'"):
+                read(pinned)
+
+
+def test_validation_and_test_images_may_not_be_the_same(read):
+    train, test = ([row for row in ROWS if row.endswith(word)] for word in ("train", "test"))
+    with pytest.raises(InputError, match="name 4 images both for test and for val"):
+        read(
+            'train = "a.csv"\ntest = "b.csv"\nval = "c.csv"\n', a=[HEADER, *train], b=[HEADER, *test], c=[HEADER, *test]
+        )
+
+
+def test_one_class_is_none(read):
+    with pytest.raises(InputError, match=r"has one class, '0\.3', and nothing can be told from it.*another column"):
+        read("", labels=["id,cat,dog", *(f"{name},0.3,0.7" for name in NAMES)])
+
+
+def test_names_with_their_ending_and_the_ending_are_told_of(read):
+    with pytest.raises(InputError, match=r"cat-0\.jpg is: leave out ending under \[files\]"):
+        read(SPLIT + 'ending = ".jpg"\n')
 
 
 def test_a_table_where_a_list_is_meant_is_told_of(home):

@@ -3,9 +3,11 @@
 import re
 
 import numpy as np
+import pytest
 
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.page import write
+from lrbench.leaderboard.statistics import sampling_variance
 from tests.leaderboard.fake import put
 
 
@@ -62,10 +64,10 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     accuracy = shown(page)
     # Half the interval: 1.96 times the root of the variance over images, of two seeds' mean for `b`.
     hits = np.mean([np.arange(40) >= 10, np.arange(40) >= 30], axis=0)
-    width = 1.96 * 100 * hits.std() / np.sqrt(40)
+    width = 1.96 * 100 * hits.std(ddof=1) / np.sqrt(40)
     assert accuracy["b"] == f"50.0 ± {width:.1f}"
-    assert accuracy["a"] == accuracy["alias"] == "**97.5 ± 4.8**"
-    assert "tiny-indoor top-1, 40, tiny-objects top-1, 40." in page
+    assert accuracy["a"] == accuracy["alias"] == "**97.5 ± 4.9**"
+    assert "tiny-indoor top-1, 40; tiny-objects top-1, 40." in page
     # All right is no proof of no error.
     (line,) = [line for line in page.splitlines() if line.startswith("| perfect")]
     assert line.split("|")[2].strip() == "100.0 ± 3.4"
@@ -74,6 +76,46 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     add("d", 39, settings={"other": 1})
     page = render_foreign(workspace.results)
     assert "Not comparable down the column" in page and "**97.5" not in page
+
+
+def test_classes_of_few_images_make_the_interval_wide_and_no_leader(workspace, tiny):
+    """Ten classes of four images, and forty of one: within a class of one there is no spread to be seen."""
+    foreign = tiny.model_copy(update={"name": "foreign"})
+    metric = {"task": {"metric": "mean_per_class"}}
+    for name, wrong in (("a", 20), ("b", 22)):
+        snapshot = {
+            "reference": name, "sha256": name * 64, "arm": None, "stage": None, "pretraining_seed": None,
+            "source_accuracy": None,
+        }  # fmt: skip
+        put(workspace, foreign, wrong=wrong, snapshot=snapshot, target="tiny-indoor", **metric)
+    page = render_foreign(workspace.results)
+    # Two of four right in each class: variances of a third, over four images, over ten classes.
+    width = 196 * np.sqrt(1 / 3 / 4 / 10)
+    assert f"| a `aaaaaaaa` | 50.0 ± {width:.1f}" in page and "mean per class, 40" in page and "**5" not in page
+    singles = np.arange(40)
+    values = (singles < 20).astype(float)
+    assert sampling_variance(values, singles, "mean_per_class") == pytest.approx(values.var(ddof=1) / 40)
+    # One class of one image has the spread of the others.
+    labels = np.array([0, 0, 0, 1])
+    assert sampling_variance(np.array([1.0, 0.0, 0.0, 1.0]), labels, "mean_per_class") == pytest.approx(
+        (1 / 9 + 1 / 3) / 4
+    )
+
+
+def test_a_lead_of_few_images_is_no_lead_where_recommend_sees_none(workspace, tiny):
+    foreign = tiny.model_copy(update={"name": "foreign"})
+    for name, wrong in (("a", 6), ("b", 10)):
+        snapshot = {
+            "reference": name, "sha256": name * 64, "arm": None, "stage": None, "pretraining_seed": None,
+            "source_accuracy": None,
+        }  # fmt: skip
+        put(workspace, foreign, wrong=wrong, snapshot=snapshot)
+        put(workspace, foreign, wrong=wrong // 6, snapshot=snapshot, partial=True, target="tiny-indoor")
+    page = render_foreign(workspace.results)
+    # Four images against none: McNemar's p is 0.125.
+    assert "85.0 ±" in page and "**85.0" not in page
+    whole, partial = page.split("## Partial data")
+    assert "tiny-indoor" not in whole and "tiny-indoor" in partial and "85.0" not in partial
 
 
 def test_logme_stands_beside_its_accuracy(workspace, tiny):

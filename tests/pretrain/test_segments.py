@@ -99,6 +99,37 @@ def test_means_are_those_of_the_epoch_end_weights_of_the_stage(tiny, place, arm,
             torch.testing.assert_close(tensor, expected, rtol=2e-4, atol=2e-5)
 
 
+def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
+    """As where a version that kept no sum of weights had been at work before."""
+    from lrbench.pretrain import segments
+
+    class Stops(Control):
+        def __init__(self):
+            super().__init__()
+            self.told = []
+
+        def progress(self, done, total, unit):
+            if unit == "updates" and done == 4 and not self.told:
+                self.stop()
+
+        def say(self, text):
+            self.told.append(text)
+
+    make(tiny, key("step", 1), place)
+    with monkeypatch.context() as patched:
+        patched.setattr(segments, "MEAN_OF", {})
+        with pytest.raises(InterruptedWork):
+            make_snapshot(tiny, key("hold", 2), place, Stops())
+    goes_on = Stops()
+    goes_on.told.append("it goes to the end")
+    make_snapshot(tiny, key("hold", 2), place, goes_on)
+    assert "holds no sum of the weights of all epochs so far" in goes_on.told[1]
+    found = load_file(make(tiny, key("average", 2), place))
+    epochs = bare_loop(tiny, place, [0.1] * 5)[3:]
+    expected = torch.stack([each["conv1.0.weight"].double() for each in epochs]).mean(0).float()
+    torch.testing.assert_close(found["conv1.0.weight"], expected, rtol=2e-4, atol=2e-5)
+
+
 @pytest.fixture
 def trailing(tiny):
     """The tiny suite with the arm `trail`: weights after epochs 1, 2 and 4 of a run whose stages end at 3, 5 and 6."""

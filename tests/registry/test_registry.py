@@ -193,6 +193,12 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
             "arm 'constant-average'",
             "starts from 'average'",
         ),
+        (
+            'arms = ["step", "hold", "constant", "average"]',
+            'arms = ["step", "hold", "average", "constant-average"]',
+            "arm 'constant-average'",
+            "starts from 'constant'",
+        ),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds", "named twice"),
         (
             '["tiny-objects", "tiny-indoor"]',
