@@ -23,7 +23,9 @@ _SEEDS = (3, 5, 10)
 def _suite() -> Suite:
     """`quick` without the arms that only the saturation null needs, which takes most of the time."""
     suite = load_suite("quick")
-    return suite.model_copy(update={"arms": tuple(arm for arm in suite.arms if arm not in ("constant-average", "trail"))})
+    return suite.model_copy(
+        update={"arms": tuple(arm for arm in suite.arms if arm not in ("constant-average", "trail"))}
+    )
 
 
 def coverage(seeds: int, runs: int = 6000) -> float:

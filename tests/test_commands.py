@@ -5,7 +5,9 @@ import tomllib
 
 import pytest
 
+from lrbench.effective import keep_suite
 from tests import trees
+from tests.leaderboard.fake import put
 
 
 def test_plan_counts_what_is_there_and_starts_nothing(lrbench, home):
@@ -171,3 +173,15 @@ def test_version_and_help(lrbench):
     for verb in ("run", "pretrain", "transfer", "leaderboard", "tasks", "data", "snapshots", "plan", "doctor"):
         shown = lrbench(verb, "--help")
         assert shown.status == 0 and "Usage: lrbench " + verb in shown.out
+
+
+def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench):
+    """Of two protocols one has not been timed; then what one cell of each took."""
+    workspace = place.workspace
+    keep_suite(workspace, tiny)
+    put(workspace, tiny, arm="hold", stage=2, timings={"fit": 2.0})
+    put(workspace, tiny, arm="hold", stage=2, protocol="finetune", timings={"fit": 500.0})
+    assert "72 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
+    put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
+    # 36 cells of each.
+    assert "72 cells (about 2 min)" in lrbench("plan", "tiny.toml").out

@@ -1,6 +1,7 @@
 """What people see of long work."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,3 +45,21 @@ def test_plain_lines_say_how_long_it_goes_on_once_that_can_be_told(monkeypatch, 
 )
 def test_a_length_of_time_is_told_in_the_unit_that_fits(seconds, said):
     assert about(seconds) == said
+
+
+def test_lines_of_a_suites_jobs_say_how_long_they_go_on(monkeypatch, capfd):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    job = SimpleNamespace(name="step/seed0/stage1")
+    with progress.Display(1) as display:
+        display.started(job)
+        for done in (10, 20, 5, 15):
+            now[0] += 31
+            display.progressed(job, done, 100, "updates")
+    assert capfd.readouterr().err.splitlines() == [
+        "step/seed0/stage1: 10 of 100 updates",
+        "step/seed0/stage1: 20 of 100 updates, about 4 min left",
+        # Another cell of the job.
+        "step/seed0/stage1: 5 of 100 updates",
+        "step/seed0/stage1: 15 of 100 updates, about 4 min left",
+    ]

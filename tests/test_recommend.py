@@ -1,5 +1,7 @@
 import json
 
+import torch
+
 from lrbench.recommend import expand
 from lrbench.workspace import Workspace
 from tests import trees
@@ -86,3 +88,22 @@ def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, home):
     assert {each["snapshot"].partition("/")[0] for each in json.loads(done.out)["ranked"]} == {"tiny"}
     kept = [path.name for path in (home / "leaderboard" / "results" / "tiny").glob("*.tiny-objects.*.json")]
     assert len(kept) == 10 and all(name.endswith(".seed4.json") for name in kept)
+
+
+def test_copies_of_one_snapshot_take_no_other_ones_place(lrbench, home):
+    from lrbench.models import create_model
+
+    for seed, names in ((1, ("a", "copy-of-a", "again-a")), (2, ("b",))):
+        weights = create_model("resnet10t", {}, classes=4, seed=seed).state_dict()
+        for name in names:
+            torch.save(weights, home / f"{name}.pth")
+            assert lrbench("snapshots", "add", f"{name}.pth", "--architecture", "resnet10t").status == 0
+    command = ("recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--probe", "2")
+    done = lrbench(*command, "--json")
+    assert done.status == 0 and "[4/4] foreign/copy-of-a" in done.err
+    found = json.loads(done.out)
+    assert all(each["validation"] is not None for each in found["ranked"])
+    first, against = found["ranked"][0]["snapshot"], found["lead"]["against"]
+    assert (first == "foreign/b") != (against == "foreign/b")
+    said = lrbench(*command).out
+    assert "are the same weights)" in said or f"against that of {against}" in said

@@ -306,3 +306,31 @@ def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, h
     for protocol in ("probe", "logme"):
         refused = lrbench("transfer", "--snapshot", str(snapshot), "--task", "tiny-objects", "--protocol", protocol)
         assert refused.status == 2 and "are not finite, so nothing can be learnt" in refused.err
+
+
+def test_a_snapshot_that_is_not_made_yet_says_how_it_is(lrbench, snapshot):
+    missing = lrbench("transfer", "--snapshot", "hold/stage2", "--task", "tiny-objects")
+    assert missing.status == 2
+    assert "no snapshot tiny/hold/seed0/stage2 here yet" in missing.err
+    assert "`lrbench pretrain tiny --arm hold --seed 0` makes it" in missing.err
+
+
+def test_a_word_that_is_left_out_of_a_reference_is_told(lrbench, home):
+    folder = home / "checkpoints" / "foreign"
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.zeros(1)}, folder / "dino.safetensors")
+    command = ("transfer", "--task", "tiny-objects", "--snapshot")
+    assert "Did you mean 'foreign/dino'?" in lrbench(*command, "dino").err
+    assert "Did you mean 'timm:resnet18.a1_in1k'?" in lrbench(*command, "resnet18.a1_in1k").err
+
+
+def test_the_hubs_library_is_left_as_it_was(monkeypatch):
+    from huggingface_hub import constants
+
+    from lrbench import weights
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_resolves", lambda host: False)
+    with weights._no_waiting_without_network():
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE

@@ -227,16 +227,14 @@ def export(
 
 def _path(reference: str, suite: str | None) -> Path:
     from lrbench.errors import InputError
-    from lrbench.references import parse_reference
+    from lrbench.references import missing_here, parse_reference
     from lrbench.workspace import Workspace
 
     parsed = parse_reference(reference, Workspace.current(), suite=suite)
     if parsed.path is None:
         raise InputError(f"{reference} is no file here; name a snapshot of a suite, or a .safetensors path.")
     if not parsed.path.is_file():
-        raise InputError(
-            f"there is no snapshot {parsed.path} ({parsed.text}). `lrbench snapshots list` lists what is here."
-        )
+        raise InputError(f"{missing_here(parsed)} `lrbench snapshots list` lists what is here.")
     return parsed.path
 
 

@@ -147,6 +147,7 @@ def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(worksp
         ({"task": {"fingerprint": "b" * 64}}, "another images or labels of the target"),
         ({"snapshot": {"source_fingerprint": "c" * 64}}, "another images of the source"),
         ({"snapshot": {"batchnorm": "raw"}}, "another kind of BatchNorm statistics"),
+        ({"settings": {"probe": {"strengths": 3}}}, "other settings (probe was not set and here {'strengths': 3})"),
     ],
 )
 def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, change, reason):
@@ -391,3 +392,13 @@ def test_no_results_says_how_to_make_some(lrbench):
     nothing = lrbench("leaderboard")
     assert nothing.status == 2 and "lrbench run quick" in nothing.err
     assert lrbench("leaderboard", "quick").status == 2
+
+
+def test_what_the_source_did_is_said_of_runs_that_have_every_stage(workspace, tiny):
+    suite = tiny.model_copy(update={"seeds": (0, 1, 2)})
+    accuracies = {0: (0.5, 0.6, 0.7), 1: (0.1, 0.2), 2: (0.3, 0.4, 0.9)}
+    for seed, stages in accuracies.items():
+        for stage, source in enumerate(stages, start=1):
+            put(workspace, suite, stage=stage, seed=seed, source=source)
+    said = "With 2 of 3 pretraining seeds, source accuracy went 40.0 → 50.0 → 80.0 % over stages 1 to 3 of `step`."
+    assert said in suite_page(workspace)
