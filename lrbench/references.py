@@ -213,6 +213,6 @@ def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
     return [parse_reference(str(path), workspace) for path in paths]
 
 
-def passed_over(folder: Path) -> int:
-    """How many files in a folder and those below it look like weights that are not in lrbench's form."""
-    return sum(path.suffix in _WEIGHTS for path in folder.rglob("*"))
+def passed_over(folder: Path) -> list[str]:
+    """Files in a folder and those below it that look like weights and are not in lrbench's form."""
+    return sorted(str(path) for path in folder.rglob("*") if path.suffix in _WEIGHTS)

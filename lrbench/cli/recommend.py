@@ -73,9 +73,10 @@ def recommend(
     if references and (own := references[0].suite) is not None:
         keep_for_results(workspace, own)
     count, taken = len(references), min(probed, len(references))
-    others = sum(passed_over(Path(each)) for each in snapshots or () if Path(each).is_dir())
+    others = [path for each in snapshots or () if Path(each).is_dir() for path in passed_over(Path(each))]
     if others:
-        note(f"{others} files of weights in other forms are passed over; `lrbench snapshots add` takes in each")
+        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        note(f"passed over: {shown}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
     note(
         "1 snapshot, which is probed"
         if count == 1
