@@ -92,7 +92,8 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
     tensors = _meant(file, held, origin)
     model = _network(origin, tensors)
-    advice = _advice(held, origin)
+    fits = not mismatches(model, {each: tuple(tensor.shape) for each, tensor in tensors.items()})
+    advice = "" if fits else _advice(held, origin)
     try:
         load_strictly(model, tensors, file, origin.architecture, advice or _NAME_IT)
     except MismatchError as error:
@@ -239,8 +240,8 @@ def _not_loaded(file: Path) -> str:
     if start.startswith(b"PK") and not zipfile.is_zipfile(file):
         return "it is cut short. Copy it again."
     saved = (
-        "Where you trust it, save its weights alone: torch.save(model.state_dict(), FILE), or of a dictionary "
-        f'torch.save(torch.load({file.name!r}, weights_only=False)["state_dict"], FILE).'
+        "Where you trust it, load it in the program that made it and save its weights alone: "
+        "torch.save(model.state_dict(), FILE), best as safetensors."
     )
     try:
         with torch.serialization.safe_globals(_HARMLESS):
@@ -263,11 +264,8 @@ def _state_dicts(content: Any) -> dict[str, Any]:
     """The state dicts that a checkpoint holds under names, as `state_dict` and `state_dict_ema`."""
     if not isinstance(content, dict):
         return {}
-    counts = {
-        str(name): sum(isinstance(each, torch.Tensor) for each in value.values())
-        for name, value in content.items()
-        if isinstance(value, dict)
-    }
+    found = {str(name): value for name, value in content.items() if isinstance(value, dict)}
+    counts = {name: sum(isinstance(each, torch.Tensor) for each in value.values()) for name, value in found.items()}
     # One tensor by itself is a centre or a temperature beside others.
     least = 2 if max(counts.values(), default=0) > 1 else 1
-    return {name: content[name] for name, count in counts.items() if count >= least}
+    return {name: found[name] for name, count in counts.items() if count >= least}

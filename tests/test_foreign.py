@@ -212,6 +212,8 @@ def test_what_is_no_file_of_weights_is_told_by_what_it_is(lrbench, home):
     # One tensor by itself is none of several sets of weights.
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
     assert saved(lrbench, home, {"teacher": network, "loss": {"centre": torch.ones(3)}}).status == 0
+    numbered = saved(lrbench, home, {0: {"a": torch.ones(1), "b": torch.ones(1)}, 1: 2}, name="numbered")
+    assert numbered.status == 2 and "does not hold the weights of resnet10t" in numbered.err
     with_path = {"model": network, "args": argparse.Namespace(data=Path("x")), "more": argparse.ArgumentParser}
     refused = saved(lrbench, home, with_path, name="y")
     assert "it holds argparse.ArgumentParser, which could run code" in refused.err
