@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lrbench.cli.snapshots import _stem
 from lrbench.models import create_model
 from lrbench.references import parse_reference
 from lrbench.snapshots import read_metadata
@@ -222,3 +223,9 @@ def test_what_is_no_file_of_weights_is_told_by_what_it_is(lrbench, home):
         assert said in lrbench("snapshots", "add", name, "--architecture", "resnet10t").err
     twins = lrbench("snapshots", "add", "a/ck.pth", "b/ck.pth", "--architecture", "resnet10t")
     assert twins.status == 2 and "would be called 'ck'" in twins.err
+
+
+def test_what_a_file_is_called_without_its_ending():
+    assert [_stem(Path(name)) for name in ("model.v2.pth", "a/checkpoint-29.pth.tar", "x.safetensors", "plain")] == [
+        "model.v2", "checkpoint-29", "x", "plain",
+    ]  # fmt: skip

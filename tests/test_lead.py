@@ -88,6 +88,9 @@ def test_the_same_weights_under_another_name_are_no_second(probed, place, monkey
     assert (
         said.startswith("Transfer first (twin is the same weights): the probe's") and "against that of second" in said
     )
+    # One that LogME ruled out is no second either.
+    made["second"].probe = None
+    assert compared("first", "second").lead is None
     alone = compared("first", "twin")
     assert alone.lead is None and _words(alone, "top-1").endswith("it is the only one that was probed.")
 

@@ -219,7 +219,10 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path
     if name_or_path not in found:
         if name_or_path in (find_suites() if kind == "task" else find_tasks()):
             raise InputError(_of_the_other_kind(kind, name_or_path))
-        near = suggestion(name_or_path, found)
+        beside = f"{name_or_path}.toml"
+        near = (
+            f" A file {beside} is here: give its path." if Path(beside).is_file() else suggestion(name_or_path, found)
+        )
         known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
         suites = " (for a suite's target, its folder in LRBENCH_TASKS)" if kind == "task" else ""
         unread = "".join(f" A file that could not be read may be the one: {problem}" for problem in broken())

@@ -253,3 +253,13 @@ def test_a_table_goes_all_the_way(lrbench, read, home):
     assert json.loads(done.out)["test_count"] == 4
     shown = lrbench("data", "verify", "mine.toml")
     assert shown.status == 0 and "cat" in shown.out
+
+
+def test_a_data_root_that_is_the_folder_itself_is_told_of(read, home):
+    read()
+    inside = home / "data" / "animals"
+    with pytest.raises(InputError, match=r'animals is that folder itself, say root = "\."'):
+        load_task_data(load_task("mine.toml"), [inside])
+    with pytest.raises(InputError) as caught:
+        load_task_data(load_task("mine.toml"), [home])
+    assert "itself" not in str(caught.value)

@@ -122,3 +122,25 @@ def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
         load_task_data(own, [home / "data"])
     (home / "data" / "mine" / MARK).unlink()
     assert not load_task_data(own, [home / "data"]).problems
+
+
+def test_a_table_that_was_edited_since_it_was_unpacked_makes_data_not_whole(home, server):
+    tree = home / "made" / "mine"
+    for number in range(4):
+        trees.save(tree / f"{number}.png", trees.image(number % 2, number), "PNG")
+    table = "file,class,use\n" + "".join(f"{n}.png,{n % 2},{'test' if n > 1 else 'train'}\n" for n in range(4))
+    (tree / "labels.csv").write_text(table)
+    FILES["/mine.tar.gz"] = packed(tree)
+    (home / "t.toml").write_text(
+        'name = "own"\n\n[files]\nlayout = "table"\nroot = "mine"\nfile = "labels.csv"\n'
+        'split = { kind = "column", name = "use" }\n\n'
+        f'[[archives]]\nurl = "{server}/mine.tar.gz"\nunpacks_to = "mine"\n'
+    )
+    own = load_task("t.toml")
+    fetch(own, home / "data", Control())
+    assert not load_task_data(own, [home / "data"]).problems
+    # Two classes changed with one another: every count is the same.
+    swapped = table.replace("2.png,0", "2.png,1").replace("3.png,1", "3.png,0")
+    (home / "data" / "mine" / "labels.csv").write_text(swapped)
+    with pytest.raises(InputError, match=r"labels\.csv is not the list that was unpacked from mine\.tar\.gz"):
+        load_task_data(own, [home / "data"])

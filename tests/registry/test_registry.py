@@ -331,6 +331,12 @@ def test_the_input_of_a_network_is_the_one_that_timm_evaluates_it_with():
     ]  # fmt: skip
 
 
+def test_a_toml_file_of_that_name_is_pointed_at(home):
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\n')
+    with pytest.raises(InputError, match=r"no task called 'mine'\. A file mine\.toml is here: give its path\."):
+        load_task("mine")
+
+
 def test_a_task_where_a_suite_is_asked_for_is_said_to_be_one(home):
     (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\n')
     for name in ("mine.toml", "cub200"):

@@ -71,8 +71,17 @@ def locate(
     if half_copied is not None:
         return half_copied
     raise InputError(
-        f"the data of task {task.name} was not found. Looked for {wanted} at: {'; '.join(tried)}. {how_to_get(task)}"
+        f"the data of task {task.name} was not found. Looked for {wanted} at: {'; '.join(tried)}."
+        f"{_if_it_is_the_root(roots, given, objection)} {how_to_get(task)}"
     )
+
+
+def _if_it_is_the_root(roots: Sequence[Path], names: Sequence[str], objection: Callable[[Path], str | None]) -> str:
+    """A sentence for a data root that looks like the data set itself, in place of the folder that holds it."""
+    itself = next((root for root in roots if os.path.isdir(root) and objection(root) is None), None)
+    if itself is None or "." in names:
+        return ""
+    return f' If {itself} is that folder itself, say root = "." under [files] of the TOML, or name the folder above it.'
 
 
 def _if_it_is(names: Sequence[str], found: int, whole: int) -> str:
