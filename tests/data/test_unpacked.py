@@ -104,9 +104,10 @@ def test_data_that_was_unpacked_by_other_means_is_held_to_nothing(home, server):
 def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
     tree = home / "made" / "mine"
     for number in range(4):
-        trees.save(tree / "a" / f"{number}.png", trees.image(0, number), "PNG")
-    (tree / "train.txt").write_text("a/0.png\na/1.png\n")
-    (tree / "test.txt").write_text("a/2.png\n")
+        for name in ("a", "b"):
+            trees.save(tree / name / f"{number}.png", trees.image(0, number), "PNG")
+    (tree / "train.txt").write_text("a/0.png\na/1.png\nb/0.png\n")
+    (tree / "test.txt").write_text("a/2.png\nb/2.png\n")
     (tree / "notes.txt").write_text("as it came")
     FILES["/mine.tar.gz"] = packed(tree)
     (home / "t.toml").write_text(
@@ -117,7 +118,7 @@ def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
     fetch(own, home / "data", Control())
     (home / "data" / "mine" / "notes.txt").write_text("no list of its splits")
     assert not load_task_data(own, [home / "data"]).problems
-    (home / "data" / "mine" / "test.txt").write_text("a/3.png\n")
+    (home / "data" / "mine" / "test.txt").write_text("a/3.png\nb/3.png\n")
     with pytest.raises(InputError, match=rf"edited since \(where that was meant, delete {MARK} in its folder\)"):
         load_task_data(own, [home / "data"])
     (home / "data" / "mine" / MARK).unlink()
