@@ -102,6 +102,21 @@ def test_classes_of_few_images_make_the_interval_wide_and_no_leader(workspace, t
     )
 
 
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_the_interval_holds_the_truth_as_often_as_it_says_also_in_classes_of_few_images(images):
+    draw = np.random.default_rng(images)
+    labels = np.repeat(np.arange(60), images)
+    chances = np.clip(draw.normal(0.6, 0.2, 60), 0.05, 0.95)
+    held, runs = 0, 800
+    for _ in range(runs):
+        right = (draw.random(len(labels)) < chances[labels]).astype(float)
+        found = (np.bincount(labels, weights=right) / images).mean()
+        half = 1.96 * np.sqrt(sampling_variance(right, labels, "mean_per_class"))
+        held += abs(found - chances.mean()) <= half
+    # Three standard errors of the share of 800 about 95 %.
+    assert abs(held / runs - 0.95) < 0.024
+
+
 def test_a_lead_of_few_images_is_no_lead_where_recommend_sees_none(workspace, tiny):
     foreign = tiny.model_copy(update={"name": "foreign"})
     for name, wrong in (("a", 6), ("b", 10)):
