@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lrbench.errors import InputError
 from lrbench.files import sha256_file, sha256_json
-from lrbench.references import Reference, missing_here, partner_of
+from lrbench.references import Reference, partner_of, refuse_missing
 from lrbench.registry import Suite, Task, load_task
 from lrbench.registry.loading import apply_changes, differences, is_shipped, validated
 from lrbench.registry.suite import Concat, Fewshot, Finetune, Knn, Probe
@@ -154,8 +154,7 @@ def standing_of_file(place: Place, reference: Reference, cell: Cell, settings: T
     """`standing` for a snapshot that is not loaded; None for one that is no file, which has no hash until it is."""
     if reference.path is None:
         return None
-    if reference.key is not None and not reference.path.is_file():
-        raise InputError(missing_here(reference))
+    refuse_missing(reference)
     return standing(place, reference, cell, settings, sha256=identity(reference.path))
 
 

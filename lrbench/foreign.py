@@ -107,7 +107,7 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
     metadata = SnapshotMetadata(
         architecture=origin.architecture,
         arguments=given,
-        classes=_classes(origin, tensors),
+        classes=int(getattr(model, "num_classes", 0)),
         input=input_of(model).model_copy(update={"size": given["img_size"]} if "img_size" in given else {}),
         origin=origin.of(file),
         versions=library_versions(),

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,20 @@ class Candidate:
     @property
     def weights(self) -> str | None:
         """What tells its weights from others: those of one hash are one snapshot under several names. None if unknown."""
-        path = self.reference.path
-        if path is not None:
-            with suppress(LrbenchError):
-                metadata = read_metadata(path)
-                if metadata.tensors_sha256 is not None:
-                    return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256}"
-        return None if self.probe is None else self.probe.result.snapshot.sha256
+        if self._tensors is not None or self.probe is None:
+            return self._tensors
+        return self.probe.result.snapshot.sha256
+
+    @cached_property
+    def _tensors(self) -> str | None:
+        """Hash of the tensors in its file, whatever the file's header says of where they came from."""
+        if self.reference.path is None:
+            return None
+        with suppress(LrbenchError):
+            metadata = read_metadata(self.reference.path)
+            if metadata.tensors_sha256 is not None:
+                return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256}"
+        return None
 
     @property
     def validation(self) -> float | None:

@@ -117,6 +117,16 @@ def missing_here(reference: Reference) -> str:
     )
 
 
+def refuse_missing(reference: Reference) -> None:
+    """Refuse a suite's snapshot that is not there; of other files, those who read them say what is wrong.
+
+    Raises:
+        InputError: Says how it is made.
+    """
+    if reference.key is not None and reference.path is not None and not reference.path.is_file():
+        raise InputError(missing_here(reference))
+
+
 def _of_file(path: Path, workspace: Workspace | None) -> Reference:
     """A file's reference: one text for it however its path was spelt, or its results would be another snapshot's."""
     whole = os.path.abspath(path)

@@ -15,7 +15,7 @@ from torch import nn
 
 from lrbench.errors import InputError
 from lrbench.models import create_model
-from lrbench.references import Reference, missing_here
+from lrbench.references import Reference, refuse_missing
 from lrbench.registry import suggestion
 from lrbench.registry.suite import Input
 from lrbench.seeds import derive
@@ -61,9 +61,8 @@ def load_snapshot(reference: Reference) -> LoadedSnapshot:
         InputError: No such snapshot, a damaged one, a pickle, tensors that do not fit the architecture, or a model that
             cannot be fetched.
     """
+    refuse_missing(reference)
     if reference.path is not None:
-        if reference.key is not None and not reference.path.is_file():
-            raise InputError(missing_here(reference))
         return _from_file(reference.text, reference.path)
     if reference.text.startswith("timm:") and "." not in reference.text:
         return _random(reference.text)
@@ -286,6 +285,7 @@ def input_for(reference: Reference) -> Input:
     Raises:
         InputError: As `load_snapshot`.
     """
+    refuse_missing(reference)
     if reference.path is not None:
         return read_metadata(reference.path).input
     name = reference.text.removeprefix("timm:")

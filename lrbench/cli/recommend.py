@@ -75,8 +75,7 @@ def recommend(
     count, taken = len(references), min(probed, len(references))
     others = [path for each in snapshots or () if Path(each).is_dir() for path in passed_over(Path(each))]
     if others:
-        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
-        note(f"passed over: {shown}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
+        note(f"passed over: {_some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
     note(
         "1 snapshot, which is probed"
         if count == 1
@@ -102,12 +101,15 @@ def recommend(
     # What stands in the way of many is said once.
     for problem in dict.fromkeys(each.problem for each in found.ranked if each.problem):
         names = [each.reference.text for each in found.ranked if each.problem == problem]
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        warn(f"{shown} {'was' if len(names) == 1 else 'were'} left out: {problem}")
+        warn(f"{_some(names)} {'was' if len(names) == 1 else 'were'} left out: {problem}")
     if any(each.probe is not None and each.probe.result.partial for each in found.ranked):
         warn("the data was not whole: these results are marked partial, and the ranking is of what is there.")
     if found.best is None:
         raise FailureError(f"none of the snapshots could be probed on {task}; the warnings above say why.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _of_suite(workspace: Any, name: str | None) -> list[str]:

@@ -96,7 +96,9 @@ def load_task(name_or_path: str) -> Task:
             wrong, or a file whose task has the name of another registered one.
     """
     path = task_path(name_or_path)
-    task = _validate(Task, _like_another(_read(path), path), path)
+    content = _read(path)
+    _refuse_the_other_kind("task", content, path)
+    task = _validate(Task, _like_another(content, path), path)
     known = find_tasks()
     _refuse_twin("task", task.name, path, known)
     task.read_from(path, registered=task.name in known)
@@ -111,6 +113,7 @@ def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     """
     path = suite_path(name_or_path)
     content = _read(path)
+    _refuse_the_other_kind("suite", content, path)
     apply_changes(content, changes)
     suite = _validate(Suite, content, path, changed=bool(changes))
     _refuse_twin("suite", suite.name, path, find_suites())
@@ -237,6 +240,16 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path
     return one.path
 
 
+# Keys that files of one kind have and those of the other do not.
+_TELLING = {"task": ("files", "like"), "suite": ("schedule", "targets")}
+
+
+def _refuse_the_other_kind(kind: str, content: dict[str, Any], path: Path) -> None:
+    other = "suite" if kind == "task" else "task"
+    if not content.keys() & set(_TELLING[kind]) and content.keys() & set(_TELLING[other]):
+        raise InputError(_of_the_other_kind(kind, path))
+
+
 def _of_the_other_kind(kind: str, name: str | Path) -> str:
     """What to say of a task where a suite is asked for, and the other way round."""
     if kind == "suite":
@@ -273,10 +286,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _validate(model: type[Record], content: dict[str, Any], path: Path | str, *, changed: bool = False) -> Record:
-    kinds = {"task": ("files", "like"), "suite": ("schedule", "targets")}
-    own, other = ("task", "suite") if model is Task else ("suite", "task")
-    if not any(key in content for key in kinds[own]) and any(key in content for key in kinds[other]):
-        raise InputError(_of_the_other_kind(own, path))
     try:
         # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
         return model.model_validate_json(json.dumps(content), strict=True)

@@ -127,7 +127,7 @@ class Transfer:
         place = self._place
         if not replace:
             self.standing(cell).refuse_to_replace()
-        if cell.protocol == "concat":
+        if cell.protocol == "concat" and not (self._found and cell.protocol in self._found[1]):
             # One that is missing, or does not fit, is found before any image is read.
             self._loaded_partner()
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)

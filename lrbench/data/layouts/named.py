@@ -57,8 +57,12 @@ def holding(root: Path, folders: Sequence[str], named: Sequence[Member]) -> str:
     """The first folder that holds any of the named images: another one may only be called like it."""
     if len(folders) == 1:
         return folders[0]
-    found = (folder for folder in folders if any(os.path.isfile(root / within(folder, image)) for _, image in named))
-    return next(found, folders[0])
+    return next((folder for folder in folders if holds_any(root, folder, named)), folders[0])
+
+
+def holds_any(root: Path, folder: str, named: Sequence[Member]) -> bool:
+    """Whether any of the named images is in a folder; looks no further than the first that is."""
+    return any(os.path.isfile(root / within(folder, image)) for _, image in named)
 
 
 def within(folder: str, image: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.named import (
     holding,
+    holds_any,
     image_folders,
     list_path,
     look_for,
@@ -81,7 +82,7 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
         if not named:
             raise InputError(f"{path} of task {task.name} has columns and no rows. Copy it again.")
         folder = holding(root, folders, named)
-        if not look_for(root, folder, named).members:
+        if not holds_any(root, folder, named):
             first = root / within(folder, named[0][1])
             raise none_there(task, path, first, len(named), _ending_hint(files, first))
         if files.file is None:
