@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lrbench.registry.task import NAME_PATTERN, Strict, Task
+from lrbench.registry.strict import Strict
+from lrbench.registry.task import NAME_PATTERN, Task
 
 _TEXT, _LIST = "must be text (in quotes)", "must be a list (in brackets)"
 # By pydantic's kind of error: what it says of the value, given what pydantic knows of the limit.

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from lrbench.errors import InputError
 from lrbench.registry.explain import explain, suggestion
+from lrbench.registry.strict import Strict
 from lrbench.registry.suite import Suite
-from lrbench.registry.task import Strict, Task
+from lrbench.registry.task import Task
 
 Record = TypeVar("Record", bound=Strict)
 

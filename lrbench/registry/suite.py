@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from lrbench.registry.task import NAME_PATTERN, Strict
+from lrbench.registry.strict import Strict
+from lrbench.registry.task import NAME_PATTERN
 
 ArmName = Literal[
     "step", "hold", "constant", "average", "constant-average", "trail", "early", "late", "small", "cosine", "raise"

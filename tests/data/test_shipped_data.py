@@ -8,7 +8,8 @@ from lrbench.errors import InputError
 from lrbench.files import sha256_file
 from lrbench.registry import load_task
 from lrbench.registry.loading import find_tasks, is_shipped
-from lrbench.registry.task import FoldersFiles, ListedSplit
+from lrbench.registry.splits import ListedSplit
+from lrbench.registry.task import FoldersFiles
 from tests import trees
 
 LISTED = [

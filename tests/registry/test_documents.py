@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lrbench.registry import load_task
+from lrbench.registry import load_task, splits
 from lrbench.registry import suite as suites
 from lrbench.registry import task as tasks
 
@@ -42,7 +42,7 @@ def test_every_other_key_of_a_task_is_explained():
         for key in tasks.Task.model_fields[table].annotation.model_fields
     }
     assert keys_of(others) == wanted
-    for split in (tasks.ColumnSplit, tasks.FirstSplit, tasks.ListedSplit, tasks.DrawnSplit):
+    for split in (splits.ColumnSplit, splits.FirstSplit, splits.ListedSplit, splits.DrawnSplit):
         assert all(re.search(rf"\b{key} = ", rest) for key in split.model_fields)
 
 

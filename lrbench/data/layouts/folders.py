@@ -13,7 +13,8 @@ from lrbench.data.layouts.scanning import class_names, holds_images, images_by_c
 from lrbench.data.layouts.search import how_to_get, locate, refuse_file
 from lrbench.data.layouts.splits import read_test_list
 from lrbench.errors import InputError
-from lrbench.registry.task import FirstSplit, FoldersFiles, ListedSplit, SplitFoldersFiles, Task
+from lrbench.registry.splits import FirstSplit, ListedSplit
+from lrbench.registry.task import FoldersFiles, SplitFoldersFiles, Task
 
 
 def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path:

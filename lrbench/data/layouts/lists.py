@@ -21,7 +21,8 @@ from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
 from lrbench.data.layouts.search import candidates, locate
 from lrbench.data.layouts.splits import hash_problem, read_lines, refuse_outside, refuse_twice
 from lrbench.errors import InputError
-from lrbench.registry.task import ListsFiles, OneOrMore, Task
+from lrbench.registry.strict import OneOrMore
+from lrbench.registry.task import ListsFiles, Task
 
 
 def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:

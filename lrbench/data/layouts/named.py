@@ -11,7 +11,8 @@ from lrbench.data.examples import SplitName
 from lrbench.data.layouts.reading import Member, first_few
 from lrbench.data.layouts.search import beneath, candidates
 from lrbench.errors import InputError
-from lrbench.registry.task import OneOrMore, Task
+from lrbench.registry.strict import OneOrMore
+from lrbench.registry.task import Task
 
 # Words of more digits than any class has are no numbers.
 _DIGITS = 19

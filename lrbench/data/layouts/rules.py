@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from lrbench.data.layouts.reading import Member
 from lrbench.errors import InputError
-from lrbench.registry.task import DrawnSplit, FirstSplit, Task
+from lrbench.registry.splits import DrawnSplit, FirstSplit
+from lrbench.registry.task import Task
 from lrbench.seeds import derive
 
 Images = Mapping[str, Sequence[str]]

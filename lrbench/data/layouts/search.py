@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 from lrbench.errors import InputError
-from lrbench.registry.task import HubFiles, OneOrMore, Task, TorchvisionFiles
+from lrbench.registry.strict import OneOrMore
+from lrbench.registry.task import HubFiles, Task, TorchvisionFiles
 
 # One in so many class folders may be missing where a data root is taken for half-copied data: no other data set of the suite
 # has so nearly as many classes and lies in class folders (250 and 257 are the nearest).

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lrbench.errors import InputError
 from lrbench.registry.loading import task_folders
-from lrbench.registry.task import ListedSplit, Task
+from lrbench.registry.splits import ListedSplit
+from lrbench.registry.task import Task
 
 
 def read_lines(path: Path) -> list[str]:

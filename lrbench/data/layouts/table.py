@@ -29,7 +29,9 @@ from lrbench.data.layouts.search import candidates, locate
 from lrbench.data.layouts.splits import read_test_list, refuse_outside
 from lrbench.errors import InputError
 from lrbench.registry.explain import suggestion
-from lrbench.registry.task import ColumnSplit, FirstSplit, ListedSplit, OneOrMore, TableFiles, Task
+from lrbench.registry.splits import ColumnSplit, FirstSplit, ListedSplit
+from lrbench.registry.strict import OneOrMore
+from lrbench.registry.task import TableFiles, Task
 
 
 @dataclass(frozen=True, kw_only=True)
