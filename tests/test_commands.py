@@ -185,3 +185,22 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench):
     put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
     # 36 cells of each.
     assert "72 cells (about 2 min)" in lrbench("plan", "tiny.toml").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "transfer --snapshot stage1 --task digits --protocol porbe",
+            "Did you mean 'probe'? `lrbench transfer --help`",
+        ),
+        ("transfer --task digits", "missing option '--snapshot'. `lrbench transfer --help`"),
+        ("snapshots ad x", "no such command 'ad'. Did you mean 'add'? `lrbench snapshots --help`"),
+        ("plan --sett a=1", "--sett (Possible options: --seed, --set). `lrbench plan --help`"),
+    ],
+)
+def test_a_command_line_that_cannot_be_understood_gets_one_paragraph(lrbench, words, said):
+    done = lrbench(*words.split())
+    assert done.status == 2 and not done.out
+    (line,) = done.err.strip().splitlines()
+    assert line.startswith("lrbench: ") and said in line and "Value error" not in line

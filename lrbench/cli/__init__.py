@@ -8,6 +8,7 @@ import typer
 
 from lrbench.cli import data, doctor, leaderboard, plan, pretrain, recommend, run, snapshots, suites, tasks, transfer
 from lrbench.cli.common import one_paragraph
+from lrbench.cli.usage import explain_usage
 from lrbench.errors import LrbenchError
 
 app = typer.Typer(
@@ -51,19 +52,30 @@ def main() -> None:
         os.environ["LRBENCH_DEBUG"] = "1"
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app(prog_name="lrbench")
+        # By itself the parser would print its errors in a form of its own, and end the process.
+        status = app(prog_name="lrbench", standalone_mode=False)
+        if status == 130:
+            raise KeyboardInterrupt
+        sys.exit(status if isinstance(status, int) else 0)
     except LrbenchError as error:
         if debug:
             traceback.print_exc()
         elif not error.silent:
             typer.echo(one_paragraph("lrbench", str(error)), err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
         typer.echo("lrbench: interrupted. Run the same command again to go on.", err=True)
         sys.exit(130)
     except Exception as error:
+        if hasattr(error, "format_message"):
+            # Of the parser, which brings its own or Click's; a command without its words prints its help in this way.
+            if type(error).__name__ == "NoArgsIsHelpError":
+                typer.echo(error.format_message(), err=True)
+            else:
+                typer.echo(one_paragraph("lrbench", explain_usage(error)), err=True)
+            sys.exit(2)
         if debug:
             raise
         if isinstance(error, BrokenPipeError):

@@ -12,7 +12,7 @@ from scipy import stats
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.index import Entry, Index, load_index
 from lrbench.leaderboard.resampling import paired_interval
-from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, kept_inside, sampling_variance
+from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, image_variance, kept_inside
 from lrbench.references import FOREIGN
 from lrbench.registry.task import METRIC_NAMES
 
@@ -164,7 +164,7 @@ class _Column:
             # As `lrbench recommend` says it.
             return paired_interval(ahead > 0, behind > 0)[1] > 0
         lead = ahead - behind
-        return self._mean(lead, best) > _half_width(sampling_variance(lead, self.labels[best], self.metric))
+        return self._mean(lead, best) > _half_width(image_variance(lead, self.labels[best], self.metric))
 
     def level(self, row: _Row, leaders: set[_Row]) -> str:
         """A row's headline with its interval; bold for a leader."""
@@ -172,7 +172,7 @@ class _Column:
             return tables.NOTHING
         correct, labels = self.correct[row], self.labels[row]
         mean = self._mean(correct, row)
-        variance = sampling_variance(correct, labels, self.metric)
+        variance = image_variance(correct, labels, self.metric)
         if variance == 0:
             # All right or all wrong: as if half an image more were wrong, or right.
             inside = float(kept_inside(np.array([mean]), len(labels))[0])

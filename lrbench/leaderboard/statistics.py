@@ -148,33 +148,13 @@ def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> 
 
 
 def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
-    """Variance of a headline metric under resampling of the images (within classes for the mean per class).
+    """Variance of a headline metric over test images that might have been others (of the same classes for the mean per class).
 
-    Closed form of what a bootstrap over images gives: for a mean, the variance over images divided by their number.
-
-    Args:
-        values: Per image, already averaged over seeds. Shape `(N,)`.
-        labels: Shape `(N,)`.
-        metric: `top1` or `mean_per_class`.
-    """
-    if metric == "top1":
-        return float(np.var(values)) / len(values)
-    counts = np.bincount(labels)
-    present = counts > 0
-    means = np.bincount(labels, weights=values)[present] / counts[present]
-    centred = values - means[np.cumsum(present)[labels] - 1]
-    variances = np.bincount(labels, weights=centred**2)[present] / counts[present]
-    return float(np.sum(variances / counts[present])) / int(present.sum()) ** 2
-
-
-def sampling_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
-    """Variance of a headline metric of one run over test images that might have been others, without bias.
-
-    Where there are no seeds, whose spread holds a part of it, `image_variance` is too small for classes of few images: within
-    each the variance is divided by their number less one here, and a class of one image has that of the others.
+    Closed form of what a bootstrap over images gives, without its bias in classes of few: each class's variance is divided by
+    the number of its images less one, and a class of one image, in which no spread is to be seen, has that of the others.
 
     Args:
-        values: Per image. Shape `(N,)`.
+        values: Per image; of several runs, their mean. Shape `(N,)`.
         labels: Shape `(N,)`.
         metric: `top1` or `mean_per_class`.
     """

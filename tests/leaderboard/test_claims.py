@@ -107,9 +107,12 @@ def test_the_spread_of_the_sources_gains_enters_the_test_of_diminishing(tiny):
     s1, s2 = sources[:, 1] - sources[:, 0], sources[:, 2] - sources[:, 1]
     t1, t2 = 160 / IMAGES, 40 / IMAGES
     per_image = np.array([values.correct[("step", i), 0] for i in range(4)])
-    images = np.var((per_image[2] - per_image[1]) / s2.mean() - (per_image[1] - per_image[0]) / s1.mean()) / IMAGES
+    images = (
+        np.var((per_image[2] - per_image[1]) / s2.mean() - (per_image[1] - per_image[0]) / s1.mean(), ddof=1) / IMAGES
+    )
     expected = np.var(t2 / s2.mean() ** 2 * s2 - t1 / s1.mean() ** 2 * s1, ddof=1) / 5 + images
-    crosswise = np.var((per_image[2] - per_image[1]) * s1.mean() - (per_image[1] - per_image[0]) * s2.mean()) / IMAGES
+    cross = (per_image[2] - per_image[1]) * s1.mean() - (per_image[1] - per_image[0]) * s2.mean()
+    crosswise = np.var(cross, ddof=1) / IMAGES
     theta = estimate_of(t2 * s1.mean() - t1 * s2.mean(), float(np.var(t2 * s1 - t1 * s2, ddof=1)) / 5 + crosswise, 5)
     assert verdicts(evidence, "C1")[0].p == pytest.approx(theta.p)
     assert name == "T of stage 2 − T of stage 1"

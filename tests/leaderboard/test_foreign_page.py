@@ -7,7 +7,7 @@ import pytest
 
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.page import write
-from lrbench.leaderboard.statistics import sampling_variance
+from lrbench.leaderboard.statistics import image_variance
 from tests.leaderboard.fake import put
 
 
@@ -94,10 +94,10 @@ def test_classes_of_few_images_make_the_interval_wide_and_no_leader(workspace, t
     assert f"| a `aaaaaaaa` | 50.0 ± {width:.1f}" in page and "mean per class, 40" in page and "**5" not in page
     singles = np.arange(40)
     values = (singles < 20).astype(float)
-    assert sampling_variance(values, singles, "mean_per_class") == pytest.approx(values.var(ddof=1) / 40)
+    assert image_variance(values, singles, "mean_per_class") == pytest.approx(values.var(ddof=1) / 40)
     # One class of one image has the spread of the others.
     labels = np.array([0, 0, 0, 1])
-    assert sampling_variance(np.array([1.0, 0.0, 0.0, 1.0]), labels, "mean_per_class") == pytest.approx(
+    assert image_variance(np.array([1.0, 0.0, 0.0, 1.0]), labels, "mean_per_class") == pytest.approx(
         (1 / 9 + 1 / 3) / 4
     )
 
@@ -111,7 +111,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_also_in_classes_of_few
     for _ in range(runs):
         right = (draw.random(len(labels)) < chances[labels]).astype(float)
         found = (np.bincount(labels, weights=right) / images).mean()
-        half = 1.96 * np.sqrt(sampling_variance(right, labels, "mean_per_class"))
+        half = 1.96 * np.sqrt(image_variance(right, labels, "mean_per_class"))
         held += abs(found - chances.mean()) <= half
     # Three standard errors of the share of 800 about 95 %.
     assert abs(held / runs - 0.95) < 0.024
