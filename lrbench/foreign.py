@@ -14,6 +14,8 @@ from torch import nn
 from lrbench.errors import InputError
 from lrbench.machine import library_versions
 from lrbench.models import create_model
+from lrbench.registry.loading import validated
+from lrbench.registry.suite import Input
 from lrbench.snapshots import SnapshotMetadata, write_snapshot
 from lrbench.weights import (
     MismatchError,
@@ -25,8 +27,30 @@ from lrbench.weights import (
     pretrained_configuration,
 )
 
-# What training scripts of timm and torchvision keep beside the weights: a bag of values, and paths; making them runs nothing.
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace, PosixPath]
+
+class _NumPyValue:
+    """What stands for a value of NumPy's beside the weights, as the best accuracy so far: nobody asks for it."""
+
+    def __init__(self, *parts: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What training scripts keep beside the weights: a bag of values, paths, and numbers of NumPy's, in place of which nothing of
+# NumPy's is made; making these runs nothing.
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    PosixPath,
+    (_NumPyValue, "numpy.dtype"),
+    (_NumPyValue, "numpy.ndarray"),
+    *(
+        (_NumPyValue, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+]
 # Put before each name by those that wrap a model.
 _WRAPPERS = ("module.", "_orig_mod.")
 _NAME_IT = (
@@ -46,6 +70,7 @@ class Origin:
     Attributes:
         architecture: The timm model.
         arguments: Keyword arguments of `timm.create_model` beside the number of classes.
+        input: What of the network's input is otherwise than timm says of the model: keys and values of `Input`.
         key: Which of the file's state dicts, where it holds several.
         prefix: What the names of the tensors meant begin with, which is taken off; others are left out.
         without: Beginnings of names that are left out, after the prefix was taken off.
@@ -53,6 +78,7 @@ class Origin:
 
     architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
     key: str | None = None
     prefix: str = ""
     without: Sequence[str] = ()
@@ -77,7 +103,8 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
         The snapshot's path, and the names of the tensors that were left out because `origin` says so.
 
     Raises:
-        InputError: The file is missing or damaged, would run code, or does not fit the architecture; or the name is taken.
+        InputError: The file is missing or damaged, would run code, or does not fit the architecture; the input is none; or
+            the name is taken.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(
@@ -108,7 +135,7 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
         architecture=origin.architecture,
         arguments=given,
         classes=int(getattr(model, "num_classes", 0)),
-        input=input_of(model).model_copy(update={"size": given["img_size"]} if "img_size" in given else {}),
+        input=_input(model, origin),
         origin=origin.of(file),
         versions=library_versions(),
     )
@@ -116,6 +143,11 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
     return path, [
         each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in tensors
     ]
+
+
+def _input(model: nn.Module, origin: Origin) -> Input:
+    size = {"size": origin.arguments["img_size"]} if "img_size" in origin.arguments else {}
+    return validated(Input, {**input_of(model).model_dump(mode="json"), **size, **origin.input}, "--input")
 
 
 def _classes(origin: Origin, tensors: Mapping[str, torch.Tensor]) -> int:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -59,6 +60,14 @@ def test_checkpoints_of_training_scripts_are_taken_in_though_they_hold_their_arg
     assert added.status == 0, added.err
     assert added.out.strip().endswith("foreign/checkpoint-29.safetensors")
     # A bag of values may hold nothing else that could run.
+    numbers = {
+        "best": np.float64(0.7),
+        "step": np.int64(3),
+        "curve": np.arange(3.0),
+        "odd": np.array([{}], dtype=object),
+    }
+    torch.save(content | numbers, home / "numbers.pth")
+    assert lrbench("snapshots", "add", "numbers.pth", "--architecture", "resnet10t").status == 0
     torch.save(content | {"args": argparse.Namespace(trap=Trap(home / "was-run"))}, home / "trap.pth")
     refused = lrbench("snapshots", "add", "trap.pth", "--architecture", "resnet10t")
     assert refused.status == 2 and not (home / "was-run").exists()
@@ -123,6 +132,19 @@ def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrb
     assert (
         "--argument takes key=value" in lrbench("snapshots", "add", "x", "--architecture", "x", "--argument", "8").err
     )
+
+
+def test_the_input_that_a_network_was_trained_on_can_be_said(lrbench, home):
+    torch.save(create_model("resnet10t", {}, classes=7, seed=3).state_dict(), home / "small.pth")
+    command = ("snapshots", "add", "small.pth", "--architecture", "resnet10t")
+    wrong = lrbench(*command, "--input", "siez=64")
+    assert wrong.status == 2 and "--input: `siez` is not a known key. Did you mean 'size'?" in wrong.err
+    wrong = lrbench(*command, "--input", "std=[0, 1, 1]")
+    assert wrong.status == 2 and "--input: `std.0` must be greater than 0" in wrong.err
+    added = lrbench(*command, "--input", "size=64", "--input", "mean=[0.5, 0.5, 0.5]")
+    assert added.status == 0, added.err
+    taken = read_metadata(home / "checkpoints" / "foreign" / "small.safetensors").input
+    assert (taken.size, taken.mean, taken.std) == (64, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225))
 
 
 def test_a_foreign_pickle_that_would_run_code_is_refused(lrbench, home):

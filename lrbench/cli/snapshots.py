@@ -142,6 +142,15 @@ def add(
             "--argument", metavar="KEY=VALUE", help="An argument of timm.create_model, as img_size=256. Repeatable."
         ),
     ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="KEY=VALUE",
+            help="What of the input was otherwise than timm says of the model: size=64, crop_fraction=1.0, "
+            "interpolation=bicubic, mean=[0.5, 0.5, 0.5], std, crop_mode. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit.
 
@@ -165,9 +174,12 @@ def add(
         )
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
+    taken: dict[str, Any] = {}
+    apply_changes(taken, input_ or (), option="--input")
     origin = Origin(
         architecture=architecture,
         arguments=arguments,
+        input=taken,
         key=key,
         prefix=prefix,
         without=[each for each in without or () if each],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
+from lrbench.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
@@ -19,10 +19,11 @@ from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.models import InputNormalisation, batchnorm_layers, create_model, no_memory, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
+from lrbench.pretrain.beginning import Beginning, keeps_mean
 from lrbench.pretrain.log import append_timing, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
-from lrbench.pretrain.state import Progress, load, progress_path, save, state_path
+from lrbench.pretrain.state import Progress, progress_path, save, state_path
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
@@ -30,7 +31,6 @@ from lrbench.ranks import ALONE, Ranks
 from lrbench.registry import Suite
 from lrbench.seeds import derive
 from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path, write_snapshot
-from lrbench.weights import load_strictly, load_tensors
 from lrbench.workspace import Place
 
 
@@ -113,14 +113,22 @@ class _Making:
             ) from error
 
     def _run(self) -> SnapshotMetadata:
-        key = self.segment.key
+        suite, key = self.suite, self.segment.key
         model = create_model(
-            self.suite.model.architecture,
-            self.suite.model.arguments,
+            suite.model.architecture,
+            suite.model.arguments,
             classes=len(self.source.data.classes),
             seed=derive(key.seed, "initialisation"),
         )
-        end = self.ranks.first_does(lambda: self._start(model))
+        beginning = Beginning(
+            suite=suite,
+            segment=self.segment,
+            workspace=self.place.workspace,
+            fingerprint=self.source.fingerprint,
+            updates_per_epoch=self.batches.updates_per_epoch,
+            say=self.control.say,
+        )
+        end = self.ranks.first_does(lambda: beginning.find(model))
         self.shared = self.ranks.first_does(lambda: self._shared(end, model))
         end = replace(end, batchnorm_shared=self.shared)
         placed(model, self.device)
@@ -162,26 +170,9 @@ class _Making:
         progress_path(self.path).unlink(missing_ok=True)
 
     @property
-    def _keeps_mean(self) -> bool:
-        """Whether another arm may take the mean of this stage's epoch-end weights."""
-        return self.segment.key.arm in MEAN_OF.values()
-
-    @property
     def _goes_on(self) -> bool:
         """Whether training goes on from what another's training kept."""
         return self.segment.kept_epoch is not None and self.segment.key.arm != "trail"
-
-    def _start(self, model: nn.Module) -> Progress:
-        """Where the segment begins or goes on; for a derived one, where it ends."""
-        parent = self.segment.parent
-        if parent is None:
-            # Copies: the statistics estimated later are put into the same network, and must not reach these.
-            return Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
-        if self.segment.averaged:
-            return self._mean_of(parent, model)
-        if self.segment.kept_epoch is not None:
-            return self._kept_by(parent, self.segment.kept_epoch, model)
-        return self._resumed() or self._from_parent(parent, model)
 
     def _shared(self, start: Progress, model: nn.Module) -> int | None:
         """Images that share BatchNorm statistics: as the suite says, else as where training goes on from, else a share.
@@ -227,7 +218,7 @@ class _Making:
                 self._step,
                 start,
                 # Only the first process writes.
-                keep_mean=writes and self._keeps_mean,
+                keep_mean=writes and keeps_mean(self.segment),
                 keep_epochs=kept_epochs(self.suite, self.segment) if writes else {},
                 device=self.device,
                 ranks=self.ranks,
@@ -288,77 +279,6 @@ class _Making:
         save(
             progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content}
         )
-
-    def _resumed(self) -> Progress | None:
-        path = progress_path(self.path)
-        if not path.is_file():
-            return None
-        try:
-            content = load(path)
-        except InputError:
-            # Half-saved progress is no loss but time: the segment starts from its parent again.
-            self.control.say(f"{path} is damaged; {self.segment.key} starts from its last boundary again")
-            return None
-        if content["recipe"] != recipe(self.suite) or content["fingerprint"] != self.source.fingerprint:
-            return None
-        progress = Progress(**{each.name: content[each.name] for each in fields(Progress)})
-        epochs = progress.update // self.batches.updates_per_epoch - self.segment.first_epoch
-        if self._keeps_mean and progress.mean_count != epochs:
-            self.control.say(
-                f"{path} holds no sum of the weights of all epochs so far, which an arm of the suite takes the mean of; "
-                f"{self.segment.key} starts from its last boundary again"
-            )
-            return None
-        return progress
-
-    def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
-        weights, state, shared = self._parent(parent, model)
-        return Progress(
-            update=int(state["update"]), weights=weights, momentum=state["momentum"], batchnorm_shared=shared
-        )
-
-    def _mean_of(self, parent: SnapshotKey, model: nn.Module) -> Progress:
-        weights, state, shared = self._parent(parent, model)
-        mean = {name: tensor.to(weights[name].dtype) for name, tensor in state["mean"].items()}
-        if not mean:
-            raise InputError(
-                f"{state_path(self._path_of(parent))} holds no mean of epoch-end weights, which {self.segment.key} needs: "
-                f"it was pretrained by a version of lrbench that kept none. Delete {self._path_of(parent)} and pretrain again."
-            )
-        return Progress(update=int(state["update"]), weights={**weights, **mean}, batchnorm_shared=shared)
-
-    def _kept_by(self, parent: SnapshotKey, epoch: int, model: nn.Module) -> Progress:
-        _, state, shared = self._parent(parent, model)
-        kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
-        momentum = {} if arm == "trail" else state.get("kept_momentum", {}).get(epoch)
-        if kept is None or momentum is None:
-            raise InputError(
-                f"{state_path(self._path_of(parent))} holds no state of epoch {epoch}, which {self.segment.key} needs: it was "
-                f"pretrained when the suite had no arm `{arm}`. Delete {self._path_of(parent)} and pretrain again."
-            )
-        update = epoch * self.batches.updates_per_epoch
-        return Progress(update=update, weights=kept, momentum=momentum, batchnorm_shared=shared)
-
-    def _parent(
-        self, parent: SnapshotKey, model: nn.Module
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], int | None]:
-        path = self._path_of(parent)
-        if not is_made(self.suite, parent, self.place.workspace):
-            raise InputError(
-                f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first."
-            )
-        metadata = read_metadata(path)
-        if metadata.source_fingerprint != self.source.fingerprint:
-            raise InputError(
-                f"{path} was pretrained on other images or labels of {self.suite.source} than there are now. Give this "
-                f"run a name of its own (--set name=NAME), or delete {path.parent.parent.parent} to start afresh."
-            )
-        tensors = load_tensors(path)
-        load_strictly(model, tensors, path, self.suite.model.architecture)
-        return tensors, load(state_path(path)), metadata.batchnorm_shared
-
-    def _path_of(self, key: SnapshotKey) -> Path:
-        return snapshot_path(self.place.workspace.checkpoints, self.suite.name, key)
 
     def _metadata(self, end: Progress, scores: SourceScores, raw: SourceScores) -> SnapshotMetadata:
         suite, key = self.suite, self.segment.key

@@ -99,7 +99,7 @@ def load_task(name_or_path: str) -> Task:
     path = task_path(name_or_path)
     content = _read(path)
     _refuse_the_other_kind("task", content, path)
-    task = _validate(Task, _like_another(content, path), path)
+    task = validated(Task, _like_another(content, path), path)
     known = find_tasks()
     _refuse_twin("task", task.name, path, known)
     task.read_from(path, registered=task.name in known)
@@ -116,24 +116,29 @@ def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     content = _read(path)
     _refuse_the_other_kind("suite", content, path)
     apply_changes(content, changes)
-    suite = _validate(Suite, content, path, changed=bool(changes))
+    suite = validated(Suite, content, path, changed=bool(changes))
     _refuse_twin("suite", suite.name, path, find_suites())
     return suite
 
 
 def validated(model: type[Record], content: dict[str, Any], where: Path | str, *, changed: bool = False) -> Record:
-    """Validate content that was read elsewhere, such as the effective suite beside snapshots.
+    """A record from what a TOML, options or the effective suite beside snapshots say.
 
     Args:
         model: What it should be.
         content: The content.
-        where: Where it was read, for errors.
+        where: Where it was said, for errors.
         changed: Whether `--set` changed it since.
 
     Raises:
         InputError: A key that is unknown or wrong.
     """
-    return _validate(model, content, where, changed=changed)
+    try:
+        # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
+        return model.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        place = f"{where} (after --set)" if changed else str(where)
+        raise InputError(f"{place}: {explain(model, error)}") from error
 
 
 def apply_changes(content: dict[str, Any], changes: Sequence[str], *, option: str = "--set") -> None:
@@ -286,20 +291,11 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _validate(model: type[Record], content: dict[str, Any], path: Path | str, *, changed: bool = False) -> Record:
-    try:
-        # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
-        return model.model_validate_json(json.dumps(content), strict=True)
-    except ValidationError as error:
-        where = f"{path} (after --set)" if changed else str(path)
-        raise InputError(f"{where}: {explain(model, error)}") from error
-
-
 def _apply(content: dict[str, Any], change: str, option: str) -> None:
     key, equals, text = change.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        example = "schedule.batch=128" if option == "--set" else "img_size=256"
+        example = {"--argument": "img_size=256", "--input": "size=64"}.get(option, "schedule.batch=128")
         raise InputError(f"{option} takes key=value, such as {option} {example}; it was given {change!r}.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]

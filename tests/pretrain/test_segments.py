@@ -101,7 +101,7 @@ def test_means_are_those_of_the_epoch_end_weights_of_the_stage(tiny, place, arm,
 
 def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
     """As where a version that kept no sum of weights had been at work before."""
-    from lrbench.pretrain import segments
+    from lrbench.pretrain import beginning
 
     class Stops(Control):
         def __init__(self):
@@ -117,7 +117,7 @@ def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
 
     make(tiny, key("step", 1), place)
     with monkeypatch.context() as patched:
-        patched.setattr(segments, "MEAN_OF", {})
+        patched.setattr(beginning, "MEAN_OF", {})
         with pytest.raises(InterruptedWork):
             make_snapshot(tiny, key("hold", 2), place, Stops())
     goes_on = Stops()
