@@ -212,8 +212,8 @@ class Transfer:
         # What the features became; the other protocols tell what they were.
         diagnostics = {**fitted.diagnostics, "features": self._described(target, fitted.features())}
         timings = {
-            "selection": selected - started + points.spared,
-            "fit": done - selected,
+            "selection": selected - started + points.spared["selection"],
+            "fit": done - selected + points.spared["fit"],
             "diagnostics": time.perf_counter() - done,
         }
         return _Outcome(choice=choice, scores=scores, diagnostics=diagnostics, timings=timings)

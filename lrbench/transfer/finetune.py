@@ -34,6 +34,8 @@ Indices = npt.NDArray[np.int64]
 
 # Updates between two looks at the loss, for which a GPU is waited for.
 _LOOK = 100
+# A run that takes longer is kept on its way so often.
+SAVE_SECONDS = 300.0
 
 
 class Finetuning:
@@ -123,7 +125,7 @@ class Finetuning:
         everything = np.arange(len(self._development.labels))
         rate, decay = float(choice.chosen["learning_rate"]), float(choice.chosen["weight_decay"])
         self._course.at_refit()
-        run = _Run(self, everything, rate, decay)
+        run = _Run(self, everything, rate, decay, purpose="fit")
         run.train(self._settings.updates, control)
         if run.diverged:
             raise FailureError(
@@ -159,12 +161,17 @@ class _Run:
         going: Whether it is still in the running.
     """
 
-    def __init__(self, owner: Finetuning, subset: Indices, rate: float, decay: float) -> None:
+    def __init__(
+        self, owner: Finetuning, subset: Indices, rate: float, decay: float, *, purpose: str = "selection"
+    ) -> None:
         self.candidate: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
+        self._purpose = purpose
         self.diverged = False
         self.going = True
         self._owner, self._subset, self._rate, self._decay = owner, subset, rate, decay
         self._update = 0
+        # Time that went into it before an interruption.
+        self._spared = 0.0
         self._begun: tuple[nn.Module, torch.optim.Optimizer] | None = None
 
     @property
@@ -181,7 +188,7 @@ class _Run:
     def train(self, end: int, control: Control) -> None:
         """Go on to update number `end`."""
         owner, settings = self._owner, self._owner._settings
-        model, optimiser = self._begun = self._begun or self._begin()
+        model, optimiser = self._begun = self._begun or self._begin(end)
         batches = Batches(
             pixels=owner._development.pixels,
             labels=owner._development.labels,
@@ -193,16 +200,22 @@ class _Run:
             subset=self._subset,
         )
         model.train()
-        losses = []
+        losses: list[torch.Tensor] = []
+        started = saved = time.monotonic()
         with (
             torch.random.fork_rng(devices=[]),
             closing(training_batches(batches, self._update, end, owner._device)) as fed,
         ):
             for images, labels in fed:
-                if control.stop_requested():
+                stopping = control.stop_requested()
+                if stopping or time.monotonic() - saved > SAVE_SECONDS:
+                    self._keep(model, optimiser, losses, time.monotonic() - started)
+                    saved = time.monotonic()
+                if stopping:
                     raise InterruptedWork(
-                        f"stopped while fine-tuning; the cells already done are kept, and {len(owner._points)} scores of this "
-                        "one's grid. Run the same command again to go on."
+                        f"stopped while fine-tuning; the cells already done are kept, {len(owner._points)} scores of this "
+                        f"one's grid, and the network in work after {self._update:,} of {settings.updates:,} updates. Run the "
+                        "same command again to go on."
                     )
                 for group in optimiser.param_groups:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
@@ -227,7 +240,19 @@ class _Run:
         optimiser.zero_grad(set_to_none=True)
         model.eval()
 
-    def _begin(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+    @property
+    def _name(self) -> str:
+        return f"{self._purpose} {self._rate!r} {self._decay!r}"
+
+    def _keep(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, losses: list[torch.Tensor], seconds: float
+    ) -> None:
+        """Write down how far it is, where that is worth going on from."""
+        if self._update and all(bool(torch.isfinite(each).all()) for each in (*losses, *model.state_dict().values())):
+            content = {"update": self._update, "weights": model.state_dict(), "optimiser": optimiser.state_dict()}
+            self._owner._points.keep(self._name, {**content, "seconds": self._spared + seconds})
+
+    def _begin(self, end: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = self._owner._fresh()
         momentum = self._owner._settings.momentum
         optimiser = torch.optim.SGD(
@@ -239,6 +264,12 @@ class _Run:
             weight_decay=self._decay / self._rate,
             fused=True,
         )
+        kept = self._owner._points.kept(self._name)
+        if kept is not None and kept["update"] < end:
+            model.load_state_dict(kept["weights"])
+            optimiser.load_state_dict(kept["optimiser"])
+            self._update, self._spared = int(kept["update"]), float(kept["seconds"])
+            self._owner._points.spared[self._purpose] += self._spared
         return model, optimiser
 
     def reach(self, end: int, validation: Indices, metric: str, control: Control) -> None:
@@ -249,7 +280,8 @@ class _Run:
             started = time.perf_counter()
             self.train(end, control)
             found = self._judged(validation, metric)
-            self._owner._points.put(point, found, time.perf_counter() - started)
+            self._owner._points.put(point, found, time.perf_counter() - started + self._spared)
+            self._spared = 0.0
         self.candidate |= found
         self.diverged = "diverged" in found
         if self.diverged:

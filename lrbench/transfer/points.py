@@ -1,25 +1,27 @@
-"""Scores of a grid's points as they are found, so that a stopped fine-tuning goes on after the last point that was done."""
+"""What is kept of a fine-tuning on its way: the scores of its grid's points, and the training run that is in work."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from lrbench.errors import InputError
 from lrbench.files import write_json
+from lrbench.pretrain.state import load, save
 
 Point = tuple[float, float, int]
 """Learning rate, weight decay, and the update after which the network was scored."""
 
 
 class Points:
-    """The points of one cell's grid that are done.
+    """The points of one cell's grid that are done, and the training run that was stopped.
 
-    A file that cannot be read counts as none: points are no more than time saved.
+    A file that cannot be read counts as none: what it holds is no more than time saved.
 
     Args:
         path: Where they are kept; None to keep nothing.
 
     Attributes:
-        spared: Seconds that the points found in the file took when they were done.
+        spared: Seconds that what was found in the files took when it was done, of the selection and of the fit.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -33,7 +35,7 @@ class Points:
                 }
             except (OSError, ValueError, TypeError):
                 self._done = {}
-        self.spared = sum(seconds for _, seconds in self._done.values())
+        self.spared = {"selection": sum(seconds for _, seconds in self._done.values()), "fit": 0.0}
 
     def __len__(self) -> int:
         return len(self._done)
@@ -52,7 +54,31 @@ class Points:
         if self._path is not None:
             write_json(self._path, [[*each, *content] for each, content in self._done.items()])
 
+    def keep(self, run: str, content: dict[str, Any]) -> None:
+        """Keep where a training run stands, in place of the one kept before.
+
+        Args:
+            run: Which run of the cell's.
+            content: Tensors, numbers and words.
+
+        Raises:
+            LrbenchError: The file could not be written.
+        """
+        if self._path is not None:
+            save(self._path.with_suffix(".pt"), {"run": run, **content})
+
+    def kept(self, run: str) -> dict[str, Any] | None:
+        """Where a training run stands, or None where that is not what was kept last."""
+        if self._path is None or not self._path.with_suffix(".pt").exists():
+            return None
+        try:
+            content = load(self._path.with_suffix(".pt"))
+        except InputError:
+            return None
+        return content if content.get("run") == run else None
+
     def forget(self) -> None:
-        """Remove the file, once the cell's result is written."""
+        """Remove the files, once the cell's result is written."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            self._path.with_suffix(".pt").unlink(missing_ok=True)

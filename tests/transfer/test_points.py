@@ -3,6 +3,7 @@ import pytest
 from lrbench.cells import Cell, TransferSettings
 from lrbench.control import Control
 from lrbench.errors import InterruptedWork
+from lrbench.pretrain.state import load
 from lrbench.results import read_result
 from lrbench.transfer import finetune
 from lrbench.transfer.cell import Transfer
@@ -61,6 +62,7 @@ def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, pl
     assert len(kept(place)) == 1
     # Another grid, and another seed, know nothing of it.
     assert trained == [(0.001, 6), (0.01, 6)]
+    assert all(path.with_suffix(".pt").is_file() for path in kept(place))
     trained.clear()
     Transfer(reference, of(tiny, rates=(0.001, 0.01)), place, Control()).run(CELL)
     Transfer(reference, settings, place, Control()).run(Cell(task="tiny-objects", protocol="finetune", seed=1))
@@ -70,6 +72,47 @@ def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, pl
     assert trained[0] == (0.05, 6) and len(trained) == 2
     assert content(path) == whole and kept(place) == []
     assert read_result(path).timings["selection"] > 0
+
+
+@pytest.mark.parametrize("update", [15, 20])
+def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, monkeypatch, update):  # noqa: F811
+    """The grid's third run after its third update, and the refit after its second."""
+    settings = of(tiny, rates=(0.001, 0.01, 0.05))
+    whole = content(Transfer(reference, settings, place, Control()).run(CELL))
+    with pytest.raises(InterruptedWork, match=f"the network in work after {(update - 1) % 6 + 1} of 6 updates"):
+        Transfer(reference, settings, place, StopsAt(update)).run(CELL)
+    begun = []
+    begin = finetune._Run._begin
+
+    def spy(self, end):
+        made = begin(self, end)
+        begun.append(self._update)
+        return made
+
+    monkeypatch.setattr(finetune._Run, "_begin", spy)
+    path = Transfer(reference, settings, place, Control()).run(CELL)
+    assert begun == ([3, 0] if update == 15 else [2])
+    assert content(path) == whole
+    assert list((place.workspace.cache / "finetune").iterdir()) == []
+
+
+def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference, place, tiny, monkeypatch):  # noqa: F811
+    settings = of(tiny, rates=(0.01,))
+    whole = content(Transfer(reference, settings, place, Control()).run(CELL))
+    monkeypatch.setattr(finetune, "SAVE_SECONDS", -1.0)
+    put = Points.put
+
+    def killed(self, point, found, seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Points, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Transfer(reference, settings, place, Control()).run(CELL)
+    (state,) = (place.workspace.cache / "finetune").glob("*.pt")
+    assert load(state)["update"] == 5
+    monkeypatch.setattr(Points, "put", put)
+    state.write_bytes(state.read_bytes()[:-100])
+    assert content(Transfer(reference, settings, place, Control()).run(CELL)) == whole
 
 
 def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, trained):  # noqa: F811
@@ -91,7 +134,11 @@ def test_a_damaged_file_of_points_costs_no_more_than_time(tmp_path):
     points = Points(path)
     points.put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
     again = Points(path)
-    assert again.get((0.1, 0.0, 5)) == {"score": 0.5} and again.get((0.1, 0.0, 6)) is None and again.spared == 2.0
+    assert (
+        again.get((0.1, 0.0, 5)) == {"score": 0.5}
+        and again.get((0.1, 0.0, 6)) is None
+        and again.spared["selection"] == 2.0
+    )
     path.write_text(path.read_text()[:-10])
     assert len(Points(path)) == 0
     path.write_text('{"not": "a list"}')
