@@ -29,6 +29,7 @@ class ForeignTable:
         scores: The same with LogME's scores; empty for another protocol.
         targets: Each target's headline and number of test images.
         warning: Which of its columns do not compare, in a sentence; empty where all do.
+        averaged: Whether some of it is the mean of several transfer seeds.
         partial: Whether the data was not whole.
     """
 
@@ -37,6 +38,7 @@ class ForeignTable:
     scores: Sequence[dict[str, str]]
     targets: str
     warning: str
+    averaged: bool
     partial: bool
 
 
@@ -66,11 +68,20 @@ def _section(table: ForeignTable) -> str:
     warning = f" {table.warning}" if table.warning else ""
     return (
         f"## {table.protocol}{word}\n\n{tables.markdown(table.rows)}\n\n"
-        f"Percent, ± half the 95 % interval over test images. Headline metric and test images: {table.targets}. Bold: best of "
-        "its column, and its lead over every other row (but those that are right on the very same images) is beyond the "
-        f"interval of their paired difference. Several transfer seeds are averaged.{warning}"
+        f"Percent, ± half the 95 % interval over test images. Headline metric and test images: {table.targets}."
+        f"{_bold(table)}{' Transfer seeds are averaged.' if table.averaged else ''}{warning}"
         + (f"\n\n{tables.markdown(table.scores)}\n\n{tables.LOGME}" if table.scores else "")
     )
+
+
+def _bold(table: ForeignTable) -> str:
+    """What bold says, or that none leads; nothing where there is nobody to lead."""
+    if any("**" in cell for row in table.rows for cell in row.values()):
+        return (
+            " Bold: best of its column, and its lead over every other row (but those that are right on the very same images) "
+            "is beyond the interval of their paired difference."
+        )
+    return " No row leads its column by more than the interval of a paired difference." if len(table.rows) > 1 else ""
 
 
 def foreign_tables(index: Index) -> list[ForeignTable]:
@@ -91,6 +102,7 @@ def foreign_tables(index: Index) -> list[ForeignTable]:
                     scores=_scores(mine, list(columns)) if protocol == "logme" else (),
                     targets="; ".join(column.words for column in columns.values()),
                     warning=warning if mixed else "",
+                    averaged=len({(*_row_of(entry), entry.task) for entry in mine}) < len(mine),
                     partial=partial,
                 )
             )

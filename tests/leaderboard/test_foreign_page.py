@@ -31,6 +31,7 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
         in (workspace.leaderboard / "README.md").read_text()
     )
     page = lrbench("leaderboard", "--format", "md").out
+    assert "tiny-objects top-1, 40.\n" in page
     assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
     latex = lrbench("leaderboard", "--format", "latex").out
     head = "% foreign, probe\n% Headline metric and test images: tiny-objects top-1, 40.\n\\begin{tabular}"
@@ -67,12 +68,13 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     width = 1.96 * 100 * hits.std(ddof=1) / np.sqrt(40)
     assert accuracy["b"] == f"50.0 ± {width:.1f}"
     assert accuracy["a"] == accuracy["alias"] == "**97.5 ± 4.9**"
-    assert "tiny-indoor top-1, 40; tiny-objects top-1, 40." in page
+    assert "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: best" in page and "Transfer seeds are averaged." in page
     # All right is no proof of no error.
     (line,) = [line for line in page.splitlines() if line.startswith("| perfect")]
     assert line.split("|")[2].strip() == "100.0 ± 3.4"
     add("c", 3, weights="c")
-    assert not shown(render_foreign(workspace.results))["a"].startswith("**")
+    page = render_foreign(workspace.results)
+    assert not shown(page)["a"].startswith("**") and "Bold" not in page and "No row leads its column" in page
     add("d", 39, settings={"other": 1})
     page = render_foreign(workspace.results)
     assert "Not comparable down the column" in page and "**97.5" not in page
