@@ -134,6 +134,20 @@ def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrb
     )
 
 
+def test_the_classes_of_a_distilled_network_are_those_of_either_classifier(lrbench, home):
+    arguments = {"img_size": 32, "depth": 1}
+    weights = create_model("deit_tiny_distilled_patch16_224", arguments, classes=7, seed=3).state_dict()
+    torch.save(weights, home / "both.pth")
+    command = ("snapshots", "add", "both.pth", "--architecture", "deit_tiny_distilled_patch16_224")
+    added = lrbench(*command, "--argument", "img_size=32", "--argument", "depth=1")
+    assert added.status == 0, added.err
+    assert read_metadata(home / "checkpoints" / "foreign" / "both.safetensors").classes == 7
+    torch.save({name: each for name, each in weights.items() if not name.startswith("head.")}, home / "both.pth")
+    lacking = lrbench(*command, "--name", "one", "--argument", "img_size=32", "--argument", "depth=1")
+    # Told as what is missing, not as a network of other shapes.
+    assert lacking.status == 2 and "head.weight" in lacking.err and "head_dist" not in lacking.err
+
+
 def test_the_input_that_a_network_was_trained_on_can_be_said(lrbench, home):
     torch.save(create_model("resnet10t", {}, classes=7, seed=3).state_dict(), home / "small.pth")
     command = ("snapshots", "add", "small.pth", "--architecture", "resnet10t")
