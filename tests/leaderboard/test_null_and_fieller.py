@@ -118,12 +118,12 @@ def test_the_interval_of_t_is_fiellers_by_hand(tiny, scale):
         evidence.values[evidence.columns[0]].correct[row, seed] = (np.arange(400) < right).astype(np.float64)
     found = evidence.transferability(("step", 2), ("step", 1), evidence.columns[0], scale=scale)
     if scale == "raw":
-        # 120 of 400 images are gained.
-        top, bottoms, images = 0.3, np.array(after) - 0.5, 0.3 * 0.7 / 400
+        # 120 of 400 images are gained; the variance of an unbiased kind is over 399.
+        top, bottoms, images = 0.3, np.array(after) - 0.5, 0.3 * 0.7 / 399
     else:
         # log(320/80) and the log-odds of the source. An image counts by the slope 1 / p(1 - p): 6.25 after and 4 before.
         top, bottoms = np.log(4), np.log([3, 4, 17 / 3])
-        images = (0.5 * 2.25**2 + 0.3 * 6.25**2 - (0.5 * 2.25 + 0.3 * 6.25) ** 2) / 400
+        images = (0.5 * 2.25**2 + 0.3 * 6.25**2 - (0.5 * 2.25 + 0.3 * 6.25) ** 2) / 399
     expected = ends(top, bottoms.mean(), images, bottoms.var(ddof=1) / 3, 0.0)
     # Log-odds are taken half an image away from 0 and 1.
     assert (found.low, found.high) == pytest.approx(expected, rel=1e-5 if scale == "raw" else 0.01)

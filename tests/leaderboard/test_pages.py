@@ -49,7 +49,7 @@ def test_the_headline_table_holds_the_means_and_intervals(workspace, tiny):
     correct = np.ones((2, 40))
     correct[0, 0:8] = 0
     correct[1, 1:11] = 0
-    variance = np.var([0.8, 0.75], ddof=1) / 2 + np.var(correct.mean(0)) / 40
+    variance = np.var([0.8, 0.75], ddof=1) / 2 + np.var(correct.mean(0), ddof=1) / 40
     half = 12.7062 * np.sqrt(variance) * 100
     assert rows[1][2] == f"77.5 ± {half:.1f}"
     source = estimate(np.array([0.25, 0.26]))
