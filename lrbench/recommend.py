@@ -42,19 +42,20 @@ class Candidate:
     @property
     def weights(self) -> str | None:
         """What tells its weights from others: those of one hash are one snapshot under several names. None if unknown."""
-        if self._tensors is not None or self.probe is None:
-            return self._tensors
+        if self.network is not None or self.probe is None:
+            return self.network
         return self.probe.result.snapshot.sha256
 
     @cached_property
-    def _tensors(self) -> str | None:
-        """Hash of the tensors in its file, whatever the file's header says of where they came from."""
+    def network(self) -> str | None:
+        """The network in its file, tensors and inputs, whatever the header says of where they came from. None if unknown."""
         if self.reference.path is None:
             return None
         with suppress(LrbenchError):
             metadata = read_metadata(self.reference.path)
             if metadata.tensors_sha256 is not None:
-                return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256}"
+                made = f"{metadata.architecture} {metadata.arguments} {metadata.input}"
+                return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256} {made}"
         return None
 
     @property
@@ -149,6 +150,15 @@ def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], Tr
     return [replace(each, suite=None, key=None) for each in references], TransferSettings(), 0
 
 
+def originals(references: Sequence[Reference]) -> dict[str, str]:
+    """For each reference the first one of the same network, by the files' headers: itself where none is before it."""
+    first: dict[str, str] = {}
+    return {
+        each.text: first.setdefault(Candidate(reference=each).network or f"unknown {each.text}", each.text)
+        for each in references
+    }
+
+
 def recommend(
     references: Sequence[Reference],
     task: str,
@@ -176,14 +186,15 @@ def recommend(
         InputError: The target's data is missing or half-copied.
         InterruptedWork: Asked to stop; results so far are kept.
     """
-    candidates = [Candidate(reference=reference) for reference in references]
+    same = originals(references)
+    candidates = [Candidate(reference=each) for each in references if same[each.text] == each.text]
     for number, candidate in enumerate(candidates, start=1):
         if len(candidates) > 1:
             control.say(f"[{number}/{len(candidates)}] {candidate.reference.text}")
         # Where LogME will rule none out, each is probed while its features are there.
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
         _compare(candidate, task, both, seed, settings, place, control, again)
-    by_evidence = sorted(candidates, key=lambda each: -np.inf if each.logme is None else each.logme, reverse=True)
+    by_evidence = sorted(candidates, key=_evidence, reverse=True)
     taken: set[str] = set()
     for candidate in [each for each in by_evidence if each.problem is None]:
         # The same weights under another name take nobody's place.
@@ -194,15 +205,25 @@ def recommend(
         if candidate.probe is None:
             control.say(f"probe of {candidate.reference.text}")
             _compare(candidate, task, ("probe",), seed, settings, place, control, again)
+    first = {each.reference.text: each for each in by_evidence}
     ranked = sorted(
-        by_evidence,
-        key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0),
+        [*by_evidence, *(_twin(first[same[each.text]], each) for each in references if each.text not in first)],
+        key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0, _evidence(each)),
         reverse=True,
     )
     found = Recommendation(ranked=ranked)
     if found.best is not None and found.second is not None:
         found.lead = _lead(found.best, found.second)
     return found
+
+
+def _evidence(candidate: Candidate) -> float:
+    return -np.inf if candidate.logme is None else candidate.logme
+
+
+def _twin(candidate: Candidate, reference: Reference) -> Candidate:
+    """What is known of a network, under another of its names: nothing is computed twice."""
+    return Candidate(reference=reference, logme=candidate.logme, probe=candidate.probe, problem=candidate.problem)
 
 
 def _compare(

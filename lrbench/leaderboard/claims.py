@@ -212,7 +212,9 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | 
     effect, p = change_of_ratio(
         np.array([data.headlines(first), data.headlines(second)]),
         np.diff(source, axis=0),
-        lambda a, b: image_variance((a * first + b * second).mean(axis=0), data.labels, data.metric),
+        lambda a, b: image_variance(
+            (a * first + b * second).mean(axis=0), data.labels, data.metric, float(np.hypot(a, b))
+        ),
     )
     return ((f"T of stage {boundary + 1} − T of stage {boundary}", effect),), p
 

@@ -209,7 +209,7 @@ class Evidence:
         return fieller(
             odds[0] - odds[1],
             source_odds[0] - source_odds[1],
-            image_variance(per_image, data.labels, data.metric),
+            image_variance(per_image, data.labels, data.metric, max(slopes)),
         )
 
     def before(self, row: Row) -> Row | None:

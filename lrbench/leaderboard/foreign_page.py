@@ -12,7 +12,7 @@ from scipy import stats
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.index import Entry, Index, load_index
 from lrbench.leaderboard.resampling import paired_interval
-from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, image_variance, kept_inside
+from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, image_variance
 from lrbench.references import FOREIGN
 from lrbench.registry.task import METRIC_NAMES
 
@@ -184,12 +184,7 @@ class _Column:
             return tables.NOTHING
         correct, labels = self.correct[row], self.labels[row]
         mean = self._mean(correct, row)
-        variance = image_variance(correct, labels, self.metric)
-        if variance == 0:
-            # All right or all wrong: as if half an image more were wrong, or right.
-            inside = float(kept_inside(np.array([mean]), len(labels))[0])
-            variance = inside * (1 - inside) / len(labels)
-        text = f"{100 * mean:.1f} ± {100 * _half_width(variance):.1f}"
+        text = f"{100 * mean:.1f} ± {100 * _half_width(image_variance(correct, labels, self.metric)):.1f}"
         return f"**{text}**" if row in leaders else text
 
     def _mean(self, values: Floats, row: _Row) -> float:

@@ -147,17 +147,29 @@ def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> 
     return found
 
 
-def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
+def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, unit: float = 1.0) -> float:
     """Variance of a headline metric over test images that might have been others (of the same classes for the mean per class).
 
     Closed form of what a bootstrap over images gives, without its bias in classes of few: each class's variance is divided by
     the number of its images less one, and a class of one image, in which no spread is to be seen, has that of the others.
+    It is at least that of half an image which is otherwise than the rest: where all images are right, or two networks differ
+    on none, another sample of images would not be just the same.
 
     Args:
         values: Per image; of several runs, their mean. Shape `(N,)`.
         labels: Shape `(N,)`.
         metric: `top1` or `mean_per_class`.
+        unit: What an image predicted right instead of wrong changes in its value.
     """
+    return max(_spread(values, labels, metric), unit**2 * _half_an_image(len(values)))
+
+
+def _half_an_image(count: int) -> float:
+    share = float(kept_inside(np.zeros(1), count)[0])
+    return share * (1 - share) / count
+
+
+def _spread(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
     count = len(values)
     counts = np.bincount(labels)
     several = counts > 1

@@ -142,9 +142,11 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
         parts.append(
             f"{level} {protocol}: decisions\n\n{verdicts.details(body, decisions, protocol)}\n\n"
-            "Effects with 95 % intervals in points of accuracy (error for C4), for C1 as a difference of T; p two-sided (for "
-            "C1 of gains multiplied crosswise, so that nothing is divided); Holm over all targets of the suite for one claim "
-            "and boundary, with results or without. *Detectable*: the smallest effect that these seeds would have shown by "
+            "Effects with 95 % intervals in points of accuracy (error for C4), for C1 as a difference of T (by the delta "
+            "method). p is two-sided; C1's is of gains multiplied crosswise, so that nothing is divided, and need not agree "
+            "with the interval; C3's is of both controls: the larger where both effects are below zero, else twice the smaller "
+            "of those above it. Holm over all targets of the suite for one claim and boundary, with results or without. "
+            "*Detectable*: the smallest effect that these seeds would have shown by "
             "itself in four of five repetitions, after Holm. Of the source, seeds vary; its test images are taken as given."
         )
         parts.append(

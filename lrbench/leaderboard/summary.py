@@ -45,7 +45,7 @@ def _named(tied: list[Row], behind: list[Row]) -> str:
     if not behind:
         return "every other"
     if len(tied) > len(behind) + 1:
-        return f"every other but {', '.join(map(tables.row_name, behind))}"
+        return "all but those behind it"
     return ", ".join(map(tables.row_name, tied))
 
 

@@ -68,7 +68,9 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     width = 1.96 * 100 * hits.std(ddof=1) / np.sqrt(40)
     assert accuracy["b"] == f"50.0 ± {width:.1f}"
     assert accuracy["a"] == accuracy["alias"] == "**97.5 ± 4.9**"
-    assert "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: best" in page and "Transfer seeds are averaged." in page
+    assert (
+        "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: best" in page and "Transfer seeds are averaged." in page
+    )
     # All right is no proof of no error.
     (line,) = [line for line in page.splitlines() if line.startswith("| perfect")]
     assert line.split("|")[2].strip() == "100.0 ± 3.4"

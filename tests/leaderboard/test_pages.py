@@ -56,6 +56,18 @@ def test_the_headline_table_holds_the_means_and_intervals(workspace, tiny):
     assert rows[2][1] == f"25.5 ± {100 * source.half_width:.1f}"
 
 
+def test_accuracies_without_any_spread_are_not_taken_for_certain(workspace, tiny):
+    """Every network predicts every image right: that says little of what other images would have shown."""
+    fill(workspace, tiny, lambda row, seed, task: 0)
+    text = suite_page(workspace)
+    (accuracy,) = {row[2] for row in table_after(text, "## probe: accuracy")[1:]}
+    half = 12.7062 * np.sqrt(0.5 / 41 * (40.5 / 41) / 40) * 100
+    assert accuracy == f"100.0 ± {half:.1f}"
+    assert f"0.0 ± {half:.1f}" in text
+    differences = table_after(text, "## probe: difference to the stage before")[1:]
+    assert {row[2] for row in differences} == {f"0.0 ± {half:.1f}"}
+
+
 def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: {("step", 2): 4, ("hold", 2): 10}.get(row, 6))
     text = suite_page(workspace)

@@ -28,6 +28,22 @@ def test_the_images_variance_is_that_of_the_headline_also_in_small_classes(metri
     assert np.mean(found) == pytest.approx(truth, rel=0.03)
 
 
+@pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
+@pytest.mark.parametrize("constant", [0.0, 1.0, 1 / 3])
+def test_images_that_are_all_alike_count_as_if_half_of_one_were_not(metric, constant):
+    labels = np.repeat(np.arange(4), 10)
+    share = 0.5 / 41
+    expected = pytest.approx(share * (1 - share) / 40)
+    assert image_variance(np.full(40, constant), labels, metric) == expected
+    assert image_variance(np.full(40, constant), labels, metric, 3.0) / 9 == expected
+    # Less than that is never said: one image of which one run in ten is wrong.
+    nearly = np.full(40, constant)
+    nearly[0] += 0.1
+    assert image_variance(nearly, labels, metric) == expected
+    nearly[0] += 0.9
+    assert image_variance(nearly, labels, metric) > share * (1 - share) / 40
+
+
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_intervals_of_paired_differences_cover(seeds):
     """Seeds and images both vary, images shared by all seeds: nominal 95 %, at least 93 % measured."""

@@ -140,7 +140,7 @@ def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrben
     content = [path.read_bytes() for path in paths]
     file = home / "mine.safetensors"
     for ending in (".bn.safetensors", ".safetensors"):
-        made = home / f"checkpoints/tiny/step/seed0/stage1{ending}"
+        made = home / f"checkpoints/tiny/step/seed0/stage2{ending}"
         file.with_name(f"mine{ending}").write_bytes(made.read_bytes())
     mixed = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", str(file))
     assert mixed.status == 0, mixed.err
