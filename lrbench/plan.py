@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from lrbench.arms import SnapshotKey, segment, snapshot_keys
-from lrbench.cells import Cell, TransferSettings, standing_of_file
+from lrbench.cells import Cell, TransferSettings, cell_path, standing_of_file
 from lrbench.effective import is_made
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
 from lrbench.errors import InputError
@@ -41,12 +41,14 @@ class PlannedCell:
         cell: How.
         done: Whether its result is there.
         replaces: What differs in a result of the same weights that will be replaced; None where none will.
+        of_others: Whether a result is there whose snapshot is not: of another machine, or of a snapshot deleted since.
     """
 
     snapshot: SnapshotKey
     cell: Cell
     done: bool
     replaces: str | None = None
+    of_others: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,17 @@ class Plan:
             "change that back."
         )
 
+    def of_others(self) -> str | None:
+        """Which results a run will replace because their snapshots are not here; None where there is none."""
+        count = sum(each.of_others for each in self.cells)
+        if not count:
+            return None
+        return (
+            f"{count:,} results of suite {self.suite.name} lie here without their snapshots, as in a clone: the snapshots are "
+            "made anew, and so are these results and the pages. To leave them as they are, work in another folder: "
+            "LRBENCH_HOME=DIR."
+        )
+
     def _partner(self, key: SnapshotKey) -> SnapshotKey:
         """Whose features `concat` sets beside a snapshot's; the snapshot itself where they are no suite's."""
         reference = Reference(text=f"{self.suite.name}/{key}", suite=self.suite, key=key)
@@ -145,8 +158,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     Raises:
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
     """
-    for name in (suite.source, *suite.targets):
-        load_task(name)
+    tasks = {name: load_task(name) for name in (suite.source, *suite.targets)}
     settings = TransferSettings.of(suite)
     snapshots, cells = [], []
     for key in snapshot_keys(suite, arm=arm, seed=seed):
@@ -160,12 +172,14 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
             there = standing_of_file(place, reference, cell, settings) if made else None
+            lies = not made and cell_path(place.workspace, reference, "", cell, tasks[name]).is_file()
             cells.append(
                 PlannedCell(
                     snapshot=key,
                     cell=cell,
                     done=there is not None and there.done,
                     replaces=None if there is None else there.otherwise,
+                    of_others=lies,
                 )
             )
     return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))

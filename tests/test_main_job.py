@@ -54,6 +54,9 @@ def test_run_does_everything_and_again_nothing(copy):
     stamps = {path: path.stat().st_mtime_ns for path in files}
     again = run_process(*SMALL)
     assert again.status == 0 and "9 of 9 snapshots and 18 of 18 cells are there" in again.err
+    # What follows from it, and where to read on.
+    assert "Fewer than 3 pretraining seeds decide nothing." in again.err
+    assert [path.split("leaderboard/")[1] for path in again.out.split()] == ["tiny.md", "index.html"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
@@ -83,8 +86,10 @@ def test_a_result_of_another_machine_is_computed_anew(copy):
     assert run_process("leaderboard", "--check").status == 0
     planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)
     assert not any(cell["done"] for cell in planned["cells"])
-    assert run_process(*SMALL).status == 0
-    assert page.read_bytes() == before
+    again = run_process(*SMALL)
+    assert again.status == 0 and page.read_bytes() == before
+    assert "18 results of suite tiny lie here without their snapshots" in again.err
+    assert "lie here without" not in run_process(*SMALL).err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json, note
+from lrbench.cli.common import JsonOption, emit_json, note, warn
 
 if TYPE_CHECKING:
     from lrbench.leaderboard.frames import Format
     from lrbench.workspace import Workspace
+
+# Damaged results in one warning.
+_SHOWN = 3
 
 
 def leaderboard(
@@ -62,9 +65,12 @@ def leaderboard(
         )
     if form or protocol or arm or out:
         _print(workspace, suites, form or _form_of(out), out, protocol, arm)
+        _warn_of([problem for name in suites for problem in page.damaged(workspace, name)])
         return
     if check:
-        stale = page.check(workspace, suites)
+        built = page.build(workspace, suites, draw=False)
+        stale = page.stale(built)
+        _warn_of(built.problems)
         if json_:
             emit_json({"stale": [str(path) for path in stale]})
         if stale:
@@ -77,10 +83,24 @@ def leaderboard(
         return
     written = page.write(workspace, suites)
     if json_:
-        emit_json({"written": [str(path) for path in written]})
+        emit_json({"written": [str(path) for path in written.files]})
     else:
-        for path in written:
+        for path in written.pages:
             typer.echo(str(path))
+        if others := len(written.files) - len(written.pages):
+            note(f"and {others} files that they show or lead to: figures with their data, a page a row")
+    _warn_of(written.problems)
+
+
+def _warn_of(problems: Sequence[str]) -> None:
+    """Say which results are left out because their files are damaged."""
+    if problems:
+        count = len(problems)
+        more = f" And {count - _SHOWN} more, named at the end of the page." if count > _SHOWN else ""
+        warn(
+            f"{count} result{' is' if count == 1 else 's are'} left out, whose files cannot be read: "
+            f"{' '.join(problems[:_SHOWN])}{more}"
+        )
 
 
 def _with_results(workspace: "Workspace", name: str) -> str:

@@ -53,6 +53,8 @@ def plan(
     typer.echo(f"\n{made.summary()}")
     if (replaced := made.replaced()) is not None:
         typer.echo(replaced)
+    if (of_others := made.of_others()) is not None:
+        typer.echo(of_others)
     for task, problem in absent.items():
         typer.echo(f"a run would stop here before it begins, for want of {task}: {problem}")
     typer.echo(cost.words())

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from lrbench.cli.common import (
     DataRootOption,
     JsonOption,
@@ -60,6 +62,8 @@ def run(
             note(plan.summary())
             if (replaced := plan.replaced()) is not None:
                 warn(replaced)
+            if (of_others := plan.of_others()) is not None:
+                note(of_others)
         # Days of training are not begun for a target that is not there.
         ranks.first_does(lambda: _check_data(plan, place))
         try:
@@ -71,14 +75,16 @@ def run(
                 raise failure
             return
     # What is there is shown, also when something failed or was interrupted; incomplete rows say so.
-    written = page.write(workspace, [chosen.name]) if chosen.name in suites_with_results(workspace.results) else []
+    there = chosen.name in suites_with_results(workspace.results)
+    written = page.write(workspace, [chosen.name]) if there else page.Built()
     if failure is not None:
         raise failure
-    table = next((path for path in written if path.name == f"{chosen.name}.md"), None)
     if json_:
-        emit_json({"suite": chosen.name, "written": [str(path) for path in written]})
-    elif table is not None:
-        note(f"the leaderboard of {chosen.name} is {table}")
+        emit_json({"suite": chosen.name, "written": [str(path) for path in written.files]})
+    elif there:
+        note(f"\n{written.short[chosen.name]}\n\nThe leaderboard of {chosen.name}, to read and to sort in a browser:")
+        for path in (workspace.leaderboard / f"{chosen.name}.md", workspace.leaderboard / "index.html"):
+            typer.echo(str(path))
 
 
 def _check_data(plan: "Plan", place: "Place") -> None:

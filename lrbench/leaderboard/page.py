@@ -5,6 +5,7 @@ Everything is made from the results alone and holds no clock, so that it can be 
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lrbench.errors import InputError
@@ -29,7 +30,28 @@ from lrbench.workspace import Workspace
 DRAWN = (".svg", ".png")
 
 
-def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> dict[Path, bytes | None]:
+@dataclass(kw_only=True)
+class Built:
+    """The leaderboard.
+
+    Attributes:
+        files: Path to content; None for a drawing that is left as it is.
+        short: What the results of each suite say, in two sentences.
+        problems: What is wrong with results that could not be read, and are in none of the files.
+    """
+
+    files: dict[Path, bytes | None] = field(default_factory=dict)
+    short: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def pages(self) -> list[Path]:
+        """Where to begin reading: the pages, without those of single rows and without figures."""
+        folders = {path.parent for path in self.files if path.name == "index.html" or path.name == "README.md"}
+        return [path for path in self.files if path.parent in folders]
+
+
+def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> Built:
     """The content of every file of the leaderboard.
 
     A figure is drawn anew where its data has changed or a drawing is missing; delete its CSV to have it drawn anyway.
@@ -39,13 +61,11 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         suites: Suites whose pages are made, each with results; the index has all.
         draw: Whether figures are drawn at all.
 
-    Returns:
-        Path to content; None for a drawing that is left as it is.
-
     Raises:
         InputError: What stands beside a suite's results is damaged.
     """
-    files: dict[Path, bytes | None] = {}
+    built = Built()
+    files = built.files
     known = suites_with_results(workspace.results)
     if FOREIGN in suites:
         files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, workspace.cache).encode()
@@ -72,6 +92,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         index.append(_line(name, suite.title or name, count))
         shown.append(suite_data(bodies[0], decisions[0], drawn, f"{plain_lead(suite)} {count} cells."))
         if name in suites:
+            built.short[name] = in_short(bodies[0], decisions[0])
             files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions, drawn).encode()
             files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}
             files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw)
@@ -82,7 +103,13 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         files[workspace.leaderboard / "index.html"] = render(shown).encode()
     if text is not None:
         files[readme] = text.encode()
-    return files
+    built.problems = [problem for name in suites for problem in damaged(workspace, name)]
+    return built
+
+
+def damaged(workspace: Workspace, suite: str) -> tuple[str, ...]:
+    """What is wrong with those of a suite's results that cannot be read, a sentence each."""
+    return load_index(workspace.results, suite, workspace.cache).problems
 
 
 def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -> dict[Path, bytes | None]:
@@ -98,23 +125,20 @@ def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -
     return files
 
 
-def write(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
-    """Write the leaderboard's files, each atomically; those that are as they should be are left alone.
-
-    Returns:
-        Every file of the leaderboard, written or not.
-    """
-    files = build(workspace, suites)
-    for path, content in files.items():
+def write(workspace: Workspace, suites: Sequence[str]) -> Built:
+    """Write the leaderboard's files, each atomically; those that are as they should be are left alone."""
+    built = build(workspace, suites)
+    for path, content in built.files.items():
         if content is not None and not _is(path, content):
             write_bytes(path, content)
-    return list(files)
+    return built
 
 
-def check(workspace: Workspace, suites: Sequence[str]) -> list[Path]:
+def stale(built: Built) -> list[Path]:
     """The files that are missing or differ from what the results say; drawings only have to be there."""
-    files = build(workspace, suites, draw=False)
-    return [path for path, content in files.items() if not (path.is_file() if content is None else _is(path, content))]
+    return [
+        path for path, content in built.files.items() if not (path.is_file() if content is None else _is(path, content))
+    ]
 
 
 def _is(path: Path, content: bytes) -> bool:

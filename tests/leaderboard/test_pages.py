@@ -226,6 +226,24 @@ def test_a_transfer_on_the_side_with_partial_data_adds_a_table_and_no_more(works
     assert not any(word in partial for word in ("verdict", "In short", "Missing", "which checkpoint"))
 
 
+def test_damaged_results_are_named_wherever_results_are_shown(workspace, tiny, lrbench):
+    fill(workspace, tiny)
+    whole = lrbench("leaderboard")
+    assert whole.out.splitlines() == [
+        str(workspace.leaderboard / name) for name in ("tiny.md", "README.md", "index.html")
+    ]
+    assert "warning" not in whole.err
+    damaged = put(workspace, tiny, arm="step", stage=2, seed=1)
+    damaged.write_text("{")
+    with_suffix = put(workspace, tiny, arm="hold", stage=2, seed=1).with_suffix(".parquet")
+    with_suffix.unlink()
+    for arguments in ((), ("--format", "csv"), ("--check",)):
+        done = lrbench("leaderboard", *arguments)
+        assert (
+            "warning: 2 results are left out" in done.err and damaged.name in done.err and with_suffix.name in done.err
+        )
+
+
 def test_the_same_results_give_the_same_bytes_and_check_notices_any_change(workspace, tiny, lrbench):
     fill(workspace, tiny)
     assert lrbench("leaderboard").status == 0
@@ -243,12 +261,12 @@ def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):
     fill(workspace, tiny)
     readme = workspace.root / "README.md"
     readme.write_text("above\n<!-- lrbench:begin tiny -->\nstale words\n<!-- lrbench:end tiny -->\nbelow\n")
-    assert readme in page.check(workspace, ["tiny"])
+    assert readme in page.stale(page.build(workspace, ["tiny"], draw=False))
     page.write(workspace, ["tiny"])
     text = readme.read_text()
     assert text.startswith("above\n") and text.endswith("\nbelow\n") and "stale words" not in text
     assert "| step/stage2" in text and "leaderboard/figures/tiny-stages.svg" in text
-    assert page.check(workspace, ["tiny"]) == []
+    assert page.stale(page.build(workspace, ["tiny"], draw=False)) == []
 
 
 def test_the_figures_data_are_the_tables(workspace, tiny, drawn):
@@ -310,7 +328,9 @@ def test_figures_are_drawn_again_only_when_their_data_change(workspace, tiny, mo
     # The initialisation is in the first figure alone.
     assert names == ["stages"]
     (workspace.leaderboard / "figures" / "tiny-source-learned.png").unlink()
-    assert page.check(workspace, ["tiny"]) == [workspace.leaderboard / "figures" / "tiny-source-learned.png"]
+    assert page.stale(page.build(workspace, ["tiny"], draw=False)) == [
+        workspace.leaderboard / "figures" / "tiny-source-learned.png"
+    ]
     page.write(workspace, ["tiny"])
     assert names == ["stages", "source-learned"]
 
