@@ -45,8 +45,8 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Bytes:
     CMYK is converted; transparency is laid on white, because drawings are commonly saved as black on nothing; 16-bit
     grey levels are scaled to 8 bits, not clipped; of several frames the first is taken. The EXIF orientation is not
     applied, as in torchvision's loaders, with which published figures were made. What Pillow itself does as it opens a file
-    stays: of 16-bit colour the lower byte is cut off, not rounded, a transparent colour in 16 bits may not be recognised, and
-    levels in floating point (TIFF) are clipped to 0 to 255.
+    stays: of 16-bit colour the lower byte is cut off, not rounded, and a transparent colour in 16 bits may not be recognised.
+    Levels that no standard maps to black and white (floating point, 32 bits) are refused: a guess would give black images.
 
     Args:
         content: The file's bytes.
@@ -131,17 +131,29 @@ def _torchvision_decodes_as_pillow() -> bool:
 
 
 def rgb_pixels(image: Image.Image) -> Bytes:
-    """The pixels of an image of any mode as RGB, by the rules of `decode`. Shape `(H, W, 3)`."""
+    """The pixels of an image of any mode as RGB, by the rules of `decode`. Shape `(H, W, 3)`.
+
+    Raises:
+        ValueError: Its levels do not say what is white.
+    """
     return np.array(_to_rgb(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError(
+            "its levels are floating-point numbers, which do not say what is white; convert it to 8 or 16 bits"
+        )
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Older Pillow opens 16-bit PNGs as 32-bit "I"; its own conversions to 8 bits would clip at 255, the key's pixels too.
         levels = np.asarray(image).astype(np.int64)
-        grey = ((levels.clip(0, 65535) + _LEVELS_16_TO_8 // 2) // _LEVELS_16_TO_8).astype(np.uint8)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(
+                "its levels go beyond 16 bits, so that they do not say what is white; convert it to 8 or 16 bits"
+            )
+        grey = ((levels + _LEVELS_16_TO_8 // 2) // _LEVELS_16_TO_8).astype(np.uint8)
         if "transparency" in image.info:
             grey[levels == image.info["transparency"]] = 255
         return Image.fromarray(grey).convert("RGB")

@@ -54,10 +54,9 @@ class TorchvisionImages:
             InputError: It does not decode; the message says where it is.
         """
         try:
-            image = self.data[index][0]
+            return rgb_pixels(self.data[index][0])
         except Exception as error:
             raise UndecodableImage(f"{self.split} image {index} under {self.root}", str(error), self.task) from error
-        return rgb_pixels(image)
 
     def stamp(self) -> str:
         """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""
