@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import timm
 import tomli_w
 from tabulate import tabulate
@@ -10,7 +11,10 @@ from tabulate import tabulate
 from lrbench.effective import effective_path, read_effective, recipe
 from lrbench.errors import InputError
 from lrbench.files import write_bytes, write_json, write_text
-from lrbench.leaderboard.index import load_index
+from lrbench.leaderboard.index import Entry, load_index
+from lrbench.leaderboard.resampling import Labels
+from lrbench.leaderboard.statistics import half_width_over_images, image_variance
+from lrbench.models import batchnorm_layers
 from lrbench.references import FOREIGN, Reference
 from lrbench.registry.task import METRIC_NAMES
 from lrbench.snapshots import SnapshotMetadata, encode, identity
@@ -56,32 +60,40 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
     write_bytes(folder / "model.safetensors", encode(snapshot.model.state_dict(), metadata.model_dump(mode="json")))
     write_json(folder / "config.json", configuration)
     if workspace is not None:
-        write_text(folder / "README.md", _card(path, metadata, snapshot.batchnorm, workspace))
+        statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
+        write_text(folder / "README.md", _card(path, metadata, statistics, workspace))
 
 
-def _card(path: Path, metadata: SnapshotMetadata, batchnorm: str, workspace: Workspace) -> str:
+def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace) -> str:
     where = (
         f"{metadata.suite}/{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}"
         if metadata.suite
         else metadata.origin
     )
-    facts = [f"Source: {metadata.source_task}, {metadata.classes} classes" + " (not whole)" * metadata.source_partial]
+    facts = [f"Classes: {metadata.classes}"]
+    if metadata.source_task is not None:
+        facts = [
+            f"Source: {metadata.source_task}, {metadata.classes} classes" + " (not whole)" * metadata.source_partial
+        ]
     if metadata.rate is not None:
         facts.append(
             f"Learning rate before the boundary: {metadata.rate:g}; epoch {metadata.epoch}, update {metadata.update}"
         )
     if metadata.source_accuracy is not None:
         facts.append(f"Source accuracy (top-1): {100 * metadata.source_accuracy:.2f} %")
-    facts += [f"BatchNorm statistics: {batchnorm}", f"timm {timm.__version__}"]
+    if statistics:
+        facts.append(f"BatchNorm statistics: {statistics}")
+    facts.append(f"timm {timm.__version__}")
     parts = [
         "---\nlibrary_name: timm\ntags:\n- image-classification\n- lrbench\n---",
         f"# {metadata.architecture}, snapshot `{where}`",
-        "Weights at a boundary of the learning rate, saved by lrbench.",
+        "Weights at a boundary of the learning rate, saved by lrbench."
+        if metadata.suite
+        else "Weights from elsewhere, taken in by lrbench; what they were trained on is not in the file.",
         "\n".join(f"- {fact}" for fact in facts),
         "## Transfers",
         _transfers(path, metadata, workspace),
-        "## Recipe",
-        _recipe(metadata, workspace),
+        *(["## Recipe", _recipe(metadata, workspace)] if metadata.suite else []),
         "## What the snapshot says of itself",
         "```json\n" + json.dumps(metadata.model_dump(mode="json"), indent=1, sort_keys=True) + "\n```",
     ]
@@ -91,8 +103,8 @@ def _card(path: Path, metadata: SnapshotMetadata, batchnorm: str, workspace: Wor
 def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> str:
     """What was measured with this very snapshot, here."""
     folder = metadata.suite or FOREIGN
-    entries = load_index(workspace.results, folder, workspace.cache).entries
-    mine = [entry for entry in entries if entry.sha256 == identity(path)]
+    index = load_index(workspace.results, folder, workspace.cache)
+    mine = [entry for entry in index.entries if entry.sha256 == identity(path)]
     if not mine:
         return "None were measured before this card was written."
     rows = [
@@ -100,13 +112,18 @@ def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> 
             "target": entry.task + (" (not whole)" if entry.partial else ""),
             "protocol": entry.protocol,
             "metric": METRIC_NAMES[entry.metric],
-            "accuracy, %": f"{100 * entry.headline:.2f}",
+            "accuracy, %": f"{100 * entry.headline:.2f} ± {100 * _half_width(entry, index.labels[entry.labels]):.2f}",
             "test images": f"{entry.test_count:,}",
             "transfer seed": str(entry.seed),
         }
         for entry in sorted(mine, key=lambda entry: (entry.task, entry.protocol, entry.seed))
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    shown = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return f"{shown}\n\n± half the 95 % interval over test images; another pretraining or transfer seed is not in it."
+
+
+def _half_width(entry: Entry, labels: Labels) -> float:
+    return half_width_over_images(image_variance(np.asarray(entry.hits, dtype=np.float64), labels, entry.metric))
 
 
 def _recipe(metadata: SnapshotMetadata, workspace: Workspace) -> str:

@@ -112,8 +112,6 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
             "letter or a digit. Give another with --name."
         )
     path = folder / f"{name}.safetensors"
-    if path.exists():
-        raise InputError(f"{path} is there already. Give the new one another name with --name.")
     held = _tensors(file, origin.key)
     if not held:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
@@ -130,6 +128,10 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
         raise
     if (broken := not_finite(tensors)) is not None:
         raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
+    if path.exists():
+        raise InputError(
+            f"{path} is there already. Give the new one another name with --name, or delete that file first."
+        )
     given = dict(origin.arguments)
     metadata = SnapshotMetadata(
         architecture=origin.architecture,
@@ -199,12 +201,21 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
         # All that it lacks to fit is that something is left out.
         if len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()})) > len(strangers):
             continue
+        if any(_of_another_body(name, model) for name in strangers):
+            continue
         starts = dict.fromkeys(_start(name, wanted) for name in strangers)
         left_out = "".join(f" --without {each}" for each in starts)
         if prefix:
             return f"What it holds under {prefix!r} fits: --prefix {prefix}{left_out}"
         return f"The rest of what it holds fits:{left_out}"
     return ""
+
+
+def _of_another_body(stranger: str, model: nn.Module) -> bool:
+    """Whether a name is of a layer that the network lacks inside a part that it has, as a deeper network's: no mere extra."""
+    modules = dict(model.named_modules())
+    top, parent = stranger.partition(".")[0], stranger.rpartition(".")[0]
+    return top in modules and next(modules[top].parameters(), None) is not None and parent not in modules
 
 
 def _start(stranger: str, wanted: Collection[str]) -> str:

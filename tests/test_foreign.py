@@ -221,6 +221,9 @@ def test_hints_name_what_is_not_the_networks_and_keep_its_classifier(lrbench, ho
     found = read_metadata(home / "checkpoints" / "foreign" / "x.safetensors")
     assert found.classes == 7
     assert found.origin == "x.pth --without mask_token --without layer1.extra --without projector."
+    # A deeper network is another network, not one with something to leave out.
+    deeper = saved(lrbench, home, network | {"layer1.1.conv1.weight": torch.ones(64, 64, 3, 3)}, name="deeper")
+    assert deeper.status == 2 and "--without" not in deeper.err and "--architecture" in deeper.err
     # What begins otherwise is left out too, also where it is called alike.
     both = network | {f"ema.{name}": each for name, each in network.items()}
     half = saved(lrbench, home, both, "--prefix", "ema.", name="ema")

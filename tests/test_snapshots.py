@@ -264,7 +264,10 @@ def test_the_model_card_holds_the_recipe_and_the_transfers_of_this_very_snapshot
     card = (home / "card" / "README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| tiny")]
     assert [row[:2] for row in rows] == [["tiny-indoor", "knn"], ["tiny-indoor", "probe"]]
-    assert rows[0][3] == f"{100 * record['metrics']['top1']:.2f}" and rows[0][4] == "40"
+    # Wald's interval, with the variance of an unbiased kind.
+    top1 = record["metrics"]["top1"]
+    half = 1.95996 * (top1 * (1 - top1) / 39) ** 0.5
+    assert rows[0][3] == f"{100 * top1:.2f} ± {100 * half:.2f}" and rows[0][4] == "40"
     recipe = card.split("```toml\n")[1].split("```")[0]
     assert tomllib.loads(recipe)["schedule"]["boundaries"] == [3, 5]
     # Results of other weights under the same name are not this snapshot's.
@@ -272,6 +275,16 @@ def test_the_model_card_holds_the_recipe_and_the_transfers_of_this_very_snapshot
         path.write_text(path.read_text().replace(identity(snapshot), "0" * 64))
     assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "other").status == 0
     assert "None were measured" in (home / "other" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("architecture", "has_batchnorm"), [("resnet10t", True), ("vit_tiny_patch16_224", False)])
+def test_the_card_of_weights_from_elsewhere_says_nothing_that_it_does_not_know(lrbench, home, architecture, has_batchnorm):
+    torch.save(create_model(architecture, {}, classes=7).state_dict(), home / "mine.pth")
+    assert lrbench("snapshots", "add", "mine.pth", "--architecture", architecture).status == 0
+    assert lrbench("snapshots", "export", "foreign/mine", "--to", "hf", "--out", "card").status == 0
+    card = (home / "card" / "README.md").read_text().partition("## What the snapshot")[0]
+    assert "Weights from elsewhere" in card and "Classes: 7" in card and ("BatchNorm" in card) == has_batchnorm
+    assert not any(word in card for word in ("None,", "boundary", "Source:", "Recipe"))
 
 
 def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):

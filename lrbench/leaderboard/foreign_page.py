@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.index import Entry, Index, load_index
-from lrbench.leaderboard.resampling import paired_interval
-from lrbench.leaderboard.statistics import LEVEL, Floats, headlines_of, image_variance
+from lrbench.leaderboard.resampling import Labels, paired_interval
+from lrbench.leaderboard.statistics import Floats, half_width_over_images, headlines_of, image_variance
 from lrbench.references import FOREIGN
 from lrbench.registry.task import METRIC_NAMES
-
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +172,7 @@ class _Column:
             # As `lrbench recommend` says it.
             return paired_interval(ahead > 0, behind > 0)[1] > 0
         lead = ahead - behind
-        return self._mean(lead, best) > _half_width(image_variance(lead, self.labels[best], self.metric))
+        return self._mean(lead, best) > half_width_over_images(image_variance(lead, self.labels[best], self.metric))
 
     def level(self, row: _Row, leaders: set[_Row]) -> str:
         """A row's headline with its interval; bold for a leader."""
@@ -184,15 +180,12 @@ class _Column:
             return tables.NOTHING
         correct, labels = self.correct[row], self.labels[row]
         mean = self._mean(correct, row)
-        text = f"{100 * mean:.1f} ± {100 * _half_width(image_variance(correct, labels, self.metric)):.1f}"
+        half = half_width_over_images(image_variance(correct, labels, self.metric))
+        text = f"{100 * mean:.1f} ± {100 * half:.1f}"
         return f"**{text}**" if row in leaders else text
 
     def _mean(self, values: Floats, row: _Row) -> float:
         return float(headlines_of(values[None], self.labels[row], self.metric)[0])
-
-
-def _half_width(variance: float) -> float:
-    return float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
 
 
 def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[str, str]]:

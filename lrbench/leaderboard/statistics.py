@@ -89,6 +89,11 @@ def estimate_of(mean: float, variance: float | None, seeds: int) -> Estimate:
     return Estimate(mean=mean, half_width=half_width, seeds=seeds, variance=variance)
 
 
+def half_width_over_images(variance: float) -> float:
+    """Half the 95 % interval of a mean over many images, whose variance is given: by the normal distribution."""
+    return float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
+
+
 @lru_cache(maxsize=64)
 def quantile(seeds: int) -> float:
     """The two-sided 95 % quantile of Student's t with `seeds - 1` degrees of freedom."""
