@@ -15,11 +15,11 @@ from lrbench.leaderboard.index import Entry, load_index
 from lrbench.leaderboard.resampling import Labels
 from lrbench.leaderboard.statistics import half_width_over_images, image_variance
 from lrbench.models import batchnorm_layers
-from lrbench.references import FOREIGN, Reference
+from lrbench.references import Reference
 from lrbench.registry.task import METRIC_NAMES
 from lrbench.snapshots import SnapshotMetadata, encode, identity
 from lrbench.weights import load_snapshot, pretrained_configuration
-from lrbench.workspace import Workspace
+from lrbench.workspace import FOREIGN, Workspace
 
 
 def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> None:

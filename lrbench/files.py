@@ -43,6 +43,11 @@ def writing(path: Path, *, then: str = "it goes on from what is there") -> Itera
                 f"{path} cannot be written: {blocked} stands in the way ({os.strerror(error.errno).lower()}). Move it "
                 f"aside, or choose another folder ({_WHERE})."
             ) from error
+        if error.errno == errno.ENOENT and not path.parent.exists():
+            stands = next(p for p in path.absolute().parents if p.exists())
+            raise InputError(
+                f"{path} cannot be written: no folder can be made in {stands}. Choose another place ({_WHERE})."
+            ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise InputError(
                 f"{path} cannot be written: {os.strerror(error.errno).lower()}. Change its permissions, or choose "

@@ -12,10 +12,7 @@ from lrbench.errors import InputError
 from lrbench.registry import Suite, suggestion
 from lrbench.registry.suite import ArmName
 from lrbench.snapshots import snapshot_path
-from lrbench.workspace import Workspace
-
-FOREIGN = "foreign"
-"""The results folder of snapshots that belong to no suite."""
+from lrbench.workspace import FOREIGN, Workspace
 
 _REMOTE = ("timm:", "hf-hub:")
 # Files of weights in other forms, which `lrbench snapshots add` takes in.

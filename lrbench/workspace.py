@@ -6,6 +6,9 @@ from pathlib import Path
 
 from lrbench.errors import InputError
 
+FOREIGN = "foreign"
+"""The folder of snapshots that belong to no suite, and of their results."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:

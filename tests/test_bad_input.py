@@ -91,6 +91,12 @@ def test_a_file_where_a_folder_should_be(refused, pretrained):
     assert "CUB_200_2011 is a file" in refused(2, *TRANSFER, "cub200")
 
 
+def test_a_workspace_that_cannot_be_made_is_said_in_words(lrbench, monkeypatch):
+    monkeypatch.setenv("LRBENCH_HOME", "/proc/nowhere/deeper")
+    outcome = lrbench("run", "quick")
+    assert outcome.status == 2 and "no folder can be made in /proc. Choose another place" in outcome.err
+
+
 @pytest.mark.parametrize("folder", ["cache", "leaderboard", "checkpoints"])
 def test_a_file_where_a_workspace_folder_should_be(lrbench, home, folder):
     (home / folder).write_bytes(b"x")

@@ -73,6 +73,17 @@ def test_checkpoints_of_training_scripts_are_taken_in_though_they_hold_their_arg
     assert refused.status == 2 and not (home / "was-run").exists()
 
 
+def test_where_no_suite_is_but_weights_were_taken_in_these_are_named(lrbench, home):
+    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "mine.pth")
+    assert lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t").status == 0
+    refused = lrbench("recommend", "--task", "tiny-objects")
+    assert refused.status == 2 and "foreign/mine (taken in before)" in refused.err
+    # A name that is taken hides no other fault.
+    assert "resnet11t" in lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet11t").err
+    taken = lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t")
+    assert taken.status == 2 and "or delete that file first" in taken.err
+
+
 def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, home):
     """As MoCo leaves them: two encoders under their own words, with a head that is no classifier."""
     network = create_model("resnet10t", {}, classes=0, seed=3).state_dict()

@@ -278,7 +278,9 @@ def test_the_model_card_holds_the_recipe_and_the_transfers_of_this_very_snapshot
 
 
 @pytest.mark.parametrize(("architecture", "has_batchnorm"), [("resnet10t", True), ("vit_tiny_patch16_224", False)])
-def test_the_card_of_weights_from_elsewhere_says_nothing_that_it_does_not_know(lrbench, home, architecture, has_batchnorm):
+def test_the_card_of_weights_from_elsewhere_says_nothing_that_it_does_not_know(
+    lrbench, home, architecture, has_batchnorm
+):
     torch.save(create_model(architecture, {}, classes=7).state_dict(), home / "mine.pth")
     assert lrbench("snapshots", "add", "mine.pth", "--architecture", architecture).status == 0
     assert lrbench("snapshots", "export", "foreign/mine", "--to", "hf", "--out", "card").status == 0

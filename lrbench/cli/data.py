@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, warn
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,6 +73,10 @@ def verify(
                 "problems": list(data.problems),
                 "unused": list(data.unused),
                 "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in found.bad],
+                "repeated": [
+                    {"test": each.name, each.split: each.other, "same_class": each.same_class}
+                    for each in found.repeated
+                ],
             }
         )
     else:
@@ -88,6 +92,15 @@ def verify(
             typer.echo(f"not whole: {problem}")
         for bad in found.bad:
             typer.echo(f"bad {bad.split} image {bad.name}: {bad.reason}")
+        for each in found.repeated:
+            label = "" if each.same_class else ", under another class"
+            typer.echo(f"test image {each.name} is {each.split} image {each.other} too, pixel by pixel{label}")
+    if found.repeated:
+        count, total = len(found.repeated), found.counts["test"]
+        warn(
+            f"{count:,} of {total:,} test images of {chosen.name} are training images too, pixel by pixel, so that its "
+            "accuracies flatter. An official split is left as it is; in data of yours, leave one of each pair out."
+        )
     if found.bad:
         raise FailureError(
             f"{len(found.bad):,} images of {chosen.name} cannot be read. Replace them from the original archive."

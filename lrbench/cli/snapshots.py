@@ -160,7 +160,7 @@ def add(
     from lrbench.foreign import Origin, take_in
     from lrbench.registry.loading import apply_changes
     from lrbench.weights import MismatchError
-    from lrbench.workspace import Workspace
+    from lrbench.workspace import FOREIGN, Workspace
 
     one = len(files) == 1
     if name and not one:
@@ -184,7 +184,7 @@ def add(
         prefix=prefix,
         without=[each for each in without or () if each],
     )
-    folder = Workspace.current().checkpoints / "foreign"
+    folder = Workspace.current().checkpoints / FOREIGN
     failed = 0
     for file in files:
         try:

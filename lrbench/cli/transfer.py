@@ -19,8 +19,13 @@ from lrbench.cli.common import (
 if TYPE_CHECKING:
     from lrbench.cells import Cell, TransferSettings
     from lrbench.references import Reference
+    from lrbench.registry.suite import Finetune
     from lrbench.results import Result
     from lrbench.workspace import Place, Workspace
+
+
+# From here on a grid on a CPU is no matter of minutes.
+_MANY_UPDATES = 20_000
 
 
 def transfer(
@@ -152,7 +157,24 @@ def _compute(
                 f"the result of {reference.text} is there already; nothing was computed (--again computes it once more)"
             )
             return there.path
+        if cell.protocol == "finetune":
+            _say_what_a_grid_takes(settings.finetune)
         return transfer.run(cell, replace=again)
+
+
+def _say_what_a_grid_takes(chosen: "Finetune") -> None:
+    """On a CPU, before it is begun: the default grid takes days there for an ordinary network."""
+    from lrbench.models import pick_device
+
+    points = len(chosen.rates) * len(chosen.decays)
+    if pick_device().type != "cpu" or points * chosen.updates < _MANY_UPDATES:
+        return
+    note(
+        f"{points} points of a grid, each of {chosen.updates:,} updates of {chosen.batch} images, are trained on a CPU; that "
+        "takes long (the time left is shown as it goes on; Ctrl-C loses nothing). For a first look: --set finetune.updates=500 "
+        "--set 'finetune.rates=[0.01]' --set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Results with other "
+        "settings stand apart in the tables."
+    )
 
 
 def _show(path: Path, task: str, as_json: bool) -> None:
@@ -215,16 +237,21 @@ def describe(result: "Result") -> str:
     """One line that says what came out."""
     names = {"top1": "top-1", "mean_per_class": "mean per-class accuracy"}
     other = "mean_per_class" if result.task.metric == "top1" else "top1"
+    # What LogME ranks by comes first: its accuracy is that of a fixed linear model.
+    score = f"LogME {result.chosen['logme']:.3f}, " if result.protocol == "logme" else ""
     return (
-        f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): "
+        f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): {score}"
         f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
-        f"{result.test_count:,} test images; {_chosen(result)}"
+        f"{result.test_count:,} test images" + (f"; {said}" if (said := _chosen(result)) else "")
     )
 
 
 def _chosen(result: "Result") -> str:
     # Some protocols have nothing to choose from: theirs is what they were told, or what they found.
-    return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(result.chosen)}"
+    rest = {name: value for name, value in result.chosen.items() if name != "logme"}
+    if not rest:
+        return ""
+    return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(rest)}"
 
 
 def _words(chosen: dict[str, object]) -> str:

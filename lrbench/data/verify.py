@@ -1,20 +1,24 @@
-"""Opening every image of a task, and saying which are bad."""
+"""Opening every image of a task, and saying which are bad and which test images are in training too."""
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lrbench.control import Control
 from lrbench.data.decode import UndecodableImage
 from lrbench.data.decoding_room import DecodingRoom
-from lrbench.data.examples import TaskData
+from lrbench.data.examples import SplitName, TaskData
 from lrbench.errors import InterruptedWork
 from lrbench.machine import cores_here
 
 # Futures in flight for each thread: enough to keep them busy, few enough to hold no images to speak of.
 _AHEAD = 64
+# Bytes of a hash of an image's pixels.
+_DIGEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,22 @@ class BadImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepeatedImage:
+    """A test image that is, pixel by pixel, a training or validation image too.
+
+    Attributes:
+        name: The test image.
+        split, other: The first such image.
+        same_class: Whether both have the same label.
+    """
+
+    name: str
+    split: str
+    other: str
+    same_class: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verification:
     """What verifying a task found.
 
@@ -34,11 +54,13 @@ class Verification:
         counts: Number of images by split.
         by_class: Number of images of each class, by split.
         bad: Images that do not decode.
+        repeated: Test images that are in training too.
     """
 
     counts: dict[str, int]
     by_class: dict[str, dict[str, int]]
     bad: tuple[BadImage, ...]
+    repeated: tuple[RepeatedImage, ...]
 
 
 def verify(data: TaskData, control: Control) -> Verification:
@@ -48,14 +70,20 @@ def verify(data: TaskData, control: Control) -> Verification:
         InterruptedWork: Asked to stop.
     """
     bad: list[BadImage] = []
+    # Zero for an image that is bad.
+    digests = {name: np.zeros((len(split), _DIGEST), np.uint8) for name, split in data.splits.items()}
     total, room = sum(len(split) for split in data.splits.values()), DecodingRoom()
     with ThreadPoolExecutor(max_workers=cores_here()) as pool:
         done = 0
         for block in _blocks(data):
-            for problem in pool.map(lambda each: _check(data, room, *each), block):
+            for (name, index), found in zip(
+                block, pool.map(lambda each: _check(data, room, *each), block), strict=True
+            ):
                 done += 1
-                if problem is not None:
-                    bad.append(problem)
+                if isinstance(found, BadImage):
+                    bad.append(found)
+                else:
+                    digests[name][index] = np.frombuffer(found, np.uint8)
             control.progress(done, total, "images")
             if control.stop_requested():
                 raise InterruptedWork(f"stopped after {done:,} of {total:,} images; {len(bad)} bad ones so far.")
@@ -64,12 +92,33 @@ def verify(data: TaskData, control: Control) -> Verification:
         counts = np.bincount(split.labels, minlength=len(data.classes)).tolist()
         by_class[name] = dict(zip(data.classes, counts, strict=True))
     return Verification(
-        counts={name: len(split) for name, split in data.splits.items()}, by_class=by_class, bad=tuple(bad)
+        counts={name: len(split) for name, split in data.splits.items()},
+        by_class=by_class,
+        bad=tuple(bad),
+        repeated=tuple(_repeated(data, digests)),
     )
 
 
-def _blocks(data: TaskData) -> Iterator[list[tuple[str, int]]]:
-    every: list[tuple[str, int]] = []
+def _repeated(data: TaskData, digests: dict[SplitName, npt.NDArray[np.uint8]]) -> Iterator[RepeatedImage]:
+    """Every test image that another split has too, with the first one there."""
+    test = data.splits["test"]
+    places: dict[bytes, list[int]] = {}
+    for index in np.flatnonzero(digests["test"].any(axis=1)).tolist():
+        places.setdefault(digests["test"][index].tobytes(), []).append(index)
+    # Everything of the other splits is looked at and nothing of them is kept: they may have a million images.
+    for name, split in data.splits.items():
+        for other, digest in enumerate(digests[name] if name != "test" else ()):
+            for index in places.pop(digest.tobytes(), ()):
+                yield RepeatedImage(
+                    name=test.ids[index],
+                    split=name,
+                    other=split.ids[other],
+                    same_class=bool(test.labels[index] == split.labels[other]),
+                )
+
+
+def _blocks(data: TaskData) -> Iterator[list[tuple[SplitName, int]]]:
+    every: list[tuple[SplitName, int]] = []
     for name, split in data.splits.items():
         every.extend((name, index) for index in range(len(split)))
     size = _AHEAD * cores_here()
@@ -77,11 +126,14 @@ def _blocks(data: TaskData) -> Iterator[list[tuple[str, int]]]:
         yield every[start : start + size]
 
 
-def _check(data: TaskData, room: DecodingRoom, split: str, index: int) -> BadImage | None:
-    images = data.splits[split].images  # type: ignore[index]
+def _check(data: TaskData, room: DecodingRoom, split: SplitName, index: int) -> BadImage | bytes:
+    """What is wrong with an image, or a hash of its pixels."""
+    images = data.splits[split].images
     try:
         with room.one_image():
-            images.read(index)
+            pixels = images.read(index)
+        found = hashlib.sha256(str(pixels.shape).encode())
+        found.update(pixels.tobytes())
+        return found.digest()[:_DIGEST]
     except UndecodableImage as error:
         return BadImage(split=split, name=error.name, reason=error.reason)
-    return None

@@ -11,8 +11,8 @@ from lrbench.leaderboard import tables
 from lrbench.leaderboard.index import Entry, Index, load_index
 from lrbench.leaderboard.resampling import Labels, paired_interval
 from lrbench.leaderboard.statistics import Floats, half_width_over_images, headlines_of, image_variance
-from lrbench.references import FOREIGN
 from lrbench.registry.task import METRIC_NAMES
+from lrbench.workspace import FOREIGN
 
 
 @dataclass(frozen=True, kw_only=True)

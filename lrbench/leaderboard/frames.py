@@ -15,10 +15,9 @@ from lrbench.leaderboard import tables
 from lrbench.leaderboard.foreign_page import foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.index import load_index
-from lrbench.references import FOREIGN
 from lrbench.registry import suggestion
 from lrbench.results import suites_with_results
-from lrbench.workspace import Workspace
+from lrbench.workspace import FOREIGN, Workspace
 
 Format = Literal["md", "csv", "json", "parquet", "latex"]
 

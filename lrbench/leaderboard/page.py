@@ -21,10 +21,9 @@ from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
 from lrbench.leaderboard.summary import in_short
 from lrbench.leaderboard.webpage import render, suite_data
-from lrbench.references import FOREIGN
 from lrbench.registry import Suite
 from lrbench.results import suites_with_results
-from lrbench.workspace import Workspace
+from lrbench.workspace import FOREIGN, Workspace
 
 # Drawn by matplotlib, whose versions differ in bytes: written, but not compared.
 DRAWN = (".svg", ".png")

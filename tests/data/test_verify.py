@@ -85,6 +85,27 @@ def test_prepare_says_where_the_pixels_are(lrbench, home):
     assert len(list((home / "cache" / "pixels").glob("tiny-objects-*/shard-00000.arrow"))) == 2
 
 
+def test_test_images_that_are_in_training_too_are_named(lrbench, home):
+    folder = home / "data" / "mine"
+    for number in range(4):
+        for split, label in (("train", 0), ("train", 1), ("test", 0), ("test", 1)):
+            picture = trees.image(label, number + 10 * (split == "test"))
+            trees.save(folder / split / f"c{label}" / f"{number}.png", picture, "PNG")
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "split-folders"\nroot = "mine"\ntest = "test"\n')
+    clean = lrbench("data", "verify", "mine.toml", "--json")
+    assert clean.status == 0 and json.loads(clean.out)["repeated"] == [] and "warning" not in clean.err
+    # The same pixels in a file of another kind, and a copy under another class.
+    trees.save(folder / "test" / "c0" / "copy.bmp", trees.image(0, 2), "BMP")
+    (folder / "test" / "c1" / "odd.png").write_bytes((folder / "train" / "c0" / "1.png").read_bytes())
+    found = lrbench("data", "verify", "mine.toml")
+    assert found.status == 0
+    assert "test image test/c0/copy.bmp is train image train/c0/2.png too, pixel by pixel\n" in found.out
+    assert "test/c1/odd.png is train image train/c0/1.png too, pixel by pixel, under another class" in found.out
+    assert "2 of 10 test images of mine are training images too" in found.err
+    same = [each["same_class"] for each in json.loads(lrbench("data", "verify", "mine.toml", "--json").out)["repeated"]]
+    assert sorted(same) == [False, True]
+
+
 def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
     for split in ("train", "test"):
         for label in range(2):

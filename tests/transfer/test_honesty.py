@@ -148,6 +148,16 @@ def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrben
     assert len(list((home / "leaderboard/results/foreign").rglob("*.probe.seed0.json"))) == 2
 
 
+def test_a_large_grid_on_a_cpu_is_announced_and_a_small_one_is_not(capsys):
+    from lrbench.cli.transfer import _say_what_a_grid_takes
+    from lrbench.registry.suite import Finetune
+
+    _say_what_a_grid_takes(Finetune(updates=100))
+    assert capsys.readouterr().err == ""
+    _say_what_a_grid_takes(Finetune())
+    assert "20 points of a grid, each of 5,000 updates of 64 images, are trained on a CPU" in capsys.readouterr().err
+
+
 def test_terms_are_equal_only_within_one_suite(tiny, place):
     own = Reference(text="tiny/step/seed0/stage1", suite=tiny, key=SnapshotKey(arm="step", seed=0, stage=1))
     references, settings, _ = on_equal_terms([own, own])
