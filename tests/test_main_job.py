@@ -62,6 +62,20 @@ def test_run_does_everything_and_again_nothing(copy):
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
 
 
+def test_one_seed_is_a_job_of_its_own(lrbench, home):
+    """As an array of jobs does it; the page shows what is there, and the next seed goes on from it."""
+    both = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0, 1]", "--set", 'arms=["step"]']
+    refused = lrbench(*both, "--seed", "2")
+    assert refused.status == 2 and "has no seed 2. It has 0, 1" in refused.err
+    assert lrbench(*both, "--seed", "1", "--workers", "1").status == 0
+    assert {path.name for path in (home / "checkpoints" / "tiny").glob("*/seed*")} == {"seed1"}
+    assert "(1 of 2 seeds)" in (home / "leaderboard" / "tiny.md").read_text()
+    assert lrbench(*both, "--seed", "0", "--workers", "1").status == 0
+    assert "(1 of 2 seeds)" not in (home / "leaderboard" / "tiny.md").read_text()
+    whole = lrbench(*both)
+    assert whole.status == 0 and "4 of 4 snapshots and 4 of 4" not in whole.err and "8 of 8 snapshots" in whole.err
+
+
 @pytest.mark.parametrize("lines", [2, 5, 9])
 def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(home, finished, lines):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)

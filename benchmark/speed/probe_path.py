@@ -1,10 +1,11 @@
-"""The probe's whole path at CUB's shape against scikit-learn's: `python benchmark/speed/probe_path.py [STRENGTHS] [selection]`.
+"""The probe's whole path at CUB's shape against scikit-learn's: `probe_path.py [STRENGTHS] [selection] [alone]` with Python.
 
 5,994 made-up features of width 2,048 (rectified, correlated, 200 classes) at 45 strengths unless told otherwise, in turn, each
 started from the one before; both work until the mean objective's gradient is below 1e-7, scikit-learn in double precision.
 Takes five minutes on two cores. On a GPU, which solves strengths together, that is measured against solving them in turn too:
 the time, and on how many of 1,000 new images both foretell the same. With the word `selection`, what a cell takes is timed
-instead: the path on four fifths of the images, the strength chosen on the others, and the refit on all.
+instead: the path on four fifths of the images, the strength chosen on the others, and the refit on all. With the word `alone`,
+scikit-learn is left out.
 """
 
 import sys
@@ -66,6 +67,8 @@ def selection_and_refit(raw: torch.Tensor, labels: torch.Tensor, settings: Probe
     probe.fit(every, choice, classes=_CLASSES, settings=settings)
     ours = time.perf_counter() - started
     print(f"ours: {ours:.1f} s, strength {choice.chosen['strength']:g}", flush=True)
+    if "alone" in sys.argv:
+        return
 
     warnings.simplefilter("ignore")
     standardise = Standardiser(raw[held[0]])
@@ -118,6 +121,8 @@ def main() -> None:
 
     if on_device.device.type == "cuda":
         together_and_in_turn(on_device, labels, settings)
+    if "alone" in words:
+        return
 
     warnings.simplefilter("ignore")
     theirs_fit = LogisticRegression(tol=settings.tolerance, max_iter=settings.iterations, warm_start=True)

@@ -1,6 +1,6 @@
 """`lrbench run`: pretraining, transfer and leaderboard of a suite; run again, it does only what is missing."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 def run(
     suite: SuiteArgument = "quick",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="K",
+            help="Only this of the suite's pretraining seeds, as for an array of jobs on a cluster, which may run at once.",
+        ),
+    ] = None,
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
@@ -57,7 +65,7 @@ def run(
     with together() as ranks:
         ranks.first_does(lambda: keep_suite(workspace, chosen))
         ranks.first_does(lambda: keep_for_results(workspace, chosen))
-        plan = ranks.first_does(lambda: make_plan(chosen, place))
+        plan = ranks.first_does(lambda: make_plan(chosen, place, seed=seed))
         if ranks.first:
             note(plan.summary())
             if (replaced := plan.replaced()) is not None:
