@@ -98,7 +98,7 @@ def test_pretraining_against_a_bare_loop(against, tmp_path):
             device,
         )
 
-    against("pretraining, against a bare loop", ours, bare)
+    against("pretraining, against a bare loop", ours, bare, rounds=15)
 
 
 def _timm(tree, size, batch, device):
