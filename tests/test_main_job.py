@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from lrbench.leaderboard.figures import Figure
 from tests.conftest import command, make_home, run_process
 
 SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0]"]
@@ -62,9 +63,12 @@ def test_run_does_everything_and_again_nothing(copy):
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
 
 
-def test_one_seed_is_a_job_of_its_own(lrbench, home):
+def test_one_seed_is_a_job_of_its_own(lrbench, home, monkeypatch):
     """As an array of jobs does it; the page shows what is there, and the next seed goes on from it."""
+    # Drawing is no part of this, and half of its time.
+    monkeypatch.setattr(Figure, "drawings", lambda self, salt: {".svg": b"", ".png": b""})
     both = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0, 1]", "--set", 'arms=["step"]']
+    both += ["--set", 'protocols=["knn"]']
     refused = lrbench(*both, "--seed", "2")
     assert refused.status == 2 and "has no seed 2. It has 0, 1" in refused.err
     assert lrbench(*both, "--seed", "1", "--workers", "1").status == 0
@@ -72,8 +76,7 @@ def test_one_seed_is_a_job_of_its_own(lrbench, home):
     assert "(1 of 2 seeds)" in (home / "leaderboard" / "tiny.md").read_text()
     assert lrbench(*both, "--seed", "0", "--workers", "1").status == 0
     assert "(1 of 2 seeds)" not in (home / "leaderboard" / "tiny.md").read_text()
-    whole = lrbench(*both)
-    assert whole.status == 0 and "4 of 4 snapshots and 4 of 4" not in whole.err and "8 of 8 snapshots" in whole.err
+    assert json.loads(lrbench("plan", *both[1:], "--json").out)["missing_epochs"] == 0
 
 
 @pytest.mark.parametrize("lines", [2, 5, 9])
