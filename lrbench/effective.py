@@ -12,8 +12,8 @@ from lrbench.errors import InputError
 from lrbench.files import sha256_json, write_json, write_text
 from lrbench.registry import Suite, find_suites, load_suite
 from lrbench.registry.loading import differences, means_a_file, validated
-from lrbench.snapshots import read_metadata, snapshot_path
-from lrbench.workspace import FOREIGN, Workspace
+from lrbench.snapshots import read_metadata, snapshot_path, snapshots_taken_in
+from lrbench.workspace import Workspace
 
 # What the snapshots depend on. The targets, protocols and seeds of a suite may change between runs; these may not.
 _PRETRAINING = ("source", "model", "input", "schedule", "batchnorm")
@@ -97,8 +97,8 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     else:
         found = sorted(filter(_begun, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot)
         if not found:
-            taken = sorted(path.stem for path in (workspace.checkpoints / FOREIGN).glob("*.safetensors"))
-            others = f"foreign/{taken[0]} (taken in before), " if taken else ""
+            taken = snapshots_taken_in(workspace)
+            others = f"{taken[0]} (taken in before), " if taken else ""
             raise InputError(
                 f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "
                 "suite `quick` takes minutes on a CPU), name a suite with --suite, or give a snapshot of another kind: "

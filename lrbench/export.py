@@ -93,7 +93,7 @@ def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, worksp
         "\n".join(f"- {fact}" for fact in facts),
         "## Transfers",
         _transfers(path, metadata, workspace),
-        *(["## Recipe", _recipe(metadata, workspace)] if metadata.suite else []),
+        *(["## Recipe", _recipe(metadata.suite, metadata.recipe, workspace)] if metadata.suite else []),
         "## What the snapshot says of itself",
         "```json\n" + json.dumps(metadata.model_dump(mode="json"), indent=1, sort_keys=True) + "\n```",
     ]
@@ -104,7 +104,8 @@ def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> 
     """What was measured with this very snapshot, here."""
     folder = metadata.suite or FOREIGN
     index = load_index(workspace.results, folder, workspace.cache)
-    mine = [entry for entry in index.entries if entry.sha256 == identity(path)]
+    sha256 = identity(path)
+    mine = [entry for entry in index.entries if entry.sha256 == sha256]
     if not mine:
         return "None were measured before this card was written."
     rows = [
@@ -126,12 +127,12 @@ def _half_width(entry: Entry, labels: Labels) -> float:
     return half_width_over_images(image_variance(np.asarray(entry.hits, dtype=np.float64), labels, entry.metric))
 
 
-def _recipe(metadata: SnapshotMetadata, workspace: Workspace) -> str:
-    path = effective_path(workspace, metadata.suite) if metadata.suite else None
-    if path is None or not path.is_file():
+def _recipe(name: str, sha256: str | None, workspace: Workspace) -> str:
+    path = effective_path(workspace, name)
+    if not path.is_file():
         return "Not known here."
     suite = read_effective(path)
-    if recipe(suite) != metadata.recipe:
+    if recipe(suite) != sha256:
         return "Not known: the suite of that name has other pretraining settings here."
     kept = {"model", "input", "schedule", "training", "batchnorm", "source"}
     return "```toml\n" + tomli_w.dumps(suite.model_dump(mode="json", include=kept, exclude_none=True)) + "```"

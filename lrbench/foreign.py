@@ -201,7 +201,8 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
         # All that it lacks to fit is that something is left out.
         if len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()})) > len(strangers):
             continue
-        if any(_of_another_body(name, model) for name in strangers):
+        modules = dict(model.named_modules())
+        if any(_of_another_body(name, modules) for name in strangers):
             continue
         starts = dict.fromkeys(_start(name, wanted) for name in strangers)
         left_out = "".join(f" --without {each}" for each in starts)
@@ -211,9 +212,8 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
     return ""
 
 
-def _of_another_body(stranger: str, model: nn.Module) -> bool:
+def _of_another_body(stranger: str, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a name is of a layer that the network lacks inside a part that it has, as a deeper network's: no mere extra."""
-    modules = dict(model.named_modules())
     top, parent = stranger.partition(".")[0], stranger.rpartition(".")[0]
     return top in modules and next(modules[top].parameters(), None) is not None and parent not in modules
 

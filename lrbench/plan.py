@@ -172,6 +172,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
             there = standing_of_file(place, reference, cell, settings) if made else None
+            # A suite's results are named by the snapshot's place, whatever its hash.
             lies = not made and cell_path(place.workspace, reference, "", cell, tasks[name]).is_file()
             cells.append(
                 PlannedCell(

@@ -150,15 +150,6 @@ def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], Tr
     return [replace(each, suite=None, key=None) for each in references], TransferSettings(), 0
 
 
-def originals(references: Sequence[Reference]) -> dict[str, str]:
-    """For each reference the first one of the same network, by the files' headers: itself where none is before it."""
-    first: dict[str, str] = {}
-    return {
-        each.text: first.setdefault(Candidate(reference=each).network or f"unknown {each.text}", each.text)
-        for each in references
-    }
-
-
 def recommend(
     references: Sequence[Reference],
     task: str,
@@ -186,8 +177,13 @@ def recommend(
         InputError: The target's data is missing or half-copied.
         InterruptedWork: Asked to stop; results so far are kept.
     """
-    same = originals(references)
-    candidates = [Candidate(reference=each) for each in references if same[each.text] == each.text]
+    every = [Candidate(reference=reference) for reference in references]
+    # Of each network the first of its names, by the files' headers.
+    first: dict[str, Candidate] = {}
+    for candidate in every:
+        first.setdefault(candidate.network or candidate.reference.text, candidate)
+    candidates = list(first.values())
+    control.say(_scope(len(candidates), len(references), probed))
     for number, candidate in enumerate(candidates, start=1):
         if len(candidates) > 1:
             control.say(f"[{number}/{len(candidates)}] {candidate.reference.text}")
@@ -195,19 +191,16 @@ def recommend(
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
         _compare(candidate, task, both, seed, settings, place, control, again)
     by_evidence = sorted(candidates, key=_evidence, reverse=True)
-    taken: set[str] = set()
-    for candidate in [each for each in by_evidence if each.problem is None]:
-        # The same weights under another name take nobody's place.
-        if len(taken) < probed and candidate.weights not in taken:
-            taken.add(candidate.weights or candidate.reference.text)
-        elif candidate.weights not in taken:
-            continue
+    for candidate in [each for each in by_evidence if each.problem is None][:probed]:
         if candidate.probe is None:
             control.say(f"probe of {candidate.reference.text}")
             _compare(candidate, task, ("probe",), seed, settings, place, control, again)
-    first = {each.reference.text: each for each in by_evidence}
+    for twin in every:
+        # Nothing is computed twice.
+        if twin.network is not None and (original := first[twin.network]) is not twin:
+            twin.logme, twin.probe, twin.problem = original.logme, original.probe, original.problem
     ranked = sorted(
-        [*by_evidence, *(_twin(first[same[each.text]], each) for each in references if each.text not in first)],
+        every,
         key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0, _evidence(each)),
         reverse=True,
     )
@@ -221,9 +214,11 @@ def _evidence(candidate: Candidate) -> float:
     return -np.inf if candidate.logme is None else candidate.logme
 
 
-def _twin(candidate: Candidate, reference: Reference) -> Candidate:
-    """What is known of a network, under another of its names: nothing is computed twice."""
-    return Candidate(reference=reference, logme=candidate.logme, probe=candidate.probe, problem=candidate.problem)
+def _scope(count: int, names: int, probed: int) -> str:
+    copies = f" ({names} names)" if count < names else ""
+    if count == 1:
+        return f"1 snapshot{copies}, which is probed"
+    return f"{count} snapshots{copies}, of which the {min(probed, count)} best by LogME are probed"
 
 
 def _compare(

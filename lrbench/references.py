@@ -11,7 +11,7 @@ from lrbench.effective import effective_path, suite_in_use
 from lrbench.errors import InputError
 from lrbench.registry import Suite, suggestion
 from lrbench.registry.suite import ArmName
-from lrbench.snapshots import snapshot_path
+from lrbench.snapshots import snapshot_files, snapshot_path, snapshots_taken_in
 from lrbench.workspace import FOREIGN, Workspace
 
 _REMOTE = ("timm:", "hf-hub:")
@@ -76,7 +76,7 @@ def parse_reference(
     if path.suffix in _WEIGHTS or text.endswith("/"):
         raise InputError(f"there is no {'folder' if text.endswith('/') else 'file'} {text}.")
     if taken_in is not None:
-        there = _taken_in(workspace)
+        there = snapshots_taken_in(workspace)
         raise InputError(
             f"there is no snapshot {text}.{suggestion(text, there)} Taken in here are: {', '.join(there) or 'none'}; "
             "`lrbench snapshots add FILE --architecture NAME` takes in others."
@@ -178,7 +178,7 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
 
 def _near(text: str, workspace: Workspace) -> list[str]:
     """What a misspelt reference may have meant: the stage of its number, or one that was taken in."""
-    return [*(f"stage{number}" for number in re.findall(r"\d+", text)[-1:]), *_taken_in(workspace)]
+    return [*(f"stage{number}" for number in re.findall(r"\d+", text)[-1:]), *snapshots_taken_in(workspace)]
 
 
 def _meant(text: str, workspace: Workspace) -> str:
@@ -186,23 +186,11 @@ def _meant(text: str, workspace: Workspace) -> str:
     import timm
 
     # Those that were taken in are called by their own names, and timm's without its word.
-    if f"{FOREIGN}/{text}" in _taken_in(workspace):
+    if f"{FOREIGN}/{text}" in snapshots_taken_in(workspace):
         return f" Did you mean '{FOREIGN}/{text}'?"
     if timm.is_model(text.partition(".")[0]):
         return f" Did you mean 'timm:{text}'?"
     return suggestion(text, _near(text, workspace))
-
-
-def _taken_in(workspace: Workspace) -> list[str]:
-    """References of the snapshots that were taken in."""
-    paths = _snapshot_files(workspace.checkpoints / FOREIGN)
-    return [f"{FOREIGN}/{path.name.removesuffix('.safetensors')}" for path in paths]
-
-
-def _snapshot_files(folder: Path) -> list[Path]:
-    """The snapshots in a folder and those below it, by path."""
-    # The statistics beside a snapshot are a part of it.
-    return [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
 
 
 _FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
@@ -214,7 +202,7 @@ def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
     Raises:
         InputError: There is none.
     """
-    paths = _snapshot_files(folder)
+    paths = snapshot_files(folder)
     if not paths:
         raise InputError(f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights.")
     return [parse_reference(str(path), workspace) for path in paths]

@@ -17,6 +17,7 @@ from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
 from lrbench.files import canonical_json, sha256_bytes, sha256_file, write_bytes
 from lrbench.registry.suite import Input
+from lrbench.workspace import FOREIGN, Workspace
 
 FORMAT = 1
 
@@ -81,6 +82,18 @@ class SnapshotMetadata(BaseModel):
     revision: str | None = None
     tensors_sha256: str | None = None
     batchnorm_sha256: str | None = None
+
+
+def snapshot_files(folder: Path) -> list[Path]:
+    """The snapshots in a folder and those below it, by path."""
+    # The statistics beside a snapshot are a part of it.
+    return [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
+
+
+def snapshots_taken_in(workspace: Workspace) -> list[str]:
+    """References of the foreign snapshots that were taken in."""
+    paths = snapshot_files(workspace.checkpoints / FOREIGN)
+    return [f"{FOREIGN}/{path.name.removesuffix('.safetensors')}" for path in paths]
 
 
 def segment_folder(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:

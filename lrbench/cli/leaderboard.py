@@ -49,6 +49,7 @@ def leaderboard(
     """Write the leaderboard from the results; incomplete rows say so."""
     from lrbench.errors import FailureError, InputError
     from lrbench.leaderboard import page
+    from lrbench.leaderboard.index import load_index
     from lrbench.results import suites_with_results
     from lrbench.workspace import Workspace
 
@@ -65,7 +66,8 @@ def leaderboard(
         )
     if form or protocol or arm or out:
         _print(workspace, suites, form or _form_of(out), out, protocol, arm)
-        _warn_of([problem for name in suites for problem in page.damaged(workspace, name)])
+        found = [load_index(workspace.results, name, workspace.cache) for name in suites]
+        _warn_of([problem for each in found for problem in each.problems])
         return
     if check:
         built = page.build(workspace, suites, draw=False)
@@ -85,9 +87,11 @@ def leaderboard(
     if json_:
         emit_json({"written": [str(path) for path in written.files]})
     else:
-        for path in written.pages:
+        # Where to begin reading: no pages of single rows, and no figures.
+        pages = [path for path in written.files if path.parent in (workspace.leaderboard, workspace.root)]
+        for path in pages:
             typer.echo(str(path))
-        if others := len(written.files) - len(written.pages):
+        if others := len(written.files) - len(pages):
             note(f"and {others} files that they show or lead to: figures with their data, a page a row")
     _warn_of(written.problems)
 

@@ -58,7 +58,7 @@ def recommend(
     from lrbench.data.loading import find_task_data
     from lrbench.effective import keep_for_results
     from lrbench.errors import FailureError
-    from lrbench.recommend import expand, on_equal_terms, originals
+    from lrbench.recommend import expand, on_equal_terms
     from lrbench.recommend import recommend as compare
     from lrbench.references import passed_over
     from lrbench.registry import load_task
@@ -72,16 +72,9 @@ def recommend(
     references, settings, default_seed = on_equal_terms(named)
     if references and (own := references[0].suite) is not None:
         keep_for_results(workspace, own)
-    count = len(set(originals(references).values()))
-    copies = f" ({len(references)} names)" if count < len(references) else ""
     others = [path for each in snapshots or () if Path(each).is_dir() for path in passed_over(Path(each))]
     if others:
         note(f"passed over: {_some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
-    note(
-        f"1 snapshot{copies}, which is probed"
-        if count == 1
-        else f"{count} snapshots{copies}, of which the {min(probed, count)} best by LogME are probed"
-    )
     with showing_progress(f"recommend {task}") as control:
         found = compare(
             references,

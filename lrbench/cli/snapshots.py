@@ -253,6 +253,7 @@ def _path(reference: str, suite: str | None) -> Path:
 def _found(workspace: Any, suite: str | None) -> list[tuple[Path, str]]:
     from lrbench.errors import InputError
     from lrbench.registry import suggestion
+    from lrbench.snapshots import snapshot_files
 
     root = workspace.checkpoints
     if suite is not None and not (root / suite).is_dir():
@@ -261,9 +262,9 @@ def _found(workspace: Any, suite: str | None) -> list[tuple[Path, str]]:
         raise InputError(
             f"there are no snapshots of a suite {suite!r} in {root.absolute()}.{suggestion(suite, known)}{listed}"
         )
-    pattern = f"{suite or '*'}/**/*.safetensors"
-    paths = [path for path in root.glob(pattern) if not path.name.endswith(".bn.safetensors")]
-    return [(path, str(path.relative_to(root).with_suffix(""))) for path in sorted(paths)]
+    folders = [root / suite] if suite else sorted(root.glob("*/"))
+    paths = sorted(path for folder in folders for path in snapshot_files(folder))
+    return [(path, str(path.relative_to(root).with_suffix(""))) for path in paths]
 
 
 def _row(path: Path, name: str) -> dict[str, Any]:

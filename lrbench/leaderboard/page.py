@@ -43,12 +43,6 @@ class Built:
     short: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    @property
-    def pages(self) -> list[Path]:
-        """Where to begin reading: the pages, without those of single rows and without figures."""
-        folders = {path.parent for path in self.files if path.name == "index.html" or path.name == "README.md"}
-        return [path for path in self.files if path.parent in folders]
-
 
 def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> Built:
     """The content of every file of the leaderboard.
@@ -73,8 +67,9 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
     index, shown = [], []
     for name in known:
         if name == FOREIGN:
-            entries = load_index(workspace.results, name, workspace.cache).entries
-            index.append(_line(name, "Snapshots from outside the suites", f"{len(entries):,}"))
+            found = load_index(workspace.results, name, workspace.cache)
+            index.append(_line(name, "Snapshots from outside the suites", f"{len(found.entries):,}"))
+            built.problems += found.problems if name in suites else ()
             continue
         try:
             suite = read_suite(workspace.results, name)
@@ -91,6 +86,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         index.append(_line(name, suite.title or name, count))
         shown.append(suite_data(bodies[0], decisions[0], drawn, f"{plain_lead(suite)} {count} cells."))
         if name in suites:
+            built.problems += [problem for body in bodies for problem in body.problems]
             built.short[name] = in_short(bodies[0], decisions[0])
             files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions, drawn).encode()
             files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}
@@ -102,13 +98,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         files[workspace.leaderboard / "index.html"] = render(shown).encode()
     if text is not None:
         files[readme] = text.encode()
-    built.problems = [problem for name in suites for problem in damaged(workspace, name)]
     return built
-
-
-def damaged(workspace: Workspace, suite: str) -> tuple[str, ...]:
-    """What is wrong with those of a suite's results that cannot be read, a sentence each."""
-    return load_index(workspace.results, suite, workspace.cache).problems
 
 
 def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -> dict[Path, bytes | None]:
