@@ -73,8 +73,11 @@ def parse_reference(
     taken_in = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
     if taken_in is not None and taken_in.is_file():
         return _of_file(taken_in, workspace)
-    if path.suffix in _WEIGHTS or text.endswith("/"):
-        raise InputError(f"there is no {'folder' if text.endswith('/') else 'file'} {text}.")
+    if path.suffix in _WEIGHTS or text.endswith("/") or text.startswith(("/", "./", "../", "~")):
+        if path.is_dir():
+            raise InputError(f"{text} is a folder. Name one snapshot in it.")
+        kind = "folder" if text.endswith("/") else "file" if path.suffix else "file or folder"
+        raise InputError(f"there is no {kind} {text}.")
     if taken_in is not None:
         there = snapshots_taken_in(workspace)
         raise InputError(

@@ -230,7 +230,9 @@ def read_result(path: Path) -> Result:
     except FileNotFoundError:
         raise InputError(f"there is no result {path}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Delete it and run the suite again.") from error
+        raise InputError(
+            f"{path} is damaged ({error}). Delete it; the same `run` or `transfer` makes it again."
+        ) from error
     version = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise InputError(f"{path} is not a result of lrbench: it has no `schema`. Move it out of the results folder.")
@@ -241,7 +243,9 @@ def read_result(path: Path) -> Result:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: `{key}`: {first['msg'].lower()}. Delete it and run the suite again.") from error
+        raise InputError(
+            f"{path}: `{key}`: {first['msg'].lower()}. Delete it; the same `run` or `transfer` makes it again."
+        ) from error
 
 
 def load_result(path: Path, suite: str) -> StoredResult:

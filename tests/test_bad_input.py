@@ -202,6 +202,8 @@ def test_a_snapshot_that_is_not_there_gets_the_list_of_those_that_are(lrbench, h
     assert "Did you mean 'foreign/late'?" in lrbench(*command, "forein/late").err
     assert "there is no file weights/epoch3.pth." in lrbench(*command, "weights/epoch3.pth").err
     assert "there is no folder weights/." in lrbench(*command, "weights/").err
+    assert "there is no file or folder ./weights." in lrbench(*command, "./weights").err
+    assert f"{folder}/ is a folder. Name one snapshot in it." in lrbench("snapshots", "show", f"{folder}/").err
 
 
 def test_a_file_that_may_not_be_read_is_the_users_to_open(lrbench, home, monkeypatch):

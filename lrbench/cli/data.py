@@ -103,7 +103,8 @@ def verify(
         )
     if found.bad:
         raise FailureError(
-            f"{len(found.bad):,} images of {chosen.name} cannot be read. Replace them from the original archive."
+            f"{len(found.bad):,} images of {chosen.name} cannot be read. "
+            "Replace them from the original archive, or take them out where the data are your own."
         )
     if data.problems and not partial:
         raise InputError(

@@ -28,7 +28,8 @@ class UndecodableImage(InputError):
     def __init__(self, name: str, reason: str, task: str = "TASK") -> None:
         super().__init__(
             f"{name} could not be read as an image: {sentence(reason)} `lrbench data verify {task}` (and the same "
-            "--data-root) lists every such file; replace them from the original archive."
+            "--data-root) lists every such file; replace them from the original archive, or take them out where the data are "
+            "your own."
         )
         self.name = name
         self.reason = reason

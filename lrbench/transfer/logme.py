@@ -50,47 +50,41 @@ class Evidence:
             product.addmm_(wide.T, wide)
             sums += sums_by_class(wide, own, classes)
         squares, basis = torch.linalg.eigh(product)
-        squares = squares.clamp(min=0)
+        # What is so small beside the largest is rounding: no feature points there.
+        squares = torch.where(squares > 1e-12 * squares.max(), squares, 0.0)
         # Each class's one-hot labels in the basis of the left singular vectors, times the singular values.
-        projected = basis.T @ sums.T
-        safe = squares.clamp(min=torch.finfo(torch.float64).tiny)
-        inside = projected.square() / safe[:, None] * (squares > 1e-12 * squares.max())[:, None]
+        projected = (basis.T @ sums.T) * (squares > 0)[:, None]
+        inside = projected.square() / squares.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
         total = torch.bincount(labels, minlength=classes).double()
-        prior = torch.ones(classes, dtype=torch.float64, device=labels.device)
-        noise = torch.ones_like(prior)
+        # The prior's precision in units of the noise's. Where features say nothing of a class (all zero in its images) its best
+        # is infinite, and weights of zero are left: it is held where nothing changes any more in double precision.
+        largest = float(squares.max().clamp(min=1e-150))
+        ratio = torch.ones_like(total)
         for _ in range(_ITERATIONS):
             heed(control)
-            shrunk = prior[None, :] + noise[None, :] * squares[:, None]
-            means = noise[None, :] * projected / shrunk
-            size = means.square().sum(0).clamp(min=1e-300)
-            misfit = self._misfit(total, inside, squares, prior, noise)
-            explained = (noise[None, :] * squares[:, None] / shrunk).sum(0)
-            new_prior, new_noise = explained / size, (count - explained).clamp(min=1e-12) / misfit
-            moved = ((new_prior / new_noise) / (prior / noise)).log().abs().max()
-            prior, noise = new_prior, new_noise
+            shrunk = ratio + squares[:, None]
+            explained = (squares[:, None] / shrunk).sum(0)
+            size = (projected / shrunk).square().sum(0).clamp(min=1e-300)
+            misfit = self._misfit(total, inside, squares, ratio)
+            unexplained = (count - explained).clamp(min=1e-12)
+            best = (explained / size * (misfit / unexplained)).clamp(1e-30 * largest, 1e12 * largest)
+            moved = (best / ratio).log().abs().max()
+            ratio = best
             if moved < _TOLERANCE:
                 break
-        shrunk = prior[None, :] + noise[None, :] * squares[:, None]
-        means = noise[None, :] * projected / shrunk
-        misfit = self._misfit(total, inside, squares, prior, noise)
+        means = projected / (ratio + squares[:, None])
+        # The noise's precision that is best beside this ratio.
+        noise = count / (self._misfit(total, inside, squares, ratio) + ratio * means.square().sum(0))
         evidence = (
-            0.5 * width * prior.log()
-            + 0.5 * count * noise.log()
-            - 0.5 * count * math.log(2 * math.pi)
-            - 0.5 * noise * misfit
-            - 0.5 * prior * means.square().sum(0)
-            - 0.5 * shrunk.log().sum(0)
+            0.5 * count * (noise / (2 * math.pi)).log() - 0.5 * count - 0.5 * (squares[:, None] / ratio).log1p().sum(0)
         )
         # A class without images is foretold perfectly and would count as knowledge.
         self.score = float((evidence / count)[total > 0].mean())
         self.weights = basis @ means
 
     @staticmethod
-    def _misfit(
-        total: torch.Tensor, inside: torch.Tensor, squares: torch.Tensor, prior: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def _misfit(total: torch.Tensor, inside: torch.Tensor, squares: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
         """Squared residuals of the posterior mean: what the features cannot reach, and what the prior holds back."""
-        ratio = prior[None, :] / noise[None, :]
         held_back = (inside * (ratio / (ratio + squares[:, None])).square()).sum(0)
         return (total - inside.sum(0) + held_back).clamp(min=1e-12)
 

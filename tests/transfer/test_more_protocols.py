@@ -36,19 +36,58 @@ def test_logme_is_the_largest_evidence(count, width):
     features = np.maximum(draw.normal(size=(count, width)) + draw.normal(size=(3, width))[labels], 0)
     data = LabelledFeatures(features=torch.from_numpy(features).float(), labels=torch.from_numpy(labels))
     found = logme.Evidence(data, 3)
-    wide, expected = data.features.double().numpy(), []
-    for label in range(3):
-        target = (labels == label).astype(float)
-
-        def negative(logs, target=target):
-            covariance = np.exp(-logs[1]) * np.eye(count) + np.exp(-logs[0]) * wide @ wide.T
-            _, determinant = np.linalg.slogdet(covariance)
-            fitted = target @ np.linalg.solve(covariance, target)
-            return 0.5 * (count * np.log(2 * np.pi) + determinant + fitted) / count
-
-        starts = [(0.0, 0.0), (3.0, 1.0), (-2.0, 3.0)]
-        expected.append(-min(minimize(negative, start, method="Nelder-Mead", tol=1e-9).fun for start in starts))
+    wide = data.features.double().numpy()
+    expected = [_best_evidence((labels == label).astype(float), wide) for label in range(3)]
     assert found.score == pytest.approx(np.mean(expected), abs=1e-3)
+
+
+def _best_evidence(target, features):
+    count = len(target)
+
+    def negative(logs):
+        covariance = np.exp(-logs[1]) * np.eye(count) + np.exp(-logs[0]) * features @ features.T
+        _, determinant = np.linalg.slogdet(covariance)
+        fitted = target @ np.linalg.solve(covariance, target)
+        return 0.5 * (count * np.log(2 * np.pi) + determinant + fitted) / count
+
+    level = np.log(np.square(features).mean())
+    starts = [(level, 0.0), (level + 3.0, 1.0), (level - 2.0, 3.0)]
+    return -min(minimize(negative, start, method="Nelder-Mead", tol=1e-9).fun for start in starts)
+
+
+@pytest.mark.parametrize(("silent", "scale"), [([2], 1.0), ([2], 1e-6), ([2], 1e6), ([0, 1, 2], 1.0)])
+def test_logme_of_a_class_in_whose_images_every_feature_is_zero(silent, scale):
+    """Its best weights are zero: what is left is the evidence of a variance alone, which is there in closed form."""
+    count = 90
+    labels = np.arange(count) % 3
+    features = scale * np.random.default_rng(1).exponential(size=(count, 8))
+    features[np.isin(labels, silent)] = 0
+    data = LabelledFeatures(features=torch.from_numpy(features).float(), labels=torch.from_numpy(labels))
+    found = logme.Evidence(data, 3)
+    assert torch.isfinite(found.weights).all() and float(found.weights[:, silent].abs().max()) * scale < 1e-9
+    alone = -0.5 * np.log(2 * np.pi * (count / 3) / count) - 0.5
+    if len(silent) == 3:
+        assert found.score == pytest.approx(alone, abs=1e-9)
+    else:
+        shown = labels != 2
+        rest = [_best_evidence((labels == label).astype(float), features) for label in np.unique(labels[shown])]
+        assert found.score == pytest.approx(np.mean([*rest, alone]), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_logme_where_features_repeat_one_another_and_foretell_a_class_without_a_fault(seed):
+    """What rounding puts where no feature points is no evidence; two seeds at which it became NaN."""
+    labels = np.arange(90) % 3
+    draw = np.random.default_rng(seed)
+    own = draw.exponential(size=(90, 4)).astype(np.float32)
+    own[labels == 0], own[labels > 0, 0] = [1, 0, 0, 0], 0
+    data = LabelledFeatures(
+        features=torch.from_numpy(own @ draw.exponential(size=(4, 16)).astype(np.float32)),
+        labels=torch.from_numpy(labels),
+    )
+    found = logme.Evidence(data, 3)
+    assert found.score > 1 and float(found.weights.abs().max()) < 1
+    assert torch.equal((data.features.double() @ found.weights).argmax(1) == 0, data.labels == 0)
 
 
 def test_logme_prefers_features_that_tell_classes_apart():
