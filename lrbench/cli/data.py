@@ -74,7 +74,7 @@ def verify(
                 "unused": list(data.unused),
                 "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in found.bad],
                 "repeated": [
-                    {"test": each.name, each.split: each.other, "same_class": each.same_class}
+                    {"test": each.name, "split": each.split, "other": each.other, "same_class": each.same_class}
                     for each in found.repeated
                 ],
             }

@@ -95,7 +95,7 @@ def verify(data: TaskData, control: Control) -> Verification:
         counts={name: len(split) for name, split in data.splits.items()},
         by_class=by_class,
         bad=tuple(bad),
-        repeated=tuple(_repeated(data, digests)),
+        repeated=tuple(sorted(_repeated(data, digests), key=lambda each: each.name)),
     )
 
 

@@ -48,6 +48,18 @@ def test_a_drawn_split_is_written_down_and_can_be_pinned(home):
     assert pinned.splits["test"].ids == data.splits["test"].ids and pinned.drawn_list is None
 
 
+@pytest.mark.parametrize("place", ["data/mine", "data"])
+def test_a_list_of_test_images_may_lie_with_the_images(home, place):
+    own_folders(home, ["cat", "dog"])
+    path = pin(home / "tasks", "pinned", "cat/1.png\ndog/0.png\n")
+    path.with_suffix(".txt").rename(home / place / "pinned.txt")
+    pinned = load_task_data(load_task(str(path)), [home / "data"])
+    assert pinned.splits["test"].ids == ("cat/1.png", "dog/0.png")
+    (home / place / "pinned.txt").unlink()
+    with pytest.raises(InputError, match=r"'pinned\.txt' .* was not found\. Looked at: .*data/mine/pinned\.txt"):
+        load_task_data(load_task(str(path)), [home / "data"])
+
+
 def test_caltech_trains_on_the_first_sixty_names_and_passes_over_junk(tmp_path):
     data = load("caltech256", trees.caltech256(tmp_path))
     assert data.classes == ("001.ak47", "056.dog", "198.spider", "257.clutter")

@@ -102,8 +102,10 @@ def test_test_images_that_are_in_training_too_are_named(lrbench, home):
     assert "test image test/c0/copy.bmp is train image train/c0/2.png too, pixel by pixel\n" in found.out
     assert "test/c1/odd.png is train image train/c0/1.png too, pixel by pixel, under another class" in found.out
     assert "2 of 10 test images of mine are training images too" in found.err
-    same = [each["same_class"] for each in json.loads(lrbench("data", "verify", "mine.toml", "--json").out)["repeated"]]
-    assert sorted(same) == [False, True]
+    assert json.loads(lrbench("data", "verify", "mine.toml", "--json").out)["repeated"] == [
+        {"test": "test/c0/copy.bmp", "split": "train", "other": "train/c0/2.png", "same_class": True},
+        {"test": "test/c1/odd.png", "split": "train", "other": "train/c0/1.png", "same_class": False},
+    ]
 
 
 def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
