@@ -17,7 +17,7 @@ from lrbench.leaderboard.statistics import half_width_over_images, image_varianc
 from lrbench.models import batchnorm_layers
 from lrbench.references import Reference
 from lrbench.registry.task import METRIC_NAMES
-from lrbench.snapshots import SnapshotMetadata, encode, identity
+from lrbench.snapshots import SnapshotMetadata, encode, hash_tensors, identity
 from lrbench.weights import load_snapshot, pretrained_configuration
 from lrbench.workspace import FOREIGN, Workspace
 
@@ -57,7 +57,10 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
             "classifier": known.get("classifier"),
         },
     }
-    write_bytes(folder / "model.safetensors", encode(snapshot.model.state_dict(), metadata.model_dump(mode="json")))
+    # One file, in which the statistics that transfers start from are built in.
+    weights = snapshot.model.state_dict()
+    header = metadata.model_copy(update={"tensors_sha256": hash_tensors(weights), "batchnorm_sha256": None})
+    write_bytes(folder / "model.safetensors", encode(weights, header.model_dump(mode="json")))
     write_json(folder / "config.json", configuration)
     if workspace is not None:
         statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None

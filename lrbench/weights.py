@@ -142,7 +142,9 @@ def load_weights(path: Path) -> tuple[nn.Module, SnapshotMetadata]:
     """
     metadata = read_metadata(path)
     model = create_model(metadata.architecture, metadata.arguments, classes=metadata.classes)
-    load_strictly(model, load_tensors(path), path, metadata.architecture)
+    tensors = load_tensors(path)
+    load_strictly(model, tensors, path, metadata.architecture)
+    refuse_changed(path, tensors, metadata.tensors_sha256, path)
     return model, metadata
 
 
@@ -152,7 +154,7 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
     if statistics.is_file():
         tensors = load_tensors(statistics)
         load_strictly(model, {**model.state_dict(), **tensors}, statistics, metadata.architecture)
-        _refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
+        refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
     elif metadata.batchnorm_sha256 is not None:
         raise InputError(
             f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it from where "
@@ -302,18 +304,24 @@ def check_values(path: Path) -> None:
     Raises:
         InputError: Something is wrong; says what.
     """
-    metadata = _from_file(str(path), path).metadata
+    _from_file(str(path), path)
     for part in (path, batchnorm_path(path)):
-        if not part.is_file():
-            continue
-        tensors = load_tensors(part)
-        if (name := not_finite(tensors)) is not None:
+        if part.is_file() and (name := not_finite(load_tensors(part))) is not None:
             raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")
-        if part == path:
-            _refuse_changed(part, tensors, metadata.tensors_sha256, path)
 
 
-def _refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: str | None, path: Path) -> None:
+def refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: str | None, path: Path) -> None:
+    """Refuse tensors that are not those that a snapshot's header was written with.
+
+    Args:
+        part: The snapshot's file, or that of its statistics.
+        tensors: What it holds.
+        promised: Their hash by the header; None where it holds none.
+        path: The snapshot.
+
+    Raises:
+        InputError: Their hash is another.
+    """
     if promised not in (None, hash_tensors(tensors)):
         raise InputError(
             f"{part} holds other tensors than {path.name} says (their hash is another): it was damaged or changed after "

@@ -92,6 +92,21 @@ def test_a_snapshot_without_its_reestimated_statistics_is_not_taken_for_one_of_r
         load_snapshot(parse_reference(str(snapshot), None))
 
 
+def test_weights_in_which_a_byte_is_another_are_neither_transferred_nor_exported_nor_trained_on(lrbench, snapshot):
+    content = bytearray(snapshot.read_bytes())
+    content[-2] ^= 0x80
+    snapshot.write_bytes(content)
+    for command in (
+        ("transfer", "--snapshot", "stage0", "--task", "tiny-indoor", "--protocol", "knn"),
+        ("recommend", "--task", "tiny-indoor", "--snapshots", "stage0"),
+        ("snapshots", "export", "stage0"),
+        ("snapshots", "verify", "stage0"),
+        ("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"),
+    ):
+        found = lrbench(*command)
+        assert found.status and "holds other tensors than stage0.safetensors says" in found.out + found.err, command
+
+
 @pytest.mark.parametrize("cut", [3, 8, 100, 5000])
 def test_a_truncated_snapshot_is_refused(snapshot, cut):
     snapshot.write_bytes(snapshot.read_bytes()[:-cut] if cut != 3 else snapshot.read_bytes()[:3])
@@ -251,6 +266,11 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model.eval()(images), loaded(images))
+    # It is a snapshot of lrbench's too, whose statistics are built in.
+    again = home / "exported" / "model.safetensors"
+    assert lrbench("snapshots", "verify", str(again)).status == 0
+    with torch.inference_mode():
+        torch.testing.assert_close(load_snapshot(parse_reference(str(again), None)).model(images), loaded(images))
     card = (home / "exported" / "README.md").read_text()
     assert "Source: tiny-source" in card and "None were measured" in card and "rates = [" in card
     assert lrbench("snapshots", "export", "stage0", "--out", "exported").status == 2

@@ -14,7 +14,7 @@ from lrbench.errors import InputError
 from lrbench.pretrain.state import Progress, load, progress_path, state_path
 from lrbench.registry import Suite
 from lrbench.snapshots import read_metadata, snapshot_path
-from lrbench.weights import load_strictly, load_tensors
+from lrbench.weights import load_strictly, load_tensors, refuse_changed
 from lrbench.workspace import Workspace
 
 
@@ -128,6 +128,7 @@ class Beginning:
             )
         tensors = load_tensors(path)
         load_strictly(model, tensors, path, self.suite.model.architecture)
+        refuse_changed(path, tensors, metadata.tensors_sha256, path)
         return tensors, load(state_path(path)), metadata.batchnorm_shared
 
     def _path_of(self, key: SnapshotKey) -> Path:
