@@ -15,7 +15,7 @@ from lrbench.errors import InputError
 from lrbench.models import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.references import parse_reference
-from lrbench.snapshots import batchnorm_path, encode, identity, read_metadata, snapshot_path
+from lrbench.snapshots import batchnorm_path, encode, hash_tensors, identity, read_metadata, snapshot_path
 from lrbench.weights import load_snapshot
 from lrbench.workspace import Workspace
 from tests.conftest import Trap
@@ -321,10 +321,16 @@ def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):
     assert changed.status == 1 and "are not those that were evaluated" in changed.out
 
 
+def write_with(path, name, value):
+    """A snapshot as it would have been written if a tensor had had this value."""
+    tensors = load_file(path)
+    tensors[name][:] = value
+    record = json.loads(read_metadata(path).model_dump_json())
+    path.write_bytes(encode(tensors, {**record, "tensors_sha256": hash_tensors(tensors)}))
+
+
 def test_verify_finds_values_that_are_not_finite(lrbench, snapshot):
-    tensors = load_file(snapshot)
-    tensors["fc.bias"][0] = float("nan")
-    snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
+    write_with(snapshot, "fc.bias", float("nan"))
     bad = lrbench("snapshots", "verify")
     assert bad.status == 1 and "fc.bias that are not finite" in bad.out
 
@@ -335,9 +341,7 @@ def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, h
     torch.save(weights, home / "nan.pth")
     refused = lrbench("snapshots", "add", "nan.pth", "--architecture", "resnet10t")
     assert refused.status == 2 and "fc.bias that are not finite" in refused.err
-    tensors = load_file(snapshot)
-    tensors["conv1.0.weight"][:] = float("inf")
-    snapshot.write_bytes(encode(tensors, json.loads(read_metadata(snapshot).model_dump_json())))
+    write_with(snapshot, "conv1.0.weight", float("inf"))
     for protocol in ("probe", "logme"):
         refused = lrbench("transfer", "--snapshot", str(snapshot), "--task", "tiny-objects", "--protocol", protocol)
         assert refused.status == 2 and "are not finite, so nothing can be learnt" in refused.err
