@@ -64,7 +64,7 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
     write_json(folder / "config.json", configuration)
     if workspace is not None:
         statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
-        write_text(folder / "README.md", _card(path, metadata, statistics, workspace))
+        write_text(folder / "README.md", _card(path, header, statistics, workspace))
 
 
 def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace) -> str:

@@ -142,10 +142,28 @@ def load_weights(path: Path) -> tuple[nn.Module, SnapshotMetadata]:
     """
     metadata = read_metadata(path)
     model = create_model(metadata.architecture, metadata.arguments, classes=metadata.classes)
+    load_into(model, path, metadata)
+    return model, metadata
+
+
+def load_into(model: nn.Module, path: Path, metadata: SnapshotMetadata) -> dict[str, torch.Tensor]:
+    """Put a snapshot's tensors, with its raw BatchNorm statistics, into a network.
+
+    Args:
+        model: A network of the snapshot's architecture.
+        path: The snapshot.
+        metadata: What its header says.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        InputError: They do not fit, or are not those that the snapshot was written with.
+    """
     tensors = load_tensors(path)
     load_strictly(model, tensors, path, metadata.architecture)
-    refuse_changed(path, tensors, metadata.tensors_sha256, path)
-    return model, metadata
+    _refuse_changed(path, tensors, metadata.tensors_sha256, path)
+    return tensors
 
 
 def _from_file(text: str, path: Path) -> LoadedSnapshot:
@@ -154,7 +172,7 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
     if statistics.is_file():
         tensors = load_tensors(statistics)
         load_strictly(model, {**model.state_dict(), **tensors}, statistics, metadata.architecture)
-        refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
+        _refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
     elif metadata.batchnorm_sha256 is not None:
         raise InputError(
             f"{statistics} is missing: the BatchNorm statistics that transfers of {path.name} start from. Copy it from where "
@@ -310,18 +328,7 @@ def check_values(path: Path) -> None:
             raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")
 
 
-def refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: str | None, path: Path) -> None:
-    """Refuse tensors that are not those that a snapshot's header was written with.
-
-    Args:
-        part: The snapshot's file, or that of its statistics.
-        tensors: What it holds.
-        promised: Their hash by the header; None where it holds none.
-        path: The snapshot.
-
-    Raises:
-        InputError: Their hash is another.
-    """
+def _refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: str | None, path: Path) -> None:
     if promised not in (None, hash_tensors(tensors)):
         raise InputError(
             f"{part} holds other tensors than {path.name} says (their hash is another): it was damaged or changed after "

@@ -1,7 +1,6 @@
 """`plan`, `tasks`, `doctor` and what the commands print."""
 
 import json
-import re
 import tomllib
 
 import pytest
@@ -197,13 +196,16 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench):
         ),
         ("transfer --task digits", "missing option '--snapshot'. `lrbench transfer --help`"),
         ("snapshots ad x", "no such command 'ad'. Did you mean 'add'? `lrbench snapshots --help`"),
-        # Versions of typer have other words around the options that may have been meant.
-        ("plan --sett a=1", "--sett … --seed … --set … `lrbench plan --help`"),
+        (
+            "plan --sett a=1",
+            # The second is typer 0.19's.
+            "--sett (Possible options: --seed, --set). `lrbench plan --help`"
+            "|'--sett'. (Did you mean one of: '--seed', '--set'?). `lrbench plan --help`",
+        ),
     ],
 )
 def test_a_command_line_that_cannot_be_understood_gets_one_paragraph(lrbench, words, said):
     done = lrbench(*words.split())
     assert done.status == 2 and not done.out
     (line,) = done.err.strip().splitlines()
-    assert line.startswith("lrbench: ") and "Value error" not in line
-    assert re.search(".*".join(map(re.escape, said.split(" … "))), line)
+    assert line.startswith("lrbench: ") and any(each in line for each in said.split("|")) and "Value error" not in line

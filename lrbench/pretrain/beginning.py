@@ -14,7 +14,7 @@ from lrbench.errors import InputError
 from lrbench.pretrain.state import Progress, load, progress_path, state_path
 from lrbench.registry import Suite
 from lrbench.snapshots import read_metadata, snapshot_path
-from lrbench.weights import load_strictly, load_tensors, refuse_changed
+from lrbench.weights import load_into
 from lrbench.workspace import Workspace
 
 
@@ -126,9 +126,7 @@ class Beginning:
                 f"{path} was pretrained on other images or labels of {self.suite.source} than there are now. Give this "
                 f"run a name of its own (--set name=NAME), or delete {path.parent.parent.parent} to start afresh."
             )
-        tensors = load_tensors(path)
-        load_strictly(model, tensors, path, self.suite.model.architecture)
-        refuse_changed(path, tensors, metadata.tensors_sha256, path)
+        tensors = load_into(model, path, metadata)
         return tensors, load(state_path(path)), metadata.batchnorm_shared
 
     def _path_of(self, key: SnapshotKey) -> Path:
