@@ -37,6 +37,8 @@ class Cost:
         finetuning_gpu_hours: The same for fine-tuning.
         snapshot_bytes: Disk for the missing snapshots and the states that training goes on from.
         pixel_bytes: Disk for the prepared images of all tasks whose size is known.
+        source_images: Training images of the source, where they are too few for a batch; None where they are enough or their
+            number is not known.
     """
 
     updates: int | None
@@ -47,6 +49,7 @@ class Cost:
     finetuning_gpu_hours: float
     snapshot_bytes: int
     pixel_bytes: int
+    source_images: int | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -92,6 +95,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     suite, workspace = plan.suite, place.workspace
     batch = suite.schedule.batch
     updates: int | None = 0
+    images: int | None = None
     classes: int | None = None
     if plan.missing_epochs:
         images, classes = _training_images(load_task(suite.source), place)
@@ -112,6 +116,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
         finetuning_gpu_hours=network.gpu_hours(tuning_images) if network else 0.0,
         snapshot_bytes=network.snapshot_bytes(suite, plan.snapshots) if network else 0,
         pixel_bytes=sum(_pixel_bytes(suite, load_task(name)) for name in (suite.source, *suite.targets)),
+        source_images=images if images is not None and images < batch else None,
     )
 
 

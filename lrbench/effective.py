@@ -7,12 +7,12 @@ from typing import Any
 
 import tomli_w
 
-from lrbench.arms import SnapshotKey
+from lrbench.arms import SnapshotKey, segment, snapshot_keys
 from lrbench.errors import InputError
 from lrbench.files import sha256_json, write_json, write_text
-from lrbench.registry import Suite, find_suites, load_suite
+from lrbench.registry import Suite, find_suites, load_suite, suggestion
 from lrbench.registry.loading import differences, means_a_file, validated
-from lrbench.snapshots import read_metadata, snapshot_path, snapshots_taken_in
+from lrbench.snapshots import read_metadata, remade_parent, snapshot_path, snapshots_taken_in
 from lrbench.workspace import Workspace
 
 # What the snapshots depend on. The targets, protocols and seeds of a suite may change between runs; these may not.
@@ -45,6 +45,7 @@ def keep_suite(workspace: Workspace, suite: Suite) -> None:
     if path.is_file():
         before = read_effective(path)
         if recipe(before) != recipe(suite) and _begun(path):
+            _refuse_unknown_model(suite)
             raise InputError(
                 f"{path.parent} holds snapshots of a suite {suite.name!r} with other pretraining settings: "
                 f"{difference(before, suite)}. Give this one a name of its own (--set name={suite.name}-2), or delete "
@@ -93,6 +94,7 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     if name is not None:
         path = effective_path(workspace, name)
         if means_a_file(name) or not path.is_file():
+            _refuse_misspelt(workspace, name)
             return load_suite(name)
     else:
         found = sorted(filter(_begun, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot)
@@ -122,17 +124,35 @@ def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: C
     """
     kept = effective_path(workspace, name)
     if means_a_file(name) or name in find_suites() or not kept.is_file():
+        _refuse_misspelt(workspace, name)
         return load_suite(name, changes)
     # Its own file may say otherwise by now.
     say(f"{name} is taken as it was last run here ({kept}); name its own file if that was changed since")
     return load_suite(str(kept), changes)
 
 
+def _refuse_misspelt(workspace: Workspace, name: str) -> None:
+    """Refuse a name that is nearly that of a suite which was run here and of none that is shipped.
+
+    Raises:
+        InputError: Says which may have been meant.
+    """
+    shipped = find_suites()
+    if means_a_file(name) or name in shipped or suggestion(name, shipped) or Path(f"{name}.toml").is_file():
+        return
+    if near := suggestion(name, [path.parent.name for path in sorted(workspace.checkpoints.glob("*/suite.toml"))]):
+        raise InputError(
+            f"there is no suite called {name!r}.{near} That was run here; `lrbench suites` lists those that are shipped, and a "
+            "suite of your own is named by the path of its TOML file."
+        )
+
+
 def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
     """Whether a snapshot is there, made with this suite's pretraining settings.
 
     Raises:
-        InputError: A file is there that is damaged, or was made with other settings or another architecture.
+        InputError: A file is there that is damaged, or was made with other settings, another architecture, or from other
+            weights than its parent holds now.
     """
     path = snapshot_path(workspace.checkpoints, suite.name, key)
     if path.is_dir():
@@ -141,6 +161,7 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
         return False
     metadata = read_metadata(path)
     if metadata.architecture != suite.model.architecture:
+        _refuse_unknown_model(suite)
         raise InputError(
             f"{path} is a snapshot of {metadata.architecture}, but suite {suite.name} pretrains "
             f"{suite.model.architecture}. Move it away, or give the suite another name (--set name=NAME)."
@@ -150,7 +171,31 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
             f"{path} was pretrained with other settings than suite {suite.name} has now. Give the suite another name "
             f"(--set name=NAME), or delete {path.parents[2]} to pretrain all of it anew."
         )
+    if (parent := remade_parent(path, metadata)) is not None:
+        after = [str(each) for each in _made_after(suite, key, workspace)]
+        too = f", and what was made from it ({', '.join(after)})," if after else ""
+        raise InputError(
+            f"{path} was made from other weights than {parent} holds now, which was made anew or replaced since: they are not "
+            f"of one run. Delete {path}{too} and run the same command again, which makes what is missing; or put the former "
+            f"{parent.name} back."
+        )
     return True
+
+
+def _made_after(suite: Suite, key: SnapshotKey, workspace: Workspace) -> list[SnapshotKey]:
+    """The snapshots on disk whose training began, at once or by way of others, at a snapshot."""
+    found = [key]
+    for each in snapshot_keys(suite, seed=key.seed):
+        if segment(suite.schedule, each).parent in found:
+            found.append(each)
+    return [each for each in found[1:] if snapshot_path(workspace.checkpoints, suite.name, each).is_file()]
+
+
+def _refuse_unknown_model(suite: Suite) -> None:
+    """Before a misspelt model is taken for another network, which a suite of another name could have."""
+    from lrbench.models import refuse_unknown
+
+    refuse_unknown(suite.model.architecture)
 
 
 def difference(before: Suite, after: Suite) -> str:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
 import tomli_w
 from tabulate import tabulate
+from torch import nn
 
 from lrbench.effective import effective_path, read_effective, recipe
 from lrbench.errors import InputError
@@ -53,18 +55,29 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
             "interpolation": metadata.input.interpolation,
             "mean": list(metadata.input.mean),
             "std": list(metadata.input.std),
-            "first_conv": known.get("first_conv"),
+            "first_conv": _first_convolution(snapshot.model, known.get("first_conv")),
             "classifier": known.get("classifier"),
         },
     }
     # One file, in which the statistics that transfers start from are built in.
     weights = snapshot.model.state_dict()
-    header = metadata.model_copy(update={"tensors_sha256": hash_tensors(weights), "batchnorm_sha256": None})
+    within = snapshot.batchnorm == "re-estimated" and bool(batchnorm_layers(snapshot.model))
+    changed = {"tensors_sha256": hash_tensors(weights), "batchnorm_sha256": None, "batchnorm_within": within}
+    header = metadata.model_copy(update=changed)
     write_bytes(folder / "model.safetensors", encode(weights, header.model_dump(mode="json")))
     write_json(folder / "config.json", configuration)
     if workspace is not None:
         statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
         write_text(folder / "README.md", _card(path, header, statistics, workspace))
+
+
+def _first_convolution(model: nn.Module, named: Any) -> Any:
+    """The name of the layer that takes the image, where what timm calls so is several layers, as a deep stem."""
+    modules = dict(model.named_modules())
+    if not isinstance(named, str) or isinstance(modules.get(named), nn.Conv2d):
+        return named
+    inside = (name for name, each in modules.items() if name.startswith(f"{named}.") and isinstance(each, nn.Conv2d))
+    return next(inside, named)
 
 
 def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace) -> str:

@@ -126,8 +126,7 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
             # Who knows what to do needs no list of everything.
             error.problems = ()
         raise
-    if (broken := not_finite(tensors)) is not None:
-        raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
+    _refuse_values(file, tensors, model)
     if path.exists():
         raise InputError(
             f"{path} is there already. Give the new one another name with --name, or delete that file first."
@@ -145,6 +144,30 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
     return path, [
         each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in tensors
     ]
+
+
+def _refuse_values(file: Path, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    """Refuse what is no weights in the network's own kind of number, which it holds by now.
+
+    Raises:
+        InputError: Whole numbers in the place of weights, or values that are not finite.
+    """
+    taken = model.state_dict()
+    whole = next(
+        (name for name, each in taken.items() if each.is_floating_point() > tensors[name].is_floating_point()), None
+    )
+    if whole is not None:
+        raise InputError(
+            f"{file} holds {whole} as whole numbers ({str(tensors[whole].dtype).removeprefix('torch.')}), as quantised weights "
+            "are: their scale is not in it. Save plain weights in single or half precision."
+        )
+    if (broken := not_finite(tensors)) is not None:
+        raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
+    if (broken := not_finite(taken)) is not None:
+        raise InputError(
+            f"{file} holds values in {broken} that are too large for {str(taken[broken].dtype).removeprefix('torch.')}, "
+            "in which the network computes, so nothing can be transferred from it."
+        )
 
 
 def _input(model: nn.Module, origin: Origin) -> Input:

@@ -14,6 +14,8 @@ from lrbench.data.pixels import Pixels
 from lrbench.errors import InputError
 from lrbench.registry import suggestion
 
+# Arguments of `timm.create_model` that fetch or load weights, or say which.
+_LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 # Threads that make evaluation batches ahead.
 _MOST_AHEAD = 8
 
@@ -30,7 +32,36 @@ def create_model(
         seed: Seeds the initialisation; the caller's random state stays as it was.
 
     Raises:
-        InputError: timm has no such model or does not take these arguments.
+        InputError: timm has no such model or does not take these arguments, or one of them would put weights into it.
+    """
+    import timm
+
+    refuse_unknown(architecture)
+    if loading := sorted(_LOADING & arguments.keys()):
+        raise InputError(
+            f"{architecture!r} is asked for with the argument `{loading[0]}`, which would have timm fetch or load weights. "
+            "Leave it out: a suite's networks begin untrained, and `lrbench snapshots add` or timm:NAME bring weights."
+        )
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            model: nn.Module = timm.create_model(architecture, num_classes=classes, **arguments)
+        except Exception as error:
+            # Arguments reach every part of a network, each with exceptions of its own; a missing key says its name alone.
+            said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
+            raise InputError(
+                f"timm could not make {architecture!r} with the arguments {dict(arguments)}: {said}. Correct "
+                "model.architecture or model.arguments."
+            ) from error
+    return model
+
+
+def refuse_unknown(architecture: str) -> None:
+    """Refuse what is no model of timm's.
+
+    Raises:
+        InputError: Says which may have been meant.
     """
     import timm
 
@@ -39,17 +70,6 @@ def create_model(
             f"timm {timm.__version__} has no model {architecture!r}.{suggestion(architecture, timm.list_models())} "
             "`timm.list_models()` lists them."
         )
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.manual_seed(seed)
-        try:
-            model: nn.Module = timm.create_model(architecture, num_classes=classes, **arguments)
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"timm could not make {architecture!r} with the arguments {dict(arguments)}: {error}. Correct "
-                "model.architecture or model.arguments."
-            ) from error
-    return model
 
 
 def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -158,7 +158,8 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     Raises:
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
     """
-    tasks = {name: load_task(name) for name in (suite.source, *suite.targets)}
+    source = load_task(suite.source, f"suite {suite.name}, source")
+    tasks = {suite.source: source, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
     settings = TransferSettings.of(suite)
     snapshots, cells = [], []
     for key in snapshot_keys(suite, arm=arm, seed=seed):

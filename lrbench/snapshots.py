@@ -42,6 +42,8 @@ class SnapshotMetadata(BaseModel):
         epoch, update: Where in pretraining it was taken.
         rate: Learning rate of the stage that it ends; None for the initialisation.
         next_rate: Learning rate after the boundary; None where training ends.
+        parent: The snapshot whose training went on to this one, as `step/seed0/stage1`; None for the initialisation.
+        parent_sha256: The parent's `tensors_sha256` at that time.
         batchnorm_shared: Training images that shared batch statistics in the network's BatchNorm layers; None where it has none
             or where that is not known.
         recipe: Hash of everything in the suite that pretraining depends on.
@@ -52,6 +54,7 @@ class SnapshotMetadata(BaseModel):
         origin: File name or reference that foreign weights came from.
         tensors_sha256: Hash of the tensors in the file, as `hash_tensors`.
         batchnorm_sha256: The same of the re-estimated statistics beside it; None where there were none.
+        batchnorm_within: Whether the file's own running statistics are the re-estimated ones, as in an export.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -69,6 +72,8 @@ class SnapshotMetadata(BaseModel):
     update: int | None = None
     rate: float | None = None
     next_rate: float | None = None
+    parent: str | None = None
+    parent_sha256: str | None = None
     batchnorm_shared: int | None = None
     recipe: str | None = None
     source_task: str | None = None
@@ -82,6 +87,7 @@ class SnapshotMetadata(BaseModel):
     revision: str | None = None
     tensors_sha256: str | None = None
     batchnorm_sha256: str | None = None
+    batchnorm_within: bool = False
 
 
 def snapshot_files(folder: Path) -> list[Path]:
@@ -104,6 +110,28 @@ def segment_folder(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
 def snapshot_path(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
     """Where a suite's snapshot lies."""
     return segment_folder(checkpoints, suite, key) / f"stage{key.stage}.safetensors"
+
+
+def remade_parent(path: Path, metadata: SnapshotMetadata) -> Path | None:
+    """The snapshot that the one at `path` was made from, where that holds other weights by now.
+
+    Returns:
+        None where it holds the same, is not there, or is not known.
+    """
+    folders = path.absolute().parents
+    own = f"{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}.safetensors"
+    if metadata.parent is None or metadata.parent_sha256 is None or len(folders) < 3:
+        return None
+    parent = folders[2] / f"{metadata.parent}.safetensors"
+    # What was copied out of its suite's folder lies beside others.
+    if path.absolute() != folders[2] / own or not parent.is_file():
+        return None
+    try:
+        now = read_metadata(parent).tensors_sha256
+    except InputError:
+        # What is wrong with the parent is said of the parent.
+        return None
+    return parent if now != metadata.parent_sha256 else None
 
 
 def batchnorm_path(path: Path) -> Path:
@@ -199,9 +227,9 @@ def _hash(path: Path, modified: int, size: int) -> str:
     return sha256_file(path)
 
 
-def batchnorm_mode(path: Path) -> Literal["re-estimated", "raw"]:
+def batchnorm_mode(path: Path, metadata: SnapshotMetadata) -> Literal["re-estimated", "raw"]:
     """Which BatchNorm statistics a transfer of this snapshot starts from."""
-    return "re-estimated" if batchnorm_path(path).is_file() else "raw"
+    return "re-estimated" if metadata.batchnorm_within or batchnorm_path(path).is_file() else "raw"
 
 
 def _header(path: Path) -> dict[str, Any]:

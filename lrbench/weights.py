@@ -27,6 +27,7 @@ from lrbench.snapshots import (
     hash_tensors,
     identity,
     read_metadata,
+    remade_parent,
 )
 
 # Differences that a message holds.
@@ -179,7 +180,11 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
             f"{path.name} came from; or, if lrbench pretrained it here, delete {path.name} and run the same pretraining."
         )
     return LoadedSnapshot(
-        reference=text, model=model.eval(), metadata=metadata, sha256=identity(path), batchnorm=batchnorm_mode(path)
+        reference=text,
+        model=model.eval(),
+        metadata=metadata,
+        sha256=identity(path),
+        batchnorm=batchnorm_mode(path, metadata),
     )
 
 
@@ -317,12 +322,17 @@ def input_for(reference: Reference) -> Input:
 
 
 def check_values(path: Path) -> None:
-    """Check a snapshot's header, names, shapes, hashes and values, and those of its BatchNorm statistics.
+    """Check a snapshot's header, names, shapes, hashes and values, those of its BatchNorm statistics, and its parent.
 
     Raises:
         InputError: Something is wrong; says what.
     """
     _from_file(str(path), path)
+    if (parent := remade_parent(path, read_metadata(path))) is not None:
+        raise InputError(
+            f"{path} was made from other weights than {parent} holds now, which was made anew or replaced since: they are "
+            "not of one run."
+        )
     for part in (path, batchnorm_path(path)):
         if part.is_file() and (name := not_finite(load_tensors(part))) is not None:
             raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")

@@ -322,6 +322,25 @@ def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):
     assert changed.status == 1 and "are not those that were evaluated" in changed.out
 
 
+def test_verify_notices_a_source_that_is_another_by_now(lrbench, snapshot, home):
+    tasks = home.parent / "tasks" / "tiny-source.toml"
+    tasks.write_text(tasks.read_text().replace("wrong = 0.1", "wrong = 0.2"))
+    assert lrbench("snapshots", "verify").status == 0
+    changed = lrbench("snapshots", "verify", "--source")
+    assert (
+        changed.status == 1 and "pretrained on other images or labels of tiny-source than there are now" in changed.out
+    )
+
+
+def test_a_timm_that_would_unpickle_fetches_nothing(monkeypatch, home):
+    import timm.models
+
+    monkeypatch.setattr(timm.models, "load_state_dict", lambda file, weights_only=False: None)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("it was fetched"))
+    with pytest.raises(InputError, match=r"unpickles what it downloads\. Update timm"):
+        load_snapshot(parse_reference("timm:resnet10t.c3_in1k", None))
+
+
 def write_with(path, tensors):
     """A snapshot as it would have been written with these tensors."""
     record = json.loads(read_metadata(path).model_dump_json())

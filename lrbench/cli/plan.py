@@ -57,6 +57,11 @@ def plan(
         typer.echo(of_others)
     for task, problem in absent.items():
         typer.echo(f"a run would stop here before it begins, for want of {task}: {problem}")
+    if cost.source_images is not None:
+        typer.echo(
+            f"pretraining would stop before it begins: {chosen.source} has {cost.source_images:,} training images, fewer than "
+            f"one batch of {chosen.schedule.batch}"
+        )
     typer.echo(cost.words())
 
 

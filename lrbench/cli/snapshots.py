@@ -1,6 +1,7 @@
 """`lrbench snapshots`: what is there, what it says of itself, whether it is sound, and the way in and out."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -59,8 +60,15 @@ def show(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
     from lrbench.snapshots import batchnorm_mode, identity, read_metadata
 
     path = _path(reference, suite)
-    metadata = read_metadata(path).model_dump(mode="json")
-    emit_json({**metadata, "path": str(path), "sha256": identity(path), "batchnorm": batchnorm_mode(path)})
+    metadata = read_metadata(path)
+    emit_json(
+        {
+            **metadata.model_dump(mode="json"),
+            "path": str(path),
+            "sha256": identity(path),
+            "batchnorm": batchnorm_mode(path, metadata),
+        }
+    )
 
 
 @app.command("verify")
@@ -87,21 +95,34 @@ def verify(
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
     files = _found(workspace, suite) if reference is None else [(_path(reference, suite), reference)]
     problems: dict[str, str] = {}
+    unread: dict[str, str] = {}
     with showing_progress("verify snapshots") as control:
         for path, name in files:
             try:
                 check_values(path)
+            except InputError as error:
+                problems[name] = str(error)
+                continue
+            try:
                 if source and (problem := evaluate_again(path, place, control)):
                     problems[name] = problem
             except InputError as error:
-                problems[name] = str(error)
+                # Of the source's data, which says nothing of the snapshot.
+                unread[name] = str(error)
     if json_:
-        emit_json({"checked": len(files), "bad": problems})
+        emit_json({"checked": len(files) - len(unread), "bad": problems, "not_evaluated": unread})
     else:
         for name, problem in problems.items():
             typer.echo(f"{name}: {problem}")
+    for problem in dict.fromkeys(unread.values()):
+        warn(problem)
     if problems:
         raise FailureError(f"{len(problems)} of {len(files)} snapshots are bad.")
+    if unread:
+        raise InputError(
+            f"{len(unread)} of {len(files)} snapshots could not be evaluated on their source, for the reason above; header, "
+            "names, shapes and values of all are sound."
+        )
     if not files:
         note(f"there are no snapshots in {workspace.checkpoints.absolute()}: nothing was checked")
         return
@@ -204,7 +225,7 @@ def add(
             note(f"{len(left_out):,} tensors of {file} are left out ({shown})")
     if failed:
         raise InputError(f"{failed} of {len(files)} files were not taken in; the warnings above say why.")
-    use = f"transfer --snapshot {path}" if one else f"recommend --snapshots {folder}"
+    use = f"transfer --snapshot {FOREIGN}/{path.stem}" if one else f"recommend --snapshots {quote(str(folder))}"
     note(f"go on with `lrbench {use} --task TASK`")
 
 

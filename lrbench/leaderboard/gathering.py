@@ -96,7 +96,7 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         problems=problems,
         partial=partial,
     )
-    by_column: dict[Column, list[Entry]] = {}
+    members: list[Entry] = []
     known_rows, seeds, transfer_seeds = set(rows), set(suite.seeds), set(suite.transfer_seeds)
     for entry in entries:
         if entry.arm is None or (entry.arm, entry.stage) not in known_rows:
@@ -104,11 +104,36 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         elif entry.pretraining_seed not in seeds or entry.seed not in transfer_seeds:
             evidence.apart.append((entry, "its seed is not in the suite"))
         else:
-            by_column.setdefault(Column(protocol=entry.protocol, task=entry.task), []).append(entry)
+            members.append(entry)
+    by_column: dict[Column, list[Entry]] = {}
+    for entry in _of_one_snapshot(members, evidence):
+        by_column.setdefault(Column(protocol=entry.protocol, task=entry.task), []).append(entry)
     evidence.extra = sorted(by_column.keys() - set(columns))
-    for column, members in by_column.items():
-        _add_column(evidence, column, members, index)
+    for column, entries_of in by_column.items():
+        _add_column(evidence, column, entries_of, index)
     return evidence
+
+
+def _of_one_snapshot(entries: Sequence[Entry], evidence: Evidence) -> list[Entry]:
+    """The results of one set of weights for each snapshot: of that which has most of them. Others are put apart.
+
+    A snapshot that was made anew has other weights under the same name until all of its cells are transferred again.
+    """
+    counts: dict[tuple[str | None, int | None, int | None], Counter[str]] = {}
+    for entry in entries:
+        counts.setdefault((entry.arm, entry.pretraining_seed, entry.stage), Counter())[entry.sha256] += 1
+    most = {name: max(each, key=lambda sha256: (each[sha256], sha256)) for name, each in counts.items()}
+    kept = []
+    for entry in entries:
+        name = (entry.arm, entry.pretraining_seed, entry.stage)
+        if entry.sha256 == most[name]:
+            kept.append(entry)
+        else:
+            reason = (
+                f"of other weights of that snapshot ({entry.sha256[:8]}) than most of its results ({most[name][:8]})"
+            )
+            evidence.apart.append((entry, reason))
+    return kept
 
 
 def _add_column(evidence: Evidence, column: Column, entries: Sequence[Entry], index: Index) -> None:

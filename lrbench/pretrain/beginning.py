@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import MEAN_OF, Segment, SnapshotKey
+from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
 from lrbench.effective import is_made, recipe
 from lrbench.errors import InputError
-from lrbench.pretrain.state import Progress, load, progress_path, state_path
+from lrbench.pretrain.state import Progress, advice, load, progress_path, state_path
 from lrbench.registry import Suite
-from lrbench.snapshots import read_metadata, snapshot_path
-from lrbench.weights import load_into
+from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path
+from lrbench.weights import load_into, mismatches
 from lrbench.workspace import Workspace
 
 
@@ -60,48 +60,71 @@ class Beginning:
             return self._mean_of(parent, model)
         if self.segment.kept_epoch is not None:
             return self._kept_by(parent, self.segment.kept_epoch, model)
-        return self._resumed() or self._from_parent(parent, model)
+        return self._resumed(parent, model) or self._from_parent(parent, model)
 
-    def _resumed(self) -> Progress | None:
+    def _resumed(self, parent: SnapshotKey, model: nn.Module) -> Progress | None:
+        """Saved progress, where it is of this very segment and holds all that the suite asks of it."""
         path = progress_path(self._path_of(self.segment.key))
         if not path.is_file():
             return None
         try:
             content = load(path)
-        except InputError:
+            if content["recipe"] != recipe(self.suite) or content["fingerprint"] != self.fingerprint:
+                return None
+            progress = Progress(**{each.name: content[each.name] for each in fields(Progress) if each.name in content})
+            damaged = not _fits(model, progress.weights, progress.momentum)
+        except (InputError, KeyError, TypeError):
+            damaged = True
+        now = read_metadata(self._path_of(parent)).tensors_sha256 if self._path_of(parent).is_file() else None
+        if damaged:
             # Half-saved progress is no loss but time: the segment starts from its parent again.
-            self.say(f"{path} is damaged; {self.segment.key} starts from its last boundary again")
-            return None
-        if content["recipe"] != recipe(self.suite) or content["fingerprint"] != self.fingerprint:
-            return None
-        progress = Progress(**{each.name: content[each.name] for each in fields(Progress)})
-        epochs = progress.update // self.updates_per_epoch - self.segment.first_epoch
-        if keeps_mean(self.segment) and progress.mean_count != epochs:
-            self.say(
-                f"{path} holds no sum of the weights of all epochs so far, which an arm of the suite takes the mean of; "
-                f"{self.segment.key} starts from its last boundary again"
-            )
+            why = "is damaged"
+        elif None not in (progress.parent_sha256, now) and progress.parent_sha256 != now:
+            why = f"began at other weights than {parent} holds now"
+        else:
+            why = self._lacks(progress)
+        if why:
+            self.say(f"{path} {why}; {self.segment.key} starts from its last boundary again")
             return None
         return progress
 
+    def _lacks(self, progress: Progress) -> str:
+        """What an arm of the suite needs of the segment and saved progress does not hold, because the arm was added since."""
+        epoch = progress.update // self.updates_per_epoch
+        if keeps_mean(self.segment) and progress.mean_count != epoch - self.segment.first_epoch:
+            return "holds no sum of the weights of all epochs so far, which an arm of the suite takes the mean of"
+        for each, with_momentum in kept_epochs(self.suite, self.segment).items():
+            if each <= epoch and (each not in progress.kept or (with_momentum and each not in progress.kept_momentum)):
+                return f"holds no state of epoch {each}, which an arm of the suite needs"
+        return ""
+
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
-        weights, state, shared = self._parent(parent, model)
+        weights, state, metadata = self._parent(parent, model)
         return Progress(
-            update=int(state["update"]), weights=weights, momentum=state["momentum"], batchnorm_shared=shared
+            update=int(state["update"]),
+            weights=weights,
+            momentum=state["momentum"],
+            batchnorm_shared=metadata.batchnorm_shared,
+            parent_sha256=metadata.tensors_sha256,
         )
 
     def _mean_of(self, parent: SnapshotKey, model: nn.Module) -> Progress:
-        weights, state, shared = self._parent(parent, model)
+        weights, state, metadata = self._parent(parent, model)
         mean = {name: tensor.to(weights[name].dtype) for name, tensor in state["mean"].items()}
         if not mean:
             raise InputError(
                 f"{state_path(self._path_of(parent))} holds no mean of epoch-end weights, which {self.segment.key} needs: "
                 f"it was pretrained by a version of lrbench that kept none. Delete {self._path_of(parent)} and pretrain again."
             )
-        return Progress(update=int(state["update"]), weights={**weights, **mean}, batchnorm_shared=shared)
+        return Progress(
+            update=int(state["update"]),
+            weights={**weights, **mean},
+            batchnorm_shared=metadata.batchnorm_shared,
+            parent_sha256=metadata.tensors_sha256,
+        )
 
     def _kept_by(self, parent: SnapshotKey, epoch: int, model: nn.Module) -> Progress:
-        _, state, shared = self._parent(parent, model)
+        _, state, metadata = self._parent(parent, model)
         kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
         momentum = {} if arm == "trail" else state.get("kept_momentum", {}).get(epoch)
         if kept is None or momentum is None:
@@ -109,12 +132,17 @@ class Beginning:
                 f"{state_path(self._path_of(parent))} holds no state of epoch {epoch}, which {self.segment.key} needs: it was "
                 f"pretrained when the suite had no arm `{arm}`. Delete {self._path_of(parent)} and pretrain again."
             )
-        update = epoch * self.updates_per_epoch
-        return Progress(update=update, weights=kept, momentum=momentum, batchnorm_shared=shared)
+        return Progress(
+            update=epoch * self.updates_per_epoch,
+            weights=kept,
+            momentum=momentum,
+            batchnorm_shared=metadata.batchnorm_shared,
+            parent_sha256=metadata.tensors_sha256,
+        )
 
     def _parent(
         self, parent: SnapshotKey, model: nn.Module
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], int | None]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any], SnapshotMetadata]:
         path = self._path_of(parent)
         if not is_made(self.suite, parent, self.workspace):
             raise InputError(
@@ -126,8 +154,26 @@ class Beginning:
                 f"{path} was pretrained on other images or labels of {self.suite.source} than there are now. Give this "
                 f"run a name of its own (--set name=NAME), or delete {path.parent.parent.parent} to start afresh."
             )
-        tensors = load_into(model, path, metadata)
-        return tensors, load(state_path(path)), metadata.batchnorm_shared
+        tensors, state = load_into(model, path, metadata), load(state_path(path))
+        if "update" not in state or not _fits(model, tensors, state.get("momentum")):
+            raise InputError(f"{state_path(path)} is damaged. {advice(state_path(path))}")
+        if state.get("tensors_sha256") not in (None, metadata.tensors_sha256):
+            raise InputError(
+                f"{state_path(path)} is the state of other weights than {path.name} beside it holds: one of them was put "
+                f"there from another run. {advice(state_path(path))}"
+            )
+        return tensors, state, metadata
 
     def _path_of(self, key: SnapshotKey) -> Path:
         return snapshot_path(self.workspace.checkpoints, self.suite.name, key)
+
+
+def _fits(model: nn.Module, weights: Any, momentum: Any) -> bool:
+    """Whether tensors are a network's weights and momentum buffers of its parameters."""
+    if not all(isinstance(each, dict) for each in (weights, momentum)):
+        return False
+    shapes = {name: tuple(each.shape) for name, each in weights.items() if isinstance(each, torch.Tensor)}
+    parameters = {name: tuple(each.shape) for name, each in model.named_parameters()}
+    buffers = {name: tuple(each.shape) for name, each in momentum.items() if isinstance(each, torch.Tensor)}
+    # A parameter that no loss depends on has no buffer.
+    return not mismatches(model, shapes) and all(parameters.get(name) == shape for name, shape in buffers.items())

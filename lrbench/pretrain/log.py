@@ -1,6 +1,7 @@
 """The training log: one JSON line an epoch in `log.jsonl`, and wall-clock times apart in `timings.jsonl`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from lrbench.files import canonical_json, write_text, writing
 from lrbench.locks import locked
 
 
-def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]]) -> None:
+def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]], say: Callable[[str], None]) -> None:
     """Put a segment's records into its arm's log, in the place of older ones of that stage.
 
     The log is a function of the records alone, so an interrupted run ends with the same bytes as one that was not.
@@ -18,11 +19,12 @@ def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]]) -> None
         snapshot: The segment's snapshot, whose folder the log is in.
         stage: The segment's stage.
         records: One an epoch, with `stage` among the keys.
+        say: Told where the log is damaged; what can be read of it goes on.
     """
     path = snapshot.with_name("log.jsonl")
     # Stages that start from another arm's state may be in the making at once. The wait is short, and nothing stops it.
     with locked(path, Control()):
-        others = [record for record in _read(path) if record["stage"] != stage]
+        others = [record for record in _read(path, say) if record["stage"] != stage]
         every = sorted(others + records, key=lambda record: record["update"])
         write_text(path, "".join(canonical_json(record) + "\n" for record in every))
 
@@ -34,7 +36,29 @@ def append_timing(snapshot: Path, record: dict[str, Any]) -> None:
         file.write(canonical_json(record) + "\n")
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def clear_log(snapshot: Path, control: Control) -> None:
+    """Remove what a killed process had begun to write of a log."""
+    path = snapshot.with_name("log.jsonl")
+    with locked(path, control) as alone:
+        for stale in path.parent.glob(f".{path.name}.*.part") if alone else ():
+            stale.unlink(missing_ok=True)
+
+
+def _read(path: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_bytes().splitlines()
+    records = [record for line in lines if (record := _record(line)) is not None]
+    if len(records) < len(lines):
+        aside = path.with_name("log.damaged.jsonl")
+        path.replace(aside)
+        say(f"{len(lines) - len(records)} lines of {path} are damaged and left out; the file as it was is {aside.name}")
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+        return record if isinstance(record["stage"], int) and isinstance(record["update"], int) else None
+    except (ValueError, KeyError, TypeError):
+        return None

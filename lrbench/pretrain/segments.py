@@ -20,7 +20,7 @@ from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.models import InputNormalisation, batchnorm_layers, create_model, no_memory, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.beginning import Beginning, keeps_mean
-from lrbench.pretrain.log import append_timing, write_log
+from lrbench.pretrain.log import append_timing, clear_log, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
 from lrbench.pretrain.state import Progress, progress_path, save, state_path
@@ -30,8 +30,8 @@ from lrbench.pretrain.trainer import Trainer
 from lrbench.ranks import ALONE, Ranks
 from lrbench.registry import Suite
 from lrbench.seeds import derive
-from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path, write_snapshot
-from lrbench.workspace import Place
+from lrbench.snapshots import SnapshotMetadata, hash_tensors, read_metadata, snapshot_path, write_snapshot
+from lrbench.workspace import Place, Workspace
 
 
 def make_snapshot(
@@ -57,16 +57,26 @@ def make_snapshot(
     path = snapshot_path(place.workspace.checkpoints, suite.name, key)
     with ExitStack() as held:
         ranks.first_does(lambda: held.enter_context(locked(path, control)))
-        ranks.first_does(lambda: _clear_away(path))
-        made = ranks.first_does(lambda: read_metadata(path) if is_made(suite, key, place.workspace) else None)
+        ranks.first_does(lambda: _clear_away(path, control))
+        made = ranks.first_does(lambda: _made(suite, key, place.workspace))
         return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks).run()
 
 
-def _clear_away(path: Path) -> None:
+def _clear_away(path: Path, control: Control) -> None:
     """Remove what a killed process had begun to write: nobody else writes here while the lock is held."""
     stem = path.name.removesuffix(".safetensors")
     for stale in path.parent.glob(f".{stem}.*.part"):
         stale.unlink(missing_ok=True)
+    clear_log(path, control)
+
+
+def _made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> SnapshotMetadata | None:
+    if not is_made(suite, key, workspace):
+        return None
+    path = snapshot_path(workspace.checkpoints, suite.name, key)
+    # Of a process that was killed between the two: whoever deletes the snapshot to make it anew means all of it.
+    progress_path(path).unlink(missing_ok=True)
+    return read_metadata(path)
 
 
 class _Making:
@@ -78,6 +88,8 @@ class _Making:
         self.suite, self.segment, self.place, self.path, self.control = suite, stretch, place, path, control
         self.ranks = ranks
         self.shared: int | None = None
+        # The update up to which this segment's progress is on the disk.
+        self.saved: int | None = None
         self.device = pick_device()
         self.normalise = InputNormalisation(suite.input.mean, suite.input.std, self.device)
         self.source: Source = open_source(
@@ -131,6 +143,8 @@ class _Making:
         end = self.ranks.first_does(lambda: beginning.find(model))
         self.shared = self.ranks.first_does(lambda: self._shared(end, model))
         end = replace(end, batchnorm_shared=self.shared)
+        if end.update > self.segment.first_epoch * self.batches.updates_per_epoch and not self.segment.derived:
+            self.saved = end.update
         placed(model, self.device)
         if self.segment.parent is not None and not self.segment.derived:
             end = self._train(model, end)
@@ -156,14 +170,16 @@ class _Making:
     def _write(
         self, end: Progress, metadata: SnapshotMetadata, statistics: dict[str, torch.Tensor], sample: dict[str, Any]
     ) -> None:
-        state: dict[str, Any] = {"update": end.update, "momentum": end.momentum}
+        state: dict[str, Any] = {
+            "update": end.update, "momentum": end.momentum, "tensors_sha256": hash_tensors(end.weights)
+        }  # fmt: skip
         if not self.segment.derived:
             state |= {
                 "mean": {name: tensor / end.mean_count for name, tensor in end.mean.items()},
                 "kept": end.kept,
                 "kept_momentum": end.kept_momentum,
             }
-            write_log(self.path, self.segment.key.stage, end.records)
+            write_log(self.path, self.segment.key.stage, end.records, self.control.say)
         if not self.segment.derived or self._goes_on:
             save(state_path(self.path), state)
         write_snapshot(self.path, end.weights, metadata, statistics, sample)
@@ -222,6 +238,7 @@ class _Making:
                 keep_epochs=kept_epochs(self.suite, self.segment) if writes else {},
                 device=self.device,
                 ranks=self.ranks,
+                last_good=self._last_good,
                 # The log is put on the disk beside the training.
                 each_epoch=lambda records: saver.then(partial(self._epoch, list(records), tracker)),
             )
@@ -246,7 +263,7 @@ class _Making:
 
     def _epoch(self, records: list[dict[str, Any]], tracker: Tracker) -> None:
         if self.ranks.first:
-            write_log(self.path, self.segment.key.stage, records)
+            write_log(self.path, self.segment.key.stage, records, self.control.say)
             tracker.record(records[-1])
 
     def _timing(self, updates: int, seconds: float) -> None:
@@ -266,11 +283,15 @@ class _Making:
     def _not_finite(self, progress: Progress, broken: str) -> FailureError:
         # The loss of an update is that of the weights before it: nobody has looked at those after the last.
         return FailureError(
-            f"the weights of {self.segment.key} are not finite after update {progress.update:,} ({broken}). The last good "
-            f"state is its parent {self.segment.parent}, or what was saved of this stage before, and every snapshot made so "
-            "far is kept. Use a smaller rate in schedule.rates under a new suite name (--set name=NAME), or look at the "
-            "images for wrong values."
+            f"the weights of {self.segment.key} are not finite after update {progress.update:,} ({broken}). "
+            f"{self._last_good()}, and every snapshot made so far is kept. Use a smaller rate in schedule.rates under a new "
+            "suite name (--set name=NAME), or look at the images for wrong values."
         )
+
+    def _last_good(self) -> str:
+        if self.saved is None:
+            return f"The last good state is its parent {self.segment.parent}"
+        return f"The last good state is that after update {self.saved:,}, which is saved"
 
     def _save(self, progress: Progress) -> None:
         if (broken := progress.not_finite()) is not None:
@@ -279,6 +300,7 @@ class _Making:
         save(
             progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content}
         )
+        self.saved = progress.update
 
     def _metadata(self, end: Progress, scores: SourceScores, raw: SourceScores) -> SnapshotMetadata:
         suite, key = self.suite, self.segment.key
@@ -295,6 +317,8 @@ class _Making:
             update=end.update,
             rate=self._rate(self.segment, end.update - 1) if key.stage else None,
             next_rate=self._next_rate(end.update),
+            parent=None if self.segment.parent is None else str(self.segment.parent),
+            parent_sha256=end.parent_sha256,
             batchnorm_shared=end.batchnorm_shared,
             recipe=recipe(suite),
             source_task=suite.source,

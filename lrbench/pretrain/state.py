@@ -34,6 +34,7 @@ class Progress:
         correct: Correct predictions on the present epoch's training batches.
         records: Log records of the epochs that this segment has finished.
         batchnorm_shared: Images that share BatchNorm statistics; None without such layers.
+        parent_sha256: Hash of the weights that the parent held when the segment began; None where it has none.
     """
 
     update: int
@@ -47,6 +48,7 @@ class Progress:
     correct: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     batchnorm_shared: int | None = None
+    parent_sha256: str | None = None
 
     def not_finite(self) -> str | None:
         """The name of weights that are not finite, or None."""
@@ -83,15 +85,16 @@ def load(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else {}
         version = content["format"]
     except FileNotFoundError:
-        raise InputError(f"{path} is missing, which the next stage starts from. {_advice(path)}") from None
+        raise InputError(f"{path} is missing, which the next stage starts from. {advice(path)}") from None
     except Exception as error:
         # A damaged file ends in a dozen kinds of exception.
-        raise InputError(f"{path} is damaged or is not lrbench's. {_advice(path)}") from error
+        raise InputError(f"{path} is damaged or is not lrbench's. {advice(path)}") from error
     if version != FORMAT:
-        raise InputError(f"{path} has format {version}; this lrbench reads {FORMAT}. {_advice(path)}")
+        raise InputError(f"{path} has format {version}; this lrbench reads {FORMAT}. {advice(path)}")
     return content
 
 
-def _advice(path: Path) -> str:
+def advice(path: Path) -> str:
+    """What to do about a state that is of no use."""
     snapshot = path.name.partition(".")[0]
     return f"Delete {path.with_name(snapshot + '.safetensors')} and run the same pretraining again: it makes that stage anew."

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from lrbench.arms import Segment, learning_rate
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import Batch, training_batches
-from lrbench.errors import FailureError, InterruptedWork
+from lrbench.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
 from lrbench.ranks import ALONE, Ranks
@@ -42,6 +42,7 @@ class Trainer:
         keep_epochs: After which epochs the weights are kept for other arms, and whether the momentum is too.
         device: Where training happens.
         ranks: The processes that train together.
+        last_good: Says, in a clause, which state training can go back to.
         each_epoch: Called with the records of all epochs so far, when one has ended.
     """
 
@@ -58,11 +59,13 @@ class Trainer:
         keep_epochs: Mapping[int, bool],
         device: torch.device,
         ranks: Ranks = ALONE,
+        last_good: Callable[[], str] = lambda: "The last good state is its parent",
         each_epoch: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     ) -> None:
         self.segment = segment
         self._schedule, self._batches, self._device, self._ranks = schedule, batches, device, ranks
-        self._keep_mean, self._keep_epochs, self._each_epoch = keep_mean, keep_epochs, each_epoch
+        self._keep_mean, self._keep_epochs = keep_mean, keep_epochs
+        self._each_epoch, self._last_good = each_epoch, last_good
         self._model = model
         model.load_state_dict(progress.weights)
         self._step = step(model)
@@ -74,6 +77,7 @@ class Trainer:
         # Sums are kept where the weights are: adding to them waits for nothing.
         progress.mean = {name: tensor.to(device) for name, tensor in progress.mean.items()}
         self._progress = progress
+        self._wait: Callable[[], None] = lambda: None
 
     @property
     def first_update(self) -> int:
@@ -101,6 +105,7 @@ class Trainer:
             InterruptedWork: Asked to stop; the progress was saved.
         """
         self._model.train()
+        self._wait = wait
         fed = training_batches(self._batches, self._progress.update, self.last_update, self._device)
         random = torch.get_rng_state()
         try:
@@ -197,10 +202,12 @@ class Trainer:
     def _not_finite(self, update: int, value: float) -> None:
         per_epoch = self._batches.updates_per_epoch
         rate = learning_rate(self._schedule, self.segment, update, per_epoch)
+        with suppress(LrbenchError):
+            # What is being saved may be the last good state, or be refused for what was found here too.
+            self._wait()
         error = FailureError(
             f"the loss of {self.segment.key} became {value} at update {update + 1:,} "
-            f"(epoch {update // per_epoch + 1}), at learning rate {rate:g}. The last "
-            f"good state is its parent {self.segment.parent}, or what was saved of this stage since, and every snapshot "
+            f"(epoch {update // per_epoch + 1}), at learning rate {rate:g}. {self._last_good()}, and every snapshot "
             "made so far is kept. Use a smaller rate in schedule.rates under a new suite name (--set name=NAME), or look "
             "at the images for wrong values."
         )

@@ -76,27 +76,23 @@ def find_suites() -> dict[str, Found]:
     return _scan((shipped_folder("lrbench.suites"),))[0]
 
 
-def task_path(name_or_path: str) -> Path:
-    """The TOML file of a task that is named, or whose file's path is given."""
-    return _locate("task", name_or_path, find_tasks, broken_tasks)
-
-
 def suite_path(name_or_path: str) -> Path:
     """The TOML file of a suite that is named, or whose file's path is given."""
     return _locate("suite", name_or_path, find_suites)
 
 
-def load_task(name_or_path: str) -> Task:
+def load_task(name_or_path: str, asked: str = "") -> Task:
     """Read and validate one task.
 
     Args:
         name_or_path: A registered name, or the path of a TOML file.
+        asked: What names it, where that is not the command line: `suite quick, targets`.
 
     Raises:
         InputError: No such task (or one that it is `like`), a TOML that is not well formed, a key that is unknown or
             wrong, or a file whose task has the name of another registered one.
     """
-    path = task_path(name_or_path)
+    path = _locate("task", name_or_path, find_tasks, broken_tasks, asked)
     content = _read(path)
     _refuse_the_other_kind("task", content, path)
     task = validated(Task, _like_another(content, path), path)
@@ -214,7 +210,7 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
     return found, broken
 
 
-def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path:
+def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list, asked: str = "") -> Path:
     if means_a_file(name_or_path):
         path = Path(name_or_path).expanduser()
         if path.is_dir():
@@ -233,11 +229,10 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list) -> Path
             f" A file {beside} is here: give its path." if Path(beside).is_file() else suggestion(name_or_path, found)
         )
         known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
-        suites = " (for a suite's target, its folder in LRBENCH_TASKS)" if kind == "task" else ""
+        way = "or name the folder of its TOML file in LRBENCH_TASKS" if asked else "or give the path of a TOML file"
+        where = f"{asked}: " if asked else ""
         unread = "".join(f" A file that could not be read may be the one: {problem}" for problem in broken())
-        raise InputError(
-            f"there is no {kind} called {name_or_path!r}.{near} {known}; or give the path of a TOML file{suites}.{unread}"
-        )
+        raise InputError(f"{where}there is no {kind} called {name_or_path!r}.{near} {known}; {way}.{unread}")
     one = found[name_or_path]
     if one.twin is not None:
         raise InputError(

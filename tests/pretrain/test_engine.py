@@ -22,7 +22,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import Progress, load, progress_path, save, state_path
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
-from lrbench.ranks import ALONE
+from lrbench.ranks import ALONE, Ranks
 from lrbench.registry.suite import Schedule, Suite, Training
 from lrbench.snapshots import read_metadata, snapshot_path
 from tests.pretrain.test_segments import key, make
@@ -160,6 +160,33 @@ class _Spy:
         return found
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_drops_at_random_is_drawn_by_the_update_and_the_process_alone(rank):
+    """Also after a resume; and processes that train together drop different parts."""
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.5, 0.25), batch=3)
+    stretch = segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
+
+    def seeds(first, rank):
+        drawn = []
+        going = trainer_of(
+            stretch, schedule, Progress(update=first, weights=network().state_dict()), ranks=Ranks(rank=rank)
+        )
+        step = going._step
+
+        class Draws(_Spy):
+            def __call__(self, images, labels, rate, seed):
+                drawn.append(seed)
+                return super().__call__(images, labels, rate, seed)
+
+        going._step = Draws(step, [])
+        going.train(Control(), lambda progress: None, lambda: None)
+        return drawn
+
+    whole = seeds(0, rank)
+    assert len(set(whole)) == PER_EPOCH and seeds(1, rank) == whole[1:]
+    assert not set(whole) & set(seeds(0, 1 - rank))
+
+
 def test_saving_does_not_hold_up_training_and_what_fails_is_told():
     free, written = threading.Event(), []
 
@@ -270,7 +297,9 @@ def test_a_tiny_run_has_the_losses_that_it_always_had(moved, place):
 
 def test_state_files_hold_nothing_that_runs(tiny, place):
     path = make(tiny, key("step", 1), place)
-    assert set(load(state_path(path))) == {"format", "update", "momentum", "mean", "kept", "kept_momentum"}
+    assert set(load(state_path(path))) == {
+        *("format", "update", "tensors_sha256", "momentum", "mean", "kept", "kept_momentum")
+    }
     save(progress_path(path), {"a": 1})
     assert load(progress_path(path))["a"] == 1
 

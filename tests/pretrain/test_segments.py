@@ -14,7 +14,7 @@ from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.models import InputNormalisation, create_model
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.source import open_source
+from lrbench.pretrain.source import evaluate, open_source
 from lrbench.pretrain.state import load, progress_path, save, state_path
 from lrbench.registry import load_suite, load_task
 from lrbench.seeds import derive
@@ -32,6 +32,19 @@ def make(suite, wanted, place, control=None):
         make(suite, parent, place, control)
     make_snapshot(suite, wanted, place, control or Control())
     return snapshot_path(place.workspace.checkpoints, suite.name, wanted)
+
+
+@pytest.mark.parametrize(("arm", "stage"), [("step", 1), ("average", 2)])
+def test_the_source_accuracies_are_those_of_the_snapshots_weights(tiny, place, arm, stage):
+    path = make(tiny, key(arm, stage), place)
+    source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
+    normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))
+    model = create_model(tiny.model.architecture, tiny.model.arguments, classes=4).eval()
+    raw, estimated = load_file(path), load_file(batchnorm_path(path))
+    metadata = read_metadata(path)
+    for tensors, said in ((raw, metadata.source_accuracy_raw), (raw | estimated, metadata.source_accuracy)):
+        model.load_state_dict(tensors)
+        assert evaluate(model, source, normalise, Control()).accuracy == pytest.approx(said)
 
 
 def bare_loop(suite, place, rates):
@@ -84,6 +97,11 @@ def assert_close(found, expected):
 def test_each_arm_is_one_uninterrupted_run_with_its_rates(tiny, place, arm, stage, rates):
     path = make(tiny, key(arm, stage), place)
     assert_close(load_file(path), bare_loop(tiny, place, rates)[-1])
+
+
+def test_weights_decay_as_the_schedule_says(tiny, place):
+    suite = tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"weight_decay": 0.1})})
+    assert_close(load_file(make(suite, key("step", 1), place)), bare_loop(suite, place, [0.1] * 3)[-1])
 
 
 @pytest.mark.parametrize(("arm", "stage", "epochs"), [("average", 2, (4, 5)), ("constant-average", 3, (6, 7))])
@@ -274,8 +292,9 @@ def test_the_log_has_a_line_an_epoch_and_no_clock(tiny, place):
     assert not any("time" in name or "second" in name for line in lines for name in line)
 
 
-def test_batchnorm_statistics_are_estimated_on_the_weights_of_the_boundary(tiny, place):
-    path = make(tiny, key("step", 1), place)
+@pytest.mark.parametrize(("arm", "stage"), [("step", 1), ("average", 2)])
+def test_batchnorm_statistics_are_estimated_on_the_weights_of_the_boundary(tiny, place, arm, stage):
+    path = make(tiny, key(arm, stage), place)
     estimated, raw = load_file(batchnorm_path(path)), load_file(path)
     # The statistics of the first layer, computed by hand on the same sample: all 96 images, of which 64 are drawn.
     assert set(estimated) == {name for name in raw if name.endswith(("running_mean", "running_var"))}

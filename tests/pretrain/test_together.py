@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from lrbench.control import Control
-from lrbench.pretrain.source import evaluate
+from lrbench.models import InputNormalisation
+from lrbench.pretrain.source import evaluate, open_source
 from lrbench.ranks import Ranks
 from lrbench.registry import load_suite
 from lrbench.snapshots import read_metadata
+from lrbench.weights import load_weights
 from tests.conftest import TINY_SUITE, Outcome
+from tests.pretrain.test_engine import CPU
 from tests.pretrain.test_segments import key, make
 
 # GroupNorm in BatchNorm's place: nothing then depends on which images share a process.
@@ -96,9 +99,7 @@ def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, m
     """The slices of all ranks, taken one after another in this process."""
     import torch
 
-    from lrbench.models import InputNormalisation
     from lrbench.pretrain import source as module
-    from lrbench.pretrain.source import open_source
 
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     seen = []
@@ -177,6 +178,25 @@ def test_another_number_of_processes_goes_on(groups, place, home):
     assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
 
 
+# BatchNorm's running statistics are those of a process's own images: here they are far apart.
+_OTHER_STATISTICS = """
+import os, runpy
+from lrbench.pretrain.trainer import Trainer
+
+train = Trainer.train
+def apart(self, *arguments):
+    end = train(self, *arguments)
+    if os.environ["RANK"] == "1":
+        for name, tensor in end.weights.items():
+            if name.endswith("running_mean"):
+                tensor += 100.0
+    return end
+
+Trainer.train = apart
+runpy.run_module("lrbench", run_name="__main__")
+"""
+
+
 def test_processes_that_would_share_other_statistics_are_refused(tiny, place, home):
     make(tiny, key("step", 1), place)
     refused = finished(torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"))
@@ -185,12 +205,18 @@ def test_processes_that_would_share_other_statistics_are_refused(tiny, place, ho
     assert len(said) == 1 and "32 images share BatchNorm statistics, as step/seed0/stage1 was trained" in said[0]
     assert "--set training.micro_batch=16" in said[0]
     # Told to, it goes on; and what was trained so is told apart in the snapshot.
-    told = finished(
-        torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=16")
-    )
+    (home / "apart.py").write_text(_OTHER_STATISTICS)
+    asked = ("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=16")
+    told = finished(torchrun(*asked, entry=("apart.py",)))
     assert told.status == 0, told.err
     root = home / "checkpoints" / "tiny" / "step" / "seed0"
     assert [read_metadata(root / f"stage{stage}.safetensors").batchnorm_shared for stage in (1, 2, 3)] == [32, 16, 16]
+    # All evaluate the weights that are written, whatever their own statistics are.
+    source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
+    for stage in (2, 3):
+        model, metadata = load_weights(root / f"stage{stage}.safetensors")
+        raw = evaluate(model.eval(), source, InputNormalisation(tiny.input.mean, tiny.input.std, CPU), Control())
+        assert raw.accuracy == pytest.approx(metadata.source_accuracy_raw)
 
 
 def test_run_shares_out_the_transfers(groups, home):
@@ -205,12 +231,12 @@ def test_run_shares_out_the_transfers(groups, home):
 
 # What a process still has of the group's threads when it ends.
 _THREADS_AT_THE_END = """
-import atexit, runpy, sys
+import atexit, os, runpy
 from pathlib import Path
 
 def left():
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    print("threads of the group:", sum("gloo" in name for name in names), flush=True)
+    Path(f"threads-{os.environ['RANK']}").write_text(str(sum("gloo" in name for name in names)))
 
 atexit.register(left)
 runpy.run_module("lrbench", run_name="__main__")
@@ -223,4 +249,4 @@ def test_nothing_of_the_group_lives_on_when_the_work_is_done(groups, home):
     (home / "watched.py").write_text(_THREADS_AT_THE_END)
     done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", entry=("watched.py",)))
     assert done.status == 0, done.err
-    assert done.out.count("threads of the group: 0") == 2, done.out
+    assert [(home / f"threads-{rank}").read_text() for rank in (0, 1)] == ["0", "0"], done.err

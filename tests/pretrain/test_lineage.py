@@ -1,0 +1,240 @@
+"""A snapshot goes on from the weights that its parent holds, and from no others."""
+
+import json
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lrbench.control import Control
+from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.pretrain.log import write_log
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretrain.state import load, progress_path, save, state_path
+from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path, write_snapshot
+from tests.pretrain.test_looking import breaks_at
+from tests.pretrain.test_mishaps import poisoned
+from tests.pretrain.test_segments import StopsAfter, key, make
+
+
+class Listens(Control):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def say(self, text):
+        self.told.append(text)
+
+
+def remake(path):
+    """As if the stage had been trained again on a machine that computes otherwise: other weights, and their state."""
+    weights = {name: each * 1.25 if each.is_floating_point() else each for name, each in load_file(path).items()}
+    write_snapshot(path, weights, read_metadata(path), load_file(batchnorm_path(path)))
+    save(state_path(path), load(state_path(path)) | {"tensors_sha256": read_metadata(path).tensors_sha256})
+
+
+def stop(suite, wanted, place, updates=2):
+    with pytest.raises(InterruptedWork):
+        make_snapshot(suite, wanted, place, StopsAfter(updates))
+
+
+def test_a_snapshot_names_its_parent_and_the_weights_that_it_held(tiny, place):
+    assert read_metadata(make(tiny, key("step", 0), place)).parent is None
+    for child, parent in ((("step", 1), ("step", 0)), (("hold", 2), ("step", 1)), (("average", 2), ("hold", 2))):
+        metadata = read_metadata(make(tiny, key(*child), place))
+        before = read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key(*parent)))
+        assert (metadata.parent, metadata.parent_sha256) == (str(key(*parent)), before.tensors_sha256)
+
+
+def test_a_stage_whose_parent_was_made_anew_is_not_taken_for_its_child(lrbench, tiny, place):
+    children = [make(tiny, key(*each), place) for each in (("step", 3), ("average", 2))]
+    parent = make(tiny, key("step", 1), place)
+    assert lrbench("snapshots", "verify").status == 0
+    remake(parent)
+    child = parent.with_name("stage2.safetensors")
+    with pytest.raises(InputError, match=r"made from other weights than .*stage1.safetensors holds now") as refused:
+        make_snapshot(tiny, key("step", 2), place, Control())
+    assert f"Delete {child}, and what was made from it (step/seed0/stage3), and run" in str(refused.value)
+    for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
+        outcome = lrbench(*command)
+        assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
+    found = lrbench("snapshots", "verify")
+    assert found.status == 1 and found.out.count("made from other weights than") == 2
+    # As it says: what is deleted is made from there, and then all is of one run.
+    for path in (child, *children, snapshot_path(place.workspace.checkpoints, "tiny", key("hold", 2))):
+        path.unlink()
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
+    assert lrbench("snapshots", "verify").status == 0
+
+
+def test_a_snapshot_away_from_its_suite_has_no_parent_to_be_held_to(lrbench, tiny, place, home):
+    path = make(tiny, key("step", 2), place)
+    away = path.parents[2] / "kept" / "before" / "stage2.safetensors"
+    away.parent.mkdir(parents=True)
+    for part in (path, batchnorm_path(path)):
+        (away.parent / part.name).write_bytes(part.read_bytes())
+    remake(make(tiny, key("step", 1), place))
+    assert lrbench("snapshots", "verify", str(away)).status == 0
+    path.with_name("stage1.safetensors").unlink()
+    assert lrbench("snapshots", "verify", path).status == 0
+
+
+def test_a_state_of_other_weights_is_not_trained_on_from(tiny, place):
+    path = make(tiny, key("step", 1), place)
+    content = load(state_path(path))
+    remake(path)
+    save(state_path(path), content)
+    with pytest.raises(InputError, match=r"stage1.state.pt is the state of other weights than stage1.safetensors"):
+        make_snapshot(tiny, key("step", 2), place, Control())
+
+
+@pytest.mark.parametrize("wrong", ["update", "momentum"])
+def test_a_state_that_lacks_a_part_says_what_to_do(tiny, place, wrong):
+    path = make(tiny, key("step", 1), place)
+    content = load(state_path(path))
+    content.pop("update") if wrong == "update" else content["momentum"].update({"conv1.0.weight": torch.zeros(1)})
+    save(state_path(path), content)
+    with pytest.raises(InputError, match=r"stage1.state.pt is damaged. Delete .*stage1.safetensors"):
+        make_snapshot(tiny, key("step", 2), place, Control())
+
+
+def test_progress_from_other_weights_is_not_gone_on_with(tiny, place, home):
+    remade = make(tiny, key("step", 1), place)
+    stop(tiny, key("step", 2), place)
+    remake(remade)
+    control = Listens()
+    make_snapshot(tiny, key("step", 2), place, control)
+    assert "stage2.progress.pt began at other weights than step/seed0/stage1 holds now" in control.told[0]
+    path = remade.with_name("stage2.safetensors")
+    found = path.read_bytes()
+    path.unlink()
+    make_snapshot(tiny, key("step", 2), place, Control())
+    assert path.read_bytes() == found
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.pop("weights"),
+        lambda content: content.pop("recipe"),
+        lambda content: content["weights"].pop("conv1.0.weight"),
+        lambda content: content["weights"].update({"conv1.0.weight": torch.zeros(2)}),
+        lambda content: content["momentum"].update({"conv1.0.weight": torch.zeros(2)}),
+        lambda content: content.update(momentum=[]),
+    ],
+)
+def test_progress_that_lacks_a_part_costs_time_only(tiny, place, damage):
+    path = make(tiny, key("step", 2), place)
+    expected = path.read_bytes()
+    path.unlink()
+    stop(tiny, key("step", 2), place)
+    content = load(progress_path(path))
+    damage(content)
+    save(progress_path(path), content)
+    control = Listens()
+    make_snapshot(tiny, key("step", 2), place, control)
+    assert path.read_bytes() == expected and "is damaged; step/seed0/stage2 starts from its last" in control.told[0]
+
+
+@pytest.mark.parametrize(("arm", "stage", "schedule"), [("trail", 1, {"trail": 6}), ("early", 1, {})])
+def test_an_arm_that_is_added_in_the_middle_of_a_stage_gets_what_it_needs(tiny, place, home, arm, stage, schedule):
+    more = tiny.model_copy(update={"arms": (*tiny.arms, arm)})
+    if schedule:
+        more = more.model_copy(update={"schedule": tiny.schedule.model_copy(update=schedule)})
+    fewer = more.model_copy(update={"arms": tiny.arms})
+    make(fewer, key("step", 0), place)
+    stop(fewer, key("step", 1), place, updates=7)
+    control = Listens()
+    found = make(more, key(arm, stage), place, control)
+    assert "holds no state of epoch" in control.told[0] and "starts from its last boundary again" in control.told[0]
+    elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
+    assert make(more, key(arm, stage), elsewhere).read_bytes() == found.read_bytes()
+
+
+def test_an_arm_that_is_added_before_the_epoch_that_it_needs_costs_nothing(tiny, place):
+    trailing = tiny.model_copy(
+        update={"arms": (*tiny.arms, "trail"), "schedule": tiny.schedule.model_copy(update={"trail": 6})}
+    )
+    fewer = trailing.model_copy(update={"arms": tiny.arms})
+    make(fewer, key("step", 0), place)
+    stop(fewer, key("step", 1), place, updates=1)
+    control = Listens()
+    make(trailing, key("trail", 1), place, control)
+    assert control.told == []
+
+
+def test_the_last_good_state_is_the_one_that_was_saved(tiny, place, monkeypatch):
+    make(tiny, key("step", 0), place)
+    stop(tiny, key("step", 1), place, updates=3)
+    poisoned(monkeypatch, 3)
+    with pytest.raises(FailureError, match=r"The last good state is that after update 4, which is saved, and every"):
+        make_snapshot(tiny, key("step", 1), place, Control())
+
+
+def test_what_is_being_saved_when_the_loss_breaks_counts_as_saved(tiny, place, monkeypatch):
+    from lrbench.pretrain import segments, trainer
+
+    make(tiny, key("step", 0), place)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(segments, "save", lambda *arguments: (time.sleep(0.3), save(*arguments)))
+    breaks_at(monkeypatch, 5)
+    with pytest.raises(
+        FailureError, match=r"nan at update 5 .*The last good state is that after update 4, which is saved"
+    ):
+        make_snapshot(tiny, key("step", 1), place, Control())
+
+
+def test_a_damaged_log_is_put_aside_and_training_goes_on(tiny, place):
+    make(tiny, key("step", 2), place)
+    log = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).with_name("log.jsonl")
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-40] + b"\n{}\n\xff\n")
+    control = Listens()
+    make_snapshot(tiny, key("step", 3), place, control)
+    assert control.told[0].startswith(f"3 lines of {log} are damaged and left out") and len(control.told) == 1
+    assert log.with_name("log.damaged.jsonl").read_bytes() == whole[:-40] + b"\n{}\n\xff\n"
+    assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 6]
+
+
+def test_two_stages_that_write_the_log_at_once_lose_nothing(tmp_path, monkeypatch):
+    """The second reads only when the first has written."""
+    from threading import Event, Thread
+
+    from lrbench.pretrain import log as module
+
+    read, reading, go_on = module._read, Event(), Event()
+
+    def slowly(path, say):
+        found = read(path, say)
+        reading.set()
+        go_on.wait(0.5)
+        return found
+
+    monkeypatch.setattr(module, "_read", slowly)
+    threads = [
+        Thread(
+            target=write_log,
+            args=(tmp_path / f"stage{stage}.safetensors", stage, [{"stage": stage, "update": stage}], print),
+        )
+        for stage in (1, 2)
+    ]
+    threads[0].start()
+    reading.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert [json.loads(line)["stage"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tiny, place):
+    path = make(tiny, key("step", 1), place)
+    left = [
+        path.with_name(name) for name in (".log.jsonl.x1.part", ".stage1.safetensors.x1.part", "stage1.progress.pt")
+    ]
+    for each in left:
+        each.write_bytes(b"half")
+    make_snapshot(tiny, key("step", 1), place, Control())
+    assert not any(each.exists() for each in left) and path.is_file()
