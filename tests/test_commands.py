@@ -43,6 +43,31 @@ def test_what_plan_says_of_the_disk_is_what_training_takes(lrbench, home):
     assert estimated < taken < 1.5 * estimated
 
 
+def test_plan_says_that_a_source_is_smaller_than_a_batch(lrbench, home):
+    planned = lrbench("plan", "tiny.toml", "--set", "schedule.batch=128")
+    assert "tiny-source has 96 training images, fewer than one batch of 128" in planned.out
+    assert "fewer than one batch" not in lrbench("plan", "tiny.toml").out
+
+
+def test_what_a_suite_names_wrongly_is_told_of_the_suite(lrbench, home):
+    refused = lrbench("plan", "tiny.toml", "--set", 'targets=["tiny-object"]')
+    assert refused.status == 2 and "suite tiny, targets: there is no task called 'tiny-object'" in refused.err
+    assert "Did you mean 'tiny-objects'?" in refused.err and "its TOML file in LRBENCH_TASKS" in refused.err
+    assert "suite tiny, source: there is no" in lrbench("plan", "tiny.toml", "--set", "source=tiny-sauce").err
+
+
+def test_a_misspelt_suite_of_ones_own_and_a_misspelt_model_get_hints(lrbench, home):
+    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--set", "name=of-mine").status == 0
+    for command in (("run", "of-mime"), ("transfer", "--suite", "of-mime", "--snapshot", "stage1", "--task", "cub200")):
+        refused = lrbench(*command)
+        assert refused.status == 2 and "Did you mean 'of-mine'?" in refused.err
+    assert "Did you mean 'quick'?" in lrbench("run", "quik").err
+    misspelt = ("--set", "name=of-mine", "--set", "model.architecture=resnet181")
+    for command in ("plan", "pretrain"):
+        refused = lrbench(command, "tiny.toml", *misspelt)
+        assert refused.status == 2 and "has no model 'resnet181'. Did you mean 'resnet18" in refused.err
+
+
 def test_plan_counts_a_source_of_the_users_own(lrbench, home):
     for label in range(2):
         for number in range(20):

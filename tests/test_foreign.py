@@ -256,6 +256,32 @@ def test_tensors_of_other_kinds_are_refused_in_words(lrbench, home, content, sai
     assert refused.status == 2 and said in refused.err and "did not foresee" not in refused.err
 
 
+def test_numbers_that_the_network_cannot_hold_are_refused_in_words(lrbench, home):
+    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    first = next(iter(weights))
+    refused = saved(lrbench, home, weights | {first: torch.full_like(weights[first], 1e300, dtype=torch.float64)})
+    assert refused.status == 2 and f"values in {first} that are too large for float32" in refused.err
+    refused = saved(lrbench, home, weights | {first: torch.zeros_like(weights[first], dtype=torch.int8)})
+    assert refused.status == 2 and f"holds {first} as whole numbers (int8)" in refused.err
+    # Double and half precision are weights as others are, and what counts may be any number.
+    counted = {name: each.float() if "num_batches" in name else each.double() for name, each in weights.items()}
+    assert saved(lrbench, home, counted, name="double").status == 0
+
+
+def test_what_to_do_next_is_said_as_it_can_be_typed(lrbench, home, monkeypatch):
+    root = home / "a place"
+    monkeypatch.setenv("LRBENCH_HOME", str(root))
+    for name in ("one", "two"):
+        torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / f"{name}.pth")
+    added = lrbench("snapshots", "add", "one.pth", "--architecture", "resnet10t")
+    assert "`lrbench transfer --snapshot foreign/one --task TASK`" in added.err
+    added = lrbench("snapshots", "add", "two.pth", "one.pth", "--architecture", "resnet10t", "--prefix", "")
+    (root / "checkpoints" / "foreign" / "one.safetensors").unlink()
+    (root / "checkpoints" / "foreign" / "two.safetensors").unlink()
+    added = lrbench("snapshots", "add", "two.pth", "one.pth", "--architecture", "resnet10t")
+    assert f"--snapshots '{root}/checkpoints/foreign' --task TASK`" in added.err
+
+
 def test_what_is_no_file_of_weights_is_told_by_what_it_is(lrbench, home):
     (home / "weights").mkdir()
     (home / "page.pth").write_text("\n<!DOCTYPE html>")

@@ -269,6 +269,10 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
     # It is a snapshot of lrbench's too, whose statistics are built in.
     again = home / "exported" / "model.safetensors"
     assert lrbench("snapshots", "verify", str(again)).status == 0
+    assert json.loads(lrbench("snapshots", "show", str(again)).out)["batchnorm"] == "re-estimated"
+    # With a deep stem the first layer is not where timm says that it is for the architecture.
+    grey = timm.create_model(f"local-dir:{home / 'exported'}", pretrained=True, in_chans=1)
+    torch.testing.assert_close(grey.conv1[0].weight, loaded.conv1[0].weight.sum(1, keepdim=True))
     with torch.inference_mode():
         torch.testing.assert_close(load_snapshot(parse_reference(str(again), None)).model(images), loaded(images))
     card = (home / "exported" / "README.md").read_text()
@@ -320,6 +324,36 @@ def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):
     assert lrbench("snapshots", "verify", "hold/stage2").status == 0
     changed = lrbench("snapshots", "verify", "hold/stage2", "--source")
     assert changed.status == 1 and "are not those that were evaluated" in changed.out
+
+
+def test_verify_tells_what_could_not_be_evaluated_from_what_is_bad(lrbench, snapshot, home):
+    (home.parent / "tasks" / "tiny-source.toml").unlink()
+    found = lrbench("snapshots", "verify", "--source", "--json")
+    assert found.status == 2 and json.loads(found.out)["bad"] == {} and json.loads(found.out)["checked"] == 0
+    assert "no task called 'tiny-source'" in found.err and "1 of 1 snapshots could not be evaluated" in found.err
+    snapshot.write_bytes(snapshot.read_bytes()[:-1])
+    assert lrbench("snapshots", "verify", "--source").status == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"norm_layer": "nosuch"}, "could not make 'resnet18'"),
+        ({"pretrained": True}, "`pretrained`, which would have timm fetch or load weights"),
+        ({"checkpoint_path": "x.pth"}, "`checkpoint_path`, which"),
+        ({"pretrained_cfg": {"url": "x"}}, "`pretrained_cfg`, which"),
+    ],
+)
+def test_a_header_with_arguments_that_are_none_is_one_bad_snapshot_among_others(lrbench, snapshot, arguments, said):
+    record = read_metadata(snapshot).model_dump(mode="json")
+    other = snapshot.with_name("other.safetensors")
+    other.write_bytes(encode(load_file(snapshot), {**record, "arguments": arguments, "batchnorm_sha256": None}))
+    found = lrbench("snapshots", "verify")
+    assert found.status == 1 and said in found.out and "1 of 2 snapshots are bad" in found.err
+    for key, value in arguments.items():
+        text = json.dumps(value).replace(":", " =")
+        refused = lrbench("pretrain", "tiny.toml", "--set", "name=other", "--set", f"model.arguments.{key}={text}")
+        assert refused.status == 2 and said in refused.err
 
 
 def test_verify_notices_a_source_that_is_another_by_now(lrbench, snapshot, home):

@@ -159,6 +159,10 @@ def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(worksp
         ({"task": {"fingerprint": "b" * 64}}, "another images or labels of the target"),
         ({"snapshot": {"source_fingerprint": "c" * 64}}, "another images of the source"),
         ({"snapshot": {"batchnorm": "raw"}}, "another kind of BatchNorm statistics"),
+        (
+            {"snapshot": {"sha256": "9" * 64}},
+            "of other weights of that snapshot (99999999) than most of its results (step1200)",
+        ),
         ({"settings": {"probe": {"strengths": 3}}}, "other settings (probe was not set and here {'strengths': 3})"),
     ],
 )
