@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -286,7 +287,9 @@ def _tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
 
 def _loaded(file: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            # Of torch's own, about kinds of file and tensor that are told of here or are of no concern.
+            warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged files and forbidden pickles each end in several kinds of exception.

@@ -241,6 +241,7 @@ def test_hints_name_what_is_not_the_networks_and_keep_its_classifier(lrbench, ho
     assert half.status == 0 and f"{len(network)} tensors of ema.pth are left out (conv1." in half.err
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("content", "said"),
     [

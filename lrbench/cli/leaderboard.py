@@ -76,11 +76,10 @@ def leaderboard(
         if json_:
             emit_json({"stale": [str(path) for path in stale]})
         if stale:
-            listed = ", ".join(map(str, stale))
-            raise FailureError(
-                f"{listed}: not what the results say. `lrbench leaderboard` writes {'it' if len(stale) == 1 else 'them'} "
-                "anew."
-            )
+            groups = {"not there": [path for path in stale if not path.exists()]}
+            groups["not what the results say"] = [path for path in stale if path.exists()]
+            said = ". ".join(f"{', '.join(map(str, paths))}: {what}" for what, paths in groups.items() if paths)
+            raise FailureError(f"{said}. `lrbench leaderboard` writes {'it' if len(stale) == 1 else 'them'} anew.")
         note(f"the pages of {', '.join(suites)} are what the results say")
         return
     written = page.write(workspace, suites)

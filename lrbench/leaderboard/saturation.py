@@ -45,7 +45,7 @@ def fit_null(source_error: Floats, target_error: Floats) -> Null:
     """Fit the curve by least squares to each column of target errors.
 
     Args:
-        source_error: In (0, 1]. Shape `(S,)`.
+        source_error: In [0, 1]. Shape `(S,)`.
         target_error: One column a replicate. Shape `(S, B)`.
 
     Returns:
@@ -62,7 +62,8 @@ def fit_null(source_error: Floats, target_error: Floats) -> Null:
         slope = spread @ target_error / denominator if denominator > 0 else np.zeros(replicates)
         offset = mean_y - slope * x.mean()
         # At the edge of what is allowed the other parameter has its own least squares.
-        through_zero = x @ target_error / float(x @ x)
+        squared = float(x @ x)
+        through_zero = x @ target_error / squared if squared > 0 else np.zeros(replicates)
         slope, offset = np.where(offset < 0, through_zero, slope), np.where(offset < 0, 0.0, offset)
         slope, offset = np.where(slope < 0, 0.0, slope), np.where(slope < 0, mean_y, offset)
         squares = ((target_error - x[:, None] * slope - offset) ** 2).sum(axis=0)

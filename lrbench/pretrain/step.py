@@ -10,7 +10,7 @@ from torch import nn
 
 from lrbench.errors import FailureError
 from lrbench.machine import fix_cublas
-from lrbench.models import InputNormalisation, batchnorm_layers, no_memory
+from lrbench.models import InputNormalisation, batchnorm_layers, no_memory, seed_draws
 from lrbench.ranks import Ranks
 from lrbench.registry.suite import Schedule, Training
 
@@ -121,7 +121,7 @@ class Step:
         return None
 
     def _backward(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        torch.manual_seed(seed)
+        seed_draws(seed, self._device)
         self.optimiser.zero_grad(set_to_none=True)
         total = len(labels)
         size = self.micro_batch or total

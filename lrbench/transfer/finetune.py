@@ -22,7 +22,7 @@ from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import training_batches
 from lrbench.errors import FailureError, InterruptedWork
-from lrbench.models import InputNormalisation, forward_all, penultimate, placed
+from lrbench.models import InputNormalisation, forward_all, penultimate, placed, seed_draws
 from lrbench.registry.suite import Finetune
 from lrbench.seeds import derive
 from lrbench.transfer.metrics import headline
@@ -220,7 +220,7 @@ class _Run:
                 for group in optimiser.param_groups:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
                 # Networks that drop at random do so by the update's number, whatever was computed before.
-                torch.manual_seed(derive(owner._seed, "dropping", self._update))
+                seed_draws(derive(owner._seed, "dropping", self._update), owner._device)
                 with owner._precision():
                     logits = model(owner._normalise(images))
                 loss = nn.functional.cross_entropy(logits.float(), labels.to(owner._device, non_blocking=True))

@@ -211,6 +211,7 @@ def test_labels_of_other_classes_or_images_are_named(tmp_path):
         load("imagenet1k", root)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_meta_bin_that_holds_code_is_refused(tmp_path):
     import pickle
 

@@ -297,6 +297,10 @@ def test_the_null_is_recovered_from_points_on_a_curve():
         assert null.predict(0.4)[0] == pytest.approx(k * 0.4**a + c, abs=2e-3)
     falling = fit_null(errors, (0.6 - 0.3 * errors)[:, None])
     assert falling.scale[0] == 0 and falling.offset[0] == pytest.approx((0.6 - 0.3 * errors).mean())
+    # A source that is known without a fault has no curve.
+    with np.errstate(all="raise"):
+        perfect = fit_null(np.zeros(9), np.full((9, 1), 0.3))
+    assert perfect.predict(0.0)[0] == pytest.approx(0.3)
     below = fit_null(errors, (errors - 0.2)[:, None])
     assert below.offset[0] == 0
 

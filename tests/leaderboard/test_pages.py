@@ -257,8 +257,11 @@ def test_the_same_results_give_the_same_bytes_and_check_notices_any_change(works
     assert lrbench("leaderboard", "--check").status == 0
     put(workspace, tiny, arm="step", stage=2, seed=1, wrong=1)
     stale = lrbench("leaderboard", "--check")
-    assert stale.status == 1 and "tiny.md" in stale.err and "tiny-stages.csv" in stale.err
-    assert before == {path: path.read_bytes() for path in before}
+    assert stale.status == 1 and "tiny.md" in stale.err and "tiny-stages.csv" in stale.err and "not what" in stale.err
+    assert "not there" not in stale.err
+    (workspace.leaderboard / "tiny.md").unlink()
+    assert f"{workspace.leaderboard / 'tiny.md'}: not there. " in lrbench("leaderboard", "--check").err
+    assert all(path.read_bytes() == content for path, content in before.items() if path.is_file())
 
 
 def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):

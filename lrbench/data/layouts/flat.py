@@ -6,6 +6,7 @@ ImageNet's validation archive unpacks flat; who has not moved its images has one
 import csv
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -156,7 +157,10 @@ def _from_meta(path: Path, images: Sequence[str], classes: Sequence[str]) -> dic
     import torch
 
     try:
-        _, wnids = torch.load(path, weights_only=True)
+        with warnings.catch_warnings():
+            # Of torch's own, about a kind of pickle that is told of below.
+            warnings.simplefilter("ignore")
+            _, wnids = torch.load(path, weights_only=True)
         ordered = [str(wnid) for wnid in wnids]
     except Exception as error:
         # torch raises a handful of kinds on a file that is damaged or holds more than plain data.
