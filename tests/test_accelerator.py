@@ -14,7 +14,7 @@ from lrbench.arms import SnapshotKey, segment
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard
-from lrbench.data.resident import Resident, cut
+from lrbench.data.resident import Resident, cut, layout_of
 from lrbench.models import InputNormalisation, create_model, penultimate, stages
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
@@ -146,6 +146,7 @@ def test_a_batch_of_features_waits_for_nothing(read):
 def test_cutting_a_batch_on_the_device_waits_for_nothing():
     batches = Batches(pixels=Plain(), labels=LABELS, seed=0, batch=8, size=SIZE, augmentation="crop-flip")
     here = Resident(batches.pixels.plain, SIZE, DEVICE)
-    samples, boxes, flips, _ = batches.recipe(3)
-    assert here.batch(samples, boxes, flips).shape == (8, SIZE, SIZE, 3)
-    assert cut(*batches.patches(3)[:3], SIZE, DEVICE).shape == (8, SIZE, SIZE, 3)
+    assert here.batch(*here.layout(*batches.recipe(3)[:3])).shape == (8, SIZE, SIZE, 3)
+    content, extents, flips, _ = batches.patches(3)
+    found = cut(torch.from_numpy(content), *layout_of(extents, flips), SIZE, DEVICE)
+    assert found.shape == (8, SIZE, SIZE, 3)

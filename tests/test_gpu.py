@@ -12,7 +12,7 @@ from lrbench.cells import Cell, TransferSettings
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard, StoredPixels
-from lrbench.data.resident import Resident, cut
+from lrbench.data.resident import Resident, cut, layout_of
 from lrbench.machine import fix_cublas
 from lrbench.models import InputNormalisation, create_model, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
@@ -47,6 +47,10 @@ def no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def pinned(*parts):
+    return [part.pin_memory() if DEVICE.type == "cuda" else part for part in parts]
 
 
 def images(height, width):
@@ -86,7 +90,8 @@ def test_there_is_a_gpu():
 def test_crops_that_it_is_given_become_those_of_a_cpu_and_nothing_is_waited_for():
     each = batches(images(40, 36), "crop-flip")
     for update in range(3):
-        given = [part.pin_memory() if DEVICE.type == "cuda" else part for part in each.patches(update)[:3]]
+        content, extents, flips, _ = each.patches(update)
+        given = pinned(torch.from_numpy(content), *layout_of(extents, flips))
         with no_waiting():
             found = cut(*given, SIZE, DEVICE)
         assert (found.cpu().int() - each.at(update)[0].int()).abs().max() <= 1
@@ -98,10 +103,9 @@ def test_batches_that_it_cuts_are_those_that_a_cpu_cuts_and_nothing_is_waited_fo
     each = batches(images(*shape), augmentation)
     here = Resident(each.pixels.plain, SIZE, DEVICE)
     for update in range(3):
-        samples, boxes, flips, _ = each.recipe(update)
-        pinned = [part.pin_memory() if DEVICE.type == "cuda" else part for part in (samples, boxes, flips)]
+        given = pinned(*here.layout(*each.recipe(update)[:3]))
         with no_waiting():
-            found = here.batch(*pinned)
+            found = here.batch(*given)
         difference = (found.cpu().int() - each.at(update)[0].int()).abs().max()
         assert difference <= (1 if augmentation == "crop-flip" else 0)
 

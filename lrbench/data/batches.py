@@ -154,7 +154,7 @@ class Batches:
                 images = torch.where(flips[:, None, None, None], images.flip(2), images)
         return images, torch.from_numpy(self.labels[chosen])
 
-    def recipe(self, update: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def recipe(self, update: int) -> tuple[Indices, Indices, npt.NDArray[np.bool_], torch.Tensor]:
         """The batch of update number `update` without its pixels: what a device that holds them needs to cut it.
 
         Returns:
@@ -176,9 +176,9 @@ class Batches:
                 boxes = np.array(
                     [crop_box(height, width, each) for (height, width), each in zip(shapes, numbers, strict=True)]
                 )
-        return (*map(torch.from_numpy, (chosen.copy(), boxes, flips)), torch.from_numpy(self.labels[chosen]))  # type: ignore[return-value]
+        return chosen, boxes, flips, torch.from_numpy(self.labels[chosen])
 
-    def patches(self, update: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def patches(self, update: int) -> tuple[npt.NDArray[np.uint8], Indices, npt.NDArray[np.bool_], torch.Tensor]:
         """The batch of update number `update`, its crops cut out but neither resized nor flipped: a device does that.
 
         Returns:
@@ -188,9 +188,9 @@ class Batches:
         chosen = self.indices(update)
         numbers = augmentation_numbers(self.seed, update // self.updates_per_epoch, chosen)
         crops = [self._cut(int(sample), each) for sample, each in zip(chosen, numbers, strict=True)]
-        content = torch.from_numpy(np.concatenate([crop.reshape(-1, 3) for crop in crops]))
-        extents = torch.tensor([crop.shape[:2] for crop in crops])
-        return content, extents, torch.from_numpy(numbers[:, -1] < 0.5), torch.from_numpy(self.labels[chosen])
+        content = np.concatenate([crop.reshape(-1, 3) for crop in crops])
+        extents = np.array([crop.shape[:2] for crop in crops])
+        return content, extents, numbers[:, -1] < 0.5, torch.from_numpy(self.labels[chosen])
 
     @cached_property
     def _shapes(self) -> Indices:

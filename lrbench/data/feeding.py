@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from lrbench.data.batches import Batches
-from lrbench.data.resident import cut, resident
+from lrbench.data.resident import cut, layout_of, resident
 from lrbench.machine import cores_here, processes_here
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -42,13 +42,23 @@ def training_batches(batches: Batches, first: int, last: int, device: torch.devi
     pin, threads = device.type == "cuda", feeding_threads(device)
     here = resident(batches.pixels, batches.size, device)
     if here is not None:
-        with closing(feed(batches.recipe, first, last, threads=1, pin=pin)) as recipes:
-            for samples, boxes, flips, labels in recipes:
-                yield here.batch(samples, boxes, flips), labels
+
+        def laid_out(update: int) -> tuple[torch.Tensor, ...]:
+            samples, boxes, flips, labels = batches.recipe(update)
+            return (*here.layout(samples, boxes, flips), labels)
+
+        with closing(feed(laid_out, first, last, threads=1, pin=pin)) as layouts:
+            for crops, reach, labels in layouts:
+                yield here.batch(crops, reach), labels
     elif device.type != "cpu" and batches.augmentation == "crop-flip":
-        with closing(feed(batches.patches, first, last, threads=threads, pin=pin)) as patches:
-            for content, extents, flips, labels in patches:
-                yield cut(content, extents, flips, batches.size, device), labels
+
+        def patches(update: int) -> tuple[torch.Tensor, ...]:
+            content, extents, flips, labels = batches.patches(update)
+            return (torch.from_numpy(content), *layout_of(extents, flips), labels)
+
+        with closing(feed(patches, first, last, threads=threads, pin=pin)) as fed:
+            for content, crops, reach, labels in fed:
+                yield cut(content, crops, reach, batches.size, device), labels
     else:
         yield from feed(batches.at, first, last, threads=threads, pin=pin)
 

@@ -1,17 +1,31 @@
 """Batches cut on the device that trains: a small data set lies there whole, as plain pixels; of others it is given crops."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from lrbench.data.pixels import Pixels, Shard
+from lrbench.data.pixels import Indices, Pixels, Shard
 
 # Of a device's free memory, the share that images may take: the rest is the network's.
 _SHARE = 0.4
 # Patches are gathered in sizes that are multiples of this.
 _STEP = 32
+
+
+class Layout(NamedTuple):
+    """Where a batch's crops lie in the content and what becomes of them: made by CPU threads, ahead of their use.
+
+    Attributes:
+        crops: Rows: the crop's first pixel, the width of the image that it lies in, its height, its width, 0, and whether it is
+            mirrored; of a batch without crops the last row and the samples alone. int64 of shape `(6, B)` or `(2, B)`.
+        reach: Rows and columns that hold every crop; zeros of a batch without crops. int64 of shape `(2,)`, on the CPU.
+    """
+
+    crops: torch.Tensor
+    reach: torch.Tensor
 
 
 class Resident:
@@ -25,100 +39,106 @@ class Resident:
 
     def __init__(self, shards: Sequence[Shard], size: int, device: torch.device) -> None:
         total = sum(len(shard.content) for shard in shards) // 3
-        # Four bytes a pixel, the last unused, so that a pixel is gathered as one number.
-        content = torch.zeros((total, 4), dtype=torch.uint8, device=device)
         index, start = [], 0
+        for shard in shards:
+            index.append(np.column_stack([start + shard.index[:, 0] // 3, shard.index[:, 2:]]))
+            start += len(shard.content) // 3
+        # Offset, height and width of each image.
+        self._index = np.concatenate(index)
+        self._most = self._index[:, 1:].max(axis=0)
+        # Four bytes a pixel, the last unused, so that a pixel is gathered as one number; and as many at the end as are gathered
+        # beyond the last crop.
+        content = torch.zeros((total + int(self._most.prod()), 4), dtype=torch.uint8, device=device)
+        start = 0
         for shard in shards:
             end = start + len(shard.content) // 3
             content[start:end, :3] = torch.from_numpy(np.array(shard.content).reshape(-1, 3)).to(device)
-            index.append(np.column_stack([start + shard.index[:, 0] // 3, shard.index[:, 2:]]))
             start = end
         self._content = content.view(torch.int32).flatten()
-        every = np.concatenate(index)
-        self._index = torch.from_numpy(every).to(device)
-        self._most = (int(every[:, 1].max()), int(every[:, 2].max()))
         # Where every image is the square that is wanted, a batch without crops is a selection.
-        area = size * size
-        plain = (every[:, 1:] == size).all() and np.array_equal(every[:, 0], area * np.arange(len(every)))
-        self._squares = self._content.view(len(every), area) if plain else None
+        area, count = size * size, len(self._index)
+        plain = (self._index[:, 1:] == size).all() and np.array_equal(self._index[:, 0], area * np.arange(count))
+        self._squares = self._content[: count * area].view(count, area) if plain else None
         self._size = size
         self._device = device
 
-    def batch(self, samples: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-        """Cut, resize and flip a batch: torchvision's antialiased bilinear `resized_crop`, all images at once.
+    def layout(self, samples: Indices, boxes: Indices, flips: npt.NDArray[np.bool_]) -> Layout:
+        """Where a batch's crops lie.
 
         Args:
             samples: Which images. Shape `(B,)`.
-            boxes: Top, left, height and width of each crop; -1 for the centre square. Shape `(B, 4)`, on the CPU.
+            boxes: Top, left, height and width of each crop; -1 for the centre square. Shape `(B, 4)`.
             flips: Which are mirrored. Shape `(B,)`.
+        """
+        if self._squares is not None and boxes.max() < 0:
+            return _laid_out([samples, flips], (0, 0))
+        offset, height, width = self._index[samples].T
+        # Halves are rounded to even, as Python's and so torchvision's `CenterCrop` do.
+        centre = (
+            *(np.rint((side - self._size) / 2.0).astype(np.int64) for side in (height, width)),
+            self._size,
+            self._size,
+        )
+        top, left, tall, wide = (
+            np.where(boxes[:, axis] < 0, middle, boxes[:, axis]) for axis, middle in enumerate(centre)
+        )
+        reach = [min(int(most), _stepped(int(side.max()))) for most, side in zip(self._most, (tall, wide), strict=True)]
+        return _laid_out([offset + top * width + left, width, tall, wide, np.zeros_like(width), flips], reach)
+
+    def batch(self, crops: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
+        """Cut, resize and flip a batch: torchvision's antialiased bilinear `resized_crop`, all images at once.
+
+        Args:
+            crops, reach: The batch's `layout`.
 
         Returns:
             uint8 of shape `(B, S, S, 3)`, on the device.
         """
-        if self._squares is not None and int(boxes.max()) < 0:
-            return self._selected(self._squares, samples, flips)
-        # Known before anything is on the device: how large the largest crop is.
-        tall, wide = (
-            min(most, _stepped(max(self._size, int(boxes[:, axis].max()))))
-            for most, axis in zip(self._most, (2, 3), strict=True)
-        )
-        samples, boxes, flips = (each.to(self._device, non_blocking=True) for each in (samples, boxes, flips))
-        offset, height, width = self._index[samples].unbind(1)
-        size = torch.full_like(height, self._size)
-        # Halves are rounded to even, as Python's and so torchvision's `CenterCrop` do.
-        centre = torch.stack(
-            [*(((side - self._size) / 2.0).round().long() for side in (height, width)), size, size], dim=1
-        )
-        top, left, crop_height, crop_width = torch.where(boxes < 0, centre, boxes).unbind(1)
-        crops = _Crops(self._content, offset + top * width + left, width, crop_height, crop_width)
-        return _resized(crops, flips, self._size, tall, wide)
-
-    def _selected(self, squares: torch.Tensor, samples: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-        chosen = squares[samples.to(self._device, non_blocking=True)].view(torch.uint8)
-        images = chosen.view(len(samples), self._size, self._size, 4)[..., :3]
-        mirrored = flips.to(self._device, non_blocking=True)[:, None, None, None]
-        return torch.where(mirrored, images.flip(2), images)
+        crops = crops.to(self._device, non_blocking=True)
+        if len(crops) == 6:
+            return _resized(self._content, crops, self._size, *reach.tolist())
+        assert self._squares is not None
+        samples, flips = crops
+        images = self._squares[samples].view(torch.uint8).view(len(samples), self._size, self._size, 4)[..., :3]
+        return torch.where(flips.bool()[:, None, None, None], images.flip(2), images)
 
 
-class _Crops(NamedTuple):
-    """Crops in images that lie one after another on a device.
+def layout_of(extents: Indices, flips: npt.NDArray[np.bool_]) -> Layout:
+    """The layout of crops that lie one after another.
 
-    Attributes:
-        content: Four bytes a pixel. Shape `(P,)`.
-        start: Where each crop's first pixel lies. Shape `(B,)`.
-        width: Width of the image that it is cut from. Shape `(B,)`.
-        crop_height, crop_width: Its own. Each of shape `(B,)`.
+    Args:
+        extents: Height and width of each. Shape `(B, 2)`.
+        flips: Which are mirrored. Shape `(B,)`.
     """
-
-    content: torch.Tensor
-    start: torch.Tensor
-    width: torch.Tensor
-    crop_height: torch.Tensor
-    crop_width: torch.Tensor
+    height, width = extents.T
+    starts = np.cumsum(height * width) - height * width
+    reach = [_stepped(int(side.max())) for side in (height, width)]
+    return _laid_out([starts, width, height, width, np.zeros_like(width), flips], reach)
 
 
 def cut(
-    content: torch.Tensor, extents: torch.Tensor, flips: torch.Tensor, size: int, device: torch.device
+    content: torch.Tensor, crops: torch.Tensor, reach: torch.Tensor, size: int, device: torch.device
 ) -> torch.Tensor:
     """Resize and flip crops on a device: torchvision's antialiased bilinear `resize`, all at once.
 
     Args:
         content: The crops' pixels, one crop after another, row by row: uint8 of shape `(P, 3)`.
-        extents: Height and width of each. Shape `(B, 2)`, on the CPU.
-        flips: Which are mirrored. Shape `(B,)`.
+        crops, reach: Their `layout_of`.
         size: Side of the square that each becomes.
         device: Where.
 
     Returns:
         uint8 of shape `(B, size, size, 3)`, on the device.
     """
-    tall, wide = (_stepped(max(size, int(extents[:, axis].max()))) for axis in (0, 1))
-    packed = torch.zeros((len(content), 4), dtype=torch.uint8, device=device)
-    packed[:, :3] = content.to(device, non_blocking=True)
-    height, width = extents.to(device, non_blocking=True).unbind(1)
-    ends = torch.cumsum(height * width, dim=0)
-    crops = _Crops(packed.view(torch.int32).flatten(), ends - height * width, width, height, width)
-    return _resized(crops, flips.to(device, non_blocking=True), size, tall, wide)
+    tall, wide = reach.tolist()
+    # Beyond the last crop too, pixels are gathered.
+    packed = torch.zeros((len(content) + tall * wide, 4), dtype=torch.uint8, device=device)
+    packed[: len(content), :3] = content.to(device, non_blocking=True)
+    return _resized(packed.view(torch.int32).flatten(), crops.to(device, non_blocking=True), size, tall, wide)
+
+
+def _laid_out(rows: Sequence[npt.NDArray[Any]], reach: Sequence[int]) -> Layout:
+    return Layout(torch.from_numpy(np.stack(rows).astype(np.int64)), torch.tensor(list(reach)))
 
 
 def _stepped(side: int) -> int:
@@ -126,17 +146,23 @@ def _stepped(side: int) -> int:
     return -(-side // _STEP) * _STEP
 
 
-def _resized(crops: _Crops, flips: torch.Tensor, size: int, tall: int, wide: int) -> torch.Tensor:
-    """Crops of at most `tall` rows and `wide` columns as squares. Shape `(B, size, size, 3)`, uint8."""
-    rows, columns = (torch.arange(most, device=crops.content.device) for most in (tall, wide))
+def _resized(content: torch.Tensor, crops: torch.Tensor, size: int, tall: int, wide: int) -> torch.Tensor:
+    """Crops of at most `tall` rows and `wide` columns as squares. Shape `(B, size, size, 3)`, uint8.
+
+    Args:
+        content: Four bytes a pixel. Shape `(P,)`.
+        crops: As in `Layout`. Shape `(6, B)`.
+        size, tall, wide: Sides.
+    """
+    count = crops.shape[1]
+    rows, columns = (torch.arange(most, device=content.device) for most in (tall, wide))
     # Beyond a crop's edge lie other pixels, which every weight below leaves out.
-    place = crops.start[:, None, None] + rows[None, :, None] * crops.width[:, None, None] + columns[None, None, :]
-    found = crops.content[place.clamp(max=len(crops.content) - 1)]
-    images = found.view(torch.uint8).view(*place.shape, 4)[..., :3].float()
-    vertical = _weights(crops.crop_height, tall, size)
-    horizontal = _weights(crops.crop_width, wide, size)
-    horizontal = torch.where(flips[:, None, None], horizontal.flip(1), horizontal)
-    count = len(flips)
+    first = torch.addcmul(crops[0, :, None], crops[1, :, None], rows)
+    found = content[first[:, :, None] + columns]
+    images = found.view(torch.uint8).view(count, tall, wide, 4)[..., :3].float()
+    # Both axes' maps at once: all heights, then all widths, and columns alone are mirrored.
+    maps = _weights(crops[2:4].reshape(-1), crops[4:6].reshape(-1), max(tall, wide), size)
+    vertical, horizontal = maps[:count, :, :tall], maps[count:, :, :wide]
     squeezed = (vertical @ images.flatten(2)).view(count, size, wide, 3)
     squares: torch.Tensor = horizontal @ squeezed.permute(0, 2, 1, 3).flatten(2)
     squares = squares.view(count, size, size, 3).transpose(1, 2)
@@ -144,18 +170,21 @@ def _resized(crops: _Crops, flips: torch.Tensor, size: int, tall: int, wide: int
     return squares.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def _weights(extent: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
+def _weights(extent: torch.Tensor, mirrored: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:
     """The linear map of one axis of an antialiased bilinear resize of the first `extent` of `inputs` pixels.
 
     A triangle as wide as an output pixel, or two input pixels where that is wider, around each output pixel's centre; cut off
-    at the crop's edges and scaled to sum to one (Pillow's and torchvision's procedure). Shape `(B, outputs, inputs)`.
+    at the crop's edges and scaled to sum to one (Pillow's and torchvision's procedure). Where `mirrored` is 1, output pixels
+    are counted from the end. Shape `(B, outputs, inputs)`.
     """
-    scale = (extent / outputs).float()[:, None, None]
-    centre = (torch.arange(outputs, device=extent.device)[None, :, None] + 0.5) * scale
-    pixel = torch.arange(inputs, device=extent.device)[None, None, :]
-    weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp(min=1.0)).clamp(min=0)
-    weights = weights * (pixel < extent[:, None, None])
-    return weights / weights.sum(2, keepdim=True)
+    scale = (extent / outputs)[:, None, None]
+    output = torch.arange(outputs, device=extent.device)
+    place = torch.where(mirrored[:, None] > 0, outputs - 1 - output, output)[:, :, None]
+    pixel = torch.arange(inputs, device=extent.device)
+    distance = (pixel - ((place + 0.5) * scale - 0.5)).abs_()
+    weights = distance.div_(scale.clamp(min=1.0)).neg_().add_(1.0).clamp_(min=0.0)
+    weights.masked_fill_(pixel >= extent[:, None, None], 0.0)
+    return weights.div_(weights.sum(2, keepdim=True))
 
 
 # The data set that lies on a device, at most one.

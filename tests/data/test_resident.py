@@ -14,7 +14,7 @@ from lrbench.data.feeding import training_batches
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prepare import prepare
-from lrbench.data.resident import Resident, cut, resident
+from lrbench.data.resident import Resident, cut, layout_of, resident
 from lrbench.models import InputNormalisation
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.registry import load_task
@@ -41,6 +41,10 @@ def pixels(home, monkeypatch):
     return found
 
 
+def cut_from(here, samples, boxes, flips):
+    return here.batch(*here.layout(*map(np.asarray, (samples, boxes, flips))))
+
+
 def batches(pixels, augmentation, **changes):
     settings = {"seed": 3, "batch": 6, "size": 32, **changes}
     return Batches(pixels=pixels, labels=np.arange(len(pixels)), augmentation=augmentation, **settings)
@@ -53,7 +57,7 @@ def test_a_device_cuts_the_batches_that_a_cpu_cuts(pixels, augmentation):
     for update in range(6):
         expected, expected_labels = each.at(update)
         samples, boxes, flips, labels = each.recipe(update)
-        images = here.batch(samples, boxes, flips)
+        images = cut_from(here, samples, boxes, flips)
         assert images.shape == expected.shape and images.dtype == torch.uint8 and torch.equal(labels, expected_labels)
         difference = (images.int() - expected.int()).abs()
         # torchvision rounds to whole levels between its two passes, and here only the end is rounded.
@@ -69,7 +73,7 @@ def test_a_crop_is_torchvisions_whether_it_shrinks_or_grows(pixels, box, flip):
         expected = functional.resized_crop(original.float(), *box, [32, 32], antialias=True).round()
         if flip:
             expected = functional.horizontal_flip(expected)
-        ours = here.batch(torch.tensor([sample]), torch.tensor([box]), torch.tensor([flip]))[0].permute(2, 0, 1)
+        ours = cut_from(here, [sample], [box], [flip])[0].permute(2, 0, 1)
         # Sums in another order may round a half the other way.
         assert (ours - expected).abs().max() <= 1 and (ours != expected).float().mean() < 0.01
 
@@ -92,8 +96,8 @@ def test_crops_that_a_device_is_given_become_those_of_a_cpu(kind, request):
     for update in range(6):
         expected, expected_labels = each.at(update)
         content, extents, flips, labels = each.patches(update)
-        assert content.dtype == torch.uint8 and len(content) == int(extents.prod(1).sum())
-        images = cut(content, extents, flips, 32, CPU)
+        assert content.dtype == np.uint8 and len(content) == int(extents.prod(1).sum())
+        images = cut(torch.from_numpy(content), *layout_of(extents, flips), 32, CPU)
         assert images.dtype == torch.uint8 and images.is_contiguous() and torch.equal(labels, expected_labels)
         assert (images.int() - expected.int()).abs().max() <= 1
         flipped += flips.tolist()
@@ -156,13 +160,13 @@ def test_squares_of_the_wanted_size_are_selected_and_not_resampled(augmentation,
     monkeypatch.setattr(module, "_weights", lambda *_: pytest.fail("resampled"))
     for update in range(4):
         samples, boxes, flips, _ = each.recipe(update)
-        assert torch.equal(here.batch(samples, boxes, flips), each.at(update)[0])
+        assert torch.equal(cut_from(here, samples, boxes, flips), each.at(update)[0])
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
 def test_batches_lie_in_memory_as_networks_read_them(pixels, augmentation):
     samples, boxes, flips, _ = batches(pixels, augmentation).recipe(0)
-    images = Resident(pixels.plain, 32, CPU).batch(samples, boxes, flips)
+    images = cut_from(Resident(pixels.plain, 32, CPU), samples, boxes, flips)
     normalised = InputNormalisation((0.5,) * 3, (0.5,) * 3, CPU)(images)
     assert images.is_contiguous() and normalised.is_contiguous(memory_format=torch.channels_last)
 
@@ -188,18 +192,17 @@ def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch
     here = Resident([shard], 32, CPU)
     gathered, weights = [], module._weights
 
-    def seen(extent, inputs, outputs):
+    def seen(extent, mirrored, inputs, outputs):
         gathered.append(inputs)
-        return weights(extent, inputs, outputs)
+        return weights(extent, mirrored, inputs, outputs)
 
     monkeypatch.setattr(module, "_weights", seen)
-    small = torch.tensor([[0, 0, 36, 40], [2, 2, 30, 30], [-1, -1, -1, -1]])
-    here.batch(torch.tensor([0, 2, 3]), small, torch.zeros(3, dtype=torch.bool))
+    cut_from(here, [0, 2, 3], [[0, 0, 36, 40], [2, 2, 30, 30], [-1, -1, -1, -1]], [False] * 3)
     assert max(gathered) <= 64
     # Nor does a small crop, or the centre, of the wide one.
-    here.batch(torch.tensor([1, 1]), torch.tensor([[0, 4000, 36, 40], [-1, -1, -1, -1]]), torch.tensor([False, True]))
+    cut_from(here, [1, 1], [[0, 4000, 36, 40], [-1, -1, -1, -1]], [False, True])
     assert max(gathered) <= 64
-    crop = here.batch(torch.tensor([1]), torch.tensor([[0, 0, 36, 4900]]), torch.tensor([False]))[0]
+    crop = cut_from(here, [1], [[0, 0, 36, 4900]], [False])[0]
     assert max(gathered) >= 4900
     wide = torch.from_numpy(content[lengths[0] : lengths[0] + lengths[1]].reshape(36, 5000, 3)).permute(2, 0, 1)
     expected = functional.resized_crop(wide.float(), 0, 0, 36, 4900, [32, 32], antialias=True).round()
