@@ -74,10 +74,10 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def long_tree(tree, tmp_path_factory):
-    """The same files, each under eight names: an epoch of 8,000 images, at which a GPU works for a second."""
+    """The same files, each under 16 names: an epoch of 16,000 images, four batches for each of 16 processes that load them."""
     root = tmp_path_factory.mktemp("many-photographs")
     for path in sorted((tree / "photographs").rglob("*.jpg")):
-        for copy in range(8):
+        for copy in range(16):
             target = root / path.relative_to(tree).with_name(f"{path.stem}-{copy}.jpg")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.hardlink_to(path)
