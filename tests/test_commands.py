@@ -2,9 +2,11 @@
 
 import json
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
+from lrbench.cli.usage import explain_usage
 from lrbench.effective import keep_suite
 from tests import trees
 from tests.leaderboard.fake import put
@@ -41,6 +43,28 @@ def test_what_plan_says_of_the_disk_is_what_training_takes(lrbench, home):
     taken = sum(path.stat().st_size for path in files if not path.name.endswith(".bn.safetensors"))
     # A tiny network's files are headers for a good part.
     assert estimated < taken < 1.5 * estimated
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Invalid value for '--seed': 'x' is not a valid integer.", "'--seed' must be a whole number."),
+        ("Invalid value for '--seed': -1 is not in the range x>=0.", "'--seed' must be 0 or more."),
+        (None, "'--workers' must be 1 or more."),
+    ],
+)
+def test_numbers_that_an_option_does_not_take_are_told_in_the_same_words_by_every_parser(lrbench, said, words):
+    if said is None:
+        found = lrbench("pretrain", "tiny.toml", "--workers", "0").err
+        assert "'--seed' must be a whole number." in lrbench("pretrain", "tiny.toml", "--seed", "1.5").err
+    else:
+        found = explain_usage(SimpleNamespace(format_message=lambda: said))
+    assert words in found and "--help` says what it takes" in found
+
+
+def test_a_negative_seed_which_no_reference_could_name_is_refused(lrbench):
+    refused = lrbench("plan", "tiny.toml", "--set", "seeds=[0, -1]")
+    assert refused.status == 2 and "`seeds.1` must be 0 or more, not -1" in refused.err
 
 
 def test_plan_says_that_a_source_is_smaller_than_a_batch(lrbench, home):

@@ -204,7 +204,8 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
             if not isinstance(name, str):
                 broken.append(f'{path}: the key `name` is missing. The file starts with `name = "…"`.')
             elif name in found:
-                found[name] = replace(found[name], twin=path)
+                if _read(path) != _read(found[name].path):
+                    found[name] = replace(found[name], twin=path)
             else:
                 found[name] = Found(path=path, name=name)
     return found, broken
@@ -263,7 +264,8 @@ def _of_the_other_kind(kind: str, name: str | Path) -> str:
 
 def _refuse_twin(kind: str, name: str, path: Path, found: dict[str, Found]) -> None:
     twin = found.get(name)
-    if twin is not None and twin.path.resolve() != path.resolve():
+    # A copy that says the same is the same.
+    if twin is not None and twin.path.resolve() != path.resolve() and _read(twin.path) != _read(path):
         raise InputError(
             f"{path} is called {name!r}, as {twin.path} already is; their results would mix. Give it another `name`."
         )

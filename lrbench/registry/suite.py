@@ -16,6 +16,8 @@ ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth",
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+# References and file names hold it as digits.
+Seed = Annotated[int, Field(ge=0)]
 # Suites name tasks and do not point at files: a suite that was run must mean the same on another machine.
 TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -318,8 +320,8 @@ class Suite(Strict):
     targets: Annotated[tuple[TaskName, ...], Field(min_length=1)]
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)]
     protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    transfer_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model

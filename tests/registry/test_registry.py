@@ -302,6 +302,17 @@ def test_a_file_with_a_registered_name_is_refused(home):
         load_task(str(path))
 
 
+def test_a_copy_that_says_the_same_is_the_same_task_or_suite(home):
+    shipped = {"cub200": (find_tasks, load_task), "quick": (find_suites, load_suite)}
+    for name, (find, load) in shipped.items():
+        copy = home / "copy.toml"
+        copy.write_bytes(find()[name].path.read_bytes() + b"# mine\n")
+        assert load(str(copy)).name == name
+    folder = home.parent / "tasks"
+    (folder / "copy.toml").write_bytes(find_tasks()["cub200"].path.read_bytes())
+    assert load_task("cub200").name == "cub200" and find_tasks()["cub200"].twin is None
+
+
 def test_a_misspelt_name_gets_a_suggestion(home):
     with pytest.raises(InputError, match="Did you mean 'cub200'"):
         load_task("cub20")
