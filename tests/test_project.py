@@ -33,7 +33,7 @@ def readme_commands():
 def test_the_first_screen_has_the_two_commands_and_ci_runs_them():
     job, tests = readme_commands()
     assert job == "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/lrbench run quick"
-    assert tests == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+    assert tests == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n 2"
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
     assert tests in ci
     assert any(line.endswith(job.split(" && ")[-1]) for line in ci)

@@ -34,7 +34,7 @@ def pretrain(
     """Pretrain a suite: a snapshot at every decay boundary, for every arm and seed.
 
     It resumes by itself: stages that are there are kept, and a stage that was interrupted goes on where it was saved. On
-    several GPUs or machines: `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; any number of processes may go on.
+    several GPUs or machines: `torchrun --nproc_per_node N -m lrbench pretrain SUITE`; any number of processes may go on.
     """
     from lrbench.cli.work import do_jobs, together
     from lrbench.effective import keep_suite, suite_to_run

@@ -43,7 +43,7 @@ def run(
     """Do everything: pretrain, transfer every snapshot, write the leaderboard.
 
     Running it again does only what is missing. Ctrl-C stops at the next step, saves, and loses nothing. On several GPUs or
-    machines: `torchrun --nproc-per-node N -m lrbench run SUITE`.
+    machines: `torchrun --nproc_per_node N -m lrbench run SUITE`.
     """
     from lrbench.cli.work import do_jobs, together
     from lrbench.effective import keep_for_results, keep_suite, suite_to_run

@@ -84,7 +84,7 @@ def verify(
     partial: PartialOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Load snapshots and check header, names, shapes and values; exit status 1 if any is bad."""
+    """Load snapshots and check header, names, shapes, values, hash and parent; exit status 1 if any is bad."""
     from lrbench.cli.progress import showing_progress
     from lrbench.errors import FailureError, InputError
     from lrbench.pretrain.source import evaluate_again
@@ -126,7 +126,7 @@ def verify(
     if not files:
         note(f"there are no snapshots in {workspace.checkpoints.absolute()}: nothing was checked")
         return
-    checked = "header, names, shapes, finite values" + (", accuracy on the source" if source else "")
+    checked = "header, names, shapes, finite values, hash, parent" + (", accuracy on the source" if source else "")
     note(f"{len(files)} snapshots are sound: {checked}")
 
 

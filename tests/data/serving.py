@@ -1,5 +1,6 @@
 """A server that gives files as well or badly as it is told to, and archives and tasks to fetch from it."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -54,12 +55,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def tar(members):
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    # Without the time, which would name tests otherwise each time.
+    return gzip.compress(buffer.getvalue(), mtime=0)
 
 
 GOOD = tar({"mine/train/a/1.txt": b"one", "mine/test/a/2.txt": b"two"})
