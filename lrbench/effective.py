@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
     """Whether a snapshot is there, made with this suite's pretraining settings.
 
     Raises:
-        InputError: A file is there that is damaged, or was made with other settings, another architecture, or from other
-            weights than its parent holds now.
+        InputError: A file is there that is damaged, is another snapshot, or was made with other settings, another architecture,
+            or from other weights than its parent holds now.
     """
     path = snapshot_path(workspace.checkpoints, suite.name, key)
     if path.is_dir():
@@ -171,24 +172,34 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
             f"{path} was pretrained with other settings than suite {suite.name} has now. Give the suite another name "
             f"(--set name=NAME), or delete {path.parents[2]} to pretrain all of it anew."
         )
+    header = (metadata.arm, metadata.seed, metadata.stage)
+    if header != (key.arm, key.seed, key.stage):
+        raise InputError(
+            f"{path} is {'/'.join(map(str, header))} (arm, seed, stage) by its header, and lies where {key} belongs. Move it "
+            "where it belongs, or delete it: the next run makes what is missing."
+        )
     if (parent := remade_parent(path, metadata)) is not None:
-        after = [str(each) for each in _made_after(suite, key, workspace)]
-        too = f", and what was made from it ({', '.join(after)})," if after else ""
+        others = " ".join(f"{each}.safetensors" for each in _of_other_parents(suite, key, workspace))
         raise InputError(
             f"{path} was made from other weights than {parent} holds now, which was made anew or replaced since: they are not "
-            f"of one run. Delete {path}{too} and run the same command again, which makes what is missing; or put the former "
-            f"{parent.name} back."
+            f"of one run. In {path.parents[2]}, delete what comes of the former weights ({others}) and run the same command "
+            f"again, which makes what is missing; or put the former {parent.stem} back with all of its files ({parent.name}, "
+            f"{parent.stem}.bn.safetensors, {parent.stem}.state.pt)."
         )
     return True
 
 
-def _made_after(suite: Suite, key: SnapshotKey, workspace: Workspace) -> list[SnapshotKey]:
-    """The snapshots on disk whose training began, at once or by way of others, at a snapshot."""
-    found = [key]
+def _of_other_parents(suite: Suite, key: SnapshotKey, workspace: Workspace) -> list[SnapshotKey]:
+    """The snapshots of a pretraining seed that were made from other weights than their parents hold now, or from such ones."""
+    found: list[SnapshotKey] = []
     for each in snapshot_keys(suite, seed=key.seed):
-        if segment(suite.schedule, each).parent in found:
-            found.append(each)
-    return [each for each in found[1:] if snapshot_path(workspace.checkpoints, suite.name, each).is_file()]
+        path = snapshot_path(workspace.checkpoints, suite.name, each)
+        if not path.is_file():
+            continue
+        with suppress(InputError):
+            if segment(suite.schedule, each).parent in found or remade_parent(path, read_metadata(path)) is not None:
+                found.append(each)
+    return found
 
 
 def _refuse_unknown_model(suite: Suite) -> None:

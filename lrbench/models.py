@@ -37,7 +37,8 @@ def create_model(
     import timm
 
     refuse_unknown(architecture)
-    if loading := sorted(_LOADING & arguments.keys()):
+    # `pretrained = false` asks for nothing.
+    if loading := sorted(name for name in _LOADING & arguments.keys() if arguments[name]):
         raise InputError(
             f"{architecture!r} is asked for with the argument `{loading[0]}`, which would have timm fetch or load weights. "
             "Leave it out: a suite's networks begin untrained, and `lrbench snapshots add` or timm:NAME bring weights."

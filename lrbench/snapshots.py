@@ -131,7 +131,7 @@ def remade_parent(path: Path, metadata: SnapshotMetadata) -> Path | None:
     except InputError:
         # What is wrong with the parent is said of the parent.
         return None
-    return parent if now != metadata.parent_sha256 else None
+    return parent if now not in (None, metadata.parent_sha256) else None
 
 
 def batchnorm_path(path: Path) -> Path:

@@ -335,6 +335,10 @@ def test_verify_tells_what_could_not_be_evaluated_from_what_is_bad(lrbench, snap
     assert lrbench("snapshots", "verify", "--source").status == 1
 
 
+def test_arguments_that_ask_for_no_weights_are_taken():
+    create_model("resnet10t", {"pretrained": False, "checkpoint_path": "", "cache_dir": None}, classes=3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

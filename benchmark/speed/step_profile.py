@@ -201,9 +201,11 @@ def examine(architecture: str, root: Path, peak: float, bandwidth: float) -> Non
         step(images, labels, 0.01, 0)
         _wait()
     own = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
-    # On a GPU the operators' entries hold their kernels' time once more.
+    # On a GPU the operators' entries, and ranges with names of their own, hold their kernels' time once more.
     kernels = [
-        each for each in profile.key_averages() if not ON_GPU or each.device_type == torch.autograd.DeviceType.CUDA
+        each
+        for each in profile.key_averages()
+        if not ON_GPU or (each.device_type == torch.autograd.DeviceType.CUDA and not each.is_user_annotation)
     ]
     every = sorted(kernels, key=lambda each: getattr(each, own), reverse=True)
     total = sum(getattr(each, own) for each in every) or 1.0

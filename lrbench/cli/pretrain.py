@@ -56,7 +56,7 @@ def pretrain(
         if ranks.first:
             missing = sum(not each.made for each in plan.snapshots)
             note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to make")
-        do_jobs(plan.jobs(transfer=False), chosen, place, workers=workers, ranks=ranks)
+        do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
         if not ranks.first:
             return
     paths = [snapshot_path(workspace.checkpoints, chosen.name, each.key) for each in plan.snapshots]

@@ -75,7 +75,7 @@ def run(
         # Days of training are not begun for a target that is not there.
         ranks.first_does(lambda: _check_data(plan, place))
         try:
-            do_jobs(plan.jobs(), chosen, place, workers=workers, ranks=ranks)
+            do_jobs(plan.jobs(), plan, place, workers=workers, ranks=ranks)
         except LrbenchError as error:
             failure = error
         if not ranks.first:

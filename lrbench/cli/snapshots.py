@@ -126,7 +126,9 @@ def verify(
     if not files:
         note(f"there are no snapshots in {workspace.checkpoints.absolute()}: nothing was checked")
         return
-    checked = "header, names, shapes, finite values, hash, parent" + (", accuracy on the source" if source else "")
+    checked = "header, names, shapes, finite values, hash, parent where one is named" + (
+        ", accuracy on the source" if source else ""
+    )
     note(f"{len(files)} snapshots are sound: {checked}")
 
 

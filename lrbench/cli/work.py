@@ -8,8 +8,8 @@ import typer
 
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
+    from lrbench.plan import Plan
     from lrbench.ranks import Ranks
-    from lrbench.registry import Suite
     from lrbench.workspace import Place
 
 WorkersOption = Annotated[
@@ -38,14 +38,20 @@ def together() -> "Iterator[Ranks]":
         yield ranks
 
 
-def do_jobs(jobs: "Sequence[Job]", suite: "Suite", place: "Place", *, workers: int | None, ranks: "Ranks") -> None:
-    """Run jobs with progress on stderr; Ctrl-C and SIGTERM stop them at the next step, saved."""
+def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int | None, ranks: "Ranks") -> None:
+    """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM stop them at the next step, saved.
+
+    Raises:
+        LrbenchError: The first job's error; or a snapshot was there from before, and its parent holds other weights now.
+    """
     from lrbench.cli.progress import Display
     from lrbench.control import Control, stopping_on_signals
+    from lrbench.effective import is_made
     from lrbench.engines.local import run_jobs
     from lrbench.engines.together import run_jobs_together
     from lrbench.machine import fix_cublas
 
+    suite = plan.suite
     if suite.training.deterministic:
         # Before any worker's first transfer.
         fix_cublas()
@@ -55,3 +61,7 @@ def do_jobs(jobs: "Sequence[Job]", suite: "Suite", place: "Place", *, workers: i
             run_jobs(jobs, suite, place, control, display, workers=workers)
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)
+    if ranks.first and any(not each.made for each in plan.snapshots):
+        # A stage that was deleted and made anew may have come out with other weights than its children began at.
+        for each in plan.snapshots:
+            is_made(suite, each.key, place.workspace)

@@ -20,7 +20,8 @@ class Layout(NamedTuple):
 
     Attributes:
         crops: Rows: the crop's first pixel, the width of the image that it lies in, its height, its width, 0, and whether it is
-            mirrored; of a batch without crops the last row and the samples alone. int64 of shape `(6, B)` or `(2, B)`.
+            mirrored. Of a batch without crops: the samples and, where any is mirrored, which. int64 of shape `(6, B)`, `(2, B)`
+            or `(1, B)`.
         reach: Rows and columns that hold every crop; zeros of a batch without crops. int64 of shape `(2,)`, on the CPU.
     """
 
@@ -71,7 +72,7 @@ class Resident:
             flips: Which are mirrored. Shape `(B,)`.
         """
         if self._squares is not None and boxes.max() < 0:
-            return _laid_out([samples, flips], (0, 0))
+            return _laid_out([samples, flips] if flips.any() else [samples], (0, 0))
         offset, height, width = self._index[samples].T
         # Halves are rounded to even, as Python's and so torchvision's `CenterCrop` do.
         centre = (
@@ -98,9 +99,8 @@ class Resident:
         if len(crops) == 6:
             return _resized(self._content, crops, self._size, *reach.tolist())
         assert self._squares is not None
-        samples, flips = crops
-        images = self._squares[samples].view(torch.uint8).view(len(samples), self._size, self._size, 4)[..., :3]
-        return torch.where(flips.bool()[:, None, None, None], images.flip(2), images)
+        images = self._squares[crops[0]].view(torch.uint8).view(-1, self._size, self._size, 4)[..., :3]
+        return torch.where(crops[1].bool()[:, None, None, None], images.flip(2), images) if len(crops) == 2 else images
 
 
 def layout_of(extents: Indices, flips: npt.NDArray[np.bool_]) -> Layout:
@@ -193,14 +193,16 @@ _KEPT: list[tuple[Pixels, int, torch.device, Resident]] = []
 
 def resident(pixels: Pixels, size: int, device: torch.device) -> Resident | None:
     """A data set on a device, kept for the next training on it; None where it does not fit or is not kept as plain pixels."""
-    shards = pixels.plain
-    if device.type == "cpu" or not shards:
+    if device.type == "cpu":
         return None
+    shards = pixels.plain
     for kept, side, place, there in _KEPT:
         if kept is pixels and (side, place) == (size, device):
             return there
-    # What was there, and what torch keeps of memory that nothing is in, makes room first.
+    # What was there, and what torch keeps of memory that nothing is in, makes room first, also for images that stay here.
     _KEPT.clear()
+    if not shards:
+        return None
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(device)

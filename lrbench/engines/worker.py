@@ -6,6 +6,7 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
+from threading import Lock
 
 from lrbench.control import Control
 from lrbench.engines.jobs import Job
@@ -26,6 +27,8 @@ class _WorkerControl(Control):
         self._event = stop
         self._parent = os.getppid()
         self._sent = 0.0
+        # What is saved or logged beside the training has things to say, too.
+        self._telling = Lock()
 
     def stop_requested(self) -> bool:
         return super().stop_requested() or self._event.is_set() or os.getppid() != self._parent
@@ -41,7 +44,8 @@ class _WorkerControl(Control):
 
     def _tell(self, *message: object) -> None:
         try:
-            self._connection.send(message)
+            with self._telling:
+                self._connection.send(message)
         except OSError:
             # The parent is gone; the work saves what it has and ends.
             self.stop()

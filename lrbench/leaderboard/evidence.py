@@ -223,6 +223,17 @@ class Evidence:
             key = segment(self.suite.schedule, key).parent
         return None if key is None else (key.arm, key.stage)
 
+    def of_other_weights(self, columns: Sequence[Column]) -> list[tuple[Row, int]]:
+        """Snapshots whose results in some columns are of other weights than their results in the suite's own columns."""
+        own: dict[tuple[Row, int], str] = {}
+        others: dict[tuple[Row, int], str] = {}
+        for entry in self.stored:
+            assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
+            column = Column(protocol=entry.protocol, task=entry.task)
+            if (into := own if column in self.columns else others if column in columns else None) is not None:
+                into[(entry.arm, entry.stage), entry.pretraining_seed] = entry.sha256
+        return sorted((row, seed) for (row, seed), sha256 in others.items() if own.get((row, seed), sha256) != sha256)
+
     def controls(self) -> list[tuple[Row, Row]]:
         """`step` beside each other arm's snapshot after as many epochs of training."""
         pairs: list[tuple[Row, Row]] = []

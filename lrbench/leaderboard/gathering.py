@@ -106,32 +106,41 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         else:
             members.append(entry)
     by_column: dict[Column, list[Entry]] = {}
-    for entry in _of_one_snapshot(members, evidence):
+    for entry in members:
         by_column.setdefault(Column(protocol=entry.protocol, task=entry.task), []).append(entry)
     evidence.extra = sorted(by_column.keys() - set(columns))
-    for column, entries_of in by_column.items():
-        _add_column(evidence, column, entries_of, index)
+    # What was transferred on the side may be of weights from before or after those of the suite's own cells, whose source
+    # accuracies, read last, are those that stand.
+    for together in [*([column] for column in evidence.extra), [column for column in columns if column in by_column]]:
+        kept = _of_one_snapshot([entry for column in together for entry in by_column[column]], evidence)
+        for column in together:
+            if entries_of := [entry for entry in by_column[column] if entry.cell in kept]:
+                _add_column(evidence, column, entries_of, index)
     return evidence
 
 
-def _of_one_snapshot(entries: Sequence[Entry], evidence: Evidence) -> list[Entry]:
-    """The results of one set of weights for each snapshot: of that which has most of them. Others are put apart.
+def _of_one_snapshot(entries: Sequence[Entry], evidence: Evidence) -> set[str]:
+    """The cells of the results of one set of weights for each snapshot: of that which has most of them. Others are put apart.
 
-    A snapshot that was made anew has other weights under the same name until all of its cells are transferred again.
+    A snapshot that was made anew has other weights under the same name until all of its cells are transferred again. Of two
+    that have as many, the one with the earlier results counts, so that the same columns are whole for all snapshots.
+
+    Args:
+        entries: In the order of the suite's columns.
+        evidence: Takes what stands apart.
     """
-    counts: dict[tuple[str | None, int | None, int | None], Counter[str]] = {}
+    found: dict[tuple[str | None, int | None, int | None], list[str]] = {}
     for entry in entries:
-        counts.setdefault((entry.arm, entry.pretraining_seed, entry.stage), Counter())[entry.sha256] += 1
-    most = {name: max(each, key=lambda sha256: (each[sha256], sha256)) for name, each in counts.items()}
-    kept = []
+        found.setdefault((entry.arm, entry.pretraining_seed, entry.stage), []).append(entry.sha256)
+    # Of several that are as common, the one that was met first.
+    most = {name: Counter(each).most_common(1)[0][0] for name, each in found.items()}
+    kept = set()
     for entry in entries:
-        name = (entry.arm, entry.pretraining_seed, entry.stage)
-        if entry.sha256 == most[name]:
-            kept.append(entry)
+        other = most[entry.arm, entry.pretraining_seed, entry.stage]
+        if entry.sha256 == other:
+            kept.add(entry.cell)
         else:
-            reason = (
-                f"of other weights of that snapshot ({entry.sha256[:8]}) than most of its results ({most[name][:8]})"
-            )
+            reason = f"of other weights of that snapshot ({entry.sha256[:8]}) than most of its results ({other[:8]})"
             evidence.apart.append((entry, reason))
     return kept
 

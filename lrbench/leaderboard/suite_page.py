@@ -111,6 +111,7 @@ def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]
         parts.append(
             f"{level} {other}: other transfers\n\n{tables.other_transfers(body, other)}\n\n"
             "Transfers of these snapshots that the suite does not name, made one by one; read as the tables above."
+            + _of_other_weights(body, other)
         )
         if other == "logme":
             parts.append(_scores(body, [column.task for column in body.extra if column.protocol == other]))
@@ -122,6 +123,15 @@ def _body(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]
         )
         parts += [_figure(body, each) for each in drawn if each.name == "source-learned"]
     return parts
+
+
+def _of_other_weights(body: Evidence, protocol: str) -> str:
+    """Which transfers made one by one are of other weights than the suite's own cells, because a snapshot was made anew."""
+    others = body.of_other_weights([column for column in body.extra if column.protocol == protocol])
+    if not others:
+        return ""
+    named = ", ".join(f"{tables.row_name(row)} of seed {seed}" for row, seed in others)
+    return f" Of other weights than in the tables above, because snapshots were made anew in between: {named}."
 
 
 def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], level: str) -> list[str]:

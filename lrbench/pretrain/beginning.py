@@ -160,7 +160,7 @@ class Beginning:
         if state.get("tensors_sha256") not in (None, metadata.tensors_sha256):
             raise InputError(
                 f"{state_path(path)} is the state of other weights than {path.name} beside it holds: one of them was put "
-                f"there from another run. {advice(state_path(path))}"
+                f"there from another run. Put the state back that belongs to it, or else: {advice(state_path(path))}"
             )
         return tensors, state, metadata
 

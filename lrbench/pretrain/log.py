@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from lrbench.control import Control
-from lrbench.files import canonical_json, write_text, writing
+from lrbench.files import canonical_json, write_bytes, write_text, writing
 from lrbench.locks import locked
 
 
@@ -47,13 +48,21 @@ def clear_log(snapshot: Path, control: Control) -> None:
 def _read(path: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    lines = path.read_bytes().splitlines()
+    content = path.read_bytes()
+    lines = content.splitlines()
     records = [record for line in lines if (record := _record(line)) is not None]
     if len(records) < len(lines):
-        aside = path.with_name("log.damaged.jsonl")
-        path.replace(aside)
+        # A copy: until the lines that can be read are written anew, they are in the log alone.
+        aside = _aside(path)
+        write_bytes(aside, content)
         say(f"{len(lines) - len(records)} lines of {path} are damaged and left out; the file as it was is {aside.name}")
     return records
+
+
+def _aside(path: Path) -> Path:
+    """Where a damaged log is kept: no earlier one is written over."""
+    names = chain(["log.damaged.jsonl"], (f"log.damaged-{number}.jsonl" for number in count(2)))
+    return next(place for place in map(path.with_name, names) if not place.exists())
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

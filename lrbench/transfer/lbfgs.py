@@ -59,13 +59,11 @@ class _State:
     smallest: torch.Tensor
     waited: torch.Tensor
 
-    def keep(self, going: torch.Tensor) -> None:
-        if bool(going.all()):
-            return
-        self.which, self.points, self.values = self.which[going], self.points[going], self.values[going]
-        self.gradients, self.scales, self.fresh = self.gradients[going], self.scales[going], self.fresh[going]
-        self.pairs = [(s[going], y[going], r[going]) for s, y, r in self.pairs]
-        self.lowest, self.smallest, self.waited = self.lowest[going], self.smallest[going], self.waited[going]
+    def keep(self, rows: torch.Tensor) -> None:
+        self.which, self.points, self.values = self.which[rows], self.points[rows], self.values[rows]
+        self.gradients, self.scales, self.fresh = self.gradients[rows], self.scales[rows], self.fresh[rows]
+        self.pairs = [(s[rows], y[rows], r[rows]) for s, y, r in self.pairs]
+        self.lowest, self.smallest, self.waited = self.lowest[rows], self.smallest[rows], self.waited[rows]
 
     def watch(self) -> None:
         """Note whether the last step bettered a problem by more than its rounding."""
@@ -123,21 +121,26 @@ def minimise(
         # Before the first step nothing is known of the curvature, and the promise means nothing.
         done = small & ((-slopes / 2 <= decrement) & ~state.fresh | (state.gradients == 0).all(1))
         going = ~done & (used[state.which] < iterations[state.which]) & (state.waited < _PATIENCE)
-        converged[state.which[done]] = True
-        points[state.which[~going]], met[state.which[~going]] = state.points[~going], state.scales[~going]
-        directions, slopes = _rows(directions, torch.nonzero(going).flatten()), slopes[going]
-        state.keep(going)
-        if not len(state.which):
-            break
+        # A GPU is waited for wherever a mask selects: most iterations end no problem, and one question says so.
+        if not bool(going.all()):
+            over, on = torch.nonzero(~going).flatten(), torch.nonzero(going).flatten()
+            converged[state.which] |= done
+            points[state.which[over]], met[state.which[over]] = state.points[over], state.scales[over]
+            directions, slopes = directions[on], slopes[on]
+            state.keep(on)
+            if not len(on):
+                break
         moved = _step(evaluate, state, directions, slopes)
-        used[state.which[moved]] += 1
+        used[state.which] += moved
         state.watch()
-        # A first step along the gradient that fails ends it; a later one may have been misled by its history.
         stuck = ~moved
-        ended = stuck & state.fresh & (state.scales == 0)
-        points[state.which[ended]] = state.points[ended]
-        _forget(state, stuck)
-        state.keep(~ended)
+        if bool(stuck.any()):
+            # A first step along the gradient that fails ends it; a later one may have been misled by its history.
+            ended = stuck & state.fresh & (state.scales == 0)
+            over = torch.nonzero(ended).flatten()
+            points[state.which[over]] = state.points[over]
+            _forget(state, stuck)
+            state.keep(torch.nonzero(~ended).flatten())
     return Minimum(points=points, iterations=used, converged=converged, scales=met)
 
 
@@ -181,21 +184,24 @@ def _step(evaluate: Evaluate, state: _State, directions: torch.Tensor, slopes: t
         lower = lower | level
         flatter = ahead >= _CURVATURE * slope
         found = lower & flatter & torch.isfinite(value)
-        if len(pending) == count and bool(found.all()):
+        hits = int(found.sum())
+        if hits == count:
             # The common case: every first try will do, and nothing needs to be copied.
             points, values, gradients, moved = tried, value, gradient, found
             break
-        accepted = pending[found]
-        points, gradients = (
-            into.index_copy(0, accepted, new[found]) for into, new in ((points, tried), (gradients, gradient))
-        )
-        values[accepted] = value[found]
-        moved[accepted] = True
-        short, long = pending[lower & ~flatter], pending[~lower]
-        low[short], high[long] = lengths[short], lengths[long]
-        pending = pending[~found]
+        low[pending] = torch.where(lower & ~flatter, length, low[pending])
+        high[pending] = torch.where(lower, high[pending], length)
         halves = (low[pending] + high[pending]) / 2
-        lengths[pending] = torch.where(torch.isinf(high[pending]), _EXPANSION * lengths[pending], halves)
+        lengths[pending] = torch.where(torch.isinf(high[pending]), _EXPANSION * length, halves)
+        if hits:
+            rows = torch.nonzero(found).flatten()
+            accepted = pending[rows]
+            points, gradients = (
+                into.index_copy(0, accepted, _rows(new, rows)) for into, new in ((points, tried), (gradients, gradient))
+            )
+            values[accepted] = value[rows]
+            moved[accepted] = True
+            pending = pending[~found]
     _remember(state, points, gradients, moved)
     state.points, state.values, state.gradients = points, values, gradients
     return moved
@@ -225,8 +231,6 @@ def _remember(state: _State, points: torch.Tensor, gradients: torch.Tensor, move
 
 def _forget(state: _State, stuck: torch.Tensor) -> None:
     """Drop the history of problems that no step led down."""
-    if not bool(stuck.any()):
-        return
     state.pairs = [(s, y, torch.where(stuck, torch.zeros_like(r), r)) for s, y, r in state.pairs]
     state.scales = torch.where(stuck, torch.zeros_like(state.scales), state.scales)
     state.fresh = state.fresh | stuck

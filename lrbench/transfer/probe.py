@@ -200,7 +200,7 @@ class _Problems:
 
         A start near the solution also settles the weakest strengths, at which the objective hardly tells solutions apart.
         """
-        if self._inputs.device.type != "cuda":
+        if self._inputs.device.type != "cuda" or len(self._decays) == 1:
             return 1
         # What torch holds and does not use counts as free.
         torch.cuda.empty_cache()

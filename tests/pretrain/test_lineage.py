@@ -50,24 +50,91 @@ def test_a_snapshot_names_its_parent_and_the_weights_that_it_held(tiny, place):
 
 
 def test_a_stage_whose_parent_was_made_anew_is_not_taken_for_its_child(lrbench, tiny, place):
-    children = [make(tiny, key(*each), place) for each in (("step", 3), ("average", 2))]
+    for each in (("step", 3), ("average", 2)):
+        make(tiny, key(*each), place)
     parent = make(tiny, key("step", 1), place)
     assert lrbench("snapshots", "verify").status == 0
     remake(parent)
     child = parent.with_name("stage2.safetensors")
     with pytest.raises(InputError, match=r"made from other weights than .*stage1.safetensors holds now") as refused:
         make_snapshot(tiny, key("step", 2), place, Control())
-    assert f"Delete {child}, and what was made from it (step/seed0/stage3), and run" in str(refused.value)
+    # All at once: also those beside the one that was met first, and what was made from them.
+    folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
+    listed = " ".join(f"{each}.safetensors" for each in former.split())
+    assert f"In {folder}, delete what comes of the former weights ({listed})" in str(refused.value)
     for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
         outcome = lrbench(*command)
         assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
     found = lrbench("snapshots", "verify")
     assert found.status == 1 and found.out.count("made from other weights than") == 2
     # As it says: what is deleted is made from there, and then all is of one run.
-    for path in (child, *children, snapshot_path(place.workspace.checkpoints, "tiny", key("hold", 2))):
-        path.unlink()
+    for each in listed.split():
+        folder.joinpath(each).unlink()
     assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
     assert lrbench("snapshots", "verify").status == 0
+
+
+def test_what_it_says_of_putting_the_former_parent_back_is_enough(lrbench, tiny, place):
+    make(tiny, key("step", 2), place)
+    parent = make(tiny, key("step", 1), place)
+    files = {
+        name: parent.with_name(name) for name in ("stage1.safetensors", "stage1.bn.safetensors", "stage1.state.pt")
+    }
+    former = {name: path.read_bytes() for name, path in files.items()}
+    remake(parent)
+    with pytest.raises(InputError, match="put the former stage1 back with all of its files") as refused:
+        make_snapshot(tiny, key("step", 2), place, Control())
+    assert f"({', '.join(files)})" in str(refused.value)
+    for name, path in files.items():
+        path.write_bytes(former[name])
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
+
+
+def test_a_command_that_remakes_a_parent_with_other_weights_does_not_end_well(lrbench, tiny, place, monkeypatch):
+    """As on a machine that computes otherwise."""
+    from lrbench.pretrain import segments
+
+    make(tiny, key("step", 2), place)
+    parent = make(tiny, key("step", 1), place)
+    parent.unlink()
+
+    def otherwise(path, *arguments):
+        write_snapshot(path, *arguments)
+        if path == parent:
+            remake(path)
+
+    monkeypatch.setattr(segments, "write_snapshot", otherwise)
+    monkeypatch.setattr("lrbench.engines.local.run_jobs", one_after_another)
+    outcome = lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step")
+    assert (
+        outcome.status == 2 and f"{parent.with_name('stage2.safetensors')} was made from other weights" in outcome.err
+    )
+
+
+def one_after_another(jobs, suite, place, control, observer, *, workers):
+    for job in jobs:
+        job.run(suite, place, control)
+
+
+def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(lrbench, tiny, place):
+    path = make(tiny, key("hold", 2), place)
+    other = make(tiny, key("step", 2), place)
+    for part in (path, batchnorm_path(path)):
+        other.with_name(part.name).write_bytes(part.read_bytes())
+    outcome = lrbench("plan", "tiny.toml")
+    said = f"{other} is hold/0/2 (arm, seed, stage) by its header, and lies where step/seed0/stage2 belongs"
+    assert outcome.status == 2 and said in outcome.err
+
+
+def test_a_parent_of_unknown_weights_refuses_no_child(tiny, place):
+    """As lrbench wrote them before it kept a hash."""
+    from lrbench.snapshots import encode
+
+    make(tiny, key("step", 2), place)
+    parent = make(tiny, key("step", 1), place)
+    record = read_metadata(parent).model_dump(mode="json") | {"tensors_sha256": None}
+    parent.write_bytes(encode(load_file(parent), record))
+    make_snapshot(tiny, key("step", 2), place, Control())
 
 
 def test_a_snapshot_away_from_its_suite_has_no_parent_to_be_held_to(lrbench, tiny, place, home):
@@ -195,8 +262,27 @@ def test_a_damaged_log_is_put_aside_and_training_goes_on(tiny, place):
     control = Listens()
     make_snapshot(tiny, key("step", 3), place, control)
     assert control.told[0].startswith(f"3 lines of {log} are damaged and left out") and len(control.told) == 1
-    assert log.with_name("log.damaged.jsonl").read_bytes() == whole[:-40] + b"\n{}\n\xff\n"
+    aside = log.with_name("log.damaged.jsonl")
+    assert aside.read_bytes() == whole[:-40] + b"\n{}\n\xff\n"
     assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 6]
+
+
+def test_a_damaged_log_is_whole_somewhere_at_every_moment(tmp_path, monkeypatch):
+    from lrbench.pretrain import log as module
+
+    path, good = tmp_path / "log.jsonl", {"stage": 1, "update": 5}
+    write_log(tmp_path / "stage1.safetensors", 1, [good], print)
+    for damage in (b"first\n", b"second\n"):
+        path.write_bytes(path.read_bytes() + damage)
+        with monkeypatch.context() as full:
+            full.setattr(module, "write_text", lambda *arguments: (_ for _ in ()).throw(OSError("no space left")))
+            with pytest.raises(OSError, match="no space"):
+                write_log(tmp_path / "stage2.safetensors", 2, [{"stage": 2, "update": 9}], print)
+        assert json.loads(path.read_bytes().splitlines()[0]) == good
+        write_log(tmp_path / "stage2.safetensors", 2, [{"stage": 2, "update": 9}], print)
+        assert [json.loads(line)["stage"] for line in path.read_bytes().splitlines()] == [1, 2]
+    kept = [each.read_bytes().splitlines()[-1] for each in sorted(tmp_path.glob("log.damaged*"))]
+    assert sorted(kept) == [b"first", b"first", b"second", b"second"]
 
 
 def test_two_stages_that_write_the_log_at_once_lose_nothing(tmp_path, monkeypatch):

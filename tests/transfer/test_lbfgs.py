@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrbench.transfer.lbfgs import minimise
 
@@ -129,3 +130,23 @@ def test_a_step_is_long_enough_that_the_slope_has_flattened():
     )
     # One step along the gradient; along it the slope has fallen to nine tenths or less.
     assert float((1 - found.points).abs().max()) <= 0.9
+
+
+def test_an_iteration_looks_at_the_device_a_few_times():
+    """Each look makes a GPU wait: where a mask selects, and where a number decides how the work goes on."""
+    looks = []
+
+    class Looks(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+            masks = arguments[1] if str(operation).startswith(("aten.index.", "aten.index_put")) else ()
+            masked = any(isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in masks)
+            if masked or any(name in str(operation) for name in ("nonzero", "_local_scalar", "masked_select")):
+                looks.append(str(operation))
+            return operation(*arguments, **(options or {}))
+
+    evaluate, _ = quadratics(count=6)
+    with Looks():
+        found = minimise(
+            evaluate, torch.zeros(6, 8, dtype=torch.float64), **until(6, limit=1e-7, decrement=1e-12, iterations=200)
+        )
+    assert bool(found.converged.all()) and len(looks) < 10 * int(found.iterations.max())

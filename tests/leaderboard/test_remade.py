@@ -1,0 +1,52 @@
+"""Results of a snapshot that was made anew with other weights, beside those of the former ones."""
+
+import pytest
+
+from lrbench.leaderboard.evidence import Column
+from lrbench.leaderboard.gathering import gather
+from tests.leaderboard.fake import fill, put
+from tests.leaderboard.test_pages import OBJECTS, suite_page, table_after
+
+OTHER = {"snapshot": {"sha256": "9" * 64}}
+
+
+def test_what_was_transferred_on_the_side_does_not_say_which_weights_a_suites_tables_are_of(workspace, tiny):
+    """The suite's one cell was transferred again, and of the former weights more is there by other protocols."""
+    suite = tiny.model_copy(update={"targets": tiny.targets[:1], "protocols": ("probe",)})
+    put(workspace, suite, stage=1, wrong=4, source=0.7, **OTHER)
+    for protocol in ("knn", "fewshot", "logme"):
+        put(workspace, suite, stage=1, wrong=20, source=0.3, protocol=protocol)
+    (body,) = gather(workspace.results, suite)
+    assert body.level(("step", 1), OBJECTS).mean == pytest.approx(0.9) and body.apart == []
+
+
+def test_a_transfer_on_the_side_of_newer_weights_is_shown_and_said_to_be(workspace, tiny):
+    """As in a clone, whose results another machine made, after one snapshot was pretrained and transferred."""
+    fill(workspace, tiny)
+    newer = put(workspace, tiny, stage=2, wrong=4, protocol="fewshot", **OTHER)
+    put(workspace, tiny, stage=3, wrong=4, protocol="fewshot")
+    text = suite_page(workspace)
+    rows = {row[0]: row for row in table_after(text, "## fewshot: other transfers")}
+    assert rows["step/stage2"][2] == "90.0 (1 of 2 seeds)" and "Kept apart" not in text and "Incomplete" not in text
+    assert (
+        "Of other weights than in the tables above" in text and "made anew in between: step/stage2 of seed 0." in text
+    )
+    newer.unlink()
+    assert "Of other weights" not in suite_page(workspace)
+
+
+def test_the_source_accuracy_is_that_of_the_weights_in_the_suites_own_columns(workspace, tiny):
+    fill(workspace, tiny)
+    put(workspace, tiny, stage=2, wrong=4, protocol="fewshot", source=0.9, **OTHER)
+    (body,) = gather(workspace.results, tiny)
+    assert body.source[("step", 2), 0] == pytest.approx(0.45)
+
+
+def test_of_two_sets_of_weights_with_as_many_results_the_same_columns_stay_whole(workspace, tiny):
+    for stage, sha256 in ((1, "5"), (2, "0"), (3, "f")):
+        put(workspace, tiny, stage=stage, wrong=4, snapshot={"sha256": sha256 * 64})
+        put(workspace, tiny, stage=stage, wrong=4, protocol="knn", snapshot={"sha256": "7" * 64})
+    (body,) = gather(workspace.results, tiny)
+    knn = Column(protocol="knn", task=OBJECTS.task)
+    assert all(body.level(("step", stage), OBJECTS) for stage in (1, 2, 3))
+    assert not any(body.level(("step", stage), knn) for stage in (1, 2, 3)) and len(body.apart) == 3
