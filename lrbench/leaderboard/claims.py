@@ -169,10 +169,21 @@ _Found = tuple[tuple[tuple[str, Estimate], ...], float | None]
 """The effects by name, and the two-sided p of their test."""
 
 
+def _lacking(evidence: Evidence, column: Column, rows: Sequence[Row]) -> str:
+    """Why several rows have no seed in common."""
+    lacking = [f"{arm}/stage{stage}" for arm, stage in rows if evidence.level((arm, stage), column) is None]
+    if len(lacking) == len(rows):
+        return "no results yet"
+    if not lacking:
+        return "no seed has results of all snapshots needed yet"
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return f"no results of {lacking[0]}{more} yet"
+
+
 def _absolute(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     difference = evidence.difference(("step", boundary + 1), ("step", boundary), column)
     if difference is None:
-        return "no results yet"
+        return _lacking(evidence, column, [("step", boundary), ("step", boundary + 1)])
     name = f"stage {boundary + 1} − stage {boundary}"
     return ((name, difference),), difference.p
 
@@ -185,9 +196,10 @@ def _causal(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
             return f"the suite has no arm {control}"
         if not evidence.suite.uses(column.protocol, control):
             return f"the suite does not use {column.protocol} on the arm {control}"
+    for control in ("hold", "average"):
         difference = evidence.difference(("step", stage), (control, stage), column)
         if difference is None:
-            return "no results yet"
+            return _lacking(evidence, column, [("step", stage), ("hold", stage), ("average", stage)])
         effects.append((f"step − {control}", difference))
     ps = [(effect.mean, effect.p) for _, effect in effects if effect.p is not None]
     if len(ps) < len(effects):
@@ -202,11 +214,13 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | 
     rows: list[Row] = [("step", boundary - 1), ("step", boundary), ("step", boundary + 1)]
     data = evidence.rows_of(column, rows, with_source=True)
     if data is None:
-        return "no results yet"
+        return _lacking(evidence, column, rows)
     for before, after in pairwise(rows):
         gain = evidence.source_difference(after, before)
-        if gain is None or not gain.excludes_zero or gain.mean < 0:
-            return f"T of stage {after[1]} is undefined: the source's gain is not above zero beyond its interval"
+        if gain is None or gain.mean == 0 or (gain.half_width is not None and not gain.excludes_zero):
+            return f"T of stage {after[1]} is undefined: the source's gain cannot be told from zero"
+        if gain.mean < 0 and gain.half_width is not None:
+            return f"the source lost accuracy in stage {after[1]}, and T is of gains"
     source = np.array([[evidence.source[row, seed] for seed in data.seeds] for row in rows])
     first, second = data.correct[1] - data.correct[0], data.correct[2] - data.correct[1]
     effect, p = change_of_ratio(
@@ -225,7 +239,7 @@ def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Fo
     null_rows = [each for each in evidence.rows if without_decay(suite, each) and suite.uses(column.protocol, each[0])]
     data = evidence.rows_of(column, [*null_rows, row], with_source=True)
     if data is None:
-        return "no results yet"
+        return _lacking(evidence, column, [row, *null_rows])
     errors = [np.array([1 - evidence.source[each, seed] for each in null_rows]) for seed in data.seeds]
     found = residual(
         errors,

@@ -146,14 +146,15 @@ def _of_one_snapshot(entries: Sequence[Entry], evidence: Evidence) -> set[str]:
 
 
 def _add_column(evidence: Evidence, column: Column, entries: Sequence[Entry], index: Index) -> None:
-    counts = Counter(entry.comparable for entry in entries)
+    counts = Counter((entry.comparable, entry.labels) for entry in entries)
     # The newest protocol's largest group makes the table.
-    best = max(counts, key=lambda key: (json.loads(key)[0], counts[key], key))
-    example = next(entry for entry in entries if entry.comparable == best)
+    best = max(counts, key=lambda key: (json.loads(key[0])[0], counts[key], key))
+    example = next(entry for entry in entries if (entry.comparable, entry.labels) == best)
     cells: dict[tuple[Row, int], list[Entry]] = {}
     for entry in entries:
-        if entry.comparable != best:
-            evidence.apart.append((entry, ", ".join(differences(entry, example))))
+        if (entry.comparable, entry.labels) != best:
+            reasons = differences(entry, example) or ["other test images, by the labels beside its predictions"]
+            evidence.apart.append((entry, ", ".join(reasons)))
             continue
         assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
         cells.setdefault(((entry.arm, entry.stage), entry.pretraining_seed), []).append(entry)

@@ -83,7 +83,8 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         drawn = figures(bodies[0])
         there, expected = progress(bodies)
         count = f"{there:,} of {expected:,}" + (" (incomplete)" if there < expected else "")
-        index.append(_line(name, suite.title or name, count))
+        partial = " (partial data)" if bodies[0].partial else ""
+        index.append(_line(name, f"{suite.title or name}{partial}", count))
         shown.append(suite_data(bodies[0], decisions[0], drawn, f"{plain_lead(suite)} {count} cells."))
         if name in suites:
             built.problems += [problem for body in bodies for problem in body.problems]

@@ -16,7 +16,9 @@ def image_weights(
 ) -> npt.NDArray[np.float64]:
     """Weights of resampled test images, so that `values @ weights.T` is the headline of each replicate.
 
-    Images are drawn with replacement: all together for `top1`, class by class for `mean_per_class`.
+    Images are drawn with replacement: all together for `top1`, class by class for `mean_per_class`. There each class's weights
+    are stretched around their mean, since resampling n images shows n − 1 n-ths of their variance (Rao and Wu 1988), so that a
+    few may be below zero; classes of one image, which alone show none, are drawn together.
 
     Args:
         labels: Shape `(N,)`.
@@ -31,11 +33,15 @@ def image_weights(
     if metric == "top1":
         return stream.multinomial(count, np.full(count, 1 / count), size=replicates) / count
     weights = np.zeros((replicates, count))
-    classes = np.unique(labels)
-    for label in classes:
-        members = np.flatnonzero(labels == label)
-        drawn = stream.multinomial(len(members), np.full(len(members), 1 / len(members)), size=replicates)
-        weights[:, members] = drawn / (len(members) * len(classes))
+    counts = np.bincount(labels)
+    groups = [np.flatnonzero(labels == label) for label in np.flatnonzero(counts > 1)]
+    if (counts == 1).any():
+        groups.append(np.flatnonzero(counts[labels] == 1))
+    for members in groups:
+        size = len(members)
+        drawn = stream.multinomial(size, np.full(size, 1 / size), size=replicates)
+        stretched = 1 + (drawn - 1) * np.sqrt(size / max(size - 1, 1))
+        weights[:, members] = stretched / (counts[labels[members]] * np.count_nonzero(counts))
     return weights
 
 

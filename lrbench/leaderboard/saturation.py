@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrbench.leaderboard.resampling import Labels, image_weights
-from lrbench.leaderboard.statistics import Estimate, Floats, estimate
+from lrbench.leaderboard.statistics import Estimate, Floats, estimate, least_image_variance
 from lrbench.seeds import generator
 
 LEAST_SNAPSHOTS = 8
@@ -111,7 +111,8 @@ def residual(
     if fewest < LEAST_SNAPSHOTS:
         return Residual(
             estimate=None,
-            reason=f"not identified: {fewest} snapshots without decay a seed, {LEAST_SNAPSHOTS} are needed",
+            reason=f"not identified: {fewest} snapshot{'' if fewest == 1 else 's'} without decay a seed, {LEAST_SNAPSHOTS} are "
+            "needed",
         )
     for errors, error in zip(source_errors, observed_source, strict=True):
         if not errors.min() <= error <= errors.max():
@@ -133,4 +134,6 @@ def residual(
             for errors, hits, error, seen in zip(source_errors, correct, observed_source, observed_correct, strict=True)
         ]
     )
-    return Residual(estimate=estimate(residuals[:, 0], float(np.var(residuals[:, 1:].mean(axis=0)))))
+    # Where all networks predict alike, another sample of images would still not be just the same.
+    variance = max(float(np.var(residuals[:, 1:].mean(axis=0))), least_image_variance(len(labels)))
+    return Residual(estimate=estimate(residuals[:, 0], variance))

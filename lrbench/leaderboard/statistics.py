@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.optimize import brentq
 
 Floats = npt.NDArray[np.float64]
 
@@ -114,11 +115,18 @@ def kept_inside(shares: Floats, count: int) -> Floats:
 
 @lru_cache(maxsize=64)
 def _detectable_errors(seeds: int, tests: int) -> float:
-    """The detectable effect in standard errors of the mean, by the noncentral t distribution."""
-    from statsmodels.stats.power import TTestPower
+    """The detectable effect in standard errors of the mean: the noncentrality at which Student's test has the power wanted.
 
-    deviations = TTestPower().solve_power(nobs=seeds, alpha=(1 - LEVEL) / tests, power=POWER, alternative="two-sided")
-    return float(np.asarray(deviations).item() * np.sqrt(seeds))
+    The power is a mean over what the seeds' spread may turn out as (a chi distribution). statsmodels' `solve_power` is no help:
+    where scipy's noncentral t is NaN on its way, it ends at another value and says nothing.
+    """
+    bound = float(stats.t.isf((1 - LEVEL) / tests / 2, seeds - 1))
+    spreads = stats.chi.ppf((np.arange(10_000) + 0.5) / 10_000, seeds - 1) / np.sqrt(seeds - 1)
+
+    def power(errors: float) -> float:
+        return float(np.mean(stats.norm.sf(bound * spreads - errors) + stats.norm.cdf(-bound * spreads - errors)))
+
+    return float(brentq(lambda errors: power(errors) - POWER, 0.0, bound * spreads[-1] + 10.0))
 
 
 def holm(values: list[float]) -> list[float]:
@@ -152,6 +160,12 @@ def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> 
     return found
 
 
+def least_image_variance(count: int) -> float:
+    """The variance that a share of `count` test images has at least: as if half an image were otherwise than the rest."""
+    share = float(kept_inside(np.zeros(1), count)[0])
+    return share * (1 - share) / count
+
+
 def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, unit: float = 1.0) -> float:
     """Variance of a headline metric over test images that might have been others (of the same classes for the mean per class).
 
@@ -166,12 +180,7 @@ def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, u
         metric: `top1` or `mean_per_class`.
         unit: What an image predicted right instead of wrong changes in its value.
     """
-    return max(_spread(values, labels, metric), unit**2 * _half_an_image(len(values)))
-
-
-def _half_an_image(count: int) -> float:
-    share = float(kept_inside(np.zeros(1), count)[0])
-    return share * (1 - share) / count
+    return max(_spread(values, labels, metric), unit**2 * least_image_variance(len(values)))
 
 
 def _spread(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:

@@ -156,14 +156,17 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
             "method). p is two-sided; C1's is of gains multiplied crosswise, so that nothing is divided, and need not agree "
             "with the interval; C3's is of both controls: the larger where both effects are below zero, else twice the smaller "
             "of those above it. Holm over all targets of the suite for one claim and boundary, with results or without. "
-            "*Detectable*: the smallest effect that these seeds would have shown by "
-            "itself in four of five repetitions, after Holm. Of the source, seeds vary; its test images are taken as given."
+            "*Detectable*: the smallest effect that these seeds would have shown by itself in four of five repetitions, after "
+            "Holm; C3 needs two such effects at once, which show together less often. Of the source, seeds vary; its test "
+            "images are taken as given. C4's null never rises as source error falls: where networks without decay transfer "
+            "worse the longer they train, C4 takes that for decay's."
         )
         parts.append(
             f"{level} {protocol}: each run alone\n\n{verdicts.within_runs(body, protocol)}\n\n"
-            "One run's difference in points with its interval over test images (paired bootstrap) and McNemar's exact p. It "
-            "says nothing of another pretraining run, so it decides nothing. The crossed bootstrap resamples seeds and images "
-            "independently; with few seeds it is too narrow, and decides nothing either."
+            "One run's difference in points with its interval over test images (paired bootstrap) and McNemar's exact p, where "
+            "every image counts alike and there is one transfer seed. It says nothing of another pretraining run, so it "
+            "decides nothing. The crossed bootstrap resamples seeds and images independently; with few seeds it is too narrow, "
+            "and decides nothing either."
         )
     return parts
 
@@ -189,18 +192,32 @@ def _comparisons(body: Evidence, protocol: str) -> list[tuple[str, str]]:
             f"ceiling:\n\n{tables.transferability(body, protocol, scale='logit')}",
         ),
     ]
-    controls = tables.controls(body, protocol)
-    if controls:
-        found.append(
-            (
-                "decay against its controls",
-                f"{controls}\n\n"
-                "`hold` left `step` at the boundary before with the same weights, momentum and data order, and trained for as "
-                "many updates; `average` is the mean of `hold`'s weights; `constant` never let the rate fall, and "
-                "`constant-average` is the mean of its weights. Below zero: letting the rate fall transferred worse than the "
-                "control. Paired over seeds and images, in points.",
+    words = {
+        "hold": "`hold` left `step` at the boundary before with the same weights, momentum and data order, and trained for as "
+        "many updates",
+        "average": "`average` is the mean of `hold`'s weights",
+        "constant": "`constant` never let the rate fall",
+        "constant-average": "`constant-average` is the mean of its weights",
+        "small": "`small` had a small rate from the start",
+        "early": "`early` let the rate fall sooner",
+        "late": "`late` let it fall later",
+        "cosine": "`cosine` let it fall all along",
+    }
+    for title, falling, meaning in (
+        ("decay against its controls", False, "letting the rate fall transferred worse than the control"),
+        ("other ways to let the rate fall", True, "`step` transferred worse than the other"),
+    ):
+        controls = tables.controls(body, protocol, falling=falling)
+        if controls:
+            said = [
+                text for arm, text in words.items() if arm in body.suite.arms and (arm in tables.FALLING) == falling
+            ]
+            found.append(
+                (
+                    title,
+                    f"{controls}\n\n{'; '.join(said)}. Below zero: {meaning}. Paired over seeds and images, in points.",
+                )
             )
-        )
     return found
 
 
@@ -231,10 +248,16 @@ def _legend(body: Evidence, protocol: str) -> str:
         if seeds > 1
         else "one pretraining seed, so no interval"
     )
-    return (
-        f"Percent, {interval}. {words} Bold: best of its column, and its lead over every other row is beyond the interval "
-        f"of their paired difference; no bold means no such lead. {tables.NOTHING}: no result yet."
+    some = any(
+        level is not None and level.seeds < seeds
+        for column in tables.of_protocol(body, protocol)
+        for level in (body.level(row, column) for row in body.rows)
     )
+    bold = (
+        "Bold: best of its column, and its lead over every other row is beyond the interval of their paired difference; no "
+        f"bold means no such lead{', or that a row lacks seeds' if some else ''}. "
+    )
+    return f"Percent, {interval}. {words} {bold if seeds > 1 else ''}{tables.NOTHING}: no result yet."
 
 
 def _figure(body: Evidence, figure: Figure) -> str:

@@ -1,16 +1,22 @@
 """What the results say, in plain words, with the figures that the words rest on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision, overall
 from lrbench.leaderboard.evidence import Evidence, Row
+from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.verdicts import effect, of
 
 
 def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    """What follows, and what the source did."""
-    return " ".join(sentence for sentence in (_strong(evidence, decisions), _source(evidence)) if sentence)
+    """What follows, what the source did, and whether that is of all there should be."""
+    said = [_strong(evidence, decisions), _source(evidence)]
+    if evidence.partial:
+        said.insert(0, "Of partial data (`--partial`):")
+    if evidence.there < evidence.expected:
+        said.append(f"Incomplete: {evidence.there:,} of {evidence.expected:,} cells are there.")
+    return " ".join(sentence for sentence in said if sentence)
 
 
 def grounds(evidence: Evidence, decisions: Sequence[Decision]) -> str:
@@ -25,28 +31,37 @@ def which_checkpoint(evidence: Evidence, protocol: str) -> str:
         levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
         if not levels:
             continue
-        best = max(levels, key=lambda row: levels[row].mean)
+        # A mean over fewer seeds is of other runs.
+        whole = [row for row in levels if levels[row].seeds == len(evidence.seeds)]
+        best = max(whole or levels, key=lambda row: levels[row].mean)
         tied = [row for row in levels if row != best and not tables.leads(evidence, best, row, column)]
         behind = [row for row in levels if row != best and row not in tied]
         rows.append(
             {
                 "target": column.task,
                 "best mean": f"{tables.row_name(best)} ({100 * levels[best].mean:.1f} %)",
-                "not told apart from it": _named(tied, behind),
-                "behind it": ", ".join(map(tables.row_name, behind)) or "none",
+                "not told apart from it": _named(evidence, levels, tied, behind),
+                "behind it": _listed(evidence, levels, behind) or "none",
             }
         )
     return tables.markdown(rows)
 
 
-def _named(tied: list[Row], behind: list[Row]) -> str:
+def _named(evidence: Evidence, levels: Mapping[Row, Estimate], tied: list[Row], behind: list[Row]) -> str:
     if not tied:
         return "none"
-    if not behind:
-        return "every other"
-    if len(tied) > len(behind) + 1:
-        return "all but those behind it"
-    return ", ".join(map(tables.row_name, tied))
+    if all(row in levels and levels[row].seeds == len(evidence.seeds) for row in evidence.rows):
+        if not behind:
+            return "every other"
+        if len(tied) > len(behind) + 1:
+            return "all but those behind it"
+    return _listed(evidence, levels, tied)
+
+
+def _listed(evidence: Evidence, levels: Mapping[Row, Estimate], rows: Sequence[Row]) -> str:
+    expected = len(evidence.seeds)
+    some = {row: f" ({levels[row].seeds} of {expected} seeds)" for row in rows if levels[row].seeds < expected}
+    return ", ".join(f"{tables.row_name(row)}{some.get(row, '')}" for row in rows)
 
 
 def _source(evidence: Evidence) -> str:
@@ -93,14 +108,19 @@ def _grounds(decisions: Sequence[Decision]) -> str:
     claim = nearest.claim
     shown = "; ".join(f"{name} {effect(claim, value)}" for name, value in nearest.effects)
     unit = " points" if claim.unit == "points" else ""
-    text = f" (clearest: {nearest.column.task}, {shown}{unit}, adjusted p {nearest.adjusted:.2g}"
+    place = "" if "stage" in shown else f" at stage {nearest.boundary} → {nearest.boundary + 1}"
+    text = f" (clearest: {nearest.column.task}{place}, {shown}{unit}, adjusted p {nearest.adjusted:.2g}"
+    if nearest.reason:
+        text += f", but {nearest.reason}"
+    elif nearest.verdict == "supported" and any(
+        each.column == nearest.column and each.verdict != "supported" for each in decisions
+    ):
+        text += ", supported there and not at every boundary"
     found = [each.detectable for each in tested if each.verdict == "inconclusive" and each.detectable is not None]
     if found:
         scale, digits = (100, 1) if claim.unit == "points" else (1, 2)
-        text += (
-            f"; where inconclusive, these seeds would have shown {scale * min(found):.{digits}f} to "
-            f"{scale * max(found):.{digits}f}{unit}"
-        )
+        ends = dict.fromkeys(f"{scale * end:.{digits}f}" for end in (min(found), max(found)))
+        text += f"; where inconclusive, these seeds would have shown {' to '.join(ends)}{unit}"
     return text + ")"
 
 
@@ -108,7 +128,16 @@ def _strong(evidence: Evidence, decisions: Sequence[Decision]) -> str:
     if len(evidence.seeds) < LEAST_SEEDS:
         return f"Fewer than {LEAST_SEEDS} pretraining seeds decide nothing."
     causal = next(claim for claim in CLAIMS if claim.name == "C3")
-    verdicts = [overall(of(decisions, causal, column)) for column in evidence.columns]
+    suite = evidence.suite
+    # Where a protocol is used on `step` and `hold` alone, it has nothing to say here.
+    able = [
+        column
+        for column in evidence.columns
+        if all(arm in suite.arms and suite.uses(column.protocol, arm) for arm in ("step", "hold", "average"))
+    ]
+    if not able:
+        return "The strong sense (C3) cannot be decided: it needs the arms `hold` and `average`."
+    verdicts = [overall(of(decisions, causal, column)) for column in able]
     supported, contradicted = verdicts.count("supported"), verdicts.count("contradicted")
     if supported and not contradicted:
         return (

@@ -151,9 +151,16 @@ def differences(evidence: Evidence, protocol: str) -> str:
     return _pairs(evidence, protocol, pairs, lambda row, before: f"{row_name(row)} − {row_name(before)}")
 
 
-def controls(evidence: Evidence, protocol: str) -> str:
-    """`step` less each control at the same stage; empty where the suite has no controls."""
-    return _pairs(evidence, protocol, evidence.controls(), lambda row, other: f"{row_name(row)} − {row_name(other)}")
+def controls(evidence: Evidence, protocol: str, *, falling: bool = False) -> str:
+    """`step` less each control at the same stage; empty where the suite has none.
+
+    Args:
+        evidence: The results.
+        protocol: Of which protocol.
+        falling: Whether those are meant whose rate falls as well, at other epochs.
+    """
+    pairs = [pair for pair in evidence.controls() if (pair[1][0] in FALLING) == falling]
+    return _pairs(evidence, protocol, pairs, lambda row, other: f"{row_name(row)} − {row_name(other)}") if pairs else ""
 
 
 def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") -> str:
@@ -208,6 +215,10 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
+FALLING = ("early", "late", "cosine")
+"""Arms beside `step` whose rate falls."""
+
+
 def leader(evidence: Evidence, column: Column) -> Row | None:
     """The best row of a column, if its lead over every other row is beyond the interval of their difference."""
     levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
@@ -218,9 +229,9 @@ def leader(evidence: Evidence, column: Column) -> Row | None:
 
 
 def leads(evidence: Evidence, row: Row, other: Row, column: Column) -> bool:
-    """Whether two rows differ beyond the interval of their paired difference."""
+    """Whether a row is ahead of another beyond the interval of their paired difference."""
     lead = evidence.difference(row, other, column)
-    return lead is not None and lead.excludes_zero
+    return lead is not None and lead.mean > 0 and lead.excludes_zero
 
 
 def of_protocol(evidence: Evidence, protocol: str) -> list[Column]:

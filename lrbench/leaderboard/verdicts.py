@@ -66,14 +66,16 @@ def within_runs(evidence: Evidence, protocol: str) -> str:
             low, high = crossed_bootstrap(difference, weights[column], stream)
             lines[0][column.task] = f"[{tables.rounded(100 * low, 1)}, {tables.rounded(100 * high, 1)}]"
             ends = paired_bootstrap(difference, weights[column])
-            whole = bool(np.isin(data.correct, (0.0, 1.0)).all())
+            # Of images that are right or wrong, and count alike.
+            alike = data.metric == "top1" or len(set(np.bincount(data.labels)) - {0}) == 1
+            counts = alike and bool(np.isin(data.correct, (0.0, 1.0)).all())
             ps = mcnemar(data.correct[0] == 1, data.correct[1] == 1)
             for seed, value, low, high, p in zip(data.seeds, data.headlines(difference), *ends, ps, strict=True):
                 text = (
                     f"{tables.rounded(100 * value, 1, signed=True)} "
                     f"[{tables.rounded(100 * low, 1)}, {tables.rounded(100 * high, 1)}]"
                 )
-                lines[1 + evidence.seeds.index(seed)][column.task] = text + (f", p {p_value(p)}" if whole else "")
+                lines[1 + evidence.seeds.index(seed)][column.task] = text + (f", p {p_value(p)}" if counts else "")
         rows += lines
     return tables.markdown(rows)
 

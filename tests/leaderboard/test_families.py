@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.integrate import quad
 
 from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision
@@ -57,6 +59,24 @@ def test_targets_without_results_count_among_those_that_are_looked_at(tiny):
         else:
             assert each.p is None and each.adjusted is None and each.reason == "no results yet"
         assert each.family == 4
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 10, 20])
+def test_the_detectable_effect_has_its_power_with_any_number_of_targets(seeds):
+    """The power by integration over what the seeds' spread may be; more targets never make smaller effects detectable."""
+    before = 0.0
+    for tests in (1, 2, 4, 5, 12, 20, 100):
+        errors = estimate_of(0.0, 1.0, seeds).detectable(tests)
+        bound = stats.t.isf(0.025 / tests, seeds - 1)
+
+        def missed(spread, errors=errors, bound=bound):
+            reach = bound * spread / np.sqrt(seeds - 1)
+            return (stats.norm.cdf(reach - errors) - stats.norm.cdf(-reach - errors)) * stats.chi.pdf(spread, seeds - 1)
+
+        middle = errors * np.sqrt(seeds - 1) / bound
+        power = 1 - quad(missed, 0, 40, points=[middle], limit=400)[0]
+        assert power == pytest.approx(0.8, abs=0.002) and errors > before
+        before = errors
 
 
 def test_the_detectable_effect_of_a_family_is_found_in_about_four_of_five_runs_after_holm():

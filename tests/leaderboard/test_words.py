@@ -1,0 +1,150 @@
+"""What the pages say in words is what the figures show."""
+
+import numpy as np
+import pytest
+
+from lrbench.leaderboard import summary, tables
+from lrbench.leaderboard.claims import decide
+from lrbench.leaderboard.suite_page import render_suite
+from lrbench.leaderboard.verdicts import within_runs
+from tests.leaderboard.fake import fill, put
+from tests.leaderboard.test_claims import verdicts, world
+from tests.leaderboard.test_pages import suite_page, table_after
+
+COLUMN = 0
+
+
+def flat(suite, seeds=5, level=0.6, **options):
+    return world(suite, seeds, np.random.default_rng(0), levels=lambda row: level, **options)
+
+
+def correct_of(evidence, column=COLUMN):
+    return evidence.values[evidence.columns[column]].correct
+
+
+def set_level(evidence, row, seed, share):
+    correct_of(evidence)[row, seed] = (np.arange(400) < 400 * share).astype(float)
+
+
+def checkpoint(evidence):
+    cells = summary.which_checkpoint(evidence, "probe").splitlines()[-1].strip("|").split("|")
+    return dict(zip(("target", "best", "tied", "behind"), (cell.strip() for cell in cells), strict=True))
+
+
+def test_what_lacks_seeds_is_neither_the_best_nor_said_to_be_behind_what_it_leads(tiny):
+    evidence = flat(tiny)
+    for seed in range(5):
+        set_level(evidence, ("step", 1), seed, 0.8 + 0.002 * seed)
+        set_level(evidence, ("hold", 2), seed, (0.85 if seed < 4 else 0.3) + 0.001 * seed)
+    # Over four seeds its mean is the larger; the one that it lacks was a bad one for all.
+    del correct_of(evidence)[("hold", 2), 4]
+    found = checkpoint(evidence)
+    assert found["best"].startswith("step/stage1") and "hold/stage2" not in found["behind"]
+    assert "hold/stage2 (4 of 5 seeds)" in found["tied"] and "step/stage2" in found["behind"]
+    assert tables.leads(evidence, ("hold", 2), ("step", 1), evidence.columns[0])
+    assert not tables.leads(evidence, ("step", 1), ("hold", 2), evidence.columns[0])
+
+
+def test_a_significant_p_beside_inconclusive_comes_with_its_reason(tiny):
+    def said(evidence):
+        return summary.grounds(evidence, decide(evidence))
+
+    falls = {("step", 2): 0.7, ("step", 3): 0.7}
+    evidence = world(tiny, 5, np.random.default_rng(0), levels=lambda row: falls.get(row, 0.9))
+    text = said(evidence)
+    assert "C2 (absolute) is inconclusive" in text and "supported there and not at every boundary" in text
+    assert "C3 (causal) is supported" in text
+    for stage in (2, 3):
+        del correct_of(evidence)[("hold", stage), 4]
+    causal = said(evidence).split("C3")[1].split("C4")[0]
+    assert "inconclusive" in causal and "but incomplete: 4 of 5 seeds" in causal and " at stage " in causal
+
+
+def test_equal_ends_are_said_once(tiny):
+    evidence = flat(tiny)
+    alike = [each for each in verdicts(evidence, "C2") if each.boundary == 1]
+    said = summary.grounds(evidence, alike).split("C2")[1].split("C3")[0]
+    assert f"would have shown {100 * alike[0].detectable:.1f} points" in said
+
+
+def test_the_strong_sense_counts_what_can_be_decided(tiny):
+    """`standard` fine-tunes `step` and `hold` alone."""
+    assert "cannot be decided: it needs the arms `hold` and `average`" in summary.in_short(
+        flat(tiny.model_copy(update={"arms": ("step", "hold", "constant")})), []
+    )
+    some = tiny.model_copy(update={"protocol_arms": {"finetune": ("step", "hold")}})
+    evidence = world(some, 5, np.random.default_rng(0), levels=lambda row: 0.9 - 0.2 * (row[0] == "step") * row[1])
+    finetune = [type(evidence.columns[0])(protocol="finetune", task="a")]
+    evidence.suite = evidence.suite.model_copy(update={"protocols": ("probe", "finetune")})
+    evidence.columns += finetune
+    assert "in 1 of 1 targets and protocols" in summary.in_short(evidence, decide(evidence))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [((0.1, 0.5, 0.5, 0.8), "cannot be told from zero"), ((0.1, 0.5, 0.4, 0.8), "the source lost accuracy in stage 2")],
+)
+def test_why_there_is_no_t_is_told_apart(tiny, path, said):
+    noise = np.random.default_rng(0).normal(0, 0.005, (5, 4))
+    evidence = flat(tiny, source=lambda row, seed: path[row[1]] + noise[seed, row[1]])
+    assert said in verdicts(evidence, "C1")[0].reason
+
+
+def test_one_seed_is_said_to_be_one_and_not_that_t_is_undefined(tiny):
+    evidence = flat(tiny, seeds=1)
+    assert {each.reason for each in verdicts(evidence, "C1")} == {"1 pretraining seed: 3 are the least"}
+    page = render_suite(evidence.suite, [evidence], [decide(evidence)], [])
+    assert "Bold:" not in page
+
+
+def test_what_is_not_there_is_named(tiny):
+    evidence = flat(tiny)
+    for seed in range(5):
+        del correct_of(evidence)[("average", 2), seed]
+    assert verdicts(evidence, "C3")[0].reason == "no results of average/stage2 yet"
+
+
+def test_controls_whose_rate_falls_have_their_own_table(tiny):
+    suite = tiny.model_copy(update={"arms": ("step", "hold", "cosine")})
+    evidence = flat(suite)
+    page = render_suite(evidence.suite, [evidence], [decide(evidence)], [])
+    held, falling = (table_after(page, f"## probe: {title}") for title in (
+        "decay against its controls", "other ways to let the rate fall",
+    ))  # fmt: skip
+    assert all("cosine" not in row[0] for row in held) and all("cosine" in row[0] for row in falling[1:])
+    assert (
+        "`average` is the mean" not in page and "`cosine` let it fall all along. Below zero: `step` transferred" in page
+    )
+
+
+def test_mcnemars_p_stands_where_every_image_counts_alike(tiny):
+    unequal = np.repeat([0, 1], [300, 100])
+    for labels, metric, there in (
+        (unequal, "mean_per_class", False), (unequal, "top1", True), (np.repeat([0, 1], 200), "mean_per_class", True),
+    ):  # fmt: skip
+        evidence = flat(tiny, labels=labels, metric=metric)
+        assert (", p " in within_runs(evidence, "probe")) is there
+
+
+def test_results_of_partial_data_alone_are_said_to_be_wherever_they_are_shown(workspace, tiny):
+    readme = workspace.root / "README.md"
+    readme.write_text("<!-- lrbench:begin tiny -->\n<!-- lrbench:end tiny -->\n")
+    fill(workspace, tiny)
+    for path in workspace.results.joinpath("tiny").glob("*.json"):
+        if path.name != "suite.json":
+            path.unlink()
+    put(workspace, tiny, stage=2, partial=True)
+    suite_page(workspace)
+    assert "(partial data)" in (workspace.leaderboard / "README.md").read_text()
+    text = readme.read_text()
+    assert "Of partial data (`--partial`):" in text and "Incomplete: 1 of 72 cells are there." in text
+
+
+def test_other_test_images_under_one_fingerprint_stand_apart(workspace, tiny, monkeypatch):
+    from tests.leaderboard import fake
+
+    fill(workspace, tiny)
+    monkeypatch.setitem(fake.LABELS, "tiny-objects", fake.LABELS["tiny-objects"][:30])
+    put(workspace, tiny, stage=2, seed=1)
+    apart = table_after(suite_page(workspace), "## Kept apart")
+    assert apart[1][2] == "other test images, by the labels beside its predictions"
