@@ -184,7 +184,9 @@ def standing(
     path = cell_path(place.workspace, reference, sha256, cell, task)
     result = _whole(path, sha256, cell.protocol)
     # A partial source marks every result of its snapshots; only a partial target asks for another computation.
-    if result is None or (result.partial and not place.partial and not result.snapshot.source_partial):
+    if result is None or (
+        result.partial and not place.partial and (result.task.partial or not result.snapshot.source_partial)
+    ):
         return Standing(path=path, done=False)
     before = dict(result.settings)
     now = settings.record(cell.protocol, task, reference, place.workspace)

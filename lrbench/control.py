@@ -44,14 +44,18 @@ class Control:
 
 @contextmanager
 def stopping_on_signals(control: Control) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C interrupts at once."""
+    """Turn the first Ctrl-C, SIGTERM or end of the terminal into a request to stop; a second Ctrl-C interrupts at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and control.stop_requested():
             raise KeyboardInterrupt
         control.stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # nohup has it ignored, and so it stays.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

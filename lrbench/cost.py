@@ -16,6 +16,7 @@ from lrbench.leaderboard.index import load_index
 from lrbench.plan import Plan, PlannedSnapshot
 from lrbench.registry import Suite, Task, load_task
 from lrbench.registry.task import HubFiles, SyntheticFiles, TorchvisionFiles
+from lrbench.results import cell_key, suite_slug
 from lrbench.workspace import Place, Workspace
 
 # NVIDIA's published rate for ResNet-50 at 224 px in mixed precision on one A100: the yardstick for GPUs that were not timed.
@@ -36,7 +37,8 @@ class Cost:
         pretraining_gpu_hours: Of one A100-class GPU, by the network's arithmetic; None where `updates` is.
         finetuning_gpu_hours: The same for fine-tuning.
         snapshot_bytes: Disk for the missing snapshots and the states that training goes on from.
-        pixel_bytes: Disk for the prepared images of all tasks whose size is known.
+        pixel_bytes: Disk for the prepared images of all tasks whose size is known, whether they are prepared or not.
+        unknown: Tasks whose size is not known.
         source_images: Training images of the source, where they are too few for a batch; None where they are enough or their
             number is not known.
     """
@@ -49,6 +51,7 @@ class Cost:
     finetuning_gpu_hours: float
     snapshot_bytes: int
     pixel_bytes: int
+    unknown: tuple[str, ...] = ()
     source_images: int | None = None
 
     @property
@@ -75,9 +78,10 @@ class Cost:
             f"published {architecture} training: {rate:,} images a second at {size} px in mixed precision. Single "
             "precision and small networks take longer."
         )
+        without = f", without {', '.join(self.unknown)}, whose size is not known" if self.unknown else ""
         lines.append(
             f"disk: about {_size(self.snapshot_bytes)} of snapshots and training states, {_size(self.pixel_bytes)} of "
-            "prepared images (none with --no-cache)"
+            f"prepared images (none with --no-cache; what is prepared already is in it{without})"
         )
         return "\n".join(lines)
 
@@ -107,6 +111,9 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     tuned = sum(not cell.done for cell in plan.cells if cell.cell.protocol == "finetune")
     # Every grid point, then once more on all training images.
     tuning_images = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates * grid.batch
+    pixels = {
+        name: _pixel_bytes(suite, load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))
+    }
     return Cost(
         updates=updates,
         cells=missing,
@@ -115,7 +122,8 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
         pretraining_gpu_hours=None if updates is None else network.gpu_hours(updates * batch) if network else 0.0,
         finetuning_gpu_hours=network.gpu_hours(tuning_images) if network else 0.0,
         snapshot_bytes=network.snapshot_bytes(suite, plan.snapshots) if network else 0,
-        pixel_bytes=sum(_pixel_bytes(suite, load_task(name)) for name in (suite.source, *suite.targets)),
+        pixel_bytes=sum(size for size in pixels.values() if size is not None),
+        unknown=tuple(name for name, size in pixels.items() if size is None),
         source_images=images if images is not None and images < batch else None,
     )
 
@@ -191,9 +199,25 @@ def _training_images(task: Task, place: Place) -> tuple[int | None, int | None]:
     return len(data.splits["train"]), len(data.classes)
 
 
-def _pixel_bytes(suite: Suite, task: Task) -> int:
+def _images(task: Task, place: Place) -> int | None:
+    """All of a task's images, as `_training_images` finds them."""
     files = task.files
-    images = files.train + files.test if isinstance(files, SyntheticFiles) else sum(task.counts.values())
+    if isinstance(files, SyntheticFiles):
+        return files.train + files.test
+    if {"train", "test"} <= task.counts.keys():
+        return sum(task.counts.values())
+    if isinstance(files, HubFiles | TorchvisionFiles):
+        return None
+    try:
+        return sum(len(split) for split in load_task_data(task, place.roots, partial=True).splits.values())
+    except InputError:
+        return None
+
+
+def _pixel_bytes(suite: Suite, task: Task, place: Place) -> int | None:
+    files = task.files
+    if (images := _images(task, place)) is None:
+        return None
     short = EvaluationTransform.of(suite.input).resize
     area = short * short * (1.0 if isinstance(files, SyntheticFiles) else _PHOTOGRAPH)
     return int(images * area * (_JPEG_BYTES if task.prepare.format == "jpeg" else 3))
@@ -205,7 +229,9 @@ def _update_seconds(folder: Path) -> float | None:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
-                updates, seconds = updates + int(record["updates"]), seconds + float(record["seconds"])
+                # As long as one process would have taken.
+                taken = float(record["seconds"]) * int(record.get("processes", 1))
+                updates, seconds = updates + int(record["updates"]), seconds + taken
             except (ValueError, KeyError, TypeError):
                 # A line that a killed process left half-written tells nothing.
                 continue
@@ -214,9 +240,18 @@ def _update_seconds(folder: Path) -> float | None:
 
 def _transfer_seconds(workspace: Workspace, plan: Plan) -> float | None:
     """What the missing cells take, each protocol by what its cells have taken here; None where one has not been timed."""
+    # Results whose snapshots are not here, as in a clone, are of another machine.
+    here = {
+        cell_key(
+            snapshot=suite_slug(each.snapshot), task=each.cell.task, protocol=each.cell.protocol, seed=each.cell.seed
+        )
+        for each in plan.cells
+        if each.done
+    }
     taken: dict[str, list[float]] = {}
     for entry in load_index(workspace.results, plan.suite.name, workspace.cache).entries:
-        taken.setdefault(entry.protocol, []).append(entry.seconds)
+        if entry.cell in here:
+            taken.setdefault(entry.protocol, []).append(entry.seconds)
     missing = Counter(cell.cell.protocol for cell in plan.cells if not cell.done)
     if not missing.keys() <= taken.keys():
         return None

@@ -61,8 +61,11 @@ def keep_for_results(workspace: Workspace, suite: Suite) -> None:
     """Write the suite beside its results, so that its pages can say which cells are still missing."""
     path = workspace.results / suite.name / "suite.json"
     content = suite.model_dump(mode="json")
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != content:
-        write_json(path, content)
+    # A damaged one is written anew: what belongs there is known.
+    with suppress(OSError, ValueError):
+        if json.loads(path.read_text(encoding="utf-8")) == content:
+            return
+    write_json(path, content)
 
 
 def read_effective(path: Path) -> Suite:
@@ -200,6 +203,67 @@ def _of_other_parents(suite: Suite, key: SnapshotKey, workspace: Workspace) -> l
             if segment(suite.schedule, each).parent in found or remade_parent(path, read_metadata(path)) is not None:
                 found.append(each)
     return found
+
+
+def refuse_unkept(suite: Suite, keys: Sequence[SnapshotKey], workspace: Workspace) -> None:
+    """Refuse snapshots that come out of a training which kept nothing for them, since the suite had not their arm then.
+
+    Args:
+        suite: The suite.
+        keys: Snapshots that are to be made.
+        workspace: Where those that they come out of lie, if they are made.
+
+    Raises:
+        InputError: Says what there is to choose from.
+    """
+    arms: dict[str, None] = {}
+    again: dict[SnapshotKey, None] = {}
+    for key in keys:
+        stretch = segment(suite.schedule, key)
+        path = None if stretch.parent is None else snapshot_path(workspace.checkpoints, suite.name, stretch.parent)
+        if stretch.kept_epoch is None or stretch.parent is None or path is None or not path.is_file():
+            continue
+        kept = read_metadata(path).kept
+        # Of snapshots from before this was recorded, only the state beside them knows.
+        if kept is not None and (
+            stretch.kept_epoch not in kept or (key.arm != "trail" and not kept[stretch.kept_epoch])
+        ):
+            arms[key.arm] = None
+            again[stretch.parent] = None
+    if arms:
+        raise unkept(suite, tuple(arms), tuple(again), workspace)
+
+
+def unkept(suite: Suite, arms: Sequence[str], trained: Sequence[SnapshotKey], workspace: Workspace) -> InputError:
+    """The error that trainings kept nothing for arms.
+
+    Args:
+        suite: The suite.
+        arms: The arms.
+        trained: What the trainings ended in.
+        workspace: Where that lies.
+    """
+    coming = [
+        each
+        for seed in dict.fromkeys(key.seed for key in trained)
+        for each in _come_of(suite, trained, seed, workspace)
+    ]
+    folder = workspace.checkpoints / suite.name
+    return InputError(
+        f"{', '.join(map(str, trained))} of suite {suite.name} kept no weights on the way for {', '.join(arms)}, which the "
+        f"suite had not when they were trained. Give the suite with more arms a name of its own (--set name={suite.name}-2), "
+        f"which pretrains all; or leave {', '.join(arms)} out; or, in {folder}, delete what has to be trained again for it "
+        f"({' '.join(f'{each}.safetensors' for each in coming)}) and run the same command again."
+    )
+
+
+def _come_of(suite: Suite, first: Sequence[SnapshotKey], seed: int, workspace: Workspace) -> list[SnapshotKey]:
+    """Snapshots that are there, and those that come of them, at once or by way of others."""
+    found: list[SnapshotKey] = []
+    for each in snapshot_keys(suite, seed=seed):
+        if each in first or segment(suite.schedule, each).parent in found:
+            found.append(each)
+    return [each for each in found if snapshot_path(workspace.checkpoints, suite.name, each).is_file()]
 
 
 def _refuse_unknown_model(suite: Suite) -> None:

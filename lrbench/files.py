@@ -73,7 +73,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             # mkstemp makes files only their owner can read; results are meant to be shared.
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~_UMASK)
             os.replace(temporary, path)
             sync_folder(path.parent)
         finally:
@@ -130,3 +130,7 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+# Asked once, while there is one thread: asking sets it for a moment.
+_UMASK = _umask()

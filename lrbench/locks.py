@@ -30,7 +30,11 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
     lock = path.with_name(f".{path.name}.lock")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            # Another user's, in a shared folder: where locks are the system's own, one that is read can be held too.
+            handle = os.open(lock, os.O_RDONLY)
     try:
         yield _acquire(handle, path, control)
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lrbench.arms import SnapshotKey, segment, snapshot_keys
 from lrbench.cells import Cell, TransferSettings, cell_path, standing_of_file
-from lrbench.effective import is_made
+from lrbench.effective import is_made, refuse_unkept
 from lrbench.engines.jobs import Job, PretrainJob, TransferJob
 from lrbench.errors import InputError
 from lrbench.references import Reference, partner_of
@@ -184,4 +184,5 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
                     of_others=lies,
                 )
             )
+    refuse_unkept(suite, [each.key for each in snapshots if not each.made], place.workspace)
     return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))

@@ -71,6 +71,7 @@ class TaskRecord(_Record):
         content_sha256: Hash of its image files' sizes, which tells images that were changed under their names; None where
             images do not lie in files of their own.
         split_sha256: Hash of the list of test images, where lrbench drew them (`leaderboard/splits/`).
+        partial: Whether its own images are not all there; a result is partial, too, where the snapshot's source was.
     """
 
     name: str
@@ -79,6 +80,7 @@ class TaskRecord(_Record):
     classes: int
     metric: Literal["top1", "mean_per_class"]
     split_sha256: str | None = None
+    partial: bool = False
 
 
 class Result(_Record):

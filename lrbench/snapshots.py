@@ -74,6 +74,7 @@ class SnapshotMetadata(BaseModel):
     next_rate: float | None = None
     parent: str | None = None
     parent_sha256: str | None = None
+    kept: dict[int, bool] | None = None
     batchnorm_shared: int | None = None
     recipe: str | None = None
     source_task: str | None = None
@@ -137,6 +138,11 @@ def remade_parent(path: Path, metadata: SnapshotMetadata) -> Path | None:
 def batchnorm_path(path: Path) -> Path:
     """Where the re-estimated BatchNorm statistics of the snapshot at `path` lie, if it has any."""
     return path.with_name(path.name.removesuffix(".safetensors") + ".bn.safetensors")
+
+
+def progress_path(snapshot: Path) -> Path:
+    """The progress towards a snapshot; gone once the snapshot is there."""
+    return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".progress.pt")
 
 
 def encode(tensors: Any, record: dict[str, Any]) -> bytes:

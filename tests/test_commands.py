@@ -6,8 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from lrbench.cells import Standing, cell_path
 from lrbench.cli.usage import explain_usage
+from lrbench.cost import estimate_cost
 from lrbench.effective import keep_suite
+from lrbench.plan import make_plan
+from lrbench.registry import load_task
 from tests import trees
 from tests.leaderboard.fake import put
 
@@ -224,16 +228,55 @@ def test_version_and_help(lrbench):
         assert shown.status == 0 and "Usage: lrbench " + verb in shown.out
 
 
-def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench):
+def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeypatch):
     """Of two protocols one has not been timed; then what one cell of each took."""
     workspace = place.workspace
     keep_suite(workspace, tiny)
     put(workspace, tiny, arm="hold", stage=2, timings={"fit": 2.0})
     put(workspace, tiny, arm="hold", stage=2, protocol="finetune", timings={"fit": 500.0})
+    put(workspace, tiny, arm="hold", stage=2, target="tiny-indoor", protocol="knn", timings={"fit": 400.0})
+    # In a clone they are another machine's.
     assert "72 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
+
+    def standing(place, reference, cell, settings):
+        path = cell_path(place.workspace, reference, "", cell, load_task(cell.task))
+        return Standing(path=path, done=path.is_file() and "indoor" not in path.name)
+
+    monkeypatch.setattr("lrbench.plan.is_made", lambda *given: True)
+    monkeypatch.setattr("lrbench.plan.standing_of_file", standing)
+    assert "71 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
     put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
-    # 36 cells of each.
-    assert "72 cells (about 2 min)" in lrbench("plan", "tiny.toml").out
+    # 35 cells of each.
+    assert "70 cells (about 2 min)" in lrbench("plan", "tiny.toml").out
+
+
+def test_the_pace_is_that_of_one_process_however_many_trained(place, tiny):
+    keep_suite(place.workspace, tiny)
+    folder = place.workspace.checkpoints / "tiny" / "step" / "seed0"
+    folder.mkdir(parents=True)
+    found = {}
+    for processes in (1, 4):
+        record = {"stage": 1, "updates": 100, "seconds": 50.0, "processes": processes}
+        folder.joinpath("timings.jsonl").write_text(json.dumps(record) + "\n")
+        found[processes] = estimate_cost(make_plan(tiny, place), place).pretraining_seconds
+    assert found[4] == 4 * found[1] > 0
+
+
+def test_the_disk_is_reckoned_of_images_that_are_there_and_of_none_that_are_not(lrbench, home):
+    (home.parent / "tasks" / "mine.toml").write_text(
+        'name = "mine"\n[files]\nlayout = "split-folders"\nroot = "mine"\n'
+    )
+    targets = ["--set", 'targets=["tiny-objects", "mine"]']
+    without = lrbench("plan", "tiny.toml", *targets)
+    assert "without mine, whose size is not known" in without.out
+    before = json.loads(lrbench("plan", "tiny.toml", *targets, "--json").out)["pixel_bytes"]
+    for split in ("train", "test"):
+        for number in range(4):
+            trees.save(home / "data" / "mine" / split / "a" / f"{number}.png", trees.image(0, number), "PNG")
+            trees.save(home / "data" / "mine" / split / "b" / f"{number}.png", trees.image(1, number), "PNG")
+    after = json.loads(lrbench("plan", "tiny.toml", *targets, "--json").out)
+    # Sixteen images, 32 pixels high and four by three.
+    assert after["pixel_bytes"] - before == 16 * 32 * 32 * 4 and after["pixels_unknown"] == []
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_result_of_another_machine_is_computed_anew(copy):
     assert "lie here without" not in run_process(*SMALL).err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_being_asked_to_stop_saves_and_says_how_to_go_on(home, number):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
     for line in running.stderr:

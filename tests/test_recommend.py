@@ -112,3 +112,37 @@ def test_copies_of_one_snapshot_take_no_other_ones_place(lrbench, home):
     assert (first == "foreign/b") != (against == "foreign/b")
     said = lrbench(*command).out
     assert "are the same weights)" in said or f"against that of {against}" in said
+
+
+def test_snapshots_of_two_suites_have_results_of_their_own_that_serve_again(lrbench, home):
+    """Both are `step/seed0/stage1` in their suites, and compared as foreign ones."""
+    for name in ("tiny", "other"):
+        options = ["--set", f"name={name}", "--set", "targets=['tiny-indoor']", "--seed", "0", "--arm", "step"]
+        changed = ["--set", "schedule.rates=[0.05, 0.01, 0.001]"] if name == "other" else []
+        assert lrbench("pretrain", "tiny.toml", *options, *changed, "--workers", "1").status == 0
+    both = ["--snapshots", "tiny/stage1", "--snapshots", "other/stage1"]
+    first = lrbench("recommend", "--task", "tiny-objects", *both, "--json")
+    assert first.status == 0, first.err
+    files = sorted((home / "leaderboard" / "results" / "foreign").glob("*.json"))
+    assert len([path for path in files if ".probe." in path.name]) == 2
+    assert not any(path.name.startswith("step-seed0") for path in files)
+    before = {path: path.stat().st_mtime_ns for path in files}
+    again = lrbench("recommend", "--task", "tiny-objects", *both, "--json")
+    assert again.status == 0 and json.loads(again.out)["ranked"] == json.loads(first.out)["ranked"]
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_result_lies_where_it_is_looked_for(lrbench, home):
+    """A suite's file under a name of its own, whose header still names the suite."""
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--workers", "1").status == 0
+    folder = home / "checkpoints" / "foreign"
+    folder.mkdir()
+    for stage, name in ((1, "one"), (2, "two")):
+        source = home / "checkpoints" / "tiny" / "step" / "seed0"
+        for ending in (".safetensors", ".bn.safetensors"):
+            (folder / f"{name}{ending}").write_bytes((source / f"stage{stage}{ending}").read_bytes())
+        assert lrbench("transfer", "--snapshot", f"foreign/{name}", "--task", "tiny-objects").status == 0
+    again = lrbench("transfer", "--snapshot", "foreign/one", "--task", "tiny-objects")
+    assert "there already" in again.err
+    records = [json.loads(path.read_text()) for path in (home / "leaderboard" / "results" / "foreign").glob("*.json")]
+    assert len(records) == 2 and all(each["snapshot"]["arm"] is None for each in records)

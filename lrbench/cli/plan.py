@@ -87,4 +87,5 @@ def _record(made: "Plan", absent: dict[str, str], cost: "Cost") -> dict[str, Any
         "finetuning_gpu_hours": cost.finetuning_gpu_hours,
         "snapshot_bytes": cost.snapshot_bytes,
         "pixel_bytes": cost.pixel_bytes,
+        "pixels_unknown": list(cost.unknown),
     }

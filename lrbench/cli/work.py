@@ -50,11 +50,16 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     from lrbench.engines.local import run_jobs
     from lrbench.engines.together import run_jobs_together
     from lrbench.machine import fix_cublas
+    from lrbench.snapshots import progress_path, snapshot_path
 
     suite = plan.suite
     if suite.training.deterministic:
         # Before any worker's first transfer.
         fix_cublas()
+    for each in plan.snapshots:
+        if each.made and ranks.first:
+            # Left by a process that was killed between the two. Whoever deletes the snapshot to make it anew means all of it.
+            progress_path(snapshot_path(place.workspace.checkpoints, suite.name, each.key)).unlink(missing_ok=True)
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
         if ranks.alone:

@@ -81,11 +81,14 @@ def prepare(
     if cache is None:
         return work.in_memory()
     folder = cache / "pixels" / work.name
-    with locked(folder, control) as alone:
-        pixels = work.read(folder)
-        if pixels is None:
-            work.write(folder, alone=alone)
+    # What is whole needs no lock, and so may lie where nothing can be written.
+    pixels = work.read(folder)
+    if pixels is None:
+        with locked(folder, control) as alone:
             pixels = work.read(folder)
+            if pixels is None:
+                work.write(folder, alone=alone)
+                pixels = work.read(folder)
     assert pixels is not None
     return pixels
 

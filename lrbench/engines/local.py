@@ -144,7 +144,7 @@ class _Run:
     def _listen(self, worker: _Worker) -> None:
         try:
             kind, *rest = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self._lost(worker)
             return
         job = worker.job

@@ -57,12 +57,12 @@ def read_suite(results: Path, name: str) -> Suite:
 
 
 _DIFFERENCES = (
-    "protocol version",
-    "preprocessing",
-    "images or labels of the target",
-    "images of the source",
+    "another protocol version",
+    "another preprocessing",
+    "other images or labels of the target",
+    "other images of the source",
     "settings",
-    "kind of BatchNorm statistics",
+    "another kind of BatchNorm statistics",
 )
 
 
@@ -74,7 +74,7 @@ def differences(entry: Entry, other: Entry) -> list[str]:
 
 def _in_words(name: str, mine: Any, theirs: Any) -> str:
     if name != "settings":
-        return f"another {name}"
+        return name
     changes = changed_values(json.loads(theirs), json.loads(mine))
     return f"other settings ({'; '.join(changes).replace(' and is now ', ' and here ')})"
 

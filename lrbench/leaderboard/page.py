@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.files import write_bytes
 from lrbench.leaderboard import tables
@@ -21,6 +22,7 @@ from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
 from lrbench.leaderboard.summary import in_short
 from lrbench.leaderboard.webpage import render, suite_data
+from lrbench.locks import locked
 from lrbench.registry import Suite
 from lrbench.results import suites_with_results
 from lrbench.workspace import FOREIGN, Workspace
@@ -117,10 +119,12 @@ def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -
 
 def write(workspace: Workspace, suites: Sequence[str]) -> Built:
     """Write the leaderboard's files, each atomically; those that are as they should be are left alone."""
-    built = build(workspace, suites)
-    for path, content in built.files.items():
-        if content is not None and not _is(path, content):
-            write_bytes(path, content)
+    # Of several jobs that end together, the last to write must be one that has seen the results of all.
+    with locked(workspace.leaderboard / "pages", Control()):
+        built = build(workspace, suites)
+        for path, content in built.files.items():
+            if content is not None and not _is(path, content):
+                write_bytes(path, content)
     return built
 
 

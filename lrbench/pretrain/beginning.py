@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
-from lrbench.effective import is_made, recipe
+from lrbench.effective import is_made, recipe, unkept
 from lrbench.errors import InputError
-from lrbench.pretrain.state import Progress, advice, load, progress_path, state_path
+from lrbench.pretrain.state import Progress, advice, load, state_path
 from lrbench.registry import Suite
-from lrbench.snapshots import SnapshotMetadata, read_metadata, snapshot_path
+from lrbench.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path
 from lrbench.weights import load_into, mismatches
 from lrbench.workspace import Workspace
 
@@ -54,6 +54,7 @@ class Beginning:
         """
         parent = self.segment.parent
         if parent is None:
+            self._refuse_other_images()
             # Copies: the statistics estimated later are put into the same network, and must not reach these.
             return Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
         if self.segment.averaged:
@@ -61,6 +62,18 @@ class Beginning:
         if self.segment.kept_epoch is not None:
             return self._kept_by(parent, self.segment.kept_epoch, model)
         return self._resumed(parent, model) or self._from_parent(parent, model)
+
+    def _refuse_other_images(self) -> None:
+        """A seed that begins now must see the images that the other seeds saw: it is compared with them."""
+        for path in sorted(self._path_of(self.segment.key).parents[1].glob("seed*/stage0.safetensors")):
+            self._same_images(path, read_metadata(path))
+
+    def _same_images(self, path: Path, metadata: SnapshotMetadata) -> None:
+        if metadata.source_fingerprint != self.fingerprint:
+            raise InputError(
+                f"{path} was pretrained on other images or labels of {self.suite.source} than there are now. Give this "
+                f"run a name of its own (--set name=NAME), or delete {path.parent.parent.parent} to start afresh."
+            )
 
     def _resumed(self, parent: SnapshotKey, model: nn.Module) -> Progress | None:
         """Saved progress, where it is of this very segment and holds all that the suite asks of it."""
@@ -128,10 +141,7 @@ class Beginning:
         kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
         momentum = {} if arm == "trail" else state.get("kept_momentum", {}).get(epoch)
         if kept is None or momentum is None:
-            raise InputError(
-                f"{state_path(self._path_of(parent))} holds no state of epoch {epoch}, which {self.segment.key} needs: it was "
-                f"pretrained when the suite had no arm `{arm}`. Delete {self._path_of(parent)} and pretrain again."
-            )
+            raise unkept(self.suite, (arm,), (parent,), self.workspace)
         return Progress(
             update=epoch * self.updates_per_epoch,
             weights=kept,
@@ -149,11 +159,7 @@ class Beginning:
                 f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first."
             )
         metadata = read_metadata(path)
-        if metadata.source_fingerprint != self.fingerprint:
-            raise InputError(
-                f"{path} was pretrained on other images or labels of {self.suite.source} than there are now. Give this "
-                f"run a name of its own (--set name=NAME), or delete {path.parent.parent.parent} to start afresh."
-            )
+        self._same_images(path, metadata)
         tensors, state = load_into(model, path, metadata), load(state_path(path))
         if "update" not in state or not _fits(model, tensors, state.get("momentum")):
             raise InputError(f"{state_path(path)} is damaged. {advice(state_path(path))}")

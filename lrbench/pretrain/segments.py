@@ -14,7 +14,7 @@ from lrbench.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned
 from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
-from lrbench.errors import FailureError, InputError
+from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.models import InputNormalisation, batchnorm_layers, create_model, no_memory, pick_device, placed
@@ -23,14 +23,21 @@ from lrbench.pretrain.beginning import Beginning, keeps_mean
 from lrbench.pretrain.log import append_timing, clear_log, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
-from lrbench.pretrain.state import Progress, progress_path, save, state_path
+from lrbench.pretrain.state import Progress, save, state_path
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
 from lrbench.ranks import ALONE, Ranks
 from lrbench.registry import Suite
 from lrbench.seeds import derive
-from lrbench.snapshots import SnapshotMetadata, hash_tensors, read_metadata, snapshot_path, write_snapshot
+from lrbench.snapshots import (
+    SnapshotMetadata,
+    hash_tensors,
+    progress_path,
+    read_metadata,
+    snapshot_path,
+    write_snapshot,
+)
 from lrbench.workspace import Place, Workspace
 
 
@@ -56,16 +63,16 @@ def make_snapshot(
     """
     path = snapshot_path(place.workspace.checkpoints, suite.name, key)
     with ExitStack() as held:
-        ranks.first_does(lambda: held.enter_context(locked(path, control)))
-        ranks.first_does(lambda: _clear_away(path, control))
+        alone = ranks.first_does(lambda: held.enter_context(locked(path, control)))
+        ranks.first_does(lambda: _clear_away(path, control, alone=alone))
         made = ranks.first_does(lambda: _made(suite, key, place.workspace))
-        return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks).run()
+        return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks, alone=alone).run()
 
 
-def _clear_away(path: Path, control: Control) -> None:
+def _clear_away(path: Path, control: Control, *, alone: bool) -> None:
     """Remove what a killed process had begun to write: nobody else writes here while the lock is held."""
     stem = path.name.removesuffix(".safetensors")
-    for stale in path.parent.glob(f".{stem}.*.part"):
+    for stale in path.parent.glob(f".{stem}.*.part") if alone else ():
         stale.unlink(missing_ok=True)
     clear_log(path, control)
 
@@ -83,8 +90,10 @@ class _Making:
     """One snapshot in the making: what its steps share."""
 
     def __init__(
-        self, suite: Suite, stretch: Segment, place: Place, path: Path, control: Control, ranks: Ranks
+        self, suite: Suite, stretch: Segment, place: Place, path: Path, control: Control, ranks: Ranks, *, alone: bool
     ) -> None:
+        # Whether no other process can be making the same snapshot.
+        self.alone = alone
         self.suite, self.segment, self.place, self.path, self.control = suite, stretch, place, path, control
         self.ranks = ranks
         self.shared: int | None = None
@@ -95,16 +104,20 @@ class _Making:
         self.source: Source = open_source(
             suite.source, suite.input, place.roots, place.partial, place.pixel_cache, control
         )
-        self.batches = Batches(
-            pixels=self.source.train,
-            labels=self.source.data.splits["train"].labels,
-            seed=stretch.key.seed,
-            batch=suite.schedule.batch,
-            size=suite.input.size,
-            augmentation=suite.schedule.augmentation,
-            rank=ranks.rank,
-            world=ranks.world,
-        )
+        try:
+            self.batches = Batches(
+                pixels=self.source.train,
+                labels=self.source.data.splits["train"].labels,
+                seed=stretch.key.seed,
+                batch=suite.schedule.batch,
+                size=suite.input.size,
+                augmentation=suite.schedule.augmentation,
+                rank=ranks.rank,
+                world=ranks.world,
+            )
+        except InputError as error:
+            # Every process meets it.
+            raise ranks.said_once(error) from error
 
     def run(self) -> SnapshotMetadata:
         """Make the snapshot.
@@ -164,7 +177,15 @@ class _Making:
             model.load_state_dict(statistics, strict=False)
             scores = evaluate(model, self.source, self.normalise, self.control, self.ranks)
         metadata = self._metadata(end, scores, raw)
-        self.ranks.first_does(lambda: self._write(end, metadata, statistics, sample))
+        return self.ranks.first_does(lambda: self._write_or_find(end, metadata, statistics, sample))
+
+    def _write_or_find(
+        self, end: Progress, metadata: SnapshotMetadata, statistics: dict[str, torch.Tensor], sample: dict[str, Any]
+    ) -> SnapshotMetadata:
+        # Without locks another process may have made it meanwhile, and children of it by now.
+        if not self.alone and (made := _made(self.suite, self.segment.key, self.place.workspace)) is not None:
+            return made
+        self._write(end, metadata, statistics, sample)
         return metadata
 
     def _write(
@@ -200,10 +221,18 @@ class _Making:
         asked = self.suite.training.micro_batch
         if self.segment.derived:
             return start.batchnorm_shared
-        if not batchnorm_layers(model) or self.segment.parent is None:
+        if not batchnorm_layers(model):
             return None
         shared = asked or start.batchnorm_shared or share
+        if shared == 1:
+            raise InputError(
+                f"{self.segment.key} would have BatchNorm statistics of one image, which has no variance: of a batch of "
+                f"{self.suite.schedule.batch}, each of {self.ranks.world} processes has {share} at once"
+                f"{' and training.micro_batch says 1' if asked else ''}. Give each at least two images."
+            )
         if share % shared == 0:
+            if self.segment.parent is None:
+                return None
             before = start.batchnorm_shared
             if before not in (None, shared) and self.ranks.first:
                 self.control.say(
@@ -242,11 +271,20 @@ class _Making:
                 # The log is put on the disk beside the training.
                 each_epoch=lambda records: saver.then(partial(self._epoch, list(records), tracker)),
             )
-            end = trainer.train(self.control, saver.save if writes else lambda progress: None, saver.wait)
+            try:
+                end = trainer.train(self.control, saver.save if writes else lambda progress: None, saver.wait)
+            except InterruptedWork:
+                self._stopped(first, started)
+                raise
             saver.wait()
         if writes:
             self._timing(end.update - first, time.perf_counter() - started)
         return on_cpu(end)
+
+    def _stopped(self, first: int, started: float) -> None:
+        """Time what was trained before a stop, so that `plan` knows the pace of a run that is often stopped."""
+        if self.ranks.first and self.saved is not None and self.saved > first:
+            self._timing(self.saved - first, time.perf_counter() - started)
 
     def _step(self, model: nn.Module) -> Step:
         return Step(
@@ -319,6 +357,9 @@ class _Making:
             next_rate=self._next_rate(end.update),
             parent=None if self.segment.parent is None else str(self.segment.parent),
             parent_sha256=end.parent_sha256,
+            kept=None
+            if self.segment.derived or not key.stage
+            else {each: each in end.kept_momentum for each in sorted(end.kept)},
             batchnorm_shared=end.batchnorm_shared,
             recipe=recipe(suite),
             source_task=suite.source,

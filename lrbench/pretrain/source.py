@@ -88,7 +88,7 @@ def evaluate(
         ranks: The processes that share it.
     """
 
-    def predictions(pixels: Pixels, indices: Indices | None = None) -> Indices:
+    def predictions(pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
         every = np.arange(len(pixels)) if indices is None else indices
         # Slices differ in size by one image at most; nothing is padded, so nothing is counted twice.
         mine = np.array_split(every, ranks.world)[ranks.rank]
@@ -99,12 +99,12 @@ def evaluate(
                 pixels,
                 normalise,
                 indices=mine,
-                each=lambda done: control.progress(done, len(mine), "test images"),
+                each=lambda done: control.progress(done, len(mine), unit),
             ).numpy()
         return np.concatenate(ranks.gather(found))
 
     test, train = source.data.splits["test"], source.data.splits["train"]
-    correct = predictions(source.test) == test.labels
+    correct = predictions(source.test, "test images") == test.labels
     report: dict[str, float] = {}
     if "complex" in test.annotations:
         is_complex = test.annotations["complex"] == 1
@@ -113,7 +113,7 @@ def evaluate(
     if "wrong" in train.annotations:
         wrong = np.flatnonzero(train.annotations["wrong"] == 1)
         if len(wrong):
-            report["memorised"] = _mean(predictions(source.train, wrong) == train.labels[wrong])
+            report["memorised"] = _mean(predictions(source.train, "training images", wrong) == train.labels[wrong])
     return SourceScores(accuracy=_mean(correct), report={name: value for name, value in report.items() if value >= 0})
 
 

@@ -60,11 +60,6 @@ def state_path(snapshot: Path) -> Path:
     return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".state.pt")
 
 
-def progress_path(snapshot: Path) -> Path:
-    """The progress towards a snapshot; gone once the snapshot is there."""
-    return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".progress.pt")
-
-
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers and words, atomically."""
     buffer = io.BytesIO()

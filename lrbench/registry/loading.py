@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,7 +132,7 @@ def validated(model: type[Record], content: dict[str, Any], where: Path | str, *
     """
     try:
         # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
-        return model.model_validate_json(json.dumps(content), strict=True)
+        return model.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         place = f"{where} (after --set)" if changed else str(where)
         raise InputError(f"{place}: {explain(model, error)}") from error
@@ -297,6 +298,9 @@ def _apply(content: dict[str, Any], change: str, option: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if isinstance(value, date | time):
+        # No key is a date, but a name may look like one.
         value = text.strip()
     table = content
     for part in parts[:-1]:

@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from lrbench.registry.strict import Strict
 from lrbench.registry.task import NAME_PATTERN
+from lrbench.workspace import FOREIGN
 
 ArmName = Literal[
     "step", "hold", "constant", "average", "constant-average", "trail", "early", "late", "small", "cosine", "raise"
@@ -208,7 +209,7 @@ class Training(Strict):
 class BatchNorm(Strict):
     """Re-estimation of BatchNorm's running statistics at a boundary, on that many training images."""
 
-    images: Count = 4096
+    images: Annotated[int, Field(ge=2)] = 4096
 
 
 class Probe(Strict):
@@ -338,6 +339,13 @@ class Suite(Strict):
     def uses(self, protocol: str, arm: str) -> bool:
         """Whether a protocol is to be used on an arm's own snapshots."""
         return arm in next((arms for name, arms in self.protocol_arms.items() if name == protocol), self.arms)
+
+    @field_validator("name")
+    @classmethod
+    def _not_taken(cls, name: str) -> str:
+        if name == FOREIGN:
+            raise ValueError(f"{FOREIGN!r} is the folder of snapshots from elsewhere: give the suite another name")
+        return name
 
     @field_validator("targets")
     @classmethod

@@ -78,7 +78,7 @@ class Transfer:
         self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
         self._found: tuple[Identity, dict[str, _Found]] | None = None
         self._partner: LoadedSnapshot | None = None
-        self.record = snapshot_record(self._snapshot)
+        self.record = snapshot_record(self._snapshot, in_suite=reference.key is not None)
 
     def standing(self, cell: Cell, data: Identity | None = None) -> Standing:
         """What is there of the cell.
@@ -309,6 +309,7 @@ class Transfer:
                 "classes": len(target.data.classes),
                 "metric": task.metric,
                 **self._drawn_split(target),
+                **({"partial": True} if target.data.partial else {}),
             },
             "protocol": cell.protocol,
             "seed": cell.seed,
@@ -361,12 +362,15 @@ class Transfer:
         return {"split_sha256": keep_drawn_split(self._place.workspace.drawn_splits, target.data)}
 
 
-def snapshot_record(snapshot: LoadedSnapshot) -> SnapshotRecord:
-    """What a result says of the snapshot."""
+def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotRecord:
+    """What a result says of the snapshot.
+
+    Args:
+        snapshot: The snapshot.
+        in_suite: Whether it is named as a suite's own; else its result lies among those of foreign ones, whatever its header
+            says.
+    """
     metadata = snapshot.metadata
-    in_suite = (
-        metadata.arm is not None and "/" in snapshot.reference and not snapshot.reference.endswith(".safetensors")
-    )
     return SnapshotRecord(
         reference=snapshot.reference,
         sha256=snapshot.sha256,

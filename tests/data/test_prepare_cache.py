@@ -240,3 +240,10 @@ def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkey
     prepare(data, "train", TRANSFORM, cache=None)
     prepare(data, "train", TRANSFORM, cache=None, workers=2)
     assert found == [3, 2]
+
+
+def test_a_whole_cache_is_read_where_nothing_can_be_written(home, data, monkeypatch):
+    """As on a mount that is read-only: no lock is asked for."""
+    expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    monkeypatch.setattr(module, "locked", lambda *arguments: pytest.fail("a lock was asked for"))
+    assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)

@@ -156,8 +156,8 @@ def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(worksp
     [
         ({"protocol_version": 0}, "another protocol version"),
         ({"preprocessing": {"size": 64}}, "another preprocessing"),
-        ({"task": {"fingerprint": "b" * 64}}, "another images or labels of the target"),
-        ({"snapshot": {"source_fingerprint": "c" * 64}}, "another images of the source"),
+        ({"task": {"fingerprint": "b" * 64}}, "other images or labels of the target"),
+        ({"snapshot": {"source_fingerprint": "c" * 64}}, "other images of the source"),
         ({"snapshot": {"batchnorm": "raw"}}, "another kind of BatchNorm statistics"),
         (
             {"snapshot": {"sha256": "9" * 64}},

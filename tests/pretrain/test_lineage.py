@@ -11,8 +11,8 @@ from lrbench.control import Control
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.log import write_log
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, progress_path, save, state_path
-from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path, write_snapshot
+from lrbench.pretrain.state import load, save, state_path
+from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, write_snapshot
 from tests.pretrain.test_looking import breaks_at
 from tests.pretrain.test_mishaps import poisoned
 from tests.pretrain.test_segments import StopsAfter, key, make

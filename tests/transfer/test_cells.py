@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from unittest import mock
 
@@ -124,6 +125,21 @@ def test_done_means_this_snapshot_these_settings_and_whole_files(reference, plac
     assert done() == path
     reference.path.with_name("stage1.bn.safetensors").unlink()
     assert done() is None
+
+
+def test_a_result_of_partial_images_does_not_stand_for_whole_ones_whatever_its_source_was(reference, place, tiny):
+    cell = Cell(task="tiny-objects", protocol="knn", seed=0)
+    path = transfer(reference, place).run(cell)
+    record = json.loads(path.read_text())
+    record["partial"] = record["snapshot"]["source_partial"] = True
+
+    def done(place, partial):
+        path.write_text(json.dumps(record | {"task": record["task"] | {"partial": partial}}))
+        return standing_of_file(place, reference, cell, TransferSettings.of(tiny)).done
+
+    # What is partial is the source: nothing to transfer again.
+    assert done(place, False)
+    assert not done(place, True) and done(replace(place, partial=True), True)
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOL_VERSIONS))

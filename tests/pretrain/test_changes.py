@@ -1,0 +1,195 @@
+"""What a suite meets between its runs: more arms and seeds, other images, no locks, processes that were killed."""
+
+import errno
+import json
+import tomllib
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lrbench.control import Control
+from lrbench.errors import InputError
+from lrbench.pretrain import segments
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.snapshots import encode, progress_path, read_metadata, snapshot_path
+from tests.conftest import one_paragraph
+from tests.pretrain.test_lineage import one_after_another, stop
+from tests.pretrain.test_segments import key, make
+
+TRAIL = '["step", "hold", "constant", "average", "trail"]'
+
+
+def rewrite(task, *changes):
+    text = task.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    task.write_text(text)
+
+
+# More arms and seeds.
+
+
+def test_an_arm_that_needs_what_was_not_kept_is_refused_before_any_work(lrbench, tiny, place):
+    stage = make(tiny, key("step", 2), place)
+    other = make(tiny, key("average", 2), place)
+    assert read_metadata(stage.with_name("stage1.safetensors")).kept == {}
+    for command in ("plan", "pretrain", "run"):
+        refused = lrbench(command, "tiny.toml", "--set", f"arms={TRAIL}", "--set", "seeds=[0]")
+        text = refused.err
+        assert (
+            refused.status == 2
+            and one_paragraph(text)
+            and "step/seed0/stage1, hold/seed0/stage2 of suite tiny kept no weights on the way for trail" in text
+        )
+        assert "step/seed0/stage1.safetensors step/seed0/stage2.safetensors hold/seed0/stage2.safetensors" in text
+        assert "average/seed0/stage2.safetensors) and run" in text and "--set name=tiny-2" in text
+    assert stage.is_file() and other.is_file()
+
+
+def test_what_was_kept_is_known_from_the_header(lrbench, tiny, place):
+    trailing = tiny.model_copy(
+        update={
+            "arms": (*tiny.arms, "trail", "late"),
+            "schedule": tiny.schedule.model_copy(update={"trail": 6, "shift": 1}),
+        }
+    )
+    kept = read_metadata(make(trailing, key("step", 1), place)).kept
+    assert kept == {1: False, 2: False}
+    assert read_metadata(make(trailing, key("hold", 2), place)).kept == {4: True}
+
+
+def test_an_older_snapshot_says_only_when_its_state_is_read(tiny, place):
+    trailing = tiny.model_copy(update={"arms": (*tiny.arms, "trail")})
+    path = make(tiny, key("step", 1), place)
+    path.write_bytes(encode(load_file(path), read_metadata(path).model_dump(mode="json") | {"kept": None}))
+    with pytest.raises(InputError, match=r"step/seed0/stage1 of suite tiny kept no weights on the way for trail"):
+        make_snapshot(trailing, key("trail", 1), place, Control())
+
+
+def test_a_seed_does_not_begin_on_other_images_than_the_seeds_before_it(lrbench, tiny, place, home):
+    make(tiny, key("step", 1), place)
+    rewrite(home.parent / "tasks" / "tiny-source.toml", ("train = 96", "train = 128"))
+    refused = lrbench("pretrain", "tiny.toml", "--seed", "1", "--arm", "step")
+    assert refused.status == 2 and "was pretrained on other images or labels of tiny-source" in refused.err
+    assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 0, seed=1)).exists()
+
+
+# Processes that were killed, or that work at once.
+
+
+def test_progress_beside_a_made_snapshot_is_not_gone_on_with_once_that_is_deleted(lrbench, tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.engines.local.run_jobs", one_after_another)
+    path = make(tiny, key("step", 1), place)
+    path.unlink()
+    stop(tiny, key("step", 1), place)
+    left = progress_path(path).read_bytes()
+    make_snapshot(tiny, key("step", 1), place, Control())
+    progress_path(path).write_bytes(left)
+    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step").status == 0
+    assert not progress_path(path).exists()
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    def refuse(handle, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("lrbench.locks.fcntl.flock", refuse)
+
+
+def test_without_locks_what_another_process_is_writing_is_left_alone(tiny, place, no_locks):
+    path = make(tiny, key("step", 0), place)
+    theirs = path.with_name(".stage1.progress.pt.abc.part")
+    theirs.write_bytes(b"half")
+    make_snapshot(tiny, key("step", 1), place, Control())
+    assert theirs.is_file()
+
+
+def test_without_locks_a_snapshot_that_another_process_made_meanwhile_stays(tiny, place, no_locks, monkeypatch):
+    path = make(tiny, key("step", 1), place)
+    content, state = path.read_bytes(), path.with_name("stage1.state.pt").read_bytes()
+    aside = path.rename(path.with_name("aside"))
+    evaluate = segments.evaluate
+
+    def meanwhile(*arguments):
+        # The other process ends with slightly other weights, as on a GPU.
+        if aside.is_file():
+            aside.rename(path)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(segments, "evaluate", meanwhile)
+    monkeypatch.setattr(segments, "write_snapshot", lambda *arguments: pytest.fail("written over"))
+    assert make_snapshot(tiny, key("step", 1), place, Control()) == read_metadata(path)
+    assert path.read_bytes() == content and path.with_name("stage1.state.pt").read_bytes() == state
+
+
+def test_what_was_trained_before_a_stop_is_timed(tiny, place):
+    make(tiny, key("step", 0), place)
+    stop(tiny, key("step", 1), place, updates=4)
+    timings = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).with_name("timings.jsonl")
+    (record,) = [json.loads(line) for line in timings.read_text().splitlines()]
+    assert record["updates"] >= 4 and record["seconds"] > 0
+
+
+# Settings that cannot work, and values that only look wrong.
+
+
+def test_batchnorm_statistics_of_one_image_are_refused_in_words(tiny, place):
+    alone = tiny.model_copy(update={"training": tiny.training.model_copy(update={"micro_batch": 1})})
+    with pytest.raises(InputError, match="BatchNorm statistics of one image, which has no variance"):
+        make_snapshot(alone, key("step", 0), place, Control())
+
+
+def test_a_micro_batch_that_divides_nothing_is_refused_by_the_first_job(tiny, place):
+    uneven = tiny.model_copy(update={"training": tiny.training.model_copy(update={"micro_batch": 3})})
+    with pytest.raises(InputError, match="is no multiple"):
+        make_snapshot(uneven, key("step", 0), place, Control())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("name=foreign", "'foreign' is the folder of snapshots from elsewhere"),
+        ("batchnorm.images=1", "batchnorm.images"),
+    ],
+)
+def test_a_suite_that_cannot_be_is_refused_at_once(lrbench, home, change, said):
+    refused = lrbench("run", "tiny.toml", "--set", change)
+    assert refused.status == 2 and one_paragraph(refused.err) and said in refused.err
+    assert not (home / "checkpoints").exists()
+
+
+def test_a_date_is_a_name_like_any_other(lrbench, home):
+    assert lrbench("plan", "tiny.toml", "--set", "name=2024-06-01", "--json").status == 0
+    assert lrbench("pretrain", "tiny.toml", "--set", "name=2024-06-01", "--arm", "step", "--seed", "3").status == 2
+    kept = tomllib.loads((home / "checkpoints" / "2024-06-01" / "suite.toml").read_text())
+    assert kept["name"] == "2024-06-01"
+
+
+def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place):
+    from lrbench.effective import keep_for_results
+
+    keep_for_results(place.workspace, tiny)
+    path = place.workspace.results / "tiny" / "suite.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    keep_for_results(place.workspace, tiny)
+    assert path.read_bytes() == whole
+
+
+def test_two_processes_that_meet_one_fault_say_it_once(tiny, place):
+    from lrbench.ranks import Ranks
+
+    class Second(Ranks):
+        def first_does(self, work):
+            return work()
+
+    with pytest.raises(InputError, match="cannot be shared evenly") as refused:
+        make_snapshot(
+            tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"batch": 33})}),
+            key("step", 0), place, Control(), Second(rank=1, world=2),
+        )  # fmt: skip
+    assert refused.value.silent and refused.value.shared
+    assert torch.get_num_threads() == 1
