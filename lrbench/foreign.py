@@ -1,18 +1,16 @@
 """Weights from elsewhere, taken in as snapshots: tensors only, and every name and shape must fit."""
 
-import argparse
 import re
-import warnings
-import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lrbench.errors import InputError
+from lrbench.foreign_files import named_tensors
 from lrbench.machine import library_versions
 from lrbench.models import create_model
 from lrbench.registry.loading import validated
@@ -22,46 +20,14 @@ from lrbench.weights import (
     MismatchError,
     input_of,
     load_strictly,
-    load_tensors,
     mismatches,
     not_finite,
     pretrained_configuration,
 )
 
-
-class _NumPyValue:
-    """What stands for a value of NumPy's beside the weights, as the best accuracy so far: nobody asks for it."""
-
-    def __init__(self, *parts: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-# What training scripts keep beside the weights: a bag of values, paths, and numbers of NumPy's, in place of which nothing of
-# NumPy's is made; making these runs nothing.
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    argparse.Namespace,
-    PosixPath,
-    (_NumPyValue, "numpy.dtype"),
-    (_NumPyValue, "numpy.ndarray"),
-    *(
-        (_NumPyValue, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-]
-# Put before each name by those that wrap a model.
-_WRAPPERS = ("module.", "_orig_mod.")
 _NAME_IT = (
     "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument)."
 )
-# Of weights and of what counts beside them.
-_KINDS = {
-    torch.float16, torch.bfloat16, torch.float32, torch.float64,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +38,7 @@ class Origin:
         architecture: The timm model.
         arguments: Keyword arguments of `timm.create_model` beside the number of classes.
         input: What of the network's input is otherwise than timm says of the model: keys and values of `Input`.
-        key: Which of the file's state dicts, where it holds several.
+        key: Which of the file's state dicts, where it holds several: the keys that lead to it, with dots between them.
         prefix: What the names of the tensors meant begin with, which is taken off; others are left out.
         without: Beginnings of names that are left out, after the prefix was taken off.
     """
@@ -113,7 +79,7 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
             "letter or a digit. Give another with --name."
         )
     path = folder / f"{name}.safetensors"
-    held = _tensors(file, origin.key)
+    held = named_tensors(file, origin.key)
     if not held:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
     tensors = _meant(file, held, origin)
@@ -247,94 +213,3 @@ def _start(stranger: str, wanted: Collection[str]) -> str:
     word, dot, _ = stranger.partition(".")
     head = word + dot
     return stranger if not dot or any(name.startswith(head) for name in wanted) else head
-
-
-def _tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
-    if file.is_dir():
-        raise InputError(f"{file} is a folder. Name the files in it.")
-    if not file.is_file():
-        raise InputError(f"there is no file {file}.")
-    if not file.stat().st_size:
-        raise InputError(f"{file} is empty. Copy it again.")
-    content = load_tensors(file) if file.suffix.lower() == ".safetensors" else _loaded(file)
-    # Training scripts keep the weights under a name, and wrapped models put a word before each.
-    held = _state_dicts(content)
-    if key is None and len(held) > 1:
-        raise InputError(
-            f"{file} holds several sets of weights: {', '.join(held)}. Say with --key which of them is meant."
-        )
-    if key is not None and key not in held:
-        raise InputError(
-            f"{file} holds no weights under the key {key!r}; it holds {', '.join(held) or 'none under a key'}."
-        )
-    if held:
-        content = held[key or next(iter(held))]
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    for name, tensor in tensors.items():
-        if not name.isprintable() or tensor.dtype not in _KINDS or tensor.layout != torch.strided or tensor.is_meta:
-            raise InputError(
-                f"{file} holds {name[:80]!r}, a tensor of kind {str(tensor.dtype).removeprefix('torch.')} "
-                f"({str(tensor.layout).removeprefix('torch.')}), which lrbench does not take in. Save plain weights in "
-                "single or half precision."
-            )
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
-def _loaded(file: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-            # Of torch's own, about kinds of file and tensor that are told of here or are of no concern.
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged files and forbidden pickles each end in several kinds of exception.
-        raise InputError(f"{file} was not loaded: {_not_loaded(file)}") from error
-
-
-def _not_loaded(file: Path) -> str:
-    """Why a file that is not safetensors was not loaded, and what to do; nothing in it is run."""
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if not start.startswith((b"PK", b"\x80")):
-        if start.lstrip()[:1] == b"<":
-            return "it is a web page. Download the file itself."
-        if start.startswith(b"version https://git-lfs"):
-            return "it only says where Git LFS keeps the file. Fetch it with `git lfs pull`."
-        return "it is no file that torch.save writes. Name the file of weights, or a .safetensors file."
-    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
-        return "it is cut short. Copy it again."
-    saved = (
-        "Where you trust it, load it in the program that made it and save its weights alone: "
-        "torch.save(model.state_dict(), FILE), best as safetensors."
-    )
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            others = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
-    except Exception:
-        # Files of old versions cannot be looked into without loading.
-        others = []
-    if others:
-        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        return (
-            f"beside tensors, numbers and words it holds {shown}, which could run code. Nothing in it was run. {saved}"
-        )
-    return (
-        "it is damaged, or it holds more than tensors, numbers and words, which could run code. Nothing in it was run. "
-        f"{saved}"
-    )
-
-
-def _state_dicts(content: Any) -> dict[str, Any]:
-    """The state dicts that a checkpoint holds under names, as `state_dict` and `state_dict_ema`."""
-    if not isinstance(content, dict):
-        return {}
-    found = {str(name): value for name, value in content.items() if isinstance(value, dict)}
-    counts = {name: sum(isinstance(each, torch.Tensor) for each in value.values()) for name, value in found.items()}
-    # One tensor by itself is a centre or a temperature beside others.
-    least = 2 if max(counts.values(), default=0) > 1 else 1
-    return {name: found[name] for name, count in counts.items() if count >= least}

@@ -84,6 +84,45 @@ def test_where_no_suite_is_but_weights_were_taken_in_these_are_named(lrbench, ho
     assert taken.status == 2 and "or delete that file first" in taken.err
 
 
+@pytest.mark.parametrize("wrappers", ["_orig_mod.module.", "module._orig_mod.", "module.module._orig_mod."])
+def test_every_wrapper_is_taken_off(lrbench, home, wrappers):
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    taken = saved(lrbench, home, {f"{wrappers}{name}": each for name, each in network.items()})
+    assert taken.status == 0, taken.err
+
+
+def test_sets_of_weights_within_dictionaries_are_found_and_named_by_the_keys_that_lead_there(lrbench, home):
+    network, other = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
+    slots = {"momentum_buffer": torch.ones(2), "square": torch.ones(2)}
+    optimiser = {"state": {0: slots, 1: slots}}
+    assert saved(lrbench, home, {"model": {"state_dict": network}, "optimizer": optimiser}, name="a").status == 0
+    named = {"state": {"conv1.weight": slots}}
+    assert saved(lrbench, home, {"model": {"state_dict": network}, "optim": named}, name="b").status == 0
+    deep = {
+        "base_model": {"model": {"trunk": network, "heads": {}}},
+        "loss": {"centre": torch.ones(1)},
+        "optimizer": optimiser,
+    }
+    taken = saved(lrbench, home, {"classy_state_dict": deep}, name="deep")
+    assert taken.status == 0, taken.err
+    two = {"ema": {"model": other}, "model": {"state_dict": network}, "epoch": torch.tensor(3)}
+    refused = saved(lrbench, home, two, name="two")
+    assert refused.status == 2 and "several sets of weights: ema.model, model.state_dict. Say with --key" in refused.err
+    for wrong in ("ema", "model", "state_dict", "model.state_dict.", "epoch"):
+        refused = saved(lrbench, home, two, "--key", wrong, name="two")
+        assert refused.status == 2 and f"no weights under the key {wrong!r}; it holds ema.model" in refused.err
+    assert saved(lrbench, home, two, "--key", "ema.model", name="two").status == 0
+    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
+    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], other["conv1.0.weight"])
+    # What lies beside a whole network's tensors is not taken in its place, unless it is named.
+    beside = network | {"extra": {"shadow": {"a": torch.ones(1), "b": torch.ones(1)}}}
+    assert saved(lrbench, home, beside, name="beside").status == 0
+    assert "does not hold the weights" in saved(lrbench, home, beside, "--key", "extra.shadow", name="c").err
+    # Two keys with one spelling cannot be told apart.
+    alike = saved(lrbench, home, {"a.b": network, "a": {"b": other}}, name="alike")
+    assert alike.status == 2 and "two sets of weights under 'a.b'" in alike.err
+
+
 def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, home):
     """As MoCo leaves them: two encoders under their own words, with a head that is no classifier."""
     network = create_model("resnet10t", {}, classes=0, seed=3).state_dict()

@@ -143,7 +143,12 @@ def add(
         str | None, typer.Option("--name", metavar="NAME", help="What to call it, if one. [default: the file's name]")
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", metavar="KEY", help="Which weights are meant, where the file holds several.")
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            help="Which weights are meant, where the file holds several: as ema.model, dots between.",
+        ),
     ] = None,
     prefix: Annotated[
         str,
