@@ -12,7 +12,7 @@ from torch import nn
 from lrbench.errors import InputError
 from lrbench.foreign_files import named_tensors
 from lrbench.machine import library_versions
-from lrbench.models import create_model
+from lrbench.models import batchnorm_layers, create_model
 from lrbench.registry.loading import validated
 from lrbench.registry.suite import Input
 from lrbench.snapshots import SnapshotMetadata, write_snapshot
@@ -25,6 +25,7 @@ from lrbench.weights import (
     pretrained_configuration,
 )
 
+_COUNT = "num_batches_tracked"
 _NAME_IT = (
     "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument)."
 )
@@ -56,7 +57,26 @@ class Origin:
         return " ".join([file.name, *(f"{option} {value}" for option, value in parts if value)])
 
 
-def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What was taken in.
+
+    Attributes:
+        path: The snapshot.
+        input: The input that the network is given.
+        assumed: What of that is as timm says of the model's default weights, since nothing else was said: keys of `Input`.
+        left_out: Names of the tensors that were left out because the origin says so.
+        uncounted: BatchNorm layers whose count of batches was not in the file and was set to 0.
+    """
+
+    path: Path
+    input: Input
+    assumed: list[str]
+    left_out: list[str]
+    uncounted: list[str]
+
+
+def take_in(file: Path, origin: Origin, folder: Path, name: str) -> Taken:
     """Take in foreign weights as a snapshot.
 
     Args:
@@ -66,24 +86,28 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
         folder: Where the snapshot goes.
         name: What it is called.
 
-    Returns:
-        The snapshot's path, and the names of the tensors that were left out because `origin` says so.
-
     Raises:
         InputError: The file is missing or damaged, would run code, or does not fit the architecture; the input is none; or
-            the name is taken.
+            the name is taken or cannot be a snapshot's.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(
             f"{name!r} cannot be a snapshot's name: that is letters, digits, dots, underscores and hyphens, and begins with a "
             "letter or a digit. Give another with --name."
         )
+    if name.lower().endswith(".bn"):
+        raise InputError(
+            f"{name!r} cannot be a snapshot's name: {name}.safetensors would be the BatchNorm statistics of {name[:-3]}. Give "
+            "another with --name."
+        )
     path = folder / f"{name}.safetensors"
     held = named_tensors(file, origin.key)
     if not held:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
-    tensors = _meant(file, held, origin)
-    model = _network(origin, tensors)
+    meant = _meant(file, held, origin)
+    model = _network(origin, meant)
+    uncounted = _uncounted(model, meant)
+    tensors = meant | {f"{layer}.{_COUNT}": torch.tensor(0) for layer in uncounted}
     fits = not mismatches(model, {each: tuple(tensor.shape) for each, tensor in tensors.items()})
     advice = "" if fits else _advice(held, origin)
     try:
@@ -99,18 +123,38 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
             f"{path} is there already. Give the new one another name with --name, or delete that file first."
         )
     given = dict(origin.arguments)
+    shown = _input(model, origin)
     metadata = SnapshotMetadata(
         architecture=origin.architecture,
         arguments=given,
         classes=int(getattr(model, "num_classes", 0)),
-        input=_input(model, origin),
+        input=shown,
         origin=origin.of(file),
         versions=library_versions(),
     )
     write_snapshot(path, model.state_dict(), metadata)
-    return path, [
-        each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in tensors
-    ]
+    said = {*origin.input, *(("size",) if "img_size" in given else ())}
+    return Taken(
+        path=path,
+        input=shown,
+        assumed=[key for key in Input.model_fields if key not in said],
+        left_out=[
+            each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in meant
+        ],
+        uncounted=uncounted,
+    )
+
+
+def _uncounted(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The BatchNorm layers of which everything is there but the count of batches, which torch saves since 0.4.1."""
+    found = []
+    for name, layer in batchnorm_layers(model).items():
+        shapes = {f"{name}.{part}": tensor.shape for part, tensor in layer.state_dict().items()}
+        count = shapes.pop(f"{name}.{_COUNT}", None)
+        there = all(each in tensors and tensors[each].shape == shape for each, shape in shapes.items())
+        if count is not None and f"{name}.{_COUNT}" not in tensors and there:
+            found.append(name)
+    return found
 
 
 def _refuse_values(file: Path, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> None:
@@ -188,8 +232,9 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
         model = _network(origin, under)
         wanted = model.state_dict().keys()
         strangers = [name for name in under if name not in wanted]
-        # All that it lacks to fit is that something is left out.
-        if len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()})) > len(strangers):
+        # All that it lacks to fit is that something is left out, or counts that are set to 0.
+        lacking = len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()}))
+        if lacking > len(strangers) + len(_uncounted(model, under)):
             continue
         modules = dict(model.named_modules())
         if any(_of_another_body(name, modules) for name in strangers):
