@@ -117,24 +117,30 @@ def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, worksp
 
 
 def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> str:
-    """What was measured with this very snapshot, here."""
-    folder = metadata.suite or FOREIGN
-    index = load_index(workspace.results, folder, workspace.cache)
+    """What was measured with this very snapshot, here: in its suite, and on the side where no suite's settings hold."""
     sha256 = identity(path)
-    mine = [entry for entry in index.entries if entry.sha256 == sha256]
-    if not mine:
+    found = []
+    for folder in dict.fromkeys((metadata.suite or FOREIGN, FOREIGN)):
+        index = load_index(workspace.results, folder, workspace.cache)
+        found += [(entry, folder, index.labels[entry.labels]) for entry in index.entries if entry.sha256 == sha256]
+    if not found:
         return "None were measured before this card was written."
+    # Of one task, protocol and seed there may be a result of each kind.
+    both = metadata.suite is not None and any(folder == FOREIGN for _, folder, _ in found)
     rows = [
         {
             "target": entry.task + (" (not whole)" if entry.partial else ""),
             "protocol": entry.protocol,
             "metric": METRIC_NAMES[entry.metric],
-            "accuracy, %": f"{100 * entry.headline:.2f} ± {100 * _half_width(entry, index.labels[entry.labels]):.2f}",
+            "accuracy, %": f"{100 * entry.headline:.2f} ± {100 * _half_width(entry, labels):.2f}",
             "test images": f"{entry.test_count:,}",
             "transfer seed": str(entry.seed),
+            **({"settings": "of no suite" if folder == FOREIGN else f"of {folder}"} if both else {}),
         }
-        for entry in sorted(mine, key=lambda entry: (entry.task, entry.protocol, entry.seed))
+        for entry, folder, labels in sorted(found, key=lambda each: (each[0].task, each[0].protocol, each[0].seed))
     ]
+    # A file that was named in two ways has each result twice.
+    rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
     shown = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
     return f"{shown}\n\n± half the 95 % interval over test images; another pretraining or transfer seed is not in it."
 

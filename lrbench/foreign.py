@@ -1,20 +1,18 @@
 """Weights from elsewhere, taken in as snapshots: tensors only, and every name and shape must fit."""
 
-import argparse
 import re
-import warnings
-import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lrbench.errors import InputError
+from lrbench.foreign_files import named_tensors
 from lrbench.machine import library_versions
-from lrbench.models import create_model
+from lrbench.models import batchnorm_layers, create_model
 from lrbench.registry.loading import validated
 from lrbench.registry.suite import Input
 from lrbench.snapshots import SnapshotMetadata, write_snapshot
@@ -22,46 +20,15 @@ from lrbench.weights import (
     MismatchError,
     input_of,
     load_strictly,
-    load_tensors,
     mismatches,
     not_finite,
     pretrained_configuration,
 )
 
-
-class _NumPyValue:
-    """What stands for a value of NumPy's beside the weights, as the best accuracy so far: nobody asks for it."""
-
-    def __init__(self, *parts: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-# What training scripts keep beside the weights: a bag of values, paths, and numbers of NumPy's, in place of which nothing of
-# NumPy's is made; making these runs nothing.
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    argparse.Namespace,
-    PosixPath,
-    (_NumPyValue, "numpy.dtype"),
-    (_NumPyValue, "numpy.ndarray"),
-    *(
-        (_NumPyValue, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-]
-# Put before each name by those that wrap a model.
-_WRAPPERS = ("module.", "_orig_mod.")
+_COUNT = "num_batches_tracked"
 _NAME_IT = (
     "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument)."
 )
-# Of weights and of what counts beside them.
-_KINDS = {
-    torch.float16, torch.bfloat16, torch.float32, torch.float64,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +39,7 @@ class Origin:
         architecture: The timm model.
         arguments: Keyword arguments of `timm.create_model` beside the number of classes.
         input: What of the network's input is otherwise than timm says of the model: keys and values of `Input`.
-        key: Which of the file's state dicts, where it holds several.
+        key: Which of the file's state dicts, where it holds several: the keys that lead to it, with dots between them.
         prefix: What the names of the tensors meant begin with, which is taken off; others are left out.
         without: Beginnings of names that are left out, after the prefix was taken off.
     """
@@ -90,7 +57,26 @@ class Origin:
         return " ".join([file.name, *(f"{option} {value}" for option, value in parts if value)])
 
 
-def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What was taken in.
+
+    Attributes:
+        path: The snapshot.
+        input: The input that the network is given.
+        assumed: What of that is as timm says of the model's default weights, since nothing else was said: keys of `Input`.
+        left_out: Names of the tensors that were left out because the origin says so.
+        uncounted: BatchNorm layers whose count of batches was not in the file and was set to 0.
+    """
+
+    path: Path
+    input: Input
+    assumed: list[str]
+    left_out: list[str]
+    uncounted: list[str]
+
+
+def take_in(file: Path, origin: Origin, folder: Path, name: str) -> Taken:
     """Take in foreign weights as a snapshot.
 
     Args:
@@ -100,24 +86,28 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
         folder: Where the snapshot goes.
         name: What it is called.
 
-    Returns:
-        The snapshot's path, and the names of the tensors that were left out because `origin` says so.
-
     Raises:
         InputError: The file is missing or damaged, would run code, or does not fit the architecture; the input is none; or
-            the name is taken.
+            the name is taken or cannot be a snapshot's.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(
             f"{name!r} cannot be a snapshot's name: that is letters, digits, dots, underscores and hyphens, and begins with a "
             "letter or a digit. Give another with --name."
         )
+    if name.lower().endswith(".bn"):
+        raise InputError(
+            f"{name!r} cannot be a snapshot's name: {name}.safetensors would be the BatchNorm statistics of {name[:-3]}. Give "
+            "another with --name."
+        )
     path = folder / f"{name}.safetensors"
-    held = _tensors(file, origin.key)
+    held = named_tensors(file, origin.key)
     if not held:
         raise InputError(f"{file} holds no tensors, so it is no file of weights.")
-    tensors = _meant(file, held, origin)
-    model = _network(origin, tensors)
+    meant = _meant(file, held, origin)
+    model = _network(origin, meant)
+    uncounted = _uncounted(model, meant)
+    tensors = meant | {f"{layer}.{_COUNT}": torch.tensor(0) for layer in uncounted}
     fits = not mismatches(model, {each: tuple(tensor.shape) for each, tensor in tensors.items()})
     advice = "" if fits else _advice(held, origin)
     try:
@@ -133,18 +123,38 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> tuple[Path, 
             f"{path} is there already. Give the new one another name with --name, or delete that file first."
         )
     given = dict(origin.arguments)
+    shown = _input(model, origin)
     metadata = SnapshotMetadata(
         architecture=origin.architecture,
         arguments=given,
         classes=int(getattr(model, "num_classes", 0)),
-        input=_input(model, origin),
+        input=shown,
         origin=origin.of(file),
         versions=library_versions(),
     )
     write_snapshot(path, model.state_dict(), metadata)
-    return path, [
-        each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in tensors
-    ]
+    said = {*origin.input, *(("size",) if "img_size" in given else ())}
+    return Taken(
+        path=path,
+        input=shown,
+        assumed=[key for key in Input.model_fields if key not in said],
+        left_out=[
+            each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in meant
+        ],
+        uncounted=uncounted,
+    )
+
+
+def _uncounted(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The BatchNorm layers of which everything is there but the count of batches, which torch saves since 0.4.1."""
+    found = []
+    for name, layer in batchnorm_layers(model).items():
+        shapes = {f"{name}.{part}": tensor.shape for part, tensor in layer.state_dict().items()}
+        count = shapes.pop(f"{name}.{_COUNT}", None)
+        there = all(each in tensors and tensors[each].shape == shape for each, shape in shapes.items())
+        if count is not None and f"{name}.{_COUNT}" not in tensors and there:
+            found.append(name)
+    return found
 
 
 def _refuse_values(file: Path, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> None:
@@ -222,8 +232,9 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
         model = _network(origin, under)
         wanted = model.state_dict().keys()
         strangers = [name for name in under if name not in wanted]
-        # All that it lacks to fit is that something is left out.
-        if len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()})) > len(strangers):
+        # All that it lacks to fit is that something is left out, or counts that are set to 0.
+        lacking = len(mismatches(model, {name: tuple(each.shape) for name, each in under.items()}))
+        if lacking > len(strangers) + len(_uncounted(model, under)):
             continue
         modules = dict(model.named_modules())
         if any(_of_another_body(name, modules) for name in strangers):
@@ -247,94 +258,3 @@ def _start(stranger: str, wanted: Collection[str]) -> str:
     word, dot, _ = stranger.partition(".")
     head = word + dot
     return stranger if not dot or any(name.startswith(head) for name in wanted) else head
-
-
-def _tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
-    if file.is_dir():
-        raise InputError(f"{file} is a folder. Name the files in it.")
-    if not file.is_file():
-        raise InputError(f"there is no file {file}.")
-    if not file.stat().st_size:
-        raise InputError(f"{file} is empty. Copy it again.")
-    content = load_tensors(file) if file.suffix.lower() == ".safetensors" else _loaded(file)
-    # Training scripts keep the weights under a name, and wrapped models put a word before each.
-    held = _state_dicts(content)
-    if key is None and len(held) > 1:
-        raise InputError(
-            f"{file} holds several sets of weights: {', '.join(held)}. Say with --key which of them is meant."
-        )
-    if key is not None and key not in held:
-        raise InputError(
-            f"{file} holds no weights under the key {key!r}; it holds {', '.join(held) or 'none under a key'}."
-        )
-    if held:
-        content = held[key or next(iter(held))]
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    for name, tensor in tensors.items():
-        if not name.isprintable() or tensor.dtype not in _KINDS or tensor.layout != torch.strided or tensor.is_meta:
-            raise InputError(
-                f"{file} holds {name[:80]!r}, a tensor of kind {str(tensor.dtype).removeprefix('torch.')} "
-                f"({str(tensor.layout).removeprefix('torch.')}), which lrbench does not take in. Save plain weights in "
-                "single or half precision."
-            )
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
-def _loaded(file: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-            # Of torch's own, about kinds of file and tensor that are told of here or are of no concern.
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged files and forbidden pickles each end in several kinds of exception.
-        raise InputError(f"{file} was not loaded: {_not_loaded(file)}") from error
-
-
-def _not_loaded(file: Path) -> str:
-    """Why a file that is not safetensors was not loaded, and what to do; nothing in it is run."""
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if not start.startswith((b"PK", b"\x80")):
-        if start.lstrip()[:1] == b"<":
-            return "it is a web page. Download the file itself."
-        if start.startswith(b"version https://git-lfs"):
-            return "it only says where Git LFS keeps the file. Fetch it with `git lfs pull`."
-        return "it is no file that torch.save writes. Name the file of weights, or a .safetensors file."
-    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
-        return "it is cut short. Copy it again."
-    saved = (
-        "Where you trust it, load it in the program that made it and save its weights alone: "
-        "torch.save(model.state_dict(), FILE), best as safetensors."
-    )
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            others = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
-    except Exception:
-        # Files of old versions cannot be looked into without loading.
-        others = []
-    if others:
-        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        return (
-            f"beside tensors, numbers and words it holds {shown}, which could run code. Nothing in it was run. {saved}"
-        )
-    return (
-        "it is damaged, or it holds more than tensors, numbers and words, which could run code. Nothing in it was run. "
-        f"{saved}"
-    )
-
-
-def _state_dicts(content: Any) -> dict[str, Any]:
-    """The state dicts that a checkpoint holds under names, as `state_dict` and `state_dict_ema`."""
-    if not isinstance(content, dict):
-        return {}
-    found = {str(name): value for name, value in content.items() if isinstance(value, dict)}
-    counts = {name: sum(isinstance(each, torch.Tensor) for each in value.values()) for name, value in found.items()}
-    # One tensor by itself is a centre or a temperature beside others.
-    least = 2 if max(counts.values(), default=0) > 1 else 1
-    return {name: found[name] for name, count in counts.items() if count >= least}

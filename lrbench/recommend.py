@@ -169,7 +169,7 @@ def recommend(
         settings: Of the probe.
         place: Where to read and write; results are kept like those of `lrbench transfer`, and used again.
         control: Told how far the work is.
-        probed: How many of the best by LogME are probed.
+        probed: How many of the best by LogME are probed; where a probe fails, LogME's next is.
         seed: Transfer seed.
         again: Compute also what is there; else results that were computed otherwise are left as they are.
 
@@ -191,7 +191,10 @@ def recommend(
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
         _compare(candidate, task, both, seed, settings, place, control, again)
     by_evidence = sorted(candidates, key=_evidence, reverse=True)
-    for candidate in [each for each in by_evidence if each.problem is None][:probed]:
+    for candidate in [each for each in by_evidence if each.problem is None]:
+        # One whose probe fails takes no other one's place.
+        if sum(each.probe is not None for each in candidates) >= probed:
+            break
         if candidate.probe is None:
             control.say(f"probe of {candidate.reference.text}")
             _compare(candidate, task, ("probe",), seed, settings, place, control, again)

@@ -54,7 +54,8 @@ def parse_reference(
 
     Args:
         text: `stage2`, `arm/stage2`, `suite/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, the path of a
-            `.safetensors` file, `timm:NAME` or `hf-hub:OWNER/NAME`.
+            `.safetensors` file (from where the process stands, or else from the workspace's root), `timm:NAME` or
+            `hf-hub:OWNER/NAME`.
         workspace: Where the suites' snapshots lie.
         suite: Suite of a reference that names none; None for the one pretrained last.
         arm: Arm of a reference that names none; None for `step`.
@@ -69,7 +70,9 @@ def parse_reference(
         return Reference(text=text)
     path = Path(text).expanduser()
     if text.endswith(".safetensors") or path.is_file():
-        return _of_file(path, workspace)
+        # As results call a file of this workspace, wherever the process stands.
+        below = path if workspace is None else workspace.root / path
+        return _of_file(path if path.is_file() or not below.is_file() else below, workspace)
     taken_in = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
     if taken_in is not None and taken_in.is_file():
         return _of_file(taken_in, workspace)
@@ -128,13 +131,26 @@ def refuse_missing(reference: Reference) -> None:
 
 
 def _of_file(path: Path, workspace: Workspace | None) -> Reference:
-    """A file's reference: one text for it however its path was spelt, or its results would be another snapshot's."""
+    """A file's reference: one text for it however and wherever its path was typed, or its results would be another snapshot's.
+
+    It is the path from the workspace's root, where the file lies below it, and else the whole path.
+    """
+    root = Path() if workspace is None else workspace.root
     whole = os.path.abspath(path)
-    taken_in = "" if workspace is None else os.path.abspath(workspace.checkpoints / FOREIGN)
-    if taken_in and os.path.dirname(whole) == taken_in and whole.endswith(".safetensors"):
-        return Reference(text=f"{FOREIGN}/{path.name.removesuffix('.safetensors')}", path=path)
-    near = os.path.relpath(whole)
-    return Reference(text=whole if near.startswith("..") else near, path=path)
+    # The folder that a process stands in is known without the links that LRBENCH_HOME may hold.
+    for start in (os.path.abspath(root), os.path.realpath(root)):
+        near = os.path.relpath(whole, start)
+        if near.startswith(".."):
+            continue
+        folder, _, name = near.rpartition("/")
+        if (
+            workspace is not None
+            and folder == f"{workspace.checkpoints.name}/{FOREIGN}"
+            and name.endswith(".safetensors")
+        ):
+            return Reference(text=f"{FOREIGN}/{name.removesuffix('.safetensors')}", path=path)
+        return Reference(text=near, path=path)
+    return Reference(text=whole, path=path)
 
 
 def partner_of(reference: Reference, text: str, workspace: Workspace) -> Reference:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lrbench.errors import InputError
-from lrbench.models import create_model
+from lrbench.models import batchnorm_layers, create_model
 from lrbench.references import Reference, refuse_missing
 from lrbench.registry import suggestion
 from lrbench.registry.suite import Input
@@ -172,6 +172,7 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
     statistics = batchnorm_path(path)
     if statistics.is_file():
         tensors = load_tensors(statistics)
+        _refuse_other_statistics(statistics, tensors, model, metadata, path)
         load_strictly(model, {**model.state_dict(), **tensors}, statistics, metadata.architecture)
         _refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
     elif metadata.batchnorm_sha256 is not None:
@@ -185,6 +186,33 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
         metadata=metadata,
         sha256=identity(path),
         batchnorm=batchnorm_mode(path, metadata),
+    )
+
+
+def _refuse_other_statistics(
+    statistics: Path, tensors: Mapping[str, torch.Tensor], model: nn.Module, metadata: SnapshotMetadata, path: Path
+) -> None:
+    """Refuse what lies where a snapshot's BatchNorm statistics do and is another file, as a snapshot whose name ends in `.bn`.
+
+    Raises:
+        InputError: The snapshot has no such statistics, or there are other tensors in the file.
+    """
+    layers = batchnorm_layers(model)
+    others = [
+        name
+        for name in tensors
+        if name.rpartition(".")[0] not in layers or name.rpartition(".")[2] not in {"running_mean", "running_var"}
+    ]
+    if metadata.batchnorm_sha256 is not None and not others:
+        return
+    why = (
+        f"it holds {others[0]}, which is no running statistic of a BatchNorm layer"
+        if others
+        else f"{path.name} was written without any"
+    )
+    raise InputError(
+        f"{statistics} lies where the BatchNorm statistics of {path.name} would, but {why}. Move it to another folder, or give "
+        "it a name that does not end in .bn.safetensors."
     )
 
 

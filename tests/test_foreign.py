@@ -1,6 +1,7 @@
 """Weights from elsewhere, taken in as snapshots."""
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lrbench.references import parse_reference
 from lrbench.snapshots import read_metadata
 from lrbench.weights import load_snapshot
 from lrbench.workspace import Workspace
-from tests.conftest import Trap
+from tests.conftest import Trap, one_paragraph
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])
@@ -82,6 +83,45 @@ def test_where_no_suite_is_but_weights_were_taken_in_these_are_named(lrbench, ho
     assert "resnet11t" in lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet11t").err
     taken = lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t")
     assert taken.status == 2 and "or delete that file first" in taken.err
+
+
+@pytest.mark.parametrize("wrappers", ["_orig_mod.module.", "module._orig_mod.", "module.module._orig_mod."])
+def test_every_wrapper_is_taken_off(lrbench, home, wrappers):
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    taken = saved(lrbench, home, {f"{wrappers}{name}": each for name, each in network.items()})
+    assert taken.status == 0, taken.err
+
+
+def test_sets_of_weights_within_dictionaries_are_found_and_named_by_the_keys_that_lead_there(lrbench, home):
+    network, other = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
+    slots = {"momentum_buffer": torch.ones(2), "square": torch.ones(2)}
+    optimiser = {"state": {0: slots, 1: slots}}
+    assert saved(lrbench, home, {"model": {"state_dict": network}, "optimizer": optimiser}, name="a").status == 0
+    named = {"state": {"conv1.weight": slots}}
+    assert saved(lrbench, home, {"model": {"state_dict": network}, "optim": named}, name="b").status == 0
+    deep = {
+        "base_model": {"model": {"trunk": network, "heads": {}}},
+        "loss": {"centre": torch.ones(1)},
+        "optimizer": optimiser,
+    }
+    taken = saved(lrbench, home, {"classy_state_dict": deep}, name="deep")
+    assert taken.status == 0, taken.err
+    two = {"ema": {"model": other}, "model": {"state_dict": network}, "epoch": torch.tensor(3)}
+    refused = saved(lrbench, home, two, name="two")
+    assert refused.status == 2 and "several sets of weights: ema.model, model.state_dict. Say with --key" in refused.err
+    for wrong in ("ema", "model", "state_dict", "model.state_dict.", "epoch"):
+        refused = saved(lrbench, home, two, "--key", wrong, name="two")
+        assert refused.status == 2 and f"no weights under the key {wrong!r}; it holds ema.model" in refused.err
+    assert saved(lrbench, home, two, "--key", "ema.model", name="two").status == 0
+    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
+    assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], other["conv1.0.weight"])
+    # What lies beside a whole network's tensors is not taken in its place, unless it is named.
+    beside = network | {"extra": {"shadow": {"a": torch.ones(1), "b": torch.ones(1)}}}
+    assert saved(lrbench, home, beside, name="beside").status == 0
+    assert "does not hold the weights" in saved(lrbench, home, beside, "--key", "extra.shadow", name="c").err
+    # Two keys with one spelling cannot be told apart.
+    alike = saved(lrbench, home, {"a.b": network, "a": {"b": other}}, name="alike")
+    assert alike.status == 2 and "two sets of weights under 'a.b'" in alike.err
 
 
 def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, home):
@@ -306,3 +346,72 @@ def test_what_a_file_is_called_without_its_ending():
     assert [_stem(Path(name)) for name in ("model.v2.pth", "a/checkpoint-29.pth.tar", "x.safetensors", "plain")] == [
         "model.v2", "checkpoint-29", "x", "plain",
     ]  # fmt: skip
+
+
+def test_no_snapshot_is_called_as_anothers_statistics_are(lrbench, home):
+    network, other = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
+    assert saved(lrbench, home, network, name="r").status == 0
+    for name in ("r.bn", "r.BN"):
+        refused = saved(lrbench, home, other, name=name)
+        assert refused.status == 2 and "BatchNorm statistics of r. Give another with --name" in refused.err
+    assert saved(lrbench, home, other, "--name", "r-bn", name="r.bn").status == 0
+    # One that lies there all the same is not loaded in the place of the snapshot's weights.
+    folder = home / "checkpoints" / "foreign"
+    stray = folder / "r.bn.safetensors"
+    stray.write_bytes((folder / "r-bn.safetensors").read_bytes())
+    command = ("transfer", "--snapshot", "foreign/r", "--task", "tiny-objects", "--protocol", "knn")
+    refused = lrbench(*command)
+    assert refused.status == 2 and "which is no running statistic" in refused.err and one_paragraph(refused.err)
+    save_file({name: each for name, each in other.items() if name.endswith("running_mean")}, stray)
+    refused = lrbench(*command)
+    assert refused.status == 2 and "r.safetensors was written without any. Move it" in refused.err
+    assert lrbench("snapshots", "verify", "foreign/r").status == 1
+    stray.unlink()
+    assert lrbench(*command).status == 0
+
+
+def test_weights_from_before_torch_counted_batches_are_taken_in(lrbench, home):
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    old = {name: each for name, each in network.items() if "num_batches" not in name}
+    taken = saved(lrbench, home, old, name="old")
+    assert taken.status == 0, taken.err
+    layers = len(network) - len(old)
+    assert f"old.pth lacks num_batches_tracked of {layers} BatchNorm layers" in taken.err and "set to 0" in taken.err
+    loaded = load_snapshot(parse_reference("foreign/old", Workspace(root=home))).model.state_dict()
+    assert all(torch.equal(loaded[name], old.get(name, torch.tensor(0))) for name in network)
+    # Part of a checkpoint is found as otherwise.
+    assert (
+        "--prefix model." in saved(lrbench, home, {f"model.{name}": each for name, each in old.items()}, name="a").err
+    )
+    # A layer that lacks more than its count is told whole.
+    mean = next(name for name in old if name.endswith("running_mean"))
+    refused = saved(lrbench, home, {name: each for name, each in old.items() if name != mean}, name="b")
+    assert refused.status == 2 and f"{mean} is missing" in refused.err
+    assert f"{mean.replace('running_mean', 'num_batches_tracked')} is missing" in refused.err
+    assert "2 more" not in refused.err
+
+
+def test_the_input_that_was_assumed_is_said(lrbench, home):
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    said = [
+        line for line in saved(lrbench, home, network, name="a").err.splitlines() if line.startswith("input assumed")
+    ]
+    assert (
+        len(said) == 1 and "as timm says of resnet10t: size=176, crop_fraction=0.875, interpolation=bicubic" in said[0]
+    )
+    assert (
+        "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], crop_mode=center; " in said[0]
+        and "--input 'mean=" in said[0]
+    )
+    some = ("--input", "mean=[0.5, 0.5, 0.5]", "--input", "size=64")
+    half = saved(lrbench, home, network, *some, name="b").err
+    assert "resnet10t: crop_fraction=0.875, interpolation=bicubic, std=[0.229, 0.224, 0.225], crop_mode=center;" in half
+    rest = ("crop_fraction=1.0", "interpolation=bilinear", "std=[0.5, 0.5, 0.5]", "crop_mode=center")
+    every = (*some, *(word for each in rest for word in ("--input", each)))
+    assert "input assumed" not in saved(lrbench, home, network, *every, name="c").err
+    record = json.loads(saved(lrbench, home, network, *some, "--json", name="d").out)
+    assert record["snapshot"] == "foreign/d" and record["input"]["mean"] == [0.5] * 3 and record["input"]["size"] == 64
+    assert record["input_assumed"] == ["crop_fraction", "interpolation", "std", "crop_mode"]
+    torch.save(network, home / "e.pth")
+    several = lrbench("snapshots", "add", "e.pth", "nothing.pth", "--architecture", "resnet10t", "--json")
+    assert several.status == 2 and [each["snapshot"] for each in json.loads(several.out)] == ["foreign/e"]

@@ -14,7 +14,7 @@ FLOORS = [
     "errors files seeds workspace control locks machine ranks",
     "registry arms",
     "data",
-    "models snapshots weights effective references foreign",
+    "models snapshots weights effective references foreign_files foreign",
     "results cells",
     "pretrain transfer",
     "leaderboard",

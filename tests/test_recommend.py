@@ -2,6 +2,7 @@ import json
 
 import torch
 
+from lrbench.errors import FailureError
 from lrbench.recommend import expand
 from lrbench.workspace import Workspace
 from tests import trees
@@ -146,3 +147,31 @@ def test_a_result_lies_where_it_is_looked_for(lrbench, home):
     assert "there already" in again.err
     records = [json.loads(path.read_text()) for path in (home / "leaderboard" / "results" / "foreign").glob("*.json")]
     assert len(records) == 2 and all(each["snapshot"]["arm"] is None for each in records)
+
+
+def test_where_a_probe_fails_logmes_next_is_probed(lrbench, home, monkeypatch):
+    from lrbench.models import create_model
+    from lrbench.transfer.cell import Transfer
+
+    for seed in (1, 2, 3):
+        torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"r{seed}.pth")
+    assert lrbench("snapshots", "add", "r1.pth", "r2.pth", "r3.pth", "--architecture", "resnet10t").status == 0
+    run, probes = Transfer.run, []
+
+    def failing_at_first(self, cell, **options):
+        if cell.protocol == "probe":
+            probes.append(cell)
+            if len(probes) == 1:
+                raise FailureError("its probe failed.")
+        return run(self, cell, **options)
+
+    monkeypatch.setattr(Transfer, "run", failing_at_first)
+    done = lrbench(
+        "recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--probe", "1", "--json"
+    )
+    assert done.status == 0, done.err
+    ranked = json.loads(done.out)["ranked"]
+    by_logme = sorted(ranked, key=lambda each: each["logme"], reverse=True)
+    assert len(probes) == 2 and [each["validation"] is not None for each in by_logme] == [False, True, False]
+    assert ranked[0] == by_logme[1] and ranked[-1]["problem"] == "its probe failed."
+    assert f"{by_logme[0]['snapshot']} was left out: its probe failed." in done.err

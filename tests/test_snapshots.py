@@ -244,8 +244,20 @@ def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
     assert {parse_reference(each, place).text for each in (*spelt, str(folder / "ok.safetensors"))} == {"foreign/ok"}
     own = ("mine.safetensors", "./checkpoints/../mine.safetensors", str(home / "mine.safetensors"))
     assert {parse_reference(each, place).text for each in own} == {"mine.safetensors"}
-    monkeypatch.chdir(folder)
-    assert parse_reference("../../mine.safetensors", place).text == str(home / "mine.safetensors")
+    # From wherever, and where LRBENCH_HOME is a link.
+    (home.parent / "link").symlink_to(home)
+    linked = Workspace(root=home.parent / "link")
+    for here in (home, folder, home.parent):
+        monkeypatch.chdir(here)
+        near = os.path.relpath(home / "mine.safetensors")
+        for spelt, there in ((near, place), (near, linked), ("mine.safetensors", place)):
+            found = parse_reference(spelt, there)
+            assert found.text == "mine.safetensors" and found.path.is_file()
+        assert parse_reference(os.path.relpath(folder / "ok.safetensors"), linked).text == "foreign/ok"
+    # What lies in no workspace is called by its whole path, also from its own folder.
+    outside = home.parent / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, outside)
+    assert parse_reference("other.safetensors", place).text == str(outside)
 
 
 def test_verifying_nothing_is_said(lrbench, home):
@@ -295,8 +307,17 @@ def test_the_model_card_holds_the_recipe_and_the_transfers_of_this_very_snapshot
     assert rows[0][3] == f"{100 * top1:.2f} ± {100 * half:.2f}" and rows[0][4] == "40"
     recipe = card.split("```toml\n")[1].split("```")[0]
     assert tomllib.loads(recipe)["schedule"]["boundaries"] == [3, 5]
-    # Results of other weights under the same name are not this snapshot's.
+    # What was measured under its path belongs to no suite, and is this snapshot's too.
+    assert lrbench(*arguments[:2], str(snapshot), *arguments[3:]).status == 0
+    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "side").status == 0
+    rows = [line for line in (home / "side" / "README.md").read_text().splitlines() if line.startswith("| tiny")]
+    assert [row.split("|")[-2].strip() for row in rows] == ["of tiny", "of no suite", "of tiny"]
     for path in (home / "leaderboard" / "results" / "tiny").glob("*.json"):
+        path.unlink()
+    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "alone").status == 0
+    assert (home / "alone" / "README.md").read_text().count("| tiny-indoor") == 1
+    # Results of other weights under the same name are not this snapshot's.
+    for path in (home / "leaderboard" / "results").glob("*/*.json"):
         path.write_text(path.read_text().replace(identity(snapshot), "0" * 64))
     assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "other").status == 0
     assert "None were measured" in (home / "other" / "README.md").read_text()

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, warn
+
+if TYPE_CHECKING:
+    from lrbench.foreign import Taken
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -143,7 +146,12 @@ def add(
         str | None, typer.Option("--name", metavar="NAME", help="What to call it, if one. [default: the file's name]")
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", metavar="KEY", help="Which weights are meant, where the file holds several.")
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            help="Which weights are meant, where the file holds several: as ema.model, dots between.",
+        ),
     ] = None,
     prefix: Annotated[
         str,
@@ -174,6 +182,7 @@ def add(
             "interpolation=bicubic, mean=[0.5, 0.5, 0.5], std, crop_mode. Repeatable.",
         ),
     ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit.
 
@@ -197,38 +206,77 @@ def add(
         )
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
-    taken: dict[str, Any] = {}
-    apply_changes(taken, input_ or (), option="--input")
+    said: dict[str, Any] = {}
+    apply_changes(said, input_ or (), option="--input")
     origin = Origin(
         architecture=architecture,
         arguments=arguments,
-        input=taken,
+        input=said,
         key=key,
         prefix=prefix,
         without=[each for each in without or () if each],
     )
     folder = Workspace.current().checkpoints / FOREIGN
-    failed = 0
+    taken: list[Taken] = []
     for file in files:
         try:
-            path, left_out = take_in(file, origin, folder, name or _stem(file))
+            new = take_in(file, origin, folder, name or _stem(file))
         except InputError as error:
             if one:
                 # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
-                for problem in error.problems if isinstance(error, MismatchError) else ():
+                for problem in error.problems if isinstance(error, MismatchError) and not json_ else ():
                     typer.echo(problem)
                 raise
             warn(str(error))
-            failed += 1
             continue
-        typer.echo(str(path))
-        if left_out:
-            shown = ", ".join(left_out[:3]) + (", …" if left_out[3:] else "")
-            note(f"{len(left_out):,} tensors of {file} are left out ({shown})")
-    if failed:
+        taken.append(new)
+        if not json_:
+            typer.echo(str(new.path))
+        _say_what_was_done(file, new)
+    if json_:
+        records = [_taken_in(each) for each in taken]
+        emit_json(records[0] if one else records)
+    if taken and taken[0].assumed:
+        # It follows from the architecture and the options, which are those of all.
+        which = "the snapshot" if len(taken) == 1 else "the snapshots"
+        note(
+            f"input assumed, as timm says of {architecture}: {_assumed(taken[0])}; where it was otherwise, delete {which} and "
+            "add again with --input, as --input 'mean=[0.5, 0.5, 0.5]' --input 'std=[0.5, 0.5, 0.5]'"
+        )
+    if failed := len(files) - len(taken):
         raise InputError(f"{failed} of {len(files)} files were not taken in; the warnings above say why.")
-    use = f"transfer --snapshot {FOREIGN}/{path.stem}" if one else f"recommend --snapshots {quote(str(folder))}"
+    use = f"transfer --snapshot {FOREIGN}/{new.path.stem}" if one else f"recommend --snapshots {quote(str(folder))}"
     note(f"go on with `lrbench {use} --task TASK`")
+
+
+def _say_what_was_done(file: Path, taken: "Taken") -> None:
+    if taken.left_out:
+        shown = ", ".join(taken.left_out[:3]) + (", …" if taken.left_out[3:] else "")
+        note(f"{len(taken.left_out):,} tensors of {file} are left out ({shown})")
+    if taken.uncounted:
+        note(
+            f"{file} lacks num_batches_tracked of {len(taken.uncounted)} BatchNorm layers, which torch saves since 0.4.1; it "
+            "was set to 0, as torch does"
+        )
+
+
+def _assumed(taken: "Taken") -> str:
+    """What of the input was assumed, as it would be said with --input."""
+    values = taken.input.model_dump(mode="json") | {"crop_mode": taken.input.crop_mode}
+    return ", ".join(f"{key}={values[key]}" for key in taken.assumed)
+
+
+def _taken_in(taken: "Taken") -> dict[str, Any]:
+    from lrbench.workspace import FOREIGN
+
+    return {
+        "snapshot": f"{FOREIGN}/{taken.path.name.removesuffix('.safetensors')}",
+        "path": str(taken.path),
+        "input": taken.input.model_dump(mode="json") | {"crop_mode": taken.input.crop_mode},
+        "input_assumed": taken.assumed,
+        "left_out": taken.left_out,
+        "uncounted": taken.uncounted,
+    }
 
 
 def _stem(file: Path) -> str:

@@ -1,5 +1,7 @@
 """`lrbench transfer`: one snapshot, or each in a folder, to one task with one protocol."""
 
+import os
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +20,7 @@ from lrbench.cli.common import (
 
 if TYPE_CHECKING:
     from lrbench.cells import Cell, TransferSettings
+    from lrbench.errors import LrbenchError
     from lrbench.references import Reference
     from lrbench.registry.suite import Finetune
     from lrbench.results import Result
@@ -73,7 +76,8 @@ def transfer(
 
     The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
     """
-    from lrbench.cells import Cell, standing_of_file
+    from lrbench.cells import Cell
+    from lrbench.errors import FailureError, InputError, InterruptedWork
     from lrbench.references import parse_reference, references_in
     from lrbench.registry import load_task
     from lrbench.results import read_result
@@ -91,23 +95,70 @@ def transfer(
     settings = settings.changed(protocol, set_ or ())
     cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
-    paths = []
-    for reference in references:
-        # Before anything is loaded.
-        there = None if again else standing_of_file(place, reference, cell, settings)
-        if there is not None:
-            there.refuse_to_replace()
-        if there is not None and there.done:
-            path = there.path
-            note(f"{path} is there already; nothing was computed (--again computes it once more)")
-        else:
-            path = _compute(reference, cell, settings, place, again=again)
-        paths.append(path)
-        _show(path, task, json_)
-        _warn_of_an_unlikely_result(path, task)
-    if json_:
-        records = [read_result(path).model_dump(by_alias=True, mode="json") for path in paths]
-        emit_json(records if folder.is_dir() else records[0])
+    paths: list[Path] = []
+    failed: list[tuple[Reference, LrbenchError]] = []
+    try:
+        for reference in references:
+            try:
+                path = _result(reference, cell, settings, place, again=again)
+            except InterruptedWork:
+                if failed:
+                    warn(_told_together(failed, folder, task))
+                raise
+            except Exception as error:
+                # One bad file must not stand in the way of the others, nor a network of a strange kind.
+                if not folder.is_dir():
+                    raise
+                failed.append((reference, _foreseen(error)))
+                continue
+            paths.append(path)
+            _show(path, task, json_)
+            _warn_of_an_unlikely_result(path, task)
+    finally:
+        # What is done is told also where the work was stopped.
+        if json_ and (paths or failed):
+            records = [read_result(path).model_dump(by_alias=True, mode="json") for path in paths]
+            emit_json(records if folder.is_dir() else records[0])
+    if failed:
+        first = failed[0][1]
+        kind = InputError if first.exit_status == InputError.exit_status else FailureError
+        raise kind(_told_together(failed, folder, task))
+
+
+def _result(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place", *, again: bool) -> Path:
+    """Where a cell's result lies, which is computed unless it is there."""
+    from lrbench.cells import standing_of_file
+
+    # Before anything is loaded.
+    there = None if again else standing_of_file(place, reference, cell, settings)
+    if there is not None:
+        there.refuse_to_replace()
+        if there.done:
+            note(f"{there.path} is there already; nothing was computed (--again computes it once more)")
+            return there.path
+    return _compute(reference, cell, settings, place, again=again)
+
+
+def _foreseen(error: Exception) -> "LrbenchError":
+    """An error in lrbench's own form, also where it is another's."""
+    from lrbench.errors import FailureError, LrbenchError
+
+    if isinstance(error, LrbenchError):
+        return error
+    if os.environ.get("LRBENCH_DEBUG"):
+        traceback.print_exception(error)
+    return FailureError(f"it met an error that lrbench did not foresee: {type(error).__name__}: {error}")
+
+
+def _told_together(failed: "list[tuple[Reference, LrbenchError]]", folder: Path, task: str) -> str:
+    """What several snapshots met, in one paragraph; what stands in the way of many is said once."""
+    from lrbench.errors import sentence
+
+    names: dict[str, list[str]] = {}
+    for reference, error in failed:
+        names.setdefault(sentence(str(error)), []).append(reference.text)
+    reasons = " ".join(f"{', '.join(each)}: {reason}" for reason, each in names.items())
+    return f"{len(failed)} of the snapshots in {folder} could not be transferred to {task}. {reasons}"
 
 
 def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> None:

@@ -177,6 +177,47 @@ def test_each_snapshot_of_a_folder_is_transferred(lrbench, home):
     assert again.err.count("is there already") == 4 and len(again.out.splitlines()) == 4
 
 
+def folder_of_three(lrbench, home):
+    """A folder of snapshots of which the second is damaged, and the command that transfers each."""
+    for seed, name in enumerate(("a", "b", "c")):
+        torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"{name}.pth")
+    assert lrbench("snapshots", "add", "a.pth", "b.pth", "c.pth", "--architecture", "resnet10t").status == 0
+    folder = home / "checkpoints" / "foreign"
+    (folder / "b.safetensors").write_bytes(b"no tensors")
+    return ("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn")
+
+
+def test_a_bad_file_in_a_folder_does_not_stand_in_the_way_of_the_others(lrbench, home):
+    command = folder_of_three(lrbench, home)
+    done = lrbench(*command, "--json")
+    assert done.status == 2, done.err
+    assert [each["snapshot"]["reference"] for each in json.loads(done.out)] == ["foreign/a", "foreign/c"]
+    last = done.err.splitlines()[-1]
+    assert last.startswith("lrbench: 1 of the snapshots in ") and "foreign/b: " in last and "not a safetensors" in last
+    lines = lrbench(*command)
+    assert lines.status == 2 and len(lines.out.splitlines()) == 2 and "foreign/b: " in lines.err.splitlines()[-1]
+    # One that is named by itself ends the command as before.
+    alone = lrbench(*command[:2], "foreign/b", *command[3:], "--json")
+    assert alone.status == 2 and alone.out == "" and "snapshots in" not in alone.err
+
+
+def test_a_stop_ends_the_transfers_of_a_folder_and_what_is_done_is_told(lrbench, home, monkeypatch):
+    command = folder_of_three(lrbench, home)
+    run = Transfer.run
+
+    def stopped(self, cell, **options):
+        if self.record.reference == "foreign/c":
+            raise InterruptedWork("stopped here.")
+        return run(self, cell, **options)
+
+    (home / "checkpoints" / "foreign" / "d.safetensors").write_bytes(b"never reached")
+    monkeypatch.setattr(Transfer, "run", stopped)
+    done = lrbench(*command, "--json")
+    assert done.status == 130 and "stopped here." in done.err and "foreign/b: " in done.err
+    assert "foreign/d" not in done.err
+    assert [each["snapshot"]["reference"] for each in json.loads(done.out)] == ["foreign/a"]
+
+
 def test_what_has_no_file_is_computed_once_too(lrbench, home):
     for expected in (0, 1):
         done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
