@@ -45,7 +45,11 @@ def test_pages_say_what_each_arm_is_and_compare_what_can_be_compared(home, done)
         "- `raise`: from the end of `step`, 2 epochs more at 0.1.",
     ):
         assert line in page
-    controls = page.split("## probe: decay against its controls")[1].split("##")[0]
+    held, controls = (
+        page.split(f"## probe: {title}")[1].split("##")[0]
+        for title in ("decay against its controls", "other ways to let the rate fall")
+    )
+    assert "step/stage2 − hold/stage2" in held and "cosine" not in held
     # After as many epochs of training: `early` at the end alone, `cosine` at every boundary, `raise` never.
     assert "step/stage3 − early/stage3" in controls and "step/stage2 − early/stage2" not in controls
     assert "step/stage2 − cosine/stage2" in controls and "raise" not in controls

@@ -111,7 +111,13 @@ def test_a_result_of_another_machine_is_computed_anew(copy):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_being_asked_to_stop_saves_and_says_how_to_go_on(home, number):
-    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
+    # Where tests run under nohup, their children would ignore the end of the terminal, too.
+    running = subprocess.Popen(
+        command(*SMALL),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     for line in running.stderr:
         if "stage0" in line:
             break

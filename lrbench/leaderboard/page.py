@@ -120,7 +120,7 @@ def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -
 def write(workspace: Workspace, suites: Sequence[str]) -> Built:
     """Write the leaderboard's files, each atomically; those that are as they should be are left alone."""
     # Of several jobs that end together, the last to write must be one that has seen the results of all.
-    with locked(workspace.leaderboard / "pages", Control()):
+    with locked(workspace.cache / "pages", Control()):
         built = build(workspace, suites)
         for path, content in built.files.items():
             if content is not None and not _is(path, content):

@@ -6,13 +6,12 @@ import tomllib
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.pretrain import segments
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.snapshots import encode, progress_path, read_metadata, snapshot_path
+from lrbench.snapshots import progress_path, read_metadata, snapshot_path
 from tests.conftest import one_paragraph
 from tests.pretrain.test_lineage import one_after_another, stop
 from tests.pretrain.test_segments import key, make
@@ -58,14 +57,6 @@ def test_what_was_kept_is_known_from_the_header(lrbench, tiny, place):
     kept = read_metadata(make(trailing, key("step", 1), place)).kept
     assert kept == {1: False, 2: False}
     assert read_metadata(make(trailing, key("hold", 2), place)).kept == {4: True}
-
-
-def test_an_older_snapshot_says_only_when_its_state_is_read(tiny, place):
-    trailing = tiny.model_copy(update={"arms": (*tiny.arms, "trail")})
-    path = make(tiny, key("step", 1), place)
-    path.write_bytes(encode(load_file(path), read_metadata(path).model_dump(mode="json") | {"kept": None}))
-    with pytest.raises(InputError, match=r"step/seed0/stage1 of suite tiny kept no weights on the way for trail"):
-        make_snapshot(trailing, key("trail", 1), place, Control())
 
 
 def test_a_seed_does_not_begin_on_other_images_than_the_seeds_before_it(lrbench, tiny, place, home):
