@@ -111,13 +111,24 @@ def select(
 ) -> EvidenceChoice:
     """The score of all images that may be looked at; nothing is chosen by it within a cell.
 
+    Args:
+        train: Images that may be looked at.
+        validation: More of them; none where `train` holds them all, which spares a copy.
+        classes: Number of classes.
+        metric: What results of the task are ranked by.
+        settings: There are none.
+        control: May stop the work.
+
     Raises:
         InterruptedWork: Asked to stop.
     """
-    both = LabelledFeatures(
-        features=torch.cat([train.features, validation.features]), labels=torch.cat([train.labels, validation.labels])
-    )
-    evidence = Evidence(both, classes, control)
+    every = train
+    if len(validation.labels):
+        every = LabelledFeatures(
+            features=torch.cat([train.features, validation.features]),
+            labels=torch.cat([train.labels, validation.labels]),
+        )
+    evidence = Evidence(every, classes, control)
     return EvidenceChoice(chosen={"logme": evidence.score}, candidates=(), edge=False, metric=metric, evidence=evidence)
 
 
