@@ -7,13 +7,12 @@ import torch
 from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.registry.suite import Knn
+from lrbench.transfer.diagnostics import rows_at_once
 from lrbench.transfer.metrics import accuracies
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
 # The similarity matrix of as many queries as are looked at together, also against a million training images.
 _BYTES = 256 << 20
-# Images whose features are in double precision at a time.
-_BLOCK = 4096
 
 
 class Neighbours:
@@ -160,7 +159,8 @@ def fit(
 def _unit(features: torch.Tensor) -> torch.Tensor:
     """Features of length one, whatever their scale; zeros stay zeros. Shape `(N, D)`, float32."""
     unit = torch.empty_like(features)
-    for part, block in zip(torch.split(unit, _BLOCK), torch.split(features, _BLOCK), strict=True):
+    rows = rows_at_once(features.shape[1])
+    for part, block in zip(torch.split(unit, rows), torch.split(features, rows), strict=True):
         # Squares of single precision end at 1e-38 and 1e38, lengths at 1e-19 and 1e19. By a power of two the largest entry comes
         # near one and no digit changes; it may itself lie beyond single precision.
         _, exponents = block.abs().amax(1, keepdim=True).frexp()
