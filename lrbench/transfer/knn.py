@@ -161,8 +161,8 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
     unit = torch.empty_like(features)
     rows = rows_at_once(features.shape[1])
     for part, block in zip(torch.split(unit, rows), torch.split(features, rows), strict=True):
-        # Squares of single precision end at 1e-38 and 1e38, lengths at 1e-19 and 1e19. By a power of two the largest entry comes
-        # near one and no digit changes; it may itself lie beyond single precision.
+        # Squares end at 1e-38 and 1e38 in single precision. By a power of two, which may itself lie beyond that, the largest
+        # entry comes near one and no digit changes.
         _, exponents = block.abs().amax(1, keepdim=True).frexp()
         part[:] = torch.nn.functional.normalize((block.double() * torch.exp2(-exponents.double())).float(), dim=1)
     return unit

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrbench.registry.suite import Knn
-from lrbench.transfer import diagnostics, knn, logme
+from lrbench.registry.suite import Knn, Probe
+from lrbench.transfer import diagnostics, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.selection import LabelledFeatures
 
@@ -78,6 +78,24 @@ def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
         with Largest() as largest:
             scores = logme.fit(data, choice, classes=20, settings=None).scores(data.features)
         assert largest.bytes <= max(0.1 * whole, scores.nbytes)
+
+
+def test_the_probe_checks_and_scores_in_blocks_where_classes_are_few(monkeypatch):
+    data = made(5000, 64, 3)
+    monkeypatch.setattr(diagnostics, "_BYTES", data.features.nbytes // 10)
+    monkeypatch.setattr(probe, "_INPUT_BYTES", data.features.nbytes // 10)
+    standardise = probe.Standardiser(data.features)
+    inputs = standardise(data.features)
+    strength = Probe(strengths=2)
+    with Largest() as largest:
+        (fit,) = probe.solve(inputs, data.labels, [1.0], classes=3, settings=strength)
+        # What is made in double precision: logits and their gradients of 5,000 images are 120 kB.
+        assert largest.bytes <= data.features.nbytes / 8
+    fitted = probe.FittedProbe(standardise, fit)
+    with Largest() as largest:
+        scores = fitted.scores(data.features)
+    assert largest.bytes <= inputs.nbytes
+    torch.testing.assert_close(scores, inputs.double() @ fit.weights, rtol=1e-12, atol=1e-12)
 
 
 def test_knn_keeps_predictions_of_each_k_and_no_scores(monkeypatch):
