@@ -21,7 +21,7 @@ from lrbench.workspace import Place, Workspace
 if TYPE_CHECKING:
     from lrbench.data.examples import Identity
 
-PROTOCOL_VERSIONS = {"probe": 2, "knn": 1, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 2}
+PROTOCOL_VERSIONS = {"probe": 2, "knn": 2, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 2}
 """Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
 
 

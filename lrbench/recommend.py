@@ -254,6 +254,11 @@ def _compare(
             candidate.seconds += sum(spent for name, spent in result.timings.items() if name not in shared)
             if protocol == "logme":
                 candidate.logme = float(result.chosen["logme"])
+            elif any(each["score"] is None for each in result.selection["candidates"]):
+                raise InputError(
+                    f"its result of the probe on {task} has no score on validation images, by which snapshots are ranked: "
+                    "there were none when it was made. Give the task's classes more training images, then add --again"
+                )
             else:
                 candidate.probe = StoredResult(result=result, path=path)
     except InterruptedWork:

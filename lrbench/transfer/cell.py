@@ -30,7 +30,7 @@ from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import calibration, metrics
 from lrbench.transfer.points import Points
-from lrbench.transfer.selection import Choice, LabelledFeatures, SealedLabels
+from lrbench.transfer.selection import Choice, Indices, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Features, Read, Target, extract, open_target
 from lrbench.weights import LoadedSnapshot, load_snapshot
 from lrbench.workspace import Place
@@ -100,7 +100,8 @@ class Transfer:
             Where the result lies.
 
         Raises:
-            InputError: The target's data is missing, half-copied or does not decode; a result is in the way.
+            InputError: The target's data is missing, half-copied or does not decode, or leaves no image to select on; a
+                result is in the way.
             FailureError: Fine-tuning diverged, there is not memory enough, or the disk is full.
             InterruptedWork: Asked to stop.
         """
@@ -141,20 +142,30 @@ class Transfer:
         points.forget()
         return path
 
+    def _split(self, target: Target, cell: Cell) -> tuple[Indices, Indices]:
+        """Positions of the images to train on and to select on, of which there must be some."""
+        train, validation = target.development.split(self._settings.validation, cell.seed)
+        if not len(validation):
+            raise InputError(
+                f"{cell.task} has one training image of each class and no validation images of its own, so none can be held "
+                f"out to choose the hyper-parameters of {cell.protocol} on. Give its classes more training images, or use a "
+                "protocol that chooses nothing (--protocol fewshot or --protocol logme)."
+            )
+        return train, validation
+
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
+        # Before features are extracted, since there may be nothing to select on.
+        split = (slice(None), slice(0)) if cell.protocol in {"fewshot", "logme"} else self._split(target, cell)
         found = self._features_of(target, cell)
-        features, development = found.features, target.development
-        labels = torch.from_numpy(development.labels)
-        train, validation = (
-            LabelledFeatures(features=features.development[part], labels=labels[part])
-            for part in map(torch.from_numpy, development.split(self._settings.validation, cell.seed))
-        )
+        features = found.features
+        labels = torch.from_numpy(target.development.labels)
         everything = LabelledFeatures(features=features.development, labels=labels)
         module, settings = self._protocol(cell, features)
         classes, metric = len(target.data.classes), target.data.task.metric
         started = time.perf_counter()
         given = {"classes": classes, "settings": settings, "control": self._control}
-        choice = module.select(train, validation, metric=metric, **given)
+        # The parts are copies, together as large as the whole: no name keeps them beyond the selection.
+        choice = module.select(*map(everything.part, split), metric=metric, **given)
         selected = time.perf_counter()
         fitted = module.fit(everything, choice, **given)
         scores = fitted.scores(features.test)
@@ -191,6 +202,7 @@ class Transfer:
         return keep_list(self._place.workspace.drawn_splits, f"{name}-{shots}shot-seed{seed}", head, lines)
 
     def _finetune(self, target: Target, cell: Cell, points: Points) -> _Outcome:
+        train, validation = self._split(target, cell)
         tuning = Finetuning(
             self._model,
             target.development,
@@ -202,7 +214,6 @@ class Transfer:
             device=self._device,
             points=points,
         )
-        train, validation = target.development.split(self._settings.validation, cell.seed)
         started = time.perf_counter()
         choice = tuning.select(train, validation, metric=target.data.task.metric, control=self._control)
         selected = time.perf_counter()

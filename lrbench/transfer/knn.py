@@ -7,7 +7,8 @@ import torch
 from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.registry.suite import Knn
-from lrbench.transfer.metrics import headline
+from lrbench.transfer.diagnostics import rows_at_once
+from lrbench.transfer.metrics import accuracies
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
 # The similarity matrix of as many queries as are looked at together, also against a million training images.
@@ -29,10 +30,30 @@ class Neighbours:
         self._classes = classes
         self._most = min(most, len(self._labels))
 
-    def scores(
+    def scores(self, features: torch.Tensor, k: int, control: Control | None = None) -> torch.Tensor:
+        """Votes; ties are broken by the mean similarity of those who gave them, and without votes by a class's nearest image.
+
+        Args:
+            features: Queries. Shape `(N, D)`.
+            k: How many neighbours vote.
+            control: May stop the work.
+
+        Returns:
+            Shape `(N, C)`, float64.
+
+        Raises:
+            InterruptedWork: Asked to stop.
+        """
+        scores = torch.empty(len(features), self._classes, dtype=torch.float64, device=features.device)
+        for part, chunk in zip(self._chunks(scores), self._chunks(features), strict=True):
+            heed(control)
+            part[:] = self._scores(chunk, k)
+        return scores
+
+    def predictions(
         self, features: torch.Tensor, neighbours: list[int], control: Control | None = None
-    ) -> list[torch.Tensor]:
-        """Scores for each k: votes, and as a fraction of one vote the mean similarity of those who gave them.
+    ) -> torch.Tensor:
+        """The class that scores best, for each k: all that a choice of k needs.
 
         Args:
             features: Queries. Shape `(N, D)`.
@@ -40,25 +61,44 @@ class Neighbours:
             control: May stop the work.
 
         Returns:
-            For each k, shape `(N, C)`.
+            Shape `(len(neighbours), N)`.
 
         Raises:
             InterruptedWork: Asked to stop.
         """
-        parts: list[list[torch.Tensor]] = [[] for _ in neighbours]
-        at_once = max(1, _BYTES // (4 * len(self._features)))
-        for chunk in torch.split(_unit(features), at_once):
+        found = []
+        for chunk in self._chunks(features):
             heed(control)
-            similarity, nearest = (chunk @ self._features.T).topk(self._most, dim=1)
-            labels = self._labels[nearest]
-            for part, k in zip(parts, neighbours, strict=True):
-                votes = torch.zeros(len(chunk), self._classes, dtype=torch.float64, device=chunk.device)
-                votes.scatter_add_(1, labels[:, :k], torch.ones_like(similarity[:, :k], dtype=torch.float64))
-                nearness = torch.zeros_like(votes)
-                nearness.scatter_add_(1, labels[:, :k], similarity[:, :k].double())
-                # Similarities lie in [-1, 1]: scaled to less than half a vote, they only break ties.
-                part.append(votes + nearness / (2.0 * k + 1.0))
-        return [torch.cat(part) for part in parts]
+            found.append(self._predictions(chunk, neighbours))
+        return torch.cat(found, dim=1)
+
+    def _chunks(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(rows, max(1, _BYTES // (4 * len(self._features))))
+
+    # A method's names end with it: no chunk's similarities are there when the next one's are made.
+    def _scores(self, chunk: torch.Tensor, k: int) -> torch.Tensor:
+        similarity = _unit(chunk) @ self._features.T
+        nearest, whose = similarity.topk(min(k, self._most), dim=1)
+        votes = self._votes(nearest, self._labels[whose], k)
+        # The nearest image of each class; one without images comes after all that have some.
+        closest = similarity.new_full(votes.shape, -2.0)
+        closest.scatter_reduce_(1, self._labels.expand(len(similarity), -1), similarity, "amax")
+        # What has votes is above a half, as its similarities take less than half a vote: a quarter stays below.
+        return torch.where(votes > 0, votes, closest.double() / 4)
+
+    def _predictions(self, chunk: torch.Tensor, neighbours: list[int]) -> torch.Tensor:
+        nearest, whose = (_unit(chunk) @ self._features.T).topk(self._most, dim=1)
+        labels = self._labels[whose]
+        return torch.stack([self._votes(nearest[:, :k], labels[:, :k], k).argmax(1) for k in neighbours])
+
+    def _votes(self, nearest: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+        """Votes, and as a fraction of one vote the mean similarity of those who gave them. Shape `(N, C)`."""
+        votes = torch.zeros(len(nearest), self._classes, dtype=torch.float64, device=nearest.device)
+        votes.scatter_add_(1, labels, torch.ones_like(nearest, dtype=torch.float64))
+        nearness = torch.zeros_like(votes)
+        nearness.scatter_add_(1, labels, nearest.double())
+        # Similarities lie in [-1, 1]: scaled to less than half a vote, they only break ties.
+        return votes + nearness / (2.0 * k + 1.0)
 
 
 def select(
@@ -82,10 +122,10 @@ def select(
             f"every value of knn.neighbours ({', '.join(map(str, settings.neighbours))}) is larger than the "
             f"{len(train.labels)} training images. Name a smaller one (--set knn.neighbours=[1])."
         )
-    scores = Neighbours(train, classes=classes, most=grid[0]).scores(validation.features, grid, control)
+    predicted = Neighbours(train, classes=classes, most=grid[0]).predictions(validation.features, grid, control)
     candidates: list[dict[str, Any]] = [
-        {"neighbours": k, "score": headline(each, validation.labels, metric)}
-        for k, each in zip(grid, scores, strict=True)
+        {"neighbours": k, "score": accuracies(each, validation.labels, classes)[metric]}
+        for k, each in zip(grid, predicted, strict=True)
     ]
     best = max(candidates, key=lambda candidate: candidate["score"])
     # k = 1 is the end of the road, not the edge of a grid that could go on; nor is the largest that the images allow.
@@ -105,7 +145,7 @@ class FittedKnn:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Votes, ties broken by similarity. Shape `(N, C)`."""
-        return self._neighbours.scores(features, [self._k], self._control)[0]
+        return self._neighbours.scores(features, self._k, self._control)
 
 
 def fit(
@@ -117,4 +157,12 @@ def fit(
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(features, dim=1)
+    """Features of length one, whatever their scale; zeros stay zeros. Shape `(N, D)`, float32."""
+    unit = torch.empty_like(features)
+    rows = rows_at_once(features.shape[1])
+    for part, block in zip(torch.split(unit, rows), torch.split(features, rows), strict=True):
+        # Squares end at 1e-38 and 1e38 in single precision. By a power of two, which may itself lie beyond that, the largest
+        # entry comes near one and no digit changes.
+        _, exponents = block.abs().amax(1, keepdim=True).frexp()
+        part[:] = torch.nn.functional.normalize((block.double() * torch.exp2(-exponents.double())).float(), dim=1)
+    return unit

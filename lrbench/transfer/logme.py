@@ -12,12 +12,10 @@ from typing import Any
 import torch
 
 from lrbench.control import Control
-from lrbench.transfer.diagnostics import sums_by_class
+from lrbench.transfer.diagnostics import rows_at_once, sums_by_class
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 _ITERATIONS = 100
-# Images that are in double precision at a time.
-_BLOCK = 16384
 _TOLERANCE = 1e-6
 
 
@@ -41,10 +39,11 @@ class Evidence:
         count, width = data.features.shape
         labels = data.labels.to(data.features.device)
         # Of the singular value decomposition only the squares and the right side are needed: an eigenproblem of size D. Both
-        # products are added up in blocks, since the whole in double precision would be twice the size of the features.
+        # products are added up in blocks; sums by class may also take a row of `classes` for each image.
+        rows = rows_at_once(max(width, classes))
         product = torch.zeros(width, width, dtype=torch.float64, device=labels.device)
         sums = torch.zeros(classes, width, dtype=torch.float64, device=labels.device)
-        for block, own in zip(torch.split(data.features, _BLOCK), torch.split(labels, _BLOCK), strict=True):
+        for block, own in zip(torch.split(data.features, rows), torch.split(labels, rows), strict=True):
             heed(control)
             wide = block.double()
             product.addmm_(wide.T, wide)
@@ -111,13 +110,24 @@ def select(
 ) -> EvidenceChoice:
     """The score of all images that may be looked at; nothing is chosen by it within a cell.
 
+    Args:
+        train: Images that may be looked at.
+        validation: More of them; none where `train` holds them all, which spares a copy.
+        classes: Number of classes.
+        metric: What results of the task are ranked by.
+        settings: There are none.
+        control: May stop the work.
+
     Raises:
         InterruptedWork: Asked to stop.
     """
-    both = LabelledFeatures(
-        features=torch.cat([train.features, validation.features]), labels=torch.cat([train.labels, validation.labels])
-    )
-    evidence = Evidence(both, classes, control)
+    every = train
+    if len(validation.labels):
+        every = LabelledFeatures(
+            features=torch.cat([train.features, validation.features]),
+            labels=torch.cat([train.labels, validation.labels]),
+        )
+    evidence = Evidence(every, classes, control)
     return EvidenceChoice(chosen={"logme": evidence.score}, candidates=(), edge=False, metric=metric, evidence=evidence)
 
 
@@ -130,8 +140,9 @@ class FittedLogme:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Predicted targets: no probabilities. Shape `(N, C)`, float64."""
-        predicted: torch.Tensor = features.double() @ self._weights.to(features.device)
-        return predicted
+        weights = self._weights.to(features.device)
+        blocks = torch.split(features, rows_at_once(features.shape[1]))
+        return torch.cat([block.double() @ weights for block in blocks])
 
 
 def fit(

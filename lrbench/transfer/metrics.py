@@ -17,19 +17,36 @@ def metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         of the share of their images predicted right.
     """
     scores, labels = scores.cpu(), labels.cpu()
-    correct = scores.argmax(1) == labels
+    predicted = scores.argmax(1)
     own = scores.gather(1, labels[:, None])
     # Ties count as argmax breaks them: the class that comes first wins.
     earlier = torch.arange(scores.shape[1])[None, :] < labels[:, None]
     above = (scores > own).sum(1) + ((scores == own) & earlier).sum(1)
-    counts = torch.bincount(labels, minlength=scores.shape[1]).double()
-    hits = torch.bincount(labels, weights=correct.double(), minlength=scores.shape[1])
-    present = counts > 0
+    found = accuracies(predicted, labels, scores.shape[1])
     return {
-        "top1": float(correct.double().mean()),
+        "top1": found["top1"],
         "top5": float((above < 5).double().mean()),
-        "mean_per_class": float((hits[present] / counts[present]).mean()),
+        "mean_per_class": found["mean_per_class"],
     }
+
+
+def accuracies(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
+    """Top-1 and mean per-class accuracy, for which no scores are needed.
+
+    Args:
+        predicted: Shape `(N,)`.
+        labels: Shape `(N,)`.
+        classes: Number of classes.
+
+    Returns:
+        `top1` and `mean_per_class`.
+    """
+    labels = labels.cpu()
+    correct = (predicted.cpu() == labels).double()
+    counts = torch.bincount(labels, minlength=classes).double()
+    hits = torch.bincount(labels, weights=correct, minlength=classes)
+    present = counts > 0
+    return {"top1": float(correct.mean()), "mean_per_class": float((hits[present] / counts[present]).mean())}
 
 
 def calibration(scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:

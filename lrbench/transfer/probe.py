@@ -13,16 +13,18 @@ import torch
 
 from lrbench.control import Control
 from lrbench.registry.suite import Probe
+from lrbench.transfer.diagnostics import rows_at_once
 from lrbench.transfer.lbfgs import MEMORY, minimise
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
 # A solution is no further above the infimum of the mean objective than about this, by the solver's own model of it.
 _DECREMENT = 1e-8
-# Logits in memory at a time, and the share of an accelerator's free memory that histories may take.
+# Logits, and inputs in double precision, in memory at a time; the share of a GPU's free memory that histories may take.
 _LOGIT_BYTES = 256 << 20
+_INPUT_BYTES = 32 << 20
 _HISTORY_SHARE = 0.4
-# Images that are in double precision at a time.
+# Images whose moments are taken at a time.
 _BLOCK = 16384
 
 
@@ -62,7 +64,7 @@ class Standardiser:
         # In blocks: the whole in double precision would be twice the size of the features.
         blocks = torch.split(features, _BLOCK)
         self._mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(features)
-        squares = torch.stack([(block.double() - self._mean).square().sum(0) for block in blocks]).sum(0)
+        squares = torch.stack([block.double().sub_(self._mean).square_().sum(0) for block in blocks]).sum(0)
         deviation = (squares / len(features)).sqrt()
         # A constant feature has rounding for a deviation; dividing by it would blow noise up.
         tiny = deviation <= 1e-7 * self._mean.abs().clamp(min=1e-7)
@@ -71,9 +73,16 @@ class Standardiser:
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features with a column of ones. Shape `(N, D + 1)`, float32."""
         inputs = torch.ones(len(features), features.shape[1] + 1, device=features.device)
-        for part, block in zip(torch.split(inputs, _BLOCK), torch.split(features, _BLOCK), strict=True):
-            part[:, :-1] = (block.double() - self._mean) / self._scale
+        rows = rows_at_once(features.shape[1])
+        for part, block in zip(torch.split(inputs, rows), torch.split(features, rows), strict=True):
+            part[:, :-1] = block.double().sub_(self._mean).div_(self._scale)
         return inputs
+
+
+def _logits(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Of standardised features with a column of ones, in blocks. Shape `(N, C)`, float64."""
+    weights = weights.to(inputs.device)
+    return torch.cat([block.double() @ weights for block in torch.split(inputs, rows_at_once(inputs.shape[1]))])
 
 
 def solve(
@@ -227,6 +236,9 @@ class _Problems:
         values = torch.zeros(len(points), dtype=torch.float64, device=points.device)
         gradients = torch.zeros_like(side_by_side)
         rows = max(1, _LOGIT_BYTES // (points.element_size() * side_by_side.shape[1]))
+        if points.dtype != self._inputs.dtype:
+            # The inputs are copied then; with few classes that would be all of them at a time.
+            rows = min(rows, max(1, _INPUT_BYTES // (points.element_size() * width)))
         for start in range(0, count, rows):
             inputs = self._inputs[start : start + rows].to(points.dtype)
             own = self._labels[start : start + rows, None, None].expand(-1, len(points), 1)
@@ -269,11 +281,11 @@ def select(
     """
     grid = settings.grid()
     standardise = Standardiser(train.features)
-    inputs = standardise(validation.features)
     candidates: list[dict[str, Any]] = []
     fits = solve(standardise(train.features), train.labels, grid, classes=classes, settings=settings, control=control)
+    inputs = standardise(validation.features)
     for strength, fit in zip(grid, fits, strict=True):
-        score = headline(inputs.double() @ fit.weights.to(inputs.device), validation.labels, metric)
+        score = headline(_logits(inputs, fit.weights), validation.labels, metric)
         candidates.append(
             {
                 "strength": strength,
@@ -303,8 +315,7 @@ class FittedProbe:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Logits. Shape `(N, C)`, float64."""
-        inputs = self._standardise(features)
-        return inputs.double() @ self._weights.to(inputs.device)
+        return _logits(self._standardise(features), self._weights)
 
 
 def fit(

@@ -49,6 +49,10 @@ class LabelledFeatures:
     features: torch.Tensor
     labels: torch.Tensor
 
+    def part(self, positions: Indices | slice) -> "LabelledFeatures":
+        """Some of them: a copy where they are named one by one."""
+        return LabelledFeatures(features=self.features[positions], labels=self.labels[positions])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:

@@ -8,6 +8,7 @@ from lrbench.errors import InputError
 from lrbench.registry.suite import Knn, Probe
 from lrbench.transfer import knn, probe
 from lrbench.transfer.lbfgs import Minimum
+from lrbench.transfer.metrics import metrics
 from lrbench.transfer.selection import Choice, LabelledFeatures, validation_split
 
 SETTINGS = Probe(strengths=9)
@@ -167,6 +168,43 @@ def test_knn_votes_are_not_overturned_by_similarity():
     choice = Choice(chosen={"neighbours": 3}, candidates=(), edge=False, metric="top1")
     scores = knn.fit(data, choice, classes=2, settings=Knn()).scores(torch.tensor([[1.0, 0.0]]))
     assert scores.argmax(1).item() == 1
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_knn_puts_classes_without_votes_in_the_order_of_their_nearest_images(k, monkeypatch):
+    """Written out; a class's number says nothing, so that top-5 is the same where classes are numbered in another order."""
+    train, test = (problem("overlapping", seed=seed, count=count, classes=12) for seed, count in ((1, 240), (2, 60)))
+    # Several chunks, and a class without images.
+    monkeypatch.setattr(knn, "_BYTES", 4 * 240 * 7)
+    choice = Choice(chosen={"neighbours": k}, candidates=(), edge=False, metric="top1")
+    scores = knn.fit(train, choice, classes=13, settings=Knn()).scores(test.features)
+    unit, queries = (each / each.norm(dim=1, keepdim=True) for each in (train.features, test.features))
+    for query, own in zip(queries, scores, strict=True):
+        similarity = unit @ query
+        voters = set(train.labels[similarity.topk(k).indices].tolist())
+        nearest = {label: float(similarity[train.labels == label].max()) for label in set(range(12)) - voters}
+        order = own.argsort(descending=True).tolist()
+        assert set(order[: len(voters)]) == voters
+        assert order[len(voters) :] == [*sorted(nearest, key=lambda label: -nearest[label]), 12]
+    other = torch.randperm(13, generator=torch.Generator().manual_seed(0))
+    renamed = LabelledFeatures(features=train.features, labels=other[train.labels])
+    again = knn.fit(renamed, choice, classes=13, settings=Knn()).scores(test.features)
+    assert metrics(again, other[test.labels]) == pytest.approx(metrics(scores, test.labels))
+
+
+@pytest.mark.parametrize("exponent", [-120, -40, 64, 120])
+def test_knn_is_the_same_bits_at_every_scale_of_features(exponent):
+    train, test = problem("overlapping", seed=1), problem("overlapping", seed=2, count=50)
+    train.features[3] = 0
+    choice = Choice(chosen={"neighbours": 5}, candidates=(), edge=False, metric="top1")
+    expected = knn.fit(train, choice, classes=6, settings=Knn()).scores(test.features)
+    scaled = LabelledFeatures(features=train.features * 2.0**exponent, labels=train.labels)
+    assert torch.isfinite(scaled.features).all()
+    found = knn.fit(scaled, choice, classes=6, settings=Knn()).scores(test.features * 2.0**exponent)
+    assert torch.equal(found, expected)
+    # At a common scale the lengths are those of a plain division.
+    plain = torch.nn.functional.normalize(train.features, dim=1)
+    assert torch.equal(knn._unit(train.features), plain)
 
 
 def test_knn_with_every_k_too_large_says_what_to_set():

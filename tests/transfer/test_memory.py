@@ -1,0 +1,113 @@
+"""How much protocols hold beside the features: what they work on is cut into blocks."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lrbench.registry.suite import Knn, Probe
+from lrbench.transfer import diagnostics, knn, logme, probe
+from lrbench.transfer.diagnostics import describe_features
+from lrbench.transfer.selection import LabelledFeatures
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that an operation makes anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        made = operation(*arguments, **(named or {}))
+        given = {each.untyped_storage().data_ptr() for each in arguments if isinstance(each, torch.Tensor)}
+        for each in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in given:
+                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
+        return made
+
+
+def made(count, width, classes, kind=torch.relu):
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (count,), generator=draw)
+    features = torch.randn(count, width, generator=draw)
+    features += torch.randn(classes, width, generator=draw)[labels]
+    return LabelledFeatures(features=kind(features), labels=labels)
+
+
+def plain(features, labels, classes):
+    """The same figures from a copy of all features in double precision."""
+    wide = features.double()
+    norms = wide.norm(dim=1)
+    unit = wide / norms[:, None]
+    centres = torch.stack([unit[labels == label].mean(0) for label in range(classes) if (labels == label).any()])
+    within, total = 1 - centres.square().sum(1).mean(), 1 - centres.mean(0).square().sum()
+    values = torch.linalg.svdvals(wide - wide.mean(0))
+    shares = values / values.sum()
+    return {
+        "class_separation": float(1 - within / total),
+        "effective_rank": float(torch.special.entr(shares).sum().exp()),
+        "feature_norm": float(norms.mean()),
+    }
+
+
+@pytest.mark.parametrize(("count", "width", "classes"), [(900, 40, 7), (300, 30, 400), (60, 90, 5)])
+def test_features_described_in_blocks_are_those_described_as_a_whole(count, width, classes, monkeypatch):
+    data = made(count, width, classes)
+    expected = plain(data.features, data.labels, classes)
+    for size in (diagnostics._BYTES, 8 * 90 * 7):
+        monkeypatch.setattr(diagnostics, "_BYTES", size)
+        found = describe_features(data.features, data.labels, classes)
+        # Centred features that are wider than they are many have a singular value of zero, and its rounding counts as its root.
+        assert found == pytest.approx(expected, rel=1e-9 if count > width else 1e-6)
+
+
+@pytest.mark.parametrize("what", ["describe", "logme"])
+def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
+    data = made(5000, 64, 20)
+    whole = data.features.nbytes
+    monkeypatch.setattr(diagnostics, "_BYTES", whole // 10)
+    with Largest() as largest:
+        if what == "describe":
+            describe_features(data.features, data.labels, 20)
+        else:
+            nothing = LabelledFeatures(features=data.features[:0], labels=data.labels[:0])
+            choice = logme.select(data, nothing, classes=20, metric="top1", settings=None)
+    assert largest.bytes <= 0.1 * whole
+    if what == "logme":
+        # The scores are all that a whole of images comes to.
+        with Largest() as largest:
+            scores = logme.fit(data, choice, classes=20, settings=None).scores(data.features)
+        assert largest.bytes <= max(0.1 * whole, scores.nbytes)
+
+
+def test_the_probe_checks_and_scores_in_blocks_where_classes_are_few(monkeypatch):
+    data = made(5000, 64, 3)
+    monkeypatch.setattr(diagnostics, "_BYTES", data.features.nbytes // 10)
+    monkeypatch.setattr(probe, "_INPUT_BYTES", data.features.nbytes // 10)
+    standardise = probe.Standardiser(data.features)
+    inputs = standardise(data.features)
+    strength = Probe(strengths=2)
+    with Largest() as largest:
+        (fit,) = probe.solve(inputs, data.labels, [1.0], classes=3, settings=strength)
+        # What is made in double precision: logits and their gradients of 5,000 images are 120 kB.
+        assert largest.bytes <= data.features.nbytes / 8
+    fitted = probe.FittedProbe(standardise, fit)
+    with Largest() as largest:
+        scores = fitted.scores(data.features)
+    assert largest.bytes <= inputs.nbytes
+    torch.testing.assert_close(scores, inputs.double() @ fit.weights, rtol=1e-12, atol=1e-12)
+
+
+def test_knn_keeps_predictions_of_each_k_and_no_scores(monkeypatch):
+    train, queries = made(300, 16, 200), made(2000, 16, 200)
+    monkeypatch.setattr(knn, "_BYTES", 4 * 300 * 50)
+    with Largest() as largest:
+        knn.select(train, queries, classes=200, metric="top1", settings=Knn())
+    # Scores of all queries would be 3.2 MB for each k; 50 queries' are 80 kB.
+    assert largest.bytes <= 8 * 2000 * 7
+
+
+def test_largest_sees_what_is_made():
+    with Largest() as largest:
+        torch.zeros(10, 10).double()
+    assert largest.bytes == 800

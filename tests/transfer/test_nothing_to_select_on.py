@@ -1,0 +1,67 @@
+"""A task with one training image of each class: what selects is refused, what does not goes on."""
+
+import json
+
+import pytest
+
+from lrbench.arms import SnapshotKey
+from lrbench.control import Control
+from lrbench.effective import keep_suite
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.transfer import cell
+from tests import trees
+from tests.conftest import one_paragraph
+
+
+@pytest.fixture
+def lonely(home, tiny, place):
+    """A task of three classes with one training image each, beside snapshots of two stages."""
+    for label in range(3):
+        for split, numbers in (("train", range(1)), ("test", range(1, 5))):
+            for number in numbers:
+                path = home / "data" / "lonely" / split / f"c{label}" / f"{number}.png"
+                trees.save(path, trees.image(label, number), "PNG")
+    (home / "lonely.toml").write_text('name = "lonely"\n[files]\nlayout = "split-folders"\nroot = "lonely"\n')
+    for stage in (0, 1, 2):
+        make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
+    keep_suite(place.workspace, tiny)
+    return "lonely.toml"
+
+
+def test_what_selects_on_validation_images_is_refused_before_any_work(lonely, lrbench, home, monkeypatch):
+    for name in ("extract", "Finetuning"):
+        monkeypatch.setattr(cell, name, lambda *given, **named: pytest.fail("work was begun"))
+    for protocol in ("probe", "knn", "depth", "concat", "finetune"):
+        refused = lrbench("transfer", "--task", lonely, "--snapshot", "stage2", "--protocol", protocol)
+        assert refused.status == 2 and one_paragraph(refused.err), refused.err
+        assert "lonely.toml has one training image of each class" in refused.err and "--protocol fewshot" in refused.err
+        assert f"hyper-parameters of {protocol}" in refused.err
+    assert not list(home.glob("leaderboard/results/*/*.lonely.*"))
+
+
+@pytest.mark.parametrize("protocol", ["fewshot", "logme"])
+def test_what_selects_nothing_needs_no_validation_images(lonely, lrbench, protocol):
+    done = lrbench("transfer", "--task", lonely, "--snapshot", "stage2", "--protocol", protocol, "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["train_count"] == 3
+
+
+def test_recommend_leaves_out_what_it_cannot_rank_and_says_why(lonely, lrbench, home):
+    refused = lrbench("recommend", "--task", lonely, "--snapshots", "stage1", "--snapshots", "stage2")
+    assert refused.status == 1 and "were left out: lonely.toml has one training image" in refused.err, refused.err
+    assert "TypeError" not in refused.err
+
+
+def test_recommend_reads_results_of_a_probe_that_was_not_scored(lonely, lrbench, home):
+    """Such were written where there was nothing to select on."""
+    command = ("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
+    assert lrbench(*command).status == 0
+    (path,) = home.glob("leaderboard/results/tiny/step-seed0-stage1.tiny-objects.probe.*.json")
+    record = json.loads(path.read_text())
+    for candidate in record["selection"]["candidates"]:
+        candidate["score"] = None
+    path.write_text(json.dumps(record))
+    done = lrbench(*command)
+    assert done.status == 0, done.err
+    assert "tiny/step/seed0/stage1 was left out: its result of the probe on tiny-objects has no score" in done.err
+    assert "Transfer tiny/step/seed0/stage2: nothing else was probed." in done.out
