@@ -44,6 +44,8 @@ class SnapshotMetadata(BaseModel):
         next_rate: Learning rate after the boundary; None where training ends.
         parent: The snapshot whose training went on to this one, as `step/seed0/stage1`; None for the initialisation.
         parent_sha256: The parent's `tensors_sha256` at that time.
+        kept: Epochs of its stage of which the state beside it keeps the weights for another arm, and whether the momentum
+            too; None for what is not trained, and where it is not known.
         batchnorm_shared: Training images that shared batch statistics in the network's BatchNorm layers; None where it has none
             or where that is not known.
         recipe: Hash of everything in the suite that pretraining depends on.

@@ -203,7 +203,8 @@ def _refuse_other_statistics(
         for name in tensors
         if name.rpartition(".")[0] not in layers or name.rpartition(".")[2] not in {"running_mean", "running_var"}
     ]
-    if metadata.batchnorm_sha256 is not None and not others:
+    # A suite's snapshot from before the hash was recorded has them, too.
+    if not others and (metadata.batchnorm_sha256 is not None or metadata.arm is not None):
         return
     why = (
         f"it holds {others[0]}, which is no running statistic of a BatchNorm layer"
