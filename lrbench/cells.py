@@ -12,8 +12,8 @@ from lrbench.files import sha256_file, sha256_json
 from lrbench.references import Reference, partner_of, refuse_missing
 from lrbench.registry import Suite, Task, load_task
 from lrbench.registry.loading import apply_changes, differences, is_shipped, validated
+from lrbench.registry.protocols import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.registry.strict import Strict
-from lrbench.registry.suite import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.results import Result, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.snapshots import identity
 from lrbench.workspace import Place, Workspace

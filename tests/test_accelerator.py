@@ -20,7 +20,8 @@ from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
 from lrbench.ranks import ALONE
-from lrbench.registry.suite import Finetune, Schedule, Training
+from lrbench.registry.protocols import Finetune
+from lrbench.registry.suite import Schedule, Training
 from lrbench.transfer.finetune import Finetuning, _Run
 from lrbench.transfer.points import Points
 from lrbench.transfer.target import Development, JoinedPixels

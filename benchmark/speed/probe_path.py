@@ -18,7 +18,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lrbench.models import pick_device
-from lrbench.registry.suite import Probe
+from lrbench.registry.protocols import Probe
 from lrbench.transfer import probe
 from lrbench.transfer.probe import Standardiser, solve
 from lrbench.transfer.selection import LabelledFeatures, validation_split

@@ -10,7 +10,7 @@ from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.models import InputNormalisation, create_model, forward_all, penultimate, pick_device
 from lrbench.registry import load_suite, load_task
-from lrbench.registry.suite import Probe
+from lrbench.registry.protocols import Probe
 from lrbench.transfer.probe import Standardiser, solve
 
 

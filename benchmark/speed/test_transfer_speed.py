@@ -19,7 +19,7 @@ from lrbench.models import InputNormalisation, create_model, forward_all, penult
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.references import parse_reference
 from lrbench.registry import load_suite, load_task
-from lrbench.registry.suite import Finetune
+from lrbench.registry.protocols import Finetune
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.finetune import Finetuning, _Run
 from lrbench.transfer.points import Points

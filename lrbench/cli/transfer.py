@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lrbench.cells import Cell, TransferSettings
     from lrbench.errors import LrbenchError
     from lrbench.references import Reference
-    from lrbench.registry.suite import Finetune
+    from lrbench.registry.protocols import Finetune
     from lrbench.results import Result
     from lrbench.workspace import Place, Workspace
 

@@ -1,7 +1,12 @@
-"""What every record of a TOML is."""
+"""What every record of a TOML is, and the numbers that they hold."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
 OneOrMore = str | tuple[str, ...]
 """A name, or several of which the first that is there counts."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lrbench.control import Control
-from lrbench.registry.suite import Probe
+from lrbench.registry.protocols import Probe
 from lrbench.transfer import probe
 from lrbench.transfer.selection import Choice, LabelledFeatures
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from lrbench.control import Control
-from lrbench.registry.suite import Fewshot, Probe
+from lrbench.registry.protocols import Fewshot, Probe
 from lrbench.seeds import generator
 from lrbench.transfer import probe
 from lrbench.transfer.selection import Choice, LabelledFeatures

@@ -23,7 +23,7 @@ from lrbench.data.batches import Batches
 from lrbench.data.feeding import training_batches
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.models import InputNormalisation, forward_all, penultimate, placed, seed_draws
-from lrbench.registry.suite import Finetune
+from lrbench.registry.protocols import Finetune
 from lrbench.seeds import derive
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.points import Points

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lrbench.control import Control
-from lrbench.registry.suite import Probe
+from lrbench.registry.protocols import Probe
 from lrbench.transfer.diagnostics import rows_at_once
 from lrbench.transfer.lbfgs import MEMORY, minimise
 from lrbench.transfer.metrics import headline

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from lrbench.control import Control
-from lrbench.registry.suite import Finetune, Probe
+from lrbench.registry.protocols import Finetune, Probe
 from lrbench.transfer import logme, probe
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.points import Points

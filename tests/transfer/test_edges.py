@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.registry.suite import Knn, Probe
+from lrbench.registry.protocols import Knn, Probe
 from lrbench.transfer import depth, knn, probe
 from lrbench.transfer.selection import LabelledFeatures
 from tests.transfer.test_protocols import problem, split

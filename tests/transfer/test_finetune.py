@@ -8,7 +8,7 @@ from torch import nn
 from lrbench.control import Control
 from lrbench.errors import FailureError
 from lrbench.models import InputNormalisation
-from lrbench.registry.suite import Finetune
+from lrbench.registry.protocols import Finetune
 from lrbench.transfer import finetune as module
 from lrbench.transfer.finetune import Finetuning, _Run
 from lrbench.transfer.points import Points

@@ -15,7 +15,7 @@ from lrbench.models import create_model, penultimate, placed
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.recommend import Candidate, on_equal_terms, recommend
 from lrbench.references import Reference
-from lrbench.registry.suite import Probe
+from lrbench.registry.protocols import Probe
 from lrbench.results import read_result
 from lrbench.snapshots import snapshot_path
 from lrbench.transfer import cell as cell_module
@@ -150,7 +150,7 @@ def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrben
 
 def test_a_large_grid_on_a_cpu_is_announced_and_a_small_one_is_not(capsys):
     from lrbench.cli.transfer import _say_what_a_grid_takes
-    from lrbench.registry.suite import Finetune
+    from lrbench.registry.protocols import Finetune
 
     _say_what_a_grid_takes(Finetune(updates=100))
     assert capsys.readouterr().err == ""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrbench.registry.suite import Knn, Probe
+from lrbench.registry.protocols import Knn, Probe
 from lrbench.transfer import diagnostics, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.selection import LabelledFeatures

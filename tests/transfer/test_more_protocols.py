@@ -16,7 +16,7 @@ from lrbench.files import sha256_file
 from lrbench.plan import make_plan
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.references import Reference, partner_of
-from lrbench.registry.suite import Fewshot, Knn, Probe
+from lrbench.registry.protocols import Fewshot, Knn, Probe
 from lrbench.results import read_result
 from lrbench.snapshots import snapshot_path
 from lrbench.transfer import depth, fewshot, knn, logme, probe

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from lrbench.errors import InputError
-from lrbench.registry.suite import Knn, Probe
+from lrbench.registry.protocols import Knn, Probe
 from lrbench.transfer import knn, probe
 from lrbench.transfer.lbfgs import Minimum
 from lrbench.transfer.metrics import metrics
