@@ -24,12 +24,13 @@ from lrbench.files import sha256_json
 from lrbench.machine import arithmetic_of, device_name, library_versions
 from lrbench.models import InputNormalisation, no_memory, penultimate, pick_device, placed, stages
 from lrbench.references import Reference, partner_of
-from lrbench.results import Predictions, SnapshotRecord, write_result
+from lrbench.results import Predictions, write_result
 from lrbench.transfer import depth, fewshot, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import calibration, metrics
 from lrbench.transfer.points import Points
+from lrbench.transfer.record import preprocessing, snapshot_record
 from lrbench.transfer.selection import Choice, Indices, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Features, Read, Target, extract, open_target
 from lrbench.weights import LoadedSnapshot, load_snapshot
@@ -242,7 +243,7 @@ class Transfer:
             "task": [target.identity.fingerprint, target.identity.content, task.metric],
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "seed": cell.seed,
-            "preprocessing": self._preprocessing(target, cell),
+            "preprocessing": preprocessing(target.transform, self._input, self._augmentation(cell)),
             "device": device_name(self._device),
             "versions": library_versions(),
         }
@@ -324,7 +325,7 @@ class Transfer:
             },
             "protocol": cell.protocol,
             "seed": cell.seed,
-            "preprocessing": self._preprocessing(target, cell),
+            "preprocessing": preprocessing(target.transform, self._input, self._augmentation(cell)),
             "partial": target.data.partial or self.record.source_partial,
             "metrics": measured,
             "train_count": diagnostics.get("images", len(target.development.labels)),
@@ -354,50 +355,10 @@ class Transfer:
         )
         return write_result(self._place.workspace.results, record, predictions)
 
-    def _preprocessing(self, target: Target, cell: Cell) -> dict[str, Any]:
-        augmented = {"augmentation": self._settings.finetune.augmentation} if cell.protocol == "finetune" else {}
-        squash = {"crop_mode": "squash"} if target.transform.squash else {}
-        return {
-            "size": target.transform.size,
-            "resize": target.transform.resize,
-            "interpolation": target.transform.interpolation,
-            "mean": list(self._input.mean),
-            "std": list(self._input.std),
-            **squash,
-            **augmented,
-        }
+    def _augmentation(self, cell: Cell) -> str | None:
+        return self._settings.finetune.augmentation if cell.protocol == "finetune" else None
 
     def _drawn_split(self, target: Target) -> dict[str, str]:
         if target.data.drawn_list is None:
             return {}
         return {"split_sha256": keep_drawn_split(self._place.workspace.drawn_splits, target.data)}
-
-
-def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotRecord:
-    """What a result says of the snapshot.
-
-    Args:
-        snapshot: The snapshot.
-        in_suite: Whether it is named as a suite's own; else its result lies among those of foreign ones, whatever its header
-            says.
-    """
-    metadata = snapshot.metadata
-    return SnapshotRecord(
-        reference=snapshot.reference,
-        sha256=snapshot.sha256,
-        batchnorm=snapshot.batchnorm,
-        architecture=metadata.architecture,
-        random=snapshot.random,
-        # A suite's snapshot that is named by its path is foreign: it may come from another machine's suite.
-        arm=metadata.arm if in_suite else None,
-        stage=metadata.stage if in_suite else None,
-        pretraining_seed=metadata.seed if in_suite else None,
-        epoch=metadata.epoch,
-        update=metadata.update,
-        rate=metadata.rate,
-        source_task=metadata.source_task,
-        source_fingerprint=metadata.source_fingerprint,
-        source_partial=metadata.source_partial,
-        source_accuracy=metadata.source_accuracy,
-        source_report=metadata.source_report,
-    )

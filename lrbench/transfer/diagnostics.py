@@ -2,8 +2,7 @@
 
 import torch
 
-# Of what is in double precision at a time.
-_BYTES = 16 << 20
+from lrbench.transfer.blocks import rows_at_once
 
 
 def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
@@ -77,8 +76,3 @@ def _effective_rank(features: torch.Tensor, mean: torch.Tensor) -> float:
         return 1.0
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
-
-
-def rows_at_once(width: int) -> int:
-    """How many rows of so many numbers are in double precision at a time: the whole would be twice the size of features."""
-    return max(1, _BYTES // (8 * width))

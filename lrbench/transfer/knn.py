@@ -7,7 +7,7 @@ import torch
 from lrbench.control import Control
 from lrbench.errors import InputError
 from lrbench.registry.protocols import Knn
-from lrbench.transfer.diagnostics import rows_at_once
+from lrbench.transfer.blocks import rows_at_once
 from lrbench.transfer.metrics import accuracies
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from lrbench.control import Control
-from lrbench.transfer.diagnostics import rows_at_once, sums_by_class
+from lrbench.transfer.blocks import product, rows_at_once
+from lrbench.transfer.diagnostics import sums_by_class
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 _ITERATIONS = 100
@@ -140,9 +141,7 @@ class FittedLogme:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Predicted targets: no probabilities. Shape `(N, C)`, float64."""
-        weights = self._weights.to(features.device)
-        blocks = torch.split(features, rows_at_once(features.shape[1]))
-        return torch.cat([block.double() @ weights for block in blocks])
+        return product(features, self._weights)
 
 
 def fit(

@@ -13,7 +13,7 @@ import torch
 
 from lrbench.control import Control
 from lrbench.registry.protocols import Probe
-from lrbench.transfer.diagnostics import rows_at_once
+from lrbench.transfer.blocks import product, rows_at_once
 from lrbench.transfer.lbfgs import MEMORY, minimise
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
@@ -77,12 +77,6 @@ class Standardiser:
         for part, block in zip(torch.split(inputs, rows), torch.split(features, rows), strict=True):
             part[:, :-1] = block.double().sub_(self._mean).div_(self._scale)
         return inputs
-
-
-def _logits(inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Of standardised features with a column of ones, in blocks. Shape `(N, C)`, float64."""
-    weights = weights.to(inputs.device)
-    return torch.cat([block.double() @ weights for block in torch.split(inputs, rows_at_once(inputs.shape[1]))])
 
 
 def solve(
@@ -285,7 +279,7 @@ def select(
     fits = solve(standardise(train.features), train.labels, grid, classes=classes, settings=settings, control=control)
     inputs = standardise(validation.features)
     for strength, fit in zip(grid, fits, strict=True):
-        score = headline(_logits(inputs, fit.weights), validation.labels, metric)
+        score = headline(product(inputs, fit.weights), validation.labels, metric)
         candidates.append(
             {
                 "strength": strength,
@@ -315,7 +309,7 @@ class FittedProbe:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Logits. Shape `(N, C)`, float64."""
-        return _logits(self._standardise(features), self._weights)
+        return product(self._standardise(features), self._weights)
 
 
 def fit(

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrbench.registry.protocols import Knn, Probe
-from lrbench.transfer import diagnostics, knn, logme, probe
+from lrbench.transfer import blocks, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.selection import LabelledFeatures
 
@@ -54,8 +54,8 @@ def plain(features, labels, classes):
 def test_features_described_in_blocks_are_those_described_as_a_whole(count, width, classes, monkeypatch):
     data = made(count, width, classes)
     expected = plain(data.features, data.labels, classes)
-    for size in (diagnostics._BYTES, 8 * 90 * 7):
-        monkeypatch.setattr(diagnostics, "_BYTES", size)
+    for size in (blocks._BYTES, 8 * 90 * 7):
+        monkeypatch.setattr(blocks, "_BYTES", size)
         found = describe_features(data.features, data.labels, classes)
         # Centred features that are wider than they are many have a singular value of zero, and its rounding counts as its root.
         assert found == pytest.approx(expected, rel=1e-9 if count > width else 1e-6)
@@ -65,7 +65,7 @@ def test_features_described_in_blocks_are_those_described_as_a_whole(count, widt
 def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
     data = made(5000, 64, 20)
     whole = data.features.nbytes
-    monkeypatch.setattr(diagnostics, "_BYTES", whole // 10)
+    monkeypatch.setattr(blocks, "_BYTES", whole // 10)
     with Largest() as largest:
         if what == "describe":
             describe_features(data.features, data.labels, 20)
@@ -82,7 +82,7 @@ def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
 
 def test_the_probe_checks_and_scores_in_blocks_where_classes_are_few(monkeypatch):
     data = made(5000, 64, 3)
-    monkeypatch.setattr(diagnostics, "_BYTES", data.features.nbytes // 10)
+    monkeypatch.setattr(blocks, "_BYTES", data.features.nbytes // 10)
     monkeypatch.setattr(probe, "_INPUT_BYTES", data.features.nbytes // 10)
     standardise = probe.Standardiser(data.features)
     inputs = standardise(data.features)
