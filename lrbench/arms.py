@@ -55,6 +55,11 @@ class Segment:
         """Whether the snapshot comes out of its parent's training, which went on beyond it."""
         return self.averaged or self.kept_epoch is not None
 
+    @property
+    def branches(self) -> bool:
+        """Whether training goes on from what the parent's training kept on its way; from `trail`'s snapshots none does."""
+        return self.kept_epoch is not None and self.key.arm != "trail"
+
 
 def last_stage(arm: str, schedule: Schedule) -> int:
     """The last stage of an arm. Those of `trail` are numbered by the epochs at which it keeps weights."""
@@ -188,7 +193,7 @@ def kept_epochs(suite: Suite, stretch: Segment) -> dict[int, bool]:
             found = segment(suite.schedule, SnapshotKey(arm=arm, seed=stretch.key.seed, stage=stage))
             if found.kept_epoch is not None and found.parent == stretch.key:
                 # `trail` comes first, so an arm that goes on from the same epoch has the last word.
-                kept[found.kept_epoch] = arm != "trail"
+                kept[found.kept_epoch] = found.branches
     return kept
 
 

@@ -3,13 +3,13 @@
 import json
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.arms import MEAN_OF, kept_epochs, segment
 from lrbench.control import about
-from lrbench.data.examples import EvaluationTransform
+from lrbench.data.examples import EvaluationTransform, SplitName
 from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
 from lrbench.leaderboard.index import load_index
@@ -99,10 +99,11 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     suite, workspace = plan.suite, place.workspace
     batch = suite.schedule.batch
     updates: int | None = 0
+    sizes = {name: _Size.of(load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))}
     images: int | None = None
     classes: int | None = None
     if plan.missing_epochs:
-        images, classes = _training_images(load_task(suite.source), place)
+        images, classes = sizes[suite.source].images.get("train"), sizes[suite.source].classes
         updates = None if images is None else plan.missing_epochs * (images // batch)
     missing = sum(not cell.done for cell in plan.cells)
     pace = _update_seconds(workspace.checkpoints / suite.name)
@@ -112,7 +113,8 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     # Every grid point, then once more on all training images.
     tuning_images = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates * grid.batch
     pixels = {
-        name: _pixel_bytes(suite, load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))
+        name: None if size.whole is None else _pixel_bytes(suite, load_task(name), size.whole)
+        for name, size in sizes.items()
     }
     return Cost(
         updates=updates,
@@ -184,40 +186,38 @@ class _Network:
         return total
 
 
-def _training_images(task: Task, place: Place) -> tuple[int | None, int | None]:
-    """Training images and classes: as stated, or else counted where that takes no more than a look at folders."""
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """A task's images by split, and its classes, as far as they are known."""
+
+    images: Mapping[SplitName, int]
+    classes: int | None
+
+    @classmethod
+    def of(cls, task: Task, place: Place) -> "_Size":
+        """As stated, or else counted where that takes no more than a look at folders."""
+        files = task.files
+        if isinstance(files, SyntheticFiles):
+            classes = files.options.get("classes")
+            known = task.classes or (None if classes is None else int(classes))
+            return cls(images={"train": files.train, "test": files.test}, classes=known)
+        if {"train", "test"} <= task.counts.keys() or isinstance(files, HubFiles | TorchvisionFiles):
+            return cls(images=task.counts, classes=task.classes)
+        try:
+            data = load_task_data(task, place.roots, partial=True)
+        except InputError:
+            return cls(images=task.counts, classes=task.classes)
+        counted = {name: len(split) for name, split in data.splits.items()}
+        return cls(images={**counted, **task.counts}, classes=len(data.classes))
+
+    @property
+    def whole(self) -> int | None:
+        """All images; None where a split's are not known."""
+        return sum(self.images.values()) if {"train", "test"} <= self.images.keys() else None
+
+
+def _pixel_bytes(suite: Suite, task: Task, images: int) -> int:
     files = task.files
-    if isinstance(files, SyntheticFiles):
-        classes = files.options.get("classes")
-        return files.train, task.classes or (None if classes is None else int(classes))
-    if "train" in task.counts or isinstance(files, HubFiles | TorchvisionFiles):
-        return task.counts.get("train"), task.classes
-    try:
-        data = load_task_data(task, place.roots, partial=True)
-    except InputError:
-        return None, task.classes
-    return len(data.splits["train"]), len(data.classes)
-
-
-def _images(task: Task, place: Place) -> int | None:
-    """All of a task's images, as `_training_images` finds them."""
-    files = task.files
-    if isinstance(files, SyntheticFiles):
-        return files.train + files.test
-    if {"train", "test"} <= task.counts.keys():
-        return sum(task.counts.values())
-    if isinstance(files, HubFiles | TorchvisionFiles):
-        return None
-    try:
-        return sum(len(split) for split in load_task_data(task, place.roots, partial=True).splits.values())
-    except InputError:
-        return None
-
-
-def _pixel_bytes(suite: Suite, task: Task, place: Place) -> int | None:
-    files = task.files
-    if (images := _images(task, place)) is None:
-        return None
     short = EvaluationTransform.of(suite.input).resize
     area = short * short * (1.0 if isinstance(files, SyntheticFiles) else _PHOTOGRAPH)
     return int(images * area * (_JPEG_BYTES if task.prepare.format == "jpeg" else 3))

@@ -182,7 +182,8 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
             "where it belongs, or delete it: the next run makes what is missing."
         )
     if (parent := remade_parent(path, metadata)) is not None:
-        others = " ".join(f"{each}.safetensors" for each in _of_other_parents(suite, key, workspace))
+        coming = _come_of(suite, key.seed, workspace, lambda each: _has_other_parent(suite, each, workspace))
+        others = " ".join(f"{each}.safetensors" for each in coming)
         raise InputError(
             f"{path} was made from other weights than {parent} holds now, which was made anew or replaced since: they are not "
             f"of one run. In {path.parents[2]}, delete what comes of the former weights ({others}) and run the same command "
@@ -192,17 +193,11 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
     return True
 
 
-def _of_other_parents(suite: Suite, key: SnapshotKey, workspace: Workspace) -> list[SnapshotKey]:
-    """The snapshots of a pretraining seed that were made from other weights than their parents hold now, or from such ones."""
-    found: list[SnapshotKey] = []
-    for each in snapshot_keys(suite, seed=key.seed):
-        path = snapshot_path(workspace.checkpoints, suite.name, each)
-        if not path.is_file():
-            continue
-        with suppress(InputError):
-            if segment(suite.schedule, each).parent in found or remade_parent(path, read_metadata(path)) is not None:
-                found.append(each)
-    return found
+def _has_other_parent(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
+    path = snapshot_path(workspace.checkpoints, suite.name, key)
+    with suppress(InputError):
+        return path.is_file() and remade_parent(path, read_metadata(path)) is not None
+    return False
 
 
 def refuse_unkept(suite: Suite, keys: Sequence[SnapshotKey], workspace: Workspace) -> None:
@@ -220,14 +215,14 @@ def refuse_unkept(suite: Suite, keys: Sequence[SnapshotKey], workspace: Workspac
     again: dict[SnapshotKey, None] = {}
     for key in keys:
         stretch = segment(suite.schedule, key)
-        path = None if stretch.parent is None else snapshot_path(workspace.checkpoints, suite.name, stretch.parent)
-        if stretch.kept_epoch is None or stretch.parent is None or path is None or not path.is_file():
+        if stretch.kept_epoch is None or stretch.parent is None:
+            continue
+        path = snapshot_path(workspace.checkpoints, suite.name, stretch.parent)
+        if not path.is_file():
             continue
         kept = read_metadata(path).kept
         # Of snapshots from before this was recorded, only the state beside them knows.
-        if kept is not None and (
-            stretch.kept_epoch not in kept or (key.arm != "trail" and not kept[stretch.kept_epoch])
-        ):
+        if kept is not None and (stretch.kept_epoch not in kept or (stretch.branches and not kept[stretch.kept_epoch])):
             arms[key.arm] = None
             again[stretch.parent] = None
     if arms:
@@ -246,7 +241,7 @@ def unkept(suite: Suite, arms: Sequence[str], trained: Sequence[SnapshotKey], wo
     coming = [
         each
         for seed in dict.fromkeys(key.seed for key in trained)
-        for each in _come_of(suite, trained, seed, workspace)
+        for each in _come_of(suite, seed, workspace, lambda key: key in trained)
     ]
     folder = workspace.checkpoints / suite.name
     return InputError(
@@ -257,11 +252,11 @@ def unkept(suite: Suite, arms: Sequence[str], trained: Sequence[SnapshotKey], wo
     )
 
 
-def _come_of(suite: Suite, first: Sequence[SnapshotKey], seed: int, workspace: Workspace) -> list[SnapshotKey]:
-    """Snapshots that are there, and those that come of them, at once or by way of others."""
+def _come_of(suite: Suite, seed: int, workspace: Workspace, first: Callable[[SnapshotKey], bool]) -> list[SnapshotKey]:
+    """The snapshots of a pretraining seed that are there and among the first, or come of these, at once or by way of others."""
     found: list[SnapshotKey] = []
     for each in snapshot_keys(suite, seed=seed):
-        if each in first or segment(suite.schedule, each).parent in found:
+        if segment(suite.schedule, each).parent in found or first(each):
             found.append(each)
     return [each for each in found if snapshot_path(workspace.checkpoints, suite.name, each).is_file()]
 

@@ -1,5 +1,8 @@
 """Errors a user meets: one paragraph that says what is wrong, where, and what to do."""
 
+import os
+import traceback
+
 
 def sentence(text: str) -> str:
     """A text of somebody else's with a full stop after it, unless it ends as a sentence does."""
@@ -36,3 +39,15 @@ class InterruptedWork(LrbenchError):
     """Stopped by Ctrl-C or SIGTERM after saving; the message says how to go on."""
 
     exit_status = 130
+
+
+def unforeseen(error: Exception, who: str) -> str:
+    """What is said of an error that is none of these; LRBENCH_DEBUG has its traceback printed.
+
+    Args:
+        error: The error.
+        who: What met it.
+    """
+    if os.environ.get("LRBENCH_DEBUG"):
+        traceback.print_exception(error)
+    return f"{who} met an error that lrbench did not foresee: {type(error).__name__}: {error}"

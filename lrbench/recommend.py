@@ -1,7 +1,5 @@
 """Which of these snapshots should I transfer to my data? LogME for all, the probe for the best, and how sure that is."""
 
-import os
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,7 +10,7 @@ import numpy as np
 
 from lrbench.cells import Cell, TransferSettings, standing_of_file
 from lrbench.control import Control
-from lrbench.errors import InputError, InterruptedWork, LrbenchError
+from lrbench.errors import InputError, InterruptedWork, LrbenchError, unforeseen
 from lrbench.leaderboard.resampling import mcnemar, paired_interval
 from lrbench.references import Reference, parse_reference, references_in
 from lrbench.results import StoredResult, read_result
@@ -267,9 +265,7 @@ def _compare(
         candidate.problem = str(error)
     except Exception as error:
         # One network of a strange kind must not end the comparison of the others.
-        if os.environ.get("LRBENCH_DEBUG"):
-            traceback.print_exc()
-        candidate.problem = f"it met an error that lrbench did not foresee: {type(error).__name__}: {error}"
+        candidate.problem = unforeseen(error, "it")
 
 
 def _lead(best: Candidate, other: Candidate) -> Lead:

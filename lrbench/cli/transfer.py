@@ -1,7 +1,5 @@
 """`lrbench transfer`: one snapshot, or each in a folder, to one task with one protocol."""
 
-import os
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,7 +75,7 @@ def transfer(
     The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
     """
     from lrbench.cells import Cell
-    from lrbench.errors import FailureError, InputError, InterruptedWork
+    from lrbench.errors import FailureError, InputError, InterruptedWork, LrbenchError, unforeseen
     from lrbench.references import parse_reference, references_in
     from lrbench.registry import load_task
     from lrbench.results import read_result
@@ -109,7 +107,9 @@ def transfer(
                 # One bad file must not stand in the way of the others, nor a network of a strange kind.
                 if not folder.is_dir():
                     raise
-                failed.append((reference, _foreseen(error)))
+                failed.append(
+                    (reference, error if isinstance(error, LrbenchError) else FailureError(unforeseen(error, "it")))
+                )
                 continue
             paths.append(path)
             _show(path, task, json_)
@@ -137,17 +137,6 @@ def _result(reference: "Reference", cell: "Cell", settings: "TransferSettings", 
             note(f"{there.path} is there already; nothing was computed (--again computes it once more)")
             return there.path
     return _compute(reference, cell, settings, place, again=again)
-
-
-def _foreseen(error: Exception) -> "LrbenchError":
-    """An error in lrbench's own form, also where it is another's."""
-    from lrbench.errors import FailureError, LrbenchError
-
-    if isinstance(error, LrbenchError):
-        return error
-    if os.environ.get("LRBENCH_DEBUG"):
-        traceback.print_exception(error)
-    return FailureError(f"it met an error that lrbench did not foresee: {type(error).__name__}: {error}")
 
 
 def _told_together(failed: "list[tuple[Reference, LrbenchError]]", folder: Path, task: str) -> str:

@@ -3,14 +3,13 @@
 import os
 import signal
 import time
-import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from threading import Lock
 
 from lrbench.control import Control
 from lrbench.engines.jobs import Job
-from lrbench.errors import FailureError, LrbenchError
+from lrbench.errors import FailureError, LrbenchError, unforeseen
 from lrbench.registry import Suite
 from lrbench.workspace import Place
 
@@ -92,11 +91,9 @@ def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[st
     except LrbenchError as error:
         return "failed", _plain(error)
     except Exception as error:
-        if os.environ.get("LRBENCH_DEBUG"):
-            traceback.print_exc()
         return "failed", FailureError(
-            f"`{job.name}` met an error that lrbench did not foresee: {type(error).__name__}: {error}. Everything saved "
-            "so far is kept. Run the same command with --debug to see where; please report it."
+            f"{unforeseen(error, f'`{job.name}`')}. Everything saved so far is kept. Run the same command with --debug to see "
+            "where; please report it."
         )
 
 

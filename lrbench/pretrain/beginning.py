@@ -139,7 +139,7 @@ class Beginning:
     def _kept_by(self, parent: SnapshotKey, epoch: int, model: nn.Module) -> Progress:
         _, state, metadata = self._parent(parent, model)
         kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
-        momentum = {} if arm == "trail" else state.get("kept_momentum", {}).get(epoch)
+        momentum = state.get("kept_momentum", {}).get(epoch) if self.segment.branches else {}
         if kept is None or momentum is None:
             raise unkept(self.suite, (arm,), (parent,), self.workspace)
         return Progress(

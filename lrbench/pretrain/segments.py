@@ -201,15 +201,10 @@ class _Making:
                 "kept_momentum": end.kept_momentum,
             }
             write_log(self.path, self.segment.key.stage, end.records, self.control.say)
-        if not self.segment.derived or self._goes_on:
+        if not self.segment.derived or self.segment.branches:
             save(state_path(self.path), state)
         write_snapshot(self.path, end.weights, metadata, statistics, sample)
         progress_path(self.path).unlink(missing_ok=True)
-
-    @property
-    def _goes_on(self) -> bool:
-        """Whether training goes on from what another's training kept."""
-        return self.segment.kept_epoch is not None and self.segment.key.arm != "trail"
 
     def _shared(self, start: Progress, model: nn.Module) -> int | None:
         """Images that share BatchNorm statistics: as the suite says, else as where training goes on from, else a share.
