@@ -1,16 +1,18 @@
-"""Whole files or none: atomic writes, canonical JSON and hashes."""
+"""Whole files or none: atomic writes, bounded reads, canonical JSON and hashes."""
 
 import errno
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from lrbench.errors import FailureError, InputError
+from lrbench.errors import FailureError, InputError, sentence
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What moves the files that lrbench writes.
@@ -78,6 +80,129 @@ def atomic_path(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+class DamagedFile(InputError):
+    """A file of lrbench's own, or of a known format, whose content cannot be used.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it, as a clause.
+        remedy: What to do, as a sentence.
+    """
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{path} is damaged: {sentence(reason)} {remedy}")
+        self.path, self.reason, self.remedy = path, reason, remedy
+
+    def __reduce__(self) -> tuple[type["DamagedFile"], tuple[Path, str, str]]:
+        return DamagedFile, (self.path, self.reason, self.remedy)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; never wait for a pipe or a device.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        InputError: It is not a regular file, or it cannot be read.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe would otherwise wait for a writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(_unreadable(path, error)) from error
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        raise InputError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file. Replace it with a file.")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
+    """Read a whole regular file.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes that is read; None for no limit.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        InputError: It is not a regular file, larger than the limit, or it cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise InputError(f"{path} has {size:,} bytes, more than the {limit:,} that lrbench reads of such a file.")
+        try:
+            return file.read()
+        except OSError as error:
+            raise InputError(_unreadable(path, error)) from error
+
+
+def read_json(path: Path, remedy: str, *, limit: int = 256 << 20) -> Any:
+    """Read a UTF-8 JSON file.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is damaged, as a sentence.
+        limit: Largest size in bytes that is read.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        DamagedFile: It is not JSON in UTF-8, or it cannot be represented (nesting, huge numbers, lone surrogates).
+        InputError: It is not a regular file, or it is too large or unreadable.
+    """
+    try:
+        return parse_json(read_bytes(path, limit=limit))
+    except ValueError as error:
+        raise DamagedFile(path, str(error), remedy) from error
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON strictly: no NaN or infinities, no lone surrogates.
+
+    Raises:
+        ValueError: It is not such JSON; the message says why in one clause.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            # Escaped pairs are valid; a lone half cannot be written as UTF-8 again.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a surrogate pair") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        if str(error).startswith("Exceeds the limit"):
+            raise ValueError("it holds a number of thousands of digits") from error
+        raise
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is not a JSON number")
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read: {(error.strerror or str(error)).lower()}. Check the file and its folder, then try again."
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,0 +1,27 @@
+"""Text from outside made safe to show: on a terminal, and in Markdown."""
+
+import html
+import re
+
+# Control characters, including C1 ones, and the marks that change the direction or the place of text.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_MARKUP = re.compile(r"([\\`*_\[\]|])")
+
+
+def for_terminal(text: str) -> str:
+    r"""Replace what a terminal would obey by its escaped spelling; line ends and tabs stay.
+
+    >>> for_terminal("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def for_markdown(text: str) -> str:
+    r"""Make text show as itself in Markdown, also within a table cell.
+
+    >>> for_markdown("a|b <img>")
+    'a\\|b &lt;img&gt;'
+    """
+    one_line = " ".join(for_terminal(text).split())
+    return _MARKUP.sub(r"\\\1", html.escape(one_line, quote=False))

@@ -1,0 +1,65 @@
+"""Reading files and showing text that may come from anywhere."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from lrbench.errors import InputError
+from lrbench.escaping import for_markdown, for_terminal
+from lrbench.files import DamagedFile, parse_json, read_bytes, read_json
+
+
+def test_pipes_folders_and_devices_are_refused_by_kind(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, kind in ((pipe, "a pipe"), (tmp_path, "a folder"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(InputError, match=f"is {kind}, not a regular file"):
+            read_bytes(path)
+
+
+def test_missing_and_oversized_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "none")
+    (tmp_path / "large").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "large", limit=5) == b"12345"
+    with pytest.raises(InputError, match="5 bytes, more than the 4"):
+        read_bytes(tmp_path / "large", limit=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": NaN}', "NaN"),
+        (b"[-Infinity]", "-Infinity"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'"\\ud800"', "half of a surrogate pair"),
+        (b"\xff", "not UTF-8"),
+        (b"1" * 5000, "thousands of digits"),
+        (b"{", "Expecting"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_that_cannot_be_used_names_file_and_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match=reason) as caught:
+        read_json(path, "Delete it.")
+    assert str(path) in str(caught.value)
+    assert str(caught.value).endswith("Delete it.")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_valid_json_is_read_with_escaped_pairs() -> None:
+    assert parse_json('["\\ud83d\\ude00", 1.5]') == ["\U0001f600", 1.5]
+
+
+def test_terminal_text_keeps_no_control_sequence() -> None:
+    shown = for_terminal("title \x1b]0;pwned\x07 \x9b31m \u202egnp.exe\n\ttab")
+    assert shown == "title \\x1b]0;pwned\\x07 \\x9b31m \\u202egnp.exe\n\ttab"
+
+
+def test_markdown_text_shows_as_itself() -> None:
+    shown = for_markdown("<img src=x onerror=alert(1)> | `a` [b](c)\n# d")
+    assert shown == r"&lt;img src=x onerror=alert(1)&gt; \| \`a\` \[b\](c) # d"
