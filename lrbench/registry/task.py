@@ -139,19 +139,20 @@ class HubFiles(Strict):
 
     Attributes:
         id: `owner/name`, or a folder of Parquet or image files on disk.
-        revision: Commit hash or tag; results of another revision are another task.
+        revision: Commit hash or tag; results of another revision are another task. Not needed for a folder on disk, whose
+            images' sizes in bytes tell it from another.
         splits: Our split names to theirs, such as `test = "validation"`.
         label_offset: Subtracted from every label, for data sets that count from 1.
     """
 
     layout: Literal["hub"]
     id: str
-    revision: str
+    revision: str | None = None
     config: str | None = None
     image: str = "image"
     label: str = "label"
     splits: dict[Literal["train", "val", "test"], str] = {"train": "train", "test": "test"}
-    label_offset: int = 0
+    label_offset: Annotated[int, Field(ge=-(1 << 31), le=1 << 31)] = 0
 
 
 class TorchvisionFiles(Strict):

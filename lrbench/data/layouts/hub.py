@@ -12,63 +12,98 @@ import numpy.typing as npt
 
 from lrbench.data.decode import Bytes, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
-from lrbench.data.layouts.reading import Reading, refuse_empty_splits, refuse_untrained
+from lrbench.data.layouts.hub_files import image_folders, read_image, refuse_other_names
+from lrbench.data.layouts.reading import Reading, look_at_files, refuse_empty_splits, refuse_untrained
 from lrbench.errors import InputError
+from lrbench.files import sha256_bytes
 from lrbench.registry.task import HubFiles, Task
 
 # `datasets` keeps a data set of the Hub in a folder that is called by its commit: `NAME/CONFIG/VERSION/COMMIT/…`.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# No data set has so many classes; differences of such numbers still fit into 64 bits.
+_LARGEST_LABEL = 1 << 40
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HubImages:
-    """An `ImageSource` over a column of encoded images.
+    """An `ImageSource` over a column of encoded images, or of paths to images.
 
     Attributes:
         table: The split's column of images, left undecoded. No other column: reading a row decodes all there are.
         column: The images' column.
         where: What the table is called in an error.
         task: What stands for the task on a command line, for the advice in an error.
-        fingerprint: What `datasets` says of the split's content.
+        folders: Folders in which images that are given as paths may be; relative paths start at the first.
+        local: Whether the data set is a folder of the user's own, whose content no revision states.
     """
 
     table: Any = field(repr=False)
     column: str
     where: str
     task: str
-    fingerprint: str
+    folders: tuple[Path, ...]
+    local: bool
 
     def read(self, index: int) -> Bytes:
         """Image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
-            InputError: It does not decode; the message names the row.
+            InputError: It cannot be read or decoded; the message names the row.
         """
-        value = self.table[index][self.column]
+        value = self.table[index][self.column] or {}
         name = f"row {index} of {self.where}"
-        content = value.get("bytes")
+        content, path = value.get("bytes"), value.get("path")
         if content is None:
+            if not path:
+                raise UndecodableImage(name, "the row has no image", self.task)
             try:
-                content = Path(value["path"]).read_bytes()
-            except (OSError, TypeError) as error:
+                content = read_image(self.folders, path)
+            except (ValueError, InputError) as error:
                 raise UndecodableImage(name, str(error), self.task) from error
         return decode(content, name, task=self.task)
 
     def stamp(self) -> str:
-        """The content's fingerprint."""
-        return self.fingerprint
+        """The content's fingerprint, and that of the files that rows name by path."""
+        _, paths = self._sizes_and_paths()
+        fingerprint = str(self.table._fingerprint)
+        if not paths:
+            return fingerprint
+        return sha256_bytes(f"{fingerprint} {look_at_files(self.folders[0], list(paths.values()))[0]}".encode())
 
-    def content(self) -> None:
-        """Nothing: the revision, which is in the data's fingerprint, says more."""
-        return
+    def content(self) -> str | None:
+        """SHA-256 over the size of every image of a local folder; None on the Hub, where the revision says more."""
+        if not self.local:
+            return None
+        sizes, paths = self._sizes_and_paths()
+        files = look_at_files(self.folders[0], list(paths.values()))[1] if paths else ""
+        return sha256_bytes(f"{sizes} {files}".encode())
+
+    def _sizes_and_paths(self) -> tuple[list[int | None], dict[int, str]]:
+        """The bytes in each row, None where it has none; and the paths of those rows by their numbers."""
+        import pyarrow.compute as pc
+
+        column = self.table.with_format("arrow")[:][self.column]
+        sizes = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+        if None not in sizes:
+            return sizes, {}
+        paths = pc.struct_field(column, "path").to_pylist()
+        return sizes, {row: paths[row] for row, size in enumerate(sizes) if size is None and paths[row]}
 
 
 def find_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Path | None:
-    """The folder of a local data set, or None for one that `datasets` fetches."""
-    for root in (Path(), *roots):
-        if os.path.isdir(root / files.id):
-            return root / files.id
-    return None
+    """The folder of a local data set, or None for one that `datasets` fetches.
+
+    Raises:
+        InputError: There is no such folder, and no revision of a data set of the Hub is given.
+    """
+    places = [root / files.id for root in (Path(), *roots)]
+    folder = next((place for place in places if os.path.isdir(place)), None)
+    if folder is None and files.revision is None:
+        raise InputError(
+            f"the data of task {task.name} was not found: there is no folder {' or '.join(map(str, places))}, and "
+            "files.revision is not set. Copy the folder there, or set files.revision to a commit of that data set on the Hub."
+        )
+    return folder
 
 
 def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
@@ -76,7 +111,7 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
 
     Raises:
         InputError: It cannot be loaded (no network, no permission, no such revision, a loading script), a split or a
-            column is missing, or a class is tested but not trained on.
+            column is missing, data files number their classes differently, or a class is tested but not trained on.
     """
     import datasets
 
@@ -90,21 +125,42 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
                     "Set files.image and files.label in the task's TOML."
                 )
     where = str(folder or files.id)
+    commit = _commit(list(tables.values()))
+    refuse_other_names(datasets, task, files, folder, commit, tables)
     names, labels = _labels(datasets, task, files, where, tables)
+    folders = image_folders(datasets, files, folder)
     splits: dict[SplitName, Split] = {}
     for split, table in tables.items():
         theirs = files.splits[split]
-        images = table.select_columns([files.image]).cast_column(files.image, datasets.Image(decode=False))
-        splits[split] = Split(
-            ids=[f"{theirs}/{index}" for index in range(len(table))],
-            labels=labels[split],
-            images=HubImages(
-                images, files.image, f"{task.name} ({theirs}, {files.image})", task.argument, str(images._fingerprint)
-            ),
+        images = HubImages(
+            table=_images(datasets, task, files, where, table),
+            column=files.image,
+            where=f"{task.name} ({theirs}, {files.image})",
+            task=task.argument,
+            folders=folders,
+            local=folder is not None,
         )
-    # Rows have no names: what says which images they are is the commit that they are rows of.
-    edition = f"{files.config or ''}@{_commit(list(tables.values())) or files.revision}"
-    return replace(_checked(task, files, where, names, splits), edition=edition)
+        splits[split] = Split(
+            ids=[f"{theirs}/{index}" for index in range(len(table))], labels=labels[split], images=images
+        )
+    # Rows have no names: the commit that they are rows of says which images they are, or else their sizes.
+    edition = (
+        commit or files.revision or sha256_bytes(str([split.images.content() for split in splits.values()]).encode())
+    )
+    return replace(_checked(task, files, where, names, splits), edition=f"{files.config or ''}@{edition}")
+
+
+def _images(datasets: Any, task: Task, files: HubFiles, where: str, table: Any) -> Any:
+    """The column of images as encoded bytes and paths."""
+    try:
+        return table.select_columns([files.image]).cast_column(files.image, datasets.Image(decode=False))
+    except Exception as error:
+        # Arrow and `datasets` raise several kinds on columns that hold anything else.
+        raise InputError(
+            f"the data of task {task.name} at {where} has no images in its column {files.image!r}, but "
+            f"{str(table.features[files.image])[:100]}. Name the column of the images in files.image of the task's TOML; its "
+            f"columns are {', '.join(table.column_names)}."
+        ) from error
 
 
 def _commit(tables: Sequence[Any]) -> str | None:
@@ -127,7 +183,9 @@ def _labels(
             split: np.array([numbers[value] for value in column], dtype=np.int64) for split, column in columns.items()
         }
     # Of an image, in whose column labels were looked for, some hundred thousand signs.
-    strange = sorted({repr(value)[:60] for value in values if not isinstance(value, int)})
+    strange = sorted(
+        {repr(value)[:60] for value in values if not isinstance(value, int) or abs(value) > _LARGEST_LABEL}
+    )
     if strange:
         there = ", ".join(next(iter(tables.values())).features)
         raise InputError(
@@ -142,29 +200,27 @@ def _labels(
 
 def _checked(task: Task, files: HubFiles, where: str, names: list[str], splits: Mapping[SplitName, Split]) -> Reading:
     refuse_empty_splits(task, where, {name: len(split) for name, split in splits.items()})
-    lowest = min(int(split.labels.min()) for split in splits.values())
-    highest = max(int(split.labels.max()) for split in splits.values())
-    if lowest < 0:
-        raise InputError(
-            f"the data of task {task.name} at {where} has the label {lowest + files.label_offset}, which is below "
-            f"{files.label_offset}: a split without labels, or a wrong files.label_offset in the task's TOML."
-        )
-    names = names or [str(label + files.label_offset) for label in range(highest + 1)]
-    if highest >= len(names):
-        raise InputError(
-            f"the data of task {task.name} at {where} has the label {highest + files.label_offset} and only "
-            f"{len(names)} class names. Check files.label_offset in the task's TOML."
-        )
-    classes = {name: {names[label] for label in np.unique(split.labels)} for name, split in splits.items()}
-    refuse_untrained(task, where, classes)
     # Classes without an image are left out, as in the other layouts.
     present = sorted(set().union(*(np.unique(split.labels).tolist() for split in splits.values())))
-    position = np.full(len(names), -1, dtype=np.int64)
-    position[present] = np.arange(len(present))
+    if present[0] < 0:
+        raise InputError(
+            f"the data of task {task.name} at {where} has the label {present[0] + files.label_offset}, which is below "
+            f"{files.label_offset}: a split without labels, or a wrong files.label_offset in the task's TOML."
+        )
+    if names and present[-1] >= len(names):
+        raise InputError(
+            f"the data of task {task.name} at {where} has the label {present[-1] + files.label_offset} and only "
+            f"{len(names)} class names. Check files.label_offset in the task's TOML."
+        )
+    name_of = {label: names[label] if names else str(label + files.label_offset) for label in present}
+    refuse_untrained(
+        task, where, {split: {name_of[label] for label in np.unique(each.labels)} for split, each in splits.items()}
+    )
     kept: dict[SplitName, Split] = {
-        name: Split(ids=split.ids, labels=position[split.labels], images=split.images) for name, split in splits.items()
+        name: Split(ids=split.ids, labels=np.searchsorted(present, split.labels), images=split.images)
+        for name, split in splits.items()
     }
-    return Reading(where=where, classes=tuple(names[label] for label in present), splits=kept)
+    return Reading(where=where, classes=tuple(name_of.values()), splits=kept)
 
 
 def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
@@ -176,7 +232,7 @@ def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split
         # The library raises a dozen kinds of exception; the first line of each says most.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(
-            f"the data of task {task.name} ({folder or files.id}, split {split!r}, revision {files.revision}) could not "
+            f"the data of task {task.name} ({folder or f'{files.id}, revision {files.revision}'}, split {split!r}) could not "
             f"be loaded: {reason[:300]}. A gated data set needs its terms accepted on its page and a token (`hf auth "
             "login`); without a network, copy the Hugging Face cache (HF_HOME) or put the data set's folder under the "
             "data root and name it in files.id."

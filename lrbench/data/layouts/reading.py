@@ -88,7 +88,8 @@ def look_at_files(root: Path, paths: Sequence[str]) -> tuple[str, str]:
             status = os.stat(os.path.join(root, path))
             lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
             sizes.append(str(status.st_size))
-        except OSError:
+        except (OSError, ValueError):
+            # A name with a null byte is no name of a file.
             lines.append(f"gone {path}")
             sizes.append("gone")
     return sha256_bytes("\n".join(lines).encode(errors="surrogateescape")), sha256_bytes("\n".join(sizes).encode())
