@@ -6,13 +6,19 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from lrbench.data.decoding_room import wait_for_room
+from lrbench.data.image_kinds import READ_FORMATS, why_unread
 from lrbench.errors import InputError, sentence
+
+# Libraries that open images themselves (torchvision's data sets) must not have Pillow start Ghostscript either.
+EpsImagePlugin.gs_binary = False
 
 # Sixteen-bit grey levels 0..65535 onto 0..255: 65535 / 255 is exactly 257.
 _LEVELS_16_TO_8 = 257
+# Largest file that is read as an image: 179 million pixels of 16-bit colour, uncompressed.
+MOST_IMAGE_BYTES = 1 << 30
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -64,7 +70,7 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Bytes:
         raise UndecodableImage(name, "the file is empty", task)
     try:
         # Pillow looks at the head alone: what kind it is, and whether it is of a size that nobody means.
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=READ_FORMATS)
         wait_for_room(*image.size)
         if image.format in {"JPEG", "MPO"} and image.mode == "RGB" and (pixels := _jpeg(content)) is not None:
             return pixels
@@ -73,8 +79,7 @@ def decode(content: bytes, name: str, *, task: str = "TASK") -> Bytes:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        page = content[:512].lstrip().lower().startswith((b"<!doctype", b"<html"))
-        raise UndecodableImage(name, "it is a web page" if page else "it is not an image", task) from error
+        raise UndecodableImage(name, why_unread(content), task) from error
     except Exception as error:
         # Pillow's decoders raise a dozen kinds of exception on damaged files (OSError, SyntaxError, struct.error, …).
         raise UndecodableImage(name, str(error) or type(error).__name__, task) from error

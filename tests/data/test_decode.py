@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ from PIL import Image
 
 import lrbench.data.decode as module
 from lrbench.data.decode import UndecodableImage, decode
+from lrbench.data.image_kinds import READ_FORMATS
+from lrbench.data.layouts.reading import FileImages
 from lrbench.errors import InputError
 
 
@@ -103,6 +106,74 @@ def test_transparency_is_laid_on_white():
 def test_what_does_not_decode_is_named_with_the_reason(content, said):
     with pytest.raises(InputError, match=rf"some/file\.jpg could not be read as an image: .*{said}"):
         decode(content, "some/file.jpg")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program called `gs`, first in the path; the folder that it writes to when it is started."""
+    program = tmp_path / "gs"
+    program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/started"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_an_eps_file_starts_no_program(ghostscript):
+    # IPTC opens what is in it as an image of any format.
+    fields = [
+        b"\x1c\x03\x3c\0\x02\x01\0",
+        b"\x1c\x03\x14\0\x01\x08",
+        b"\x1c\x03\x1e\0\x01\x08",
+        b"\x1c\x03\x78\0\x01\x01",
+    ]
+    for content in (EPS, b"".join(fields) + b"\x1c\x08\x0a" + len(EPS).to_bytes(2) + EPS):
+        with pytest.raises(UndecodableImage):
+            decode(content, "x.jpg")
+    # As a library would that opens files itself.
+    with pytest.raises(OSError, match="Ghostscript"):
+        Image.open(io.BytesIO(EPS)).load()
+    assert not (ghostscript / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (EPS, "it is an EPS file, and lrbench reads JPEG, .* convert it"),
+        (b"%PDF-1.7", "it is a PDF file, .* convert it"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "it is a HEIC image, .* convert it"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "it is an AVIF image, .* convert it"),
+        (b"\0\0\0\x1cftypisom\0\0\0\0", "it is a video"),
+        (b"\xff\x0a\xfa\x1f", "it is a JPEG XL image, .* convert it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "it is a JPEG XL image, .* convert it"),
+        (b'<?xml version="1.0"?>\n<svg width="9">', "it is an SVG drawing, .* convert it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a Git LFS pointer, .*git lfs pull"),
+        (b"\n<HTML lang=en>", "it is a web page"),
+        (b"PK\x03\x04", "it is a ZIP archive"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "it begins as a PNG image, and its header is damaged"),
+    ],
+)
+def test_other_files_are_refused_by_their_real_names(content, said):
+    with pytest.raises(UndecodableImage, match=said):
+        decode(content, "x.jpg")
+
+
+def test_every_format_on_the_list_is_read_and_others_are_not():
+    for kind in READ_FORMATS:
+        assert decode(encoded(COLOUR, kind), "x").shape == (12, 10, 3)
+    for kind in ("ICO", "JPEG2000", "PCX", "SGI", "TGA"):
+        with pytest.raises(UndecodableImage, match="JPEG, PNG, WebP, GIF, BMP, TIFF and PPM"):
+            decode(encoded(COLOUR, kind), "x")
+
+
+def test_a_pipe_in_place_of_an_image_is_named_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    images = FileImages(root=tmp_path, paths=("pipe.jpg", "gone.jpg", "/dev/zero"), task="mine")
+    for index, said in enumerate(["it is a pipe", "no such file", "it is a device"]):
+        with pytest.raises(UndecodableImage, match=said):
+            images.read(index)
 
 
 def photographs():

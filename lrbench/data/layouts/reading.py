@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lrbench.data.decode import Bytes, UndecodableImage, decode
+from lrbench.data.decode import MOST_IMAGE_BYTES, Bytes, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.errors import InputError
-from lrbench.files import sha256_bytes
+from lrbench.files import read_bytes, sha256_bytes
 from lrbench.registry.task import Task
 
 Member = tuple[str, str]
@@ -62,9 +62,11 @@ class FileImages:
         """
         path = self.root / self.paths[index]
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UndecodableImage(str(path), (error.strerror or str(error)).lower(), self.task) from error
+            content = read_bytes(path, limit=MOST_IMAGE_BYTES)
+        except FileNotFoundError as error:
+            raise UndecodableImage(str(path), "no such file or directory", self.task) from error
+        except InputError as error:
+            raise UndecodableImage(str(path), f"it {str(error).removeprefix(f'{path} ')}", self.task) from error
         return decode(content, str(path), task=self.task)
 
     def stamp(self) -> str:
