@@ -1,7 +1,11 @@
 """Errors a user meets: one paragraph that says what is wrong, where, and what to do."""
 
+import errno
 import os
+import sys
 import traceback
+
+from lrbench.escaping import for_terminal
 
 
 def sentence(text: str) -> str:
@@ -14,8 +18,8 @@ class LrbenchError(Exception):
 
     Attributes:
         exit_status: What the process exits with.
-        silent: Whether another process says it already.
-        shared: Whether all processes that work together meet it.
+        silent: Whether another process reports it already.
+        shared: Whether all processes that work together raise it.
     """
 
     exit_status = 1
@@ -36,18 +40,59 @@ class FailureError(LrbenchError):
 
 
 class InterruptedWork(LrbenchError):
-    """Stopped by Ctrl-C or SIGTERM after saving; the message says how to go on."""
+    """Stopped by Ctrl-C or SIGTERM after saving; the message says how to continue."""
 
     exit_status = 130
 
 
-def unforeseen(error: Exception, who: str) -> str:
-    """What is said of an error that is none of these; LRBENCH_DEBUG has its traceback printed.
+_KEPT = "Results already saved are kept."
+# What helps against a system error, by its number.
+_REMEDIES = {
+    errno.EMFILE: "Raise this process's limit on open files (`ulimit -n 65536`) and run the same command again.",
+    errno.ENFILE: "The whole machine has too many files open. Close some programs and run the same command again.",
+    errno.ENOSPC: "Free some space and run the same command again.",
+    errno.EDQUOT: "Free some space or raise the quota, and run the same command again.",
+    errno.ELOOP: "Remove the link that leads back to itself.",
+    errno.ENAMETOOLONG: "Use a shorter name or path.",
+}
+_CHECK_DISK = "Check the disk or the network file system, then run the same command again."
+
+
+def reported(error: Exception, where: str = "") -> LrbenchError:
+    """Return the error that users are shown instead of `error`; with LRBENCH_DEBUG set, print its traceback.
 
     Args:
-        error: The error.
-        who: What met it.
+        error: Any error. One of lrbench's own is returned as it is.
+        where: The work that raised it, to be named in the message.
     """
+    if isinstance(error, LrbenchError):
+        return error
     if os.environ.get("LRBENCH_DEBUG"):
-        traceback.print_exception(error)
-    return f"{who} met an error that lrbench did not foresee: {type(error).__name__}: {error}"
+        show_traceback(error)
+    if isinstance(error, OSError) and error.strerror:
+        return _of_system(error)
+    if isinstance(error, MemoryError):
+        return FailureError(f"Out of memory. {_KEPT} Free memory, or use fewer processes (--workers 1).")
+    place = f" in {where}" if where else ""
+    text = str(error)
+    said = type(error).__name__ + (f": {text}" if text else "")
+    return FailureError(
+        f"Unexpected error{place}: {sentence(said)} {_KEPT} Run again with --debug to see the traceback, and report it."
+    )
+
+
+def _of_system(error: OSError) -> LrbenchError:
+    """An error of the operating system in words: the file, the system's reason, what to do."""
+    reason = (error.strerror or "").lower()
+    # Some calls name a descriptor, which tells a user nothing.
+    file = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else None
+    if isinstance(error, PermissionError) and file is not None:
+        return InputError(f"{os.fsdecode(file)} cannot be read: {reason}. Change its permissions.")
+    named = "A file" if file is None else os.fsdecode(file)
+    remedy = _REMEDIES.get(error.errno or 0, _CHECK_DISK)
+    return FailureError(f"{named} could not be read or written: {reason}. {remedy} {_KEPT}")
+
+
+def show_traceback(error: BaseException) -> None:
+    """Print an error's traceback on stderr."""
+    sys.stderr.write(for_terminal("".join(traceback.format_exception(error))))

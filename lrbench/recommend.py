@@ -10,7 +10,7 @@ import numpy as np
 
 from lrbench.cells import Cell, TransferSettings, standing_of_file
 from lrbench.control import Control
-from lrbench.errors import InputError, InterruptedWork, LrbenchError, unforeseen
+from lrbench.errors import InputError, InterruptedWork, LrbenchError, reported
 from lrbench.leaderboard.resampling import mcnemar, paired_interval
 from lrbench.references import Reference, parse_reference, references_in
 from lrbench.results import StoredResult, read_result
@@ -261,11 +261,9 @@ def _compare(
                 candidate.probe = StoredResult(result=result, path=path)
     except InterruptedWork:
         raise
-    except LrbenchError as error:
-        candidate.problem = str(error)
     except Exception as error:
         # One network of a strange kind must not end the comparison of the others.
-        candidate.problem = unforeseen(error, "it")
+        candidate.problem = str(reported(error))
 
 
 def _lead(best: Candidate, other: Candidate) -> Lead:

@@ -183,9 +183,79 @@ def test_an_error_that_was_not_foreseen_is_a_paragraph_and_with_debug_a_tracebac
 
     monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
     outcome = lrbench("tasks")
-    assert outcome.status == 1 and one_paragraph(outcome.err) and "ZeroDivisionError" in outcome.err
-    with pytest.raises(ZeroDivisionError):
-        lrbench("tasks", "--debug")
+    assert outcome.status == 1 and one_paragraph(outcome.err)
+    assert "lrbench: Unexpected error: ZeroDivisionError: division by zero. Results already saved" in outcome.err
+    debugged = lrbench("tasks", "--debug")
+    assert debugged.status == 1 and "Traceback" in debugged.err and "in breaks" in debugged.err
+
+
+@pytest.mark.parametrize(
+    ("number", "filename", "said"),
+    [
+        (errno.EIO, "a.json", "a.json could not be read or written: input/output error. Check the disk"),
+        (errno.ESTALE, "a.json", "a.json could not be read or written: stale file handle. Check the disk"),
+        (errno.EINTR, None, "A file could not be read or written: interrupted system call."),
+        (errno.EMFILE, 7, "A file could not be read or written: too many open files. Raise this process's limit"),
+        (errno.ENFILE, "a.json", "too many open files in system. The whole machine has"),
+    ],
+)
+def test_system_errors_are_explained(lrbench, monkeypatch, number, filename, said):
+    def breaks(*_):
+        raise OSError(number, os.strerror(number), filename)
+
+    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    outcome = lrbench("tasks")
+    assert outcome.status == 1 and one_paragraph(outcome.err) and said in outcome.err
+    assert "Unexpected" not in outcome.err
+
+
+def test_out_of_memory_is_explained(lrbench, monkeypatch):
+    def breaks(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    outcome = lrbench("tasks")
+    assert outcome.status == 1 and "lrbench: Out of memory. Results already saved are kept." in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("transfer", "--snapshot", "", "--task", "digits"), "--snapshot"),
+        (("transfer", "--snapshot", "stage1", "--task="), "--task"),
+        (("transfer", "--snapshot", "stage1", "--task", "digits", "--data-root", " "), "--data-root"),
+        (("recommend", "--task", "digits", "--snapshots", "stage1", "--snapshots", ""), "--snapshots"),
+        (("data", "prepare", "digits", "--suite", ""), "--suite"),
+        (("data", "verify", ""), "TASK"),
+        (("snapshots", "add", "a.pth", "", "--architecture", "resnet18"), "FILE"),
+        (("leaderboard", "--out", ""), "--out"),
+    ],
+)
+def test_empty_text_is_refused(lrbench, home, arguments, name):
+    refused = lrbench(*arguments)
+    assert refused.status == 2 and one_paragraph(refused.err) and not refused.out
+    assert f"lrbench: {name} is empty: the shell variable in its place may be unset." in refused.err
+
+
+def test_every_option_with_one_value_is_refused_twice(lrbench, home):
+    """All options of all commands, read from the commands themselves."""
+    from typer.main import get_command
+
+    from lrbench.cli.app import app
+
+    top, checked = get_command(app), 0
+    verbs = [((name,), verb) for name, verb in top.commands.items() if not hasattr(verb, "commands")]
+    for group in ("data", "snapshots"):
+        verbs += [((group, name), verb) for name, verb in top.commands[group].commands.items()]
+    for words, verb in verbs:
+        for option in verb.params:
+            if option.param_type_name != "option" or option.is_flag or option.multiple:
+                continue
+            refused = lrbench(*words, option.opts[0], "1", option.opts[0], "2")
+            assert refused.status == 2 and f"{option.opts[0]} was given 2 times, but it takes one value." in refused.err
+            checked += 1
+    assert checked > 30
+    assert lrbench("tasks", "--json", "--json").status == 0
 
 
 def test_a_snapshot_that_is_not_there_gets_the_list_of_those_that_are(lrbench, home):

@@ -63,7 +63,7 @@ def test_numbers_that_an_option_does_not_take_are_told_in_the_same_words_by_ever
         assert "'--seed' must be a whole number." in lrbench("pretrain", "tiny.toml", "--seed", "1.5").err
     else:
         found = explain_usage(SimpleNamespace(format_message=lambda: said))
-    assert words in found and "--help` says what it takes" in found
+    assert words in found and "--help` lists its options." in found
 
 
 def test_a_negative_seed_which_no_reference_could_name_is_refused(lrbench):

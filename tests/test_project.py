@@ -48,7 +48,7 @@ def test_every_command_that_the_documents_show_exists():
     }
     from typer.main import get_command
 
-    from lrbench.cli import app
+    from lrbench.cli.app import app
 
     top = get_command(app)
     for words in shown:

@@ -1,13 +1,18 @@
-"""What the verbs share: options spelt one way, and output on the right stream."""
+"""What the commands share: options spelt one way, and everything that is printed."""
 
 import json
 import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+from lrbench.escaping import for_terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or the path of a suite TOML.")]
 SetOption = Annotated[
@@ -41,23 +46,42 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 
 def one_paragraph(start: str, message: str) -> str:
     """`start: message`, wrapped to the terminal's width where stderr is one."""
-    text = " ".join(f"{start}: {message}".split())
+    text = for_terminal(" ".join(f"{start}: {message}".split()))
     if not sys.stderr.isatty():
         return text
     width = max(40, min(100, shutil.get_terminal_size().columns))
     return textwrap.fill(text, width=width, break_long_words=False, break_on_hyphens=False)
 
 
+def show(text: str) -> None:
+    """Print a command's output on stdout."""
+    _print(text, sys.stdout)
+
+
 def emit_json(value: Any) -> None:
-    """Print `value` as JSON on stdout."""
-    typer.echo(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
+    """Print `value` as JSON on stdout, in ASCII: any terminal or encoding takes it."""
+    _print(json.dumps(value, indent=1, sort_keys=True), sys.stdout)
 
 
-def note(message: str) -> None:
-    """Say something on stderr, where it does not mix with output that a program reads."""
-    typer.echo(message, err=True)
+def note(message: str, console: "Console | None" = None) -> None:
+    """Print a message on stderr, so that it does not mix with output that a program reads.
+
+    Args:
+        message: One or more lines.
+        console: Rich's console where it draws progress bars, above which the message goes; None where there are none.
+    """
+    if console is None:
+        _print(message, sys.stderr)
+    else:
+        console.print(for_terminal(message), markup=False, highlight=False)
 
 
 def warn(message: str) -> None:
     """Warn on stderr, as one paragraph."""
     note(one_paragraph("lrbench: warning", message))
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print text from anywhere: nothing in it can control the terminal, and every encoding takes it."""
+    encoding = stream.encoding or "utf-8"
+    print(for_terminal(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -4,13 +4,10 @@ from typing import Annotated
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, warn
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, warn
+from lrbench.cli.usage import Commands
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Fetch, verify and prepare a task's images.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = Commands(help="Fetch, verify and prepare a task's images.")
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the path of a task TOML.")]
 
@@ -81,20 +78,20 @@ def verify(
         )
     else:
         counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
-        typer.echo(f"{chosen.name}: {len(data.classes):,} classes, {counts} images")
+        show(f"{chosen.name}: {len(data.classes):,} classes, {counts} images")
         for split, by_class in found.by_class.items():
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
-            typer.echo(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
-        typer.echo(f"fingerprint of classes, images' names and splits: sha256 {data.fingerprint}")
+            show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
+        show(f"fingerprint of classes, images' names and splits: sha256 {data.fingerprint}")
         if unused := unused_note(data):
             note(unused)
         for problem in data.problems:
-            typer.echo(f"not whole: {problem}")
+            show(f"not whole: {problem}")
         for bad in found.bad:
-            typer.echo(f"bad {bad.split} image {bad.name}: {bad.reason}")
+            show(f"bad {bad.split} image {bad.name}: {bad.reason}")
         for each in found.repeated:
             label = "" if each.same_class else ", under another class"
-            typer.echo(f"test image {each.name} is {each.split} image {each.other} too, pixel by pixel{label}")
+            show(f"test image {each.name} is {each.split} image {each.other} too, pixel by pixel{label}")
     if found.repeated:
         count, total = len(found.repeated), found.counts["test"]
         warn(

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from lrbench.cli.common import DataRootOption, JsonOption, emit_json
+from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show
 
 
 def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
@@ -34,10 +32,10 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
         emit_json(found)
         return
     for title, rows in found.items():
-        typer.echo(f"{title}")
+        show(title)
         width = max(len(name) for name in rows) + 2
         for name, value in rows.items():
-            typer.echo(f"  {name:<{width}}{value}")
+            show(f"  {name:<{width}}{value}")
 
 
 def _size(folder: Path) -> str:

@@ -1,13 +1,12 @@
 """`lrbench leaderboard`: pages, tables and figures from what results there are."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json, note, warn
+from lrbench.cli.common import JsonOption, emit_json, note, show, warn
 
 if TYPE_CHECKING:
     from lrbench.leaderboard.frames import Format
@@ -89,7 +88,7 @@ def leaderboard(
         # Where to begin reading: no pages of single rows, and no figures.
         pages = [path for path in written.files if path.parent in (workspace.leaderboard, workspace.root)]
         for path in pages:
-            typer.echo(str(path))
+            show(str(path))
         if others := len(written.files) - len(pages):
             note(f"and {others} files that they show or lead to: figures with their data, a page a row")
     _warn_of(written.problems)
@@ -169,7 +168,7 @@ def _print(
         raise InputError("Parquet is no text for a terminal. Name a file: --out results.parquet")
     content = formatted(workspace, suites, form, protocol=protocol, arm=arm)
     if out is None:
-        sys.stdout.write(content.decode())
+        show(content.decode().removesuffix("\n"))
     else:
         write_bytes(out, content)
         note(f"written to {out}")

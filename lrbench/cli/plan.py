@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, SetOption, SuiteArgument, emit_json, note
+from lrbench.cli.common import (
+    DataRootOption,
+    JsonOption,
+    PartialOption,
+    SetOption,
+    SuiteArgument,
+    emit_json,
+    note,
+    show,
+)
 
 if TYPE_CHECKING:
     from lrbench.cost import Cost
@@ -49,20 +58,20 @@ def plan(
                 "cells done": f"{sum(cell.done for cell in cells)} of {len(cells)}",
             }
         )
-    typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
-    typer.echo(f"\n{made.summary()}")
+    show(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+    show(f"\n{made.summary()}")
     if (replaced := made.replaced()) is not None:
-        typer.echo(replaced)
+        show(replaced)
     if (of_others := made.of_others()) is not None:
-        typer.echo(of_others)
+        show(of_others)
     for task, problem in absent.items():
-        typer.echo(f"a run would stop here before it begins, for want of {task}: {problem}")
+        show(f"a run would stop here before it begins, for want of {task}: {problem}")
     if cost.source_images is not None:
-        typer.echo(
+        show(
             f"pretraining would stop before it begins: {chosen.source} has {cost.source_images:,} training images, fewer than "
             f"one batch of {chosen.schedule.batch}"
         )
-    typer.echo(cost.words())
+    show(cost.words())
 
 
 def _record(made: "Plan", absent: dict[str, str], cost: "Cost") -> dict[str, Any]:

@@ -7,7 +7,9 @@ from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lrbench.cli.common import note
 from lrbench.control import Control, about, stopping_on_signals
+from lrbench.escaping import for_terminal
 
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
@@ -70,7 +72,7 @@ class Display:
         """A job was begun."""
         self._spoken[job.name] = time.monotonic()
         if self._bars is not None:
-            self._tasks[job.name] = self._bars.add_task(job.name, total=None, rate="")
+            self._tasks[job.name] = self._bars.add_task(for_terminal(job.name), total=None, rate="")
 
     def progressed(self, job: "Job", done: int, total: int, unit: str) -> None:
         """A job is so far."""
@@ -81,7 +83,7 @@ class Display:
         now = time.monotonic()
         if not self._quiet and now - self._spoken.get(job.name, now) > _LINE_SECONDS:
             self._spoken[job.name] = now
-            self._line(f"{job.name}: {done:,} of {total:,} {unit}{left}")
+            note(f"{job.name}: {done:,} of {total:,} {unit}{left}")
 
     def finished(self, job: "Job", line: str) -> None:
         """A job is done."""
@@ -89,33 +91,26 @@ class Display:
         if self._bars is not None:
             self._bars.remove_task(self._tasks.pop(job.name))
             self._bars.update(self._overall, completed=self._done)
-            self._bars.console.print(line)
+            note(line, self._bars.console)
             return
         if self._quiet:
-            self._line(line)
+            note(line)
             return
-        self._line(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
+        note(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
 
     def said(self, text: str) -> None:
         """A job has something to say; what several say of what they share is shown once."""
         if text in self._said:
             return
         self._said.add(text)
-        if self._bars is not None:
-            self._bars.console.print(text)
-        else:
-            self._line(text)
-
-    @staticmethod
-    def _line(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        note(text, self._bars and self._bars.console)
 
 
 @contextmanager
 def showing_progress(title: str) -> Iterator[Control]:
     """A control for work in this process: a bar on a terminal, and Ctrl-C or SIGTERM stop at the next step."""
     bars = _bars() if sys.stderr.isatty() else None
-    task = bars.add_task(title, total=None, rate="") if bars else None
+    task = bars.add_task(for_terminal(title), total=None, rate="") if bars else None
     spoken = time.monotonic()
     pace = _Pace()
 
@@ -131,7 +126,7 @@ def showing_progress(title: str) -> Iterator[Control]:
                 self.say(f"{title}: {done:,} of {total:,} {unit}{left}")
 
         def say(self, text: str) -> None:
-            print(text, file=sys.stderr, flush=True)
+            note(text, bars and bars.console)
 
     control = Shown()
     with stopping_on_signals(control), bars or nullcontext():

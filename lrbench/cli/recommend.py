@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, NoCacheOption, PartialOption, emit_json, note, warn
+from lrbench.cli.common import DataRootOption, JsonOption, NoCacheOption, PartialOption, emit_json, note, show, warn
 
 if TYPE_CHECKING:
     from lrbench.recommend import Candidate, Recommendation
@@ -127,9 +127,9 @@ def _show(found: "Recommendation", metric: str) -> None:
     from tabulate import tabulate
 
     rows = [_row(each, metric) for each in found.ranked]
-    typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+    show(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
     if found.best is not None:
-        typer.echo(f"\n{_words(found, metric)}")
+        show(f"\n{_words(found, metric)}")
 
 
 def _row(candidate: "Candidate", metric: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from lrbench.cli.common import (
     SuiteArgument,
     emit_json,
     note,
+    show,
     warn,
 )
 from lrbench.cli.work import TrackOption, WorkersOption
@@ -92,7 +93,7 @@ def run(
     elif there:
         note(f"\n{written.short[chosen.name]}\n\nThe leaderboard of {chosen.name}, to read and to sort in a browser:")
         for path in (workspace.leaderboard / f"{chosen.name}.md", workspace.leaderboard / "index.html"):
-            typer.echo(str(path))
+            show(str(path))
 
 
 def _check_data(plan: "Plan", place: "Place") -> None:

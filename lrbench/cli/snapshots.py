@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, warn
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, warn
+from lrbench.cli.usage import Commands
 
 if TYPE_CHECKING:
     from lrbench.foreign import Taken
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="List, show, verify, take in and export snapshots.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = Commands(help="List, show, verify, take in and export snapshots.")
 
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REF", help="stage2, arm/stage2, suite/arm/seed1/stage2, or a .safetensors path.")
@@ -54,11 +51,11 @@ def list_(
         }
         for row in rows
     ]
-    typer.echo(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True))
+    show(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True))
 
 
 @app.command("show")
-def show(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
+def show_(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
     """Print what a snapshot says of itself, as JSON."""
     from lrbench.snapshots import batchnorm_mode, identity, read_metadata
 
@@ -116,7 +113,7 @@ def verify(
         emit_json({"checked": len(files) - len(unread), "bad": problems, "not_evaluated": unread})
     else:
         for name, problem in problems.items():
-            typer.echo(f"{name}: {problem}")
+            show(f"{name}: {problem}")
     for problem in dict.fromkeys(unread.values()):
         warn(problem)
     if problems:
@@ -225,13 +222,13 @@ def add(
             if one:
                 # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
                 for problem in error.problems if isinstance(error, MismatchError) and not json_ else ():
-                    typer.echo(problem)
+                    show(problem)
                 raise
             warn(str(error))
             continue
         taken.append(new)
         if not json_:
-            typer.echo(str(new.path))
+            show(str(new.path))
         _say_what_was_done(file, new)
     if json_:
         records = [_taken_in(each) for each in taken]
@@ -305,7 +302,7 @@ def export(
     path = _path(reference, suite)
     folder = out or Path("-".join([*path.parts[-4:-1], path.stem]))
     export_snapshot(path, folder, Workspace.current() if to == "hf" else None)
-    typer.echo(str(folder))
+    show(str(folder))
 
 
 def _path(reference: str, suite: str | None) -> Path:

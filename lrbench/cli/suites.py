@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json
+from lrbench.cli.common import JsonOption, emit_json, show
 
 if TYPE_CHECKING:
     from lrbench.registry import Suite
@@ -27,7 +27,7 @@ def suites(
             return
         import tomli_w
 
-        typer.echo(tomli_w.dumps(content).rstrip())
+        show(tomli_w.dumps(content).rstrip())
         return
     known = [load_suite(each) for each in find_suites()]
     rows = [_row(suite) for suite in known]
@@ -36,8 +36,8 @@ def suites(
         return
     from tabulate import tabulate
 
-    typer.echo(tabulate([_words(row) for row in rows], headers="keys", tablefmt="simple", disable_numparse=True))
-    typer.echo("\n`lrbench suites SUITE` shows one in full, `lrbench plan SUITE` what it takes.")
+    show(tabulate([_words(row) for row in rows], headers="keys", tablefmt="simple", disable_numparse=True))
+    show("\n`lrbench suites SUITE` shows one in full, `lrbench plan SUITE` what it takes.")
 
 
 def _row(suite: "Suite") -> dict[str, Any]:

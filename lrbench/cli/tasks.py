@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, emit_json, warn
+from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,8 +36,8 @@ def tasks(
             return
         import tomli_w
 
-        typer.echo(tomli_w.dumps(record).rstrip())
-        typer.echo(f"\n# {where}")
+        show(tomli_w.dumps(record).rstrip())
+        show(f"\n# {where}")
         return
     known = _readable(find_tasks())
     if json_:
@@ -48,7 +48,7 @@ def tasks(
     from tabulate import tabulate
 
     rows = [_row(task, roots) for task in known]
-    typer.echo(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+    show(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
 
 
 def _readable(names: "Iterable[str]") -> "list[Task]":

@@ -13,6 +13,7 @@ from lrbench.cli.common import (
     SetOption,
     emit_json,
     note,
+    show,
     warn,
 )
 
@@ -75,7 +76,7 @@ def transfer(
     The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
     """
     from lrbench.cells import Cell
-    from lrbench.errors import FailureError, InputError, InterruptedWork, LrbenchError, unforeseen
+    from lrbench.errors import FailureError, InputError, InterruptedWork, LrbenchError, reported
     from lrbench.references import parse_reference, references_in
     from lrbench.registry import load_task
     from lrbench.results import read_result
@@ -107,9 +108,7 @@ def transfer(
                 # One bad file must not stand in the way of the others, nor a network of a strange kind.
                 if not folder.is_dir():
                     raise
-                failed.append(
-                    (reference, error if isinstance(error, LrbenchError) else FailureError(unforeseen(error, "it")))
-                )
+                failed.append((reference, reported(error)))
                 continue
             paths.append(path)
             _show(path, task, json_)
@@ -223,7 +222,7 @@ def _show(path: Path, task: str, as_json: bool) -> None:
 
     result = read_result(path)
     if not as_json:
-        typer.echo(describe(result))
+        show(describe(result))
         note(f"kept at {path}")
     if result.selection.get("edge"):
         warn(

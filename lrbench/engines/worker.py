@@ -9,7 +9,7 @@ from threading import Lock
 
 from lrbench.control import Control
 from lrbench.engines.jobs import Job
-from lrbench.errors import FailureError, LrbenchError, unforeseen
+from lrbench.errors import LrbenchError, reported
 from lrbench.registry import Suite
 from lrbench.workspace import Place
 
@@ -88,13 +88,8 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, thread
 def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
     try:
         return "done", job.run(suite, place, control)
-    except LrbenchError as error:
-        return "failed", _plain(error)
     except Exception as error:
-        return "failed", FailureError(
-            f"{unforeseen(error, f'`{job.name}`')}. Everything saved so far is kept. Run the same command with --debug to see "
-            "where; please report it."
-        )
+        return "failed", _plain(reported(error, f"`{job.name}`"))
 
 
 def _plain(error: LrbenchError) -> LrbenchError:

@@ -1,0 +1,111 @@
+"""The commands, and how their errors end."""
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from lrbench.cli import (
+    INTERRUPTED,
+    data,
+    doctor,
+    leaderboard,
+    plan,
+    pretrain,
+    recommend,
+    run,
+    snapshots,
+    suites,
+    tasks,
+    transfer,
+)
+from lrbench.cli.common import note, one_paragraph, show
+from lrbench.cli.usage import Commands, explain_usage
+from lrbench.errors import LrbenchError, reported, show_traceback
+
+app = Commands(
+    name="lrbench",
+    help="Does learning-rate decay make features less transferable? Pretrain with a snapshot at every decay boundary, "
+    "transfer every snapshot, and read what the results say.",
+    epilog="Every command takes --debug, which shows a traceback instead of an error's one paragraph.",
+)
+app.command("run", short_help="Everything: pretraining, transfers, leaderboard.")(run.run)
+app.command("pretrain", short_help="Pretrain with a snapshot at every boundary.")(pretrain.pretrain)
+app.command("transfer", short_help="Transfer snapshots to tasks.")(transfer.transfer)
+app.command("recommend", short_help="Which snapshot to transfer to your data.")(recommend.recommend)
+app.command("leaderboard", short_help="Write tables and figures from the results.")(leaderboard.leaderboard)
+app.command("tasks")(tasks.tasks)
+app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
+app.add_typer(data.app, name="data")
+app.add_typer(snapshots.app, name="snapshots")
+app.command("plan", short_help="What a suite consists of and what is done.")(plan.plan)
+app.command("doctor", short_help="This machine, and what would run on it.")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        from lrbench import __version__
+
+        show(f"lrbench {__version__}")
+        raise typer.Exit
+
+
+def dispatch() -> NoReturn:
+    """Run the command that `sys.argv` names, and end with its exit status."""
+    if "--debug" in sys.argv:
+        # Worker processes read the environment.
+        os.environ["LRBENCH_DEBUG"] = "1"
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        # Otherwise the parser prints its errors in its own form, and ends the process.
+        status = app(prog_name="lrbench", standalone_mode=False)
+        if status == 130:
+            raise KeyboardInterrupt
+    except BaseException as error:
+        status = _exit_status(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _exit_status(error: BaseException) -> int:
+    """Print what ended a command, and return its exit status."""
+    debug = bool(os.environ.get("LRBENCH_DEBUG"))
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output (`lrbench tasks | head`) has gone, which is not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, typer.Abort) or _interrupted(error):
+        if debug:
+            show_traceback(error)
+        note(f"lrbench: {INTERRUPTED}")
+        return 130
+    if isinstance(error, LrbenchError):
+        if debug:
+            show_traceback(error)
+        elif not error.silent:
+            note(one_paragraph("lrbench", str(error)))
+        return error.exit_status
+    if not isinstance(error, Exception):
+        raise error
+    if hasattr(error, "format_message"):
+        # The option parser's own, which typer brings along or takes from Click.
+        if type(error).__name__ == "NoArgsIsHelpError":
+            note(error.format_message())
+        else:
+            note(one_paragraph("lrbench", explain_usage(error)))
+        return 2
+    shown = reported(error)
+    note(one_paragraph("lrbench", str(shown)))
+    return shown.exit_status
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that are being imported may turn it into one of theirs."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,127 @@
+"""Nothing from outside controls the terminal: every line that lrbench prints passes one function."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lrbench.cli.progress import Display, showing_progress
+from tests import trees
+
+PACKAGE = Path(__file__).resolve().parent.parent / "lrbench"
+EVIL = "\x1b[2J\x1b]0;pwned\x07\x9b31m\u202e"
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
+def printing_calls(path):
+    """Calls in a file that print: `print`, `typer.echo`, writes to the streams, rich's consoles, tracebacks."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if re.fullmatch(
+                r"print|(typer|click)\.s?echo|.*console\.print|sys\.std(out|err).*|traceback\.print_.*", called
+            ):
+                yield called
+
+
+def test_one_module_prints():
+    calls = {str(path.relative_to(PACKAGE)): set(printing_calls(path)) for path in PACKAGE.rglob("*.py")}
+    assert {path: found for path, found in calls.items() if found - {"sys.stderr.isatty", "sys.stdout.fileno"}} == {
+        "cli/common.py": {"print", "console.print", "sys.stderr.isatty"},
+        # Tracebacks, of workers too.
+        "errors.py": {"sys.stderr.write"},
+    }
+
+
+def toml(text):
+    """A TOML string of any characters."""
+    return '"' + "".join(f"\\U{ord(sign):08x}" for sign in text) + '"'
+
+
+@pytest.fixture
+def hostile(home):
+    """A task with escape sequences in everything that is shown of it, and an image whose name holds some."""
+    for split in ("train", "test"):
+        for label, name in enumerate(("a", f"b{EVIL}")):
+            for number in range(2):
+                trees.save(home / "data" / "mine" / split / name / f"{number}.png", trees.image(label, number), "PNG")
+    (home / "data" / "mine" / "train" / "a" / f"{EVIL}.png").write_bytes(b"no image")
+    (home / "mine.toml").write_text(
+        f'name = "mine"\ntitle = {toml("Title" + EVIL)}\nmanual = {toml("by hand" + EVIL)}\n'
+        f'[files]\nlayout = "split-folders"\nroot = "mine"\n[about]\nnotes = [{toml("note" + EVIL)}]\n'
+    )
+    (home / "keys.toml").write_text(
+        f'name = "keys"\n{toml("key" + EVIL)} = 1\n[files]\nlayout = "folders"\nroot = "x"\n'
+    )
+    (home / "gone.toml").write_text(
+        f'name = "gone"\nmanual = {toml("by hand" + EVIL)}\n[files]\nlayout = "folders"\nroot = {toml("x" + EVIL)}\n'
+    )
+    return home
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tasks", "mine.toml"),
+        ("tasks", "keys.toml"),
+        ("tasks", "gone.toml"),
+        ("tasks", f"{EVIL}.toml"),
+        ("data", "verify", "mine.toml"),
+        ("data", "verify", "gone.toml"),
+        ("data", "verify", f"no{EVIL}task"),
+        ("suites", f"no{EVIL}suite"),
+        ("plan", "tiny.toml", "--set", f"schedule.{EVIL}=1"),
+        ("transfer", "--snapshot", f"no{EVIL}where", "--task", "digits"),
+        ("transfer", "--snapshot", "timm:resnet10t", "--task", "digits", "--protocol", EVIL),
+        ("snapshots", "add", f"{EVIL}.pth", "--architecture", EVIL),
+        ("snapshots", f"{EVIL}"),
+        ("leaderboard", f"{EVIL}"),
+    ],
+)
+def test_no_control_characters_are_printed(lrbench, hostile, arguments):
+    outcome = lrbench(*arguments)
+    assert not UNSAFE.search(outcome.out + outcome.err)
+    assert "\\x1b[2J" in outcome.out + outcome.err or "\\u001b[2J" in outcome.out + outcome.err
+
+
+def test_json_with_escape_sequences_stays_json(lrbench, hostile):
+    shown = lrbench("tasks", "mine.toml", "--json").out
+    assert not UNSAFE.search(shown) and json.loads(shown)["about"]["notes"] == [f"note{EVIL}"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_prints_no_control_characters(monkeypatch, capfd, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    # Rich draws nothing itself where the terminal cannot be controlled.
+    monkeypatch.setenv("TERM", "dumb")
+    job = SimpleNamespace(name=f"job{EVIL}")
+    with Display(1) as display:
+        display.started(job)
+        display.said(f"said{EVIL}")
+        display.progressed(job, 1, 2, "images")
+        display.finished(job, f"line{EVIL}")
+    with showing_progress(f"title{EVIL}") as control:
+        control.say(f"words{EVIL}")
+        control.progress(1, 2, "images")
+    shown = capfd.readouterr().err
+    assert shown.count("\\x1b[2J") >= 3 and not UNSAFE.search(shown.replace("\r", ""))
+
+
+def test_tracebacks_print_no_control_characters(lrbench, monkeypatch):
+    def breaks(*_):
+        raise ValueError(EVIL)
+
+    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    outcome = lrbench("tasks", "--debug")
+    assert "Traceback" in outcome.err and "\\x1b[2J" in outcome.err and not UNSAFE.search(outcome.err)
+
+
+def test_an_ascii_terminal_gets_escapes_instead_of_an_error(lrbench, home, monkeypatch):
+    (home / "mine.toml").write_text('name = "mine"\ntitle = "é\U0001f600"\n[files]\nlayout = "folders"\nroot = "x"\n')
+    with open(sys.stdout.fileno(), "w", encoding="ascii", closefd=False) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert "\\xe9\\U0001f600" in lrbench("tasks", "mine.toml").out
