@@ -1,33 +1,21 @@
-"""Fetching a task's archives: checked before they are unpacked, and unpacked whole or not at all."""
+"""Fetching a task's archives: checked before they are unpacked, and written below the data root only."""
 
-import errno
-import lzma
 import os
-import shutil
-import tarfile
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from lrbench.control import Control
-from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
 from lrbench.data.layouts.search import beneath, candidates, how_to_get, refuse_file
 from lrbench.data.receive import receive, set_aside, wrong
-from lrbench.data.unpacked import is_marked, mark_unpacked
-from lrbench.errors import FailureError, InputError, InterruptedWork, sentence
-from lrbench.files import sync_folder, writing
+from lrbench.data.unpack import count_images, unpack
+from lrbench.data.unpacked import is_marked
+from lrbench.errors import FailureError, InputError, sentence
+from lrbench.files import writing
 from lrbench.locks import locked
+from lrbench.registry.paths import download_name
 from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
-_CHUNK = 1 << 20
 _PACKED = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}
-_WRONG = (
-    "Delete it and fetch it again; or, where it is right, correct `unpacks_to`, `inner` or `images` in the task's TOML."
-)
 
 
 def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = ()) -> None:
@@ -71,10 +59,12 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         control.say(f"{task.name} is there already, whole, at {find_task_data(task, everywhere)}")
         return
     for archive in task.archives:
-        _one(task, archive, _beside(task, archive, root), control)
+        _one(task, archive, root, _beside(task, archive, root), control)
     # A folder of the right name may hold a part.
     if task.counts and (problems := _missing(task, everywhere)):
-        goals = ", ".join(str(Path(archive.into, archive.unpacks_to or _name(archive))) for archive in task.archives)
+        goals = ", ".join(
+            str(Path(archive.into, archive.unpacks_to or download_name(archive.url))) for archive in task.archives
+        )
         raise FailureError(
             f"everything that task {task.name} names is there, and still its data is not whole: "
             f"{sentence('; '.join(problems))} Move {goals} under {root} away, and run the same command again."
@@ -97,22 +87,30 @@ def _beside(task: Task, archive: Archive, root: Path) -> Path:
     beside = [each for each in task.archives if each.into == archive.into and each.unpacks_to and each.images]
     known = candidates(getattr(task.files, "root", ()))
     for folder in (usual, *(beneath(root, name) for name in known)):
-        for each in beside:
+        # A root may be elsewhere: data is read there and not written.
+        for each in beside if _is_below(folder, root) else ():
             there = folder / str(each.unpacks_to)
             if there.is_dir() and count_images(there) >= (each.images or 0):
                 return folder
     return usual
 
 
-def _name(archive: Archive) -> str:
-    return Path(urlparse(archive.url).path).name
+def _is_below(folder: Path, root: Path) -> bool:
+    """Whether a folder is the data root or in it, links followed."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
-def _one(task: Task, archive: Archive, folder: Path, control: Control) -> None:
-    path = folder / _name(archive)
+def _one(task: Task, archive: Archive, root: Path, folder: Path, control: Control) -> None:
+    path = folder / download_name(archive.url)
     goal = folder / archive.unpacks_to if archive.unpacks_to else path
     if _is_there(task, archive, goal, control):
         return
+    for target in (folder, goal.parent):
+        if not _is_below(target, root):
+            raise InputError(
+                f"{target} is {os.path.realpath(target)}, outside the data root {root}, and lrbench writes data only below "
+                "that. Replace the link that leads there with a folder, or name another data root with --data-root."
+            )
     with locked(goal, control) as alone:
         # Another process may have fetched it while this one waited for the lock.
         if _is_there(task, archive, goal, control):
@@ -166,151 +164,3 @@ def _set_aside_if_wrong(path: Path, archive: Archive, control: Control) -> None:
     with writing(path):
         bad = set_aside(path)
     control.say(f"{path} {problem}; it is kept as {bad.name}")
-
-
-def count_images(folder: Path) -> int:
-    """Number of image files in a folder and those below it, what systems leave lying about not counted."""
-    return sum(
-        name.lower().endswith(IMAGE_ENDINGS) and not is_litter(name)
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
-
-
-def unpack(path: Path, goal: Path, archive: Archive, control: Control, *, alone: bool) -> None:
-    """Unpack an archive into a temporary folder, count its images, and move what should appear into place.
-
-    Args:
-        path: A tar, compressed or not, or a zip.
-        goal: The folder that should appear.
-        archive: Says how many images it holds.
-        control: Told how far it is; may stop it.
-        alone: Whether no other process can be unpacking to `goal`, so that what a killed one left there is removed.
-
-    Raises:
-        FailureError: The archive is damaged, holds members that lead out of it, does not hold the folder, or holds fewer
-            images; or the disk is full.
-        InterruptedWork: Asked to stop; nothing is left of what was unpacked.
-    """
-    with writing(goal), _temporary_folder(goal, alone=alone) as temporary:
-        with _damage_named(path):
-            _unpack_into(path, temporary, control)
-            if archive.inner:
-                temporary = _unpack_inner(path, temporary, archive.inner, control)
-        found = _wanted(path, temporary, archive.unpacks_to or goal.name)
-        images = count_images(found)
-        if archive.images is not None and images < archive.images:
-            raise FailureError(
-                f"{path} holds {images:,} images, and it should hold {archive.images:,}. Nothing was put in place. "
-                f"{_WRONG}"
-            )
-        mark_unpacked(found, archive=path.name, images=images)
-        os.replace(found, goal)
-        sync_folder(goal.parent)
-
-
-@contextmanager
-def _temporary_folder(goal: Path, *, alone: bool) -> Iterator[Path]:
-    """An empty folder beside the goal, removed at the end; of a fixed name where no other process can be using it."""
-    temporary = goal.with_name(f".{goal.name}.unpacking")
-    if alone:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-    else:
-        temporary = Path(tempfile.mkdtemp(prefix=f"{temporary.name}.", dir=goal.parent))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise for a damaged archive into one clear paragraph."""
-    try:
-        yield
-    # Zip files raise RuntimeError where they are encrypted or packed in an unknown way.
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        # The system's own errors have a number; gzip's and bzip2's, of damaged data, have none.
-        if isinstance(error, OSError) and error.errno is not None:
-            # It is unpacked into an empty folder: what stands in the way there came out of the archive.
-            if error.errno not in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
-                raise
-            reason = "it is damaged: it holds a file and a folder of the same name"
-        raise FailureError(
-            f"{path} could not be unpacked: {sentence(reason)} Nothing was put in place. Delete it and fetch it again."
-        ) from error
-
-
-def _unpack_into(path: Path, folder: Path, control: Control) -> None:
-    if zipfile.is_zipfile(path):
-        _unzip(path, folder, control)
-    else:
-        _untar(path, folder, control)
-
-
-def _unpack_inner(path: Path, folder: Path, inner: str, control: Control) -> Path:
-    """Unpack the archive `inner` that lies somewhere in a folder; gives the folder of what it held.
-
-    Raises:
-        FailureError: It is not there.
-    """
-    found = next(folder.rglob(inner), None)
-    if found is None:
-        raise FailureError(f"{path} holds no {inner}. Nothing was put in place. {_WRONG}")
-    unpacked = Path(tempfile.mkdtemp(dir=folder))
-    _unpack_into(found, unpacked, control)
-    return unpacked
-
-
-def _untar(path: Path, temporary: Path, control: Control) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as packed, tarfile.open(fileobj=packed) as archive:
-        for member in archive:
-            _may_go_on(path, control)
-            archive.extract(member, temporary, filter="data")
-            control.progress(packed.tell(), size, "bytes")
-        # Compressed data is checked where it ends, which lies after the last member.
-        while archive.fileobj is not None and archive.fileobj.read(_CHUNK):
-            _may_go_on(path, control)
-
-
-def _unzip(path: Path, temporary: Path, control: Control) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        for member in members:
-            if member.filename.startswith("/") or ".." in PurePosixPath(member.filename).parts:
-                raise zipfile.BadZipFile(f"its member {member.filename!r} leads out of it")
-        size, done = sum(member.compress_size for member in members), 0
-        for member in members:
-            _may_go_on(path, control)
-            archive.extract(member, temporary)
-            done += member.compress_size
-            control.progress(done, size, "bytes")
-
-
-def _may_go_on(path: Path, control: Control) -> None:
-    if control.stop_requested():
-        raise InterruptedWork(f"stopped while {path} was unpacked. Run the same command again to unpack it.")
-
-
-def _wanted(path: Path, temporary: Path, appears: str) -> Path:
-    """The folder that should appear, among what was unpacked: at the top, one folder below, or all of it.
-
-    Raises:
-        FailureError: It is not there.
-    """
-    found = next((each for each in (temporary / appears, *temporary.glob(f"*/{appears}")) if each.is_dir()), None)
-    if found is not None:
-        return found
-    held = sorted(each for each in temporary.iterdir() if not is_litter(each.name))
-    if not held or any(each.is_dir() for each in held):
-        names = ", ".join(each.name for each in held[:5])
-        raise FailureError(f"{path} holds no folder {appears} (it holds {names}). {_WRONG}")
-    # Its files lie at the top, without a folder around them.
-    found = Path(tempfile.mkdtemp(dir=temporary), "all")
-    found.mkdir()
-    for each in held:
-        os.replace(each, found / each.name)
-    return found

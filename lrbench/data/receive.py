@@ -1,16 +1,12 @@
 """Receiving one file: from several addresses in turn, going on from what arrived, and checked before it counts."""
 
-import lzma
 import os
-import tarfile
-import zipfile
-import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lrbench.control import Control
-from lrbench.errors import FailureError, InterruptedWork, sentence
+from lrbench.data.extract import is_archive
+from lrbench.errors import FailureError, InputError, InterruptedWork, sentence
 from lrbench.files import sync_folder, writing
 from lrbench.registry.task import Archive, Task
 
@@ -38,9 +34,15 @@ def receive(task: Task, archive: Archive, path: Path, control: Control) -> None:
 
     Raises:
         FailureError: No address gave the right file, or the disk is full.
+        InputError: A link has the name under which what arrives is kept.
         InterruptedWork: Asked to stop; what arrived is kept.
     """
     part = path.with_name(path.name + ".part")
+    for kept in (part, part.with_name(f"{part.name}.again")):
+        if kept.is_symlink():
+            raise InputError(
+                f"{kept} is a link, and lrbench writes what arrives to a file of that name. Delete the link."
+            )
     try:
         _receive(task, archive, path, part, control)
     except FileNotFoundError as error:
@@ -236,12 +238,8 @@ def wrong(path: Path, archive: Archive) -> str | None:
 
 
 def _no_archive(path: Path, archive: Archive) -> str | None:
-    if archive.unpacks_to is None or zipfile.is_zipfile(path):
+    if archive.unpacks_to is None or is_archive(path):
         return None
-    # Compressed data that is cut short raises in place of answering.
-    with suppress(EOFError, OSError, zlib.error, lzma.LZMAError):
-        if tarfile.is_tarfile(path):
-            return None
     return "is no tar or zip file, or only the beginning of one"
 
 

@@ -3,7 +3,6 @@
 An archive's hash is checked before it is unpacked; from then on these hold its official splits to what it held.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,11 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from lrbench.data.layouts.search import candidates
 from lrbench.data.layouts.splits import hash_problem
-from lrbench.files import sha256_file, write_json
+from lrbench.errors import InputError
+from lrbench.files import read_json, sha256_file, write_json
 from lrbench.registry.loading import is_shipped
 from lrbench.registry.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
 
-_MARKER = ".lrbench-fetched.json"
+MARKER = ".lrbench-fetched.json"
+"""The mark's file name."""
 # Splits are text; the annotations that some archives hold beside them are far larger and none of lrbench's business.
 # Food-101's are JSON.
 _LIST_ENDINGS = (".txt", ".json", ".csv", ".tsv")
@@ -33,7 +34,7 @@ def mark_unpacked(folder: Path, *, archive: str, images: int) -> None:
     lists = {path.relative_to(folder).as_posix(): sha256_file(path) for path in _lists(folder)}
     # A name that is not UTF-8 cannot be written down, and no task can name it.
     write_json(
-        folder / _MARKER,
+        folder / MARKER,
         {
             "archive": archive,
             "images": images,
@@ -44,7 +45,7 @@ def mark_unpacked(folder: Path, *, archive: str, images: int) -> None:
 
 def is_marked(folder: Path) -> bool:
     """Whether a folder was unpacked whole."""
-    return (folder / _MARKER).is_file()
+    return (folder / MARKER).is_file()
 
 
 def changed_lists(task: Task, where: Path, roots: Sequence[Path]) -> list[str]:
@@ -58,7 +59,7 @@ def changed_lists(task: Task, where: Path, roots: Sequence[Path]) -> list[str]:
         roots: Folders in which data is looked for.
     """
     problems = []
-    meant = "" if is_shipped(task) else f" (where that was meant, delete {_MARKER} in its folder)"
+    meant = "" if is_shipped(task) else f" (where that was meant, delete {MARKER} in its folder)"
     used = _used(task)
     for folder in _unpacked(task, where, roots):
         told = _read_marker(folder)
@@ -106,8 +107,8 @@ def _unpacked(task: Task, where: Path, roots: Sequence[Path]) -> list[Path]:
 
 
 def _read_marker(folder: Path) -> dict[str, object]:
-    with suppress(OSError, ValueError):
-        told = json.loads((folder / _MARKER).read_text("utf-8"))
+    with suppress(OSError, InputError):
+        told = read_json(folder / MARKER, "Delete it.")
         if isinstance(told, dict):
             return told
     return {}

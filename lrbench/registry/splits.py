@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lrbench.registry.paths import Readable
 from lrbench.registry.strict import OneOrMore, Strict
 
 
@@ -32,7 +33,7 @@ class ListedSplit(Strict):
     """
 
     kind: Literal["listed"]
-    test: str
+    test: Readable
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

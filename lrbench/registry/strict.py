@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
-OneOrMore = str | tuple[str, ...]
-"""A name, or several of which the first that is there counts."""
+OneOrMore = str | Annotated[tuple[str, ...], Field(min_length=1)]
+"""A name, or several."""
 
 
 class Strict(BaseModel):

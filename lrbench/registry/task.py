@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from lrbench.registry.paths import Address, Below, FileName, NamedBelow, Readable, ReadableOrMore, download_name
 from lrbench.registry.splits import ColumnSplit, DrawnSplit, FirstSplit, ListedSplit
-from lrbench.registry.strict import OneOrMore, Strict
+from lrbench.registry.strict import Strict
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
@@ -23,7 +24,7 @@ class FoldersFiles(Strict):
     """
 
     layout: Literal["folders"]
-    root: OneOrMore = "."
+    root: ReadableOrMore = "."
     exclude: tuple[str, ...] = ()
     split: Annotated[FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
 
@@ -39,11 +40,11 @@ class SplitFoldersFiles(Strict):
     """
 
     layout: Literal["split-folders"]
-    root: OneOrMore = "."
-    train: str = "train"
-    test: str = "test"
-    val: str | None = None
-    flat_labels: tuple[str, ...] = ()
+    root: ReadableOrMore = "."
+    train: Readable = "train"
+    test: Readable = "test"
+    val: Readable | None = None
+    flat_labels: tuple[Readable, ...] = ()
     every: Annotated[int, Field(gt=0)] = 1
 
 
@@ -62,11 +63,11 @@ class ListsFiles(Strict):
     """
 
     layout: Literal["lists"]
-    root: OneOrMore = "."
-    images: OneOrMore = "."
-    train: OneOrMore
-    test: OneOrMore
-    val: OneOrMore | None = None
+    root: ReadableOrMore = "."
+    images: ReadableOrMore = "."
+    train: ReadableOrMore
+    test: ReadableOrMore
+    val: ReadableOrMore | None = None
     label: Literal["folder", "path", "column"] = "folder"
     hashes: dict[Literal["train", "val", "test"], str] = {}
 
@@ -96,12 +97,12 @@ class TableFiles(Strict):
     """
 
     layout: Literal["table"]
-    root: OneOrMore = "."
-    images: OneOrMore = "."
-    file: OneOrMore | None = None
-    train: OneOrMore | None = None
-    test: OneOrMore | None = None
-    val: OneOrMore | None = None
+    root: ReadableOrMore = "."
+    images: ReadableOrMore = "."
+    file: ReadableOrMore | None = None
+    train: ReadableOrMore | None = None
+    test: ReadableOrMore | None = None
+    val: ReadableOrMore | None = None
     image: str | None = None
     label: str | None = None
     ending: str = ""
@@ -126,12 +127,12 @@ class IndexedFiles(Strict):
     """Text files joined on an image id, as CUB-200-2011 and NABirds have them: never joined on the line number."""
 
     layout: Literal["indexed"]
-    root: OneOrMore = "."
-    folder: str = "images"
-    images: str = "images.txt"
-    labels: str = "image_class_labels.txt"
-    split: str = "train_test_split.txt"
-    classes: str = "classes.txt"
+    root: ReadableOrMore = "."
+    folder: Readable = "images"
+    images: Readable = "images.txt"
+    labels: Readable = "image_class_labels.txt"
+    split: Readable = "train_test_split.txt"
+    classes: Readable = "classes.txt"
 
 
 class HubFiles(Strict):
@@ -166,7 +167,7 @@ class TorchvisionFiles(Strict):
 
     layout: Literal["torchvision"]
     dataset: str
-    root: OneOrMore = "."
+    root: ReadableOrMore = "."
     splits: dict[Literal["train", "val", "test"], dict[str, Any]]
 
 
@@ -217,22 +218,24 @@ class Archive(Strict):
         into: Folder to unpack in (or to put the file in), relative to the data root.
     """
 
-    url: str
-    mirrors: tuple[str, ...] = ()
+    url: Address
+    mirrors: tuple[Address, ...] = ()
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     bytes: int | None = None
-    unpacks_to: str | None = None
-    inner: str | None = None
+    unpacks_to: NamedBelow | None = None
+    inner: FileName | None = None
     images: Annotated[int, Field(gt=0)] | None = None
-    into: str = "."
+    into: Below = "."
 
-    @field_validator("into", "unpacks_to")
-    @classmethod
-    def _inside(cls, value: str | None) -> str | None:
-        if value is not None and (value.startswith(("/", "~")) or ".." in value.split("/")):
-            raise ValueError(f"{value!r} leads out of the data root: name a folder in it")
-        return value
+    @model_validator(mode="after")
+    def _folder_beside_file(self) -> "Archive":
+        if self.unpacks_to == download_name(self.url):
+            raise ValueError(
+                f"unpacks_to is {self.unpacks_to!r}, which is the downloaded file's own name: a file and a folder cannot "
+                "share it, so fetch this data by hand"
+            )
+        return self
 
 
 class About(Strict):
