@@ -32,8 +32,22 @@ class Found:
 
 
 def shipped_folder(package: str) -> Path:
-    """Folder of the TOML files shipped as `lrbench.tasks` or `lrbench.suites`."""
-    return Path(str(importlib.resources.files(package)))
+    """Folder of the TOML files shipped as `lrbench.tasks` or `lrbench.suites`.
+
+    Raises:
+        InputError: lrbench is neither installed nor run from its source tree.
+    """
+    try:
+        return Path(str(importlib.resources.files(package)))
+    except ModuleNotFoundError as error:
+        # A source tree that is not installed keeps them beside the package.
+        checkout = Path(__file__).resolve().parents[2]
+        folder = checkout / {"lrbench.tasks": "tasks", "lrbench.suites": "benchmark/suites"}[package]
+        if (checkout / "setup.cfg").is_file() and folder.is_dir():
+            return folder
+        raise InputError(
+            f"{package} was not found beside {checkout / 'lrbench'}. Install lrbench from its source folder: `pip install .`."
+        ) from error
 
 
 def means_a_file(name_or_path: str) -> bool:
