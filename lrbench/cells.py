@@ -69,6 +69,8 @@ class TransferSettings(Strict):
             InputError: `concat.partner` names no snapshot.
         """
         described = task.model_dump(mode="json", include={"files", "counts", "classes", "metric"})
+        if task.upright:
+            described["orientation"] = task.orientation
         record: dict[str, Any] = {"task_sha256": sha256_json(described)}
         if protocol not in {"fewshot", "logme"}:
             record["validation"] = self.validation

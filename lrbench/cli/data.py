@@ -40,6 +40,7 @@ def verify(
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import load_task_data, unused_note
+    from lrbench.data.orientation import asks_for_orientation, unstated_orientation
     from lrbench.data.verify import verify as verify_data
     from lrbench.errors import FailureError, InputError
     from lrbench.files import sha256_bytes
@@ -74,6 +75,8 @@ def verify(
                     {"test": each.name, "split": each.split, "other": each.other, "same_class": each.same_class}
                     for each in found.repeated
                 ],
+                "orientation": chosen.orientation,
+                "oriented": {split: len(ids) for split, ids in found.oriented.items()},
             }
         )
     else:
@@ -92,6 +95,14 @@ def verify(
         for each in found.repeated:
             label = "" if each.same_class else ", under another class"
             show(f"test image {each.name} is {each.split} image {each.other} too, pixel by pixel{label}")
+        for split, ids in found.oriented.items():
+            applied = "turned upright" if chosen.upright else "used as they are stored"
+            show(
+                f"{len(ids):,} {split} images state an orientation in their metadata and are {applied} (first: {ids[0]})"
+            )
+    if found.oriented and asks_for_orientation(chosen):
+        images = ", ".join(f"{len(ids):,} {split}" for split, ids in found.oriented.items())
+        warn(str(unstated_orientation(chosen, f"{images} images")))
     if found.repeated:
         count, total = len(found.repeated), found.counts["test"]
         warn(
@@ -100,7 +111,7 @@ def verify(
         )
     if found.bad:
         raise FailureError(
-            f"{len(found.bad):,} images of {chosen.name} cannot be read. "
+            f"{len(found.bad):,} images of {chosen.name} cannot be read or are damaged. "
             "Replace them from the original archive, or take them out where the data are your own."
         )
     if data.problems and not partial:
@@ -134,7 +145,7 @@ def prepare(
     from lrbench.cli.progress import showing_progress
     from lrbench.data.examples import EvaluationTransform
     from lrbench.data.loading import load_task_data, unused_note
-    from lrbench.data.prepare import prepare as prepare_split
+    from lrbench.data.prepare import prepare_splits
     from lrbench.effective import suite_in_use
     from lrbench.references import parse_reference
     from lrbench.registry import load_task
@@ -154,5 +165,6 @@ def prepare(
     transform = EvaluationTransform.of(settings)
     for split in data.splits:
         with showing_progress(f"prepare {chosen.name} {split}") as control:
-            pixels = prepare_split(data, split, transform, cache=workspace.cache, control=control)
+            _, prepared = prepare_splits(data, [split], transform, cache=workspace.cache, control=control)
+        pixels = prepared[split]
         note(f"{chosen.name} {split}: {len(pixels):,} images at {settings.size} px are in {workspace.cache}")

@@ -2,29 +2,41 @@
 
 import io
 import warnings
-from functools import cache
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from PIL import EpsImagePlugin, Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
 from lrbench.data.decoding_room import wait_for_room
 from lrbench.data.image_kinds import READ_FORMATS, why_unread
+from lrbench.data.jpeg import Bytes, decode_jpeg
 from lrbench.errors import InputError, sentence
 
 # Libraries that open images themselves (torchvision's data sets) must not have Pillow start Ghostscript either.
 EpsImagePlugin.gs_binary = False
+# Pillow refuses PNG files with more than 1 MiB of compressed text, which generators of images write.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
+# What Pillow warns of concerns metadata, or sizes that are looked at here; no such warning names a file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Sixteen-bit grey levels 0..65535 onto 0..255: 65535 / 255 is exactly 257.
 _LEVELS_16_TO_8 = 257
-# Largest file that is read as an image: 179 million pixels of 16-bit colour, uncompressed.
+# Most pixels of an image, Pillow's own limit; and the largest file, which holds so many in 16-bit colour.
+MOST_PIXELS = 178_956_970
 MOST_IMAGE_BYTES = 1 << 30
-
-Bytes = npt.NDArray[np.uint8]
+# Pixels that are converted at a time: a conversion takes several times the memory of its image.
+_STRIP_PIXELS = 1 << 22
+_ORIENTATION = 0x0112
+# Chunks of a PNG file that pixels depend on, beside those that begin with a capital.
+_PNG_START, _PNG_TRANSPARENCY = b"\x89PNG\r\n\x1a\n", b"tRNS"
 
 
 class UndecodableImage(InputError):
-    """An image that cannot be read or decoded.
+    """An image that cannot be read or decoded, or is damaged.
 
     Attributes:
         name: The file.
@@ -45,95 +57,135 @@ class UndecodableImage(InputError):
         return UndecodableImage, (self.name, self.reason, self._task)
 
 
-def decode(content: bytes, name: str, *, task: str = "TASK") -> Bytes:
+@dataclass
+class Remarks:
+    """What decoding notices of an image beside its pixels.
+
+    Attributes:
+        damage: Says what is damaged where the image decodes all the same; None where nothing is.
+        oriented: The file, where its metadata say that it is to be shown turned or mirrored; else None.
+    """
+
+    damage: UndecodableImage | None = None
+    oriented: str | None = None
+
+
+_REMARKS: ContextVar[Remarks | None] = ContextVar("remarks", default=None)
+
+
+@contextmanager
+def noticing() -> Iterator[Remarks]:
+    """Collect what decoding one image in this thread notices; without it, a damaged image is refused."""
+    remarks = Remarks()
+    token = _REMARKS.set(remarks)
+    try:
+        yield remarks
+    finally:
+        _REMARKS.reset(token)
+
+
+def decode(content: bytes, name: str, *, task: str = "TASK", upright: bool = False) -> Bytes:
     """Decode an image file's bytes to RGB.
 
     Pillow is the reference. The container is told from the bytes (data sets hold GIF, BMP and PNG files called `.jpg`).
     CMYK is converted; transparency is laid on white, because drawings are commonly saved as black on nothing; 16-bit
-    grey levels are scaled to 8 bits, not clipped; of several frames the first is taken. The EXIF orientation is not
-    applied, as in torchvision's loaders, with which published figures were made. What Pillow itself does as it opens a file
-    stays: of 16-bit colour the lower byte is cut off, not rounded, and a transparent colour in 16 bits may not be recognised.
-    Levels that no standard maps to black and white (floating point, 32 bits) are refused: a guess would give black images.
+    grey levels are scaled to 8 bits, not clipped; of several frames the first is taken. What Pillow itself does as it opens a
+    file stays: of 16-bit colour the lower byte is cut off, not rounded, and a transparent colour in 16 bits may not be
+    recognised. Levels that no standard maps to black and white (floating point, 32 bits) are refused: a guess would give
+    black images.
 
     Args:
         content: The file's bytes.
         name: What the file is called in an error.
         task: The task named in an error's advice.
+        upright: Apply the orientation that the metadata (EXIF, or XMP) state, as viewers do. Otherwise pixels are as they
+            are stored, in every format; published figures were made so.
 
     Returns:
         Shape `(H, W, 3)`.
 
     Raises:
-        UndecodableImage: The bytes are no image, or one that is cut off or damaged (an `InputError`).
+        UndecodableImage: The bytes are no image, or one that is cut off or, where nobody is `noticing`, damaged.
     """
     if not content:
         raise UndecodableImage(name, "the file is empty", task)
+    remarks = _REMARKS.get()
     try:
-        # Pillow looks at the head alone: what kind it is, and whether it is of a size that nobody means.
+        # Pillow looks at the head alone: what kind it is, and how large.
         image = Image.open(io.BytesIO(content), formats=READ_FORMATS)
-        wait_for_room(*image.size)
-        if image.format in {"JPEG", "MPO"} and image.mode == "RGB" and (pixels := _jpeg(content)) is not None:
-            return pixels
-        image.load()
-        return rgb_pixels(image)
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        wait_for_room(width, height)
+        pixels, damage = decode_jpeg(content) if image.format in {"JPEG", "MPO"} else (None, None)
+        if image.format == "PNG":
+            damage = png_damage(content)
+        if pixels is None or image.mode != "RGB":
+            # TIFF alone is turned by Pillow, which then forgets the orientation.
+            orientation = _orientation(image) if image.format == "TIFF" else 1
+            image.load()
+            pixels = _turned(rgb_pixels(image), {6: 8, 8: 6}.get(orientation, orientation))
+        if image.format != "TIFF":
+            orientation = _orientation(image)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise UndecodableImage(name, why_unread(content), task) from error
+    except Image.DecompressionBombError as error:
+        raise UndecodableImage(name, f"it has more than {MOST_PIXELS:,} pixels; make it smaller", task) from error
     except Exception as error:
         # Pillow's decoders raise a dozen kinds of exception on damaged files (OSError, SyntaxError, struct.error, …).
-        raise UndecodableImage(name, str(error) or type(error).__name__, task) from error
+        raise UndecodableImage(name, _own_words(str(error)) or type(error).__name__, task) from error
+    if damage is not None:
+        refusal = UndecodableImage(name, f"it is damaged: {damage}", task)
+        if remarks is None:
+            raise refusal
+        remarks.damage = refusal
+    if remarks is not None and orientation != 1:
+        remarks.oriented = name
+    return np.ascontiguousarray(_turned(pixels, orientation)) if upright else np.ascontiguousarray(pixels)
 
 
-def decode_own_jpeg(content: Bytes, height: int, width: int) -> Bytes:
-    """The pixels of a colour JPEG image of known size. Shape `(height, width, 3)`."""
-    pixels = _jpeg(content)
-    if pixels is None:
-        # Its form is known, so Pillow need not look for it: that takes a quarter of the time of a small image.
-        pixels = np.asarray(Image.frombytes("RGB", (width, height), bytes(content), "jpeg", "RGB", ""))
+def _own_words(message: str) -> str:
+    if "MAX_TEXT" in message:
+        return f"its metadata hold more than {PngImagePlugin.MAX_TEXT_CHUNK >> 20} MiB of text; save it without them"
+    return message
+
+
+def _orientation(image: Image.Image) -> int:
+    """How an image is to be shown, by EXIF's numbers from 1 (as it is stored) to 8."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # Damaged metadata, of which Pillow raises as many kinds of exception as of damaged images.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(pixels: Bytes, orientation: int) -> Bytes:
+    """Pixels as they are to be shown. Shape `(H, W, 3)`, or `(W, H, 3)` for orientations from 5."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
     return pixels
 
 
-def _jpeg(content: bytes | Bytes) -> Bytes | None:
-    """The pixels of a colour JPEG image, in two thirds of Pillow's time; None where only Pillow is to be asked.
-
-    torchvision has the same decoder under it, and needs no copy of the pixels. It means to give this up, and its build
-    may have another version of the decoder: then Pillow does it.
-    """
-    return _decoded_by_torchvision(content) if _torchvision_decodes_as_pillow() else None
-
-
-def _decoded_by_torchvision(content: bytes | Bytes) -> Bytes | None:
-    # Here, so that what only lists images needs no torch.
-    import torch
-    import torchvision
-
-    try:
-        pixels = torchvision.io.decode_jpeg(torch.from_numpy(np.array(np.frombuffer(content, np.uint8))))
-    except RuntimeError:
-        # Pillow decides on what is damaged, and finds the words.
-        return None
-    found: Bytes = pixels.permute(1, 2, 0).numpy()
-    return found if found.shape[2] == 3 else None
-
-
-@cache
-def _torchvision_decodes_as_pillow() -> bool:
-    """Whether this torchvision decodes JPEG at all, and to the bit as Pillow does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for number, (subsampling, progressive) in enumerate([(0, False), (1, False), (2, False), (2, True)]):
-            noise = np.random.default_rng(number).integers(0, 256, (37, 45, 3), dtype=np.uint8)
-            buffer = io.BytesIO()
-            image = Image.fromarray(noise)
-            image.save(buffer, format="JPEG", quality=80, subsampling=subsampling, progressive=progressive)
-            try:
-                theirs = _decoded_by_torchvision(buffer.getvalue())
-            except (AttributeError, OSError):
-                return False
-            if theirs is None or not np.array_equal(theirs, np.asarray(Image.open(buffer))):
-                return False
-    return True
+def png_damage(content: bytes) -> str | None:
+    """The damage that a PNG file's checksums show in what its pixels depend on, as a clause; Pillow looks at few of them."""
+    place = len(_PNG_START)
+    while place < len(content):
+        length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
+        end = place + 8 + length
+        matters = kind[:1].isupper() or kind == _PNG_TRANSPARENCY
+        if matters and zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            return f"the checksum of its {kind.decode('latin-1')} data does not match"
+        if kind == b"IEND":
+            return None
+        place = end + 4
+    return "its end is missing"
 
 
 def rgb_pixels(image: Image.Image) -> Bytes:
@@ -142,7 +194,15 @@ def rgb_pixels(image: Image.Image) -> Bytes:
     Raises:
         ValueError: Its levels do not say what is white.
     """
-    return np.array(_to_rgb(image))
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return np.array(_to_rgb(image))
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom))))
+    return pixels
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.data.decode import Bytes
+from lrbench.data.jpeg import Bytes
 from lrbench.files import sha256_bytes
 from lrbench.registry.suite import Input
 from lrbench.registry.task import Task
@@ -90,6 +90,7 @@ class TaskData:
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
         edition: What tells this data from another edition of it where its images' names do not, such as a revision.
         unused: What lies in class folders and is not used: files that are no images by their endings, and folders.
+        tolerant: Whether the user accepts data that is not whole, which holds for damaged images too.
     """
 
     task: Task
@@ -100,6 +101,7 @@ class TaskData:
     drawn: tuple[str, ...] = ()
     edition: str = ""
     unused: tuple[str, ...] = ()
+    tolerant: bool = False
 
     @cached_property
     def drawn_list(self) -> str | None:

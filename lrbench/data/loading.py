@@ -103,6 +103,7 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         drawn=reading.drawn,
         edition=reading.edition,
         unused=reading.unused,
+        tolerant=partial,
     )
 
 

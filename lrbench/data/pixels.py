@@ -10,10 +10,12 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from lrbench.data.decode import Bytes, decode_own_jpeg
 from lrbench.data.examples import EvaluationTransform
+from lrbench.data.jpeg import Bytes, decode_own_jpeg
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+# Of a longer image, the middle is resized: every crop, of training too, lies in the middle from 17 times as long as wide.
+_LONGEST = 32
 Indices = npt.NDArray[np.int64]
 
 
@@ -130,7 +132,8 @@ class DecodedAnew:
 def resize(image: Bytes, transform: EvaluationTransform) -> Bytes:
     """Resize so that the short side has `transform.resize` pixels, antialiased; the long side is cut to whole pixels.
 
-    Where the transform squashes, both sides become so long.
+    Where the transform squashes, both sides become so long. Otherwise, of an image more than 32 times as long as wide, only
+    the middle 32 squares are resized: the whole would take memory without bound.
 
     torchvision does it, on whole numbers from 0 to 255; so crops agree with its `Resize` and `CenterCrop` to the bit.
     Processors with AVX2 all give the same bits; on others a value may differ by 1.
@@ -143,6 +146,11 @@ def resize(image: Bytes, transform: EvaluationTransform) -> Bytes:
         Shape `(h, w, 3)`, contiguous.
     """
     sides = [transform.resize] * (2 if transform.squash else 1)
+    if not transform.squash:
+        height, width = image.shape[:2]
+        longest = _LONGEST * min(height, width)
+        top, left = (max(0, side - longest) // 2 for side in (height, width))
+        image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
     if (min(image.shape[:2]) == transform.resize and len(sides) == 1) or list(image.shape[:2]) == sides:
         return image
     mode = _FILTERS[transform.interpolation]

@@ -1,4 +1,4 @@
-"""Opening every image of a task, and saying which are bad and which test images are in training too."""
+"""Opening every image of a task: which are bad, which carry an orientation, and which test images are in training."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrbench.control import Control
-from lrbench.data.decode import UndecodableImage
+from lrbench.data.decode import UndecodableImage, noticing
 from lrbench.data.decoding_room import DecodingRoom
 from lrbench.data.examples import SplitName, TaskData
 from lrbench.errors import InterruptedWork
@@ -23,7 +23,7 @@ _DIGEST, _ROWS = 16, 64
 
 @dataclass(frozen=True, kw_only=True)
 class BadImage:
-    """An image that does not decode."""
+    """An image that does not decode, or is damaged."""
 
     split: str
     name: str
@@ -53,14 +53,25 @@ class Verification:
     Attributes:
         counts: Number of images by split.
         by_class: Number of images of each class, by split.
-        bad: Images that do not decode.
+        bad: Images that do not decode, or are damaged.
         repeated: Test images that are in training too.
+        oriented: By split, images whose metadata say that they are to be shown turned or mirrored; only splits with such.
     """
 
     counts: dict[str, int]
     by_class: dict[str, dict[str, int]]
     bad: tuple[BadImage, ...]
     repeated: tuple[RepeatedImage, ...]
+    oriented: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What opening an image gave: what is wrong, a hash of its pixels (None where it does not decode), and its orientation."""
+
+    bad: BadImage | None
+    digest: bytes | None
+    oriented: bool
 
 
 def verify(data: TaskData, control: Control) -> Verification:
@@ -70,20 +81,23 @@ def verify(data: TaskData, control: Control) -> Verification:
         InterruptedWork: Asked to stop.
     """
     bad: list[BadImage] = []
+    oriented: dict[str, list[str]] = {}
     # Zero for an image that is bad.
     digests = {name: np.zeros((len(split), _DIGEST), np.uint8) for name, split in data.splits.items()}
     total, room = sum(len(split) for split in data.splits.values()), DecodingRoom()
     with ThreadPoolExecutor(max_workers=cores_here()) as pool:
         done = 0
         for block in _blocks(data):
-            for (name, index), found in zip(
-                block, pool.map(lambda each: _check(data, room, *each), block), strict=True
+            for (name, index), checked in zip(
+                block, pool.map(lambda image: _check(data, room, *image), block), strict=True
             ):
                 done += 1
-                if isinstance(found, BadImage):
-                    bad.append(found)
-                else:
-                    digests[name][index] = np.frombuffer(found, np.uint8)
+                if checked.bad is not None:
+                    bad.append(checked.bad)
+                if checked.digest is not None:
+                    digests[name][index] = np.frombuffer(checked.digest, np.uint8)
+                if checked.oriented:
+                    oriented.setdefault(name, []).append(data.splits[name].ids[index])
             control.progress(done, total, "images")
             if control.stop_requested():
                 raise InterruptedWork(f"stopped after {done:,} of {total:,} images; {len(bad)} bad ones so far.")
@@ -96,6 +110,7 @@ def verify(data: TaskData, control: Control) -> Verification:
         by_class=by_class,
         bad=tuple(bad),
         repeated=tuple(sorted(_repeated(data, digests), key=lambda each: each.name)),
+        oriented={name: tuple(ids) for name, ids in oriented.items()},
     )
 
 
@@ -126,16 +141,18 @@ def _blocks(data: TaskData) -> Iterator[list[tuple[SplitName, int]]]:
         yield every[start : start + size]
 
 
-def _check(data: TaskData, room: DecodingRoom, split: SplitName, index: int) -> BadImage | bytes:
-    """What is wrong with an image, or a hash of its pixels."""
+def _check(data: TaskData, room: DecodingRoom, split: SplitName, index: int) -> _Checked:
     images = data.splits[split].images
-    try:
-        with room.one_image():
-            pixels = images.read(index)
-            found = hashlib.sha256(str(pixels.shape).encode())
-            # In pieces: a copy of a large photograph would take as much memory again.
-            for top in range(0, len(pixels), _ROWS):
-                found.update(pixels[top : top + _ROWS].tobytes())
-            return found.digest()[:_DIGEST]
-    except UndecodableImage as error:
-        return BadImage(split=split, name=error.name, reason=error.reason)
+    with noticing() as remarks:
+        try:
+            with room.one_image():
+                pixels = images.read(index)
+                found = hashlib.sha256(str(pixels.shape).encode())
+                # In pieces: a copy of a large photograph would take as much memory again.
+                for top in range(0, len(pixels), _ROWS):
+                    found.update(pixels[top : top + _ROWS].tobytes())
+        except UndecodableImage as error:
+            return _Checked(BadImage(split=split, name=error.name, reason=error.reason), None, False)
+    damage = remarks.damage
+    bad = None if damage is None else BadImage(split=split, name=damage.name, reason=damage.reason)
+    return _Checked(bad, found.digest()[:_DIGEST], remarks.oriented is not None)

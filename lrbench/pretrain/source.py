@@ -11,7 +11,7 @@ from lrbench.control import Control, kept
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Indices, Pixels
-from lrbench.data.prepare import prepare
+from lrbench.data.prepare import prepare_splits
 from lrbench.models import InputNormalisation, forward_all, pick_device, placed
 from lrbench.ranks import ALONE, Ranks
 from lrbench.references import Reference
@@ -53,12 +53,8 @@ def open_source(
     data = load_task_data(load_task(name), roots, partial=partial)
     say_unused(data, control)
     transform = EvaluationTransform.of(settings)
-    return Source(
-        data=data,
-        fingerprint=data.fingerprint,
-        train=prepare(data, "train", transform, cache=cache, control=control),
-        test=prepare(data, "test", transform, cache=cache, control=control),
-    )
+    data, pixels = prepare_splits(data, ("train", "test"), transform, cache=cache, control=control)
+    return Source(data=data, fingerprint=data.fingerprint, train=pixels["train"], test=pixels["test"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -273,6 +273,8 @@ class Task(Strict):
         counts: Number of images by split; data with fewer is half-copied.
         least: By split, as many images as any class of the whole data has at least; a class with fewer is half-copied.
         most: By split, as many as any class has at most; one with more holds another's images.
+        orientation: Whether the orientation that images' metadata state is applied: `stored` (no) or `upright` (yes). Where a
+            shipped task says nothing, it is not; where a user's says nothing, such images are refused.
         manual: How to get the data by hand where no download exists.
     """
 
@@ -283,6 +285,7 @@ class Task(Strict):
     counts: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
     least: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
     most: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
+    orientation: Literal["stored", "upright"] | None = None
     files: Files
     archives: tuple[Archive, ...] = ()
     manual: str | None = None
@@ -306,6 +309,11 @@ class Task(Strict):
     def display_title(self) -> str:
         """The title, or else the name."""
         return self.title or self.name
+
+    @property
+    def upright(self) -> bool:
+        """Whether the orientation that images' metadata state is applied."""
+        return self.orientation == "upright"
 
     @property
     def argument(self) -> str:

@@ -243,7 +243,9 @@ class Transfer:
             "task": [target.identity.fingerprint, target.identity.content, task.metric],
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "seed": cell.seed,
-            "preprocessing": preprocessing(target.transform, self._input, self._augmentation(cell)),
+            "preprocessing": preprocessing(
+                target.transform, self._input, self._augmentation(cell), upright=target.data.task.upright
+            ),
             "device": device_name(self._device),
             "versions": library_versions(),
         }
@@ -325,7 +327,9 @@ class Transfer:
             },
             "protocol": cell.protocol,
             "seed": cell.seed,
-            "preprocessing": preprocessing(target.transform, self._input, self._augmentation(cell)),
+            "preprocessing": preprocessing(
+                target.transform, self._input, self._augmentation(cell), upright=target.data.task.upright
+            ),
             "partial": target.data.partial or self.record.source_partial,
             "metrics": measured,
             "train_count": diagnostics.get("images", len(target.development.labels)),

@@ -38,13 +38,16 @@ def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotReco
     )
 
 
-def preprocessing(transform: EvaluationTransform, given: Input, augmentation: str | None) -> dict[str, Any]:
+def preprocessing(
+    transform: EvaluationTransform, given: Input, augmentation: str | None, *, upright: bool
+) -> dict[str, Any]:
     """How images became inputs; results that differ in it are never ranked together.
 
     Args:
         transform: How test images are resized and cropped.
         given: The network's input.
         augmentation: Of training images, where the network was trained on them.
+        upright: Whether the orientation that images' metadata state was applied.
     """
     return {
         "size": transform.size,
@@ -54,4 +57,5 @@ def preprocessing(transform: EvaluationTransform, given: Input, augmentation: st
         "std": list(given.std),
         **({"crop_mode": "squash"} if transform.squash else {}),
         **({} if augmentation is None else {"augmentation": augmentation}),
+        **({"orientation": "upright"} if upright else {}),
     }

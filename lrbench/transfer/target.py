@@ -13,7 +13,7 @@ from lrbench.control import Control, kept
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
 from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Pixels, Shard
-from lrbench.data.prepare import prepare
+from lrbench.data.prepare import prepare_splits
 from lrbench.errors import InterruptedWork
 from lrbench.models import InputNormalisation, forward_all
 from lrbench.registry import load_task
@@ -112,7 +112,7 @@ def open_target(
     say_unused(data, control)
     transform = EvaluationTransform.of(settings)
     names = [name for name in ("train", "val") if name in data.splits]
-    pixels = {name: prepare(data, name, transform, cache=cache, control=control) for name in data.splits}
+    data, pixels = prepare_splits(data, tuple(data.splits), transform, cache=cache, control=control)
     trained = len(data.splits["train"])
     labels = np.concatenate([data.splits[name].labels for name in names])  # type: ignore[index]
     return Target(

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 import lrbench.data.decode as module
-from lrbench.data.decode import UndecodableImage, decode
+from lrbench.data import jpeg
+from lrbench.data.decode import UndecodableImage, decode, noticing
 from lrbench.data.image_kinds import READ_FORMATS
 from lrbench.data.layouts.reading import FileImages
 from lrbench.errors import InputError
@@ -190,7 +191,8 @@ def photographs():
 
 def outcome(content):
     try:
-        return decode(content, "file").tobytes()
+        with noticing():
+            return decode(content, "file").tobytes()
     except UndecodableImage as error:
         return error.reason
 
@@ -199,7 +201,7 @@ def outcome(content):
 def by_pillow(monkeypatch):
     def run(content):
         with monkeypatch.context() as without:
-            without.setattr(module, "_torchvision_decodes_as_pillow", lambda: False)
+            without.setattr(jpeg, "torchvision_decodes_as_pillow", lambda: False)
             return outcome(content)
 
     return run
@@ -222,9 +224,9 @@ def test_the_faster_decoder_gives_pillows_pixels_and_pillows_reasons(by_pillow):
 
 
 def test_the_faster_decoder_is_in_use_where_it_is_there():
-    assert module._torchvision_decodes_as_pillow()
-    assert module._jpeg(encoded(COLOUR, "JPEG")) is not None
-    assert module._jpeg(encoded(COLOUR.convert("L"), "JPEG")) is None
+    assert jpeg.torchvision_decodes_as_pillow()
+    assert jpeg.decode_jpeg(encoded(COLOUR, "JPEG"))[0] is not None
+    assert jpeg.decode_jpeg(encoded(COLOUR.convert("L"), "JPEG")) == (None, None)
 
 
 @pytest.mark.parametrize("given", ["other pixels", "nothing"])
@@ -232,23 +234,25 @@ def test_a_decoder_that_differs_from_pillow_or_is_gone_is_not_used(monkeypatch, 
     import torchvision
 
     theirs = torchvision.io.decode_jpeg
-    module._torchvision_decodes_as_pillow.cache_clear()
+    jpeg.torchvision_decodes_as_pillow.cache_clear()
     if given == "nothing":
         monkeypatch.delattr(torchvision.io, "decode_jpeg")
     else:
         monkeypatch.setattr(torchvision.io, "decode_jpeg", lambda content: theirs(content) ^ 1)
     try:
-        assert not module._torchvision_decodes_as_pillow()
+        assert not jpeg.torchvision_decodes_as_pillow()
         expected = np.asarray(Image.open(io.BytesIO(encoded(COLOUR, "JPEG"))))
         assert np.array_equal(decode(encoded(COLOUR, "JPEG"), "a.jpg"), expected)
     finally:
-        module._torchvision_decodes_as_pillow.cache_clear()
+        jpeg.torchvision_decodes_as_pillow.cache_clear()
 
 
 def test_an_enormous_image_is_refused_before_any_of_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    monkeypatch.setattr(module, "_jpeg", lambda content: pytest.fail("decoded"))
-    with pytest.raises(InputError, match=r"decompression bomb.* attack\. `lrbench data verify"):
+    monkeypatch.setattr(module, "decode_jpeg", lambda content: pytest.fail("decoded"))
+    with pytest.raises(
+        InputError, match=r"it has more than 178,956,970 pixels; make it smaller\. `lrbench data verify"
+    ):
         decode(encoded(COLOUR, "JPEG"), "huge.jpg")
 
 

@@ -213,8 +213,8 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
     decoded.clear()
     whole = module._Work.images
 
-    def dies(self, first):
-        for number, image in enumerate(whole(self, first)):
+    def dies(self, first, last):
+        for number, image in enumerate(whole(self, first, last)):
             if number == 7:
                 raise KeyboardInterrupt
             yield image

@@ -13,11 +13,12 @@ from PIL import Image, features
 
 from lrbench.control import Control
 from lrbench.data import prepare as module
+from lrbench.data import shards
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import StoredPixels, resize
 from lrbench.data.prepare import prepare
-from lrbench.errors import InterruptedWork
+from lrbench.errors import FailureError, InterruptedWork
 from lrbench.registry import load_task
 from lrbench.registry.suite import Input
 from lrbench.registry.task import Task
@@ -79,11 +80,104 @@ def test_a_cache_that_holds_fewer_images_is_not_believed(home, data, small_shard
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     about = json.loads((folder / "about.json").read_text())
-    last = folder / f"shard-{len(about['sizes']) - 1:05d}.arrow"
+    last = folder / f"shard-{len(about['shards']) - 1:05d}.arrow"
     last.unlink()
-    (folder / "about.json").write_text(json.dumps({**about, "sizes": about["sizes"][:-1]}))
+    (folder / "about.json").write_text(json.dumps({**about, "shards": about["shards"][:-1]}))
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
     assert last.is_file()
+
+
+def flipped(path, place, bit=0):
+    """Change one bit of a file, and nothing that its folder says of it."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def said():
+    lines = []
+    control = Control()
+    control.say = lines.append
+    return control, lines
+
+
+@pytest.mark.parametrize("where", [0, 0.3, 0.6, 1])
+def test_a_flipped_bit_in_a_shard_is_found_and_that_shard_made_again(home, data, small_shards, said, where):
+    control, lines = said
+    expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    folder = whole_cache(home)
+    paths = sorted(folder.glob("shard-*.arrow"))
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in paths}
+    about = (folder / "about.json").read_bytes()
+    assert len(paths) > 3
+    flipped(paths[1], int(where * (paths[1].stat().st_size - 1)))
+    again = prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
+    assert np.array_equal(everything(again), expected)
+    assert len(lines) == 1 and f"{paths[1]} is damaged: its checksum differs" in lines[0]
+    # The others are as they were, and nobody's map of the damaged one was written to.
+    for path in paths:
+        content, inode = before[path]
+        assert path.read_bytes() == content and (path.stat().st_ino == inode) == (path != paths[1])
+    assert (folder / "about.json").read_bytes() == about
+    assert np.array_equal(
+        everything(prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)), expected
+    )
+    assert len(lines) == 1
+
+
+def test_every_bit_of_what_a_cache_says_of_itself_is_covered(home, data, small_shards, said):
+    control, lines = said
+    expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    folder = whole_cache(home)
+    size = (folder / "about.json").stat().st_size
+    for count, place in enumerate(range(0, size, size // 12), 1):
+        flipped(folder / "about.json", place, place % 7)
+        again = prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
+        assert np.array_equal(everything(again), expected) and len(lines) == count
+        assert "about.json is damaged" in lines[-1]
+
+
+def test_a_finished_shard_that_was_damaged_is_not_gone_on_with(home, data, small_shards):
+    expected = everything(prepare(data, "train", TRANSFORM, cache=None))
+    control = Control()
+    control.progress = lambda done, total, unit: control.stop() if done == 8 else None
+    with pytest.raises(InterruptedWork):
+        prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
+    (part,) = (home / "cache" / "pixels").glob(".*.part")
+    flipped(part / "shard-00000.arrow", 5_000)
+    assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
+
+
+def test_a_cache_of_a_version_without_checksums_is_made_again(home, data, said):
+    control, lines = said
+    expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
+    folder = whole_cache(home)
+    about = json.loads((folder / "about.json").read_text())
+    sizes = [record["bytes"] for record in about["shards"]]
+    old = {key: value for key, value in about.items() if key not in {"shards", "sha256"}}
+    (folder / "about.json").write_text(json.dumps({**old, "sizes": sizes}))
+    assert np.array_equal(
+        everything(prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)), expected
+    )
+    assert len(lines) == 1 and "of a version without checksums; its images are prepared again" in lines[0]
+    assert json.loads((folder / "about.json").read_text()) == about
+
+
+def test_a_shard_is_read_once_a_process_for_its_checksum(home, data, monkeypatch):
+    prepare(data, "train", TRANSFORM, cache=home / "cache")
+    monkeypatch.setattr(shards, "_crc32", lambda file: pytest.fail("read again"))
+    prepare(data, "train", TRANSFORM, cache=home / "cache")
+    monkeypatch.setattr(shards, "_WHOLE", set())
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        prepare(data, "train", TRANSFORM, cache=home / "cache", workers=1)
+
+
+def test_a_cache_that_is_damaged_again_at_once_is_a_failure(home, data, monkeypatch):
+    monkeypatch.setattr(module, "is_whole", lambda path, record: False)
+    with pytest.raises(FailureError, match=r"is damaged again right after it was written\. Check the disk"):
+        prepare(data, "train", TRANSFORM, cache=home / "cache")
 
 
 @pytest.mark.parametrize("quality", [20, 95])
@@ -217,7 +311,7 @@ def test_what_is_decoded_ahead_is_bounded_in_bytes_whatever_the_number_of_worker
         data, split, "train", EvaluationTransform(size=32, resize=36, interpolation="bilinear"), 16, Control()
     )
     most = taken = 0
-    for _ in work.images(0):
+    for _ in work.images(0, count):
         if taken % 50 == 0:
             # Whoever takes the images is slow, so that all that may be decoded is.
             time.sleep(0.02)

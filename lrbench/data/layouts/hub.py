@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.data.decode import Bytes, UndecodableImage, decode
+from lrbench.data.decode import UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
+from lrbench.data.jpeg import Bytes
 from lrbench.data.layouts.hub_files import image_folders, read_image, refuse_other_names
 from lrbench.data.layouts.reading import Reading, look_at_files, refuse_empty_splits, refuse_untrained
 from lrbench.errors import InputError
@@ -35,6 +36,7 @@ class HubImages:
         task: What stands for the task on a command line, for the advice in an error.
         folders: Folders in which images that are given as paths may be; relative paths start at the first.
         local: Whether the data set is a folder of the user's own, whose content no revision states.
+        upright: Whether the orientation that images' metadata state is applied.
     """
 
     table: Any = field(repr=False)
@@ -43,6 +45,7 @@ class HubImages:
     task: str
     folders: tuple[Path, ...]
     local: bool
+    upright: bool
 
     def read(self, index: int) -> Bytes:
         """Image `index` as RGB. Shape `(H, W, 3)`.
@@ -60,7 +63,7 @@ class HubImages:
                 content = read_image(self.folders, path)
             except (ValueError, InputError) as error:
                 raise UndecodableImage(name, str(error), self.task) from error
-        return decode(content, name, task=self.task)
+        return decode(content, name, task=self.task, upright=self.upright)
 
     def stamp(self) -> str:
         """The content's fingerprint, and that of the files that rows name by path."""
@@ -139,6 +142,7 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
             task=task.argument,
             folders=folders,
             local=folder is not None,
+            upright=task.upright,
         )
         splits[split] = Split(
             ids=[f"{theirs}/{index}" for index in range(len(table))], labels=labels[split], images=images

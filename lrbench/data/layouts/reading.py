@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lrbench.data.decode import MOST_IMAGE_BYTES, Bytes, UndecodableImage, decode
+from lrbench.data.decode import MOST_IMAGE_BYTES, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
+from lrbench.data.jpeg import Bytes
 from lrbench.errors import InputError
 from lrbench.files import read_bytes, sha256_bytes
 from lrbench.registry.task import Task
@@ -48,11 +49,13 @@ class FileImages:
         root: Folder of the images.
         paths: Path of each image relative to `root`.
         task: What stands for the task on a command line, for the advice in an error.
+        upright: Whether the orientation that images' metadata state is applied.
     """
 
     root: Path
     paths: tuple[str, ...]
     task: str
+    upright: bool = False
 
     def read(self, index: int) -> Bytes:
         """Image `index` as RGB. Shape `(H, W, 3)`.
@@ -67,7 +70,7 @@ class FileImages:
             raise UndecodableImage(str(path), "no such file or directory", self.task) from error
         except InputError as error:
             raise UndecodableImage(str(path), f"it {str(error).removeprefix(f'{path} ')}", self.task) from error
-        return decode(content, str(path), task=self.task)
+        return decode(content, str(path), task=self.task, upright=self.upright)
 
     def stamp(self) -> str:
         """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
@@ -143,7 +146,7 @@ def from_files(
         splits[split] = Split(
             ids=tuple(map(printable, (ids or {}).get(split, paths))),
             labels=np.array([label_of[name] for name, _ in found], dtype=np.int64),
-            images=FileImages(root=images, paths=paths, task=task.argument),
+            images=FileImages(root=images, paths=paths, task=task.argument, upright=task.upright),
         )
     return Reading(
         where=str(root),

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lrbench.data.decode import Bytes, UndecodableImage, rgb_pixels
+from lrbench.data.decode import UndecodableImage, rgb_pixels
 from lrbench.data.examples import Split, SplitName
+from lrbench.data.jpeg import Bytes
 from lrbench.data.layouts.reading import (
     FileImages,
     Reading,
@@ -95,7 +96,7 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
             # Files are read by content, as in every other layout: the classes look at neither depth nor transparency.
             images=TorchvisionImages(data, root, tuple(labels), name, task.argument)
             if paths is None
-            else FileImages(root=root, paths=paths, task=task.argument),
+            else FileImages(root=root, paths=paths, task=task.argument, upright=task.upright),
         )
     refuse_empty_splits(task, str(root), {name: len(split) for name, split in splits.items()})
     count = 1 + max(int(split.labels.max()) for split in splits.values())

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lrbench.data.decode import Bytes
 from lrbench.data.examples import Split, SplitName, TaskData
+from lrbench.data.jpeg import Bytes
 from lrbench.data.synthetic.stream import Stream
 from lrbench.data.synthetic.world import Rendered, Request, check_options
 from lrbench.errors import InputError

@@ -1,0 +1,24 @@
+"""Orientations that images' metadata state, which a user's task has to decide on."""
+
+from lrbench.errors import InputError
+from lrbench.registry.loading import is_shipped
+from lrbench.registry.task import Task
+
+
+def asks_for_orientation(task: Task) -> bool:
+    """Whether a user's task does not say what becomes of stated orientations; shipped ones use the stored pixels."""
+    return task.orientation is None and not is_shipped(task)
+
+
+def unstated_orientation(task: Task, images: str) -> InputError:
+    """The request to say it.
+
+    Args:
+        task: A task that `asks_for_orientation`.
+        images: Images whose metadata state an orientation, for the message.
+    """
+    return InputError(
+        f"{images}: the metadata state an orientation (EXIF), and {task.path or f'task {task.name}'} does not say whether it "
+        'is applied. Add orientation = "upright" to it for images as viewers show them, or orientation = "stored" for pixels '
+        f"as they are in the files; `lrbench data verify {task.argument}` counts such images."
+    )

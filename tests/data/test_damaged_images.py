@@ -1,0 +1,246 @@
+"""Damage that decoders report beside pixels, costs that headers ask for, and texts: named, bounded and never printed raw."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from lrbench.control import Control
+from lrbench.data import c_messages as listening
+from lrbench.data import jpeg
+from lrbench.data.decode import UndecodableImage, decode, noticing
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.loading import load_task_data
+from lrbench.data.pixels import centre_crop, resize
+from lrbench.data.prepare import prepare
+from lrbench.registry import load_task
+from tests import trees
+
+TRANSFORM = EvaluationTransform(size=32, resize=32, interpolation="bilinear")
+PHOTOGRAPH = trees.image(0, 0, size=(320, 240))
+
+
+def encoded(kind, picture=PHOTOGRAPH, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def half_grey(**options):
+    """A JPEG file whose data end in the middle, and whose end marker is there."""
+    whole = encoded("JPEG", **options)
+    return whole[: len(whole) // 2] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_damage_that_libjpeg_reports_is_named_and_not_printed(capfd, mode, options):
+    content = half_grey(picture=PHOTOGRAPH.convert(mode), **options)
+    with pytest.raises(
+        UndecodableImage, match=r"x\.jpg could .*: it is damaged: its decoder reports 'Corrupt JPEG data"
+    ):
+        decode(content, "x.jpg")
+    with noticing() as remarks:
+        pixels = decode(content, "x.jpg")
+    assert pixels.shape == (240, 320, 3) and remarks.damage.name == "x.jpg"
+    with noticing() as remarks:
+        decode(encoded("JPEG", PHOTOGRAPH.convert(mode), **options), "x.jpg")
+    assert remarks.damage is None
+    assert capfd.readouterr().err == ""
+
+
+def test_bytes_of_a_cameras_own_before_the_end_are_no_damage():
+    for options in ({}, {"progressive": True}):
+        whole = encoded("JPEG", **options)
+        with noticing() as remarks:
+            decode(whole[:-2] + b"abc" + whole[-2:], "x.jpg")
+        assert remarks.damage is None
+
+
+def test_each_thread_hears_the_reports_on_its_own_image(capfd):
+    draw = random.Random(0)
+    files = [(half_grey(), True) if draw.random() < 0.5 else (encoded("JPEG"), False) for _ in range(200)]
+
+    def damaged(content):
+        with noticing() as remarks:
+            decode(content, "x.jpg")
+        return remarks.damage is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(damaged, [content for content, _ in files])) == [expected for _, expected in files]
+    assert capfd.readouterr().err == ""
+
+
+def test_other_messages_of_c_libraries_still_come_through():
+    script = """
+import ctypes, threading
+from lrbench.data.c_messages import c_messages
+library = ctypes.CDLL(None)
+def say(text):
+    library.fputs(text, ctypes.c_void_p.in_dll(library, "stderr"))
+with c_messages() as heard:
+    say(b"mine\\n")
+    other = threading.Thread(target=say, args=(b"another thread's\\n",))
+    other.start(); other.join()
+say(b"later\\n")
+print(heard)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "['mine']\n" and done.stderr == "another thread's\nlater\n"
+
+
+def test_without_such_streams_pillow_decodes_and_nothing_is_printed(monkeypatch, capfd):
+    monkeypatch.setattr(listening, "_replacement", lambda: None)
+    jpeg.torchvision_decodes_as_pillow.cache_clear()
+    try:
+        assert decode(half_grey(), "x.jpg").shape == (240, 320, 3)
+        assert not jpeg.torchvision_decodes_as_pillow()
+    finally:
+        jpeg.torchvision_decodes_as_pillow.cache_clear()
+    assert capfd.readouterr().err == ""
+
+
+def with_chunk(content, kind, change):
+    """A PNG file with one byte of a chunk's data changed, its checksum left."""
+    place = content.index(kind) + 4 + change
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(b"IDAT", "RGB"), (b"PLTE", "P"), (b"IHDR", "RGB")])
+def test_a_png_file_whose_checksums_differ_is_damaged(kind, mode):
+    content = encoded("PNG", PHOTOGRAPH.convert(mode))
+    # The last byte of the header says whether lines are interlaced; the data's last bytes come after all pixels.
+    length = int.from_bytes(content[content.index(kind) - 4 : content.index(kind)])
+    with pytest.raises(UndecodableImage):
+        decode(with_chunk(content, kind, length - 1), "x.png")
+    with pytest.raises(UndecodableImage, match="its end is missing"):
+        decode(content[:-12], "x.png")
+
+
+def test_a_damaged_transparency_is_damage_and_damaged_text_is_none():
+    picture = Image.new("P", (4, 4))
+    picture.putpalette([9, 9, 9, 200, 10, 20])
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "words")
+    content = encoded("PNG", picture, transparency=b"\0\xff", pnginfo=text)
+    with pytest.raises(UndecodableImage):
+        decode(with_chunk(content, b"tRNS", 0), "x.png")
+    assert decode(content, "x.png").shape == (4, 4, 3)
+
+
+def test_a_long_text_in_a_png_file_is_passed_over():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", "a photograph of " * 200_000, zip=True)
+    content = encoded("PNG", pnginfo=text)
+    assert np.array_equal(decode(content, "x.png"), np.asarray(PHOTOGRAPH))
+    data = b"parameters\0\0" + zlib.compress(b"a" * (17 << 20))
+    chunk = b"zTXt" + data
+    bomb = content[:33] + len(data).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + content[33:]
+    with pytest.raises(UndecodableImage, match="its metadata hold more than 16 MiB of text; save it without them"):
+        decode(bomb, "x.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 1), (1, 20_000), (66, 2)])
+def test_of_a_very_long_image_the_middle_is_resized(width, height):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image[:, : width // 4], image[: height // 4] = 0, 0
+    resized = resize(image, TRANSFORM)
+    assert sorted(resized.shape) == [3, 32, 1024]
+    longest = max(width, height)
+    start = (longest - 32 * min(width, height)) // 2
+    middle = image.take(range(start, start + 32 * min(width, height)), axis=int(width > height))
+    assert np.array_equal(resized, resize(np.ascontiguousarray(middle), TRANSFORM))
+
+
+def test_up_to_32_times_as_long_as_wide_nothing_is_left_out():
+    image = np.random.default_rng(0).integers(0, 256, (2, 64, 3), dtype=np.uint8)
+    assert resize(image, TRANSFORM).shape == (32, 1024, 3)
+    assert centre_crop(resize(image, TRANSFORM), 32).shape == (32, 32, 3)
+
+
+MEMORY = """
+import io, sys
+import numpy as np
+from PIL import Image
+from lrbench.data.decode import decode
+from lrbench.data.examples import EvaluationTransform
+from lrbench.data.pixels import resize
+mode, width, height, squash = sys.argv[1], *map(int, sys.argv[2:])
+buffer = io.BytesIO()
+Image.new(mode, (width, height)).save(buffer, format="PNG")
+content = buffer.getvalue()
+def most():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) >> 10
+before = most()
+transform = EvaluationTransform(size=224, resize=256, interpolation="bicubic", squash=bool(squash))
+resize(decode(content, "x.png"), transform)
+print(most() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "width", "height", "squash"),
+    [("L", 200_000, 1, 0), ("L", 1, 200_000, 1), ("RGBA", 8_000, 8_000, 0), ("I;16", 8_000, 8_000, 0)],
+)
+def test_memory_is_bounded_whatever_the_header_says(mode, width, height, squash):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [mode, str(width), str(height), str(squash)]
+    done = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, env=environment)
+    # Pillow holds up to four bytes of a pixel, and the result three.
+    assert int(done.stdout) < 200 + 7.5 * width * height / (1 << 20)
+
+
+@pytest.fixture
+def mine(home):
+    for split in ("train", "test"):
+        for label in range(2):
+            for number in range(4):
+                picture = trees.image(label, number + 10 * (split == "test"), size=(320, 240))
+                trees.save(home / "data" / "mine" / split / f"c{label}" / f"{number}.jpg", picture)
+    (home / "data" / "mine" / "train" / "c1" / "2.jpg").write_bytes(half_grey())
+    (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "split-folders"\nroot = "mine"\n')
+    return home
+
+
+def test_verify_lists_damaged_images_and_fails(lrbench, mine, capfd):
+    outcome = lrbench("data", "verify", "mine.toml")
+    assert outcome.status == 1 and "1 images of mine cannot be read or are damaged" in outcome.err
+    assert (
+        "c1/2.jpg: it is damaged: its decoder reports 'Corrupt JPEG data: premature end of data segment'" in outcome.out
+    )
+    assert "Corrupt" not in outcome.err
+
+
+def test_a_transfer_refuses_damaged_images_or_is_marked_partial(lrbench, mine):
+    transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
+    for caching in ((), ("--no-cache",)):
+        refused = lrbench(*transfer, *caching)
+        assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err
+    for caching in ((), ("--no-cache",)):
+        partial = lrbench(*transfer, *caching, "--partial", "--again")
+        assert partial.status == 0 and json.loads(partial.out)["partial"] and json.loads(partial.out)["task"]["partial"]
+        assert "1 train images of mine are damaged and used as far as they decode; the first is" in partial.err
+    # What is in the cache by now is refused all the same.
+    refused = lrbench(*transfer, "--again")
+    assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err
+
+
+def test_damaged_images_of_a_shipped_task_are_used_and_named(home):
+    root = trees.cub200(home / "data")
+    sorted((root / "CUB_200_2011" / "images").rglob("*.jpg"))[0].write_bytes(half_grey())
+    data = load_task_data(load_task("cub200"), [root], partial=True)
+    said = []
+    control = Control()
+    control.say = said.append
+    for _ in range(2):
+        assert len(prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)) == 18
+    assert len(said) == 2 and all("1 train images of cub200 are damaged" in line for line in said)
