@@ -3,23 +3,19 @@
 ImageNet's validation archive unpacks flat; who has not moved its images has one of the files read here.
 """
 
-import csv
 import os
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from lrbench.data.layouts.flat_labels import counts_classes, reader_of, stem
 from lrbench.data.layouts.reading import first_few
 from lrbench.data.layouts.scanning import image_names
 from lrbench.data.layouts.search import how_to_get
-from lrbench.data.layouts.splits import read_lines
 from lrbench.errors import InputError
 from lrbench.registry.task import SplitFoldersFiles, Task
 
 # A copy of Kaggle's has its solutions three folders above the images: ILSVRC/Data/CLS-LOC.
 _LEVELS_ABOVE = 3
-_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def flat_members(
@@ -50,14 +46,13 @@ def flat_members(
     above = [root, *list(root.absolute().parents)[:_LEVELS_ABOVE]]
     uncountable = None
     for name in files.flat_labels:
-        path = next((each / name for each in above if (each / name).exists()), None)
+        path = next((each / name for each in above if os.path.exists(each / name)), None)
         if path is None:
             continue
-        reader = _reader(path)
-        if reader is _from_list and whole_number_of_classes(task, files) not in {None, len(classes)}:
+        if counts_classes(path, classes) and whole_number_of_classes(task, files) not in {None, len(classes)}:
             uncountable = path
             continue
-        members, missing = _joined(task, path, folder, images, reader(path, images, classes), classes)
+        members, missing = _joined(task, path, folder, images, reader_of(path)(path, images, classes), classes)
         return members, [*problems, *missing]
     known = set(classes)
     named = {image: _class_in_name(image, known) for image in images}
@@ -98,15 +93,15 @@ def _joined(
     known = set(classes)
     strange = sorted({klass for klass in labels.values() if klass not in known})
     members = [
-        (labels[_stem(image)], f"{folder}/{image}", f"{folder}/{labels[_stem(image)]}/{image}")
+        (labels[stem(image)], f"{folder}/{image}", f"{folder}/{labels[stem(image)]}/{image}")
         for image in images
-        if _stem(image) in labels
+        if stem(image) in labels
     ]
     problems = []
     if strange:
         members = [member for member in members if member[0] in known]
         problems.append(f"{path} names {len(strange):,} classes that have no training folder ({first_few(strange)})")
-    unlabelled = [image for image in images if _stem(image) not in labels]
+    unlabelled = [image for image in images if stem(image) not in labels]
     if unlabelled:
         problems.append(f"{len(unlabelled):,} images in {folder} are not in {path} ({first_few(unlabelled)})")
     if not members:
@@ -117,95 +112,12 @@ def _joined(
     return sorted(members, key=lambda member: (member[0], member[2])), problems
 
 
-def _reader(path: Path) -> Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]:
-    if path.is_dir():
-        return _from_development_kit
-    return {".csv": _from_solutions, ".bin": _from_meta}.get(path.suffix, _from_list)
-
-
-def _from_solutions(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Kaggle's `ImageId,PredictionString`; the first word of the second column is the class."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))
-    found = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) < 2 or not row[1].split():
-            raise InputError(f"{path}, line {number}: {','.join(row)!r} is not `ImageId,class …`. Get the file again.")
-        found[row[0]] = row[1].split()[0]
-    return found
-
-
-def _from_list(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Lines `file index`, the index counting the classes in sorted order from 0."""
-    found = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        name, _, index = line.rstrip().rpartition(" ")
-        if not name or not index.isdecimal():
-            raise InputError(
-                f"{path}, line {number}: {line!r} is not an image and the number of its class. Get it again."
-            )
-        if int(index) >= len(classes):
-            raise InputError(
-                f"{path}, line {number}: class {index} does not exist; there are {len(classes):,} classes, numbered from 0."
-            )
-        found[_stem(name.rpartition("/")[2])] = classes[int(index)]
-    return found
-
-
-def _from_meta(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """torchvision's `meta.bin`: the class of each validation image, in the order of their names."""
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            # Of torch's own, about a kind of pickle that is told of below.
-            warnings.simplefilter("ignore")
-            _, wnids = torch.load(path, weights_only=True)
-        ordered = [str(wnid) for wnid in wnids]
-    except Exception as error:
-        # torch raises a handful of kinds on a file that is damaged or holds more than plain data.
-        raise InputError(f"{path} is not torchvision's meta.bin ({type(error).__name__}). Take it away.") from error
-    return _in_order(path, images, ordered)
-
-
-def _from_development_kit(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """The kit's ground truth, which counts classes by ILSVRC's own numbers, and its table of them."""
-    from scipy.io import loadmat
-
-    data = path / "data"
-    try:
-        synsets = loadmat(data / "meta.mat", squeeze_me=True)["synsets"]
-        wnid_of = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
-        numbers = [int(line) for line in read_lines(data / _GROUND_TRUTH)]
-        ordered = [wnid_of[number] for number in numbers]
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise InputError(
-            f"{path} is not ImageNet's development kit as it was published: {error}. It needs data/meta.mat and "
-            f"data/{_GROUND_TRUTH}."
-        ) from error
-    return _in_order(path, images, ordered)
-
-
-def _in_order(path: Path, images: Sequence[str], ordered: Sequence[str]) -> dict[str, str]:
-    """Labels by the number in `ILSVRC2012_val_00000293.JPEG`, so that missing images shift nothing."""
-    found = {}
-    for image in images:
-        match = re.search(r"(\d{8})$", _stem(image))
-        if match and 0 < int(match[1]) <= len(ordered):
-            found[_stem(image)] = ordered[int(match[1]) - 1]
-    return found
-
-
 def _class_in_name(image: str, known: Set[str]) -> str | None:
     """The class in `ILSVRC2012_val_00000293_n01440764.JPEG`, as the Hub's archives name ImageNet's images."""
-    last = _stem(image).rpartition("_")[2]
+    last = stem(image).rpartition("_")[2]
     return last if last in known else None
 
 
 def _without_class(image: str, klass: str) -> str:
-    stem, ending = os.path.splitext(image)
-    return stem.removesuffix(f"_{klass}") + ending
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
+    name, ending = os.path.splitext(image)
+    return name.removesuffix(f"_{klass}") + ending

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lrbench.data.decode import MOST_IMAGE_BYTES
 from lrbench.data.examples import SplitName
 from lrbench.errors import InputError
 from lrbench.files import read_bytes
 from lrbench.registry.task import HubFiles, Task
-
-_LARGEST_IMAGE = 256 << 20
 
 
 def image_folders(datasets: Any, files: HubFiles, folder: Path | None) -> tuple[Path, ...]:
@@ -48,7 +47,7 @@ def read_image(folders: tuple[Path, ...], path: str) -> bytes:
     if not any(file.is_relative_to(folder) for folder in folders):
         raise ValueError(f"it is given as the path {path!r}, which leads out of the data set's folder {folders[0]}")
     try:
-        return read_bytes(file, limit=_LARGEST_IMAGE)
+        return read_bytes(file, limit=MOST_IMAGE_BYTES)
     except FileNotFoundError as error:
         raise ValueError(f"it is given as the path {path!r}, and there is no file {file}") from error
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
 from lrbench.data.layouts.search import how_to_get, locate
-from lrbench.data.layouts.splits import read_lines, refuse_outside
+from lrbench.data.layouts.splits import is_number, read_lines, refuse_outside
 from lrbench.errors import InputError
 from lrbench.registry.task import IndexedFiles, Task
 
@@ -53,7 +53,10 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
     missing: dict[str, list[str]] = {}
     for image, path in paths.items():
         if trains[image] not in {"0", "1"}:
-            raise InputError(f"{root / files.split}: image {image} has {trains[image]!r} where 0 or 1 should be.")
+            said = shortened(trains[image])
+            raise InputError(
+                f"{root / files.split}: image {shortened(image, quote=False)} has {said} where 0 or 1 should be."
+            )
         refuse_outside(root / files.images, path)
         if os.path.isfile(root / files.folder / path):
             members["train" if trains[image] == "1" else "test"].append((labels[image], path))
@@ -71,7 +74,7 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
     if missing:
         gone = [path for paths_of_class in missing.values() for path in paths_of_class]
         problems.append(f"{len(gone):,} of {len(paths):,} images in {files.images} are not there ({first_few(gone)})")
-    order = sorted(classes, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+    order = sorted(classes, key=lambda name: (0, int(name), "") if is_number(name) else (1, 0, name))
     reading = from_files(task, root=root, images=root / files.folder, classes=order, members=members, problems=problems)
     named = tuple(classes[name] for name in reading.classes)
     return Reading(where=reading.where, classes=named, splits=reading.splits, problems=reading.problems)
@@ -87,9 +90,13 @@ def _table(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_lines(path), start=1):
         key, space, value = line.rstrip().partition(" ")
         if not space or not value:
-            raise InputError(f"{path}, line {number}: {line!r} is not an id, a space and a value. Copy the file again.")
+            raise InputError(
+                f"{path}, line {number}: {shortened(line)} is not an id, a space and a value. Copy the file again."
+            )
         if key in table:
-            raise InputError(f"{path}, line {number}: the id {key} occurs twice. Copy the file again.")
+            raise InputError(
+                f"{path}, line {number}: the id {shortened(key, quote=False)} occurs twice. Copy the file again."
+            )
         table[key] = value
     return table
 

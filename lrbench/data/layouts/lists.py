@@ -17,9 +17,9 @@ from lrbench.data.layouts.named import (
     sorted_classes,
     within,
 )
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
 from lrbench.data.layouts.search import candidates, locate
-from lrbench.data.layouts.splits import hash_problem, read_lines, refuse_outside, refuse_twice
+from lrbench.data.layouts.splits import hash_problem, is_number, read_lines, refuse_outside, refuse_twice
 from lrbench.errors import InputError
 from lrbench.registry.strict import OneOrMore
 from lrbench.registry.task import ListsFiles, Task
@@ -94,10 +94,10 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
     for number, line in enumerate(lines, start=1):
         if label == "column":
             name, _, klass = line.rstrip().rpartition(" ")
-            if not name or not klass.isdecimal():
+            if not name or not is_number(klass):
                 raise InputError(
-                    f"{path}, line {number}: {line!r} is not an image's path followed by a space and the number of its "
-                    f'class, as task {task.name} says (label = "column").'
+                    f"{path}, line {number}: {shortened(line)} is not an image's path followed by a space and the number of "
+                    f'its class, as task {task.name} says (label = "column").'
                 )
             klass = str(int(klass))
         else:
@@ -108,7 +108,7 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
                 klass = klass.rpartition("/")[2]
             if not slash or not klass or not file:
                 raise InputError(
-                    f"{path}, line {number}: {line!r} is not `class/file`, as task {task.name} needs. "
+                    f"{path}, line {number}: {shortened(line)} is not `class/file`, as task {task.name} needs. "
                     f"{_table_hint(path, line)}Get the original list again."
                 )
         refuse_outside(path, name)
@@ -132,7 +132,7 @@ def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequ
     """
     _, line = named[0]
     name, space, number = line.rstrip().rpartition(" ")
-    if space and number.isdecimal() and os.path.isfile(root / within(folder, name)):
+    if space and is_number(number) and os.path.isfile(root / within(folder, name)):
         raise InputError(
             f"no image that {path} lists is there, but {name!r} is, and its line goes on with a number, {number}. If that is "
             f'the number of its class, say so in the TOML of task {task.name}: label = "column" under [files].'

@@ -10,12 +10,10 @@ from pathlib import Path
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.reading import Member, first_few
 from lrbench.data.layouts.search import beneath, candidates
+from lrbench.data.layouts.splits import is_number
 from lrbench.errors import InputError
 from lrbench.registry.strict import OneOrMore
 from lrbench.registry.task import Task
-
-# Words of more digits than any class has are no numbers.
-_DIGITS = 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,5 +130,4 @@ def refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Me
 
 def sorted_classes(names: set[str]) -> list[str]:
     """In the order of their numbers where all are whole numbers, else of their names."""
-    numbers = all(name.isdecimal() and len(name) < _DIGITS for name in names)
-    return sorted(names, key=lambda name: (int(name), name)) if numbers else sorted(names)
+    return sorted(names, key=lambda name: (int(name), name)) if all(map(is_number, names)) else sorted(names)

@@ -17,6 +17,9 @@ from lrbench.registry.task import Task
 Member = tuple[str, str]
 """One image: its class, and its path relative to the folder of the images (`/` between parts)."""
 
+# Characters of a name in a message.
+_LONGEST_SHOWN = 200
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -202,6 +205,11 @@ def _class_words(names: Sequence[str]) -> str:
 
 
 def first_few(names: Sequence[str], limit: int = 3) -> str:
-    """`a, b, c, …`: the first names, quoted, for a message."""
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown + (", …" if len(names) > limit else "")
+    """`'a', 'b', 'c', …`: the first names, quoted, for a message."""
+    return ", ".join(map(shortened, names[:limit])) + (", …" if len(names) > limit else "")
+
+
+def shortened(text: str, *, quote: bool = True) -> str:
+    """A name or a line for a message, quoted, of which no more than its beginning is shown where it is long."""
+    cut = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+    return repr(cut) if quote else cut

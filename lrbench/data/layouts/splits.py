@@ -6,10 +6,37 @@ import posixpath
 from collections.abc import Container, Sequence
 from pathlib import Path
 
+from lrbench.data.layouts.reading import shortened
 from lrbench.errors import InputError
+from lrbench.files import read_bytes
 from lrbench.registry.loading import task_folders
 from lrbench.registry.splits import ListedSplit
 from lrbench.registry.task import Task
+
+MOST_LIST_BYTES = 256 << 20
+"""Of a file that names images or classes: six million names."""
+# Characters in a line, and digits in a number.
+_LONGEST_LINE, _DIGITS = 8192, 19
+
+
+def read_text(path: Path) -> str:
+    """The text of a list or a table, without the mark of a byte order.
+
+    Raises:
+        InputError: It is not a regular file, not UTF-8, or too large.
+    """
+    try:
+        content = read_bytes(path, limit=MOST_LIST_BYTES)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}. Copy it again.") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        form = "as CSV in UTF-8" if path.suffix.lower() in (".csv", ".tsv") else "in UTF-8"
+        kind = " (it begins as UTF-16 does)" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        raise InputError(
+            f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}{kind}. Save it {form}."
+        ) from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -19,14 +46,21 @@ def read_lines(path: Path) -> list[str]:
     The last line needs no end.
 
     Raises:
-        InputError: The file is not text.
+        InputError: The file is not text, or has a line that is too long to name an image.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file (UTF-8): {error.reason} at byte {error.start}.") from error
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    long = next((number for number, line in enumerate(lines, start=1) if len(line) > _LONGEST_LINE), None)
+    if long is not None:
+        raise InputError(
+            f"{path}, line {long}: it has {len(lines[long - 1]):,} characters, more than the {_LONGEST_LINE:,} that name an "
+            "image. Get the original list again."
+        )
     return [line for line in lines if line]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number of no more digits than any class has."""
+    return text.isascii() and text.isdecimal() and len(text) < _DIGITS
 
 
 def hash_problem(path: Path, pinned: str, which: str = "the task pins") -> str | None:
@@ -90,7 +124,7 @@ def refuse_twice(task: Task, path: Path, names: Sequence[str]) -> None:
     for name in names:
         plain = posixpath.normpath(name)
         if plain in seen:
-            raise InputError(f"{path} of task {task.name} names {name!r} twice. Get the original list again.")
+            raise InputError(f"{path} of task {task.name} names {shortened(name)} twice. Get the original list again.")
         seen.add(plain)
 
 
@@ -103,7 +137,9 @@ def refuse_outside(path: Path, name: str, line: int | None = None) -> None:
     where = f"{path}, line {line}," if line else f"{path}"
     if name.startswith("/") or name[1:3] == ":/":
         raise InputError(
-            f"{where} names {name!r}, a path from the root. Write it relative to the folder of the images."
+            f"{where} names {shortened(name)}, a path from the root. Write it relative to the folder of the images."
         )
     if ".." in name.split("/"):
-        raise InputError(f"{where} names {name!r}, which leads out of the folder of the images. Correct that line.")
+        raise InputError(
+            f"{where} names {shortened(name)}, which leads out of the folder of the images. Correct that line."
+        )

@@ -22,11 +22,11 @@ from lrbench.data.layouts.named import (
     sorted_classes,
     within,
 )
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
 from lrbench.data.layouts.rules import after_first, draw
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS
 from lrbench.data.layouts.search import candidates, locate
-from lrbench.data.layouts.splits import read_test_list, refuse_outside
+from lrbench.data.layouts.splits import read_test_list, read_text, refuse_outside
 from lrbench.errors import InputError
 from lrbench.registry.explain import suggestion
 from lrbench.registry.splits import ColumnSplit, FirstSplit, ListedSplit
@@ -124,13 +124,7 @@ def _read(path: Path, separator: str | None) -> _Table:
         InputError: It is no such table; names the line.
     """
     separator = separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}. Save it as CSV in UTF-8."
-        ) from error
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
     rows, lines = [], []
     try:
         for row in reader:
@@ -150,8 +144,8 @@ def _read(path: Path, separator: str | None) -> _Table:
             else ""
         )
         raise InputError(
-            f"{path} has one column, {columns[0]!r}, where its first line should name at least two, of images and of their "
-            f"classes, separated by {separator!r}.{hint}"
+            f"{path} has one column, {shortened(columns[0])}, where its first line should name at least two, of images and of "
+            f"their classes, separated by {separator!r}.{hint}"
         )
     for row, line in zip(rows[1:], lines[1:], strict=True):
         if len(row) != len(columns):
