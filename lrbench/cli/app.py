@@ -1,6 +1,7 @@
 """The commands, and how their errors end."""
 
 import os
+import select
 import sys
 from typing import NoReturn
 
@@ -73,8 +74,8 @@ def _exit_status(error: BaseException) -> int:
     debug = bool(os.environ.get("LRBENCH_DEBUG"))
     if isinstance(error, SystemExit):
         raise error
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output (`lrbench tasks | head`) has gone, which is not an error.
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        # `lrbench tasks | head` is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if isinstance(error, typer.Abort) or _interrupted(error):
@@ -100,6 +101,13 @@ def _exit_status(error: BaseException) -> int:
     shown = reported(error)
     note(one_paragraph("lrbench", str(shown)))
     return shown.exit_status
+
+
+def _reader_has_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    state = select.poll()
+    state.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in state.poll(0))
 
 
 def _interrupted(error: BaseException | None) -> bool:

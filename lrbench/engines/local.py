@@ -28,20 +28,23 @@ from lrbench.workspace import Place
 _MOST_WORKERS = 8
 
 
+STOPPED = "stopped; all work so far is saved. Run the same command again to continue."
+
+
 class Observer(Protocol):
-    """Sees a suite's work from outside."""
+    """Is informed of a suite's work."""
 
     def started(self, job: Job) -> None:
-        """A job was begun."""
+        """A job was started."""
 
     def progressed(self, job: Job, done: int, total: int, unit: str) -> None:
-        """A job is so far."""
+        """A job has made progress."""
 
     def finished(self, job: Job, line: str) -> None:
         """A job is done; `line` says what came out."""
 
     def said(self, text: str) -> None:
-        """A job has something to say."""
+        """A job reports something."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     job: Job | None = None
+    started: bool = False
 
 
 def run_jobs(
@@ -105,14 +109,20 @@ class _Run:
                 self._hire()
             while self._hand_out():
                 if self._control.stop_requested():
-                    self._stop.set()
+                    self._ask_to_stop()
                 ready: list[Any] = wait([worker.connection for worker in self._crew], timeout=0.2)
                 for connection in ready:
                     self._listen(next(worker for worker in self._crew if worker.connection is connection))
-        finally:
             self._dismiss()
+        except KeyboardInterrupt:
+            # A second Ctrl-C waits for nothing: files are written whole or not at all.
+            self._kill(self._crew)
+            raise
+        except BaseException:
+            self._dismiss()
+            raise
         if self._control.stop_requested() or any(isinstance(error, InterruptedWork) for error in self._errors):
-            raise InterruptedWork("stopped; everything up to here is saved. Run the same command again to go on.")
+            raise InterruptedWork(STOPPED)
         if self._errors:
             raise self._summary()
 
@@ -121,12 +131,12 @@ class _Run:
         process = self._context.Process(
             target=work, args=(theirs, self._stop, self._suite, self._place, self._threads), daemon=False
         )
-        # A child that begins while Ctrl-C is ignored goes on ignoring it: what it means is the parent's to decide.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The child inherits the mask: what Ctrl-C means is the parent's to decide, which gets it when the mask is lifted.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         self._crew.append(_Worker(process, mine))
 
@@ -137,9 +147,25 @@ class _Run:
                 ready = [job for job in self._waiting.values() if self._done.issuperset(job.needs)]
                 if ready:
                     worker.job = self._waiting.pop(max(ready, key=lambda job: self._urgency[job.name]).name)
-                    worker.connection.send(worker.job)
+                    # One that has ended is noticed by whoever listens.
+                    with contextlib.suppress(OSError):
+                        worker.connection.send(worker.job)
                     self._observer.started(worker.job)
         return any(worker.job for worker in self._crew)
+
+    def _ask_to_stop(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+            self._observer.said("stopping once the work so far is saved; Ctrl-C again stops at once")
+        # What still imports its libraries has nothing to save, and does not listen.
+        self._kill([worker for worker in self._crew if not worker.started])
+
+    def _kill(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+        self._crew = [worker for worker in self._crew if worker not in workers]
 
     def _listen(self, worker: _Worker) -> None:
         try:
@@ -149,6 +175,7 @@ class _Run:
             return
         job = worker.job
         if kind == "device":
+            worker.started = True
             while rest[0] == "cpu" and len(self._crew) < self._wanted:
                 self._hire()
         elif kind == "said":
@@ -169,9 +196,9 @@ class _Run:
         if worker.job is not None:
             self._errors.append(
                 FailureError(
-                    f"the process that worked on `{worker.job.name}` ended by itself (exit status "
-                    f"{worker.process.exitcode}); most often the machine had no memory left. Everything saved so far is "
-                    "kept: run the same command again, with fewer processes (--workers 1) or a smaller batch."
+                    f"the worker process of `{worker.job.name}` died (exit status {worker.process.exitcode}), most often "
+                    "because the machine ran out of memory. Results already saved are kept. Run the same command again with "
+                    "fewer processes (--workers 1) or a smaller batch."
                 )
             )
             if self._waiting and not self._control.stop_requested():
@@ -190,9 +217,11 @@ class _Run:
     def _summary(self) -> LrbenchError:
         first = self._errors[0]
         others = len({str(error) for error in self._errors} - {str(first)})
-        more = f" ({others} more kinds of error followed.)" if others else ""
+        more = f" Other jobs failed with {others} other error{'s' if others > 1 else ''}." if others else ""
         if self._waiting:
-            more += f" {len(self._waiting)} jobs that need what failed were not begun; the others are done and saved."
+            count = len(self._waiting)
+            jobs = "1 job that depends on it was" if count == 1 else f"{count} jobs that depend on it were"
+            more += f" {jobs} not started; all other jobs are done and saved."
         kind = type(first) if type(first) in (InputError, FailureError) else FailureError
         summary = kind(f"{first}{more}")
         summary.exit_status = first.exit_status

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from lrbench.control import Control
 from lrbench.engines.jobs import Job, PretrainJob
-from lrbench.engines.local import Observer
+from lrbench.engines.local import STOPPED, Observer
 from lrbench.errors import InterruptedWork, LrbenchError
 from lrbench.ranks import Ranks
 from lrbench.registry import Suite
 from lrbench.workspace import Place
-
-_STOPPED = "stopped; everything up to here is saved. Run the same command again to go on."
 
 
 def run_jobs_together(
@@ -39,7 +37,7 @@ def run_jobs_together(
                 observer.finished(job, line)
             # A signal may reach one process before another.
             if any(ranks.gather(control.stop_requested())):
-                raise ranks.said_once(InterruptedWork(_STOPPED))
+                raise ranks.said_once(InterruptedWork(STOPPED))
     transfers = [job for job in jobs if not isinstance(job, PretrainJob)]
     met: LrbenchError | None = None
     for job in transfers[ranks.rank :: ranks.world]:
@@ -52,7 +50,7 @@ def run_jobs_together(
             met = met or error
     everyones = ranks.gather((met, control.stop_requested()))
     if any(stopped for _, stopped in everyones):
-        raise ranks.said_once(InterruptedWork(_STOPPED))
+        raise ranks.said_once(InterruptedWork(STOPPED))
     for failed, _ in everyones:
         if failed is not None:
             raise ranks.said_once(failed)

@@ -1,5 +1,6 @@
 """One worker process: takes jobs from its parent, does them, and ends when the parent is gone."""
 
+import contextlib
 import os
 import signal
 import time
@@ -63,6 +64,7 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, thread
     control = _WorkerControl(connection, stop)
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
     # Before numerical libraries are loaded, which read it once.
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -70,19 +72,12 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, thread
 
     device = pick_device()
     cpu_threads(device, threads)
-    connection.send(("device", device.type))
-    while True:
-        try:
-            job: Job | None = connection.recv()
-        except (EOFError, OSError):
-            return
-        if job is None:
-            return
-        message = _outcome(job, suite, place, control)
-        try:
-            connection.send(message)
-        except OSError:
-            return
+    # A pipe that breaks says that the parent is gone.
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(("device", device.type))
+        job: Job | None
+        while (job := connection.recv()) is not None:
+            connection.send(_outcome(job, suite, place, control))
 
 
 def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:

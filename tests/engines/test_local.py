@@ -1,14 +1,18 @@
 """Jobs over worker processes: order, failures, and processes that vanish."""
 
+import errno
+import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 import pytest
 
-from lrbench.control import Control
+from lrbench.control import Control, stopping_on_signals
 from lrbench.engines.jobs import Job
 from lrbench.engines.local import run_jobs
+from lrbench.engines.worker import work
 from lrbench.errors import FailureError, InputError, InterruptedWork
 
 
@@ -31,6 +35,8 @@ class Fails(Job):
             raise InputError(f"{self.name} has bad input")
         if self.kind == "surprise":
             raise ZeroDivisionError("division by zero")
+        if self.kind == "disk":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "a.json")
         os.kill(os.getpid(), signal.SIGKILL)
         return ""
 
@@ -75,8 +81,9 @@ def test_jobs_run_after_what_they_need_and_each_once(tiny, place):
     ("kind", "error", "said"),
     [
         ("input", InputError, "broken has bad input"),
-        ("surprise", FailureError, "ZeroDivisionError: division by zero"),
-        ("vanishes", FailureError, "the process that worked on `broken` ended by itself"),
+        ("surprise", FailureError, "Unexpected error in `broken`: ZeroDivisionError: division by zero. Results"),
+        ("disk", FailureError, "a.json could not be read or written: input/output error. Check the disk"),
+        ("vanishes", FailureError, "the worker process of `broken` died (exit status -9)"),
     ],
 )
 def test_a_failed_job_stops_only_what_needs_it(tiny, place, kind, error, said):
@@ -86,7 +93,7 @@ def test_a_failed_job_stops_only_what_needs_it(tiny, place, kind, error, said):
         Note(name="other"),
         Note(name="another", needs=("other",)),
     ]
-    with pytest.raises(error, match="1 jobs that need what failed") as caught:
+    with pytest.raises(error, match="1 job that depends on it was not started") as caught:
         run_jobs(jobs, tiny, place, Control(), Watcher(), workers=2)
     assert said in str(caught.value)
     assert sorted(notes(place)) == ["another", "other"]
@@ -111,3 +118,108 @@ def test_being_asked_to_stop_begins_nothing_more(tiny, place):
     with pytest.raises(InterruptedWork):
         run_jobs([Note(name="a")], tiny, place, control, Watcher(), workers=1)
     assert notes(place) == []
+
+
+# What replaces a worker's life in the tests below; a spawned process imports it from here.
+
+
+def never_ready(connection, stop, *_):
+    """As a worker whose imports take for ever."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(60)
+
+
+def never_done(connection, stop, *_):
+    """As a worker whose job heeds nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection.send(("device", "cpu"))
+    connection.recv()
+    while True:
+        time.sleep(60)
+
+
+def done_once(connection, stop, *_):
+    """As a worker that dies after its first job."""
+    connection.send(("device", "cpu"))
+    connection.recv()
+    connection.send(("done", "done"))
+
+
+def test_workers_that_still_start_are_stopped_at_once(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.engines.local.work", never_ready)
+    control = Control()
+
+    class Stopping(Watcher):
+        def started(self, job):
+            control.stop()
+
+    with pytest.raises(InterruptedWork, match="Run the same command again to continue"):
+        run_jobs([Note(name="a"), Note(name="b")], tiny, place, control, Stopping(), workers=2)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.engines.local.work", never_done)
+    control = Control()
+
+    class Interrupting(Watcher):
+        def started(self, job):
+            control.stop()
+
+        def said(self, text):
+            assert "Ctrl-C again stops at once" in text
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([Note(name="a")], tiny, place, control, Interrupting(), workers=1)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_dies_between_jobs_is_reported(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.engines.local.work", done_once)
+
+    class Waiting(Watcher):
+        def finished(self, job, line):
+            super().finished(job, line)
+            for process in multiprocessing.active_children():
+                process.join()
+
+    watcher = Waiting()
+    with pytest.raises(FailureError, match="the worker process of `b` died"):
+        run_jobs([Note(name="a", weight=2.0), Note(name="b")], tiny, place, Control(), watcher, workers=1)
+    assert watcher.lines == ["done"]
+
+
+def test_a_worker_ends_quietly_when_its_parent_is_gone(tiny, place, monkeypatch):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    mine.close()
+    try:
+        assert work(theirs, context.Event(), tiny, place, 1) is None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_an_interrupt_while_a_worker_starts_reaches_the_parent(tiny, place, monkeypatch):
+    """It is delivered after the start, and the child, whose mask blocks it, runs on."""
+    control = Control()
+    monkeypatch.setattr(signal, "pthread_sigmask", interrupting(signal.pthread_sigmask))
+    with stopping_on_signals(control), pytest.raises(InterruptedWork):
+        run_jobs([Note(name="a")], tiny, place, control, Watcher(), workers=1)
+    assert control.stop_requested()
+
+
+def interrupting(set_mask):
+    """Sends this process an interrupt once it is blocked."""
+
+    def blocked(how, signals):
+        before = set_mask(how, signals)
+        if how == signal.SIG_BLOCK:
+            os.kill(os.getpid(), signal.SIGINT)
+        return before
+
+    return blocked
