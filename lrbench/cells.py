@@ -44,18 +44,18 @@ class TransferSettings(Strict):
         """The settings of a suite."""
         return cls(**{name: getattr(suite, name) for name in cls.model_fields})
 
-    def changed(self, protocol: str, changes: Sequence[str]) -> "TransferSettings":
-        """These settings with other values, as `--set` gives them.
+    def changed(self, protocols: Sequence[str], changes: Sequence[str]) -> "TransferSettings":
+        """Return these settings with other values, as `--set` gives them.
 
         Raises:
-            InputError: A change that cannot be made, or of something that the protocol does not read.
+            InputError: A change that cannot be made, or of something that none of the protocols reads.
         """
-        read = ("validation", *_TABLES[protocol])
+        read = tuple(dict.fromkeys(["validation", *(table for each in protocols for table in _TABLES[each])]))
         for change in changes:
             table = change.partition("=")[0].partition(".")[0].strip()
             if "=" in change and table not in read:
                 raise InputError(
-                    f"--set {change}: {protocol} does not read `{table}`, so nothing would change. It reads "
+                    f"--set {change}: {', '.join(protocols)} does not read `{table}`, so nothing would change. It reads "
                     f"{', '.join(read)}. What a snapshot was pretrained with is set in `lrbench pretrain` and `lrbench run`."
                 )
         content = self.model_dump(mode="json")

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -13,6 +14,9 @@ from lrbench.escaping import for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+# Names in one message.
+_SHOWN = 5
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or the path of a suite TOML.")]
 SetOption = Annotated[
@@ -31,14 +35,14 @@ PartialOption = Annotated[
     bool,
     typer.Option(
         "--partial",
-        help="Go on with data that is not whole. Every result is marked partial and never ranked with full ones.",
+        help="Accept incomplete data. Every result is marked partial and never ranked with full ones.",
     ),
 ]
 NoCacheOption = Annotated[
     bool,
     typer.Option(
         "--no-cache",
-        help="Keep no prepared pixels on disk: up to 1 GiB a split in memory, else each image decoded at each use.",
+        help="Store no prepared pixels on disk: a split of up to 1 GiB is held in memory, a larger one decoded at each use.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
@@ -51,6 +55,11 @@ def one_paragraph(start: str, message: str) -> str:
         return text
     width = max(40, min(100, shutil.get_terminal_size().columns))
     return textwrap.fill(text, width=width, break_long_words=False, break_on_hyphens=False)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list that may be long, and how many more there are."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def show(text: str) -> None:

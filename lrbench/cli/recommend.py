@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, NoCacheOption, PartialOption, emit_json, note, show, warn
+from lrbench.cli.common import (
+    DataRootOption,
+    JsonOption,
+    NoCacheOption,
+    PartialOption,
+    emit_json,
+    note,
+    show,
+    some,
+    warn,
+)
 
 if TYPE_CHECKING:
     from lrbench.recommend import Candidate, Recommendation
 
 # Beyond this, the first's lead over the second on the test images may be chance.
 _LEVEL = 0.05
-# Names in one warning.
-_SHOWN = 5
 
 
 def recommend(
@@ -74,7 +82,7 @@ def recommend(
         keep_for_results(workspace, own)
     others = [path for each in snapshots or () if Path(each).is_dir() for path in passed_over(Path(each))]
     if others:
-        note(f"passed over: {_some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
+        note(f"passed over: {some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
     with showing_progress(f"recommend {task}") as control:
         found = compare(
             references,
@@ -95,15 +103,11 @@ def recommend(
     # What stands in the way of many is said once.
     for problem in dict.fromkeys(each.problem for each in found.ranked if each.problem):
         names = [each.reference.text for each in found.ranked if each.problem == problem]
-        warn(f"{_some(names)} {'was' if len(names) == 1 else 'were'} left out: {problem}")
+        warn(f"{some(names)} {'was' if len(names) == 1 else 'were'} left out: {problem}")
     if any(each.probe is not None and each.probe.result.partial for each in found.ranked):
         warn("the data was not whole: these results are marked partial, and the ranking is of what is there.")
     if found.best is None:
         raise FailureError(f"none of the snapshots could be probed on {task}; the warnings above say why.")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _of_suite(workspace: Any, name: str | None) -> list[str]:

@@ -1,7 +1,11 @@
-"""`lrbench transfer`: one snapshot, or each in a folder, to one task with one protocol."""
+"""`lrbench transfer`: snapshots to tasks, by protocols."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,42 +17,61 @@ from lrbench.cli.common import (
     SetOption,
     emit_json,
     note,
-    show,
+    some,
     warn,
 )
+from lrbench.cli.outcome import show_result
+from lrbench.control import Control
 
 if TYPE_CHECKING:
     from lrbench.cells import Cell, TransferSettings
     from lrbench.errors import LrbenchError
     from lrbench.references import Reference
     from lrbench.registry.protocols import Finetune
-    from lrbench.results import Result
+    from lrbench.transfer.cell import Transfer
     from lrbench.workspace import Place, Workspace
 
 
-# From here on a grid on a CPU is no matter of minutes.
+# With more updates than this, a grid takes hours on a CPU.
 _MANY_UPDATES = 20_000
 
 
+class Protocol(StrEnum):
+    """The protocols; typer takes a list of an enumeration's values, but not of a Literal's."""
+
+    PROBE = "probe"
+    KNN = "knn"
+    FINETUNE = "finetune"
+    FEWSHOT = "fewshot"
+    CONCAT = "concat"
+    DEPTH = "depth"
+    LOGME = "logme"
+
+
 def transfer(
-    snapshot: Annotated[
-        str,
+    snapshots: Annotated[
+        list[str],
         typer.Option(
             "--snapshot",
             metavar="REF",
             help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors path, a folder of such files, timm:NAME or "
-            "hf-hub:OWNER/NAME. timm:NAME without a tag means random weights.",
+            "hf-hub:OWNER/NAME. timm:NAME without a tag means random weights. Repeatable.",
         ),
     ],
-    task: Annotated[str, typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML.")],
+    tasks: Annotated[
+        list[str],
+        typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML. Repeatable."),
+    ],
     protocol: Annotated[
-        Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"],
+        list[Protocol] | None,
         typer.Option(
             "--protocol",
-            help="probe: logistic regression on frozen features. knn. finetune. fewshot: a probe on a few images a class. "
-            "concat: a probe on two snapshots' features together. depth: a probe after each stage. logme: evidence, untuned.",
+            metavar="NAME",
+            help="probe: logistic regression on frozen features. knn: nearest neighbours. finetune: the whole network "
+            "trained. fewshot: a probe on a few images a class. concat: a probe on two snapshots' features together. "
+            "depth: a probe after each stage. logme: evidence, untuned. Repeatable. [default: probe]",
         ),
-    ] = "probe",
+    ] = None,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -68,85 +91,104 @@ def transfer(
     data_root: DataRootOption = None,
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
-    again: Annotated[bool, typer.Option("--again", help="Compute it also when the result is there.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Compute again where a result exists, and replace it.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Transfer a snapshot to a task: select on validation, refit, and read the test labels once.
+    """Transfer snapshots to tasks: select on validation, refit, and read the test labels once.
 
-    The result is kept under leaderboard/results/; `lrbench leaderboard` puts it into the tables.
+    Repeat --snapshot, --task or --protocol to compute every combination; a failure does not stop the others. Results are
+    stored under leaderboard/results/; `lrbench leaderboard` puts them into the tables. --json prints the result's record,
+    or a list of records where several were asked for.
     """
     from lrbench.cells import Cell
-    from lrbench.errors import FailureError, InputError, InterruptedWork, LrbenchError, reported
-    from lrbench.references import parse_reference, references_in
+    from lrbench.errors import FailureError, InputError, InterruptedWork, reported
     from lrbench.registry import load_task
     from lrbench.results import read_result
     from lrbench.workspace import Place, Workspace, data_roots
 
     workspace = Workspace.current()
-    load_task(task)
-    folder = Path(snapshot).expanduser()
-    if folder.is_dir():
-        references = references_in(folder, workspace)
-    else:
-        references = [parse_reference(snapshot, workspace, suite=suite, arm=arm)]
-        _say_whose_it_is(references[0], snapshot, arm)
-    settings, default_seed = _settings(references[0], workspace, suite)
-    settings = settings.changed(protocol, set_ or ())
-    cell = Cell(task=task, protocol=protocol, seed=default_seed if seed is None else seed)
+    # Wrong names are refused before anything is computed.
+    tasks = list(dict.fromkeys(tasks))
+    protocols = list(dict.fromkeys(each.value for each in protocol or [Protocol.PROBE]))
+    for task in tasks:
+        load_task(task)
+    references = _references(snapshots, workspace, suite, arm)
+    settings = [_settings(reference, workspace, suite) for reference in references]
+    settings = [(chosen.changed(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
+    asked = len(references) * len(tasks) * len(protocols)
+    alone = asked == 1 and not Path(snapshots[0]).expanduser().is_dir()
     paths: list[Path] = []
-    failed: list[tuple[Reference, LrbenchError]] = []
+    failed: list[_Failed] = []
     try:
-        for reference in references:
-            try:
-                path = _result(reference, cell, settings, place, again=again)
-            except InterruptedWork:
-                if failed:
-                    warn(_told_together(failed, folder, task))
-                raise
-            except Exception as error:
-                # One bad file must not stand in the way of the others, nor a network of a strange kind.
-                if not folder.is_dir():
+        for reference, (chosen, default_seed) in zip(references, settings, strict=True):
+            snapshot = _Snapshot(reference, chosen, place)
+            for task, kind in product(tasks, protocols):
+                cell = Cell(task=task, protocol=kind, seed=default_seed if seed is None else seed)
+                try:
+                    path = snapshot.result(cell, again=again)
+                except InterruptedWork:
+                    if failed:
+                        warn(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))
                     raise
-                failed.append((reference, reported(error)))
-                continue
-            paths.append(path)
-            _show(path, task, json_)
-            _warn_of_an_unlikely_result(path, task)
+                except Exception as error:
+                    if alone:
+                        raise
+                    failed.append(_Failed(reference.text, cell, reported(error)))
+                    continue
+                paths.append(path)
+                show_result(path, task, as_json=json_)
     finally:
-        # What is done is told also where the work was stopped.
+        # Results are printed also where the work was stopped.
         if json_ and (paths or failed):
             records = [read_result(path).model_dump(by_alias=True, mode="json") for path in paths]
-            emit_json(records if folder.is_dir() else records[0])
+            emit_json(records[0] if alone else records)
     if failed:
-        first = failed[0][1]
-        kind = InputError if first.exit_status == InputError.exit_status else FailureError
-        raise kind(_told_together(failed, folder, task))
+        error_kind = InputError if all(isinstance(each.error, InputError) for each in failed) else FailureError
+        raise error_kind(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))
 
 
-def _result(reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place", *, again: bool) -> Path:
-    """Where a cell's result lies, which is computed unless it is there."""
-    from lrbench.cells import standing_of_file
-
-    # Before anything is loaded.
-    there = None if again else standing_of_file(place, reference, cell, settings)
-    if there is not None:
-        there.refuse_to_replace()
-        if there.done:
-            note(f"{there.path} is there already; nothing was computed (--again computes it once more)")
-            return there.path
-    return _compute(reference, cell, settings, place, again=again)
+@dataclass(frozen=True)
+class _Failed:
+    snapshot: str
+    cell: "Cell"
+    error: "LrbenchError"
 
 
-def _told_together(failed: "list[tuple[Reference, LrbenchError]]", folder: Path, task: str) -> str:
-    """What several snapshots met, in one paragraph; what stands in the way of many is said once."""
+def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str:
+    """Which transfers failed, in one paragraph; a reason that several share is given once.
+
+    Args:
+        failed: Those that failed.
+        asked: How many were asked for.
+        of_one_kind: Whether all have one task and one protocol, which need not be named.
+    """
     from lrbench.errors import sentence
 
     names: dict[str, list[str]] = {}
-    for reference, error in failed:
-        names.setdefault(sentence(str(error)), []).append(reference.text)
-    reasons = " ".join(f"{', '.join(each)}: {reason}" for reason, each in names.items())
-    return f"{len(failed)} of the snapshots in {folder} could not be transferred to {task}. {reasons}"
+    for each in failed:
+        name = each.snapshot if of_one_kind else f"{each.snapshot} → {each.cell.task} ({each.cell.protocol})"
+        names.setdefault(sentence(str(each.error)), []).append(name)
+    reasons = " ".join(f"{some(group)}: {reason}" for reason, group in names.items())
+    return f"{len(failed)} of {asked} transfers failed. {reasons}"
+
+
+def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
+    """The snapshots that were named, each once; a folder stands for those in it."""
+    from lrbench.references import parse_reference, references_in
+
+    references: dict[str, Reference] = {}
+    for text in named:
+        folder = Path(text).expanduser()
+        if folder.is_dir():
+            references |= {each.text: each for each in references_in(folder, workspace)}
+            continue
+        reference = parse_reference(text, workspace, suite=suite, arm=arm)
+        _say_whose_it_is(reference, text, arm)
+        references[reference.text] = reference
+    return list(references.values())
 
 
 def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> None:
@@ -170,35 +212,72 @@ def _settings(reference: "Reference", workspace: "Workspace", suite: str | None)
     return TransferSettings(), 0
 
 
-def _compute(
-    reference: "Reference", cell: "Cell", settings: "TransferSettings", place: "Place", *, again: bool
-) -> Path:
-    from lrbench.cli.progress import showing_progress
-    from lrbench.data.loading import find_task_data
-    from lrbench.effective import keep_for_results
-    from lrbench.registry import load_task
-    from lrbench.transfer.cell import Transfer
+class _Shown(Control):
+    """Passes progress on to the display of the current cell, which a snapshot's network outlives."""
 
-    # Missing data is found before a network is loaded for nothing.
-    find_task_data(load_task(cell.task), place.roots)
-    with showing_progress(f"{cell.protocol} {cell.task}") as control:
-        transfer = Transfer(reference, settings, place, control)
-        if transfer.record.random:
-            warn(
-                f"{reference.text} names an architecture and no weights, so its weights are random. A tag names weights, "
-                f"as in {reference.text}.a1_in1k."
-            )
-        if reference.suite is not None:
-            keep_for_results(place.workspace, reference.suite)
-        there = transfer.standing(cell)
-        if there.done and not again:
-            note(
-                f"the result of {reference.text} is there already; nothing was computed (--again computes it once more)"
-            )
-            return there.path
-        if cell.protocol == "finetune":
-            _say_what_a_grid_takes(settings.finetune)
-        return transfer.run(cell, replace=again)
+    display = Control()
+
+    def stop_requested(self) -> bool:
+        return self.display.stop_requested()
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.display.progress(done, total, unit)
+
+    def say(self, text: str) -> None:
+        self.display.say(text)
+
+
+class _Snapshot:
+    """A snapshot whose network is loaded when the first of its cells is computed."""
+
+    def __init__(self, reference: "Reference", settings: "TransferSettings", place: "Place") -> None:
+        self._reference, self._settings, self._place = reference, settings, place
+        self._control = _Shown()
+        self._transfer: Transfer | None = None
+
+    def result(self, cell: "Cell", *, again: bool) -> Path:
+        """Return where a cell's result is, after computing it unless it exists."""
+        from lrbench.cells import standing_of_file
+        from lrbench.cli.progress import showing_progress
+        from lrbench.data.loading import find_task_data
+        from lrbench.registry import load_task
+
+        # Before anything is loaded.
+        there = None if again else standing_of_file(self._place, self._reference, cell, self._settings)
+        if there is not None:
+            there.refuse_to_replace()
+            if there.done:
+                return self._existing(there.path)
+        # Missing data is reported before a network is loaded.
+        find_task_data(load_task(cell.task), self._place.roots)
+        with showing_progress(f"{cell.protocol} {cell.task}") as self._control.display:
+            transfer = self._loaded()
+            there = transfer.standing(cell)
+            if there.done and not again:
+                return self._existing(there.path)
+            if cell.protocol == "finetune":
+                _say_what_a_grid_takes(self._settings.finetune)
+            return transfer.run(cell, replace=again)
+
+    def _existing(self, path: Path) -> Path:
+        note(f"{path} exists, so nothing was computed (--again computes it again)")
+        return path
+
+    def _loaded(self) -> "Transfer":
+        from lrbench.effective import keep_for_results
+        from lrbench.transfer.cell import Transfer
+
+        if self._transfer is None:
+            self._transfer = Transfer(self._reference, self._settings, self._place, self._control)
+            text = self._reference.text
+            if self._transfer.record.random:
+                warn(
+                    f"{text} names an architecture and no weights, so its weights are random. Add a tag to load weights, "
+                    f"as in {text}.a1_in1k."
+                )
+            if self._reference.suite is not None:
+                keep_for_results(self._place.workspace, self._reference.suite)
+        return self._transfer
 
 
 def _say_what_a_grid_takes(chosen: "Finetune") -> None:
@@ -213,87 +292,4 @@ def _say_what_a_grid_takes(chosen: "Finetune") -> None:
         "takes long (the time left is shown as it goes on; Ctrl-C loses nothing). For a first look: --set finetune.updates=500 "
         "--set 'finetune.rates=[0.01]' --set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Results with other "
         "settings stand apart in the tables."
-    )
-
-
-def _show(path: Path, task: str, as_json: bool) -> None:
-    from lrbench.registry import load_task
-    from lrbench.results import read_result
-
-    result = read_result(path)
-    if not as_json:
-        show(describe(result))
-        note(f"kept at {path}")
-    if result.selection.get("edge"):
-        warn(
-            f"the best of the grid lies on its edge ({_words(result.chosen)}); a wider grid may do better. "
-            "Change it with --set."
-        )
-    partner, drawn = result.settings.get("partner"), result.diagnostics.get("images")
-    if partner is not None and partner.get("sha256") == result.snapshot.sha256:
-        warn("concat.partner is this very snapshot, so that this says what the probe says of it alone.")
-    if result.protocol == "fewshot" and drawn < result.chosen["shots"] * result.task.classes:
-        warn(
-            f"some classes have fewer than {result.chosen['shots']} training images and gave all of them: {drawn:,} images of "
-            f"{result.task.classes:,} classes were drawn."
-        )
-    tried = result.selection.get("candidates", ())
-    unsolved = sum(each.get("converged") is False for each in tried)
-    if unsolved:
-        warn(
-            f"{unsolved} of the {len(tried)} fits among which was chosen did not converge within probe.iterations; "
-            "`selection` in the result says which."
-        )
-    if result.diagnostics.get("converged") is False:
-        warn("the final fit did not converge; see `diagnostics` in the result.")
-    for each in load_task(task).about.notes:
-        note(f"{result.task.name}: {each}")
-    if result.partial:
-        warn("the data was not whole: this result is marked partial and never ranked with full ones.")
-
-
-def _warn_of_an_unlikely_result(path: Path, task: str) -> None:
-    from lrbench.registry import load_task
-    from lrbench.results import read_result
-
-    result = read_result(path)
-    band = load_task(task).about.sanity.get(result.protocol)  # type: ignore[call-overload]
-    snapshot = result.snapshot
-    # The bands are those of one network, whatever the tag of its weights; a suite's own snapshots are under test and have none.
-    network = snapshot.architecture.rpartition("/")[2].partition(".")[0]
-    if band is None or network != "resnet50" or snapshot.random or snapshot.arm or result.partial:
-        return
-    low, high = band
-    if not low <= result.headline <= high:
-        warn(
-            f"{100 * result.headline:.1f} % is outside the {100 * low:.0f} to {100 * high:.0f} % where a ResNet-50 pretrained "
-            f"on ImageNet is expected on {result.task.name} ({result.protocol}). If these are such weights, look at the data "
-            f"(`lrbench data verify {task}`) and at the weights' input size and normalisation."
-        )
-
-
-def describe(result: "Result") -> str:
-    """One line that says what came out."""
-    names = {"top1": "top-1", "mean_per_class": "mean per-class accuracy"}
-    other = "mean_per_class" if result.task.metric == "top1" else "top1"
-    # What LogME ranks by comes first: its accuracy is that of a fixed linear model.
-    score = f"LogME {result.chosen['logme']:.3f}, " if result.protocol == "logme" else ""
-    return (
-        f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): {score}"
-        f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
-        f"{result.test_count:,} test images" + (f"; {said}" if (said := _chosen(result)) else "")
-    )
-
-
-def _chosen(result: "Result") -> str:
-    # Some protocols have nothing to choose from: theirs is what they were told, or what they found.
-    rest = {name: value for name, value in result.chosen.items() if name != "logme"}
-    if not rest:
-        return ""
-    return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(rest)}"
-
-
-def _words(chosen: dict[str, object]) -> str:
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
     )

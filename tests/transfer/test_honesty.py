@@ -174,7 +174,7 @@ def test_each_snapshot_of_a_folder_is_transferred(lrbench, home):
     assert done.status == 0 and [record["snapshot"]["stage"] for record in records] == [None] * 4
     assert len({record["snapshot"]["sha256"] for record in records}) == 4
     again = lrbench("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn")
-    assert again.err.count("is there already") == 4 and len(again.out.splitlines()) == 4
+    assert again.err.count("nothing was computed") == 4 and len(again.out.splitlines()) == 4
 
 
 def folder_of_three(lrbench, home):
@@ -193,12 +193,14 @@ def test_a_bad_file_in_a_folder_does_not_stand_in_the_way_of_the_others(lrbench,
     assert done.status == 2, done.err
     assert [each["snapshot"]["reference"] for each in json.loads(done.out)] == ["foreign/a", "foreign/c"]
     last = done.err.splitlines()[-1]
-    assert last.startswith("lrbench: 1 of the snapshots in ") and "foreign/b: " in last and "not a safetensors" in last
+    assert (
+        last.startswith("lrbench: 1 of 3 transfers failed. ") and "foreign/b: " in last and "not a safetensors" in last
+    )
     lines = lrbench(*command)
     assert lines.status == 2 and len(lines.out.splitlines()) == 2 and "foreign/b: " in lines.err.splitlines()[-1]
     # One that is named by itself ends the command as before.
     alone = lrbench(*command[:2], "foreign/b", *command[3:], "--json")
-    assert alone.status == 2 and alone.out == "" and "snapshots in" not in alone.err
+    assert alone.status == 2 and alone.out == "" and "transfers failed" not in alone.err
 
 
 def test_a_stop_ends_the_transfers_of_a_folder_and_what_is_done_is_told(lrbench, home, monkeypatch):
@@ -221,7 +223,7 @@ def test_a_stop_ends_the_transfers_of_a_folder_and_what_is_done_is_told(lrbench,
 def test_what_has_no_file_is_computed_once_too(lrbench, home):
     for expected in (0, 1):
         done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
-        assert done.status == 0 and done.err.count("is there already") == expected
+        assert done.status == 0 and done.err.count("nothing was computed") == expected
 
 
 def test_a_stop_is_heeded_while_features_are_extracted(reference, place):  # noqa: F811

@@ -1,0 +1,98 @@
+"""How the result of a transfer is printed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrbench.cli.common import note, show, warn
+
+if TYPE_CHECKING:
+    from lrbench.results import Result
+
+
+def show_result(path: Path, task: str, *, as_json: bool) -> None:
+    """Print a result, and what a reader of it should know.
+
+    Args:
+        path: Its file.
+        task: Its task, as the user named it.
+        as_json: Leave out the result itself, which is printed as JSON later.
+    """
+    from lrbench.registry import load_task
+    from lrbench.results import read_result
+
+    result = read_result(path)
+    if not as_json:
+        show(describe(result))
+        note(f"stored in {path}")
+    if result.selection.get("edge"):
+        warn(
+            f"the best point of the grid is on its edge ({_words(result.chosen)}), so a wider grid may do better. "
+            "Widen it with --set."
+        )
+    partner, drawn = result.settings.get("partner"), result.diagnostics.get("images")
+    if partner is not None and partner.get("sha256") == result.snapshot.sha256:
+        warn("concat.partner is the snapshot itself, so this result equals the probe's.")
+    if result.protocol == "fewshot" and drawn < result.chosen["shots"] * result.task.classes:
+        warn(
+            f"some classes have fewer than {result.chosen['shots']} training images, and all of those were used: {drawn:,} "
+            f"images of {result.task.classes:,} classes."
+        )
+    tried = result.selection.get("candidates", ())
+    unsolved = sum(each.get("converged") is False for each in tried)
+    if unsolved:
+        warn(
+            f"{unsolved} of the {len(tried)} fits of the grid did not converge within probe.iterations. `selection` in the "
+            "result lists them."
+        )
+    if result.diagnostics.get("converged") is False:
+        warn("the final fit did not converge; see `diagnostics` in the result.")
+    for each in load_task(task).about.notes:
+        note(f"{result.task.name}: {each}")
+    if result.partial:
+        warn("the data was incomplete: this result is marked partial and never ranked with full ones.")
+    _warn_of_an_unlikely_result(result, task)
+
+
+def _warn_of_an_unlikely_result(result: "Result", task: str) -> None:
+    from lrbench.registry import load_task
+
+    band = load_task(task).about.sanity.get(result.protocol)  # type: ignore[call-overload]
+    snapshot = result.snapshot
+    # The bands are those of one network, whatever the tag of its weights; a suite's own snapshots are under test and have none.
+    network = snapshot.architecture.rpartition("/")[2].partition(".")[0]
+    if band is None or network != "resnet50" or snapshot.random or snapshot.arm or result.partial:
+        return
+    low, high = band
+    if not low <= result.headline <= high:
+        warn(
+            f"{100 * result.headline:.1f} % is outside the {100 * low:.0f} to {100 * high:.0f} % where a ResNet-50 pretrained "
+            f"on ImageNet is expected on {result.task.name} ({result.protocol}). If these are such weights, check the data "
+            f"(`lrbench data verify {task}`) and the weights' input size and normalisation."
+        )
+
+
+def describe(result: "Result") -> str:
+    """Return a result as one line."""
+    names = {"top1": "top-1", "mean_per_class": "mean per-class accuracy"}
+    other = "mean_per_class" if result.task.metric == "top1" else "top1"
+    # What LogME ranks by comes first: its accuracy is that of a fixed linear model.
+    score = f"LogME {result.chosen['logme']:.3f}, " if result.protocol == "logme" else ""
+    return (
+        f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): {score}"
+        f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
+        f"{result.test_count:,} test images" + (f"; {said}" if (said := _chosen(result)) else "")
+    )
+
+
+def _chosen(result: "Result") -> str:
+    # Some protocols choose nothing: they state what they were given, or what they computed.
+    rest = {name: value for name, value in result.chosen.items() if name != "logme"}
+    if not rest:
+        return ""
+    return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(rest)}"
+
+
+def _words(chosen: dict[str, object]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
+    )
