@@ -60,7 +60,8 @@ def keep_suite(workspace: Workspace, suite: Suite) -> None:
 def keep_for_results(workspace: Workspace, suite: Suite) -> None:
     """Write the suite beside its results, so that its pages can say which cells are still missing."""
     path = workspace.results / suite.name / "suite.json"
-    content = suite.model_dump(mode="json")
+    # Committed with the results, so without this machine's paths.
+    content = suite.model_dump(mode="json", exclude={"task_files"})
     # A damaged one is written anew: what belongs there is known.
     with suppress(OSError, ValueError):
         if json.loads(path.read_text(encoding="utf-8")) == content:

@@ -1,9 +1,10 @@
 """What computed: the device, the libraries' versions, and lrbench's own revision."""
 
 import os
+import re
 import subprocess
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,24 @@ def processes_here() -> int:
 
 def library_versions() -> dict[str, str]:
     """Versions of what computes: lrbench, torch, torchvision and timm."""
-    return {name: _version(name) for name in ("lrbench", "torch", "torchvision", "timm")}
+    return {name: installed_version(name) for name in ("lrbench", "torch", "torchvision", "timm")}
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """Version of an installed distribution; for others `unknown (not installed)`, as for lrbench run from its source tree."""
     try:
         return version(name)
     except PackageNotFoundError:
-        return "unknown"
+        return "unknown (not installed)"
+
+
+def requirements() -> list[str]:
+    """Names of the distributions that lrbench needs; none where it is run from its source tree."""
+    try:
+        required = requires("lrbench") or []
+    except PackageNotFoundError:
+        return []
+    return [re.split(r"[ <>=!~;\[]", requirement)[0] for requirement in required if "extra ==" not in requirement]
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ import torch
 
 from lrbench.cli import main
 from lrbench.control import Control
-from lrbench.registry import Suite, load_suite
+from lrbench.registry import Suite, load_suite, own_tasks
 from lrbench.workspace import Place, Workspace
 
 TINY_TASKS = {
@@ -83,6 +83,7 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LRBENCH_HOME", str(root))
     monkeypatch.delenv("LRBENCH_DATA", raising=False)
     monkeypatch.delenv("LRBENCH_DEBUG", raising=False)
+    monkeypatch.setattr(own_tasks, "_paths", {})
     monkeypatch.chdir(root)
     return root
 

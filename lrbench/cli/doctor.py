@@ -65,19 +65,9 @@ def _machine(workspace: Any) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, requires, version
+    from lrbench.machine import installed_version, library_versions, requirements
 
-    names = ["lrbench"]
-    for requirement in requires("lrbench") or []:
-        if "extra ==" not in requirement:
-            names.append(requirement.split()[0].split(">")[0].split(";")[0].strip())
-    shown = {}
-    for name in names:
-        try:
-            shown[name] = version(name)
-        except PackageNotFoundError:
-            shown[name] = "missing: install lrbench again"
-    return shown
+    return {**library_versions(), **{name: installed_version(name) for name in requirements()}}
 
 
 def _tasks(roots: Any) -> dict[str, str]:

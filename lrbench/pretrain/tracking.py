@@ -82,8 +82,8 @@ def check_trackers(names: Sequence[str]) -> None:
             import_module(name)
         except ImportError as error:
             raise InputError(
-                f"--track {name} needs a library that is not installed ({error}). Install it with "
-                f"`pip install 'lrbench[{name}]'`."
+                f"--track {name} needs a library that is not installed ({error}). Install lrbench from its source folder with "
+                f"the extra: `pip install '.[{name}]'`."
             ) from error
 
 

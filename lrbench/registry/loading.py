@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lrbench.errors import InputError
+from lrbench.registry import own_tasks
 from lrbench.registry.explain import explain, suggestion
 from lrbench.registry.strict import Strict
 from lrbench.registry.suite import Suite
@@ -32,8 +33,22 @@ class Found:
 
 
 def shipped_folder(package: str) -> Path:
-    """Folder of the TOML files shipped as `lrbench.tasks` or `lrbench.suites`."""
-    return Path(str(importlib.resources.files(package)))
+    """Folder of the TOML files shipped as `lrbench.tasks` or `lrbench.suites`.
+
+    Raises:
+        InputError: lrbench is neither installed nor run from its source tree.
+    """
+    try:
+        return Path(str(importlib.resources.files(package)))
+    except ModuleNotFoundError as error:
+        # A source tree that is not installed keeps them beside the package.
+        checkout = Path(__file__).resolve().parents[2]
+        folder = checkout / {"lrbench.tasks": "tasks", "lrbench.suites": "benchmark/suites"}[package]
+        if (checkout / "setup.cfg").is_file() and folder.is_dir():
+            return folder
+        raise InputError(
+            f"{package} was not found beside {checkout / 'lrbench'}. Install lrbench from its source folder: `pip install .`."
+        ) from error
 
 
 def means_a_file(name_or_path: str) -> bool:
@@ -63,7 +78,16 @@ def task_folders() -> tuple[Path, ...]:
 
 
 def find_tasks() -> dict[str, Found]:
-    """Every registered task's file by name; those of `broken_tasks` have none."""
+    """Every known task's file by name: the registered ones, without `broken_tasks`, and those that suites name by file."""
+    found = find_registered_tasks()
+    for name, path in own_tasks.remembered().items():
+        if path.is_file():
+            found.setdefault(name, Found(path=path, name=name))
+    return found
+
+
+def find_registered_tasks() -> dict[str, Found]:
+    """The file of every task in `task_folders`, by name."""
     return _scan(task_folders())[0]
 
 
@@ -97,7 +121,7 @@ def load_task(name_or_path: str, asked: str = "") -> Task:
     content = _read(path)
     _refuse_the_other_kind("task", content, path)
     task = validated(Task, _like_another(content, path), path)
-    known = find_tasks()
+    known = find_registered_tasks()
     _refuse_twin("task", task.name, path, known)
     task.read_from(path, registered=task.name in known)
     return task
@@ -106,16 +130,50 @@ def load_task(name_or_path: str, asked: str = "") -> Task:
 def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     """Read and validate one suite, after changing the values that `--set key.sub=value` names.
 
+    Its source and targets may be paths of task files: relative to the suite's file in it, to the current folder in `--set`.
+
     Raises:
         InputError: As `load_task`; also for a change that is not `key=value` or whose key leads nowhere.
     """
     path = suite_path(name_or_path)
     content = _read(path)
     _refuse_the_other_kind("suite", content, path)
+    _name_task_files(content, path.parent, str(path))
     apply_changes(content, changes)
+    _name_task_files(content, Path(), "--set")
     suite = validated(Suite, content, path, changed=bool(changes))
     _refuse_twin("suite", suite.name, path, find_suites())
     return suite
+
+
+def _name_task_files(content: dict[str, Any], folder: Path, where: str) -> None:
+    """Replace the task files among a suite's source and targets by their tasks' names, and keep their paths beside.
+
+    Raises:
+        InputError: A file is not there or is not a task; or two of them have one name.
+    """
+    files = content.get("task_files", {})
+    if not isinstance(files, dict):
+        return
+    paths = {name: str((folder / path).absolute()) for name, path in files.items() if isinstance(path, str)}
+
+    def name_of(given: Any, key: str) -> Any:
+        if not isinstance(given, str) or not means_a_file(given):
+            return given
+        path = str((folder / Path(given).expanduser()).absolute())
+        name = load_task(path, f"{where}, {key}").name
+        if paths.setdefault(name, path) != path:
+            raise InputError(f"{where}: {path} and {paths[name]} are both called {name!r}. Give one another `name`.")
+        return name
+
+    for path in paths.values():
+        load_task(path, f"{where}, task_files")
+    if "source" in content:
+        content["source"] = name_of(content["source"], "source")
+    if isinstance(content.get("targets"), list):
+        content["targets"] = [name_of(given, "targets") for given in content["targets"]]
+    if paths:
+        content["task_files"] = {**files, **paths}
 
 
 def validated(model: type[Record], content: dict[str, Any], where: Path | str, *, changed: bool = False) -> Record:
@@ -215,11 +273,12 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
 def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list, asked: str = "") -> Path:
     if means_a_file(name_or_path):
         path = Path(name_or_path).expanduser()
+        where = f"{asked}: " if asked else ""
         if path.is_dir():
-            raise InputError(f"{path} is a folder; give the {kind}'s TOML file itself.")
+            raise InputError(f"{where}{path} is a folder; give the {kind}'s TOML file itself.")
         if not path.is_file():
             raise InputError(
-                f"there is no {kind} file {path}. Give the path of a TOML file, or a name: {', '.join(sorted(find()))}."
+                f"{where}there is no {kind} file {path}. Give the path of a TOML file, or a name: {', '.join(sorted(find()))}."
             )
         return path
     found: dict[str, Found] = find()
@@ -233,6 +292,10 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list, asked: 
         known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
         way = "or name the folder of its TOML file in LRBENCH_TASKS" if asked else "or give the path of a TOML file"
         where = f"{asked}: " if asked else ""
+        if kind == "task" and (gone := own_tasks.remembered().get(name_or_path)):
+            raise InputError(
+                f"{where}there is no task file {gone}, which the suite names. Put it back, or change the suite."
+            )
         unread = "".join(f" A file that could not be read may be the one: {problem}" for problem in broken())
         raise InputError(f"{where}there is no {kind} called {name_or_path!r}.{near} {known}; {way}.{unread}")
     one = found[name_or_path]

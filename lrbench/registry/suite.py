@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from lrbench.registry import own_tasks
 from lrbench.registry.protocols import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.registry.strict import Count, NotNegative, Positive, Strict
 from lrbench.registry.task import NAME_PATTERN
@@ -16,7 +17,6 @@ ArmName = Literal[
 ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
 # References and file names hold it as digits.
 Seed = Annotated[int, Field(ge=0)]
-# Suites name tasks and do not point at files: a suite that was run must mean the same on another machine.
 TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # Arms that start from another arm's state cannot be run without it.
@@ -221,6 +221,8 @@ class Suite(Strict):
         transfer_seeds: Seeds of each transfer (its validation split, its order of images).
         protocol_arms: For a protocol, the arms whose own snapshots it is used on; all arms for protocols not named here.
         validation: Share of a target's training images held out for selection where it has no validation split.
+        task_files: TOML files of tasks that are not registered, by the tasks' names. `load_suite` fills it in where `source` or
+            `targets` give a path.
     """
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -243,6 +245,23 @@ class Suite(Strict):
     finetune: Finetune = Finetune()
     fewshot: Fewshot = Fewshot()
     concat: Concat = Concat()
+    task_files: dict[TaskName, str] = {}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        own_tasks.remember(self.task_files)
+
+    @model_validator(mode="after")
+    def _tasks_are_known(self) -> "Suite":
+        own_tasks.remember(self.task_files)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _files_where_there_are_any(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        if not self.task_files:
+            content.pop("task_files", None)
+        return content
 
     def uses(self, protocol: str, arm: str) -> bool:
         """Whether a protocol is to be used on an arm's own snapshots."""
@@ -254,18 +273,6 @@ class Suite(Strict):
         if name == FOREIGN:
             raise ValueError(f"{FOREIGN!r} is the folder of snapshots from elsewhere: give the suite another name")
         return name
-
-    @field_validator("targets")
-    @classmethod
-    def _by_name(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
-        for each in targets:
-            if each.endswith(".toml"):
-                # Its results are called by the task's name, wherever its file lies.
-                raise ValueError(
-                    f"a suite calls its targets by their names, not by files as {each!r}: name the file's folder in "
-                    "LRBENCH_TASKS, and write the task's `name` here"
-                )
-        return targets
 
     @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")
     @classmethod

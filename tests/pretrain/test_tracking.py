@@ -51,7 +51,7 @@ def test_without_trackers_only_the_log_is_written(tiny, place, home):
 
 def test_trackers_that_are_unknown_or_not_installed_are_refused_at_once(lrbench, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match=r"--track wandb needs a library.*pip install 'lrbench\[wandb\]'"):
+    with pytest.raises(InputError, match=r"--track wandb needs a library.*source folder.*pip install '\.\[wandb\]'"):
         check_trackers(["wandb"])
     said = lrbench("pretrain", "tiny.toml", "--track", "tensorbord")
     assert said.status == 2 and "--track tensorbord is not known. It can be tensorboard or wandb" in said.err

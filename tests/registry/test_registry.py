@@ -204,7 +204,7 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
             '["tiny-objects", "tiny-indoor"]',
             '["tiny-objects", "mine.toml"]',
             "targets",
-            "LRBENCH_TASKS, and write the task's",
+            "there is no task file",
         ),
         ("strengths = 3", "strengths = 1", "probe", "one strength alone is said by setting weakest and strongest"),
         ('source = "tiny-source"', "", "source", "missing"),

@@ -1,0 +1,61 @@
+"""A source tree that is not installed: PYTHONPATH names it, and no distribution is called lrbench."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrbench.errors import InputError
+from lrbench.registry.loading import shipped_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def uninstalled(home, tmp_path):
+    """Run a command line with every library but an installed lrbench."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for folder in [Path(path) for path in sys.path if path.endswith("-packages")]:
+        for entry in folder.iterdir():
+            if not re.search(r"lrbench|\.pth$|__pycache__", entry.name) and not (libraries / entry.name).exists():
+                (libraries / entry.name).symlink_to(entry)
+
+    def run(*arguments):
+        # -S: no .pth file, of which an editable install is one.
+        return subprocess.run(
+            [sys.executable, "-S", "-m", "lrbench", *arguments],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{libraries}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def test_a_source_tree_that_is_not_installed_works(uninstalled):
+    version = uninstalled("--version")
+    assert version.returncode == 0 and version.stdout.startswith("lrbench 0.")
+    done = uninstalled("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["versions"]["lrbench"] == "unknown (not installed)" and shown["versions"]["torch"][0].isdigit()
+    assert {"cub200", "digits"} <= set(shown["tasks"]) and {"quick", "imagenet"} <= set(shown["suites"])
+
+
+def test_tasks_that_are_nowhere_are_said_to_be_missing(monkeypatch, tmp_path):
+    def missing(package):
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr("lrbench.registry.loading.importlib.resources.files", missing)
+    assert shipped_folder("lrbench.suites") == ROOT / "benchmark" / "suites"
+    monkeypatch.setattr("lrbench.registry.loading.__file__", str(tmp_path / "lrbench" / "registry" / "loading.py"))
+    with pytest.raises(
+        InputError, match=r"lrbench\.tasks was not found beside .*Install lrbench from its source folder"
+    ):
+        shipped_folder("lrbench.tasks")
