@@ -264,7 +264,7 @@ def _come_of(suite: Suite, seed: int, workspace: Workspace, first: Callable[[Sna
 
 def _refuse_unknown_model(suite: Suite) -> None:
     """Before a misspelt model is taken for another network, which a suite of another name could have."""
-    from lrbench.models import refuse_unknown
+    from lrbench.model_limits import refuse_unknown
 
     refuse_unknown(suite.model.architecture)
 
@@ -280,5 +280,6 @@ def _begun(path: Path) -> bool:
 
 
 def _last_snapshot(path: Path) -> tuple[int, str]:
-    times = [snapshot.stat().st_mtime_ns for snapshot in path.parent.glob("*/seed*/stage*.safetensors")]
+    # Links that lead nowhere are no snapshots.
+    times = [each.stat().st_mtime_ns for each in path.parent.glob("*/seed*/stage*.safetensors") if each.is_file()]
     return max(times, default=path.stat().st_mtime_ns), path.parent.name

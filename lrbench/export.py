@@ -13,6 +13,7 @@ from torch import nn
 from lrbench.effective import effective_path, read_effective, recipe
 from lrbench.errors import InputError
 from lrbench.files import write_bytes, write_json, write_text
+from lrbench.headers import FORMAT
 from lrbench.leaderboard.index import Entry, load_index
 from lrbench.leaderboard.resampling import Labels
 from lrbench.leaderboard.statistics import half_width_over_images, image_variance
@@ -62,7 +63,12 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
     # One file, in which the statistics that transfers start from are built in.
     weights = snapshot.model.state_dict()
     within = snapshot.batchnorm == "re-estimated" and bool(batchnorm_layers(snapshot.model))
-    changed = {"tensors_sha256": hash_tensors(weights), "batchnorm_sha256": None, "batchnorm_within": within}
+    changed = {
+        "format": FORMAT,
+        "tensors_sha256": hash_tensors(weights),
+        "batchnorm_sha256": None,
+        "batchnorm_within": within,
+    }
     header = metadata.model_copy(update=changed)
     write_bytes(folder / "model.safetensors", encode(weights, header.model_dump(mode="json")))
     write_json(folder / "config.json", configuration)

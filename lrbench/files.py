@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -55,6 +56,14 @@ def writing(path: Path, *, then: str = "it goes on from what is there") -> Itera
                 f"{path} cannot be written: {os.strerror(error.errno).lower()}. Change its permissions, or choose "
                 f"another folder ({_WHERE})."
             ) from error
+        if error.errno not in {None, errno.ENOENT}:
+            many = error.errno in {errno.EMFILE, errno.ENFILE}
+            check = "Raise the limit (`ulimit -n`)" if many else "Check the disk or the network file system"
+            raise FailureError(
+                f"{path} could not be written: {os.strerror(error.errno or 0).lower()}. Nothing already saved was "
+                f"touched. {check}, and run the same command again; {then}."
+            ) from error
+        # A library's own error, as a download's, or a file that another process took away.
         raise
 
 
@@ -177,7 +186,7 @@ def parse_json(content: bytes | str) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode()
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if _SURROGATE.search(text):
             # Escaped pairs are valid; a lone half cannot be written as UTF-8 again.
             json.dumps(value, ensure_ascii=False).encode()
@@ -199,6 +208,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"it holds {text[:40]}, which is too large a number")
+    return value
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -1,5 +1,6 @@
 """Weights from elsewhere, taken in as snapshots: tensors only, and every name and shape must fit."""
 
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lrbench.conversion import Converted, convention, convert
 from lrbench.errors import InputError
 from lrbench.foreign_files import named_tensors
 from lrbench.machine import library_versions
+from lrbench.model_limits import refuse_misfit
 from lrbench.models import batchnorm_layers, create_model
 from lrbench.registry.loading import validated
 from lrbench.registry.suite import Input
@@ -21,11 +24,14 @@ from lrbench.weights import (
     input_of,
     load_strictly,
     mismatches,
+    negative_variance,
     not_finite,
     pretrained_configuration,
 )
 
 _COUNT = "num_batches_tracked"
+# Parts of a file that are tried.
+_MOST_PARTS = 6
 _NAME_IT = (
     "Name the timm model that they are of (--architecture), and the arguments that it was made with (--argument)."
 )
@@ -67,6 +73,7 @@ class Taken:
         assumed: What of that is as timm says of the model's default weights, since nothing else was said: keys of `Input`.
         left_out: Names of the tensors that were left out because the origin says so.
         uncounted: BatchNorm layers whose count of batches was not in the file and was set to 0.
+        converted: Whether timm's own conversion turned other names or shapes into its own.
     """
 
     path: Path
@@ -74,6 +81,7 @@ class Taken:
     assumed: list[str]
     left_out: list[str]
     uncounted: list[str]
+    converted: bool = False
 
 
 def take_in(file: Path, origin: Origin, folder: Path, name: str) -> Taken:
@@ -102,16 +110,21 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> Taken:
         )
     path = folder / f"{name}.safetensors"
     held = named_tensors(file, origin.key)
-    if not held:
-        raise InputError(f"{file} holds no tensors, so it is no file of weights.")
     meant = _meant(file, held, origin)
+    kept = set(meant)
     model = _network(origin, meant)
     uncounted = _uncounted(model, meant)
-    tensors = meant | {f"{layer}.{_COUNT}": torch.tensor(0) for layer in uncounted}
-    fits = not mismatches(model, {each: tuple(tensor.shape) for each, tensor in tensors.items()})
+    tensors = _counted(meant, uncounted)
+    fits = not mismatches(model, _shapes(tensors))
     advice = "" if fits else _advice(held, origin)
+    # Under other names than timm's, or in other shapes.
+    converted = None if fits or advice else _converted(origin, meant)
+    if converted is not None:
+        model, kept = _network(origin, converted.tensors), kept.difference(converted.dropped)
+        uncounted = _uncounted(model, converted.tensors)
+        tensors = _counted(converted.tensors, uncounted)
     try:
-        load_strictly(model, tensors, file, origin.architecture, advice or _NAME_IT)
+        load_strictly(model, tensors, file, origin.architecture, advice or f"{_NAME_IT}{convention(list(meant))}")
     except MismatchError as error:
         if advice:
             # Who knows what to do needs no list of everything.
@@ -124,10 +137,13 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> Taken:
         )
     given = dict(origin.arguments)
     shown = _input(model, origin)
+    classes = int(getattr(model, "num_classes", 0))
+    options = ("--input size", "--argument")
+    refuse_misfit(origin.architecture, given, classes=classes, size=shown.size, where=f"{file}: ", keys=options)
     metadata = SnapshotMetadata(
         architecture=origin.architecture,
         arguments=given,
-        classes=int(getattr(model, "num_classes", 0)),
+        classes=classes,
         input=shown,
         origin=origin.of(file),
         versions=library_versions(),
@@ -139,10 +155,33 @@ def take_in(file: Path, origin: Origin, folder: Path, name: str) -> Taken:
         input=shown,
         assumed=[key for key in Input.model_fields if key not in said],
         left_out=[
-            each for each in held if not each.startswith(origin.prefix) or each.removeprefix(origin.prefix) not in meant
+            name for name in held if not name.startswith(origin.prefix) or name.removeprefix(origin.prefix) not in kept
         ],
         uncounted=uncounted,
+        converted=converted is not None,
     )
+
+
+def _counted(tensors: Mapping[str, torch.Tensor], layers: Sequence[str]) -> dict[str, torch.Tensor]:
+    return {**tensors, **{f"{layer}.{_COUNT}": torch.tensor(0) for layer in layers}}
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _converted(origin: Origin, tensors: Mapping[str, torch.Tensor]) -> Converted | None:
+    """The tensors under timm's names, where timm's own conversion makes all of them fit."""
+    trial = convert(origin.architecture, origin.arguments, tensors, classes=10)
+    if trial is None:
+        return None
+    # Under timm's names the classifier says how many classes it has.
+    final = convert(origin.architecture, origin.arguments, tensors, classes=_classes(origin, trial.tensors))
+    if final is None:
+        return None
+    model = _network(origin, final.tensors)
+    fits = not mismatches(model, _shapes(_counted(final.tensors, _uncounted(model, final.tensors))))
+    return final if fits else None
 
 
 def _uncounted(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
@@ -174,6 +213,8 @@ def _refuse_values(file: Path, tensors: Mapping[str, torch.Tensor], model: nn.Mo
         )
     if (broken := not_finite(tensors)) is not None:
         raise InputError(f"{file} holds values in {broken} that are not finite, so nothing can be transferred from it.")
+    if (broken := negative_variance(taken)) is not None:
+        raise InputError(f"{file} holds a negative variance in {broken}, so nothing can be transferred from it.")
     if (broken := not_finite(taken)) is not None:
         raise InputError(
             f"{file} holds values in {broken} that are too large for {str(taken[broken].dtype).removeprefix('torch.')}, "
@@ -227,7 +268,8 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
     """What part of the tensors fits, as options; empty where none does."""
     first = next(iter(_network(origin, {}).state_dict()))
     prefixes = (name[: -len(first)] for name in held if name == first or name.endswith(f".{first}"))
-    for prefix in dict.fromkeys(prefixes):
+    fitting: dict[str, str] = {}
+    for prefix in itertools.islice(dict.fromkeys(prefixes), _MOST_PARTS):
         under = {name.removeprefix(prefix): each for name, each in held.items() if name.startswith(prefix)}
         model = _network(origin, under)
         wanted = model.state_dict().keys()
@@ -240,10 +282,14 @@ def _advice(held: Mapping[str, torch.Tensor], origin: Origin) -> str:
         if any(_of_another_body(name, modules) for name in strangers):
             continue
         starts = dict.fromkeys(_start(name, wanted) for name in strangers)
-        left_out = "".join(f" --without {each}" for each in starts)
-        if prefix:
-            return f"What it holds under {prefix!r} fits: --prefix {prefix}{left_out}"
-        return f"The rest of what it holds fits:{left_out}"
+        named = [f"--prefix {prefix}"] * bool(prefix) + [f"--without {start}" for start in starts]
+        fitting[prefix] = " ".join(named)
+    if len(fitting) > 1:
+        parts = ", ".join(f"{options} takes what is under {prefix!r}" for prefix, options in fitting.items())
+        return f"Several parts of what it holds fit, of which one must be chosen: {parts}"
+    for prefix, options in fitting.items():
+        held_by = f"What it holds under {prefix!r}" if prefix else "The rest of what it holds"
+        return f"{held_by} fits: {options}"
     return ""
 
 

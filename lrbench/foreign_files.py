@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from lrbench.errors import InputError
+from lrbench.errors import InputError, sentence
+from lrbench.file_kinds import file_kind
+from lrbench.files import open_regular
 from lrbench.weights import load_tensors
 
 
@@ -47,6 +49,8 @@ _KINDS = {
 # Dictionaries within each other, as `classy_state_dict.base_model.model.trunk`, and two more.
 _DEEPEST = 6
 _OPTIMISER = re.compile(r"opt(im(i[sz]ers?)?)?(_states?(_dicts?)?)?")
+# Bytes that a byte of an archive may unpack to.
+_MOST_UNPACKED = 8
 # Names in a message.
 _SHOWN = 12
 
@@ -64,15 +68,19 @@ def named_tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
     """
     if file.is_dir():
         raise InputError(f"{file} is a folder. Name the files in it.")
-    if not file.is_file():
-        raise InputError(f"there is no file {file}.")
-    if not file.stat().st_size:
-        raise InputError(f"{file} is empty. Copy it again.")
-    content = load_tensors(file) if file.suffix.lower() == ".safetensors" else _loaded(file)
+    try:
+        kind = file_kind(file)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}.") from None
+    if kind.form == "other":
+        raise InputError(f"{file} was not loaded: {sentence(kind.description)} {kind.advice}".rstrip())
+    content = load_tensors(file) if kind.form == "safetensors" else _loaded(file)
     content = _meant(file, content, key)
     if not isinstance(content, dict):
         raise InputError(f"{file} holds a {type(content).__name__}, not a state dict of named tensors.")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise _holds_no_tensors(file, content)
     for name, tensor in tensors.items():
         if not name.isprintable() or tensor.dtype not in _KINDS or tensor.layout != torch.strided or tensor.is_meta:
             raise InputError(
@@ -112,8 +120,19 @@ def _meant(file: Path, content: Any, key: str | None) -> Any:
     return held[found[0]] if found else content
 
 
+def _holds_no_tensors(file: Path, content: dict[Any, Any]) -> InputError:
+    inner = [value for outer in content.values() for value in (outer.values() if isinstance(outer, dict) else (outer,))]
+    if any(isinstance(value, _NumPyValue) for value in inner):
+        return InputError(
+            f"{file} holds NumPy arrays, not tensors. Turn them into tensors in the program that made it: "
+            "torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, FILE)."
+        )
+    held = _listed([f"{str(name)[:40]!r} ({type(value).__name__})" for name, value in content.items()])
+    return InputError(f"{file} holds no tensors, so it is no file of weights. It holds {held or 'nothing'}.")
+
+
 def _count(content: Any) -> int:
-    return sum(isinstance(each, torch.Tensor) for each in content.values()) if isinstance(content, dict) else 0
+    return sum(isinstance(value, torch.Tensor) for value in content.values()) if isinstance(content, dict) else 0
 
 
 def _listed(names: list[str]) -> str:
@@ -126,7 +145,10 @@ def _sets(file: Path, content: Any) -> dict[str, dict[Any, Any]]:
     Raises:
         InputError: Two have one name.
     """
-    found: dict[str, dict[Any, Any]] = {}
+    sets: dict[str, dict[Any, Any]] = {}
+    # By identity: a small file can hold one dictionary in millions of places.
+    counts: dict[int, int] = {}
+    seen: set[int] = set()
 
     def look(within: dict[Any, Any], path: tuple[str, ...]) -> None:
         for key, value in within.items():
@@ -138,53 +160,56 @@ def _sets(file: Path, content: Any) -> dict[str, dict[Any, Any]]:
             ):
                 continue
             inner = (*path, str(key))
-            if _count(value):
+            if id(value) not in counts:
+                counts[id(value)] = _count(value)
+            if counts[id(value)]:
                 name = ".".join(inner)
-                if name in found:
+                if name in sets:
                     raise InputError(
                         f"{file} holds two sets of weights under {name!r}, which --key cannot tell apart. Save the one that "
                         "is meant by itself."
                     )
-                found[name] = value
+                sets[name] = value
             # What lies beside the tensors of a network is a part of it.
-            if _count(value) < 2 and len(inner) < _DEEPEST:
+            if counts[id(value)] < 2 and len(inner) < _DEEPEST and id(value) not in seen:
+                seen.add(id(value))
                 look(value, inner)
 
     if isinstance(content, dict):
         look(content, ())
-    return found
+    return sets
 
 
 def _loaded(file: Path) -> Any:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        # torch.save compresses nothing.
+        if unpacked > _MOST_UNPACKED * file.stat().st_size:
+            raise InputError(
+                f"{file} was not loaded: it unpacks to {unpacked:,} bytes, far more than it has, as no file of torch.save "
+                "does. Copy it again."
+            )
     try:
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+        # Given a path, torch would look at its ending.
+        with open_regular(file) as opened, torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             # Of torch's own, about kinds of file and tensor that are told of here or are of no concern.
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged files and forbidden pickles each end in several kinds of exception.
         raise InputError(f"{file} was not loaded: {_not_loaded(file)}") from error
 
 
 def _not_loaded(file: Path) -> str:
-    """Why a file that is not safetensors was not loaded, and what to do; nothing in it is run."""
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if not start.startswith((b"PK", b"\x80")):
-        if start.lstrip()[:1] == b"<":
-            return "it is a web page. Download the file itself."
-        if start.startswith(b"version https://git-lfs"):
-            return "it only says where Git LFS keeps the file. Fetch it with `git lfs pull`."
-        return "it is no file that torch.save writes. Name the file of weights, or a .safetensors file."
-    if start.startswith(b"PK") and not zipfile.is_zipfile(file):
-        return "it is cut short. Copy it again."
+    """Why a file of torch.save was not loaded, and what to do; nothing in it is run."""
     saved = (
         "Where you trust it, load it in the program that made it and save its weights alone: "
         "torch.save(model.state_dict(), FILE), best as safetensors."
     )
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            others = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
+        with open_regular(file) as opened, torch.serialization.safe_globals(_HARMLESS):
+            others = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(opened)))
     except Exception:
         # Files of old versions cannot be looked into without loading.
         others = []

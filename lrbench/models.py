@@ -12,10 +12,8 @@ from torch import nn
 from lrbench.data.feeding import feed, feeding_threads
 from lrbench.data.pixels import Pixels
 from lrbench.errors import InputError
-from lrbench.registry import suggestion
+from lrbench.model_limits import limited, not_made, reason_of, refuse_arguments, refuse_unknown
 
-# Arguments of `timm.create_model` that fetch or load weights, or say which.
-_LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 # Threads that make evaluation batches ahead.
 _MOST_AHEAD = 8
 
@@ -37,40 +35,19 @@ def create_model(
     import timm
 
     refuse_unknown(architecture)
-    # `pretrained = false` asks for nothing.
-    if loading := sorted(name for name in _LOADING & arguments.keys() if arguments[name]):
-        raise InputError(
-            f"{architecture!r} is asked for with the argument `{loading[0]}`, which would have timm fetch or load weights. "
-            "Leave it out: a suite's networks begin untrained, and `lrbench snapshots add` or timm:NAME bring weights."
-        )
+    refuse_arguments(architecture, arguments, classes=classes)
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            model: nn.Module = timm.create_model(architecture, num_classes=classes, **arguments)
+            with limited(architecture):
+                model: nn.Module = timm.create_model(architecture, num_classes=classes, **arguments)
+        except InputError:
+            raise
         except Exception as error:
-            # Arguments reach every part of a network, each with exceptions of its own; a missing key says its name alone.
-            said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
-            raise InputError(
-                f"timm could not make {architecture!r} with the arguments {dict(arguments)}: {said}. Correct "
-                "model.architecture or model.arguments."
-            ) from error
+            # Arguments reach every part of a network, each with exceptions of its own.
+            raise not_made(architecture, arguments, reason_of(error)) from error
     return model
-
-
-def refuse_unknown(architecture: str) -> None:
-    """Refuse what is no model of timm's.
-
-    Raises:
-        InputError: Says which may have been meant.
-    """
-    import timm
-
-    if not timm.is_model(architecture):
-        raise InputError(
-            f"timm {timm.__version__} has no model {architecture!r}.{suggestion(architecture, timm.list_models())} "
-            "`timm.list_models()` lists them."
-        )
 
 
 def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

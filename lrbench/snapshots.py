@@ -4,38 +4,33 @@ Reading a snapshot's metadata or its hash imports no torch, so that planning is 
 """
 
 import hashlib
-import json
-import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
-from lrbench.files import canonical_json, sha256_bytes, sha256_file, write_bytes
+from lrbench.files import DamagedFile, canonical_json, sha256_bytes, sha256_file, write_bytes
+from lrbench.headers import FORMAT, GET_IT_AGAIN, read_record, sealed
 from lrbench.registry.suite import Input
 from lrbench.workspace import FOREIGN, Workspace
 
-FORMAT = 1
-
-# A header is a few kilobytes; a length beyond this is another kind of file.
-_LARGEST_HEADER = 100_000_000
-GET_IT_AGAIN = (
-    "Copy it again from where it came; or, if lrbench pretrained it here, delete it and run the same pretraining, which makes "
-    "it anew."
-)
-"""What to do about a damaged file of weights."""
-_PICKLE_PROTOCOLS, _FRAME = (b"\x02", b"\x03", b"\x04", b"\x05"), b"\x95"
+# What a header may say: headers of format 1 have no hash, and a value that no training can have is a damaged one.
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/@+-]{1,200}$")]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Number = Annotated[int, Field(ge=0, le=10**12)]
+_Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class SnapshotMetadata(BaseModel):
     """What a snapshot's header says of it, under the key `lrbench`.
 
     Attributes:
-        format: Version of this record.
+        format: Version of this record. Of version 1 nothing says whether the header is as it was written.
         architecture, arguments, classes: What `timm.create_model` is called with.
         input: Size and normalisation of the input.
         arm, stage, seed: Where it stands in its suite; None for foreign weights.
@@ -62,35 +57,40 @@ class SnapshotMetadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
     format: int = FORMAT
-    architecture: str
+    architecture: _Name
     arguments: dict[str, Any] = {}
-    classes: int
+    classes: Annotated[int, Field(ge=0, le=10**6)]
     input: Input
-    suite: str | None = None
-    arm: str | None = None
-    stage: int | None = None
-    seed: int | None = None
-    epoch: int | None = None
-    update: int | None = None
-    rate: float | None = None
-    next_rate: float | None = None
-    parent: str | None = None
-    parent_sha256: str | None = None
+    suite: _Name | None = None
+    arm: _Name | None = None
+    stage: _Number | None = None
+    seed: _Number | None = None
+    epoch: _Number | None = None
+    update: _Number | None = None
+    rate: _Rate | None = None
+    next_rate: _Rate | None = None
+    parent: Annotated[str, Field(pattern=r"^[a-z-]+/seed\d+/stage\d+$")] | None = None
+    parent_sha256: _Sha256 | None = None
     kept: dict[int, bool] | None = None
-    batchnorm_shared: int | None = None
-    recipe: str | None = None
-    source_task: str | None = None
-    source_fingerprint: str | None = None
+    batchnorm_shared: _Number | None = None
+    recipe: _Sha256 | None = None
+    source_task: _Name | None = None
+    source_fingerprint: _Sha256 | None = None
     source_partial: bool = False
-    source_accuracy: float | None = None
-    source_accuracy_raw: float | None = None
-    source_report: dict[str, float] = {}
+    source_accuracy: _Fraction | None = None
+    source_accuracy_raw: _Fraction | None = None
+    source_report: dict[str, _Fraction] = {}
     origin: str | None = None
     versions: dict[str, str] = {}
     revision: str | None = None
-    tensors_sha256: str | None = None
-    batchnorm_sha256: str | None = None
+    tensors_sha256: _Sha256 | None = None
+    batchnorm_sha256: _Sha256 | None = None
     batchnorm_within: bool = False
+
+    @property
+    def checked(self) -> bool:
+        """Whether a hash covers the header."""
+        return self.format > 1
 
 
 def snapshot_files(folder: Path) -> list[Path]:
@@ -148,7 +148,7 @@ def progress_path(snapshot: Path) -> Path:
 
 
 def encode(tensors: Any, record: dict[str, Any]) -> bytes:
-    """A safetensors file with `record` as its metadata: equal content gives equal bytes.
+    """A safetensors file with `record` and its hash as its metadata: equal content gives equal bytes.
 
     Args:
         tensors: A state dict.
@@ -157,7 +157,7 @@ def encode(tensors: Any, record: dict[str, Any]) -> bytes:
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(plain, metadata={"lrbench": canonical_json(record)})
+    return save(plain, metadata={"lrbench": canonical_json(sealed(record))})
 
 
 def write_snapshot(
@@ -198,23 +198,19 @@ def read_metadata(path: Path) -> SnapshotMetadata:
     Raises:
         InputError: No such file, a pickle, a file that is cut off, or one that lrbench did not write.
     """
-    header = _header(path)
-    text = header.get("__metadata__", {}).get("lrbench")
-    if text is None:
+    record = read_record(path)
+    if record is None:
         raise InputError(
             f"{path} holds weights, but does not say of which network: it was not written by lrbench. Take it in with "
             f"`lrbench snapshots add {path} --architecture NAME`, which writes a snapshot that says so."
         )
     try:
-        record = json.loads(text)
-        version = record.get("format", 0)
-        if version > FORMAT:
-            raise InputError(
-                f"{path} has snapshot format {version}; this lrbench reads up to {FORMAT}. Update lrbench."
-            )
-        return SnapshotMetadata.model_validate_json(text)
-    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
-        raise InputError(f"{path} has a damaged header ({error}). {GET_IT_AGAIN}") from error
+        return SnapshotMetadata.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = f"its header says {repr(first['input'])[:80]} of `{key}` ({first['msg'].lower()})"
+        raise DamagedFile(path, reason, GET_IT_AGAIN) from error
 
 
 def identity(path: Path) -> str:
@@ -238,42 +234,3 @@ def _hash(path: Path, modified: int, size: int) -> str:
 def batchnorm_mode(path: Path, metadata: SnapshotMetadata) -> Literal["re-estimated", "raw"]:
     """Which BatchNorm statistics a transfer of this snapshot starts from."""
     return "re-estimated" if metadata.batchnorm_within or batchnorm_path(path).is_file() else "raw"
-
-
-def _header(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; a snapshot is one .safetensors file in it.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            size = path.stat().st_size
-            # A safetensors file begins with its header's length, whose lowest byte may be a pickle's first; but the length is
-            # never so large that the others look like one's.
-            pickled = (
-                start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS and (start[2:3] == _FRAME or any(start[4:]))
-            )
-            if pickled or start[:4] == b"PK\x03\x04":
-                raise InputError(
-                    f"{path} is a pickle (a file of torch.save), not a safetensors snapshot. Pickles can run code when "
-                    f"they are opened, so lrbench does not read them here. If it holds plain weights, take them in with "
-                    f"`lrbench snapshots add {path} --architecture NAME`, which loads tensors only."
-                )
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(_LARGEST_HEADER, max(size, 2)):
-                raise InputError(f"{path} is not a safetensors file ({size:,} bytes). {GET_IT_AGAIN}")
-            content = file.read(length)
-    except FileNotFoundError:
-        raise InputError(f"there is no snapshot {path}.") from None
-    except OSError as error:
-        raise InputError(f"{path} could not be read: {(error.strerror or str(error)).lower()}.") from error
-    try:
-        header: dict[str, Any] = json.loads(content)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a safetensors file, or its header is damaged. {GET_IT_AGAIN}") from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise InputError(
-            f"{path} is truncated or damaged: it has {size:,} bytes and should have {expected:,}. {GET_IT_AGAIN}"
-        )
-    return header

@@ -1,26 +1,24 @@
 """From a reference to a network: strict about names and shapes, and never through a pickle."""
 
-import inspect
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 from torch import nn
 
 from lrbench.errors import InputError
+from lrbench.files import DamagedFile
+from lrbench.headers import GET_IT_AGAIN, read_header, read_record
+from lrbench.model_limits import refuse_misfit
 from lrbench.models import batchnorm_layers, create_model
+from lrbench.published import fetch_model, published_classes, refuse_unknown_tag
 from lrbench.references import Reference, refuse_missing
-from lrbench.registry import suggestion
+from lrbench.registry.loading import validated
 from lrbench.registry.suite import Input
 from lrbench.seeds import derive
 from lrbench.snapshots import (
-    GET_IT_AGAIN,
     SnapshotMetadata,
     batchnorm_mode,
     batchnorm_path,
@@ -65,9 +63,12 @@ def load_snapshot(reference: Reference) -> LoadedSnapshot:
     refuse_missing(reference)
     if reference.path is not None:
         return _from_file(reference.text, reference.path)
-    if reference.text.startswith("timm:") and "." not in reference.text:
-        return _random(reference.text)
-    return _pretrained(reference.text)
+    name = reference.text.removeprefix("timm:")
+    if reference.text.startswith("timm:") and "." not in name:
+        model = create_model(name, {}, classes=published_classes(name), seed=derive("timm", name))
+        refuse_misfit(name, {}, classes=published_classes(name), size=input_of(model).size)
+        return _foreign(reference.text, name, model, random=True)
+    return _foreign(reference.text, name, fetch_model(reference.text), random=False)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -76,13 +77,14 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: It is damaged.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    read_header(path)
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} could not be read ({error}). {GET_IT_AGAIN}") from error
+    except Exception as error:
+        # Types that torch lacks and offsets that do not fit end in exceptions of several kinds.
+        raise DamagedFile(path, " ".join(str(error).split())[:200], GET_IT_AGAIN) from error
     return tensors
 
 
@@ -142,7 +144,9 @@ def load_weights(path: Path) -> tuple[nn.Module, SnapshotMetadata]:
         InputError: As `load_snapshot`.
     """
     metadata = read_metadata(path)
-    model = create_model(metadata.architecture, metadata.arguments, classes=metadata.classes)
+    architecture, arguments, classes = metadata.architecture, metadata.arguments, metadata.classes
+    refuse_misfit(architecture, arguments, classes=classes, size=metadata.input.size, where=f"{path}: ")
+    model = create_model(architecture, arguments, classes=classes)
     load_into(model, path, metadata)
     return model, metadata
 
@@ -173,6 +177,7 @@ def _from_file(text: str, path: Path) -> LoadedSnapshot:
     if statistics.is_file():
         tensors = load_tensors(statistics)
         _refuse_other_statistics(statistics, tensors, model, metadata, path)
+        read_record(statistics)
         load_strictly(model, {**model.state_dict(), **tensors}, statistics, metadata.architecture)
         _refuse_changed(statistics, tensors, metadata.batchnorm_sha256, path)
     elif metadata.batchnorm_sha256 is not None:
@@ -217,81 +222,6 @@ def _refuse_other_statistics(
     )
 
 
-def _random(text: str) -> LoadedSnapshot:
-    name = text.removeprefix("timm:")
-    model = create_model(name, {}, classes=_classes(name), seed=derive("timm", name))
-    return _foreign(text, name, model, random=True)
-
-
-def _pretrained(text: str) -> LoadedSnapshot:
-    import timm
-    from timm.models import load_state_dict
-
-    if inspect.signature(load_state_dict).parameters["weights_only"].default is not True:
-        raise InputError(f"timm {timm.__version__} unpickles what it downloads. Update timm to fetch {text}.")
-    name = text.removeprefix("timm:")
-    if text.startswith("timm:"):
-        _refuse_unknown_tag(name)
-    try:
-        with _no_waiting_without_network():
-            model = timm.create_model(name, pretrained=True)
-    except Exception as error:
-        # Downloads end in a dozen kinds of exception, of which the last line says most.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
-        raise InputError(
-            f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
-            "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with "
-            "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
-        ) from error
-    return _foreign(text, name, model, random=False)
-
-
-@contextmanager
-def _no_waiting_without_network() -> Iterator[None]:
-    """Where the Hub's name leads nowhere, its library looks into its cache at once: else it tries for a minute, aloud."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _resolves(urlsplit(constants.ENDPOINT).hostname or "")
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _resolves(host: str) -> bool:
-    """Whether a host has an address, or a proxy will know."""
-    if getproxies().keys() & {"http", "https", "all"}:
-        return True
-    try:
-        return bool(socket.getaddrinfo(host, None))
-    except OSError:
-        return False
-
-
-def _refuse_unknown_tag(name: str) -> None:
-    import timm
-
-    known = timm.list_pretrained()
-    if name not in known:
-        base = name.partition(".")[0]
-        tags = [each for each in known if each.partition(".")[0] == base]
-        listed = f" It has {', '.join(tags[:6])}." if tags else ""
-        raise InputError(
-            f"timm {timm.__version__} has no weights {name!r}.{suggestion(name, tags or known)}{listed} "
-            f"timm:{base} names the architecture with random weights."
-        )
-
-
-def _classes(name: str) -> int:
-    import timm
-
-    if not timm.is_model(name):
-        return 1000
-    configuration = timm.get_pretrained_cfg(name)
-    return int(configuration.num_classes) if configuration is not None and configuration.num_classes else 1000
-
-
 def _foreign(text: str, architecture: str, model: nn.Module, *, random: bool) -> LoadedSnapshot:
     metadata = SnapshotMetadata(
         architecture=architecture,
@@ -321,16 +251,17 @@ def input_of(model: nn.Module) -> Input:
 
     configuration: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     interpolation = configuration["interpolation"]
-    return Input(
-        size=int(max(configuration["input_size"][1:])),
+    content = {
+        "size": int(max(configuration["input_size"][1:])),
         # A few of timm's ask for more than the image, which would have to be padded.
-        crop_fraction=min(1.0, float(configuration["crop_pct"])),
-        interpolation=interpolation if interpolation in {"bilinear", "bicubic"} else "bicubic",
-        mean=tuple(configuration["mean"]),
-        std=tuple(configuration["std"]),
+        "crop_fraction": min(1.0, float(configuration["crop_pct"])),
+        "interpolation": interpolation if interpolation in {"bilinear", "bicubic"} else "bicubic",
+        "mean": list(configuration["mean"]),
+        "std": list(configuration["std"]),
         # What is neither pads small images in a way that only a few networks ask for.
-        crop_mode="squash" if configuration["crop_mode"] == "squash" else "center",
-    )
+        "crop_mode": "squash" if configuration["crop_mode"] == "squash" else "center",
+    }
+    return validated(Input, content, "timm's configuration of the network")
 
 
 def input_for(reference: Reference) -> Input:
@@ -345,8 +276,8 @@ def input_for(reference: Reference) -> Input:
     name = reference.text.removeprefix("timm:")
     if reference.text.startswith("timm:"):
         if "." in name:
-            _refuse_unknown_tag(name)
-        return input_of(create_model(name, {}, classes=_classes(name)))
+            refuse_unknown_tag(name)
+        return input_of(create_model(name, {}, classes=published_classes(name)))
     return load_snapshot(reference).metadata.input
 
 
@@ -363,8 +294,12 @@ def check_values(path: Path) -> None:
             "not of one run."
         )
     for part in (path, batchnorm_path(path)):
-        if part.is_file() and (name := not_finite(load_tensors(part))) is not None:
-            raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")
+        if part.is_file():
+            tensors = load_tensors(part)
+            if (name := not_finite(tensors)) is not None:
+                raise InputError(f"{part} holds values in {name} that are not finite. {GET_IT_AGAIN}")
+            if (name := negative_variance(tensors)) is not None:
+                raise InputError(f"{part} holds a negative variance in {name}. {GET_IT_AGAIN}")
 
 
 def _refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: str | None, path: Path) -> None:
@@ -378,3 +313,9 @@ def _refuse_changed(part: Path, tensors: Mapping[str, torch.Tensor], promised: s
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The name of a tensor with values that are not finite, or None."""
     return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def negative_variance(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of running variances of which one is below zero, or None."""
+    variances = ((name, tensor) for name, tensor in tensors.items() if name.endswith("running_var"))
+    return next((name for name, tensor in variances if bool((tensor < 0).any())), None)

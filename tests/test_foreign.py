@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +53,10 @@ def test_of_several_sets_of_weights_in_a_file_one_is_named(lrbench, home):
     loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], average["conv1.0.weight"])
     (home / "empty.pth").touch()
-    assert "empty.pth is empty" in lrbench("snapshots", "add", "empty.pth", "--architecture", "resnet10t").err
+    assert (
+        "empty.pth was not loaded: it is empty"
+        in lrbench("snapshots", "add", "empty.pth", "--architecture", "resnet10t").err
+    )
 
 
 def test_checkpoints_of_training_scripts_are_taken_in_though_they_hold_their_arguments(lrbench, home):
@@ -134,7 +140,9 @@ def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, h
     command = ("snapshots", "add", "moco.pth", "--architecture", "resnet10t")
     refused = lrbench(*command)
     assert refused.status == 2
-    assert "What it holds under 'encoder_q.' fits: --prefix encoder_q. --without fc." in refused.err
+    assert "Several parts of what it holds fit, of which one must be chosen" in refused.err
+    for part in ("encoder_q.", "encoder_k."):
+        assert f"--prefix {part} --without fc. takes what is under '{part}'" in refused.err
     added = lrbench(*command, "--prefix", "encoder_q.", "--without", "fc.")
     assert added.status == 0, added.err
     assert f"{len(whole) + len(head) + 1} tensors of moco.pth are left out (encoder_q.fc.0.weight, " in added.err
@@ -157,7 +165,7 @@ def test_several_files_are_taken_in_at_once_and_each_that_is_not_is_told(lrbench
     added = lrbench("snapshots", "add", *names, "--architecture", "resnet10t")
     assert added.status == 2 and "3 of 5 files were not taken in" in added.err
     assert [Path(line).stem for line in added.out.split()] == ["epoch30", "epoch60"]
-    assert "notes.pth was not loaded: it is no file that torch.save writes" in added.err
+    assert "notes.pth was not loaded: it is no file that torch.save or safetensors writes" in added.err
     assert "cut.pth was not loaded: it is cut short" in added.err
     assert "object.pth was not loaded: beside tensors, numbers and words it holds " in added.err
     assert "timm.models.resnet.ResNet" in added.err and "Nothing in it was run" in added.err
@@ -340,6 +348,159 @@ def test_what_is_no_file_of_weights_is_told_by_what_it_is(lrbench, home):
         assert said in lrbench("snapshots", "add", name, "--architecture", "resnet10t").err
     twins = lrbench("snapshots", "add", "a/ck.pth", "b/ck.pth", "--architecture", "resnet10t")
     assert twins.status == 2 and "would be called 'ck'" in twins.err
+
+
+CONTENT = {
+    "a web page": b"\n<!DOCTYPE html>",
+    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(600),
+    "a NumPy array": b"\x93NUMPY\x01\x00" + bytes(100),
+    "a GGUF file": b"GGUF" + bytes(100),
+    "compressed with gzip": b"\x1f\x8b\x08" + bytes(100),
+    "a tar archive": b"x" + bytes(256) + b"ustar" + bytes(300),
+    "it is empty": b"",
+    "no file that torch.save or safetensors writes": b"what I did",
+}
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_a_file_is_told_by_its_content_and_not_by_its_name(lrbench, home, ending):
+    for number, (said, content) in enumerate(CONTENT.items()):
+        (home / f"{number}.{ending}").write_bytes(content)
+        refused = lrbench("snapshots", "add", f"{number}.{ending}", "--architecture", "resnet10t")
+        assert refused.status == 2 and said in refused.err and one_paragraph(refused.err), refused.err
+    for number, (said, writes) in enumerate(
+        {"a zip archive": "readme.txt", "an archive of NumPy arrays": "a.npy"}.items()
+    ):
+        with zipfile.ZipFile(home / f"zip{number}.{ending}", "w") as archive:
+            archive.writestr(writes, "x")
+        assert said in lrbench("snapshots", "add", f"zip{number}.{ending}", "--architecture", "resnet10t").err
+    os.mkfifo(home / f"pipe.{ending}")
+    assert "is a pipe" in lrbench("snapshots", "add", f"pipe.{ending}", "--architecture", "resnet10t").err
+    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    torch.save(network, home / f"pickle.{ending}")
+    save_file(network, home / f"plain.{ending}")
+    for name in ("pickle", "plain"):
+        assert lrbench("snapshots", "add", f"{name}.{ending}", "--architecture", "resnet10t").status == 0
+
+
+def test_a_pickle_that_is_called_safetensors_is_not_run(lrbench, home):
+    torch.save({"a": torch.zeros(1), "trap": Trap(home / "was-run")}, home / "trap.safetensors")
+    refused = lrbench("snapshots", "add", "trap.safetensors", "--architecture", "resnet10t")
+    assert refused.status == 2 and "which could run code" in refused.err and not (home / "was-run").exists()
+
+
+def test_a_small_file_of_shared_dictionaries_is_looked_through_at_once(lrbench, home):
+    level = {"a": 1}
+    for _ in range(8):
+        level = {f"key{number}": level for number in range(40)}
+    refused = saved(lrbench, home, level)
+    assert refused.status == 2 and "holds no tensors" in refused.err
+    # The same set of weights in two places has two names.
+    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    refused = saved(lrbench, home, {"model": weights, "ema": weights})
+    assert refused.status == 2 and "several sets of weights: model, ema" in refused.err
+    assert saved(lrbench, home, {"model": weights, "ema": weights}, "--key", "ema").status == 0
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(lrbench, home):
+    with zipfile.ZipFile(home / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(10_000_000))
+    refused = lrbench("snapshots", "add", "bomb.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "unpacks to 10,000,000 bytes" in refused.err
+
+
+def test_numpy_arrays_and_other_values_are_named(lrbench, home):
+    arrays = {"conv1.weight": np.zeros((2, 2), np.float32)}
+    for content in (arrays, {"model": arrays}):
+        refused = saved(lrbench, home, content)
+        assert refused.status == 2 and "holds NumPy arrays, not tensors" in refused.err
+    refused = saved(lrbench, home, {"epoch": 3, "name": "x"})
+    assert "holds no tensors, so it is no file of weights. It holds 'epoch' (int), 'name' (str)." in refused.err
+
+
+def test_two_sets_of_weights_in_one_flat_file_are_both_named(lrbench, home):
+    network = create_model("resnet10t", {}, classes=7).state_dict()
+    flat = {f"{part}.{name}": tensor for part in ("model", "model_ema") for name, tensor in network.items()}
+    refused = saved(lrbench, home, flat)
+    assert refused.status == 2 and "--prefix model. takes" in refused.err and "--prefix model_ema. takes" in refused.err
+    assert saved(lrbench, home, flat, "--prefix", "model_ema.").status == 0
+
+
+def torchvision_names(network):
+    """timm's VGG under the names and in the shapes that torchvision gives it."""
+    names = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
+    renamed = {}
+    for name, tensor in network.items():
+        layer = name.rpartition(".")[0]
+        renamed[name.replace(layer, names.get(layer, layer))] = (
+            tensor.flatten(1) if tensor.ndim > 1 and layer in names else tensor
+        )
+    return renamed
+
+
+def test_weights_that_timm_itself_converts_are_taken_in(lrbench, home):
+    network = create_model("vgg11", {}, classes=3, seed=1).state_dict()
+    torch.save(torchvision_names(network), home / "vgg.pth")
+    taken = lrbench("snapshots", "add", "vgg.pth", "--architecture", "vgg11", "--json")
+    assert taken.status == 0, taken.err
+    record = json.loads(taken.out)
+    assert record["converted"] and record["left_out"] == []
+    loaded = load_snapshot(parse_reference("foreign/vgg", Workspace(root=home)))
+    assert loaded.metadata.classes == 3
+    assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+def test_facebooks_convnext_is_taken_in_and_what_is_left_out_is_named(lrbench, home):
+    arguments = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
+    network = create_model("convnext_atto", arguments, classes=3, seed=1).state_dict()
+    theirs = {facebooks_name(name): tensor.flatten(1) if "mlp" in name and tensor.ndim > 1 else tensor
+              for name, tensor in network.items()}  # fmt: skip
+    torch.save({"model": theirs | {"projectors.a": torch.ones(2)}}, home / "facebook.pth")
+    options = [word for key, value in arguments.items() for word in ("--argument", f"{key}={value}")]
+    taken = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options)
+    assert taken.status == 0, taken.err
+    assert "turned into timm's" in taken.err and "1 tensors of facebook.pth are left out (projectors.a)" in taken.err
+    loaded = load_snapshot(parse_reference("foreign/facebook", Workspace(root=home))).model.state_dict()
+    assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.items())
+    # A tensor that is missing after the conversion is missing.
+    del theirs["norm.weight"]
+    torch.save(theirs, home / "less.pth")
+    refused = lrbench("snapshots", "add", "less.pth", "--architecture", "convnext_atto", *options)
+    assert refused.status == 2 and "Its names look like those of Facebook's ConvNeXt (downsample_layers" in refused.err
+
+
+def facebooks_name(name):
+    for ours, theirs in (
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.(\d)", r"downsample_layers.\1.\2"),
+        (r"^stages\.(\d)\.blocks\.(\d)", r"stages.\1.\2"),
+        ("conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm", "norm"),
+        (r"^head\.fc", "head"),
+    ):
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+def test_position_embeddings_of_another_size_are_not_resized(lrbench, home):
+    arguments = {"img_size": 64, "depth": 1}
+    torch.save(create_model("vit_tiny_patch16_224", arguments, classes=3).state_dict(), home / "small.pth")
+    command = ("snapshots", "add", "small.pth", "--architecture", "vit_tiny_patch16_224", "--argument", "depth=1")
+    refused = lrbench(*command)
+    assert refused.status == 2 and "pos_embed is [1, 17, 192], not [1, 197, 192]" in refused.err
+
+
+def test_what_a_network_takes_is_tried_before_it_is_taken_in(lrbench, home):
+    torch.save(create_model("resnet10t", {"in_chans": 1}, classes=3).state_dict(), home / "grey.pth")
+    refused = lrbench("snapshots", "add", "grey.pth", "--architecture", "resnet10t", "--argument", "in_chans=1")
+    assert refused.status == 2 and "3 channels" in refused.err and "Correct --argument." in refused.err
+    torch.save(create_model("vit_tiny_patch16_224", {"depth": 1}, classes=3).state_dict(), home / "vit.pth")
+    command = ("snapshots", "add", "vit.pth", "--architecture", "vit_tiny_patch16_224", "--argument", "depth=1")
+    refused = lrbench(*command, "--input", "size=32")
+    assert refused.status == 2 and "Correct --input size or --argument." in refused.err
+    assert lrbench(*command).status == 0
 
 
 def test_what_a_file_is_called_without_its_ending():

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = [
-    "errors files seeds workspace control locks machine ranks",
+    "errors files file_kinds seeds workspace control locks machine ranks",
     "registry arms",
     "data",
-    "models snapshots weights effective references foreign_files foreign",
+    "model_limits models headers snapshots published conversion weights effective references foreign_files foreign",
     "results cells",
     "pretrain transfer",
     "leaderboard",

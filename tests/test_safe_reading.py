@@ -1,14 +1,16 @@
 """Reading files and showing text that may come from anywhere."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 
-from lrbench.errors import InputError
+from lrbench.errors import FailureError, InputError
 from lrbench.escaping import for_markdown, for_terminal
-from lrbench.files import DamagedFile, parse_json, read_bytes, read_json
+from lrbench.files import DamagedFile, parse_json, read_bytes, read_json, write_json
+from tests.conftest import one_paragraph
 
 
 def test_pipes_folders_and_devices_are_refused_by_kind(tmp_path: Path) -> None:
@@ -32,6 +34,7 @@ def test_missing_and_oversized_files(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b'{"a": NaN}', "NaN"),
+        (b'{"a": 1e999}', "too large a number"),
         (b"[-Infinity]", "-Infinity"),
         (b"[" * 100_000, "nested too deeply"),
         (b'"\\ud800"', "half of a surrogate pair"),
@@ -49,6 +52,24 @@ def test_json_that_cannot_be_used_names_file_and_reason(tmp_path: Path, content:
     assert str(path) in str(caught.value)
     assert str(caught.value).endswith("Delete it.")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["fsync", "replace", "unlink"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EINTR])
+def test_an_error_of_the_system_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "record.json"
+    write_json(path, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path if kind == "unlink" else os, kind, fails)
+        with pytest.raises(FailureError, match=os.strerror(number).lower()) as caught:
+            write_json(path, 2)
+    assert str(caught.value).startswith(f"{path} could not be written: ") and one_paragraph(str(caught.value))
+    assert read_json(path, "") == (2 if kind == "unlink" else 1)
 
 
 def test_valid_json_is_read_with_escaped_pairs() -> None:

@@ -1,12 +1,15 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
 
 import pytest
+import tomli_w
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lrbench.arms import SnapshotKey
@@ -16,9 +19,9 @@ from lrbench.models import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.references import parse_reference
 from lrbench.snapshots import batchnorm_path, encode, hash_tensors, identity, read_metadata, snapshot_path
-from lrbench.weights import load_snapshot
+from lrbench.weights import load_snapshot, load_tensors
 from lrbench.workspace import Workspace
-from tests.conftest import Trap
+from tests.conftest import Trap, one_paragraph
 
 STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)
 
@@ -50,8 +53,6 @@ def test_timm_loads_a_snapshot_by_its_path(snapshot, tiny):
 
 
 def test_the_header_holds_one_sorted_json_string_without_a_clock(snapshot):
-    from safetensors import safe_open
-
     with safe_open(snapshot, "pt") as file:
         metadata = file.metadata()
     assert list(metadata) == ["lrbench"]
@@ -105,6 +106,195 @@ def test_weights_in_which_a_byte_is_another_are_neither_transferred_nor_exported
     ):
         found = lrbench(*command)
         assert found.status and "holds other tensors than stage0.safetensors says" in found.out + found.err, command
+
+
+def write_unsealed(path, tensors, text):
+    """A snapshot whose header was not written by this version."""
+    save_file(tensors, path, metadata={"lrbench": text if isinstance(text, str) else json.dumps(text)})
+
+
+def header_of(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["lrbench"])
+
+
+def change_header(path, **changes):
+    """Change fields of a header and leave its hash as it is."""
+    write_unsealed(path, load_file(path), header_of(path) | changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {"size": 32, "crop_fraction": 1.0, "mean": [0.985, 0.456, 0.406]}},
+        {"source_accuracy": 0.9},
+        {"stage": 1},
+        {"arguments": {}},
+        {"batchnorm_sha256": None},
+        {"format": 1},
+        {"unknown": 1},
+        {"header_sha256": "0" * 64},
+    ],
+)
+def test_a_changed_header_is_refused(lrbench, snapshot, change):
+    change_header(snapshot, **change)
+    with pytest.raises(
+        InputError, match=r"stage0\.safetensors is damaged: its header was changed after it was written"
+    ):
+        load_snapshot(parse_reference(str(snapshot), None))
+    assert lrbench("snapshots", "verify").status == 1
+
+
+def test_changed_fields_of_the_statistics_are_refused(snapshot):
+    statistics = batchnorm_path(snapshot)
+    record = header_of(statistics)
+    change_header(statistics, sample=record["sample"] | {"images": 3})
+    with pytest.raises(InputError, match=r"bn\.safetensors is damaged: its header was changed"):
+        load_snapshot(parse_reference(str(snapshot), None))
+
+
+def older(path, **changes):
+    """The snapshot as it was written before headers had a hash."""
+    record = {name: value for name, value in header_of(path).items() if name != "header_sha256"}
+    write_unsealed(path, load_file(path), record | {"format": 1} | changes)
+
+
+def test_a_snapshot_from_before_headers_had_a_hash_is_read(lrbench, snapshot):
+    older(snapshot)
+    assert load_snapshot(parse_reference(str(snapshot), None)).metadata.stage == 0
+    verified = lrbench("snapshots", "verify")
+    assert verified.status == 0 and "unchecked header in 1 of 1 snapshots (tiny/step/seed0/stage0)" in verified.err
+    assert json.loads(lrbench("snapshots", "show", "stage0").out)["header"] == "unchecked"
+    assert lrbench("snapshots", "export", "stage0", "--out", "new").status == 0
+    assert json.loads(lrbench("snapshots", "show", "new/model.safetensors").out)["header"] == "checked"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"input": {"size": 32, "mean": [9.485, 0.456, 0.406]}}, "9.485 of `input.mean.0`"),
+        ({"input": {"size": 32, "std": [0.2, 0.2, 1e300]}}, "`input.std.2`"),
+        ({"source_accuracy": 5.0}, "`source_accuracy`"),
+        ({"source_report": {"simple": -0.5}}, "`source_report.simple`"),
+        ({"classes": -1}, "`classes`"),
+        ({"rate": -0.1}, "`rate`"),
+        ({"architecture": "\x1b[2J"}, "`architecture`"),
+        ({"parent": "../../x"}, "`parent`"),
+        ({"tensors_sha256": "abc"}, "`tensors_sha256`"),
+    ],
+)
+def test_an_unchecked_header_holds_only_values_that_can_be(snapshot, changes, said):
+    older(snapshot, **changes)
+    with pytest.raises(InputError, match=said.replace(".", r"\.")) as caught:
+        read_metadata(snapshot)
+    assert one_paragraph(str(caught.value)) and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "{" * 100_000, "[]", "null", '{"format": "1"}', '{"format": true}', '{"format": NaN}', "\u00ff{",
+     '{"format": 1e999}', '{"format": 1}', '{"format": 1, "arguments": ' + "[" * 40 + "]" * 40 + "}"],
+)  # fmt: skip
+def test_a_record_that_is_none_is_named_as_damaged(snapshot, text):
+    write_unsealed(snapshot, load_file(snapshot), text)
+    with pytest.raises(InputError, match=r"stage0\.safetensors is damaged: its header"):
+        read_metadata(snapshot)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "a"]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": []}},
+        {"a": {"dtype": 3, "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+        {"a": []},
+        {"__metadata__": []},
+        {"__metadata__": {"lrbench": 3}},
+    ],
+)
+def test_a_header_that_is_none_is_named_as_damaged(snapshot, header):
+    content = json.dumps(header).encode()
+    snapshot.write_bytes(len(content).to_bytes(8, "little") + content + b"\0" * 4)
+    for read in (read_metadata, load_tensors):
+        with pytest.raises(InputError, match=r"stage0\.safetensors is damaged: its header cannot be read"):
+            read(snapshot)
+
+
+def test_a_header_larger_than_any_is_not_read(snapshot):
+    content = b"{" + b" " * (20 << 20)
+    snapshot.write_bytes(len(content).to_bytes(8, "little") + content)
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        read_metadata(snapshot)
+
+
+def test_a_pipe_instead_of_a_snapshot_is_refused(snapshot):
+    for path in (batchnorm_path(snapshot), snapshot):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(InputError, match=r"is a pipe, not a regular file|is missing"):
+            load_snapshot(parse_reference(str(snapshot), None))
+
+
+def test_a_snapshot_whose_link_leads_nowhere_is_missing(lrbench, snapshot):
+    batchnorm_path(snapshot).unlink()
+    snapshot.unlink()
+    snapshot.symlink_to("gone")
+    for command in (("snapshots", "list"), ("snapshots", "verify"), ("snapshots", "show", "stage0"), ("plan", "tiny")):
+        outcome = lrbench(*command)
+        assert "foresee" not in outcome.out + outcome.err and "Unexpected" not in outcome.out + outcome.err, command
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arguments": {"layers": [100_000_000, 1, 1, 1]}}, "the value '100000000' in its arguments"),
+        ({"arguments": {"layers": [60_000, 1, 1, 1]}}, "more than 20,000 layers"),
+        ({"arguments": {"channels": [60_000, 60_000, 60_000, 60_000]}}, "more than 20,000,000,000 parameters"),
+        ({"arguments": {"in_chans": 1}}, "does not turn images of 32 × 32 pixels .* Correct model.arguments"),
+        ({"arguments": {"features_only": True}}, "it gives a list instead of one tensor"),
+        (
+            {"architecture": "vit_tiny_patch16_224", "arguments": {}},
+            "Input height .32. doesn't match model .224.* Correct input.size or model.arguments",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_used_are_refused_before_they_are_built(lrbench, snapshot, changes, said):
+    write_header(snapshot, changes)
+    with pytest.raises(InputError, match=said):
+        load_snapshot(parse_reference(str(snapshot), None))
+    written = [word for key, value in changes.items() for word in ("--set", f"model.{key}={toml(value)}")]
+    refused = lrbench("pretrain", "tiny.toml", "--set", "name=other", "--workers", "1", "--seed", "0", *written)
+    assert refused.status == 2 and re.search(said, refused.err), refused.err
+
+
+def toml(value):
+    return (
+        tomli_w.dumps({"a": value}).partition("=")[2].strip()
+        if not isinstance(value, dict)
+        else ("{" + ", ".join(f"{key} = {json.dumps(inner)}" for key, inner in value.items()) + "}")
+    )
+
+
+def write_header(path, changes):
+    """A snapshot as it would have been written with these values."""
+    path.write_bytes(encode(load_file(path), header_of(path) | changes))
+
+
+def test_a_negative_variance_is_found_and_not_taken_in(lrbench, home, snapshot):
+    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][0] = -1.0
+    torch.save(weights, home / "negative.pth")
+    refused = lrbench("snapshots", "add", "negative.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and f"a negative variance in {name}" in refused.err
+    tensors = load_file(snapshot)
+    name = next(name for name in tensors if name.endswith("running_var"))
+    tensors[name][0] = -1.0
+    write_with(snapshot, tensors)
+    found = lrbench("snapshots", "verify")
+    assert found.status == 1 and f"a negative variance in {name}" in found.out
 
 
 @pytest.mark.parametrize("cut", [3, 8, 100, 5000])
@@ -447,10 +637,10 @@ def test_a_word_that_is_left_out_of_a_reference_is_told(lrbench, home):
 def test_the_hubs_library_is_left_as_it_was(monkeypatch):
     from huggingface_hub import constants
 
-    from lrbench import weights
+    from lrbench import published
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(weights, "_resolves", lambda host: False)
-    with weights._no_waiting_without_network():
+    monkeypatch.setattr(published, "_resolves", lambda host: False)
+    with published._no_waiting_without_network():
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE

@@ -67,6 +67,7 @@ def show_(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
             "path": str(path),
             "sha256": identity(path),
             "batchnorm": batchnorm_mode(path, metadata),
+            "header": "checked" if metadata.checked else "unchecked",
         }
     )
 
@@ -88,6 +89,7 @@ def verify(
     from lrbench.cli.progress import showing_progress
     from lrbench.errors import FailureError, InputError
     from lrbench.pretrain.source import evaluate_again
+    from lrbench.snapshots import read_metadata
     from lrbench.weights import check_values
     from lrbench.workspace import Place, Workspace, data_roots
 
@@ -96,6 +98,7 @@ def verify(
     files = _found(workspace, suite) if reference is None else [(_path(reference, suite), reference)]
     problems: dict[str, str] = {}
     unread: dict[str, str] = {}
+    unchecked: list[str] = []
     with showing_progress("verify snapshots") as control:
         for path, name in files:
             try:
@@ -103,6 +106,8 @@ def verify(
             except InputError as error:
                 problems[name] = str(error)
                 continue
+            if not read_metadata(path).checked:
+                unchecked.append(name)
             try:
                 if source and (problem := evaluate_again(path, place, control)):
                     problems[name] = problem
@@ -110,12 +115,24 @@ def verify(
                 # Of the source's data, which says nothing of the snapshot.
                 unread[name] = str(error)
     if json_:
-        emit_json({"checked": len(files) - len(unread), "bad": problems, "not_evaluated": unread})
+        emit_json(
+            {
+                "checked": len(files) - len(unread),
+                "bad": problems,
+                "not_evaluated": unread,
+                "unchecked_header": unchecked,
+            }
+        )
     else:
         for name, problem in problems.items():
             show(f"{name}: {problem}")
     for problem in dict.fromkeys(unread.values()):
         warn(problem)
+    if unchecked:
+        warn(
+            f"unchecked header in {len(unchecked)} of {len(files)} snapshots ({', '.join(unchecked[:3])}"
+            f"{', …' if unchecked[3:] else ''}): headers had no hash when they were written, so changes go unnoticed."
+        )
     if problems:
         raise FailureError(f"{len(problems)} of {len(files)} snapshots are bad.")
     if unread:
@@ -247,6 +264,8 @@ def add(
 
 
 def _say_what_was_done(file: Path, taken: "Taken") -> None:
+    if taken.converted:
+        note(f"the names in {file} are another library's; they were turned into timm's by timm's own conversion")
     if taken.left_out:
         shown = ", ".join(taken.left_out[:3]) + (", …" if taken.left_out[3:] else "")
         note(f"{len(taken.left_out):,} tensors of {file} are left out ({shown})")
@@ -273,6 +292,7 @@ def _taken_in(taken: "Taken") -> dict[str, Any]:
         "input_assumed": taken.assumed,
         "left_out": taken.left_out,
         "uncounted": taken.uncounted,
+        "converted": taken.converted,
     }
 
 

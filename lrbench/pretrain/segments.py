@@ -17,6 +17,7 @@ from lrbench.effective import is_made, recipe
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
+from lrbench.model_limits import refuse_misfit
 from lrbench.models import InputNormalisation, batchnorm_layers, create_model, no_memory, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.beginning import Beginning, keeps_mean
@@ -39,6 +40,9 @@ from lrbench.snapshots import (
     write_snapshot,
 )
 from lrbench.workspace import Place, Workspace
+
+# A network takes the same images whatever its number of classes.
+_SOME = 10
 
 
 def make_snapshot(
@@ -101,6 +105,8 @@ class _Making:
         self.saved: int | None = None
         self.device = pick_device()
         self.normalise = InputNormalisation(suite.input.mean, suite.input.std, self.device)
+        # Before the source is prepared, which may take hours.
+        refuse_misfit(suite.model.architecture, suite.model.arguments, classes=_SOME, size=suite.input.size)
         self.source: Source = open_source(
             suite.source, suite.input, place.roots, place.partial, place.pixel_cache, control
         )

@@ -19,6 +19,10 @@ ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth",
 Seed = Annotated[int, Field(ge=0)]
 TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
+# On the scale [0, 1]; timm's networks have deviations from 0.14 to 1, and 1/255 is of images that are not scaled.
+_Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Std = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+
 # Arms that start from another arm's state cannot be run without it.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "hold": ("step",),
@@ -54,11 +58,11 @@ class Input(Strict):
             the shape (some of timm's networks were evaluated so).
     """
 
-    size: Annotated[int, Field(ge=8)]
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    size: Annotated[int, Field(ge=8, le=8192)]
+    crop_fraction: Annotated[float, Field(ge=0.1, le=1)] = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: tuple[_Mean, _Mean, _Mean] = (0.485, 0.456, 0.406)
+    std: tuple[_Std, _Std, _Std] = (0.229, 0.224, 0.225)
     crop_mode: Literal["center", "squash"] = "center"
 
     @model_serializer(mode="wrap")
