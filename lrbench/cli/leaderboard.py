@@ -1,5 +1,6 @@
 """`lrbench leaderboard`: pages, tables and figures from what results there are."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -36,6 +37,12 @@ def leaderboard(
             "--out", metavar="FILE", help="Print into this file, in the format of its ending unless --format names one."
         ),
     ] = None,
+    figures: Annotated[
+        Literal["pdf"] | None,
+        typer.Option(
+            "--figures", help="pdf: draw each figure as PDF too, next to its SVG; from then on it is kept up to date."
+        ),
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option("--protocol", metavar="NAME", help="Print only this protocol's (as md, unless --format)."),
@@ -60,7 +67,12 @@ def leaderboard(
         )
     if check and (form or protocol or arm or out):
         raise InputError(
-            "--check compares the pages with the results and prints no table, so it goes with none of --format, --out, "
+            "--check compares the pages with the results and prints no table. Use it without --format, --out, --protocol and "
+            "--arm."
+        )
+    if figures and (check or form or protocol or arm or out):
+        raise InputError(
+            "--figures draws the pages' figures, and this command writes no pages. Use it without --check, --format, --out, "
             "--protocol and --arm."
         )
     if form or protocol or arm or out:
@@ -81,7 +93,7 @@ def leaderboard(
             raise FailureError(f"{said}. `lrbench leaderboard` writes {'it' if len(stale) == 1 else 'them'} anew.")
         note(f"the pages of {', '.join(suites)} are what the results say")
         return
-    written = page.write(workspace, suites)
+    written = page.write(workspace, suites, pdf=figures == "pdf")
     if json_:
         emit_json({"written": [str(path) for path in written.files]})
     else:
@@ -164,10 +176,12 @@ def _print(
     from lrbench.files import write_bytes
     from lrbench.leaderboard.frames import formatted
 
-    if form == "parquet" and out is None:
-        raise InputError("Parquet is no text for a terminal. Name a file: --out results.parquet")
+    if form == "parquet" and out is None and sys.stdout.isatty():
+        raise InputError("Parquet is binary, and standard output is a terminal. Name a file: --out results.parquet")
     content = formatted(workspace, suites, form, protocol=protocol, arm=arm)
-    if out is None:
+    if out is None and form == "parquet":
+        sys.stdout.buffer.write(content)
+    elif out is None:
         show(content.decode().removesuffix("\n"))
     else:
         write_bytes(out, content)

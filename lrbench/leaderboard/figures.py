@@ -1,10 +1,10 @@
-"""A suite's figures, each with the data that it draws: SVG and PNG by matplotlib, CSV beside.
+"""A suite's figures, each with the data that it draws: SVG, PNG and PDF by matplotlib, CSV next to them.
 
 Colours are Okabe and Ito's, told apart with every kind of colour vision; markers and line styles differ too, for print in grey.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 import pandas
 
-from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
-from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS, fit_null
-from lrbench.leaderboard.statistics import Estimate
-from lrbench.leaderboard.tables import REPORT, of_protocol
+from lrbench.leaderboard.evidence import Evidence, Row
+from lrbench.leaderboard.figure_data import forest_data, learned_data, null_curve, stage_data, tradeoff_data
+from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS
+from lrbench.leaderboard.tables import REPORT
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# No clock and no version, so that the same data gives the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +43,27 @@ class Figure:
     data: pandas.DataFrame
     draw: Callable[[], Any]
 
-    def drawings(self, salt: str) -> dict[str, bytes]:
-        """The figure by file ending; `salt` keeps the identifiers inside the SVG the same from run to run."""
+    def drawings(self, salt: str, endings: Collection[str]) -> dict[str, bytes]:
+        """The figure by file ending.
+
+        Args:
+            salt: Keeps the identifiers inside the SVG the same from run to run.
+            endings: Which of `.svg`, `.png` and `.pdf`.
+        """
         import matplotlib
 
-        with matplotlib.rc_context({"svg.hashsalt": salt, "font.size": 9.5, "svg.fonttype": "none"}):
-            figure = self.draw()
-            return {
-                ".svg": _saved(figure, "svg", {"Date": None, "Creator": None}),
-                ".png": _saved(figure, "png", {"Software": None}),
+        with matplotlib.rc_context(
+            {
+                "svg.hashsalt": salt,
+                "font.size": 9.5,
+                "svg.fonttype": "none",
+                "pdf.fonttype": 42,
+                # Names of tasks are no formulas.
+                "text.parse_math": False,
             }
+        ):
+            figure = self.draw()
+            return {ending: _saved(figure, ending.removeprefix("."), _METADATA[ending]) for ending in endings}
 
 
 def figures(evidence: Evidence) -> list[Figure]:
@@ -79,80 +96,17 @@ def figures(evidence: Evidence) -> list[Figure]:
     ]
 
 
-def stage_data(evidence: Evidence) -> pandas.DataFrame:
-    """Protocol, target, arm, stage, mean, half-width and seeds."""
-    records = [
-        {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(level)}
-        for column in evidence.columns
-        for row in _staged(evidence)
-        if (level := evidence.level(row, column)) is not None
-    ]
-    return _frame(records, "protocol", "target", "arm", "stage", "mean", "half_width", "seeds")
+def _errors(rows: pandas.DataFrame) -> Any:
+    """How far error bars go below and above the means: nowhere without an interval. Shape `(2, n)`."""
+    return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
-def _staged(evidence: Evidence) -> list[Row]:
-    """The snapshots at the ends of stages: all but those of `trail`, which is drawn against the source's error alone."""
-    return [row for row in evidence.rows if row[0] != "trail"]
-
-
-def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
-    """Protocol, target, arm, stage, mean errors of source and target, and whether the rate ever fell."""
-    records = []
-    for column in evidence.columns:
-        for row in evidence.rows:
-            level, source = evidence.level(row, column), evidence.source_level(row)
-            if level is not None and source is not None and row[1] > 0:
-                records.append(
-                    {
-                        "protocol": column.protocol,
-                        "target": column.task,
-                        "arm": row[0],
-                        "stage": row[1],
-                        "source_error": round(100 * (1 - source.mean), 4),
-                        "target_error": round(100 * (1 - level.mean), 4),
-                        "without_decay": without_decay(evidence.suite, row),
-                    }
-                )
-    return _frame(records, "protocol", "target", "arm", "stage", "source_error", "target_error", "without_decay")
-
-
-def forest_data(evidence: Evidence) -> pandas.DataFrame:
-    """Protocol, target, stage, control, mean difference `step` less control, half-width and seeds."""
-    records = [
-        {"protocol": column.protocol, "target": column.task, "stage": row[1], "control": control[0], **_points(value)}
-        for column in evidence.columns
-        for row, control in evidence.controls()
-        if control[0] in ("hold", "average") and (value := evidence.difference(row, control, column)) is not None
-    ]
-    return _frame(records, "protocol", "target", "stage", "control", "mean", "half_width", "seeds")
-
-
-def learned_data(evidence: Evidence) -> pandas.DataFrame:
-    """Measure (`simple`, `complex`, `memorised`), arm, stage, mean, half-width and seeds."""
-    records = [
-        {"measure": name, "arm": row[0], "stage": row[1], **_points(value)}
-        for name in REPORT
-        if name in evidence.report
-        for row in _staged(evidence)
-        if (value := evidence.reported(name, row)) is not None
-    ]
-    return _frame(records, "measure", "arm", "stage", "mean", "half_width", "seeds")
-
-
-def _points(value: Estimate) -> dict[str, Any]:
-    width = None if value.half_width is None else round(100 * value.half_width, 4)
-    return {"mean": round(100 * value.mean, 4), "half_width": width, "seeds": value.seeds}
-
-
-def _frame(records: list[dict[str, Any]], *names: str) -> pandas.DataFrame:
-    return pandas.DataFrame(records, columns=list(names))
-
-
-def _panels(count: int, *, width: float = 4.6, height: float = 4.4, share_y: bool = True) -> tuple[Any, Any]:
+def _panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
+    """A figure with panels side by side, all on the same scales."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(width * max(1, count) + 0.4, height), layout="constrained")
-    panels = canvas.subplots(1, max(1, count), sharey=share_y, squeeze=False)[0]
+    panels = canvas.subplots(1, max(1, count), sharex=True, sharey=True, squeeze=False)[0]
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
@@ -168,67 +122,49 @@ def _style(index: int) -> dict[str, Any]:
     return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
 
 
-def _draw_stages(evidence: Evidence, _data: pandas.DataFrame) -> Any:
+def _draw_stages(evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(evidence.suite.protocols)
     canvas, panels = _panels(len(protocols))
     for panel, protocol in zip(panels, protocols, strict=True):
-        _stage_panel(panel, evidence, protocol)
+        _stage_panel(panel, evidence, data[data.protocol == protocol])
+        panel.set_title(protocol)
     panels[0].set_ylabel("target accuracy (headline metric), %")
+    panels[0].plot([], [], "k-", label="step (rate falls)")
+    if "hold" in evidence.suite.arms:
+        panels[0].plot([], [], "k:", marker="o", markerfacecolor="white", label="hold (rate held from there)")
+    numbers = range(evidence.suite.schedule.stages + 1)
+    panels[0].set_xticks(list(numbers), [f"stage {stage}" for stage in numbers])
+    panels[0].set_ylim(0, 100)
     _legend(canvas, panels[0])
     return canvas
 
 
-def _stage_panel(panel: Any, evidence: Evidence, protocol: str) -> None:
-    columns = of_protocol(evidence, protocol)
-    for index, column in enumerate(columns):
+def _stage_panel(panel: Any, evidence: Evidence, data: pandas.DataFrame) -> None:
+    targets = evidence.suite.targets
+    for index, target in enumerate(targets):
         style = _style(index)
         # Side by side a little, so that error bars do not hide each other.
-        shift = 0.05 * (index - (len(columns) - 1) / 2)
+        shift = 0.05 * (index - (len(targets) - 1) / 2)
+        points = data[data.target == target]
         _bars(
-            panel,
-            evidence,
-            column,
-            [row for row in evidence.rows if row[0] == "step"],
-            shift,
-            {**style, "label": column.task, "linestyle": "-", "linewidth": 1.4},
+            panel, points[points.arm == "step"], shift, {**style, "label": target, "linestyle": "-", "linewidth": 1.4}
         )
-        for row in evidence.rows:
-            before = evidence.before(row)
-            if row[0] == "hold" and before is not None:
-                ends = [evidence.level(each, column) for each in (before, row)]
-                if all(ends):
-                    panel.plot(
-                        [each[1] + shift for each in (before, row)],
-                        [100 * end.mean for end in ends if end],
-                        color=style["color"],
-                        linestyle=":",
-                        linewidth=1.4,
-                    )
-                # A held stage is drawn hollow, so that it is not taken for the decayed one beside it.
-                hollow = {**style, "markerfacecolor": "white", "linestyle": "none"}
-                _bars(panel, evidence, column, [row], shift + 0.02, hollow)
-    panel.plot([], [], "k-", label="step (rate falls)")
-    if "hold" in evidence.suite.arms:
-        panel.plot([], [], "k:", label="hold (rate held from there)")
-    numbers = range(evidence.suite.schedule.stages + 1)
-    panel.set_xticks(list(numbers), [f"stage {stage}" for stage in numbers])
-    panel.set_title(protocol)
-    # With few seeds an interval may reach past what an accuracy can be; the axis does not.
-    panel.set_ylim(0, 100)
+        means: dict[Row, float] = dict(zip(zip(points.arm, points.stage, strict=True), points["mean"], strict=True))
+        for arm, stage in means:
+            before = evidence.before((arm, stage))
+            if arm == "hold" and before in means:
+                ends = [means[row] for row in (before, (arm, stage))]
+                xs = [before[1] + shift, stage + shift]
+                panel.plot(xs, ends, color=style["color"], linestyle=":", linewidth=1.4)
+        # A held stage is drawn hollow, so that it is not taken for the decayed one next to it.
+        hollow = {**style, "markerfacecolor": "white", "linestyle": "none"}
+        _bars(panel, points[points.arm == "hold"], shift + 0.02, hollow)
 
 
-def _bars(panel: Any, evidence: Evidence, column: Column, rows: list[Row], shift: float, style: dict[str, Any]) -> None:
-    levels = [(row[1] + shift, level) for row in rows if (level := evidence.level(row, column)) is not None]
-    if levels:
-        panel.errorbar(
-            [stage for stage, _ in levels],
-            [100 * level.mean for _, level in levels],
-            yerr=[100 * (level.half_width or 0.0) for _, level in levels],
-            markersize=4.5,
-            elinewidth=0.9,
-            capsize=2.5,
-            **style,
-        )
+def _bars(panel: Any, rows: pandas.DataFrame, shift: float, style: dict[str, Any]) -> None:
+    if len(rows):
+        sizes = {"markersize": 4.5, "elinewidth": 0.9, "capsize": 2.5}
+        panel.errorbar(rows.stage + shift, rows["mean"], yerr=_errors(rows), **sizes, **style)
 
 
 _ARM_MARKERS = {
@@ -249,6 +185,7 @@ _ARM_MARKERS = {
 def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(evidence.suite.protocols)
     canvas, panels = _panels(len(protocols))
+    fitted = False
     for panel, protocol in zip(panels, protocols, strict=True):
         mine = data[data.protocol == protocol]
         for index, target in enumerate(dict.fromkeys(mine.target)):
@@ -267,26 +204,24 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
                     markersize=5,
                     alpha=0.9,
                 )
-            null = points[points.without_decay]
-            if len(null) >= LEAST_SNAPSHOTS:
-                errors = null.source_error.to_numpy() / 100
-                curve = fit_null(errors, null.target_error.to_numpy()[:, None] / 100)
-                along = np.linspace(errors.min(), errors.max(), 60)
-                panel.plot(
-                    100 * along, [100 * curve.predict(float(x))[0] for x in along], "--", color=colour, linewidth=1
-                )
-        fitted = min((int(points.without_decay.sum()) for _, points in mine.groupby("target")), default=0)
-        note = "" if fitted >= LEAST_SNAPSHOTS else f" (no null: {fitted} of {LEAST_SNAPSHOTS} snapshots without decay)"
+            null = null_curve(points)
+            if null is not None:
+                panel.plot(null.source_error, null.target_error, "--", color=colour, linewidth=1)
+                fitted = True
+        fewest = min((int(points.without_decay.sum()) for _, points in mine.groupby("target")), default=0)
+        note = "" if fewest >= LEAST_SNAPSHOTS else f" (no null: {fewest} of {LEAST_SNAPSHOTS} snapshots without decay)"
         panel.set_title(f"{protocol}{note}", fontsize=9.5)
         panel.set_xlabel("source error, %")
-        # Training moves to the right and up, as accuracy figures do.
-        panel.invert_xaxis()
+    # Training moves to the right and up, as accuracy figures do.
+    panels[0].invert_xaxis()
     panels[0].invert_yaxis()
     panels[0].set_ylabel("target error, %")
     for arm, marker in _ARM_MARKERS.items():
         if (data.arm == arm).any():
             face = "k" if arm == "step" else "white"
             panels[0].plot([], [], f"k{marker}", markerfacecolor=face, label=arm)
+    if fitted:
+        panels[0].plot([], [], "k--", linewidth=1, label="saturation null (fit without decay)")
     _legend(canvas, panels[0], columns=5)
     return canvas
 
@@ -302,11 +237,10 @@ def _draw_forest(_evidence: Evidence, data: pandas.DataFrame) -> Any:
                 row = mine[(mine.target == target) & (mine.stage == stage) & (mine.control == control)]
                 if len(row):
                     colour = _COLOURS[0] if control == "hold" else _COLOURS[1]
-                    width = row.half_width.iloc[0]
                     panel.errorbar(
-                        row["mean"].iloc[0],
-                        index + shift,
-                        xerr=0.0 if pandas.isna(width) else width,
+                        row["mean"],
+                        [index + shift],
+                        xerr=_errors(row),
                         fmt="o" if control == "hold" else "D",
                         color=colour,
                         markerfacecolor=face or colour,
@@ -334,7 +268,7 @@ def _draw_learned(_evidence: Evidence, data: pandas.DataFrame) -> Any:
             panel.errorbar(
                 points.stage + shift,
                 points["mean"],
-                yerr=points.half_width.fillna(0.0),
+                yerr=_errors(points),
                 linestyle="-" if arm == "step" else "none",
                 markerfacecolor=None if arm == "step" else "white",
                 markersize=5,
@@ -344,15 +278,15 @@ def _draw_learned(_evidence: Evidence, data: pandas.DataFrame) -> Any:
                 **{**_style(index), "marker": _ARM_MARKERS[str(arm)]},
             )
         panel.set_title(REPORT[measure], fontsize=9.5)
-        stages = sorted(set(mine.stage))
-        panel.set_xticks(stages, [f"stage {stage}" for stage in stages])
-        panel.set_ylim(0, 100)
+    stages = sorted(set(data.stage))
+    panels[0].set_xticks(stages, [f"stage {stage}" for stage in stages])
+    panels[0].set_ylim(0, 100)
     panels[0].set_ylabel("share of images, %")
     _legend(canvas, panels[0])
     return canvas
 
 
-def _saved(canvas: Any, ending: str, metadata: dict[str, Any]) -> bytes:
+def _saved(canvas: Any, form: str, metadata: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format=ending, dpi=150, metadata=metadata)
+    canvas.savefig(buffer, format=form, dpi=150, metadata=metadata)
     return buffer.getvalue()

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from lrbench.escaping import for_markdown
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.index import Entry, Index, load_index
+from lrbench.leaderboard.markup import NOTHING, Marked, bracketed, bullets, rounded, table
 from lrbench.leaderboard.resampling import Labels, paired_interval
-from lrbench.leaderboard.statistics import Floats, half_width_over_images, headlines_of, image_variance
+from lrbench.leaderboard.statistics import (
+    Floats,
+    half_width_over_images,
+    headlines_of,
+    image_variance,
+    interval_over_images,
+)
 from lrbench.registry.task import METRIC_NAMES
 from lrbench.workspace import FOREIGN
 
@@ -21,10 +29,10 @@ class ForeignTable:
 
     Attributes:
         protocol: Its name.
-        rows: A row a snapshot, a column a target.
+        rows: A row a snapshot, with its name, the start of its weights' hash, and a column a target.
         scores: The same with LogME's scores; empty for another protocol.
-        targets: Each target's headline and number of test images.
-        warning: Which of its columns do not compare, in a sentence; empty where all do.
+        targets: Each target's headline and number of test images, as plain text.
+        warning: Which of its columns do not compare, in a sentence of plain text; empty where all do.
         averaged: Whether some of it is the mean of several transfer seeds.
         partial: Whether the data was not whole.
     """
@@ -38,46 +46,56 @@ class ForeignTable:
     partial: bool
 
 
+LEAD = (
+    "Snapshots from outside lrbench's suites, with the BatchNorm statistics that they came with. Each is one pretraining run, "
+    "so intervals are over test images alone: they say how well these weights do, and nothing about another run."
+)
+"""What the page of foreign snapshots is about."""
+
+
 def render_foreign(results: Path, cache: Path | None = None) -> str:
     """A table a protocol: a row a snapshot, a column a target."""
     index = load_index(results, FOREIGN, cache)
-    parts = [
-        "# Other snapshots",
-        "Snapshots from outside lrbench's suites, with the BatchNorm statistics that they came with. Each is one pretraining "
-        "run, so intervals are over test images alone: they say how well these weights do, and nothing of what another run "
-        "would have given.",
-    ]
-    shown = foreign_tables(index)
-    parts += [_section(table) for table in shown if not table.partial]
-    if partial := [_section(table) for table in shown if table.partial]:
+    parts = ["# Other snapshots", LEAD]
+    made = foreign_tables(index)
+    parts += [_section(shown) for shown in made if not shown.partial]
+    if partial := [_section(shown) for shown in made if shown.partial]:
         parts += ["## Partial data\n\nMade with data that was not whole; compared among themselves only.", *partial]
     targets = sorted({entry.task for entry in index.entries})
-    if notes := [f"- {name}: {' '.join(said)}" for name in targets if (said := tables.target_notes(name))]:
-        parts.append("## Of the targets\n\n" + "\n".join(notes))
+    if notes := [f"{name}: {' '.join(texts)}" for name in targets if (texts := tables.target_notes(name))]:
+        parts.append("## Targets\n\n" + bullets(notes))
     if index.problems:
-        parts.append("## Left out\n\n" + "\n".join(f"- {problem}" for problem in index.problems))
+        parts.append("## Left out\n\n" + bullets(index.problems))
     return "\n\n".join(parts) + "\n"
 
 
-def _section(table: ForeignTable) -> str:
-    word = " (partial data)" if table.partial else ""
-    warning = f" {table.warning}" if table.warning else ""
-    return (
-        f"## {table.protocol}{word}\n\n{tables.markdown(table.rows)}\n\n"
-        f"Percent, ± half the 95 % interval over test images. Headline metric and test images: {table.targets}."
-        f"{_bold(table)}{' Transfer seeds are averaged.' if table.averaged else ''}{warning}"
-        + (f"\n\n{tables.markdown(table.scores)}\n\n{tables.LOGME}" if table.scores else "")
+def _section(shown: ForeignTable) -> str:
+    word = " (partial data)" if shown.partial else ""
+    return f"## {for_markdown(shown.protocol)}{word}\n\n{table(shown.rows)}\n\n{for_markdown(legend(shown))}" + (
+        f"\n\n{table(shown.scores)}\n\n{tables.LOGME}" if shown.scores else ""
     )
 
 
-def _bold(table: ForeignTable) -> str:
-    """What bold says, or that none leads; nothing where there is nobody to lead."""
-    if any("**" in cell for row in table.rows for cell in row.values()):
+def legend(shown: ForeignTable) -> str:
+    """What the numbers of a table are, as plain text."""
+    sentences = [
+        "Percent, with the 95 % interval over test images (Wilson's).",
+        f"Headline metric and test images: {shown.targets}.",
+        _bold(shown),
+        "Transfer seeds are averaged." if shown.averaged else "",
+        shown.warning,
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _bold(shown: ForeignTable) -> str:
+    """What bold says, or that no row leads; nothing where there is only one row."""
+    if any(cell.startswith("**") for row in shown.rows for cell in row.values() if isinstance(cell, Marked)):
         return (
-            " Bold: best of its column, and its lead over every other row (but those that are right on the very same images) "
-            "is beyond the interval of their paired difference."
+            "Bold: best of its column, and its lead over every other row (except rows that are right on exactly the same "
+            "images) is beyond the interval of their paired difference."
         )
-    return " No row leads its column by more than the interval of a paired difference." if len(table.rows) > 1 else ""
+    return "No row leads its column by more than the interval of a paired difference." if len(shown.rows) > 1 else ""
 
 
 def foreign_tables(index: Index) -> list[ForeignTable]:
@@ -89,7 +107,7 @@ def foreign_tables(index: Index) -> list[ForeignTable]:
             columns = {task: _Column.of(mine, task, index) for task in sorted({entry.task for entry in mine})}
             mixed = [task for task, column in columns.items() if column.mixed]
             warning = (
-                f"**Not comparable down the column** (other images, settings or protocol versions): {', '.join(mixed)}."
+                f"Not comparable down the column (different images, settings or protocol versions): {', '.join(mixed)}."
             )
             made.append(
                 ForeignTable(
@@ -174,15 +192,13 @@ class _Column:
         lead = ahead - behind
         return self._mean(lead, best) > half_width_over_images(image_variance(lead, self.labels[best], self.metric))
 
-    def level(self, row: _Row, leaders: set[_Row]) -> str:
+    def level(self, row: _Row, leaders: set[_Row]) -> Marked:
         """A row's headline with its interval; bold for a leader."""
         if row not in self.correct:
-            return tables.NOTHING
-        correct, labels = self.correct[row], self.labels[row]
-        mean = self._mean(correct, row)
-        half = half_width_over_images(image_variance(correct, labels, self.metric))
-        text = f"{100 * mean:.1f} ± {100 * half:.1f}"
-        return f"**{text}**" if row in leaders else text
+            return Marked(NOTHING)
+        ends = interval_over_images(self.correct[row], self.labels[row], self.metric)
+        text = f"{100 * self._mean(self.correct[row], row):.1f} {bracketed(*ends)}"
+        return Marked(f"**{text}**" if row in leaders else text)
 
     def _mean(self, values: Floats, row: _Row) -> float:
         return float(headlines_of(values[None], self.labels[row], self.metric)[0])
@@ -192,7 +208,8 @@ def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[st
     leaders = {task: column.leaders for task, column in columns.items()}
     return [
         {
-            "snapshot": f"{row[0]} `{row[1][:8]}`",
+            "snapshot": row[0],
+            "weights": row[1][:8],
             **{task: column.level(row, leaders[task]) for task, column in columns.items()},
         }
         for row in dict.fromkeys(map(_row_of, entries))
@@ -208,8 +225,9 @@ def _scores(entries: Sequence[Entry], targets: Sequence[str]) -> list[dict[str, 
             found.setdefault(_row_of(entry), {}).setdefault(entry.task, []).append(score)
     return [
         {
-            "snapshot": f"{row[0]} `{row[1][:8]}`",
-            **{each: tables.rounded(float(np.mean(by[each])), 3) if each in by else tables.NOTHING for each in targets},
+            "snapshot": row[0],
+            "weights": row[1][:8],
+            **{task: rounded(float(np.mean(by[task])), 3) if task in by else NOTHING for task in targets},
         }
         for row, by in found.items()
     ]

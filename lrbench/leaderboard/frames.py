@@ -10,11 +10,14 @@ from typing import Any, Literal
 import pandas
 
 from lrbench.errors import InputError
+from lrbench.escaping import for_markdown
 from lrbench.files import sha256_bytes
-from lrbench.leaderboard import tables
+from lrbench.leaderboard import foreign_page, tables
 from lrbench.leaderboard.foreign_page import foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.index import load_index
+from lrbench.leaderboard.markup import NOTHING, table
+from lrbench.leaderboard.suite_page import legend
 from lrbench.registry import suggestion
 from lrbench.results import suites_with_results
 from lrbench.workspace import FOREIGN, Workspace
@@ -135,40 +138,64 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
             own = suite.protocols if body.there or not body.partial else ()
             made: list[tuple[str, str, Any]] = [(each, "", tables.headline) for each in own]
             made += [(each, " (other transfers)", tables.other_transfers) for each in tables.others(body)]
-            for each, kind, table in made:
+            for each, kind, made_of in made:
                 if rows and protocol in (None, each):
-                    drawn = table(body, each, rows=rows, form="latex_booktabs" if form == "latex" else "github")
+                    drawn = made_of(body, each, rows=rows, form="latex_booktabs" if form == "latex" else "github")
                     title = f"{name}, {each}{kind}{' (partial data)' if body.partial else ''}"
                     if drawn:
-                        parts.append(f"% {title}\n{_latex(drawn)}" if form == "latex" else f"### {title}\n\n{drawn}")
+                        latex = _latex(title, legend(body, each), drawn)
+                        parts.append(latex if form == "latex" else f"### {for_markdown(title)}\n\n{drawn}")
     if not parts:
         raise InputError(_nothing(workspace, suites, protocol, arm))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(["% In the preamble: \\usepackage{booktabs}", *parts] if form == "latex" else parts) + "\n"
 
 
 def _foreign(workspace: Workspace, form: str, protocol: str | None) -> list[str]:
     parts = []
-    for table in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache)):
-        if protocol not in (None, table.protocol):
+    for shown in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache)):
+        if protocol not in (None, shown.protocol):
             continue
-        title = f"{FOREIGN}, {table.protocol}{' (partial data)' if table.partial else ''}"
-        # What a reader has to know of the table goes with it.
-        said = f"Headline metric and test images: {table.targets}. {table.warning.replace('*', '')}".rstrip()
+        title = f"{FOREIGN}, {shown.protocol}{' (partial data)' if shown.partial else ''}"
         if form == "latex":
-            drawn = _latex(tables.markdown(table.rows, "latex_booktabs"))
-            parts.append("\n".join([f"% {title}", f"% {said}", drawn]))
+            parts.append(_latex(title, foreign_page.legend(shown), table(shown.rows, "latex_booktabs")))
         else:
-            parts.append("\n\n".join([f"### {title}", tables.markdown(table.rows), said]))
+            parts.append(
+                "\n\n".join([f"### {for_markdown(title)}", table(shown.rows), for_markdown(foreign_page.legend(shown))])
+            )
     return parts
 
 
-def _latex(table: str) -> str:
-    """Signs that Markdown has and LaTeX writes in its own way."""
-    bold = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", table)
-    bold = re.sub(r"`(.+?)`", r"\\texttt{\1}", bold)
-    for sign, command in (("±", r"$\pm$"), ("−", "$-$"), (tables.NOTHING, "---")):
-        bold = bold.replace(sign, command)
-    return bold
+def _latex(title: str, caption: str, tabular: str) -> str:
+    """A LaTeX table.
+
+    Args:
+        title: Suite and protocol, as plain text.
+        caption: What the numbers are, with their unit, as plain text.
+        tabular: tabulate's, with Markdown's bold.
+    """
+    bold = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", tabular)
+    label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_for_latex(f'{title}. {caption}')}}}",
+        rf"\label{{tab:{label}}}",
+        _signs(bold),
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _for_latex(text: str) -> str:
+    """Plain text as LaTeX."""
+    escaped = re.sub(r"[#$%&_{}]", r"\\\g<0>", text.replace("\\", "/"))
+    return _signs(escaped.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}"))
+
+
+def _signs(text: str) -> str:
+    for sign, command in (("±", r"$\pm$"), ("−", "$-$"), (NOTHING, "---"), ("→", r"$\to$")):
+        text = text.replace(sign, command)
+    return text
 
 
 def _nothing(workspace: Workspace, suites: Sequence[str], protocol: str | None, arm: str | None) -> str:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from lrbench.control import Control
 from lrbench.errors import InputError
+from lrbench.escaping import for_markdown
 from lrbench.files import write_bytes
-from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import Decision, decide
 from lrbench.leaderboard.evidence import Evidence
 from lrbench.leaderboard.figures import Figure, figures
-from lrbench.leaderboard.foreign_page import render_foreign
+from lrbench.leaderboard.foreign_page import ForeignTable, foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.index import load_index
+from lrbench.leaderboard.markup import NOTHING, link, table
 from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
 from lrbench.leaderboard.summary import in_short
@@ -29,6 +30,8 @@ from lrbench.workspace import FOREIGN, Workspace
 
 # Drawn by matplotlib, whose versions differ in bytes: written, but not compared.
 DRAWN = (".svg", ".png")
+# Drawn where asked for, and from then on kept up to date.
+PDF = ".pdf"
 
 
 @dataclass(kw_only=True)
@@ -46,7 +49,7 @@ class Built:
     problems: list[str] = field(default_factory=list)
 
 
-def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> Built:
+def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf: bool = False) -> Built:
     """The content of every file of the leaderboard.
 
     A figure is drawn anew where its data has changed or a drawing is missing; delete its CSV to have it drawn anyway.
@@ -55,6 +58,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         workspace: Whose results.
         suites: Suites whose pages are made, each with results; the index has all.
         draw: Whether figures are drawn at all.
+        pdf: Whether they are drawn as PDF too.
 
     Raises:
         InputError: What stands beside a suite's results is damaged.
@@ -67,9 +71,11 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
     readme = workspace.root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else None
     index, shown = [], []
+    foreign: Sequence[ForeignTable] = ()
     for name in known:
         if name == FOREIGN:
             found = load_index(workspace.results, name, workspace.cache)
+            foreign = foreign_tables(found)
             index.append(_line(name, "Snapshots from outside the suites", f"{len(found.entries):,}"))
             built.problems += found.problems if name in suites else ()
             continue
@@ -78,7 +84,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
         except InputError as error:
             if name in suites:
                 raise
-            index.append({"suite": name, "what": str(error), "cells": tables.NOTHING})
+            index.append({"suite": name, "what": str(error), "cells": NOTHING})
             continue
         bodies = gather(workspace.results, suite, workspace.cache)
         decisions = [decide(body) for body in bodies]
@@ -93,35 +99,41 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True) -> 
             built.short[name] = in_short(bodies[0], decisions[0])
             files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions, drawn).encode()
             files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}
-            files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw)
+            files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw, pdf=pdf)
             if text is not None:
                 text = _between_markers(text, name, _excerpt(suite, bodies[0], decisions[0]))
-    files[workspace.leaderboard / "README.md"] = _index(index, page=bool(shown)).encode()
-    if shown:
-        files[workspace.leaderboard / "index.html"] = render(shown).encode()
+    files[workspace.leaderboard / "README.md"] = _index(index).encode()
+    files[workspace.leaderboard / "index.html"] = render(shown, foreign).encode()
     if text is not None:
         files[readme] = text.encode()
     return built
 
 
-def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool) -> dict[Path, bytes | None]:
+def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool, pdf: bool) -> dict[Path, bytes | None]:
     files: dict[Path, bytes | None] = {}
     for figure in drawn:
         path = folder / f"{suite}-{figure.name}.csv"
         files[path] = data = figure.data.to_csv(index=False, lineterminator="\n").encode()
-        drawings = [path.with_suffix(ending) for ending in DRAWN]
+        with_pdf = pdf or path.with_suffix(PDF).is_file()
+        drawings = [path.with_suffix(ending) for ending in (*DRAWN, *[PDF] * with_pdf)]
         files |= dict.fromkeys(drawings)
         if draw and not (_is(path, data) and all(each.is_file() for each in drawings)):
-            content = figure.drawings(suite)
+            content = figure.drawings(suite, [drawing.suffix for drawing in drawings])
             files |= {each: content[each.suffix] for each in drawings}
     return files
 
 
-def write(workspace: Workspace, suites: Sequence[str]) -> Built:
-    """Write the leaderboard's files, each atomically; those that are as they should be are left alone."""
+def write(workspace: Workspace, suites: Sequence[str], *, pdf: bool = False) -> Built:
+    """Write the leaderboard's files, each atomically; those that are as they should be are left alone.
+
+    Args:
+        workspace: Whose results.
+        suites: Suites whose pages are written.
+        pdf: Whether figures are drawn as PDF too.
+    """
     # Of several jobs that end together, the last to write must be one that has seen the results of all.
     with locked(workspace.cache / "pages", Control()):
-        built = build(workspace, suites)
+        built = build(workspace, suites, pdf=pdf)
         for path, content in built.files.items():
             if content is not None and not _is(path, content):
                 write_bytes(path, content)
@@ -140,20 +152,20 @@ def _is(path: Path, content: bytes) -> bool:
 
 
 def _line(name: str, what: str, cells: str) -> dict[str, str]:
-    return {"suite": f"[{name}]({name}.md)", "what": what, "cells": cells}
+    return {"suite": link(name, f"{name}.md"), "what": what, "cells": cells}
 
 
-def _index(rows: Sequence[dict[str, str]], *, page: bool) -> str:
-    browser = " Open [index.html](index.html) in a browser for tables that sort and filter." if page else ""
+def _index(rows: Sequence[dict[str, str]]) -> str:
     return (
         "# Leaderboard\n\nHow the snapshots of each stage of pretraining transfer. Made by `lrbench leaderboard` from "
-        f"[results](results); nothing here is written by hand.{browser}\n\n{tables.markdown(rows)}\n"
+        "[results](results); nothing here is written by hand. Open [index.html](index.html) in a browser for tables that sort "
+        f"and filter.\n\n{table(rows)}\n"
     )
 
 
 def _excerpt(suite: Suite, body: Evidence, decisions: Sequence[Decision]) -> str:
     return (
-        f"{in_short(body, decisions)}\n\n{headline_block(body, suite.protocols[0])}\n\n"
+        f"{for_markdown(in_short(body, decisions))}\n\n{headline_block(body, suite.protocols[0])}\n\n"
         f"![Target accuracy against stage, a line for each target](leaderboard/figures/{suite.name}-stages.svg)\n\n"
         f"Verdicts, differences, T, controls and the other protocols: "
         f"[leaderboard/{suite.name}.md](leaderboard/{suite.name}.md)."

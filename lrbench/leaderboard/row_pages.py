@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.index import Entry
+from lrbench.leaderboard.markup import NOTHING, Marked, link, table
 
 
 def row_path(suite: str, row: Row) -> str:
@@ -12,9 +13,9 @@ def row_path(suite: str, row: Row) -> str:
     return f"rows/{suite}/{row[0]}-stage{row[1]}.md"
 
 
-def linked(suite: str, row: Row) -> str:
+def linked(suite: str, row: Row) -> Marked:
     """A row's name, linked to its page."""
-    return f"[{tables.row_name(row)}]({row_path(suite, row)})"
+    return link(tables.row_name(row), row_path(suite, row))
 
 
 def render_rows(bodies: Sequence[Evidence]) -> dict[str, str]:
@@ -35,7 +36,7 @@ def _page(suite: str, row: Row, found: Sequence[tuple[Evidence, Entry]]) -> str:
     lines: dict[tuple[str, str, bool], dict[int, list[str]]] = {}
     for body, entry in sorted(found, key=lambda pair: pair[1].cell):
         assert entry.pretraining_seed is not None
-        text = f"[{100 * entry.headline:.1f}](../../results/{suite}/{entry.cell}.json)"
+        text = link(f"{100 * entry.headline:.1f}", f"../../results/{suite}/{entry.cell}.json")
         cells = lines.setdefault((entry.protocol, entry.task, body.partial), {})
         cells.setdefault(entry.pretraining_seed, []).append(text)
     seeds = sorted({seed for cells in lines.values() for seed in cells})
@@ -43,11 +44,11 @@ def _page(suite: str, row: Row, found: Sequence[tuple[Evidence, Entry]]) -> str:
         {
             "protocol": protocol,
             "target": f"{task} (partial data)" if partial else task,
-            **{f"seed {seed}": ", ".join(cells.get(seed, [tables.NOTHING])) for seed in seeds},
+            **{f"seed {seed}": Marked(", ".join(cells.get(seed, [NOTHING]))) for seed in seeds},
         }
         for (protocol, task, partial), cells in sorted(lines.items())
     ]
     return (
         f"# {tables.row_name(row)} of {suite}\n\nHeadline accuracy of each cell in percent, by pretraining seed (transfer "
-        f"seeds side by side), linked to its record. The tables: [{suite}](../../{suite}.md).\n\n{tables.markdown(rows)}\n"
+        f"seeds side by side), linked to its record. The tables: [{suite}](../../{suite}.md).\n\n{table(rows)}\n"
     )

@@ -52,6 +52,17 @@ class Estimate:
         """Upper end of the interval."""
         return None if self.half_width is None else self.mean + self.half_width
 
+    def within(self, least: float, most: float) -> tuple[float, float] | None:
+        """The interval cut to the possible values, which costs no coverage; None where it excludes none of them.
+
+        Args:
+            least: The smallest possible value.
+            most: The largest.
+        """
+        if self.low is None or self.high is None or (self.low <= least and self.high >= most):
+            return None
+        return max(self.low, least), min(self.high, most)
+
     @property
     def p(self) -> float | None:
         """Two-sided p of no effect: the test whose interval this is; None with fewer than two seeds."""
@@ -181,6 +192,32 @@ def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, u
         unit: What an image predicted right instead of wrong changes in its value.
     """
     return max(_spread(values, labels, metric), unit**2 * least_image_variance(len(values)))
+
+
+def interval_over_images(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> tuple[float, float]:
+    """The 95 % interval of a headline metric over test images, within [0, 1] (Wilson 1927).
+
+    A mean per class, or a mean over transfer seeds, has the interval of a plain share with the same variance: of
+    `share * (1 - share) / variance` images.
+
+    Args:
+        values: How often each image was predicted right. Shape `(N,)`.
+        labels: Shape `(N,)`.
+        metric: `top1` or `mean_per_class`.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    share = float(headlines_of(values[None], labels, metric)[0])
+    images = float(len(values))
+    if 0 < share < 1 and not (metric == "top1" and np.isin(values, (0, 1)).all()):
+        images = share * (1 - share) / image_variance(values, labels, metric)
+    elif metric == "mean_per_class":
+        # All right or all wrong: the number of images that an unequal weighting leaves (Kish 1965).
+        counts = np.bincount(labels)
+        counts = counts[counts > 0]
+        images = len(counts) ** 2 / float(np.sum(1 / counts))
+    low, high = proportion_confint(share * images, images, alpha=1 - LEVEL, method="wilson")
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def _spread(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:

@@ -3,13 +3,28 @@
 import json
 from collections.abc import Sequence
 
+from lrbench.escaping import for_markdown
 from lrbench.leaderboard import summary, tables, verdicts
 from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.figures import Figure
+from lrbench.leaderboard.markup import NOTHING, bullets, code, table
 from lrbench.leaderboard.row_pages import linked
 from lrbench.registry import Suite
 from lrbench.registry.task import METRIC_NAMES
+
+READING = """## How to read the decisions
+
+- *Effect*: with its 95 % interval, in points of accuracy (of error for C4), or as a difference of T for C1 (delta method).
+- *p* is two-sided. For C1 it tests the gains multiplied crosswise, so that nothing is divided; it need not agree with the
+  interval. For C3 it covers both controls: the larger p where both effects are below zero, otherwise twice the smaller p of
+  those above zero.
+- *p (Holm)* adjusts for all targets of the suite under one claim and boundary, with or without results.
+- *Detectable*: the smallest effect that these seeds detect by itself in four of five repetitions, after Holm; *none* where that
+  is more than 100 points. C3 needs two such effects at once, which are detected together less often.
+- For the source, seeds vary and the test images are fixed.
+- C4's null never rises as source error falls. If networks without decay transfer worse the longer they train, C4 attributes
+  that to decay."""
 
 
 def render_suite(
@@ -26,7 +41,7 @@ def render_suite(
         decisions: Of the claims, one list for each body.
         drawn: The figures of the full results; partial data has none.
     """
-    parts = [f"# {suite.title or suite.name}", _lead(suite, bodies)]
+    parts = [f"# {for_markdown(suite.title or suite.name)}", _lead(suite, bodies)]
     for body, decided in zip(bodies, decisions, strict=True):
         if body.partial:
             parts.append(
@@ -34,6 +49,8 @@ def render_suite(
                 "compared among themselves only."
             )
         parts += _body(body, decided, [] if body.partial else drawn)
+    if any(body.there or not body.partial for body in bodies):
+        parts.append(READING)
     parts.append(_setting(suite, bodies))
     parts += _left_over(bodies)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -52,7 +69,7 @@ def headline_block(evidence: Evidence, protocol: str, *, links: bool = False) ->
     def name(row: Row) -> str:
         return linked(evidence.name, row) if row in there else tables.row_name(row)
 
-    return f"{tables.headline(evidence, protocol, name=name)}\n\n{_legend(evidence, protocol)}"
+    return f"{tables.headline(evidence, protocol, name=name)}\n\n{for_markdown(legend(evidence, protocol))}"
 
 
 def plain_lead(suite: Suite) -> str:
@@ -65,7 +82,7 @@ def plain_lead(suite: Suite) -> str:
 
 def _lead(suite: Suite, bodies: Sequence[Evidence]) -> str:
     there, expected = progress(bodies)
-    lines = [f"Suite `{suite.name}`: {plain_lead(suite)} `stage0` is the initialisation.", _arms(suite)]
+    lines = [f"Suite `{suite.name}`: {for_markdown(plain_lead(suite))} `stage0` is the initialisation.", _arms(suite)]
     if there < expected:
         lines.append(f"**Incomplete: {there:,} of {expected:,} cells are there.** What is missing is listed below.")
     if len(suite.seeds) < LEAST_SEEDS:
@@ -89,8 +106,8 @@ def _arms(suite: Suite) -> str:
         "hold": "each stage again from the same weights, momentum and order of images, at the rate of the stage before",
         "constant": f"the rate stays {first:g}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
         "average": "the mean of the weights at the epochs' ends of `hold` in that stage",
-        "constant-average": "the same of `constant`; shares stage 2 with `average`",
-        "trail": f"the run without decay on its way: its stages are the weights after epochs {epochs(schedule.trail_epochs)}",
+        "constant-average": "the mean of the weights at the epochs' ends of `constant`; shares stage 2 with `average`",
+        "trail": f"intermediate weights of the run without decay, after epochs {epochs(schedule.trail_epochs)}",
         "early": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('early')[1:-1])}",
         "late": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('late')[1:-1])}",
         "small": f"the rate is {schedule.small_rate:g} from the start",
@@ -138,7 +155,8 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
     """What the suite's own cells say."""
     suite = body.suite
     parts = [
-        f"{level} In short\n\n{summary.in_short(body, decisions)} {summary.grounds(body, decisions)}",
+        f"{level} In short\n\n{for_markdown(summary.in_short(body, decisions))}",
+        bullets(summary.grounds(body, decisions)),
         f"{level} Verdicts\n\n{_claims()}",
     ]
     for protocol in suite.protocols:
@@ -152,14 +170,7 @@ def _own(body: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure],
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in _comparisons(body, protocol)]
         parts.append(
             f"{level} {protocol}: decisions\n\n{verdicts.details(body, decisions, protocol)}\n\n"
-            "Effects with 95 % intervals in points of accuracy (error for C4), for C1 as a difference of T (by the delta "
-            "method). p is two-sided; C1's is of gains multiplied crosswise, so that nothing is divided, and need not agree "
-            "with the interval; C3's is of both controls: the larger where both effects are below zero, else twice the smaller "
-            "of those above it. Holm over all targets of the suite for one claim and boundary, with results or without. "
-            "*Detectable*: the smallest effect that these seeds would have shown by itself in four of five repetitions, after "
-            "Holm; C3 needs two such effects at once, which show together less often. Of the source, seeds vary; its test "
-            "images are taken as given. C4's null never rises as source error falls: where networks without decay transfer "
-            "worse the longer they train, C4 takes that for decay's."
+            "[How to read the decisions](#how-to-read-the-decisions)"
         )
         parts.append(
             f"{level} {protocol}: each run alone\n\n{verdicts.within_runs(body, protocol)}\n\n"
@@ -178,7 +189,10 @@ def _scores(body: Evidence, targets: Sequence[str]) -> str:
 def _comparisons(body: Evidence, protocol: str) -> list[tuple[str, str]]:
     """The tables that compare snapshots, each with its title and what it says."""
     found = [
-        ("which checkpoint?", f"{summary.which_checkpoint(body, protocol)}\n\nBy paired differences, each at 95 %."),
+        (
+            "which checkpoint?",
+            f"{table(summary.which_checkpoint(body, protocol))}\n\nBy paired differences, each at 95 %.",
+        ),
         (
             "difference to the stage before",
             f"{tables.differences(body, protocol)}\n\nPaired over seeds and images, in points.",
@@ -221,6 +235,12 @@ def _comparisons(body: Evidence, protocol: str) -> list[tuple[str, str]]:
     return found
 
 
+def _target(name: str) -> str:
+    """A task's name, with its title where it has one."""
+    title = tables.target_title(name)
+    return code(name) if title == name else f"{code(name)} ({for_markdown(title)})"
+
+
 def _claims() -> str:
     listed = "\n".join(f"- **{claim.name} {claim.title}**: {claim.statement}." for claim in CLAIMS)
     return (
@@ -229,12 +249,10 @@ def _claims() -> str:
     )
 
 
-def _legend(body: Evidence, protocol: str) -> str:
-    metrics = {
-        column.task: METRIC_NAMES[body.values[column].metric]
-        for column in tables.of_protocol(body, protocol)
-        if column in body.values
-    }
+def legend(body: Evidence, protocol: str) -> str:
+    """What the numbers of a table of accuracies are, as plain text."""
+    columns = [column for column in (*body.columns, *body.extra) if column.protocol == protocol]
+    metrics = {column.task: METRIC_NAMES[body.values[column].metric] for column in columns if column in body.values}
     kinds = sorted(set(metrics.values()))
     words = (
         f"Headline metric: {kinds[0]} accuracy."
@@ -243,21 +261,21 @@ def _legend(body: Evidence, protocol: str) -> str:
     )
     seeds = len(body.seeds)
     interval = (
-        f"mean ± half the 95 % interval over {seeds} pretraining seeds (Student's t on the seeds, the test images' share "
-        "added; for the source the seeds alone)"
+        f"mean ± half the 95 % interval over {seeds} pretraining seeds (Student's t; targets include the test images' share), "
+        "its ends where 0 or 100 cuts it, none where it excludes nothing"
         if seeds > 1
         else "one pretraining seed, so no interval"
     )
     some = any(
         level is not None and level.seeds < seeds
-        for column in tables.of_protocol(body, protocol)
+        for column in columns
         for level in (body.level(row, column) for row in body.rows)
     )
     bold = (
         "Bold: best of its column, and its lead over every other row is beyond the interval of their paired difference; no "
         f"bold means no such lead{', or that a row lacks seeds' if some else ''}. "
     )
-    return f"Percent, {interval}. {words} {bold if seeds > 1 else ''}{tables.NOTHING}: no result yet."
+    return f"Percent, {interval}. {words} {bold if seeds > 1 else ''}{NOTHING}: no result yet."
 
 
 def _figure(body: Evidence, figure: Figure) -> str:
@@ -276,8 +294,8 @@ def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
     devices = sorted({entry.device for entry in entries} - {""})
     versions = sorted({entry.versions for entry in entries})
     fingerprints = {
-        entry.task: f"`{entry.task}` {entry.fingerprint[:12]} ({entry.train_count:,} training and {entry.test_count:,} test "
-        f"images, {entry.classes} classes)"
+        entry.task: f"{_target(entry.task)}, {code(entry.fingerprint[:12])}: {entry.train_count:,} training and "
+        f"{entry.test_count:,} test images, {entry.classes} classes"
         # Few-shot transfers train on fewer.
         for entry in {
             (entry.task, entry.fingerprint): entry for entry in sorted(entries, key=lambda entry: entry.train_count)
@@ -285,26 +303,26 @@ def _setting(suite: Suite, bodies: Sequence[Evidence]) -> str:
     }
     sources = sorted({entry.source_fingerprint for entry in entries} - {""})
     lines = [
-        f"- Network: `{suite.model.architecture}`"
-        + (f" with {suite.model.arguments}" if suite.model.arguments else "")
+        f"- Network: {code(suite.model.architecture)}"
+        + (f" with {for_markdown(str(suite.model.arguments))}" if suite.model.arguments else "")
         + f", {suite.input.size} px input.",
         f"- Schedule of `step`: {stages}; batch {schedule.batch}, momentum {schedule.momentum:g}, weight decay "
         f"{schedule.weight_decay:g}, augmentation {schedule.augmentation}.",
         f"- Arms: {', '.join(suite.arms)}. Pretraining seeds: {', '.join(map(str, suite.seeds))}. Transfer seeds: "
         f"{', '.join(map(str, suite.transfer_seeds))}.",
-        f"- Source: `{suite.source}` {', '.join(each[:12] for each in sources)}.",
+        f"- Source: {', '.join([_target(suite.source), *(code(fingerprint[:12]) for fingerprint in sources)])}.",
         *[
-            " ".join([f"- Target: {fingerprints[name]}.", *tables.target_notes(name)])
+            " ".join([f"- Target: {fingerprints[name]}.", *map(for_markdown, tables.target_notes(name))])
             for name in suite.targets
             if name in fingerprints
         ],
-        *[f"- Device: {device}." for device in devices],
+        *[f"- Device: {for_markdown(device)}." for device in devices],
         *[
-            f"- Versions: {', '.join(f'{name} {value}' for name, value in json.loads(each).items())}."
-            for each in versions
+            f"- Versions: {for_markdown(', '.join(f'{name} {value}' for name, value in json.loads(record).items()))}."
+            for record in versions
         ],
-        f"- Every cell's record and per-image predictions: [results/{suite.name}](results/{suite.name}); a row's own are "
-        "listed behind its name in the tables of accuracy.",
+        f"- Every cell's record and per-image predictions: [results/{suite.name}](results/{suite.name}). A row's name in the "
+        "tables of accuracy links to its own.",
     ]
     return "## Setting\n\n" + "\n".join(lines)
 
@@ -315,16 +333,13 @@ def _left_over(bodies: Sequence[Evidence]) -> list[str]:
         word = " (partial data)" if body.partial else ""
         missing = tables.missing_cells(body)
         if missing and (body.there or not body.partial):
-            parts.append(f"## Missing{word}\n\n" + "\n".join(f"- {line}" for line in missing))
+            parts.append(f"## Missing{word}\n\n" + bullets(missing))
         if body.apart:
             rows = [
                 {"cell": entry.cell, "accuracy": f"{100 * entry.headline:.1f}", "why it stands apart": reason}
                 for entry, reason in sorted(body.apart, key=lambda pair: pair[0].cell)
             ]
-            parts.append(f"## Kept apart{word}\n\nThese are not comparable with the tables.\n\n{tables.markdown(rows)}")
+            parts.append(f"## Kept apart{word}\n\nThese are not comparable with the tables.\n\n{table(rows)}")
         if body.problems:
-            parts.append(
-                f"## Left out{word}\n\nThese files could not be read.\n\n"
-                + "\n".join(f"- {problem}" for problem in body.problems)
-            )
+            parts.append(f"## Left out{word}\n\nThese files could not be read.\n\n" + bullets(body.problems))
     return parts

@@ -1,31 +1,41 @@
-"""What the results say, in plain words, with the figures that the words rest on."""
+"""What the results say, as plain text with the figures that it rests on."""
 
 from collections.abc import Mapping, Sequence
 
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision, overall
+from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Claim, Decision, overall
 from lrbench.leaderboard.evidence import Evidence, Row
+from lrbench.leaderboard.markup import CHANGE
 from lrbench.leaderboard.statistics import Estimate
-from lrbench.leaderboard.verdicts import effect, of
+from lrbench.leaderboard.verdicts import detectable, effect, of
+
+# Up to this many snapshots are listed by name where most are in one group.
+_LISTED = 6
 
 
 def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    """What follows, what the source did, and whether that is of all there should be."""
-    said = [_strong(evidence, decisions), _source(evidence)]
+    """The verdict in the strong sense, what the source did, and whether results are missing."""
+    sentences = [_strong(evidence, decisions), _source(evidence)]
     if evidence.partial:
-        said.insert(0, "Of partial data (`--partial`):")
+        sentences.insert(0, "Of partial data (--partial):")
     if evidence.there < evidence.expected:
-        said.append(f"Incomplete: {evidence.there:,} of {evidence.expected:,} cells are there.")
-    return " ".join(sentence for sentence in said if sentence)
+        sentences.append(f"Incomplete: {evidence.there:,} of {evidence.expected:,} cells are there.")
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
-def grounds(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    """The verdicts of each protocol, with the figures that they rest on."""
-    return " ".join(_protocol(evidence, decisions, protocol) for protocol in evidence.suite.protocols)
+def grounds(evidence: Evidence, decisions: Sequence[Decision]) -> list[str]:
+    """One line for each protocol and claim: the verdict on each target, and the figures behind it; none with too few seeds."""
+    if len(evidence.seeds) < LEAST_SEEDS:
+        return []
+    return [
+        f"{protocol}, {claim.name} {claim.title}: {_verdict(evidence, decisions, protocol, claim)}"
+        for protocol in evidence.suite.protocols
+        for claim in CLAIMS
+    ]
 
 
-def which_checkpoint(evidence: Evidence, protocol: str) -> str:
-    """For each target the best mean, and what cannot be told from it."""
+def which_checkpoint(evidence: Evidence, protocol: str) -> list[dict[str, str]]:
+    """For each target the snapshot with the best mean, and how the others compare with it; a row of a table each."""
     rows = []
     for column in tables.of_protocol(evidence, protocol):
         levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
@@ -34,32 +44,26 @@ def which_checkpoint(evidence: Evidence, protocol: str) -> str:
         # A mean over fewer seeds is of other runs.
         whole = [row for row in levels if levels[row].seeds == len(evidence.seeds)]
         best = max(whole or levels, key=lambda row: levels[row].mean)
-        tied = [row for row in levels if row != best and not tables.leads(evidence, best, row, column)]
-        behind = [row for row in levels if row != best and row not in tied]
+        similar = [row for row in levels if row != best and not tables.leads(evidence, best, row, column)]
+        worse = [row for row in levels if row != best and row not in similar]
         rows.append(
             {
                 "target": column.task,
                 "best mean": f"{tables.row_name(best)} ({100 * levels[best].mean:.1f} %)",
-                "not told apart from it": _named(evidence, levels, tied, behind),
-                "behind it": _listed(evidence, levels, behind) or "none",
+                "not significantly different": _named(evidence, levels, similar, worse),
+                "significantly worse": _named(evidence, levels, worse, similar),
             }
         )
-    return tables.markdown(rows)
+    return rows
 
 
-def _named(evidence: Evidence, levels: Mapping[Row, Estimate], tied: list[Row], behind: list[Row]) -> str:
-    if not tied:
-        return "none"
-    if all(row in levels and levels[row].seeds == len(evidence.seeds) for row in evidence.rows):
-        if not behind:
-            return "every other"
-        if len(tied) > len(behind) + 1:
-            return "all but those behind it"
-    return _listed(evidence, levels, tied)
-
-
-def _listed(evidence: Evidence, levels: Mapping[Row, Estimate], rows: Sequence[Row]) -> str:
+def _named(evidence: Evidence, levels: Mapping[Row, Estimate], rows: Sequence[Row], rest: Sequence[Row]) -> str:
+    """Snapshots by name; the number of them where they are many, all have every seed, and the rest is named."""
     expected = len(evidence.seeds)
+    if not rows:
+        return "none"
+    if len(rows) > max(_LISTED, len(rest)) and all(levels[row].seeds == expected for row in rows):
+        return f"all {len(rows)} others" if not rest else f"{len(rows)} of {len(rows) + len(rest)} others"
     some = {row: f" ({levels[row].seeds} of {expected} seeds)" for row in rows if levels[row].seeds < expected}
     return ", ".join(f"{tables.row_name(row)}{some.get(row, '')}" for row in rows)
 
@@ -76,52 +80,59 @@ def _source(evidence: Evidence) -> str:
     some = f"{len(whole)} of {seeds}" if len(whole) < seeds else f"{seeds}"
     return (
         f"With {some} pretraining seed{'s' if seeds != 1 else ''}, source accuracy went {path} % over stages 1 to "
-        f"{stages[-1]} of `step`."
+        f"{stages[-1]} of step."
     )
 
 
-def _protocol(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:
+def _verdict(evidence: Evidence, decisions: Sequence[Decision], protocol: str, claim: Claim) -> str:
     columns = tables.of_protocol(evidence, protocol)
-    clauses = []
-    for claim in CLAIMS:
-        verdicts = {column.task: overall(of(decisions, claim, column)) for column in columns}
-        decided = {
-            word: [task for task, verdict in verdicts.items() if verdict == word]
-            for word in ("supported", "contradicted")
-        }
-        said = [f"{word} on {', '.join(tasks)}" for word, tasks in decided.items() if tasks]
-        undecided = len(columns) - sum(map(len, decided.values()))
-        if undecided:
-            said.append(f"inconclusive on {'every target' if undecided == len(columns) else f'{undecided} more'}")
-        members = [each for column in columns for each in of(decisions, claim, column)]
-        clauses.append(f"{claim.name} ({claim.title}) is {' and '.join(said)}{_grounds(members)}")
-    return f"Under `{protocol}`, {'; '.join(clauses)}."
+    verdicts = {column.task: overall(of(decisions, claim, column)) for column in columns}
+    decided = {
+        word: [task for task, verdict in verdicts.items() if verdict == word] for word in ("supported", "contradicted")
+    }
+    clauses = [f"{word} on {', '.join(tasks)}" for word, tasks in decided.items() if tasks]
+    undecided = len(columns) - sum(map(len, decided.values()))
+    if undecided:
+        clauses.append(f"inconclusive on {'every target' if undecided == len(columns) else f'{undecided} more'}")
+    members = [decision for column in columns for decision in of(decisions, claim, column)]
+    return f"{' and '.join(clauses)}. {_clearest(members)}".rstrip()
 
 
-def _grounds(decisions: Sequence[Decision]) -> str:
-    """The decision with the smallest p, and what the seeds could have shown; or why nothing was tested."""
-    tested = [each for each in decisions if each.p is not None]
+def _clearest(decisions: Sequence[Decision]) -> str:
+    """The decision with the smallest p, and what the seeds can detect; or why nothing was tested."""
+    tested = [decision for decision in decisions if decision.p is not None]
     if not tested:
-        reasons = list(dict.fromkeys(each.reason for each in decisions if each.reason))
-        return f" ({reasons[0]})" if reasons else ""
-    nearest = min(tested, key=lambda each: (each.adjusted if each.adjusted is not None else 1.0, each.p or 0.0))
+        reasons = list(dict.fromkeys(decision.reason for decision in decisions if decision.reason))
+        return f"Not tested: {reasons[0]}." if reasons else ""
+    nearest = min(tested, key=lambda test: (test.adjusted if test.adjusted is not None else 1.0, test.p or 0.0))
     claim = nearest.claim
-    shown = "; ".join(f"{name} {effect(claim, value)}" for name, value in nearest.effects)
     unit = " points" if claim.unit == "points" else ""
-    place = "" if "stage" in shown else f" at stage {nearest.boundary} → {nearest.boundary + 1}"
-    text = f" (clearest: {nearest.column.task}{place}, {shown}{unit}, adjusted p {nearest.adjusted:.2g}"
+    effects = "; ".join(f"{name} {effect(claim, value)}" for name, value in nearest.effects)
+    place = "" if "stage" in effects else f" at stage {nearest.boundary} → {nearest.boundary + 1}"
+    text = f"Clearest: {nearest.column.task}{place}, {effects}{unit}, adjusted p {nearest.adjusted:.2g}"
     if nearest.reason:
         text += f", but {nearest.reason}"
     elif nearest.verdict == "supported" and any(
-        each.column == nearest.column and each.verdict != "supported" for each in decisions
+        other.column == nearest.column and other.verdict != "supported" for other in decisions
     ):
         text += ", supported there and not at every boundary"
-    found = [each.detectable for each in tested if each.verdict == "inconclusive" and each.detectable is not None]
-    if found:
-        scale, digits = (100, 1) if claim.unit == "points" else (1, 2)
-        ends = dict.fromkeys(f"{scale * end:.{digits}f}" for end in (min(found), max(found)))
-        text += f"; where inconclusive, these seeds would have shown {' to '.join(ends)}{unit}"
-    return text + ")"
+    return f"{text}.{_detectable(claim, tested, unit)}"
+
+
+def _detectable(claim: Claim, tested: Sequence[Decision], unit: str) -> str:
+    effects = [
+        test.detectable
+        for test in tested
+        if test.verdict == "inconclusive" and not test.reason and test.detectable is not None
+    ]
+    if not effects:
+        return ""
+    if claim.unit == "points" and min(effects) > CHANGE[1]:
+        return " With these seeds, no possible effect is detectable."
+    if claim.unit == "points" and max(effects) > CHANGE[1]:
+        return f" Smallest detectable effect where inconclusive: {detectable(claim, min(effects))}{unit}; on some targets none."
+    ends = dict.fromkeys(detectable(claim, end) for end in (min(effects), max(effects)))
+    return f" Smallest detectable effect where inconclusive: {' to '.join(ends)}{unit}."
 
 
 def _strong(evidence: Evidence, decisions: Sequence[Decision]) -> str:
@@ -136,7 +147,7 @@ def _strong(evidence: Evidence, decisions: Sequence[Decision]) -> str:
         if all(arm in suite.arms and suite.uses(column.protocol, arm) for arm in ("step", "hold", "average"))
     ]
     if not able:
-        return "The strong sense (C3) cannot be decided: it needs the arms `hold` and `average`."
+        return "The strong sense (C3) cannot be decided: it needs the arms hold and average."
     verdicts = [overall(of(decisions, causal, column)) for column in able]
     supported, contradicted = verdicts.count("supported"), verdicts.count("contradicted")
     if supported and not contradicted:

@@ -1,18 +1,15 @@
-"""Markdown tables of a body of evidence, each made with pandas and tabulate."""
+"""The tables of a body of evidence."""
 
 import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas
-from tabulate import tabulate
 
 from lrbench.leaderboard.evidence import Column, Evidence, Row
 from lrbench.leaderboard.index import Entry
-from lrbench.leaderboard.statistics import Estimate, Ratio, estimate
+from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
+from lrbench.leaderboard.statistics import estimate
 from lrbench.registry import find_tasks
-
-NOTHING = "—"
 
 REPORT = {
     "simple": "simple evidence",
@@ -22,40 +19,9 @@ REPORT = {
 """What a source's report says, and what it is called."""
 
 
-def markdown(rows: Sequence[dict[str, str]], form: str = "github") -> str:
-    """A table in Markdown, or in another of tabulate's forms; text to the left, everything else as it is."""
-    if not rows:
-        return ""
-    frame = pandas.DataFrame(list(rows))
-    return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=form, disable_numparse=True))
-
-
 def row_name(row: Row) -> str:
     """`step/stage2`."""
     return f"{row[0]}/stage{row[1]}"
-
-
-def points(value: Estimate | None, expected: int, *, signed: bool = False, bold: bool = False) -> str:
-    """An estimate in points (hundredths): `45.1 ± 2.3`; with the number of seeds where some are missing."""
-    if value is None:
-        return NOTHING
-    mean = rounded(100 * value.mean, 1, signed=signed)
-    width = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
-    text = f"{mean}{width}"
-    if value.seeds < expected:
-        text += f" ({value.seeds} of {expected} seeds)"
-    return f"**{text}**" if bold else text
-
-
-def ratio(value: Ratio | None) -> str:
-    """A transferability with its interval, or why there is none."""
-    if value is None:
-        return NOTHING
-    if value.low is None or value.high is None:
-        return (
-            value.reason if value.reason == "undefined" else f"{rounded(value.value, 2)} ({value.reason}: no interval)"
-        )
-    return f"{rounded(value.value, 2)} [{rounded(value.low, 2)}, {rounded(value.high, 2)}]"
 
 
 def headline(
@@ -81,7 +47,7 @@ def headline(
         for row in (evidence.rows if rows is None else rows)
         if evidence.suite.uses(protocol, row[0]) or any(evidence.level(row, column) for column in columns)
     ]
-    return markdown(_levels(evidence, chosen, columns, name or row_name), form)
+    return table(_levels(evidence, chosen, columns, name or row_name), form)
 
 
 def others(evidence: Evidence) -> list[str]:
@@ -96,7 +62,7 @@ def other_transfers(
     columns = [column for column in evidence.extra if column.protocol == protocol]
     wanted = evidence.rows if rows is None else rows
     shown = [row for row in wanted if any(evidence.level(row, column) for column in columns)]
-    return markdown(_levels(evidence, shown, columns, row_name), form)
+    return table(_levels(evidence, shown, columns, row_name), form)
 
 
 LOGME = (
@@ -133,14 +99,13 @@ def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
                 by_seed = scores.get((row, target))
                 shown[target] = _score(by_seed, len(evidence.seeds)) if by_seed else NOTHING
             rows.append(shown)
-    return markdown(rows)
+    return table(rows)
 
 
-def _score(by_seed: dict[int, list[float]], expected: int) -> str:
+def _score(by_seed: dict[int, list[float]], expected: int) -> Marked:
     value = estimate(np.array([np.mean(each) for each in by_seed.values()]))
-    width = "" if value.half_width is None else f" ± {value.half_width:.3f}"
     some = f" ({value.seeds} of {expected} seeds)" if value.seeds < expected else ""
-    return f"{rounded(value.mean, 3)}{width}{some}"
+    return Marked(f"{with_interval(value, None, scale=1, digits=3)}{some}")
 
 
 def differences(evidence: Evidence, protocol: str) -> str:
@@ -173,7 +138,7 @@ def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") ->
             for column in of_protocol(evidence, protocol):
                 shown[column.task] = ratio(evidence.transferability(row, before, column, scale=scale))
             rows.append(shown)
-    return markdown(rows)
+    return table(rows)
 
 
 def source_report(evidence: Evidence) -> str:
@@ -185,7 +150,7 @@ def source_report(evidence: Evidence) -> str:
         shown = {"snapshot": row_name(row), "all test images": points(evidence.source_level(row), expected)}
         shown |= {REPORT[name]: points(evidence.reported(name, row), expected) for name in names}
         rows.append(shown)
-    return markdown(rows) if names else ""
+    return table(rows) if names else ""
 
 
 def missing_cells(evidence: Evidence) -> list[str]:
@@ -203,12 +168,6 @@ def missing_cells(evidence: Evidence) -> list[str]:
                 listed = "; ".join(f"{task} ({_seeds(seeds)})" for task, seeds in lacking.items())
             lines.append(f"{row_name(row)}, {protocol}: {listed}")
     return lines
-
-
-def rounded(value: float, digits: int, *, signed: bool = False) -> str:
-    """A number as it is printed: a true minus sign, and no sign before a zero."""
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -260,7 +219,7 @@ def _levels(
     leaders = {column: leader(evidence, column) for column in columns}
     lines = []
     for row in rows:
-        shown = {"snapshot": name(row), "source": points(evidence.source_level(row), expected)}
+        shown: dict[str, str] = {"snapshot": name(row), "source": points(evidence.source_level(row), expected)}
         for column in columns:
             bold = leaders[column] == row
             shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
@@ -281,4 +240,4 @@ def _pairs(
         for column in of_protocol(evidence, protocol):
             shown[column.task] = points(evidence.difference(row, other, column), expected, signed=True)
         rows.append(shown)
-    return markdown(rows)
+    return table(rows)

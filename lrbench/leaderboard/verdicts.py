@@ -6,9 +6,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from lrbench.escaping import for_markdown
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, Claim, Decision, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.markup import CHANGE, NOTHING, Marked, bracketed, p_value, rounded, table, with_interval
 from lrbench.leaderboard.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
 from lrbench.leaderboard.statistics import Estimate
 from lrbench.seeds import generator
@@ -18,12 +20,12 @@ def overview(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -
     """A row for each claim, a column for each target: the verdict over all boundaries."""
     rows = []
     for claim in CLAIMS:
-        shown = {"claim": f"{claim.name} {claim.title}"}
+        shown: dict[str, str] = {"claim": f"{claim.name} {claim.title}"}
         for column in tables.of_protocol(evidence, protocol):
             verdict = overall(of(decisions, claim, column))
-            shown[column.task] = verdict if verdict == "inconclusive" else f"**{verdict}**"
+            shown[column.task] = _shown(verdict)
         rows.append(shown)
-    return tables.markdown(rows)
+    return table(rows)
 
 
 def details(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:
@@ -38,7 +40,7 @@ def details(evidence: Evidence, decisions: Sequence[Decision], protocol: str) ->
                 rows.append(_row(family[0], "all"))
             else:
                 rows += [_row(each, each.column.task) for each in family]
-    return tables.markdown(rows)
+    return table(rows)
 
 
 def within_runs(evidence: Evidence, protocol: str) -> str:
@@ -53,31 +55,30 @@ def within_runs(evidence: Evidence, protocol: str) -> str:
     }
     for row, other in _compared(evidence):
         name = f"{tables.row_name(row)} − {tables.row_name(other)}"
-        lines = [{"difference": name, "run": "crossed bootstrap"}]
+        lines: list[dict[str, str]] = [{"difference": name, "run": "crossed bootstrap"}]
         lines += [{"difference": name, "run": f"seed {seed}"} for seed in evidence.seeds]
         for column in columns:
             data = evidence.rows_of(column, [row, other])
             for line in lines:
-                line[column.task] = tables.NOTHING
+                line[column.task] = NOTHING
             if data is None:
                 continue
             difference = data.correct[0] - data.correct[1]
             stream = generator(0, "crossed bootstrap", evidence.name, protocol, column.task, name)
             low, high = crossed_bootstrap(difference, weights[column], stream)
-            lines[0][column.task] = f"[{tables.rounded(100 * low, 1)}, {tables.rounded(100 * high, 1)}]"
+            lines[0][column.task] = Marked(bracketed(low, high))
             ends = paired_bootstrap(difference, weights[column])
             # Of images that are right or wrong, and count alike.
             alike = data.metric == "top1" or len(set(np.bincount(data.labels)) - {0}) == 1
             counts = alike and bool(np.isin(data.correct, (0.0, 1.0)).all())
             ps = mcnemar(data.correct[0] == 1, data.correct[1] == 1)
             for seed, value, low, high, p in zip(data.seeds, data.headlines(difference), *ends, ps, strict=True):
-                text = (
-                    f"{tables.rounded(100 * value, 1, signed=True)} "
-                    f"[{tables.rounded(100 * low, 1)}, {tables.rounded(100 * high, 1)}]"
+                text = f"{rounded(100 * value, 1, signed=True)} {bracketed(low, high)}"
+                lines[1 + evidence.seeds.index(seed)][column.task] = Marked(
+                    text + (f", p {p_value(p)}" if counts else "")
                 )
-                lines[1 + evidence.seeds.index(seed)][column.task] = text + (f", p {p_value(p)}" if counts else "")
         rows += lines
-    return tables.markdown(rows)
+    return table(rows)
 
 
 @lru_cache(maxsize=32)
@@ -90,34 +91,40 @@ def of(decisions: Sequence[Decision], claim: Claim, column: Column) -> list[Deci
     return [each for each in decisions if each.claim == claim and each.column == column]
 
 
-def effect(claim: Claim, value: Estimate) -> str:
+def effect(claim: Claim, value: Estimate) -> Marked:
     """An effect with its interval, in the claim's unit."""
-    scale, digits = (100, 1) if claim.unit == "points" else (1, 2)
-    width = "" if value.half_width is None else f" ± {scale * value.half_width:.{digits}f}"
-    return f"{tables.rounded(scale * value.mean, digits, signed=True)}{width}"
+    if claim.unit == "points":
+        return with_interval(value, CHANGE, signed=True)
+    return with_interval(value, None, scale=1, digits=2, signed=True)
 
 
-def p_value(value: float | None) -> str:
-    """A p as it is printed."""
+def detectable(claim: Claim, value: float | None) -> str:
+    """The smallest effect that the seeds can detect, in the claim's unit; `none` where it is larger than any possible one."""
     if value is None:
-        return tables.NOTHING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+        return NOTHING
+    if claim.unit == "points":
+        return f"{100 * value:.1f}" if value <= CHANGE[1] else "none"
+    return f"{value:.2f}"
+
+
+def _shown(verdict: str) -> Marked:
+    return Marked(verdict if verdict == "inconclusive" else f"**{verdict}**")
 
 
 def _row(decision: Decision, target: str) -> dict[str, str]:
     claim = decision.claim
-    scale, digits = (100, 1) if claim.unit == "points" else (1, 2)
-    detectable = decision.detectable
-    verdict = decision.verdict if decision.verdict == "inconclusive" else f"**{decision.verdict}**"
+    effects = "; ".join(f"{name}: {effect(claim, value)}" for name, value in decision.effects)
     return {
         "claim": f"{claim.name} {claim.title}",
         "target": target,
         "boundary": f"stage {decision.boundary} → {decision.boundary + 1}",
-        "effect": "; ".join(f"{name}: {effect(claim, value)}" for name, value in decision.effects) or tables.NOTHING,
+        "effect": Marked(effects or NOTHING),
         "p": p_value(decision.p),
         "p (Holm)": p_value(decision.adjusted),
-        "detectable": tables.NOTHING if detectable is None else f"{scale * detectable:.{digits}f}",
-        "verdict": verdict + (f" ({decision.reason})" if decision.reason else ""),
+        "detectable": NOTHING if decision.reason else detectable(claim, decision.detectable),
+        "verdict": Marked(
+            _shown(decision.verdict) + (f" ({for_markdown(decision.reason)})" if decision.reason else "")
+        ),
     }
 
 

@@ -8,18 +8,22 @@ from typing import Any
 from lrbench.leaderboard import summary, tables
 from lrbench.leaderboard.claims import CLAIMS, Decision, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.figure_data import null_curve, tradeoff_data
 from lrbench.leaderboard.figures import Figure
+from lrbench.leaderboard.foreign_page import LEAD, ForeignTable, legend
 from lrbench.leaderboard.index import Entry
+from lrbench.leaderboard.markup import CHANGE, SHARE, Marked
 from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.verdicts import of
 from lrbench.registry.task import METRIC_NAMES
 
 
-def render(suites: Sequence[dict[str, Any]]) -> str:
-    """The page of some suites, each as `suite_data` gives it."""
+def render(suites: Sequence[dict[str, Any]], foreign: Sequence[ForeignTable] = ()) -> str:
+    """The page of some suites, each as `suite_data` gives it, and of snapshots that belong to none."""
     content = {
-        "claims": [{"name": each.name, "title": each.title, "statement": each.statement} for each in CLAIMS],
+        "claims": [{"name": claim.name, "title": claim.title, "statement": claim.statement} for claim in CLAIMS],
         "suites": list(suites),
+        "foreign": {"lead": LEAD, "tables": [_foreign(table) for table in foreign]},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     # Inside a script element only this could end it.
@@ -54,8 +58,11 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
         "name": suite.name,
         "title": (suite.title or suite.name) + (" (partial data)" if evidence.partial else ""),
         "lead": lead,
-        "summary": summary.in_short(evidence, decisions).replace("`", ""),
-        "grounds": summary.grounds(evidence, decisions).replace("`", ""),
+        "summary": summary.in_short(evidence, decisions),
+        "grounds": summary.grounds(evidence, decisions),
+        "checkpoints": {
+            protocol: _in_order(summary.which_checkpoint(evidence, protocol)) for protocol in suite.protocols
+        },
         "seeds": list(suite.seeds),
         "stages": suite.schedule.stages,
         "protocols": list(suite.protocols),
@@ -68,7 +75,7 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
                 "stage": row[1],
                 "name": tables.row_name(row),
                 "protocols": [protocol for protocol in suite.protocols if suite.uses(protocol, row[0])],
-                "source": _estimate(evidence.source_level(row)),
+                "source": _estimate(evidence.source_level(row), SHARE),
                 "before": None if (before := evidence.before(row)) is None else evidence.rows.index(before),
             }
             for row in evidence.rows
@@ -87,10 +94,11 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
         },
         "forest": _records(drawn, "decay-minus-control"),
         "tradeoff": _records(drawn, "source-and-target"),
+        "nulls": _nulls(evidence),
         "learned": [
             {
                 "title": tables.REPORT[name],
-                "levels": [_estimate(evidence.reported(name, row)) for row in evidence.rows],
+                "levels": [_estimate(evidence.reported(name, row), SHARE) for row in evidence.rows],
             }
             for name in tables.REPORT
             if name in evidence.report
@@ -101,11 +109,11 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
 def _cell(
     evidence: Evidence, row: Row, column: Column, entries: Sequence[Entry], chosen: dict[str, int], *, best: bool
 ) -> dict[str, Any] | None:
-    level = _estimate(evidence.level(row, column))
+    level = _estimate(evidence.level(row, column), SHARE)
     if level is None:
         return None
     before = evidence.before(row)
-    gain = None if before is None else _estimate(evidence.difference(row, before, column))
+    gain = None if before is None else _estimate(evidence.difference(row, before, column), CHANGE)
     return {
         **level,
         "best": best,
@@ -130,11 +138,47 @@ def _words(chosen: Mapping[str, Any]) -> str:
     )
 
 
-def _estimate(value: Estimate | None) -> dict[str, Any] | None:
+def _estimate(value: Estimate | None, possible: tuple[float, float]) -> dict[str, Any] | None:
+    """Mean and interval in percent: `half` its width where no limit cuts it, else None; no ends where there is none."""
     if value is None:
         return None
-    half = None if value.half_width is None else round(100 * value.half_width, 4)
-    return {"mean": round(100 * value.mean, 4), "half": half, "seeds": value.seeds}
+    ends = value.within(*possible)
+    whole = ends is not None and ends == (value.low, value.high)
+    low, high = (None, None) if ends is None else (round(100 * end, 4) for end in ends)
+    half = round(100 * value.half_width, 4) if whole and value.half_width is not None else None
+    return {"mean": round(100 * value.mean, 4), "half": half, "low": low, "high": high, "seeds": value.seeds}
+
+
+def _nulls(evidence: Evidence) -> list[dict[str, Any]]:
+    """The saturation null of each protocol and target that has one, as points of source and target accuracy."""
+    curves = []
+    for (protocol, target), points in tradeoff_data(evidence).groupby(["protocol", "target"], sort=False):
+        null = null_curve(points)
+        if null is not None:
+            pairs = (100 - null[["source_error", "target_error"]]).round(2).to_numpy().tolist()
+            curves.append({"protocol": protocol, "target": target, "points": pairs})
+    return curves
+
+
+def _foreign(table: ForeignTable) -> dict[str, Any]:
+    return {
+        "title": f"{table.protocol}{' (partial data)' if table.partial else ''}",
+        "table": _in_order(table.rows),
+        "scores": _in_order(table.scores),
+        "legend": legend(table),
+        "logme": tables.LOGME if table.scores else "",
+    }
+
+
+def _in_order(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """A table as its headings and its rows of cells, each as text and whether it is bold."""
+
+    def plain(cell: str) -> tuple[str, bool]:
+        # Text that is not `Marked` may hold any signs.
+        best = isinstance(cell, Marked) and cell.startswith("**")
+        return (cell.strip("*") if best else cell, best)
+
+    return {"head": list(rows[0]) if rows else [], "rows": [[plain(cell) for cell in row.values()] for row in rows]}
 
 
 def _records(drawn: Sequence[Figure], name: str) -> list[dict[str, Any]]:

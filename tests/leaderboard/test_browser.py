@@ -69,7 +69,7 @@ def names(shown):
 def test_the_table_is_the_suites_and_sorts_either_way(opened):
     shown = opened()
     assert names(shown)[0] == "step/stage0" and len(names(shown)) == 9
-    assert shown.inner_text('[data-cell="step/stage1 tiny-objects"]').startswith("60.0 ±")
+    assert shown.inner_text('[data-cell="step/stage1 tiny-objects"]') == "60.0"
     shown.click('[data-sort="tiny-objects"]')
     assert names(shown)[0] == "hold/stage2" and names(shown)[-1] == "step/stage0"
     assert shown.get_attribute('th:has([data-sort="tiny-objects"])', "aria-sort") == "descending"
@@ -150,6 +150,49 @@ def test_colours_follow_the_system_and_the_button(opened):
 def test_on_a_phone_nothing_is_wider_than_the_screen(opened):
     shown = opened(width=390, height=800, has_touch=True)
     assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+    drawings = shown.eval_on_selector_all(
+        "figure svg", "all => all.map(svg => [svg.viewBox.baseVal.width, svg.clientWidth])"
+    )
+    # Drawn as wide as they are shown, so that their text keeps its size.
+    assert len(drawings) == 3 and all(abs(drawn - seen) <= 1 for drawn, seen in drawings)
     shown.tap('[data-cell="step/stage1 tiny-objects"]')
     box = shown.query_selector("#details").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+def test_which_checkpoint_stands_on_the_first_screen(opened):
+    shown = opened()
+    box = shown.query_selector("#checkpoints").bounding_box()
+    assert box["y"] + box["height"] <= 900
+    cells = shown.eval_on_selector_all("#checkpoints tbody tr", "rows => rows.map(row => row.innerText.split('\\t'))")
+    assert cells[0] == ["tiny-objects", "hold/stage2 (88.8 %)", "all 8 others", "none"]
+
+
+def test_the_nulls_curve_is_drawn_and_named(opened, place, monkeypatch):
+    shown = opened()
+    assert not shown.query_selector_all("#tradeoff path.null") and "null" not in shown.text_content("#tradeoff")
+    monkeypatch.setattr("lrbench.leaderboard.figure_data.LEAST_SNAPSHOTS", 4)
+    page.write(place.workspace, ["tiny", "other"])
+    shown = opened()
+    assert len(shown.query_selector_all("#tradeoff path.null")) == 2
+    assert "saturation null (fit without decay)" in shown.text_content("#tradeoff")
+
+
+def test_snapshots_from_elsewhere_have_their_view(opened, place, tiny):
+    names = {"arm": None, "stage": None, "pretraining_seed": None, "source_accuracy": None}
+    for name, wrong in (("timm:<b id='injected'>a", 1), ("b", 20)):
+        snapshot = {**names, "reference": name, "sha256": name[-1] * 64}
+        put(place.workspace, tiny.model_copy(update={"name": "foreign"}), wrong=wrong, snapshot=snapshot)
+    page.write(place.workspace, ["tiny", "foreign"])
+    shown = opened()
+    shown.click("#views button:text('Other snapshots (2)')")
+    assert (
+        shown.is_visible("#foreign")
+        and not shown.is_visible("#suite-view")
+        and shown.query_selector("#injected") is None
+    )
+    cells = shown.eval_on_selector_all("#foreign tbody tr", "rows => rows.map(row => row.innerText.split('\\t'))")
+    assert ["timm:<b id='injected'>a", "aaaaaaaa", "97.5 [87.1, 99.6]"] in cells
+    assert shown.inner_text("#foreign .best") == "97.5 [87.1, 99.6]"
+    shown.click("#views button:text('Suites')")
+    assert shown.is_visible("#accuracy") and not shown.is_visible("#foreign")

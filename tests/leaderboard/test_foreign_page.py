@@ -24,8 +24,10 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
     with (workspace.root.parent / "tasks" / "tiny-objects.toml").open("a") as file:
         file.write('\n[about]\nnotes = ["Its test images may be among the source\'s."]\n')
     assert lrbench("leaderboard").status == 0 and lrbench("leaderboard", "--check").status == 0
-    assert sorted(path.name for path in workspace.leaderboard.iterdir()) == ["README.md", "foreign.md", "results"]
-    assert "index.html" not in (workspace.leaderboard / "README.md").read_text()
+    assert sorted(path.name for path in workspace.leaderboard.iterdir()) == [
+        "README.md", "foreign.md", "index.html", "results",
+    ]  # fmt: skip
+    assert "(index.html)" in (workspace.leaderboard / "README.md").read_text()
     assert (
         "| [foreign](foreign.md) | Snapshots from outside the suites | 1       |"
         in (workspace.leaderboard / "README.md").read_text()
@@ -34,9 +36,9 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
     assert "tiny-objects top-1, 40.\n" in page
     assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
     latex = lrbench("leaderboard", "--format", "latex").out
-    head = "% foreign, probe\n% Headline metric and test images: tiny-objects top-1, 40.\n\\begin{tabular}"
-    assert latex.startswith(head) and "`" not in latex and r"$\pm$" in latex
-    assert "timm:resnet18" in latex and r"\texttt{" in latex
+    assert latex.startswith("% In the preamble: \\usepackage{booktabs}\n\n\\begin{table}\n")
+    assert r"\caption{foreign, probe. Percent, with the 95 \% interval" in latex and "timm:resnet18" in latex
+    assert r"tiny-objects top-1, 40.}" in latex and r"\label{tab:foreign-probe}" in latex
     assert lrbench("leaderboard", "--protocol", "probe").out.startswith("### foreign, probe\n\n| snapshot")
     assert lrbench("leaderboard", "--protocol", "knn").status == 2
 
@@ -52,9 +54,7 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
         put(workspace, foreign, wrong=wrong, snapshot=snapshot, **changes)
 
     def shown(table):
-        return {
-            line.split("`")[0].strip("| "): line.split("|")[-2].strip() for line in table.splitlines() if "`" in line
-        }
+        return {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in table.splitlines() if row[:1] == "|"}
 
     add("a", 1)
     add("alias", 1, weights="a")
@@ -63,17 +63,18 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     add("perfect", 0, target="tiny-indoor")
     page = render_foreign(workspace.results)
     accuracy = shown(page)
-    # Half the interval: 1.96 times the root of the variance over images, of two seeds' mean for `b`.
+    # The mean of two seeds varies as a share of 0.25 / variance images would; Wilson's interval of that many.
     hits = np.mean([np.arange(40) >= 10, np.arange(40) >= 30], axis=0)
-    width = 1.96 * 100 * hits.std(ddof=1) / np.sqrt(40)
-    assert accuracy["b"] == f"50.0 ± {width:.1f}"
-    assert accuracy["a"] == accuracy["alias"] == "**97.5 ± 4.9**"
+    images = 0.25 / (hits.var(ddof=1) / 40)
+    half = 100 * 1.96 * np.sqrt(0.25 / images + 1.96**2 / 4 / images**2) / (1 + 1.96**2 / images)
+    assert accuracy["b"] == f"50.0 [{50 - half:.1f}, {50 + half:.1f}]"
+    assert accuracy["a"] == accuracy["alias"] == "**97.5 [87.1, 99.6]**"
     assert (
         "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: best" in page and "Transfer seeds are averaged." in page
     )
-    # All right is no proof of no error.
-    (line,) = [line for line in page.splitlines() if line.startswith("| perfect")]
-    assert line.split("|")[2].strip() == "100.0 ± 3.4"
+    # All right is no proof of no error: 40 / (40 + z²).
+    (perfect,) = [row for row in page.splitlines() if row.startswith("| perfect")]
+    assert perfect.split("|")[3].strip() == "100.0 [91.2, 100.0]"
     add("c", 3, weights="c")
     page = render_foreign(workspace.results)
     assert not shown(page)["a"].startswith("**") and "Bold" not in page and "No row leads its column" in page
@@ -94,8 +95,9 @@ def test_classes_of_few_images_make_the_interval_wide_and_no_leader(workspace, t
         put(workspace, foreign, wrong=wrong, snapshot=snapshot, target="tiny-indoor", **metric)
     page = render_foreign(workspace.results)
     # Two of four right in each class: variances of a third, over four images, over ten classes.
-    width = 196 * np.sqrt(1 / 3 / 4 / 10)
-    assert f"| a `aaaaaaaa` | 50.0 ± {width:.1f}" in page and "mean per class, 40" in page and "**5" not in page
+    images = 0.25 / (1 / 3 / 4 / 10)
+    half = 100 * 1.96 * np.sqrt(0.25 / images + 1.96**2 / 4 / images**2) / (1 + 1.96**2 / images)
+    assert f"50.0 [{50 - half:.1f}, {50 + half:.1f}]" in page and "mean per class, 40" in page and "**5" not in page
     singles = np.arange(40)
     values = (singles < 20).astype(float)
     assert image_variance(values, singles, "mean_per_class") == pytest.approx(values.var(ddof=1) / 40)
@@ -132,7 +134,7 @@ def test_a_lead_of_few_images_is_no_lead_where_recommend_sees_none(workspace, ti
         put(workspace, foreign, wrong=wrong // 6, snapshot=snapshot, partial=True, target="tiny-indoor")
     page = render_foreign(workspace.results)
     # Four images against none: McNemar's p is 0.125.
-    assert "85.0 ±" in page and "**85.0" not in page
+    assert "85.0 [" in page and "**85.0" not in page
     whole, partial = page.split("## Partial data")
     assert "tiny-indoor" not in whole and "tiny-indoor" in partial and "85.0" not in partial
 
@@ -150,8 +152,8 @@ def test_logme_stands_beside_its_accuracy(workspace, tiny):
                 snapshot=snapshot | {"reference": name, "sha256": name * 64},
             )
     page = render_foreign(workspace.results)
-    assert "| a `aaaaaaaa` | 0.600          |" in page and "| b `bbbbbbbb` | −1.250         |" in page
-    assert page.index("75.0 ±") < page.index("0.600") < page.index("LogME: the logarithm")
+    assert "| a          | aaaaaaaa  | 0.600 " in page and "| b          | bbbbbbbb  | −1.250 " in page
+    assert page.index("75.0 [") < page.index("0.600") < page.index("LogME: the logarithm")
 
 
 def test_logme_of_a_suite_is_a_mean_over_seeds_whether_the_suite_names_it_or_not(workspace, tiny):

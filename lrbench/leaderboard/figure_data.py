@@ -1,0 +1,112 @@
+"""The numbers that a suite's figures draw, as tables."""
+
+from typing import Any
+
+import numpy as np
+import pandas
+
+from lrbench.leaderboard.evidence import Evidence, Row, without_decay
+from lrbench.leaderboard.markup import CHANGE, SHARE
+from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS, fit_null
+from lrbench.leaderboard.statistics import Estimate
+from lrbench.leaderboard.tables import REPORT
+
+
+def stage_data(evidence: Evidence) -> pandas.DataFrame:
+    """Protocol, target, arm, stage, mean, ends of the interval and seeds."""
+    records = [
+        {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(level, SHARE)}
+        for column in evidence.columns
+        for row in _staged(evidence)
+        if (level := evidence.level(row, column)) is not None
+    ]
+    return _frame(records, "protocol", "target", "arm", "stage", "mean", "low", "high", "seeds")
+
+
+def _staged(evidence: Evidence) -> list[Row]:
+    """The snapshots at the ends of stages: all but those of `trail`, which is drawn against the source's error alone."""
+    return [row for row in evidence.rows if row[0] != "trail"]
+
+
+def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
+    """Protocol, target, arm, stage, mean errors of source and target, and whether the rate ever fell."""
+    records = []
+    for column in evidence.columns:
+        for row in evidence.rows:
+            level, source = evidence.level(row, column), evidence.source_level(row)
+            if level is not None and source is not None and row[1] > 0:
+                records.append(
+                    {
+                        "protocol": column.protocol,
+                        "target": column.task,
+                        "arm": row[0],
+                        "stage": row[1],
+                        "source_error": round(100 * (1 - source.mean), 4),
+                        "target_error": round(100 * (1 - level.mean), 4),
+                        "without_decay": without_decay(evidence.suite, row),
+                    }
+                )
+    return _frame(records, "protocol", "target", "arm", "stage", "source_error", "target_error", "without_decay")
+
+
+def null_curve(points: pandas.DataFrame, count: int = 40) -> pandas.DataFrame | None:
+    """The saturation null through one target's snapshots without decay; None where they are too few to fit it.
+
+    Args:
+        points: Rows of `tradeoff_data` of one protocol and target.
+        count: Number of points along the curve.
+
+    Returns:
+        Columns `source_error` and `target_error`, in points.
+    """
+    fitted = points[points.without_decay]
+    if len(fitted) < LEAST_SNAPSHOTS:
+        return None
+    errors = fitted.source_error.to_numpy() / 100
+    null = fit_null(errors, fitted.target_error.to_numpy()[:, None] / 100)
+    along = np.linspace(errors.min(), errors.max(), count)
+    predicted = [null.predict(float(error))[0] for error in along]
+    return pandas.DataFrame({"source_error": 100 * along, "target_error": 100 * np.array(predicted)})
+
+
+def forest_data(evidence: Evidence) -> pandas.DataFrame:
+    """Protocol, target, stage, control, mean difference `step` less control, ends of its interval and seeds."""
+    records = [
+        {
+            "protocol": column.protocol,
+            "target": column.task,
+            "stage": row[1],
+            "control": control[0],
+            **_points(value, CHANGE),
+        }
+        for column in evidence.columns
+        for row, control in evidence.controls()
+        if control[0] in ("hold", "average") and (value := evidence.difference(row, control, column)) is not None
+    ]
+    return _frame(records, "protocol", "target", "stage", "control", "mean", "low", "high", "seeds")
+
+
+def learned_data(evidence: Evidence) -> pandas.DataFrame:
+    """Measure (`simple`, `complex`, `memorised`), arm, stage, mean, ends of the interval and seeds."""
+    records = [
+        {"measure": name, "arm": row[0], "stage": row[1], **_points(value, SHARE)}
+        for name in REPORT
+        if name in evidence.report
+        for row in _staged(evidence)
+        if (value := evidence.reported(name, row)) is not None
+    ]
+    return _frame(records, "measure", "arm", "stage", "mean", "low", "high", "seeds")
+
+
+def _points(value: Estimate, possible: tuple[float, float]) -> dict[str, Any]:
+    low, high = value.within(*possible) or (None, None)
+    return {
+        "mean": round(100 * value.mean, 4),
+        "low": None if low is None else round(100 * low, 4),
+        "high": None if high is None else round(100 * high, 4),
+        "seeds": value.seeds,
+    }
+
+
+def _frame(records: list[dict[str, Any]], *names: str) -> pandas.DataFrame:
+    return pandas.DataFrame(records, columns=list(names))

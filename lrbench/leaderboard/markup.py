@@ -1,0 +1,134 @@
+"""How the pages print text and numbers: outside text shows as itself, and every interval holds possible values only."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import pandas
+from tabulate import tabulate
+
+from lrbench.escaping import for_markdown
+from lrbench.leaderboard.statistics import Estimate, Ratio
+
+NOTHING = "—"
+
+SHARE = (0.0, 1.0)
+"""The values that an accuracy or another share of images can have."""
+CHANGE = (-1.0, 1.0)
+"""The values that a difference of two shares can have."""
+
+# Text that needs no escape in a code span, where nothing can be escaped.
+_PLAIN = re.compile(r"[\w.:/@+,= -]+", re.ASCII)
+
+
+class Marked(str):
+    """A table's cell that is Markdown already; any other text in a table is escaped."""
+
+
+def table(rows: Sequence[dict[str, str]], form: str = "github") -> str:
+    """A table in Markdown, or in another of tabulate's forms, left-aligned.
+
+    Args:
+        rows: A dictionary a row, with the same columns. Text that is not `Marked` shows as itself.
+        form: tabulate's name of the form.
+    """
+    if not rows:
+        return ""
+    shown = [{_cell(name): _cell(value) for name, value in row.items()} for row in rows] if form == "github" else rows
+    frame = pandas.DataFrame(list(shown))
+    return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=form, disable_numparse=True))
+
+
+def _cell(text: str) -> str:
+    return text if isinstance(text, Marked) else for_markdown(text)
+
+
+def code(text: str) -> Marked:
+    """Outside text as code, or as escaped text where it holds signs that code cannot."""
+    return Marked(f"`{text}`" if _PLAIN.fullmatch(text) else for_markdown(text))
+
+
+def link(text: str, path: str) -> Marked:
+    """A link to a file of the leaderboard.
+
+    Args:
+        text: Outside text.
+        path: The file, relative to the page.
+    """
+    return Marked(f"[{for_markdown(text)}]({quote(path)})")
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list of outside texts."""
+    return "\n".join(f"- {for_markdown(line)}" for line in lines)
+
+
+def rounded(value: float, digits: int, *, signed: bool = False) -> str:
+    """A number as it is printed: a true minus sign, and no sign before a zero."""
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def bracketed(low: float, high: float, scale: float = 100, digits: int = 1) -> str:
+    """An interval by its ends: `[71.7, 98.9]`."""
+    return f"[{rounded(scale * low, digits)}, {rounded(scale * high, digits)}]"
+
+
+def with_interval(
+    value: Estimate,
+    possible: tuple[float, float] | None,
+    *,
+    scale: float = 100,
+    digits: int = 1,
+    signed: bool = False,
+) -> Marked:
+    """An estimate with its 95 % interval: `45.1 ± 2.3`, or `93.8 [81.6, 100.0]` where the interval is cut at a limit.
+
+    Args:
+        value: The estimate.
+        possible: The least and the largest possible value; None where there are no limits.
+        scale: What a unit of the value is printed as.
+        digits: Decimals.
+        signed: Whether a positive mean has a sign.
+    """
+    mean = rounded(scale * value.mean, digits, signed=signed)
+    ends = value.within(*(possible or (-float("inf"), float("inf"))))
+    if ends is None or value.half_width is None:
+        return Marked(mean)
+    if ends == (value.low, value.high):
+        return Marked(f"{mean} ± {scale * value.half_width:.{digits}f}")
+    return Marked(f"{mean} {bracketed(*ends, scale, digits)}")
+
+
+def points(value: Estimate | None, expected: int, *, signed: bool = False, bold: bool = False) -> Marked:
+    """An estimate in points (hundredths), with the number of seeds where some are missing.
+
+    Args:
+        value: A share of images, or where `signed` a difference of two; None where there is none.
+        expected: How many seeds there should be.
+        signed: Whether it is a difference.
+        bold: Whether it is printed bold.
+    """
+    if value is None:
+        return Marked(NOTHING)
+    text = with_interval(value, CHANGE if signed else SHARE, signed=signed)
+    if value.seeds < expected:
+        text = Marked(f"{text} ({value.seeds} of {expected} seeds)")
+    return Marked(f"**{text}**") if bold else text
+
+
+def ratio(value: Ratio | None) -> Marked:
+    """A transferability with its interval, or why there is none."""
+    if value is None:
+        return Marked(NOTHING)
+    if value.low is None or value.high is None:
+        undefined = value.reason == "undefined"
+        return Marked(value.reason if undefined else f"{rounded(value.value, 2)} ({value.reason}: no interval)")
+    return Marked(f"{rounded(value.value, 2)} {bracketed(value.low, value.high, 1, 2)}")
+
+
+def p_value(value: float | None) -> Marked:
+    """A p as it is printed."""
+    if value is None:
+        return Marked(NOTHING)
+    return Marked("<0.001" if value < 0.001 else f"{value:.3f}")
