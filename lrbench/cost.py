@@ -1,9 +1,9 @@
 """What a plan's missing work will cost: time, GPU-hours and disk."""
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lrbench.control import about
 from lrbench.data.examples import EvaluationTransform, SplitName
 from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError
+from lrbench.files import parse_json, read_bytes
 from lrbench.leaderboard.index import load_index
 from lrbench.plan import Plan, PlannedSnapshot
 from lrbench.registry import Suite, Task, load_task
@@ -226,15 +227,15 @@ def _pixel_bytes(suite: Suite, task: Task, images: int) -> int:
 def _update_seconds(folder: Path) -> float | None:
     updates, seconds = 0, 0.0
     for path in folder.glob("*/seed*/timings.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-                # As long as one process would have taken.
-                taken = float(record["seconds"]) * int(record.get("processes", 1))
-                updates, seconds = updates + int(record["updates"]), seconds + taken
-            except (ValueError, KeyError, TypeError):
-                # A line that a killed process left half-written tells nothing.
-                continue
+        with suppress(InputError, FileNotFoundError):
+            for line in read_bytes(path, limit=64 << 20).splitlines():
+                # A line that a killed process left half-written says nothing.
+                with suppress(ValueError, KeyError, TypeError, OverflowError):
+                    record = parse_json(line)
+                    # As long as one process would have taken.
+                    taken = float(record["seconds"]) * int(record.get("processes", 1))
+                    if taken > 0 and int(record["updates"]) > 0:
+                        updates, seconds = updates + int(record["updates"]), seconds + taken
     return seconds / updates if updates else None
 
 

@@ -134,7 +134,7 @@ def open_regular(path: Path) -> BinaryIO:
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:
         os.close(handle)
-        raise InputError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file. Replace it with a file.")
+        raise _not_regular(path, kind)
     return os.fdopen(handle, "rb")
 
 
@@ -210,6 +210,10 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is not a JSON number")
 
 
+def _not_regular(path: Path, kind: int) -> InputError:
+    return InputError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file. Replace it with a file.")
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
@@ -230,6 +234,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write `content` to `path` atomically, as UTF-8 with the line ends it has."""
     write_bytes(path, content.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a regular file, or make it; never wait for a pipe.
+
+    Raises:
+        LrbenchError: It is not a regular file, or it cannot be written.
+    """
+    with writing(path):
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise _not_regular(path, stat.S_IFIFO) from error
+            raise
+        with os.fdopen(handle, "ab") as file:
+            kind = stat.S_IFMT(os.fstat(handle).st_mode)
+            if kind != stat.S_IFREG:
+                raise _not_regular(path, kind)
+            file.write(f"{line}\n".encode())
 
 
 def write_json(path: Path, value: Any) -> None:

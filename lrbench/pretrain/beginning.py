@@ -1,7 +1,7 @@
 """Where the making of a snapshot begins: at its parent's end, at saved progress, or at what another's training kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import nn
 from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
 from lrbench.effective import is_made, recipe, unkept
 from lrbench.errors import InputError
-from lrbench.pretrain.state import Progress, advice, load, state_path
+from lrbench.files import DamagedFile
+from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of, state_path
 from lrbench.registry import Suite
 from lrbench.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path
 from lrbench.weights import load_into, mismatches
@@ -84,9 +85,12 @@ class Beginning:
             content = load(path)
             if content["recipe"] != recipe(self.suite) or content["fingerprint"] != self.fingerprint:
                 return None
-            progress = Progress(**{each.name: content[each.name] for each in fields(Progress) if each.name in content})
+            first, last = (
+                epoch * self.updates_per_epoch for epoch in (self.segment.first_epoch, self.segment.last_epoch)
+            )
+            progress = progress_of(content, first=first, last=last)
             damaged = not _fits(model, progress.weights, progress.momentum)
-        except (InputError, KeyError, TypeError):
+        except (InputError, ValueError, KeyError, TypeError, AttributeError):
             damaged = True
         now = read_metadata(self._path_of(parent)).tensors_sha256 if self._path_of(parent).is_file() else None
         if damaged:
@@ -123,10 +127,14 @@ class Beginning:
 
     def _mean_of(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, metadata = self._parent(parent, model)
-        mean = {name: tensor.to(weights[name].dtype) for name, tensor in state["mean"].items()}
+        path = state_path(self._path_of(parent))
+        kept = state.get("mean", {})
+        if not are_tensors(kept) or (kept and not _fits(model, kept, {})):
+            raise DamagedFile(path, "its mean is not of this network's weights", advice(path))
+        mean = {name: tensor.to(weights[name].dtype) for name, tensor in kept.items()}
         if not mean:
             raise InputError(
-                f"{state_path(self._path_of(parent))} holds no mean of epoch-end weights, which {self.segment.key} needs: "
+                f"{path} holds no mean of epoch-end weights, which {self.segment.key} needs: "
                 f"it was pretrained by a version of lrbench that kept none. Delete {self._path_of(parent)} and pretrain again."
             )
         return Progress(
@@ -142,6 +150,9 @@ class Beginning:
         momentum = state.get("kept_momentum", {}).get(epoch) if self.segment.branches else {}
         if kept is None or momentum is None:
             raise unkept(self.suite, (arm,), (parent,), self.workspace)
+        path = state_path(self._path_of(parent))
+        if not _fits(model, kept, momentum):
+            raise DamagedFile(path, f"what it holds of epoch {epoch} is not of this network", advice(path))
         return Progress(
             update=epoch * self.updates_per_epoch,
             weights=kept,
@@ -161,8 +172,13 @@ class Beginning:
         metadata = read_metadata(path)
         self._same_images(path, metadata)
         tensors, state = load_into(model, path, metadata), load(state_path(path))
-        if "update" not in state or not _fits(model, tensors, state.get("momentum")):
-            raise InputError(f"{state_path(path)} is damaged. {advice(state_path(path))}")
+        parts = (state.get("kept", {}), state.get("kept_momentum", {}))
+        if (
+            type(state.get("update")) is not int
+            or not all(isinstance(part, dict) for part in parts)
+            or not _fits(model, tensors, state.get("momentum"))
+        ):
+            raise DamagedFile(state_path(path), "it is no state of this network", advice(state_path(path)))
         if state.get("tensors_sha256") not in (None, metadata.tensors_sha256):
             raise InputError(
                 f"{state_path(path)} is the state of other weights than {path.name} beside it holds: one of them was put "
@@ -176,10 +192,10 @@ class Beginning:
 
 def _fits(model: nn.Module, weights: Any, momentum: Any) -> bool:
     """Whether tensors are a network's weights and momentum buffers of its parameters."""
-    if not all(isinstance(each, dict) for each in (weights, momentum)):
+    if not are_tensors(weights) or not are_tensors(momentum):
         return False
-    shapes = {name: tuple(each.shape) for name, each in weights.items() if isinstance(each, torch.Tensor)}
-    parameters = {name: tuple(each.shape) for name, each in model.named_parameters()}
-    buffers = {name: tuple(each.shape) for name, each in momentum.items() if isinstance(each, torch.Tensor)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    parameters = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    buffers = {name: tuple(tensor.shape) for name, tensor in momentum.items()}
     # A parameter that no loss depends on has no buffer.
     return not mismatches(model, shapes) and all(parameters.get(name) == shape for name, shape in buffers.items())

@@ -1,14 +1,16 @@
 """The training log: one JSON line an epoch in `log.jsonl`, and wall-clock times apart in `timings.jsonl`."""
 
-import json
 from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from lrbench.control import Control
-from lrbench.files import canonical_json, write_bytes, write_text, writing
+from lrbench.files import append_line, canonical_json, parse_json, read_bytes, write_bytes, write_text
 from lrbench.locks import locked
+
+# Ten thousand epochs of every stage take less.
+_LARGEST = 64 << 20
 
 
 def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]], say: Callable[[str], None]) -> None:
@@ -32,9 +34,7 @@ def write_log(snapshot: Path, stage: int, records: list[dict[str, Any]], say: Ca
 
 def append_timing(snapshot: Path, record: dict[str, Any]) -> None:
     """Add a line to `timings.jsonl`, which is not meant to be compared."""
-    path = snapshot.with_name("timings.jsonl")
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(canonical_json(record) + "\n")
+    append_line(snapshot.with_name("timings.jsonl"), canonical_json(record))
 
 
 def clear_log(snapshot: Path, control: Control) -> None:
@@ -46,9 +46,10 @@ def clear_log(snapshot: Path, control: Control) -> None:
 
 
 def _read(path: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    if not path.is_file():
+    try:
+        content = read_bytes(path, limit=_LARGEST)
+    except FileNotFoundError:
         return []
-    content = path.read_bytes()
     lines = content.splitlines()
     records = [record for line in lines if (record := _record(line)) is not None]
     if len(records) < len(lines):
@@ -66,8 +67,10 @@ def _aside(path: Path) -> Path:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
+    """A line's record; None where it is none that `write_log` could have written."""
     try:
-        record = json.loads(line)
-        return record if isinstance(record["stage"], int) and isinstance(record["update"], int) else None
-    except (ValueError, KeyError, TypeError):
+        record = parse_json(line)
+    except ValueError:
         return None
+    plain = isinstance(record, dict) and all(isinstance(value, str | int | float | None) for value in record.values())
+    return record if plain and all(type(record.get(key)) is int for key in ("stage", "update")) else None

@@ -4,15 +4,16 @@ Both load with `weights_only=True`: tensors, numbers and words, nothing that run
 """
 
 import io
+import math
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lrbench.errors import InputError
-from lrbench.files import write_bytes
+from lrbench.files import DamagedFile, open_regular, write_bytes
 from lrbench.weights import not_finite
 
 FORMAT = 2
@@ -74,22 +75,61 @@ def load(path: Path) -> dict[str, Any]:
         InputError: The file is missing, damaged, or holds more than tensors, numbers and words.
     """
     try:
-        # torch writes a checksum of each part and does not look at it.
-        with zipfile.ZipFile(path) as parts:
-            damaged = parts.testzip()
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else {}
+        with open_regular(path) as file:
+            # torch writes a checksum of each part, which it does not look at, and compresses none.
+            with zipfile.ZipFile(file) as parts:
+                whole = all(part.compress_type == zipfile.ZIP_STORED for part in parts.infolist())
+                whole = whole and parts.testzip() is None
+            file.seek(0)
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if whole else {}
         version = content["format"]
     except FileNotFoundError:
         raise InputError(f"{path} is missing, which the next stage starts from. {advice(path)}") from None
+    except InputError:
+        raise
     except Exception as error:
         # A damaged file ends in a dozen kinds of exception.
-        raise InputError(f"{path} is damaged or is not lrbench's. {advice(path)}") from error
+        raise DamagedFile(path, "it is not what lrbench wrote", advice(path)) from error
     if version != FORMAT:
         raise InputError(f"{path} has format {version}; this lrbench reads {FORMAT}. {advice(path)}")
     return content
 
 
+def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
+    """The progress that a file holds.
+
+    Args:
+        content: What `load` read.
+        first: The segment's first update.
+        last: The update after its last.
+
+    Raises:
+        ValueError: It is none of this segment.
+    """
+    progress = Progress(**{each.name: content[each.name] for each in fields(Progress) if each.name in content})
+    kept = (progress.kept, progress.kept_momentum)
+    sets = (progress.weights, progress.momentum, progress.mean, *(value for sets in kept for value in sets.values()))
+    counts = (progress.update, progress.mean_count, progress.correct, *(epoch for sets in kept for epoch in sets))
+    if not (
+        all(type(count) is int and count >= 0 for count in counts)
+        and first <= progress.update < last
+        and all(are_tensors(tensors) for tensors in sets)
+        and isinstance(progress.loss, float)
+        and math.isfinite(progress.loss)
+        and all(isinstance(record, dict) and type(record.get("update")) is int for record in progress.records)
+    ):
+        raise ValueError("it is no progress of this segment")
+    return progress
+
+
+def are_tensors(value: Any) -> bool:
+    """Whether a value is tensors by name."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
+
+
 def advice(path: Path) -> str:
     """What to do about a state that is of no use."""
     snapshot = path.name.partition(".")[0]
-    return f"Delete {path.with_name(snapshot + '.safetensors')} and run the same pretraining again: it makes that stage anew."
+    return f"Delete {path.with_name(snapshot + '.safetensors')} and run the same pretraining, which makes that stage again."

@@ -29,6 +29,7 @@ from lrbench.transfer.metrics import headline
 from lrbench.transfer.points import Points
 from lrbench.transfer.selection import Choice, on_edge
 from lrbench.transfer.target import Development
+from lrbench.weights import mismatches
 
 Indices = npt.NDArray[np.int64]
 
@@ -265,7 +266,8 @@ class _Run:
             fused=True,
         )
         kept = self._owner._points.kept(self._name)
-        if kept is not None and kept["update"] < end:
+        shapes = {} if kept is None else {name: tuple(tensor.shape) for name, tensor in kept["weights"].items()}
+        if kept is not None and kept["update"] < end and not mismatches(model, shapes):
             model.load_state_dict(kept["weights"])
             optimiser.load_state_dict(kept["optimiser"])
             self._update, self._spared = int(kept["update"]), float(kept["seconds"])

@@ -1,12 +1,13 @@
 """What is kept of a fine-tuning on its way: the scores of its grid's points, and the training run that is in work."""
 
-import json
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lrbench.errors import InputError
-from lrbench.files import write_json
-from lrbench.pretrain.state import load, save
+from lrbench.files import read_json, sha256_json, write_json
+from lrbench.pretrain.state import are_tensors, load, save
 
 Point = tuple[float, float, int]
 """Learning rate, weight decay, and the update after which the network was scored."""
@@ -28,13 +29,13 @@ class Points:
         self._path = path
         self._done: dict[Point, tuple[dict[str, Any], float]] = {}
         if path is not None:
-            try:
-                self._done = {
-                    (float(rate), float(decay), int(update)): (dict(found), float(seconds))
-                    for rate, decay, update, found, seconds in json.loads(path.read_text(encoding="utf-8"))
-                }
-            except (OSError, ValueError, TypeError):
-                self._done = {}
+            # Whatever is wrong with it, what it holds is no more than time saved.
+            with suppress(
+                InputError, FileNotFoundError, ValueError, TypeError, LookupError, AttributeError, OverflowError
+            ):
+                content = read_json(path, "")
+                if content["sha256"] == sha256_json(content["points"]):
+                    self._done = dict(map(_done, content["points"]))
         self.spared = {"selection": sum(seconds for _, seconds in self._done.values()), "fit": 0.0}
 
     def __len__(self) -> int:
@@ -52,7 +53,8 @@ class Points:
         """
         self._done[point] = found, round(seconds, 4)
         if self._path is not None:
-            write_json(self._path, [[*each, *content] for each, content in self._done.items()])
+            points = [[*point, *content] for point, content in self._done.items()]
+            write_json(self._path, {"points": points, "sha256": sha256_json(points)})
 
     def keep(self, run: str, content: dict[str, Any]) -> None:
         """Keep where a training run stands, in place of the one kept before.
@@ -75,10 +77,42 @@ class Points:
             content = load(self._path.with_suffix(".pt"))
         except InputError:
             return None
-        return content if content.get("run") == run else None
+        if content.get("run") != run:
+            return None
+        whole = (
+            type(content.get("update")) is int
+            and content["update"] > 0
+            and _is_number(content.get("seconds"))
+            and are_tensors(content.get("weights"))
+            and isinstance(content.get("optimiser"), dict)
+        )
+        return content if whole else None
 
     def forget(self) -> None:
         """Remove the files, once the cell's result is written."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             self._path.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def _done(entry: list[Any]) -> tuple[Point, tuple[dict[str, Any], float]]:
+    """A point and what was measured there.
+
+    Raises:
+        ValueError, TypeError: It is none.
+    """
+    rate, decay, update, measured, seconds = entry
+    diverged = measured.get("diverged", False) is True and type(measured.get("updates")) is int
+    whole = (
+        all(map(_is_number, (rate, decay, seconds, measured["score"])))
+        and type(update) is int
+        and 0 <= measured["score"] <= 1
+        and measured.keys() == ({"score", "diverged", "updates"} if diverged else {"score"})
+    )
+    if not whole:
+        raise ValueError("no point of a grid")
+    return (float(rate), float(decay), update), (measured, float(seconds))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

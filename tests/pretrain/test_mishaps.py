@@ -152,7 +152,7 @@ def test_no_bit_of_a_state_can_change_unnoticed(tiny, place):
 def test_a_state_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     trap = Trap(tmp_path / "was-run")
     save(tmp_path / "a.state.pt", {"update": 1, "momentum": {}, "trap": trap})
-    with pytest.raises(InputError, match="is damaged or is not lrbench's"):
+    with pytest.raises(InputError, match="is damaged: it is not what lrbench wrote"):
         load(tmp_path / "a.state.pt")
     assert not (tmp_path / "was-run").exists()
 

@@ -1,8 +1,12 @@
+import os
+
 import pytest
+import torch
 
 from lrbench.cells import Cell, TransferSettings
 from lrbench.control import Control
 from lrbench.errors import InterruptedWork
+from lrbench.files import sha256_json, write_json
 from lrbench.pretrain.state import load
 from lrbench.results import read_result
 from lrbench.transfer import finetune
@@ -141,5 +145,73 @@ def test_a_damaged_file_of_points_costs_no_more_than_time(tmp_path):
     )
     path.write_text(path.read_text()[:-10])
     assert len(Points(path)) == 0
-    path.write_text('{"not": "a list"}')
+
+
+def write_points(path, points):
+    write_json(path, {"points": points, "sha256": sha256_json(points)})
+
+
+def test_a_changed_score_is_not_believed(tmp_path):
+    path = tmp_path / "points.json"
+    Points(path).put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
+    path.write_text(path.read_text().replace("0.5", "0.9"))
     assert len(Points(path)) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "NaN",
+        "[" * 100_000,
+        '{"not": "a list"}',
+        '{"points": [], "sha256": NaN}',
+        '[[0.1, 0.0, 5, {"score": 0.5}, 2.0]]',
+    ],
+)
+def test_a_file_that_holds_no_points_counts_as_none(tmp_path, text):
+    (tmp_path / "points.json").write_text(text)
+    assert len(Points(tmp_path / "points.json")) == 0
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        [0.1, 0.0, 5, {}, 2.0],
+        [0.1, 0.0, 5, {"score": 7.0}, 2.0],
+        [0.1, 0.0, 5, {"score": 0.5, "diverged": True}, 2.0],
+        [0.1, 0.0, 5, {"score": 0.5, "learning_rate": 3}, 2.0],
+        [0.1, 0.0, 5, [], 2.0],
+        [0.1, 0.0, "5", {"score": 0.5}, 2.0],
+        [10**400, 0.0, 5, {"score": 0.5}, 2.0],
+        [0.1, 0.0, 5, {"score": 0.5}],
+        3,
+    ],
+)
+def test_what_is_no_point_counts_as_none(tmp_path, point):
+    path = tmp_path / "points.json"
+    write_points(path, [point])
+    assert len(Points(path)) == 0
+    write_points(
+        path, [[0.1, 0.0, 5, {"score": 0.5}, 2.0], [0.2, 0, 5, {"score": 0.0, "diverged": True, "updates": 3}, 1]]
+    )
+    assert len(Points(path)) == 2
+
+
+def test_a_pipe_instead_of_points_counts_as_none(tmp_path):
+    os.mkfifo(tmp_path / "points.json")
+    os.mkfifo(tmp_path / "points.pt")
+    assert len(points := Points(tmp_path / "points.json")) == 0 and points.kept("fit") is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"update": "5"}, {"seconds": float("nan")}, {"weights": {"a": 1}}, {"optimiser": 3}]
+)
+def test_a_kept_run_that_is_none_begins_again(tmp_path, change):
+    points = Points(tmp_path / "points.json")
+    whole = {"update": 5, "weights": {"a": torch.ones(1)}, "optimiser": {}, "seconds": 1.0}
+    points.keep("fit", whole)
+    assert points.kept("fit")["update"] == 5
+    points.keep("fit", whole | change)
+    assert points.kept("fit") is None
