@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrbench.data.examples import TaskData
-from lrbench.files import sha256_bytes, write_text
+from lrbench.files import sha256_bytes, sha256_file, write_text
 
 
 def keep_drawn_split(folder: Path, data: TaskData) -> str:
@@ -46,6 +46,7 @@ def keep_list(folder: Path, name: str, head: str, lines: Sequence[str]) -> str:
 def _keep(folder: Path, name: str, content: str) -> str:
     digest = sha256_bytes(content.encode())
     path = folder / f"{name}-{digest[:16]}.txt"
-    if not path.is_file():
+    # A file that was cut short or edited is written again: its name says what it holds.
+    if not path.is_file() or sha256_file(path) != digest:
         write_text(path, content)
     return digest

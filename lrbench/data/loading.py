@@ -1,6 +1,7 @@
 """From a task to its data: find the files, read the layout, and hold what is there against what the task pins."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lrbench.data.layouts.folders import find_folders, find_split_folders, read_
 from lrbench.data.layouts.hub import find_hub, read_hub
 from lrbench.data.layouts.indexed import find_indexed, read_indexed
 from lrbench.data.layouts.lists import find_lists, read_lists
-from lrbench.data.layouts.reading import Reading, first_few
+from lrbench.data.layouts.reading import Reading, first_few, stated_first
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS
 from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.table import find_table, read_table
@@ -76,14 +77,19 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
 
         return load_synthetic(task)
     _, read = _LAYOUTS[task.files.layout]
-    reading = read(task, task.files, roots)
-    if len(reading.classes) < 2:
-        raise InputError(
-            f"the data of task {task.name} at {reading.where} has one class, {reading.classes[0]!r}, and nothing can be "
-            "told from it. Where that is not a class, the task's TOML names another folder, or another column, than it should."
-        )
+    try:
+        reading = read(task, task.files, roots)
+    except InputError:
+        with stated_first(_changed_lists(task, roots)):
+            raise
     changed = changed_lists(task, Path(reading.where), roots) if task.archives else []
     problems = (*reading.problems, *changed, *_differences(task, reading))
+    if len(reading.classes) < 2:
+        cause = f"is not whole: {'; '.join(problems)}; and it " if problems else ""
+        raise InputError(
+            f"the data of task {task.name} at {reading.where} {cause}has one class, {reading.classes[0]!r}, and nothing can be "
+            "told from it. Where that is not a class, the task's TOML names another folder, or another column, than it should."
+        )
     if problems and not partial:
         again = (
             f"Copy or unpack it again. {how_to_get(task)}"
@@ -107,14 +113,32 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
     )
 
 
+def _changed_lists(task: Task, roots: Sequence[Path]) -> list[str]:
+    """The changed lists of data that could not be read, each a clause; none where the data is not found."""
+    if not task.archives:
+        return []
+    find, _ = _LAYOUTS[task.files.layout]
+    with suppress(InputError):
+        where = find(task, task.files, roots)
+        return changed_lists(task, where, roots) if where else []
+    return []
+
+
 def unused_note(data: TaskData) -> str | None:
     """What lies among the images of a task and is not used, which a user may take for images; None where nothing does."""
     if not data.unused:
         return None
+    if data.task.files.layout in {"lists", "table", "indexed"}:
+        return (
+            f"not used: {len(data.unused):,} images beside those of {data.task.name} that it does not list "
+            f"({first_few(data.unused)})"
+        )
     endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
+    beside = any(set(data.classes).isdisjoint(path.split("/")) for path in data.unused)
     return (
-        f"not used: {len(data.unused):,} in the class folders of {data.task.name} ({first_few(data.unused)}). Images "
-        f"are files that lie directly in the folder of their class; they are told by their endings: {endings}"
+        f"not used: {len(data.unused):,} in {'or beside ' if beside else ''}the class folders of {data.task.name} "
+        f"({first_few(data.unused)}). Images are files that lie directly in the folder of their class; they are told by their "
+        f"endings: {endings}"
     )
 
 

@@ -55,6 +55,12 @@ def test_a_number_counts_classes_that_any_order_puts_in_one_place(home):
     assert read(home) == {"0.png": "ant", "1.png": "bee", "2.png": "cat"}
 
 
+def test_a_labelled_image_that_is_not_there_is_named(home):
+    flat(home, ["ant", "bee"]).write_text("0.png 0\n1.png 1\n2.png 1\n")
+    with pytest.raises(InputError, match=r"1 of 3 images that .*labels\.txt names are not in test \('2'\)"):
+        read(home)
+
+
 @pytest.mark.parametrize(
     "classes", [["c1", "c2", "c10"], ["1", "2", "other"], ["apple", "Zebra"], ["0", "1", "10", "2", "other"]]
 )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.flat_labels import counts_classes, reader_of, stem
 from lrbench.data.layouts.reading import first_few
 from lrbench.data.layouts.scanning import image_names
@@ -91,6 +92,8 @@ def _joined(
     task: Task, path: Path, folder: str, images: Sequence[str], labels: Mapping[str, str], classes: Sequence[str]
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
     known = set(classes)
+    class_of = spellings([*classes, *labels.values()])
+    labels = {image: class_of[klass] for image, klass in labels.items()}
     strange = sorted({klass for klass in labels.values() if klass not in known})
     members = [
         (labels[stem(image)], f"{folder}/{image}", f"{folder}/{labels[stem(image)]}/{image}")
@@ -104,6 +107,11 @@ def _joined(
     unlabelled = [image for image in images if stem(image) not in labels]
     if unlabelled:
         problems.append(f"{len(unlabelled):,} images in {folder} are not in {path} ({first_few(unlabelled)})")
+    absent = sorted(labels.keys() - {stem(image) for image in images})
+    if absent and not task.counts:
+        problems.append(
+            f"{len(absent):,} of {len(labels):,} images that {path} names are not in {folder} ({first_few(absent)})"
+        )
     if not members:
         raise InputError(
             f"{path} labels none of the images of task {task.name} in {folder} ({images[0]}, …). Is it the file of another "

@@ -6,10 +6,18 @@ from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from lrbench.data.examples import SplitName
+from lrbench.data.layouts.alike import alike, spellings
 from lrbench.data.layouts.flat import flat_members, whole_number_of_classes
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, printable
 from lrbench.data.layouts.rules import Images, after_first, draw
-from lrbench.data.layouts.scanning import class_names, holds_images, images_by_class, is_litter
+from lrbench.data.layouts.scanning import (
+    class_names,
+    half_sorted,
+    holds_images,
+    images_by_class,
+    is_litter,
+    nested_images,
+)
 from lrbench.data.layouts.search import how_to_get, locate, refuse_file
 from lrbench.data.layouts.splits import read_test_list
 from lrbench.errors import InputError
@@ -63,9 +71,9 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Read
         images=root,
         classes=list(images),
         members=members,
-        problems=[*scanned.problems, *problems],
+        problems=[*scanned.problems, *half_sorted(task, root, "train", scanned.beside), *problems],
         drawn=drawn,
-        unused=scanned.unused,
+        unused=[*scanned.beside, *scanned.unused],
     )
 
 
@@ -126,10 +134,20 @@ def read_split_folders(task: Task, files: SplitFoldersFiles, roots: Sequence[Pat
             continue
         scanned = images_by_class(task, root / folder, passed_over=archives)
         found = scanned.images
-        unused.extend(f"{folder}/{path}" for path in scanned.unused)
+        unused.extend(f"{folder}/{path}" for path in (*scanned.beside, *scanned.unused))
         problems.extend(f"in {folder}, {problem}" for problem in scanned.problems)
-        classes.update(found)
-        members[split] = [(name, f"{folder}/{name}/{image}") for name, images in found.items() for image in images]
+        problems.extend(half_sorted(task, root / folder, split, scanned.beside))
+        # A class is called as its training folder is, whatever Unicode form another split's folder has.
+        class_of = spellings([*sorted(classes | packed), *found])
+        if split != "train" and len(found) == 1 and not classes & {class_of[name] for name in found}:
+            raise InputError(
+                f"{root / folder} of task {task.name} holds its {split} images in one folder, {first_few(list(found))}, which "
+                f"is no class folder of {root / files.train}. Move each image into {root / folder}/<class>/."
+            )
+        classes.update(class_of[name] for name in found)
+        members[split] = [
+            (class_of[name], f"{folder}/{name}/{image}") for name, images in found.items() for image in images
+        ]
     chosen, others = _chosen_classes(task, files, sorted(classes | packed))
     # What is still in archives cannot be trained on, so it is not tested on either.
     chosen = [name for name in chosen if name not in packed]
@@ -177,6 +195,9 @@ def _no_class_folders(path: Path) -> str | None:
         return None
     if {"train", "test"} <= set(names) or {"train", "val"} <= set(names):
         return f'no images in its folders, which are called {first_few(names)}: layout = "split-folders" reads those'
+    for name in names:
+        if (deeper := nested_images(path / name)) is not None:
+            return f"no images in its folders, but one folder deeper, as in {deeper}: move the images of each class up"
     return "no images in its folders"
 
 
@@ -190,6 +211,8 @@ def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Pat
         if len(known) < len(paths):
             twin, count = Counter(PurePosixPath(path).stem for path in paths).most_common(1)[0]
             raise _renumbered(task, f"{count} files are called {twin!r}")
+    similar = {alike(name): path for name, path in known.items()}
+    known |= {line: similar[alike(line)] for line in lines if line not in known and alike(line) in similar}
     missing = [line for line in lines if line not in known]
     if missing:
         problems.append(

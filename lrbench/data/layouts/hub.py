@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lrbench.data.decode import UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.jpeg import Bytes
+from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.hub_files import image_folders, read_image, refuse_other_names
 from lrbench.data.layouts.reading import Reading, look_at_files, refuse_empty_splits, refuse_untrained
 from lrbench.errors import InputError
@@ -181,10 +182,12 @@ def _labels(
     columns = {split: table[files.label][:] for split, table in tables.items()}
     values = [value for column in columns.values() for value in column]
     if values and all(isinstance(value, str) for value in values):
-        names = sorted(set(values))
-        numbers = {name: number for number, name in enumerate(names)}
+        class_of = spellings(sorted(set(values)))
+        names = sorted(set(class_of.values()))
+        position = {name: number for number, name in enumerate(names)}
         return names, {
-            split: np.array([numbers[value] for value in column], dtype=np.int64) for split, column in columns.items()
+            split: np.array([position[class_of[value]] for value in column], dtype=np.int64)
+            for split, column in columns.items()
         }
     # Of an image, in whose column labels were looked for, some hundred thousand signs.
     strange = sorted(

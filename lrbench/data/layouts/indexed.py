@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
+from lrbench.data.layouts.alike import Lookup
+from lrbench.data.layouts.named import unlisted
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, printable, shortened
 from lrbench.data.layouts.search import how_to_get, locate
 from lrbench.data.layouts.splits import is_number, read_lines, refuse_outside
 from lrbench.errors import InputError
@@ -50,6 +53,8 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
             f"{root / files.labels} names classes that {files.classes} does not have: {first_few(unknown)}."
         )
     members: dict[SplitName, list[Member]] = {"train": [], "test": []}
+    named: dict[SplitName, list[str]] = {"train": [], "test": []}
+    on_disk = Lookup(root / files.folder)
     missing: dict[str, list[str]] = {}
     for image, path in paths.items():
         if trains[image] not in {"0", "1"}:
@@ -58,11 +63,13 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
                 f"{root / files.split}: image {shortened(image, quote=False)} has {said} where 0 or 1 should be."
             )
         refuse_outside(root / files.images, path)
-        if os.path.isfile(root / files.folder / path):
-            members["train" if trains[image] == "1" else "test"].append((labels[image], path))
+        if (found := on_disk.find(path)) is not None:
+            split: SplitName = "train" if trains[image] == "1" else "test"
+            members[split].append((labels[image], found))
+            named[split].append(path)
         else:
             missing.setdefault(labels[image], []).append(path)
-    present = {name for found in members.values() for name, _ in found}
+    present = {name for images in members.values() for name, _ in images}
     if paths and not present:
         raise InputError(
             f"none of the {len(paths):,} images that {root / files.images} names is there: the first was looked for at "
@@ -75,9 +82,17 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
         gone = [path for paths_of_class in missing.values() for path in paths_of_class]
         problems.append(f"{len(gone):,} of {len(paths):,} images in {files.images} are not there ({first_few(gone)})")
     order = sorted(classes, key=lambda name: (0, int(name), "") if is_number(name) else (1, 0, name))
-    reading = from_files(task, root=root, images=root / files.folder, classes=order, members=members, problems=problems)
-    named = tuple(classes[name] for name in reading.classes)
-    return Reading(where=reading.where, classes=named, splits=reading.splits, problems=reading.problems)
+    reading = from_files(
+        task,
+        root=root,
+        images=root / files.folder,
+        classes=order,
+        members=members,
+        ids=named,
+        problems=problems,
+        unused=unlisted(task, root / files.folder, members),
+    )
+    return replace(reading, classes=tuple(printable(classes[name]) for name in reading.classes))
 
 
 def _file_names(files: IndexedFiles) -> tuple[str, ...]:

@@ -12,12 +12,14 @@ from lrbench.data.layouts.named import (
     look_for,
     missing_problem,
     none_there,
+    one_spelling,
     refuse_shared,
     search_objection,
     sorted_classes,
+    unlisted,
     within,
 )
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
+from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened, stated_first
 from lrbench.data.layouts.search import candidates, locate
 from lrbench.data.layouts.splits import hash_problem, is_number, read_lines, refuse_outside, refuse_twice
 from lrbench.errors import InputError
@@ -55,31 +57,43 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
     """
     root = find_lists(task, files, roots)
     folders = image_folders(files.images, root)
-    listed: dict[SplitName, list[Member]] = {}
-    ids: dict[SplitName, list[str]] = {}
-    members: dict[SplitName, list[Member]] = {}
-    problems = []
+    paths: dict[SplitName, Path] = {}
+    problems: list[str] = []
     for split, name in _list_names(files).items():
         path = list_path(root, folders, name)
         assert path is not None
+        paths[split] = path
         if split in files.hashes and (problem := hash_problem(path, files.hashes[split])):
             problems.append(problem)
-        named = _members(task, path, read_lines(path), files.label)
-        folder = holding(root, folders, named)
-        listed[split] = [(klass, within(folder, image)) for klass, image in named]
-        found = look_for(root, folder, named)
-        members[split], ids[split] = found.members, found.ids
-        if named and not found.members:
-            if files.label != "column":
-                _refuse_columns(task, path, root, folder, named)
-            raise none_there(task, path, root / listed[split][0][1], len(named), _table_hint(path, named[0][1]))
-        problems.extend(missing_problem(found, len(named), f"listed {split}"))
-    refuse_shared(task, root, listed)
-    if files.label != "column":
-        _refuse_emptied(task, root, listed, members)
+    listed: dict[SplitName, list[Member]] = {}
+    ids: dict[SplitName, list[str]] = {}
+    members: dict[SplitName, list[Member]] = {}
+    with stated_first(tuple(problems)):
+        lines = {split: _members(task, path, read_lines(path), files.label) for split, path in paths.items()}
+        for split, named in one_spelling(lines).items():
+            path, folder = paths[split], holding(root, folders, named)
+            listed[split] = [(klass, within(folder, image)) for klass, image in named]
+            found = look_for(root, folder, named)
+            members[split], ids[split] = found.members, found.ids
+            if named and not found.members:
+                if files.label != "column":
+                    _refuse_columns(task, path, root, folder, named)
+                raise none_there(task, path, root / listed[split][0][1], len(named), _table_hint(path, named[0][1]))
+            problems.extend(missing_problem(found, len(named), f"listed {split}"))
+        refuse_shared(task, root, listed)
+        if files.label != "column":
+            _refuse_emptied(task, root, listed, members)
     names = {name for found in listed.values() for name, _ in found}
-    classes = sorted_classes(names) if files.label == "column" else sorted(names)
-    return from_files(task, root=root, images=root, classes=classes, members=members, ids=ids, problems=problems)
+    return from_files(
+        task,
+        root=root,
+        images=root,
+        classes=sorted_classes(names) if files.label == "column" else sorted(names),
+        members=members,
+        ids=ids,
+        problems=problems,
+        unused=unlisted(task, root, members),
+    )
 
 
 def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:

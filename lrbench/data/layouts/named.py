@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.data.examples import SplitName
+from lrbench.data.layouts.alike import Lookup, spellings
 from lrbench.data.layouts.reading import Member, first_few
+from lrbench.data.layouts.scanning import image_names
 from lrbench.data.layouts.search import beneath, candidates
 from lrbench.data.layouts.splits import is_number
 from lrbench.errors import InputError
@@ -61,7 +63,10 @@ def holding(root: Path, folders: Sequence[str], named: Sequence[Member]) -> str:
 
 def holds_any(root: Path, folder: str, named: Sequence[Member]) -> bool:
     """Whether any of the named images is in a folder; looks no further than the first that is."""
-    return any(os.path.isfile(root / within(folder, image)) for _, image in named)
+    files = Lookup(root)
+    return any(os.path.isfile(root / within(folder, image)) for _, image in named) or any(
+        files.find(within(folder, image)) for _, image in named
+    )
 
 
 def within(folder: str, image: str) -> str:
@@ -70,16 +75,38 @@ def within(folder: str, image: str) -> str:
 
 
 def look_for(root: Path, folder: str, named: Sequence[Member]) -> Present:
-    """Which of the named images are there."""
-    found = Present(members=[], ids=[], missing=[])
+    """Which of the named images are there, in whatever Unicode form and with endings in upper or lower case."""
+    found, files = Present(members=[], ids=[], missing=[]), Lookup(root)
     for klass, image in named:
-        path = within(folder, image)
-        if os.path.isfile(root / path):
+        path = files.find(within(folder, image))
+        if path is not None:
             found.members.append((klass, path))
             found.ids.append(image)
         else:
             found.missing.append(image)
     return found
+
+
+def one_spelling(named: Mapping[SplitName, Sequence[Member]]) -> dict[SplitName, list[Member]]:
+    """The images of each split with their classes, whose names differ in more than their Unicode form."""
+    class_of = spellings(klass for members in named.values() for klass, _ in members)
+    return {split: [(class_of[klass], image) for klass, image in members] for split, members in named.items()}
+
+
+def unlisted(task: Task, root: Path, members: Mapping[SplitName, Sequence[Member]]) -> list[str]:
+    """The images beside those of a task that it does not name; none where counts say that all are named.
+
+    Args:
+        task: The task.
+        root: The folder that the paths of `members` are relative to.
+        members: The images of each split.
+    """
+    if {"train", "test"} <= task.counts.keys():
+        return []
+    used = {path for found in members.values() for _, path in found}
+    folders = sorted({posixpath.dirname(path) for path in used})
+    there = (posixpath.join(folder, name) for folder in folders for name in image_names(root / folder)[0])
+    return [path for path in there if path not in used]
 
 
 def missing_problem(found: Present, of: int, what: str) -> list[str]:

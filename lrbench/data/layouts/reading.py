@@ -1,7 +1,8 @@
 """What every layout's reader gives back, and the images of a split that lie in files."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Reading:
         problems: Signs that the data is not whole, each a clause for a message.
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
         edition: What tells this data from another edition of it, where its images' names do not (`hub`).
-        unused: What lies in class folders and is not used: files that are no images by their endings, and folders.
+        unused: Content that is not used: of class folders, files that are no images by their endings, and folders; images
+            beside class folders; images beside listed ones that no list names.
     """
 
     where: str
@@ -131,14 +133,14 @@ def from_files(
         ids: Names of a split's images where they are not their paths.
         problems: What the reader found missing.
         drawn: Test images that were drawn, where the data set has no split of its own.
-        unused: What lies in class folders and is not used.
+        unused: Content that is not used.
 
     Raises:
         InputError: A split without images, or a class with test images but none to train on.
     """
     present = {name for split in members.values() for name, _ in split}
     names = tuple(name for name in classes if name in present)
-    refuse_empty_splits(task, str(root), {split: len(found) for split, found in members.items()})
+    refuse_empty_splits(task, str(root), {split: len(found) for split, found in members.items()}, problems)
     refuse_untrained(
         task, str(root), {split: {name for name, _ in found} for split, found in members.items()}, problems
     )
@@ -161,8 +163,29 @@ def from_files(
     )
 
 
-def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int]) -> None:
+@contextmanager
+def stated_first(causes: Sequence[str]) -> Iterator[None]:
+    """Put what is known to be wrong before an error that may be its consequence.
+
+    Args:
+        causes: What is wrong, each a clause.
+    """
+    try:
+        yield
+    except InputError as error:
+        if causes:
+            raise InputError(f"{'; '.join(causes)}. A consequence may be: {error}") from error
+        raise
+
+
+def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int], problems: Sequence[str] = ()) -> None:
     """Refuse data with no image at all in one of its splits.
+
+    Args:
+        task: The task.
+        where: Where the data is.
+        counts: The number of images in each split.
+        problems: What else is missing, which may be the cause.
 
     Raises:
         InputError: Names the split.
@@ -170,8 +193,8 @@ def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int])
     for split, count in counts.items():
         if count == 0:
             raise InputError(
-                f"the data of task {task.name} at {where} has no {split} image at all. Copy the whole data set there, "
-                "or check the split that the task's TOML asks for."
+                f"the data of task {task.name} at {where} {_cause(problems)}has no {split} image at all. Copy the whole data "
+                "set there, or check the split that the task's TOML asks for."
             )
 
 
@@ -189,15 +212,19 @@ def refuse_untrained(
     Raises:
         InputError: Names the classes.
     """
-    cause = f"is not whole: {'; '.join(problems)}; and it " if problems else ""
     for split in ("test", "val"):
         missing = sorted(classes.get(split, set()) - classes["train"])
         if missing:
             raise InputError(
-                f"the data of task {task.name} at {where} {cause}has {split} images of {_class_words(missing)}, but no "
-                f"training image of {'it' if len(missing) == 1 else 'them'}. Copy the missing training images, or take "
+                f"the data of task {task.name} at {where} {_cause(problems)}has {split} images of {_class_words(missing)}, but "
+                f"no training image of {'it' if len(missing) == 1 else 'them'}. Copy the missing training images, or take "
                 f"the {split} images out as well."
             )
+
+
+def _cause(problems: Sequence[str]) -> str:
+    """The words before a consequence that say what may have caused it."""
+    return f"is not whole: {'; '.join(problems)}; and it " if problems else ""
 
 
 def _class_words(names: Sequence[str]) -> str:

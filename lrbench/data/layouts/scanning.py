@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.reading import first_few
 from lrbench.errors import InputError
 from lrbench.registry.task import Task
@@ -23,11 +24,13 @@ class ClassFolders:
 
     Attributes:
         images: The names of each class's image files; both sorted as plain strings.
-        unused: What else lies there and is not used, litter apart: `<class>/<file>`, or `<class>/<folder>/`.
+        beside: Images beside the class folders, whose classes nothing states.
+        unused: Other content of the class folders, litter apart: `<class>/<file>`, or `<class>/<folder>/`.
         problems: What is called like an image and is no file that can be read, each a clause for a message.
     """
 
     images: dict[str, list[str]]
+    beside: tuple[str, ...]
     unused: tuple[str, ...]
     problems: tuple[str, ...] = ()
 
@@ -107,6 +110,21 @@ def holds_images(folder: Path) -> bool:
         return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_litter(entry.name) for entry in entries)
 
 
+def nested_images(folder: Path) -> Path | None:
+    """The first folder in `folder` that holds images; None where none does."""
+    return next((folder / name for name in class_names(folder) if holds_images(folder / name)), None)
+
+
+def half_sorted(task: Task, folder: Path, split: str, beside: Sequence[str]) -> list[str]:
+    """A clause on images beside class folders; none where there are none, or where a count says that the split is whole."""
+    if not beside or split in task.counts:
+        return []
+    return [
+        f"{len(beside):,} images lie beside the class folders in {folder} ({first_few(beside)}), so that their classes are "
+        "unknown: move each into the folder of its class, or away"
+    ]
+
+
 def images_by_class(
     task: Task, folder: Path, exclude: Sequence[str] | None = None, passed_over: Sequence[str] = ()
 ) -> ClassFolders:
@@ -119,7 +137,8 @@ def images_by_class(
         passed_over: Classes that the caller has said something about.
 
     Raises:
-        InputError: A class folder without an image, no class folder at all, or a misspelt folder to exclude.
+        InputError: A class folder without an image, no class folder at all, two of one name in different Unicode forms, or a
+            misspelt folder to exclude.
     """
     there = class_names(folder)
     skipped = {*(exclude or ()), *passed_over}
@@ -138,9 +157,22 @@ def images_by_class(
             f"{folder} holds no class folders, so the data of task {task.name} cannot be read: it should hold one "
             f"folder for each class, with that class's images in it.{_flat_advice(folder)}"
         )
+    for name, first in spellings(classes).items():
+        if name != first:
+            raise InputError(
+                f"{folder} of task {task.name} has two class folders called {name!r}, in different Unicode forms ({first!a} "
+                f"and {name!a}). Move the images of both into one."
+            )
     found = {name: _scanned(folder / name) for name in classes}
     empty = [name for name, scan in found.items() if not scan.images]
     if empty:
+        deeper = nested_images(folder / empty[0])
+        if deeper is not None:
+            raise InputError(
+                f"the images of task {task.name} are one folder deeper than expected: {deeper} holds images, and "
+                f"{folder / empty[0]} none ({len(empty):,} of {len(found):,} class folders are so). Move the images of each "
+                "class into the folder that is called by the class."
+            )
         one, held = len(empty) == 1, _instead(folder / empty[0])
         listed = f"class folder {empty[0]!r}" if one else f"{len(empty)} class folders ({first_few(empty)})"
         leave_out = (
@@ -152,6 +184,7 @@ def images_by_class(
         )
     return ClassFolders(
         images={name: scan.images for name, scan in found.items()},
+        beside=tuple(_scanned(folder).images),
         unused=tuple(f"{name}/{other}" for name, scan in found.items() for other in scan.others),
         problems=tuple(
             _unreadable([(f"{name}/{entry}", kind) for name, scan in found.items() for entry, kind in scan.unreadable])

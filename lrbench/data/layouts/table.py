@@ -17,9 +17,11 @@ from lrbench.data.layouts.named import (
     look_for,
     missing_problem,
     none_there,
+    one_spelling,
     refuse_shared,
     search_objection,
     sorted_classes,
+    unlisted,
     within,
 )
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
@@ -92,6 +94,7 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
         else:
             splits, drawn, problems = _divided(task, files, table, named, (root, *roots))
         folder_of |= dict.fromkeys(splits.keys() - folder_of.keys(), folder)
+    splits = one_spelling(splits)
     refuse_shared(
         task, root, {split: [(k, within(folder_of[split], i)) for k, i in named] for split, named in splits.items()}
     )
@@ -107,6 +110,7 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
         ids={split: present.ids for split, present in found.items()},
         problems=problems,
         drawn=sorted(image for _, image in drawn),
+        unused=unlisted(task, root, {split: present.members for split, present in found.items()}),
     )
 
 
