@@ -31,8 +31,7 @@ MOST_IMAGE_BYTES = 1 << 30
 # Pixels that are converted at a time: a conversion takes several times the memory of its image.
 _STRIP_PIXELS = 1 << 22
 _ORIENTATION = 0x0112
-# Chunks of a PNG file that pixels depend on, beside those that begin with a capital.
-_PNG_START, _PNG_TRANSPARENCY = b"\x89PNG\r\n\x1a\n", b"tRNS"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 class UndecodableImage(InputError):
@@ -174,14 +173,13 @@ def _turned(pixels: Bytes, orientation: int) -> Bytes:
 
 
 def png_damage(content: bytes) -> str | None:
-    """The damage that a PNG file's checksums show in what its pixels depend on, as a clause; Pillow looks at few of them."""
+    """The damage that a PNG file's checksums show, as a clause; Pillow looks at a few of them."""
     place = len(_PNG_START)
     while place < len(content):
         length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
         end = place + 8 + length
-        matters = kind[:1].isupper() or kind == _PNG_TRANSPARENCY
-        if matters and zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
-            return f"the checksum of its {kind.decode('latin-1')} data does not match"
+        if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            return f"the checksum of its {kind.decode(errors='replace')} data does not match"
         if kind == b"IEND":
             return None
         place = end + 4

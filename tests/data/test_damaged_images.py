@@ -125,14 +125,15 @@ def test_a_png_file_whose_checksums_differ_is_damaged(kind, mode):
         decode(content[:-12], "x.png")
 
 
-def test_a_damaged_transparency_is_damage_and_damaged_text_is_none():
+def test_a_damaged_transparency_or_text_is_damage():
     picture = Image.new("P", (4, 4))
     picture.putpalette([9, 9, 9, 200, 10, 20])
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", "words")
     content = encoded("PNG", picture, transparency=b"\0\xff", pnginfo=text)
-    with pytest.raises(UndecodableImage):
-        decode(with_chunk(content, b"tRNS", 0), "x.png")
+    for kind in (b"tRNS", b"tEXt"):
+        with pytest.raises(UndecodableImage):
+            decode(with_chunk(content, kind, 0), "x.png")
     assert decode(content, "x.png").shape == (4, 4, 3)
 
 
