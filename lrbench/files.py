@@ -7,64 +7,73 @@ import math
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lrbench.errors import FailureError, InputError, sentence
+from lrbench.leftovers import temporary_name
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Something of another kind is where a file or folder is needed.
+_BLOCKED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
 # What moves the files that lrbench writes.
 _WHERE = "data with --data-root or LRBENCH_DATA, all else with LRBENCH_HOME"
 
 
 @contextmanager
-def writing(path: Path, *, then: str = "it goes on from what is there") -> Iterator[None]:
-    """Turn an operating-system error met while writing `path` into one clear paragraph.
+def writing(path: Path, *, then: str = "it continues from what is saved") -> Iterator[None]:
+    """Turn a system error raised while `path` is written into one clear paragraph.
 
     Args:
         path: What is written.
-        then: What the same command does when there is room again.
+        then: What the same command does when it can write again.
 
     Raises:
-        FailureError: The disk is full or the write failed; what was there before is untouched.
-        InputError: Something that is not a folder stands where a folder is needed.
+        FailureError: The disk is full or the write failed; existing files are untouched.
+        InputError: The place cannot be written: a file instead of a folder, no permission, a name that is too long.
     """
     try:
         yield
     except OSError as error:
+        # A library's own error, as a download's.
+        if error.errno is None:
+            raise
+        reason = os.strerror(error.errno).lower()
         if error.errno in _NO_ROOM:
             raise FailureError(
-                f"{path} could not be written: {os.strerror(error.errno or 0).lower()}. Nothing already saved was "
-                f"touched. Free some space, or choose a larger disk ({_WHERE}), and run the same command again; {then}."
+                f"{path} could not be written: {reason}. Nothing already saved was touched. Free some space, or choose a "
+                f"larger disk ({_WHERE}), and run the same command again; {then}."
             ) from error
-        if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
-            blocked = next((p for p in [path, *path.parents] if p.exists() and not p.is_dir()), path)
+        if error.errno in _BLOCKED:
+            blocked = next((p for p in [path, *path.parents] if os.path.lexists(p) and not p.is_dir()), path)
             raise InputError(
-                f"{path} cannot be written: {blocked} stands in the way ({os.strerror(error.errno).lower()}). Move it "
-                f"aside, or choose another folder ({_WHERE})."
+                f"{path} cannot be written: {blocked} stands in the way ({reason}). Move it aside, or choose another "
+                f"folder ({_WHERE})."
+            ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"{path} cannot be written: {reason}. Choose a shorter name or folder ({_WHERE})."
             ) from error
         if error.errno == errno.ENOENT and not path.parent.exists():
-            stands = next(p for p in path.absolute().parents if p.exists())
+            parent = next(p for p in path.absolute().parents if p.exists())
             raise InputError(
-                f"{path} cannot be written: no folder can be made in {stands}. Choose another place ({_WHERE})."
+                f"{path} cannot be written: no folder can be made in {parent}. Choose another place ({_WHERE})."
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise InputError(
-                f"{path} cannot be written: {os.strerror(error.errno).lower()}. Change its permissions, or choose "
-                f"another folder ({_WHERE})."
+                f"{path} cannot be written: {reason}. Change its permissions, or choose another folder ({_WHERE})."
             ) from error
-        if error.errno not in {None, errno.ENOENT}:
-            many = error.errno in {errno.EMFILE, errno.ENFILE}
-            check = "Raise the limit (`ulimit -n`)" if many else "Check the disk or the network file system"
-            raise FailureError(
-                f"{path} could not be written: {os.strerror(error.errno or 0).lower()}. Nothing already saved was "
-                f"touched. {check}, and run the same command again; {then}."
-            ) from error
-        # A library's own error, as a download's, or a file that another process took away.
-        raise
+        if error.errno == errno.ENOENT:
+            # A file that another process took away.
+            raise
+        many = error.errno in {errno.EMFILE, errno.ENFILE}
+        remedy = "Raise the limit (`ulimit -n`)" if many else "Check the disk or the network file system"
+        raise FailureError(
+            f"{path} could not be written: {reason}. Nothing already saved was touched. {remedy}, and run the same command "
+            f"again; {then}."
+        ) from error
 
 
 @contextmanager
@@ -76,19 +85,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = temporary_name(path)
+        temporary.touch(exist_ok=False)
         try:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            # mkstemp makes files only their owner can read; results are meant to be shared.
-            os.chmod(temporary, 0o666 & ~_UMASK)
             os.replace(temporary, path)
             sync_folder(path.parent)
+        except FileNotFoundError as error:
+            # Of the body too: a reader's missing file is an error of its own kind.
+            if temporary.exists():
+                raise
+            raise FailureError(
+                f"{path} could not be written: its temporary file {temporary.name} vanished. Stop whatever cleans up that "
+                "folder, and run the same command again."
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            # Where this fails too, the error above says why; the next command removes the file.
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 class DamagedFile(InputError):
@@ -287,15 +303,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-# Asked once, while there is one thread: asking sets it for a moment.
-_UMASK = _umask()

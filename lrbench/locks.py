@@ -1,5 +1,6 @@
 """Two processes that want to make the same file: one works, the other waits and then finds it made."""
 
+import errno
 import fcntl
 import os
 import time
@@ -21,13 +22,14 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
     """Hold the right to make `path`; wait while another process has it. A killed process holds nothing.
 
     Gives whether nobody else can be making `path`: False on a file system without locks, where another process may be, so that
-    what looks like a killed process's may be in use.
+    what looks like a killed process's may be in use, and on a read-only one.
 
     Raises:
         InterruptedWork: Asked to stop while waiting.
         LrbenchError: The folder of `path` cannot be made.
     """
     lock = path.with_name(f".{path.name}.lock")
+    handle: int | None
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -35,6 +37,14 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
         except PermissionError:
             # Another user's, in a shared folder: where locks are the system's own, one that is read can be held too.
             handle = os.open(lock, os.O_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # Nothing can be made on a read-only file system; existing files can be used.
+            handle = None
+    if handle is None:
+        yield False
+        return
     try:
         yield _acquire(handle, path, control)
     finally:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.errors import InputError
+from lrbench.leftovers import remove_leftovers
 
 FOREIGN = "foreign"
 """The folder of snapshots that belong to no suite, and of their results."""
@@ -34,6 +35,19 @@ class Workspace:
                 "not exist)."
             )
         return cls(root=root)
+
+    @classmethod
+    def for_writing(cls) -> "Workspace":
+        """The workspace of this process, for a command that writes: temporary files of killed processes are removed.
+
+        Raises:
+            InputError: As `current`.
+        """
+        workspace = cls.current()
+        remove_leftovers([workspace.checkpoints, workspace.leaderboard, workspace.cache])
+        # The README's tables are written there; the rest of the folder is the user's.
+        remove_leftovers([workspace.root], below=False)
+        return workspace
 
     @property
     def checkpoints(self) -> Path:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = [
-    "errors files file_kinds seeds workspace control locks machine ranks",
+    "errors files file_kinds leftovers seeds workspace control locks machine ranks",
     "registry arms",
     "data",
     "model_limits models headers snapshots published conversion weights effective references foreign_files foreign",

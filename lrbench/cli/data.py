@@ -151,7 +151,7 @@ def prepare(
     from lrbench.registry import load_task
     from lrbench.workspace import Workspace, data_roots
 
-    workspace = Workspace.current()
+    workspace = Workspace.for_writing()
     chosen = load_task(task)
     if snapshot is None:
         settings = suite_in_use(workspace, suite or "quick").input

@@ -59,7 +59,7 @@ def leaderboard(
     from lrbench.results import suites_with_results
     from lrbench.workspace import Workspace
 
-    workspace = Workspace.current()
+    workspace = Workspace.current() if check else Workspace.for_writing()
     suites = [_with_results(workspace, suite)] if suite else suites_with_results(workspace.results)
     if not suites:
         raise InputError(

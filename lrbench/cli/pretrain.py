@@ -43,7 +43,7 @@ def pretrain(
     from lrbench.snapshots import snapshot_path
     from lrbench.workspace import Place, Workspace, data_roots
 
-    workspace = Workspace.current()
+    workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
     trackers = tuple(track or ())
     check_trackers(trackers)

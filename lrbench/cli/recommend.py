@@ -73,7 +73,7 @@ def recommend(
     from lrbench.registry.task import METRIC_NAMES
     from lrbench.workspace import Place, Workspace, data_roots
 
-    workspace = Workspace.current()
+    workspace = Workspace.for_writing()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     find_task_data(load_task(task), place.roots)
     named = expand(snapshots or _of_suite(workspace, suite), workspace, suite)

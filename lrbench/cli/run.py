@@ -55,7 +55,7 @@ def run(
     from lrbench.results import suites_with_results
     from lrbench.workspace import Place, Workspace, data_roots
 
-    workspace = Workspace.current()
+    workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
     trackers = tuple(track or ())
     check_trackers(trackers)

@@ -230,7 +230,7 @@ def add(
         prefix=prefix,
         without=[each for each in without or () if each],
     )
-    folder = Workspace.current().checkpoints / FOREIGN
+    folder = Workspace.for_writing().checkpoints / FOREIGN
     taken: list[Taken] = []
     for file in files:
         try:

@@ -108,7 +108,7 @@ def transfer(
     from lrbench.results import read_result
     from lrbench.workspace import Place, Workspace, data_roots
 
-    workspace = Workspace.current()
+    workspace = Workspace.for_writing()
     # Wrong names are refused before anything is computed.
     tasks = list(dict.fromkeys(tasks))
     protocols = list(dict.fromkeys(each.value for each in protocol or [Protocol.PROBE]))
