@@ -182,14 +182,7 @@ def _sets(file: Path, content: Any) -> dict[str, dict[Any, Any]]:
 
 def _loaded(file: Path) -> Any:
     if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist())
-        # torch.save compresses nothing.
-        if unpacked > _MOST_UNPACKED * file.stat().st_size:
-            raise InputError(
-                f"{file} was not loaded: it unpacks to {unpacked:,} bytes, far more than it has, as no file of torch.save "
-                "does. Copy it again."
-            )
+        _refuse_damaged_archive(file)
     try:
         # Given a path, torch would look at its ending.
         with open_regular(file) as opened, torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
@@ -199,6 +192,40 @@ def _loaded(file: Path) -> Any:
     except Exception as error:
         # Damaged files and forbidden pickles each end in several kinds of exception.
         raise InputError(f"{file} was not loaded: {_not_loaded(file)}") from error
+
+
+def _refuse_damaged_archive(file: Path) -> None:
+    """Refuse an archive that unpacks to far more than it has, or whose parts differ from their checksums.
+
+    Raises:
+        InputError: It is such a one.
+    """
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        unpacked = sum(part.file_size for part in parts)
+        # torch.save compresses nothing.
+        if unpacked > _MOST_UNPACKED * file.stat().st_size:
+            raise InputError(
+                f"{file} was not loaded: it unpacks to {unpacked:,} bytes, far more than it has, as no file of torch.save "
+                "does. Copy it again."
+            )
+        damaged = [part.filename for part in parts if not _is_whole(archive, part)]
+    # torch can be told to write no checksums; then none is right.
+    if damaged and len(damaged) < len(parts):
+        raise InputError(
+            f"{file} was not loaded: it is damaged ({damaged[0]} differs from its checksum). Copy it again."
+        )
+
+
+def _is_whole(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(part) as opened:
+            while opened.read(1 << 20):
+                pass
+    except Exception:
+        # Damaged lengths, names and methods of compression end in exceptions of several kinds.
+        return False
+    return True
 
 
 def _not_loaded(file: Path) -> str:

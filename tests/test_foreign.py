@@ -410,6 +410,21 @@ def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(lrbench, hom
     assert refused.status == 2 and "unpacks to 10,000,000 bytes" in refused.err
 
 
+def test_a_changed_byte_of_a_file_of_torch_is_found_by_its_checksum(lrbench, home):
+    weights = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    assert saved(lrbench, home, weights).status == 0
+    content = (home / "x.pth").read_bytes()
+    place = content.index(weights["conv1.0.weight"].numpy().tobytes()) + 2
+    (home / "changed.pth").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    refused = lrbench("snapshots", "add", "changed.pth", "--architecture", "resnet10t")
+    assert refused.status == 2 and "differs from its checksum" in refused.err
+    torch.serialization.set_crc32_options(False)
+    try:
+        assert saved(lrbench, home, weights, name="unchecked").status == 0
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
 def test_numpy_arrays_and_other_values_are_named(lrbench, home):
     arrays = {"conv1.weight": np.zeros((2, 2), np.float32)}
     for content in (arrays, {"model": arrays}):
