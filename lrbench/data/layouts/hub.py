@@ -15,7 +15,7 @@ from lrbench.data.examples import Split, SplitName
 from lrbench.data.jpeg import Bytes
 from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.hub_files import image_folders, read_image, refuse_other_names
-from lrbench.data.layouts.reading import Reading, look_at_files, refuse_empty_splits, refuse_untrained
+from lrbench.data.layouts.reading import Reading, from_labels, look_at_files
 from lrbench.errors import InputError
 from lrbench.files import sha256_bytes
 from lrbench.registry.task import HubFiles, Task
@@ -152,7 +152,8 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
     edition = (
         commit or files.revision or sha256_bytes(str([split.images.content() for split in splits.values()]).encode())
     )
-    return replace(_checked(task, files, where, names, splits), edition=f"{files.config or ''}@{edition}")
+    reading = from_labels(task, where, names, splits, offset=files.label_offset)
+    return replace(reading, edition=f"{files.config or ''}@{edition}")
 
 
 def _images(datasets: Any, task: Task, files: HubFiles, where: str, table: Any) -> Any:
@@ -203,31 +204,6 @@ def _labels(
     features = [table.features[files.label] for table in tables.values()]
     names = next((list(each.names) for each in features if isinstance(each, datasets.ClassLabel)), [])
     return names, {split: np.array(column, dtype=np.int64) - files.label_offset for split, column in columns.items()}
-
-
-def _checked(task: Task, files: HubFiles, where: str, names: list[str], splits: Mapping[SplitName, Split]) -> Reading:
-    refuse_empty_splits(task, where, {name: len(split) for name, split in splits.items()})
-    # Classes without an image are left out, as in the other layouts.
-    present = sorted(set().union(*(np.unique(split.labels).tolist() for split in splits.values())))
-    if present[0] < 0:
-        raise InputError(
-            f"the data of task {task.name} at {where} has the label {present[0] + files.label_offset}, which is below "
-            f"{files.label_offset}: a split without labels, or a wrong files.label_offset in the task's TOML."
-        )
-    if names and present[-1] >= len(names):
-        raise InputError(
-            f"the data of task {task.name} at {where} has the label {present[-1] + files.label_offset} and only "
-            f"{len(names)} class names. Check files.label_offset in the task's TOML."
-        )
-    name_of = {label: names[label] if names else str(label + files.label_offset) for label in present}
-    refuse_untrained(
-        task, where, {split: {name_of[label] for label in np.unique(each.labels)} for split, each in splits.items()}
-    )
-    kept: dict[SplitName, Split] = {
-        name: Split(ids=split.ids, labels=np.searchsorted(present, split.labels), images=split.images)
-        for name, split in splits.items()
-    }
-    return Reading(where=where, classes=tuple(name_of.values()), splits=kept)
 
 
 def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +160,45 @@ def from_files(
         problems=tuple(problems),
         drawn=tuple(map(printable, drawn)),
         unused=tuple(map(printable, unused)),
+    )
+
+
+def from_labels(
+    task: Task, where: str, names: Sequence[str], splits: Mapping[SplitName, Split], *, offset: int = 0
+) -> Reading:
+    """Assemble a reading from splits whose labels a library gives.
+
+    Args:
+        task: The task.
+        where: Where the data is, for messages.
+        names: Class names in the order of the labels; those without any image are left out. None where numbers are the names.
+        splits: The splits.
+        offset: What was subtracted from every label.
+
+    Raises:
+        InputError: A split without images, a label below zero or beyond the names, or a class with test images but none to
+            train on.
+    """
+    refuse_empty_splits(task, where, {split: len(images) for split, images in splits.items()})
+    present = sorted(set().union(*(np.unique(split.labels).tolist() for split in splits.values())))
+    if present[0] < 0:
+        raise InputError(
+            f"the data of task {task.name} at {where} has the label {present[0] + offset}, which is below {offset}: a split "
+            "without labels, or a wrong files.label_offset in the task's TOML."
+        )
+    if names and present[-1] >= len(names):
+        raise InputError(
+            f"the data of task {task.name} at {where} has the label {present[-1] + offset} and only {len(names)} class names. "
+            "Check files.label_offset in the task's TOML."
+        )
+    name_of = {label: names[label] if names else str(label + offset) for label in present}
+    refuse_untrained(
+        task, where, {split: {name_of[label] for label in np.unique(each.labels)} for split, each in splits.items()}
+    )
+    return Reading(
+        where=where,
+        classes=tuple(map(printable, name_of.values())),
+        splits={split: replace(each, labels=np.searchsorted(present, each.labels)) for split, each in splits.items()},
     )
 
 

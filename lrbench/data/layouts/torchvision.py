@@ -3,35 +3,44 @@
 import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrbench.data.decode import UndecodableImage, rgb_pixels
-from lrbench.data.examples import Split, SplitName
+from lrbench.data.examples import ImageSource, Split, SplitName
 from lrbench.data.jpeg import Bytes
+from lrbench.data.layouts.read_only import reading_only
 from lrbench.data.layouts.reading import (
     FileImages,
     Reading,
+    first_few,
+    from_labels,
     look_at_files,
     printable,
-    refuse_empty_splits,
-    refuse_untrained,
+    shortened,
 )
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
-from lrbench.errors import FailureError, InputError, sentence
+from lrbench.errors import FailureError, InputError, LrbenchError, sentence
 from lrbench.files import sha256_bytes
 from lrbench.registry import suggestion
 from lrbench.registry.task import Task, TorchvisionFiles
 
 _DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
 # How it says that an argument is none that it knows (`verify_str_arg`).
-_ARGUMENT = re.compile("Unknown value .* for argument|Expected type .* for argument")
+_ARGUMENT = re.compile(
+    "^Unknown value .* for argument|^Expected type .* for argument|unexpected keyword argument|required positional argument"
+)
 # These take `download` and then say that there is nothing any more.
 _GONE = {"StanfordCars"}
+# These are no data sets, or one of noise.
+_NO_DATA = {"VisionDataset", "DatasetFolder", "FakeData"}
+# Where they keep their classes' names.
+_CLASSES = ("classes", "all_categories")
 # Where torchvision's classes keep their files' paths, or pairs of a path and a label.
 _PATHS = ("_image_files", "_images", "_samples", "samples", "imgs", "images", "data")
 # Where they keep the folder of their files, absolute or relative to their root.
@@ -55,7 +64,9 @@ class TorchvisionImages:
             InputError: It does not decode; the message says where it is.
         """
         try:
-            return rgb_pixels(self.data[index][0])
+            with reading_only():
+                image = self.data[index][0]
+            return rgb_pixels(image)
         except Exception as error:
             raise UndecodableImage(f"{self.split} image {index} under {self.root}", str(error), self.task) from error
 
@@ -79,55 +90,123 @@ def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
 
 
 def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Reading:
-    """Build each split with its arguments.
+    """Build each split with its arguments; nothing is written or downloaded.
 
     Raises:
-        InputError: torchvision has no such class, its files are not there, or a class is tested but not trained on.
+        InputError: torchvision has no such class, its files are not there or damaged, splits are the same images or number
+            their classes differently, or a class is tested but not trained on.
     """
     root, built = _build(task, files, roots)
-    splits: dict[SplitName, Split] = {}
-    for name, data in built.items():
-        labels = _labels(data)
-        paths = _paths(data, root)
-        ids = [f"{name}/{index}" for index in range(len(labels))] if paths is None else list(map(printable, paths))
-        splits[name] = Split(
-            ids=ids,
-            labels=np.asarray(labels, dtype=np.int64),
-            # Files are read by content, as in every other layout: the classes look at neither depth nor transparency.
-            images=TorchvisionImages(data, root, tuple(labels), name, task.argument)
-            if paths is None
-            else FileImages(root=root, paths=paths, task=task.argument, upright=task.upright),
-        )
-    refuse_empty_splits(task, str(root), {name: len(split) for name, split in splits.items()})
-    count = 1 + max(int(split.labels.max()) for split in splits.values())
-    given = getattr(built["train"], "classes", None)
-    names = tuple(str(each) for each in given) if given and len(given) >= count else tuple(map(str, range(count)))
-    refuse_untrained(
-        task, str(root), {name: {names[label] for label in np.unique(split.labels)} for name, split in splits.items()}
+    try:
+        with reading_only():
+            splits = {name: _split(task, name, data, root) for name, data in built.items()}
+            for attribute in _CLASSES:
+                _refuse_other_numbers(
+                    task, files, root, {name: getattr(data, attribute, None) for name, data in built.items()}
+                )
+            names = list(map(str, getattr(built["train"], "classes", None) or ()))
+    except LrbenchError:
+        raise
+    except Exception as error:
+        # Classes without labels or without a length raise whatever their code happens to.
+        raise InputError(
+            f"torchvision's {files.dataset} does not give one image and one whole number a row for task {task.name}: "
+            f"{_reason(error)}. Name another class in files.dataset, or read the files with another layout."
+        ) from error
+    _refuse_shared(task, splits)
+    highest = (
+        max(int(split.labels.max()) for split in splits.values() if len(split)) if any(map(len, splits.values())) else 0
     )
-    return Reading(where=str(root), classes=names, splits=splits)
+    # Some classes name fewer than they have, such as coarser ones.
+    return from_labels(task, str(root), names if highest < len(names) else (), splits)
+
+
+def _split(task: Task, name: SplitName, data: Any, root: Path) -> Split:
+    labels = _labels(data)
+    paths = _paths(data, root)
+    if paths is None:
+        ids = [f"{name}/{index}" for index in range(len(labels))]
+        images: ImageSource = TorchvisionImages(data, root, tuple(labels), name, task.argument)
+    else:
+        # Files are read by content, as in every other layout: the classes look at neither depth nor transparency.
+        ids, images = list(map(printable, paths)), FileImages(root=root, paths=paths, task=task.argument)
+    return Split(ids=ids, labels=np.asarray(labels, dtype=np.int64), images=images)
+
+
+def _refuse_other_numbers(task: Task, files: TorchvisionFiles, root: Path, classes: Mapping[SplitName, Any]) -> None:
+    """Refuse splits that number their classes differently, as those classes do that list the folders of a split.
+
+    Raises:
+        InputError: Names the first class that differs.
+    """
+    first = classes["train"]
+    for split, names in classes.items():
+        if not (isinstance(first, list | tuple) and isinstance(names, list | tuple)) or list(first) == list(names):
+            continue
+        pairs = enumerate(zip_longest(first, names, fillvalue="missing"))
+        number, (ours, theirs) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        raise InputError(
+            f"torchvision's {files.dataset} at {root} numbers the classes of task {task.name} differently: class {number} is "
+            f"{ours!r} in train and {theirs!r} in {split}. Copy the whole data set again."
+        )
+
+
+def _refuse_shared(task: Task, splits: Mapping[SplitName, Split]) -> None:
+    """Refuse splits that share image files.
+
+    Raises:
+        InputError: Names them.
+    """
+    for one, other in combinations([split for split in splits if isinstance(splits[split].images, FileImages)], 2):
+        shared = sorted(set(splits[one].ids) & set(splits[other].ids))
+        if shared:
+            raise InputError(
+                f"{len(shared):,} images of task {task.name} are both in {one} and in {other} ({first_few(shared)}). Give each "
+                "split other arguments in files.splits."
+            )
 
 
 def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[Path, dict[SplitName, Any]]:
     make = _class(task, files)
-    tried = []
+    given: dict[str, SplitName] = {}
+    for split, arguments in files.splits.items():
+        other = given.setdefault(repr(sorted(arguments.items())), split)
+        if other != split:
+            raise InputError(
+                f"files.splits of task {task.name} gives {other} and {split} the same arguments, so they would be the same "
+                f"images. Give each its own; where torchvision's {files.dataset} knows no splits, use another layout."
+            )
+        try:
+            inspect.signature(make).bind(root="", **arguments)
+        except TypeError as error:
+            raise _wrong_arguments(task, files, error) from error
+    reading = {"download": False} if "download" in inspect.signature(make).parameters else {}
+    tried, damaged = [], False
     for root in roots:
         for name in candidates(files.root):
             path = beneath(root, name)
             try:
-                return path, {split: make(root=str(path), **arguments) for split, arguments in files.splits.items()}
-            except TypeError as error:
-                raise _wrong_arguments(task, files, error) from error
+                with reading_only():
+                    return path, {
+                        split: make(root=str(path), **reading, **arguments) for split, arguments in files.splits.items()
+                    }
             except Exception as error:
-                if _ARGUMENT.match(str(error)):
+                if _ARGUMENT.search(str(error)):
                     raise _wrong_arguments(task, files, error) from error
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                damaged = damaged or not isinstance(error, RuntimeError | OSError)
                 # torchvision speaks of an argument that a user of lrbench does not have.
-                tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', reason)})")
+                tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', _reason(error))})")
     raise InputError(
-        f"the data of task {task.name} was not found by torchvision's {files.dataset}. Looked at: {'; '.join(tried)}. "
-        f"{how_to_get(task)}"
+        f"the data of task {task.name} was not found{', or could not be read,' if damaged else ''} by torchvision's "
+        f"{files.dataset}. Looked at: {'; '.join(tried)}. {how_to_get(task)}"
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error of others' code, with its kind where that alone says what it is."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    kind = "" if isinstance(error, RuntimeError | OSError) and first else type(error).__name__
+    return shortened(": ".join(filter(None, (kind, first))), quote=False).removesuffix(".")
 
 
 def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> InputError:
@@ -160,7 +239,7 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
         try:
             make(root=str(root), download=True, **arguments)
         except Exception as error:
-            if isinstance(error, TypeError) or _ARGUMENT.match(str(error)):
+            if isinstance(error, TypeError) or _ARGUMENT.search(str(error)):
                 raise _wrong_arguments(task, files, error) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FailureError(
@@ -172,7 +251,7 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
 def _class(task: Task, files: TorchvisionFiles) -> Any:
     import torchvision.datasets
 
-    known = [name for name in torchvision.datasets.__all__ if name[:1].isupper()]
+    known = [name for name in torchvision.datasets.__all__ if name[:1].isupper() and name not in _NO_DATA]
     if files.dataset not in known:
         raise InputError(
             f"torchvision has no data set {files.dataset!r} (task {task.name}).{suggestion(files.dataset, known)}"
