@@ -28,7 +28,8 @@ def recipe(suite: Suite) -> str:
 def _pretraining(suite: Suite) -> dict[str, Any]:
     content = suite.model_dump(mode="json")
     # How fast and in what pieces it is computed may differ between machines; what is computed may not.
-    return {name: content[name] for name in _PRETRAINING} | {"training": {"precision": suite.training.precision}}
+    training = {name: content["training"][name] for name in ("precision", "threads") if name in content["training"]}
+    return {name: content[name] for name in _PRETRAINING} | {"training": training}
 
 
 def effective_path(workspace: Workspace, suite: str) -> Path:

@@ -1,7 +1,7 @@
 """Networks: timm architectures, made by name and keyword arguments."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,17 @@ def cpu_threads(device: torch.device, threads: int) -> None:
     """Give a process its share of the cores; on an accelerator the CPU's threads are left as they are."""
     if device.type == "cpu":
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def computing_threads(device: torch.device, threads: int) -> Iterator[None]:
+    """Compute with a fixed number of threads on a CPU, whatever the process's share of the cores is."""
+    before = torch.get_num_threads()
+    cpu_threads(device, threads)
+    try:
+        yield
+    finally:
+        cpu_threads(device, before)
 
 
 def seed_draws(seed: int, device: torch.device) -> None:

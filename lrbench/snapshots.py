@@ -43,6 +43,7 @@ class SnapshotMetadata(BaseModel):
             too; None for what is not trained, and where it is not known.
         batchnorm_shared: Training images that shared batch statistics in the network's BatchNorm layers; None where it has none
             or where that is not known.
+        threads: CPU threads that computed its training; None on a GPU, and where that is not known.
         recipe: Hash of everything in the suite that pretraining depends on.
         source_accuracy: Top-1 on the source's test split with the re-estimated BatchNorm statistics.
         source_accuracy_raw: The same with the running statistics of the instant.
@@ -73,6 +74,7 @@ class SnapshotMetadata(BaseModel):
     parent_sha256: _Sha256 | None = None
     kept: dict[int, bool] | None = None
     batchnorm_shared: _Number | None = None
+    threads: _Number | None = None
     recipe: _Sha256 | None = None
     source_task: _Name | None = None
     source_fingerprint: _Sha256 | None = None

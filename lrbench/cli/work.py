@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        "--workers", metavar="N", min=1, help="Processes to work in. [default: one on a GPU, else one a core]"
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Processes to work in. Trained weights do not depend on it. [default: one on a GPU, else one a core]",
     ),
 ]
 TrackOption = Annotated[

@@ -94,7 +94,7 @@ class _Run:
         self._errors: list[LrbenchError] = []
         self._suite, self._place, self._control, self._observer = suite, place, control, observer
         cores = cores_here()
-        most = workers or min(cores, _MOST_WORKERS)
+        most = workers or max(1, min(cores // suite.training.threads, _MOST_WORKERS))
         self._threads = max(1, cores // most)
         self._wanted = min(most, len(jobs))
         # Beside a GPU the first process finds out whether torch can use it; if so it works alone.

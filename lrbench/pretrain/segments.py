@@ -18,7 +18,15 @@ from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.model_limits import refuse_misfit
-from lrbench.models import InputNormalisation, batchnorm_layers, create_model, no_memory, pick_device, placed
+from lrbench.models import (
+    InputNormalisation,
+    batchnorm_layers,
+    computing_threads,
+    create_model,
+    no_memory,
+    pick_device,
+    placed,
+)
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.beginning import Beginning, keeps_mean
 from lrbench.pretrain.log import append_timing, clear_log, write_log
@@ -132,7 +140,10 @@ class _Making:
             FailureError: There is not memory enough, or weights are not finite.
         """
         try:
-            with arithmetic(self.device, deterministic=self.suite.training.deterministic):
+            with (
+                computing_threads(self.device, self.suite.training.threads),
+                arithmetic(self.device, deterministic=self.suite.training.deterministic),
+            ):
                 return self._run()
         except RuntimeError as error:
             if not no_memory(error):
@@ -362,6 +373,7 @@ class _Making:
             if self.segment.derived or not key.stage
             else {each: each in end.kept_momentum for each in sorted(end.kept)},
             batchnorm_shared=end.batchnorm_shared,
+            threads=suite.training.threads if self.device.type == "cpu" else None,
             recipe=recipe(suite),
             source_task=suite.source,
             source_fingerprint=self.source.fingerprint,

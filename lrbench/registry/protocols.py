@@ -1,11 +1,11 @@
 """What a suite says of each protocol: its grid, its budget, or what is fixed beforehand."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lrbench.registry.strict import Count, NotNegative, Positive, Strict
+from lrbench.registry.strict import Count, NotNegative, Positive, Strict, without_one_thread
 
 
 class Probe(Strict):
@@ -61,6 +61,7 @@ class Finetune(Strict):
             since what starts slowly is given up.
         precision: Of the training's forward pass: `bfloat16` (autocast; weights and sums stay in single precision) is faster on
             GPUs that have it. Scores are computed in single precision.
+        threads: CPU threads that compute the updates, as in pretraining.
     """
 
     rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -71,6 +72,12 @@ class Finetune(Strict):
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
     halving: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+    threads: Count = 1
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Results from before there was a choice stay valid.
+        return without_one_thread(write(self))
 
 
 class Fewshot(Strict):

@@ -1,6 +1,6 @@
 """What every record of a TOML is, and the numbers that they hold."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,3 +15,8 @@ class Strict(BaseModel):
     """A frozen record that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def without_one_thread(content: dict[str, Any]) -> dict[str, Any]:
+    """A record's content without `threads` where that is 1, as in records from before it could be said."""
+    return {key: value for key, value in content.items() if key != "threads" or value != 1}

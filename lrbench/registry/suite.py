@@ -7,7 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from lrbench.registry import own_tasks
 from lrbench.registry.protocols import Concat, Fewshot, Finetune, Knn, Probe
-from lrbench.registry.strict import Count, NotNegative, Positive, Strict
+from lrbench.registry.strict import Count, NotNegative, Positive, Strict, without_one_thread
 from lrbench.registry.task import NAME_PATTERN
 from lrbench.workspace import FOREIGN
 
@@ -188,7 +188,7 @@ class Schedule(Strict):
 
 
 class Training(Strict):
-    """How pretraining is computed, as far as a machine may decide. Only `precision` tells snapshots of two suites apart.
+    """How pretraining is computed. `precision` and `threads` tell snapshots of two suites apart; the rest a machine may decide.
 
     Attributes:
         precision: Of the forward pass: `bfloat16` (autocast; weights, sums and BatchNorm stay in single precision) is faster on
@@ -199,12 +199,21 @@ class Training(Strict):
         compile: Whether the network is compiled (`torch.compile`); by default on a GPU, where the schedule has updates enough
             to win back the time that compiling takes. Where it fails, training goes on without.
         deterministic: Whether a GPU must give the same bits each time, which is slower. A CPU always does.
+        threads: CPU threads that compute the updates of one process. Sums of floats depend on their number, and after many
+            updates so do the weights; it is fixed so that neither `--workers` nor the machine decides. A GPU's updates do not
+            depend on it.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
     micro_batch: Count | None = None
     compile: bool | None = None
     deterministic: bool = False
+    threads: Count = 1
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Suites from before there was a choice keep their bytes.
+        return without_one_thread(write(self))
 
 
 class BatchNorm(Strict):

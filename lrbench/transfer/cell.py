@@ -22,7 +22,7 @@ from lrbench.data.examples import Identity
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.files import sha256_json
 from lrbench.machine import arithmetic_of, device_name, library_versions
-from lrbench.models import InputNormalisation, no_memory, penultimate, pick_device, placed, stages
+from lrbench.models import InputNormalisation, computing_threads, no_memory, penultimate, pick_device, placed, stages
 from lrbench.references import Reference, partner_of
 from lrbench.results import Predictions, write_result
 from lrbench.transfer import depth, fewshot, knn, logme, probe
@@ -137,7 +137,11 @@ class Transfer:
             self.standing(cell, target.identity).refuse_to_replace()
         sealed = SealedLabels(target.data.splits["test"].labels)
         points = Points(self._points_path(target, cell) if cell.protocol == "finetune" else None)
-        outcome = self._finetune(target, cell, points) if cell.protocol == "finetune" else self._frozen(target, cell)
+        if cell.protocol == "finetune":
+            with computing_threads(self._device, self._settings.finetune.threads):
+                outcome = self._finetune(target, cell, points)
+        else:
+            outcome = self._frozen(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)
         path = self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
         points.forget()

@@ -1,0 +1,82 @@
+"""What is trained does not depend on how many threads or worker processes there are."""
+
+import pytest
+import torch
+
+from lrbench.cells import Cell, TransferSettings
+from lrbench.control import Control
+from lrbench.effective import recipe
+from lrbench.errors import InputError
+from lrbench.files import sha256_json
+from lrbench.pretrain.segments import make_snapshot
+from lrbench.references import parse_reference
+from lrbench.results import read_result
+from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.transfer.cell import Transfer
+from tests.pretrain.test_segments import key, make
+
+
+def with_threads(suite, threads):
+    return suite.model_copy(update={"training": suite.training.model_copy(update={"threads": threads})})
+
+
+@pytest.fixture
+def computed_with(monkeypatch):
+    """Numbers of threads that updates were computed with."""
+    numbers = set()
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(
+        torch.Tensor,
+        "backward",
+        lambda *given, **named: numbers.add(torch.get_num_threads()) or backward(*given, **named),
+    )
+    return numbers
+
+
+def trained(suite, place, threads):
+    torch.set_num_threads(threads)
+    path = make(suite, key("step", 1), place)
+    content = path.read_bytes()
+    for part in path.parent.iterdir():
+        if part.is_file():
+            part.unlink()
+    assert torch.get_num_threads() == threads
+    return content
+
+
+def test_a_snapshot_does_not_depend_on_the_share_of_the_cores(tiny, place, computed_with):
+    assert trained(tiny, place, 1) == trained(tiny, place, 3)
+    assert computed_with == {1}
+
+
+def test_a_suite_says_how_many_threads_and_the_snapshot_records_it(tiny, place, computed_with):
+    suite = with_threads(tiny, 2)
+    path = make(suite, key("step", 1), place)
+    assert computed_with == {2} and read_metadata(path).threads == 2
+    # One stage with two threads and the next with one is no run.
+    with pytest.raises(InputError, match="was pretrained with other settings"):
+        make_snapshot(tiny, key("step", 2), place, Control())
+    assert snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2)).exists() is False
+
+
+def test_suites_from_before_threads_could_be_said_keep_their_hash(tiny):
+    assert "threads" not in tiny.model_dump(mode="json")["training"]
+    assert recipe(with_threads(tiny, 1)) == recipe(tiny) != recipe(with_threads(tiny, 2))
+    settings = TransferSettings.of(tiny)
+    assert "threads" not in settings.finetune.model_dump(mode="json")
+
+
+def test_a_fine_tuning_does_not_depend_on_the_share_of_the_cores(tiny, place, computed_with):
+    from lrbench.effective import keep_suite
+
+    keep_suite(place.workspace, tiny)
+    make(tiny, key("step", 0), place)
+    reference = parse_reference("stage0", place.workspace)
+    hashes = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        path = Transfer(reference, TransferSettings.of(tiny), place, Control()).run(
+            Cell(task="tiny-objects", protocol="finetune", seed=0)
+        )
+        hashes.append(sha256_json(read_result(path).model_dump(mode="json", exclude={"timings"})))
+    assert hashes[0] == hashes[1] and computed_with == {1}
