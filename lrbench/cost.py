@@ -1,5 +1,6 @@
 """What a plan's missing work will cost: time, GPU-hours and disk."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -234,7 +235,7 @@ def _update_seconds(folder: Path) -> float | None:
                     record = parse_json(line)
                     # As long as one process would have taken.
                     taken = float(record["seconds"]) * int(record.get("processes", 1))
-                    if taken > 0 and int(record["updates"]) > 0:
+                    if 0 < taken < math.inf and int(record["updates"]) > 0:
                         updates, seconds = updates + int(record["updates"]), seconds + taken
     return seconds / updates if updates else None
 

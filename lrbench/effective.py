@@ -1,6 +1,5 @@
 """The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,12 +9,14 @@ import tomli_w
 
 from lrbench.arms import SnapshotKey, segment, snapshot_keys
 from lrbench.errors import InputError
-from lrbench.files import sha256_json, write_json, write_text
+from lrbench.files import DamagedFile, read_bytes, read_json, sha256_json, write_json, write_text
 from lrbench.registry import Suite, find_suites, load_suite, suggestion
 from lrbench.registry.loading import differences, means_a_file, validated
 from lrbench.snapshots import read_metadata, remade_parent, snapshot_path, snapshots_taken_in
 from lrbench.workspace import Workspace
 
+_REMEDY = "Delete it; the next run of the suite writes it again."
+_LARGEST = 1 << 20
 # What the snapshots depend on. The targets, protocols and seeds of a suite may change between runs; these may not.
 _PRETRAINING = ("source", "model", "input", "schedule", "batchnorm")
 
@@ -54,7 +55,7 @@ def keep_suite(workspace: Workspace, suite: Suite) -> None:
                 f"{path.parent} to start afresh."
             )
     text = tomli_w.dumps(suite.model_dump(mode="json", exclude_none=True))
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or read_bytes(path) != text.encode():
         write_text(path, text)
 
 
@@ -63,9 +64,9 @@ def keep_for_results(workspace: Workspace, suite: Suite) -> None:
     path = workspace.results / suite.name / "suite.json"
     # Committed with the results, so without this machine's paths.
     content = suite.model_dump(mode="json", exclude={"task_files"})
-    # A damaged one is written anew: what belongs there is known.
-    with suppress(OSError, ValueError):
-        if json.loads(path.read_text(encoding="utf-8")) == content:
+    # A damaged one is replaced: what belongs there is known.
+    with suppress(FileNotFoundError, InputError):
+        if read_json(path, _REMEDY) == content:
             return
     write_json(path, content)
 
@@ -74,17 +75,25 @@ def read_effective(path: Path) -> Suite:
     """Read an effective suite.
 
     Raises:
-        InputError: The file is damaged.
+        InputError: The file is missing, damaged or of another suite.
     """
     import tomllib
 
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        suite = validated(Suite, tomllib.loads(read_bytes(path, limit=_LARGEST).decode()), path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing. The next run of the suite writes it again.") from None
+    except RecursionError as error:
+        raise DamagedFile(path, "it is nested too deeply", _REMEDY) from error
+    except ValueError as error:
+        # What tomllib says of TOML, the decoder of UTF-8, and Python of numbers with thousands of digits.
+        raise DamagedFile(path, str(error), _REMEDY) from error
+    if suite.name != path.parent.name:
         raise InputError(
-            f"{path} is damaged ({error}). Delete it; the next run of the suite writes it anew."
-        ) from error
-    return validated(Suite, content, path)
+            f"{path} describes a suite {suite.name!r}, but is in the folder of {path.parent.name!r}. Move the folder back, "
+            "or delete the file: the next run of the suite writes it again."
+        )
+    return suite
 
 
 def suite_in_use(workspace: Workspace, name: str | None) -> Suite:

@@ -1,11 +1,9 @@
-"""Results: one JSON record a cell, with the per-image predictions beside it.
+"""Results: one JSON record a cell, and next to it the per-image predictions.
 
 The path is the identity: `results/<suite>/<cell key>.json`, and `<cell key>.parquet` with the predictions. The JSON is
-written last and names the predictions' hash, so that a record is either whole or not there.
+written last, names the predictions' hash and holds its own, so that a record is either whole or known to be damaged.
 """
 
-import io
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,17 +11,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lrbench.arms import SnapshotKey
 from lrbench.errors import InputError
-from lrbench.files import sha256_bytes, write_bytes, write_json
+from lrbench.files import DamagedFile, read_json, sha256_bytes, sha256_json, write_bytes, write_json
+from lrbench.predictions import REMEDY, Predictions, encode_predictions, read_predictions
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version 1 had no hash of the record, and no names of images and classes with the predictions."""
+
+_REMEDY = "Delete it; the same `run` or `transfer` makes it again."
+_LARGEST_RECORD = 16 << 20
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Larger numbers would not fit into the columns of an index.
+Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -51,16 +55,16 @@ class SnapshotRecord(_Record):
     architecture: str
     random: bool = False
     arm: str | None = None
-    stage: int | None = None
-    pretraining_seed: int | None = None
-    epoch: int | None = None
-    update: int | None = None
-    rate: float | None = None
+    stage: Whole | None = None
+    pretraining_seed: Whole | None = None
+    epoch: Whole | None = None
+    update: Whole | None = None
+    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     source_task: str | None = None
     source_fingerprint: str | None = None
     source_partial: bool = False
-    source_accuracy: float | None = None
-    source_report: dict[str, float] = {}
+    source_accuracy: Fraction | None = None
+    source_report: dict[str, Fraction] = {}
 
 
 class TaskRecord(_Record):
@@ -77,10 +81,14 @@ class TaskRecord(_Record):
     name: str
     fingerprint: str
     content_sha256: str | None = None
-    classes: int
+    classes: Annotated[Whole, Field(gt=0)]
     metric: Literal["top1", "mean_per_class"]
     split_sha256: str | None = None
     partial: bool = False
+
+
+def _scored(candidate: Any) -> bool:
+    return isinstance(candidate, dict) and isinstance(candidate.get("score", ""), int | float | None)
 
 
 class Result(_Record):
@@ -98,32 +106,52 @@ class Result(_Record):
             grid's edge.
         diagnostics: Of the final fit, such as iterations and final gradient norm.
         predictions_sha256: Hash of the predictions' file.
+        record_sha256: Hash of the record's canonical JSON without this field; None in schema 1.
         settings: What the cell was asked for: the protocol's settings and the task's description. A cell is computed
             again when they change.
         arithmetic: How a GPU computed what is said to be in single precision; empty for a CPU.
     """
 
     schema_version: int = Field(alias="schema")
-    protocol_version: int
+    protocol_version: Whole
     suite: str
     snapshot: SnapshotRecord
     task: TaskRecord
     protocol: str
-    seed: int
+    seed: Whole
     preprocessing: dict[str, Any]
     partial: bool
     metrics: dict[str, Fraction]
-    train_count: int
-    test_count: int
-    chosen: dict[str, Any]
+    train_count: Whole
+    test_count: Annotated[Whole, Field(gt=0)]
+    chosen: dict[str, int | float]
     selection: dict[str, Any]
     diagnostics: dict[str, Any]
     predictions_sha256: str
     settings: dict[str, Any] = {}
-    timings: dict[str, float] = {}
+    timings: dict[str, Seconds] = {}
     device: str = ""
     arithmetic: dict[str, str] = {}
     versions: dict[str, str] = {}
+    record_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Result":
+        if missing := {"top1", "top5", "mean_per_class"} - self.metrics.keys():
+            raise ValueError(f"`metrics` lacks {', '.join(sorted(missing))}")
+        if self.metrics["top5"] < self.metrics["top1"]:
+            raise ValueError("`metrics.top5` is less than `metrics.top1`")
+        candidates = self.selection.get("candidates", [])
+        if not isinstance(candidates, list) or not all(_scored(candidate) for candidate in candidates):
+            raise ValueError("`selection.candidates` is not a list of tables with a `score` each")
+        if self.protocol == "logme" and "logme" not in self.chosen:
+            raise ValueError("`chosen` lacks logme")
+        return self
+
+    @property
+    def checked(self) -> bool:
+        """Whether the record has a hash of its own, which was verified when it was read; schema 1 has none."""
+        return self.record_sha256 is not None
 
     @property
     def headline(self) -> float:
@@ -139,21 +167,6 @@ class Result(_Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """What was predicted for each test image.
-
-    Attributes:
-        index: Position of each image in the test split. Shape `(N,)`.
-        label: True class. Shape `(N,)`.
-        prediction: Predicted class. Shape `(N,)`.
-    """
-
-    index: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-    prediction: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
 class StoredResult:
     """A result and where it was read from; its predictions are read when first asked for."""
 
@@ -162,12 +175,25 @@ class StoredResult:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The per-image predictions.
+        """The per-image predictions, which agree with the record.
 
         Raises:
-            InputError: Their file is missing or is not the one that the record names.
+            InputError: Their file is missing, is not the one that the record names, or contradicts the record.
         """
-        return read_predictions(self.path.with_suffix(".parquet"), self.result.predictions_sha256)
+        return self.read_predictions()
+
+    def read_predictions(self, *, names: bool = False) -> Predictions:
+        """As `predictions`.
+
+        Args:
+            names: Whether the names of images and classes are read as well.
+        """
+        path, result = self.path.with_suffix(".parquet"), self.result
+        predictions = read_predictions(path, result.predictions_sha256, names=names)
+        reason = predictions.contradiction(count=result.test_count, classes=result.task.classes, metrics=result.metrics)
+        if reason is not None:
+            raise DamagedFile(path, reason, REMEDY)
+        return predictions
 
 
 def suite_slug(key: SnapshotKey) -> str:
@@ -204,50 +230,66 @@ def write_result(results: Path, record: dict[str, Any], predictions: Predictions
 
     Args:
         results: The workspace's results folder.
-        record: The fields of `Result` as JSON values, without `schema` and `predictions_sha256`.
+        record: The fields of `Result` as JSON values, without `schema` and the hashes.
         predictions: Per-image predictions of the test split.
 
     Returns:
         Where the JSON lies.
     """
-    content = _predictions_bytes(predictions)
-    whole = {**record, "schema": SCHEMA, "predictions_sha256": sha256_bytes(content)}
+    content = encode_predictions(predictions)
+    whole = complete_record(record, sha256_bytes(content))
     result = Result.model_validate(whole)
     path = result_path(results, result.suite, result.cell)
     write_bytes(path.with_suffix(".parquet"), content)
-    # Keys that few tasks have are left out of the others' records.
-    absent = {"task": {"split_sha256"}} if result.task.split_sha256 is None else None
-    write_json(path, result.model_dump(by_alias=True, mode="json", exclude=absent))
+    write_json(path, whole)
     return path
 
 
+def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str, Any]:
+    """A record as it is stored: every field of `Result`, with the schema and both hashes.
+
+    Args:
+        record: As for `write_result`.
+        predictions_sha256: Hash of the predictions' file.
+    """
+    result = Result.model_validate({**record, "schema": SCHEMA, "predictions_sha256": predictions_sha256})
+    content = result.model_dump(by_alias=True, mode="json", exclude={"record_sha256"})
+    # Few tasks have one.
+    if content["task"]["split_sha256"] is None:
+        del content["task"]["split_sha256"]
+    return {**content, "record_sha256": sha256_json(content)}
+
+
 def read_result(path: Path) -> Result:
-    """Read one record.
+    """Read one record and check it against its own hash.
 
     Raises:
         InputError: The file is missing, damaged, not a result, or of a newer schema.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, _REMEDY, limit=_LARGEST_RECORD)
     except FileNotFoundError:
         raise InputError(f"there is no result {path}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}). Delete it; the same `run` or `transfer` makes it again."
-        ) from error
     version = content.get("schema") if isinstance(content, dict) else None
-    if not isinstance(version, int):
-        raise InputError(f"{path} is not a result of lrbench: it has no `schema`. Move it out of the results folder.")
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path} is not a result of lrbench: it names no `schema`. Move it out of the results folder.")
     if version > SCHEMA:
         raise InputError(f"{path} has schema {version}; this lrbench reads up to {SCHEMA}. Update lrbench.")
+    digest = content.pop("record_sha256", None)
     try:
-        return Result.model_validate(content)
+        changed = sha256_json(content) != digest
+    except ValueError as error:
+        raise DamagedFile(path, "it holds a number that is not finite", _REMEDY) from error
+    # Schema 1 had no hash of the record; a record that has one was written with one.
+    if changed and (digest is not None or version > 1):
+        raise DamagedFile(path, "its content does not match its `record_sha256`", _REMEDY)
+    try:
+        return Result.model_validate({**content, "record_sha256": digest}, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path}: `{key}`: {first['msg'].lower()}. Delete it; the same `run` or `transfer` makes it again."
-        ) from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise DamagedFile(path, f"`{key}`: {said.lower()}" if key else said, _REMEDY) from error
 
 
 def load_result(path: Path, suite: str) -> StoredResult:
@@ -276,45 +318,9 @@ def suites_with_results(results: Path) -> list[str]:
     return sorted(folder.name for folder in results.iterdir() if folder.is_dir() and any(_result_names(folder)))
 
 
-def read_predictions(path: Path, sha256: str) -> Predictions:
-    """Read per-image predictions and check them against the hash in their record.
-
-    Raises:
-        InputError: The file is missing or has another hash.
-    """
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"the predictions {path} are missing. Run the suite again to make them.") from None
-    if sha256_bytes(content) != sha256:
-        raise InputError(f"{path} is not the file that its record names (another hash). Run the suite again.")
-    table = parquet.ParquetFile(arrow.BufferReader(content)).read(use_threads=False)
-    columns = {name: table.column(name).to_numpy().astype(np.int64) for name in ("index", "label", "prediction")}
-    return Predictions(**columns)
-
-
 def _result_names(folder: Path) -> Iterator[str]:
     if folder.is_dir():
         with os.scandir(folder) as listing:
             for item in listing:
                 if is_record(item.name):
                     yield item.name
-
-
-def _predictions_bytes(predictions: Predictions) -> bytes:
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    table = arrow.table(
-        {
-            "index": arrow.array(predictions.index, arrow.int32()),
-            "label": arrow.array(predictions.label, arrow.int32()),
-            "prediction": arrow.array(predictions.prediction, arrow.int32()),
-        }
-    )
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer, compression="zstd", write_statistics=False, store_schema=False)
-    return buffer.getvalue()

@@ -15,7 +15,7 @@ FLOORS = [
     "registry arms",
     "data",
     "model_limits models headers snapshots published conversion weights effective references foreign_files foreign",
-    "results cells",
+    "predictions results cells",
     "pretrain transfer",
     "leaderboard",
     "engines plan cost recommend export",

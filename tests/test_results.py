@@ -1,6 +1,8 @@
 """Result files: whole or not there, and old ones stay readable."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 
 from lrbench.errors import FailureError, InputError
+from lrbench.files import DamagedFile
 from lrbench.leaderboard import page
+from lrbench.leaderboard.index import load_index
 from lrbench.results import load_result, read_result
 from lrbench.workspace import Workspace
-from tests.leaderboard.fake import put
+from tests.leaderboard.fake import put, rewrite
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -71,10 +75,93 @@ def test_a_record_holds_what_a_reader_needs(place, tiny):
     assert set(record["metrics"]) == {"top1", "top5", "mean_per_class"}
 
 
-def test_a_metric_outside_zero_and_one_is_refused(place, tiny):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda record: record["metrics"].update(top1=75.0), "`metrics.top1`"),
+        (lambda record: record.update(metrics={}), "`metrics` lacks mean_per_class, top1, top5"),
+        (lambda record: record["metrics"].update(top5=0.5), "`metrics.top5` is less"),
+        (lambda record: record["snapshot"].update(source_accuracy=5.0), "`snapshot.source_accuracy`"),
+        (lambda record: record["snapshot"].update(epoch=10**30), "`snapshot.epoch`"),
+        (lambda record: record["snapshot"].update(stage=True), "`snapshot.stage`"),
+        (lambda record: record["snapshot"].update(rate=-1.0), "`snapshot.rate`"),
+        (lambda record: record["snapshot"]["source_report"].update(simple=1.5), "`snapshot.source_report.simple`"),
+        (lambda record: record["task"].update(classes=0), "`task.classes`"),
+        (lambda record: record.update(test_count=-1), "`test_count`"),
+        (lambda record: record["timings"].update(fit=-1.0), "`timings.fit`"),
+        (lambda record: record["selection"].update(candidates=[1]), "`selection.candidates`"),
+        (lambda record: record["selection"].update(candidates=[{"score": "0.5"}]), "`selection.candidates`"),
+        (lambda record: record["chosen"].update(strength="1"), "`chosen.strength"),
+        (lambda record: record.pop("seed"), "`seed`"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(place, tiny, change, said):
     path = put(place.workspace, tiny)
-    record = json.loads(path.read_text())
-    record["metrics"]["top1"] = 75.0
-    path.write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"`metrics\.top1`"):
+    rewrite(path, change)
+    with pytest.raises(DamagedFile, match=re.escape(said)) as refused:
         read_result(path)
+    assert str(path) in str(refused.value) and "Delete it" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"top1": 0.75', '"top1": 0.76'),
+        ('"source_accuracy": 0.5', '"source_accuracy": 0.9'),
+        ('"train_count": 48', '"train_count": 49'),
+        ('"top1": 0.75', '"top1": NaN'),
+        ('"top1": 0.75', '"top1": 1e999'),
+        ('"device": "cpu"', '"device": "\\ud800"'),
+        ('"device": "cpu"', '"device": ' + "[" * 100_000),
+        ('"seed": 0', '"seed": ' + "1" * 5000),
+        ('"schema": 2', '"schema": 1'),
+        ('"record_sha256"', '"other"'),
+        ("{", "[{"),
+    ],
+)
+def test_a_changed_record_is_refused(place, tiny, before, after):
+    path = put(place.workspace, tiny)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read_result(path)
+
+
+def test_a_record_with_other_spacing_is_the_same_record(place, tiny):
+    path = put(place.workspace, tiny)
+    before = read_result(path)
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert read_result(path) == before and before.checked
+
+
+def test_old_records_are_told_apart_as_unchecked(home, lrbench):
+    workspace = Workspace(root=home)
+    shutil.copytree(FIXTURES / "results-schema1", workspace.results)
+    index = load_index(workspace.results, "tiny", workspace.cache)
+    assert index.unchecked == len(index.entries) == 5
+    assert not any(stored.result.checked for stored in records(workspace, "tiny"))
+    assert "6 results are of schema 1, whose records have no checksum" in lrbench("leaderboard").err
+
+
+def test_damaged_results_are_named_and_the_others_shown(place, tiny, lrbench):
+    workspace = place.workspace
+    for stage, wrong in ((1, 10), (2, 20)):
+        put(workspace, tiny, stage=stage, wrong=wrong)
+    bad = [put(workspace, tiny, stage=3, protocol=protocol) for protocol in ("probe", "knn")]
+    rewrite(bad[0], lambda record: record.update(test_count=-1))
+    bad[1].write_text(bad[1].read_text().replace('"device": "cpu"', '"device": "\\udcff"'))
+    # Names that are no text, links that lead nowhere or round in circles, and folders.
+    folder = bad[0].parent
+    os.symlink("nowhere.json", folder / "nowhere-to-go.json")
+    os.symlink("loop.json", folder / "loop.json")
+    (folder / "folder.json").mkdir()
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json"))).write_text("{}")
+    written = lrbench("leaderboard")
+    assert written.status == 0 and "6 results are left out" in written.err
+    text = (workspace.leaderboard / "tiny.md").read_text()
+    assert "| 75.0" in text and "| 50.0" in text
+    left_out = text.split("## Left out")[1]
+    for name in (bad[0].name, bad[1].name, "nowhere-to-go.json", "loop.json", "folder.json", "\\udcff.json"):
+        assert name in left_out
+    assert lrbench("leaderboard", "--check").status == 0

@@ -18,8 +18,9 @@ import numpy as np
 from lrbench.arms import snapshot_keys
 from lrbench.effective import keep_for_results
 from lrbench.files import sha256_bytes
+from lrbench.predictions import Predictions, encode_predictions
 from lrbench.registry import load_suite
-from lrbench.results import Predictions, Result, _predictions_bytes, result_path
+from lrbench.results import Result, complete_record, result_path
 from lrbench.workspace import Workspace
 
 _IMAGES, _CLASSES, _POOL = 200, 10, 300
@@ -48,23 +49,22 @@ def fill(root: Path, number: int) -> int:
     for index in range(_POOL):
         wrong = draw.random(_IMAGES) < 0.2 + 0.5 * index / _POOL
         prediction = np.where(wrong, (labels + 1) % _CLASSES, labels)
-        content = _predictions_bytes(Predictions(index=np.arange(_IMAGES), label=labels, prediction=prediction))
+        content = encode_predictions(Predictions(index=np.arange(_IMAGES), label=labels, prediction=prediction))
         pool.append((content, sha256_bytes(content), float(1 - wrong.mean())))
     written = 0
     for key in snapshot_keys(suite):
         for task, protocol, seed in product(targets, _PROTOCOLS, transfer_seeds):
             content, digest, accuracy = pool[int(draw.integers(_POOL))]
-            result = Result.model_validate(_record(key, task, protocol, seed, digest, accuracy))
-            path = result_path(workspace.results, "large", result.cell)
+            record = complete_record(_record(key, task, protocol, seed, accuracy), digest)
+            path = result_path(workspace.results, "large", Result.model_validate(record).cell)
             path.with_suffix(".parquet").write_bytes(content)
-            path.write_text(json.dumps(result.model_dump(by_alias=True, mode="json")))
+            path.write_text(json.dumps(record))
             written += 1
     return written
 
 
-def _record(key, task, protocol, seed, digest, accuracy):
+def _record(key, task, protocol, seed, accuracy):
     return {
-        "schema": 1,
         "protocol_version": 1,
         "suite": "large",
         "snapshot": {
@@ -90,7 +90,6 @@ def _record(key, task, protocol, seed, digest, accuracy):
         "chosen": {"strength": 1.0},
         "selection": {"metric": "top1", "edge": False, "candidates": [{"strength": 1.0, "score": accuracy}] * 9},
         "diagnostics": {},
-        "predictions_sha256": digest,
         "settings": {"protocol": {"strengths": 9}},
         "timings": {"fit": 0.1},
         "device": "cpu",

@@ -81,9 +81,10 @@ def leaderboard(
         _warn_of([problem for each in found for problem in each.problems])
         return
     if check:
-        built = page.build(workspace, suites, draw=False)
+        built = page.build(workspace, suites, draw=False, indexed=False)
         stale = page.stale(built)
         _warn_of(built.problems)
+        _note_unchecked(built.unchecked)
         if json_:
             emit_json({"stale": [str(path) for path in stale]})
         if stale:
@@ -104,6 +105,7 @@ def leaderboard(
         if others := len(written.files) - len(pages):
             note(f"and {others} files that they show or lead to: figures with their data, a page a row")
     _warn_of(written.problems)
+    _note_unchecked(written.unchecked)
 
 
 def _warn_of(problems: Sequence[str]) -> None:
@@ -114,6 +116,15 @@ def _warn_of(problems: Sequence[str]) -> None:
         warn(
             f"{count} result{' is' if count == 1 else 's are'} left out, whose files cannot be read: "
             f"{' '.join(problems[:_SHOWN])}{more}"
+        )
+
+
+def _note_unchecked(count: int) -> None:
+    """Say how many records cannot be checked."""
+    if count:
+        note(
+            f"{count:,} {'result is' if count == 1 else 'results are'} of schema 1, whose records have no checksum: a changed "
+            "record is noticed only where it contradicts its predictions"
         )
 
 

@@ -1,5 +1,6 @@
 """How the result of a transfer is printed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,13 @@ def show_result(path: Path, task: str, *, as_json: bool) -> None:
             f"the best point of the grid is on its edge ({_words(result.chosen)}), so a wider grid may do better. "
             "Widen it with --set."
         )
-    partner, drawn = result.settings.get("partner"), result.diagnostics.get("images")
+    partner = result.settings.get("partner")
     if partner is not None and partner.get("sha256") == result.snapshot.sha256:
         warn("concat.partner is the snapshot itself, so this result equals the probe's.")
-    if result.protocol == "fewshot" and drawn < result.chosen["shots"] * result.task.classes:
+    if result.protocol == "fewshot" and result.train_count < result.chosen["shots"] * result.task.classes:
         warn(
-            f"some classes have fewer than {result.chosen['shots']} training images, and all of those were used: {drawn:,} "
-            f"images of {result.task.classes:,} classes."
+            f"some classes have fewer than {result.chosen['shots']} training images, and all of those were used: "
+            f"{result.train_count:,} images of {result.task.classes:,} classes."
         )
     tried = result.selection.get("candidates", ())
     unsolved = sum(each.get("converged") is False for each in tried)
@@ -92,7 +93,7 @@ def _chosen(result: "Result") -> str:
     return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(rest)}"
 
 
-def _words(chosen: dict[str, object]) -> str:
+def _words(chosen: Mapping[str, object]) -> str:
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
     )

@@ -19,7 +19,7 @@ from lrbench.leaderboard.index import load_index
 from lrbench.leaderboard.markup import NOTHING, table
 from lrbench.leaderboard.suite_page import legend
 from lrbench.registry import suggestion
-from lrbench.results import suites_with_results
+from lrbench.results import load_result, suites_with_results
 from lrbench.workspace import FOREIGN, Workspace
 
 Format = Literal["md", "csv", "json", "parquet", "latex"]
@@ -44,9 +44,14 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
         suite: Only this suite's results.
 
     Raises:
-        InputError: There is no such suite.
+        InputError: There is no such workspace or suite.
     """
-    workspace = Workspace.current() if home is None else Workspace(root=Path(home))
+    workspace = _workspace(home)
+    if not workspace.results.is_dir():
+        raise InputError(
+            f"there are no results in {workspace.results.absolute()}. Give the workspace, which is the folder that holds "
+            "`leaderboard/results`, or set LRBENCH_HOME to it."
+        )
     known = suites_with_results(workspace.results)
     if suite is not None and suite not in known:
         raise InputError(
@@ -88,6 +93,45 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
     frame = pandas.DataFrame(rows, columns=list(_COLUMNS))
     whole = ["stage", "pretraining_seed", "epoch"]
     return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def load_predictions(path: str | Path, home: str | Path | None = None) -> pandas.DataFrame:
+    """The predictions of one result, one row a test image.
+
+    Columns: `index` (position in the test split), `image` (its name), `label` and `prediction` (numbers of classes),
+    `label_name`, `prediction_name` and `correct`. Results of schema 1 did not record names: these columns are then missing
+    values.
+
+    Args:
+        path: The result's record, as in the column `path` of `load_results`.
+        home: The workspace that the path is relative to; None for `LRBENCH_HOME` or the current folder.
+
+    Raises:
+        InputError: There is no such result, or its files are damaged.
+
+    Example:
+        >>> results = lrbench.load_results()
+        >>> wrong = lrbench.load_predictions(results.path[0]).query("not correct")
+    """
+    record = _workspace(home).root / path
+    predictions = load_result(record, record.parent.name).read_predictions(names=True)
+    count, classes = len(predictions.index), dict(enumerate(predictions.classes or ()))
+    frame = pandas.DataFrame(
+        {
+            "index": predictions.index,
+            "image": pandas.Series([None] * count if predictions.images is None else predictions.images, dtype="str"),
+            "label": predictions.label,
+            "prediction": predictions.prediction,
+        }
+    )
+    frame["label_name"] = frame.label.map(classes).astype("str")
+    frame["prediction_name"] = frame.prediction.map(classes).astype("str")
+    frame["correct"] = frame.label == frame.prediction
+    return frame
+
+
+def _workspace(home: str | Path | None) -> Workspace:
+    return Workspace.current() if home is None else Workspace(root=Path(home).expanduser())
 
 
 def formatted(

@@ -11,10 +11,14 @@ from pydantic import ValidationError
 
 from lrbench.arms import snapshot_keys
 from lrbench.errors import InputError
+from lrbench.files import DamagedFile, read_json
 from lrbench.leaderboard.evidence import Column, Evidence, Row, Values
 from lrbench.leaderboard.index import Entry, Index, load_index
 from lrbench.registry import Suite
+from lrbench.registry.explain import explain
 from lrbench.registry.loading import differences as changed_values
+
+_LARGEST_SUITE = 1 << 20
 
 
 def gather(results: Path, suite: Suite, cache: Path | None = None) -> list[Evidence]:
@@ -42,18 +46,23 @@ def read_suite(results: Path, name: str) -> Suite:
     """The suite beside its results.
 
     Raises:
-        InputError: It is not there or damaged.
+        InputError: It is missing, damaged or of another suite.
     """
     path = results / name / "suite.json"
+    remedy = "Run the suite again, which writes the file, or copy it from where the results come from."
     try:
-        return Suite.model_validate_json(path.read_text(encoding="utf-8"), strict=True)
+        content = read_json(path, remedy, limit=_LARGEST_SUITE)
+        suite = Suite.model_validate_json(json.dumps(content), strict=True)
     except FileNotFoundError:
         raise InputError(
             f"{path} is missing, which says what the results beside it belong to. Run the suite again, or copy the file "
             "from where the results come from."
         ) from None
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Run the suite again: it writes the file anew.") from error
+    except ValidationError as error:
+        raise DamagedFile(path, explain(Suite, error), remedy) from error
+    if suite.name != name:
+        raise DamagedFile(path, f"it describes a suite {suite.name!r}", remedy)
+    return suite
 
 
 _DIFFERENCES = (

@@ -1,9 +1,11 @@
 """Every result of a suite in a form that is quick to read: an Arrow file that mirrors the result files.
 
-The files decide: an entry counts only while both its files have the size, time and inode that it was made from; any other is
-read again, and the index is written anew. It lies in the cache and may be deleted at any time.
+The files decide: an entry counts only while both its files have the size, time and inode that it was made from. Other files
+are read again, and the index is rewritten. It is in the cache and may be deleted at any time. A checksum at its end is
+verified before Arrow parses it; a damaged index is rebuilt.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lrbench.errors import InputError, LrbenchError
-from lrbench.files import sha256_bytes, write_bytes
+from lrbench.escaping import for_terminal
+from lrbench.files import read_bytes, sha256_bytes, write_bytes
 from lrbench.results import Result, StoredResult, is_record, load_result
 
 # Rises with every change of an entry's fields or meaning.
-_VERSION = 2
+_VERSION = 3
+_DIGEST = hashlib.sha256().digest_size
 # Reading small files waits for the disk more than for the processor.
 _READERS = 8
 
@@ -34,44 +38,43 @@ class Entry(NamedTuple):
         report, chosen, metrics, versions: As in the record, as JSON.
         labels: Hash of the test labels, which many results share.
         correct: Right predictions, one bit an image.
-        whole: False when a file is damaged; `problem` says how, and the other fields are empty.
+        checked: Whether the record has a hash of its own.
     """
 
     cell: str
     stamp: str
-    whole: bool = True
-    problem: str = ""
-    suite: str = ""
-    reference: str = ""
-    sha256: str = ""
-    random: bool = False
-    arm: str | None = None
-    stage: int | None = None
-    pretraining_seed: int | None = None
-    task: str = ""
-    protocol: str = ""
-    seed: int = 0
-    metric: str = "top1"
-    headline: float = 0.0
-    metrics: str = "{}"
-    partial: bool = False
-    comparable: str = ""
-    classes: int = 0
-    fingerprint: str = ""
-    source_fingerprint: str = ""
-    source_accuracy: float | None = None
-    report: str = "{}"
-    epoch: int | None = None
-    rate: float | None = None
-    chosen: str = "{}"
-    edge: bool = False
-    train_count: int = 0
-    test_count: int = 0
-    device: str = ""
-    versions: str = "{}"
-    seconds: float = 0.0
-    labels: str = ""
-    correct: bytes = b""
+    suite: str
+    reference: str
+    sha256: str
+    random: bool
+    arm: str | None
+    stage: int | None
+    pretraining_seed: int | None
+    task: str
+    protocol: str
+    seed: int
+    metric: str
+    headline: float
+    metrics: str
+    partial: bool
+    comparable: str
+    classes: int
+    fingerprint: str
+    source_fingerprint: str
+    source_accuracy: float | None
+    report: str
+    epoch: int | None
+    rate: float | None
+    chosen: str
+    edge: bool
+    train_count: int
+    test_count: int
+    device: str
+    versions: str
+    seconds: float
+    labels: str
+    correct: bytes
+    checked: bool
 
     @property
     def hits(self) -> npt.NDArray[np.uint8]:
@@ -93,6 +96,11 @@ class Index:
     labels: dict[str, npt.NDArray[np.int64]]
     problems: tuple[str, ...]
 
+    @property
+    def unchecked(self) -> int:
+        """How many records have no hash of their own: those of schema 1."""
+        return sum(not entry.checked for entry in self.entries)
+
 
 def load_index(results: Path, suite: str, cache: Path | None) -> Index:
     """Every result of a suite, read from the index where that mirrors the files, and from the files where not.
@@ -108,6 +116,7 @@ def load_index(results: Path, suite: str, cache: Path | None) -> Index:
     path = None if cache is None else cache / "results" / f"{suite}.arrow"
     known, labels = ({}, {}) if path is None else _read(path)
     entries: dict[str, Entry] = {}
+    problems: dict[str, str] = {}
     missing = []
     for cell, stamp in stamps.items():
         entry = known.get(cell)
@@ -116,20 +125,21 @@ def load_index(results: Path, suite: str, cache: Path | None) -> Index:
         else:
             missing.append(cell)
     with ThreadPoolExecutor(_READERS) as pool:
-        for read in pool.map(lambda cell: _entry(results / suite / f"{cell}.json", suite, stamps[cell]), missing):
-            if read is not None:
-                entry, truth = read
-                entries[entry.cell] = entry
-                if truth is not None:
-                    labels[entry.labels] = truth
-    if path is not None and (missing or len(known) != len(entries)):
-        _write(path, [entries[cell] for cell in sorted(entries)], labels)
-    ordered = [entries[cell] for cell in sorted(entries)]
-    return Index(
-        entries=tuple(entry for entry in ordered if entry.whole),
-        labels=labels,
-        problems=tuple(entry.problem for entry in ordered if not entry.whole),
-    )
+        for cell, read in zip(
+            missing,
+            pool.map(lambda cell: _entry(results / suite / f"{cell}.json", suite, stamps[cell]), missing),
+            strict=True,
+        ):
+            if isinstance(read, str):
+                problems[cell] = read
+            elif read is not None:
+                entries[cell], truth = read
+                labels[entries[cell].labels] = truth
+    ordered = tuple(entries[cell] for cell in sorted(entries))
+    # Damaged files are read again each time, and named by what is wrong with them then.
+    if path is not None and (len(missing) > len(problems) or len(known) != len(entries)):
+        _write(path, ordered, labels)
+    return Index(entries=ordered, labels=labels, problems=tuple(problems[cell] for cell in sorted(problems)))
 
 
 def comparable(result: Result) -> tuple[object, ...]:
@@ -154,23 +164,26 @@ def _stamps(folder: Path) -> dict[str, str]:
         for item in listing:
             kept = records if is_record(item.name) else predictions if item.name.endswith(".parquet") else None
             if kept is not None:
+                stamp = ""
                 try:
                     status = item.stat()
-                except FileNotFoundError:
-                    continue
-                kept[os.path.splitext(item.name)[0]] = f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}"
+                    stamp = f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}"
+                except OSError:
+                    # A link that leads nowhere is named as unreadable; a file that vanished meanwhile is not.
+                    if not item.is_symlink():
+                        continue
+                kept[os.path.splitext(item.name)[0]] = stamp
     return {cell: f"{records[cell]}/{predictions.get(cell, '')}" for cell in sorted(records)}
 
 
-def _entry(path: Path, suite: str, stamp: str) -> tuple[Entry, npt.NDArray[np.int64] | None] | None:
+def _entry(path: Path, suite: str, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]] | str | None:
+    """A result with its test labels; what is wrong with it; or None where its file is gone."""
     try:
-        stored = load_result(path, suite)
-        return _entry_of(stored, stamp)
+        return _entry_of(load_result(path, suite), stamp)
     except InputError as error:
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
-        problem = str(error).replace(str(path.parent), f"results/{suite}")
-        return Entry(cell=path.stem, stamp=stamp, whole=False, problem=problem), None
+        return for_terminal(str(error).replace(str(path.parent), f"results/{suite}"))
 
 
 def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]]:
@@ -211,6 +224,7 @@ def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.i
         seconds=sum(result.timings.values(), 0.0),
         labels=sha256_bytes(truth.tobytes()),
         correct=np.packbits(predictions.prediction == truth).tobytes(),
+        checked=result.checked,
     )
     return entry, truth
 
@@ -222,7 +236,7 @@ def _json(value: Any) -> str:
 # Columns whose few values many results share are kept once.
 _SHARED = (
     "suite", "reference", "sha256", "arm", "task", "protocol", "metric", "comparable", "fingerprint", "source_fingerprint",
-    "report", "chosen", "device", "versions", "labels", "problem",
+    "report", "chosen", "device", "versions", "labels",
 )  # fmt: skip
 
 
@@ -249,22 +263,21 @@ def _write(path: Path, entries: Sequence[Entry], labels: dict[str, npt.NDArray[n
             "values": [labels[name].tobytes() for name in labels if name in used],
         }
     )
-    sink = arrow.BufferOutputStream()
-    table = arrow.table(columns).replace_schema_metadata({"version": str(_VERSION), "labels": _as_bytes(truths)})
-    with arrow.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+    metadata = {"version": str(_VERSION), "labels": _as_stream(truths)}
+    content = _as_stream(arrow.table(columns).replace_schema_metadata(metadata))
     try:
-        write_bytes(path, sink.getvalue().to_pybytes())
+        # Arrow stops reading at the stream's end.
+        write_bytes(path, content + hashlib.sha256(content).digest())
     except LrbenchError:
         # A read-only or full disk: the next reader reads the files again.
         return
 
 
-def _as_bytes(table: Any) -> bytes:
+def _as_stream(table: Any) -> bytes:
     import pyarrow as arrow
 
     sink = arrow.BufferOutputStream()
-    with arrow.ipc.new_file(sink, table.schema) as writer:
+    with arrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     content: bytes = sink.getvalue().to_pybytes()
     return content
@@ -274,17 +287,19 @@ def _read(path: Path) -> tuple[dict[str, Entry], dict[str, npt.NDArray[np.int64]
     import pyarrow as arrow
 
     try:
-        with arrow.memory_map(str(path)) as source:
-            table = arrow.ipc.open_file(source).read_all()
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"version") != str(_VERSION).encode():
-            return {}, {}
-        truths = arrow.ipc.open_file(arrow.py_buffer(metadata[b"labels"])).read_all().to_pylist()
-        labels = {row["labels"]: np.frombuffer(row["values"], dtype=np.int64) for row in truths}
-        columns = [_values(table.column(name)) for name in Entry._fields]
-    except (OSError, KeyError, arrow.ArrowException):
-        # An index that cannot be read is no index.
+        content = read_bytes(path)
+    except (FileNotFoundError, InputError):
         return {}, {}
+    # Arrow must not parse damaged bytes: it may crash, hang or give other values.
+    stream, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(stream).digest() != digest:
+        return {}, {}
+    table = arrow.ipc.open_stream(arrow.py_buffer(stream)).read_all()
+    if table.schema.metadata[b"version"] != str(_VERSION).encode():
+        return {}, {}
+    truths = arrow.ipc.open_stream(arrow.py_buffer(table.schema.metadata[b"labels"])).read_all().to_pylist()
+    labels = {row["labels"]: np.frombuffer(row["values"], dtype=np.int64) for row in truths}
+    columns = [_values(table.column(name)) for name in Entry._fields]
     return {entry.cell: entry for entry in map(Entry._make, zip(*columns, strict=True))}, labels
 
 

@@ -42,14 +42,18 @@ class Built:
         files: Path to content; None for a drawing that is left as it is.
         short: What the results of each suite say, in two sentences.
         problems: What is wrong with results that could not be read, and are in none of the files.
+        unchecked: How many records have no checksum of their own: those of schema 1.
     """
 
     files: dict[Path, bytes | None] = field(default_factory=dict)
     short: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unchecked: int = 0
 
 
-def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf: bool = False) -> Built:
+def build(
+    workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf: bool = False, indexed: bool = True
+) -> Built:
     """The content of every file of the leaderboard.
 
     A figure is drawn anew where its data has changed or a drawing is missing; delete its CSV to have it drawn anyway.
@@ -59,25 +63,29 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf
         suites: Suites whose pages are made, each with results; the index has all.
         draw: Whether figures are drawn at all.
         pdf: Whether they are drawn as PDF too.
+        indexed: Whether results are read from the index of result files, rather than from the files.
 
     Raises:
         InputError: What stands beside a suite's results is damaged.
     """
     built = Built()
     files = built.files
+    cache = workspace.cache if indexed else None
     known = suites_with_results(workspace.results)
     if FOREIGN in suites:
-        files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, workspace.cache).encode()
+        files[workspace.leaderboard / f"{FOREIGN}.md"] = render_foreign(workspace.results, cache).encode()
     readme = workspace.root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else None
     index, shown = [], []
     foreign: Sequence[ForeignTable] = ()
     for name in known:
         if name == FOREIGN:
-            found = load_index(workspace.results, name, workspace.cache)
+            found = load_index(workspace.results, name, cache)
             foreign = foreign_tables(found)
             index.append(_line(name, "Snapshots from outside the suites", f"{len(found.entries):,}"))
-            built.problems += found.problems if name in suites else ()
+            if name in suites:
+                built.problems += found.problems
+                built.unchecked += found.unchecked
             continue
         try:
             suite = read_suite(workspace.results, name)
@@ -86,7 +94,7 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf
                 raise
             index.append({"suite": name, "what": str(error), "cells": NOTHING})
             continue
-        bodies = gather(workspace.results, suite, workspace.cache)
+        bodies = gather(workspace.results, suite, cache)
         decisions = [decide(body) for body in bodies]
         drawn = figures(bodies[0])
         there, expected = progress(bodies)
@@ -96,6 +104,8 @@ def build(workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf
         shown.append(suite_data(bodies[0], decisions[0], drawn, f"{plain_lead(suite)} {count} cells."))
         if name in suites:
             built.problems += [problem for body in bodies for problem in body.problems]
+            entries = [entry for body in bodies for entry in (*body.stored, *(apart for apart, _ in body.apart))]
+            built.unchecked += sum(not entry.checked for entry in entries)
             built.short[name] = in_short(bodies[0], decisions[0])
             files[workspace.leaderboard / f"{name}.md"] = render_suite(suite, bodies, decisions, drawn).encode()
             files |= {workspace.leaderboard / path: page.encode() for path, page in render_rows(bodies).items()}

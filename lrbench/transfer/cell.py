@@ -23,8 +23,9 @@ from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.files import sha256_json
 from lrbench.machine import arithmetic_of, device_name, library_versions
 from lrbench.models import InputNormalisation, computing_threads, no_memory, penultimate, pick_device, placed, stages
+from lrbench.predictions import Predictions
 from lrbench.references import Reference, partner_of
-from lrbench.results import Predictions, write_result
+from lrbench.results import write_result
 from lrbench.transfer import depth, fewshot, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
@@ -359,7 +360,9 @@ class Transfer:
         predictions = Predictions(
             index=np.arange(len(labels)),
             label=labels.numpy(),
-            prediction=outcome.scores.argmax(1).cpu().numpy(),
+            prediction=outcome.scores.cpu().argmax(1).numpy(),
+            images=target.data.splits["test"].ids,
+            classes=target.data.classes,
         )
         return write_result(self._place.workspace.results, record, predictions)
 

@@ -1,13 +1,19 @@
 """Made-up results with known numbers, written as real ones are."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet as parquet
 
 from lrbench.effective import keep_for_results
+from lrbench.files import sha256_file, sha256_json
+from lrbench.predictions import Predictions
 from lrbench.registry import Suite
-from lrbench.results import Predictions, write_result
+from lrbench.results import write_result
 from lrbench.workspace import Workspace
 
 LABELS = {"tiny-objects": np.arange(40) % 4, "tiny-indoor": np.arange(40) % 10}
@@ -70,8 +76,29 @@ def put(
         else:
             record[name] = value
     keep_for_results(workspace, suite)
-    predictions = Predictions(index=np.arange(len(labels)), label=labels, prediction=prediction)
+    predictions = Predictions(
+        index=np.arange(len(labels)),
+        label=labels,
+        prediction=prediction,
+        images=[f"test/{index:03d}.png" for index in range(len(labels))],
+        classes=[f"class {label}" for label in range(int(labels.max()) + 1)],
+    )
     return write_result(workspace.results, record, predictions)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a record and give it the hash of its new content."""
+    record = json.loads(path.read_text())
+    record.pop("record_sha256")
+    change(record)
+    path.write_text(json.dumps({**record, "record_sha256": sha256_json(record)}))
+
+
+def rewrite_predictions(path: Path, table: arrow.Table) -> None:
+    """Replace a record's predictions, and the hash by which the record names them."""
+    predictions = path.with_suffix(".parquet")
+    parquet.write_table(table, predictions)
+    rewrite(path, lambda record: record.update(predictions_sha256=sha256_file(predictions)))
 
 
 def fill(workspace: Workspace, suite: Suite, wrong: Any = lambda row, seed, task: 10) -> None:

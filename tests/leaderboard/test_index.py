@@ -9,7 +9,7 @@ import pytest
 
 from lrbench.leaderboard import index as module
 from lrbench.leaderboard.index import load_index
-from lrbench.results import read_predictions
+from lrbench.predictions import read_predictions
 from tests.leaderboard.fake import fill, put
 
 
@@ -78,6 +78,41 @@ def test_a_damaged_index_is_no_index(filled, damage, monkeypatch):
     else:
         monkeypatch.setattr(module, "_VERSION", 999)
     assert load_index(filled.results, "tiny", filled.cache).entries == expected.entries
+
+
+def test_a_flipped_byte_of_the_index_changes_no_result(filled):
+    expected = load_index(filled.results, "tiny", filled.cache)
+    path = filled.cache / "results" / "tiny.arrow"
+    whole = path.read_bytes()
+    for position in range(0, len(whole), len(whole) // 60):
+        content = bytearray(whole)
+        content[position] ^= 1 << position % 8
+        path.write_bytes(content)
+        found = load_index(filled.results, "tiny", filled.cache)
+        assert found.entries == expected.entries and found.problems == ()
+        assert path.read_bytes() == whole
+
+
+def test_a_pipe_in_the_place_of_the_index_is_replaced(filled):
+    expected = load_index(filled.results, "tiny", filled.cache)
+    path = filled.cache / "results" / "tiny.arrow"
+    path.unlink()
+    os.mkfifo(path)
+    assert load_index(filled.results, "tiny", filled.cache).entries == expected.entries
+    assert path.is_file()
+
+
+def test_check_reads_the_files_and_not_the_index(filled, lrbench):
+    assert lrbench("leaderboard").status == 0
+    path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.json"
+    status, text = path.stat(), path.read_text()
+    # Damage that leaves size, time and inode as they were.
+    with path.open("r+") as file:
+        file.write(text.replace('"top1": 0.75', '"top1": 0.95'))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert load_index(filled.results, "tiny", filled.cache).problems == ()
+    checked = lrbench("leaderboard", "--check")
+    assert checked.status == 1 and path.name in checked.err and "not what the results say" in checked.err
 
 
 def test_vanished_results_leave_the_index(filled):

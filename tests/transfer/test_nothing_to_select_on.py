@@ -11,6 +11,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.transfer import cell
 from tests import trees
 from tests.conftest import one_paragraph
+from tests.leaderboard.fake import rewrite
 
 
 @pytest.fixture
@@ -57,10 +58,12 @@ def test_recommend_reads_results_of_a_probe_that_was_not_scored(lonely, lrbench,
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert lrbench(*command).status == 0
     (path,) = home.glob("leaderboard/results/tiny/step-seed0-stage1.tiny-objects.probe.*.json")
-    record = json.loads(path.read_text())
-    for candidate in record["selection"]["candidates"]:
-        candidate["score"] = None
-    path.write_text(json.dumps(record))
+
+    def unscored(record):
+        for candidate in record["selection"]["candidates"]:
+            candidate["score"] = None
+
+    rewrite(path, unscored)
     done = lrbench(*command)
     assert done.status == 0, done.err
     assert "tiny/step/seed0/stage1 was left out: its result of the probe on tiny-objects has no score" in done.err

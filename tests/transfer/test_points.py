@@ -48,7 +48,7 @@ def of(suite, **changes):
 
 
 def content(path):
-    return read_result(path).model_dump(exclude={"timings"})
+    return read_result(path).model_dump(exclude={"timings", "record_sha256"})
 
 
 def kept(place):
