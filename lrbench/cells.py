@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from lrbench.errors import InputError
-from lrbench.files import sha256_file, sha256_json
+from lrbench.files import sha256_json
 from lrbench.references import Reference, partner_of, refuse_missing
 from lrbench.registry import Suite, Task, load_task
 from lrbench.registry.loading import apply_changes, differences, is_shipped, validated
 from lrbench.registry.protocols import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.registry.strict import Strict
-from lrbench.results import Result, cell_key, foreign_slug, read_result, result_path, suite_slug
+from lrbench.results import Result, StoredResult, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.snapshots import identity
 from lrbench.workspace import Place, Workspace
 
 if TYPE_CHECKING:
     from lrbench.data.examples import Identity
 
-PROTOCOL_VERSIONS = {"probe": 2, "knn": 2, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 2}
+PROTOCOL_VERSIONS = {"probe": 2, "knn": 3, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 2}
 """Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
 
 
@@ -226,9 +226,12 @@ def _whole(path: Path, sha256: str, protocol: str) -> Result | None:
     if not path.is_file() or not path.with_suffix(".parquet").is_file():
         return None
     try:
-        result = read_result(path)
+        stored = StoredResult(result=read_result(path), path=path)
+        result = stored.result
+        if result.snapshot.sha256 != sha256 or result.protocol_version != PROTOCOL_VERSIONS[protocol]:
+            return None
+        # Damaged predictions are computed again.
+        _ = stored.predictions
     except InputError:
         return None
-    of_these = result.snapshot.sha256 == sha256 and result.protocol_version == PROTOCOL_VERSIONS[protocol]
-    # Damaged predictions are none: they are computed again.
-    return result if of_these and sha256_file(path.with_suffix(".parquet")) == result.predictions_sha256 else None
+    return result

@@ -18,4 +18,24 @@ def product(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         weights: On any device. Shape `(D, C)`, float64.
     """
     weights = weights.to(values.device)
-    return torch.cat([block.double() @ weights for block in torch.split(values, rows_at_once(values.shape[1]))])
+    scores = torch.empty(len(values), weights.shape[1], dtype=torch.float64, device=values.device)
+    rows = rows_at_once(values.shape[1])
+    for part, block in zip(torch.split(scores, rows), torch.split(values, rows), strict=True):
+        part[:] = block.double() @ weights
+    return scores
+
+
+def add_by_class(sums: torch.Tensor, values: torch.Tensor, labels: torch.Tensor) -> None:
+    """Add the sum of each class's rows to `sums`, in place.
+
+    Args:
+        sums: Shape `(C, D)`.
+        values: Shape `(N, D)`, of the same dtype.
+        labels: Shape `(N,)`, on the same device.
+    """
+    if values.device.type == "cpu":
+        sums.index_add_(0, labels, values)
+        return
+    # Where many threads add at once, the order of the additions varies, and so do the last bits.
+    own = labels == torch.arange(len(sums), device=labels.device)[:, None]
+    sums += own.to(values.dtype) @ values

@@ -2,7 +2,7 @@
 
 import torch
 
-from lrbench.transfer.blocks import rows_at_once
+from lrbench.transfer.blocks import add_by_class, rows_at_once
 
 
 def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
@@ -29,7 +29,7 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
         wide = block.double()
         mean += wide.sum(0)
         lengths[:] = wide.norm(dim=1)
-        sums += sums_by_class(wide.div_(lengths.clamp(min=1e-12)[:, None]), own, classes)
+        add_by_class(sums, wide.div_(lengths.clamp(min=1e-12)[:, None]), own)
     mean /= len(features)
     counts = torch.bincount(labels, minlength=classes)
     centres = sums[counts > 0] / counts[counts > 0, None]
@@ -41,20 +41,6 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
         "effective_rank": _effective_rank(features, mean),
         "feature_norm": float(norms.mean()),
     }
-
-
-def sums_by_class(values: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """The sum of each class's rows. Shape `(classes, D)`.
-
-    Args:
-        values: Shape `(N, D)`.
-        labels: Shape `(N,)`, on the same device.
-        classes: Number of classes.
-    """
-    if values.device.type == "cpu":
-        return values.new_zeros(classes, values.shape[1]).index_add_(0, labels, values)
-    # Where many threads add at once, the order of the additions is another each time, and so are the last bits.
-    return (labels == torch.arange(classes, device=labels.device)[:, None]).to(values.dtype) @ values
 
 
 def _effective_rank(features: torch.Tensor, mean: torch.Tensor) -> float:

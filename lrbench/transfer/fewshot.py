@@ -14,7 +14,7 @@ from lrbench.control import Control
 from lrbench.registry.protocols import Fewshot, Probe
 from lrbench.seeds import generator
 from lrbench.transfer import probe
-from lrbench.transfer.selection import Choice, LabelledFeatures
+from lrbench.transfer.selection import Choice, LabelledFeatures, by_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,7 @@ class FewshotSettings:
 
 def draw(labels: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[np.int64]:
     """Positions of the images drawn, rising: `shots` of each class, or all of a class that has fewer."""
-    drawn = [
-        generator(seed, "few shots", int(label)).permutation(np.flatnonzero(labels == label))[:shots]
-        for label in np.unique(labels)
-    ]
+    drawn = [generator(seed, "few shots", label).permutation(members)[:shots] for label, members in by_class(labels)]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 

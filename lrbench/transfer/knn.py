@@ -16,7 +16,7 @@ _BYTES = 256 << 20
 
 
 class Neighbours:
-    """The nearest training images of each query.
+    """The nearest training images of each query; of images equally near, those first in the training set.
 
     Args:
         data: What is searched.
@@ -78,7 +78,7 @@ class Neighbours:
     # A method's names end with it: no chunk's similarities are there when the next one's are made.
     def _scores(self, chunk: torch.Tensor, k: int) -> torch.Tensor:
         similarity = _unit(chunk) @ self._features.T
-        nearest, whose = similarity.topk(min(k, self._most), dim=1)
+        nearest, whose = _nearest(similarity, min(k, self._most))
         votes = self._votes(nearest, self._labels[whose], k)
         # The nearest image of each class; one without images comes after all that have some.
         closest = similarity.new_full(votes.shape, -2.0)
@@ -87,7 +87,7 @@ class Neighbours:
         return torch.where(votes > 0, votes, closest.double() / 4)
 
     def _predictions(self, chunk: torch.Tensor, neighbours: list[int]) -> torch.Tensor:
-        nearest, whose = (_unit(chunk) @ self._features.T).topk(self._most, dim=1)
+        nearest, whose = _nearest(_unit(chunk) @ self._features.T, self._most)
         labels = self._labels[whose]
         return torch.stack([self._votes(nearest[:, :k], labels[:, :k], k).argmax(1) for k in neighbours])
 
@@ -99,6 +99,31 @@ class Neighbours:
         nearness.scatter_add_(1, labels, nearest.double())
         # Similarities lie in [-1, 1]: scaled to less than half a vote, they only break ties.
         return votes + nearness / (2.0 * k + 1.0)
+
+
+def _nearest(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k most similar columns of each row, in order; of equal ones those that come first.
+
+    `topk` alone takes any of several equal ones, and others for another k.
+
+    Args:
+        similarity: Shape `(N, M)`.
+        k: At most M.
+
+    Returns:
+        Their similarities and their positions. Shape `(N, k)` each.
+    """
+    nearest, whose = similarity.topk(k, dim=1)
+    least = nearest[:, -1:]
+    crowded = torch.nonzero((similarity >= least).sum(1) > k).flatten()
+    if len(crowded):
+        rows, bound = similarity[crowded], least[crowded]
+        tied = rows == bound
+        room = k - (rows > bound).sum(1, keepdim=True)
+        whose[crowded] = torch.nonzero((rows > bound) | (tied & (tied.cumsum(1) <= room)))[:, 1].view(-1, k)
+    whose = whose.sort(dim=1).values
+    nearest, order = similarity.gather(1, whose).sort(dim=1, descending=True, stable=True)
+    return nearest, whose.gather(1, order)
 
 
 def select(

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from lrbench.control import Control
-from lrbench.transfer.blocks import product, rows_at_once
-from lrbench.transfer.diagnostics import sums_by_class
+from lrbench.transfer.blocks import add_by_class, product, rows_at_once
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 _ITERATIONS = 100
 _TOLERANCE = 1e-6
+# What one computation on some of the classes takes, in bytes.
+_BYTES = 64 << 20
 
 
 class Evidence:
@@ -26,7 +27,7 @@ class Evidence:
     Args:
         data: Features and labels.
         classes: Number of classes C.
-        control: May stop the work.
+        control: Told how far the work is; may stop it.
 
     Raises:
         InterruptedWork: Asked to stop.
@@ -40,7 +41,7 @@ class Evidence:
         count, width = data.features.shape
         labels = data.labels.to(data.features.device)
         # Of the singular value decomposition only the squares and the right side are needed: an eigenproblem of size D. Both
-        # products are added up in blocks; sums by class may also take a row of `classes` for each image.
+        # products are added up in blocks; on a GPU, sums by class also take a row of `classes` for each image.
         rows = rows_at_once(max(width, classes))
         product = torch.zeros(width, width, dtype=torch.float64, device=labels.device)
         sums = torch.zeros(classes, width, dtype=torch.float64, device=labels.device)
@@ -48,45 +49,94 @@ class Evidence:
             heed(control)
             wide = block.double()
             product.addmm_(wide.T, wide)
-            sums += sums_by_class(wide, own, classes)
+            add_by_class(sums, wide, own)
         squares, basis = torch.linalg.eigh(product)
         # What is so small beside the largest is rounding: no feature points there.
         squares = torch.where(squares > 1e-12 * squares.max(), squares, 0.0)
-        # Each class's one-hot labels in the basis of the left singular vectors, times the singular values.
-        projected = (basis.T @ sums.T) * (squares > 0)[:, None]
-        inside = projected.square() / squares.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+        # Each class's one-hot labels in the basis of the left singular vectors, times the singular values. Shape (D, C).
+        projected = (basis.T @ sums.T).mul_((squares > 0)[:, None])
+        del sums
         total = torch.bincount(labels, minlength=classes).double()
+        problem = _Problem(count=count, squares=squares, projected=projected, total=total)
         # The prior's precision in units of the noise's. Where features say nothing of a class (all zero in its images) its best
         # is infinite, and weights of zero are left: it is held where nothing changes any more in double precision.
         largest = float(squares.max().clamp(min=1e-150))
-        ratio = torch.ones_like(total)
-        for _ in range(_ITERATIONS):
-            heed(control)
-            shrunk = ratio + squares[:, None]
-            explained = (squares[:, None] / shrunk).sum(0)
-            size = (projected / shrunk).square().sum(0).clamp(min=1e-300)
-            misfit = self._misfit(total, inside, squares, ratio)
-            unexplained = (count - explained).clamp(min=1e-12)
-            best = (explained / size * (misfit / unexplained)).clamp(1e-30 * largest, 1e12 * largest)
+        ratio, parts = torch.ones_like(total), problem.parts()
+        for iteration in range(_ITERATIONS):
+            best = torch.empty_like(ratio)
+            for part in parts:
+                heed(control)
+                best[part] = problem.best_ratio(ratio, part)
+            best = best.clamp(1e-30 * largest, 1e12 * largest)
+            # A single part is done before anyone would ask.
+            if control is not None and len(parts) > 1:
+                control.progress(iteration + 1, _ITERATIONS, "iterations at most")
             moved = (best / ratio).log().abs().max()
             ratio = best
             if moved < _TOLERANCE:
                 break
-        means = projected / (ratio + squares[:, None])
-        # The noise's precision that is best beside this ratio.
-        noise = count / (self._misfit(total, inside, squares, ratio) + ratio * means.square().sum(0))
-        evidence = (
-            0.5 * count * (noise / (2 * math.pi)).log() - 0.5 * count - 0.5 * (squares[:, None] / ratio).log1p().sum(0)
-        )
-        # A class without images is foretold perfectly and would count as knowledge.
+        evidence = torch.empty_like(ratio)
+        for part in parts:
+            heed(control)
+            evidence[part] = problem.evidence(ratio, part)
+        # A class without images is predicted perfectly and would count as knowledge.
         self.score = float((evidence / count)[total > 0].mean())
-        self.weights = basis @ means
+        self.weights = basis @ problem.means(ratio)
 
-    @staticmethod
-    def _misfit(total: torch.Tensor, inside: torch.Tensor, squares: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """The evidence of each class as a function of its ratio, for some of the classes at a time.
+
+    Attributes:
+        count: Number of images N.
+        squares: Squared singular values of the features. Shape `(D,)`.
+        projected: Labels in the basis of the left singular vectors, times the singular values. Shape `(D, C)`.
+        total: Images of each class. Shape `(C,)`.
+    """
+
+    count: int
+    squares: torch.Tensor
+    projected: torch.Tensor
+    total: torch.Tensor
+
+    def parts(self) -> list[slice]:
+        """The classes that are computed together."""
+        step = max(1, _BYTES // (8 * len(self.squares)))
+        return [slice(start, start + step) for start in range(0, len(self.total), step)]
+
+    def best_ratio(self, ratio: torch.Tensor, part: slice) -> torch.Tensor:
+        """The next ratio of some classes, by MacKay's fixed point."""
+        squares, projected = self.squares[:, None], self.projected[:, part]
+        shrunk = ratio[part] + squares
+        explained = (squares / shrunk).sum(0)
+        size = (projected / shrunk).square().sum(0).clamp(min=1e-300)
+        unexplained = (self.count - explained).clamp(min=1e-12)
+        return explained / size * (self._misfit(ratio, part) / unexplained)
+
+    def evidence(self, ratio: torch.Tensor, part: slice) -> torch.Tensor:
+        """Log evidence of some classes, at the noise's precision that is best for these ratios."""
+        squares = self.squares[:, None]
+        means = self.projected[:, part] / (ratio[part] + squares)
+        noise = self.count / (self._misfit(ratio, part) + ratio[part] * means.square().sum(0))
+        return (
+            0.5 * self.count * (noise / (2 * math.pi)).log()
+            - 0.5 * self.count
+            - 0.5 * (squares / ratio[part]).log1p().sum(0)
+        )
+
+    def means(self, ratio: torch.Tensor) -> torch.Tensor:
+        """Posterior means in the basis of the right singular vectors, which replace `projected`. Shape `(D, C)`."""
+        for part in self.parts():
+            self.projected[:, part] /= ratio[part] + self.squares[:, None]
+        return self.projected
+
+    def _misfit(self, ratio: torch.Tensor, part: slice) -> torch.Tensor:
         """Squared residuals of the posterior mean: what the features cannot reach, and what the prior holds back."""
-        held_back = (inside * (ratio / (ratio + squares[:, None])).square()).sum(0)
-        return (total - inside.sum(0) + held_back).clamp(min=1e-12)
+        squares = self.squares[:, None]
+        inside = self.projected[:, part].square() / squares.clamp(min=torch.finfo(torch.float64).tiny)
+        held_back = (inside * (ratio[part] / (ratio[part] + squares)).square()).sum(0)
+        return (self.total[part] - inside.sum(0) + held_back).clamp(min=1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +167,7 @@ def select(
         classes: Number of classes.
         metric: What results of the task are ranked by.
         settings: There are none.
-        control: May stop the work.
+        control: Told how far the work is; may stop it.
 
     Raises:
         InterruptedWork: Asked to stop.

@@ -5,6 +5,7 @@ The objective is the summed cross-entropy plus λ/2·‖W‖² over standardised
 is in single precision; every solution is checked in double precision, and gone on with there where it does not hold.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ _INPUT_BYTES = 32 << 20
 _HISTORY_SHARE = 0.4
 # Images whose moments are taken at a time.
 _BLOCK = 16384
+# Single precision rounds a feature by a few units in its last place.
+_ROUNDING = 16 * torch.finfo(torch.float32).eps
+# For how long a fit reports nothing, in seconds.
+_SILENT = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ class Fit:
 
 
 class Standardiser:
-    """Zero mean and unit variance of each feature, learnt on training features; constant ones are only shifted."""
+    """Zero mean and unit variance of each feature, learnt on training features; constant ones become zero."""
 
     def __init__(self, features: torch.Tensor) -> None:
         # In blocks: the whole in double precision would be twice the size of the features.
@@ -66,9 +71,9 @@ class Standardiser:
         self._mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(features)
         squares = torch.stack([block.double().sub_(self._mean).square_().sum(0) for block in blocks]).sum(0)
         deviation = (squares / len(features)).sqrt()
-        # A constant feature has rounding for a deviation; dividing by it would blow noise up.
-        tiny = deviation <= 1e-7 * self._mean.abs().clamp(min=1e-7)
-        self._scale = torch.where(tiny, torch.ones_like(deviation), deviation)
+        # The deviation of a constant feature is rounding, and dividing by it would turn rounding into a feature.
+        constant = deviation <= (_ROUNDING * self._mean.abs()).clamp(min=1e-14)
+        self._scale = torch.where(constant, torch.inf, deviation)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Standardised features with a column of ones. Shape `(N, D + 1)`, float32."""
@@ -96,7 +101,7 @@ def solve(
         strengths: λ of each problem, strongest first.
         classes: Number of classes C.
         settings: Tolerance (on the mean objective's gradient) and most iterations.
-        control: Told how many are solved; may stop it.
+        control: Told how many are solved, or of a single one the iterations; may stop it.
 
     Returns:
         One fit a strength, in the order given.
@@ -109,7 +114,7 @@ def solve(
     # Where the penalty bends the objective by λ/N, a gradient g is within g/(λ/N) of the optimum: a strong penalty makes a
     # small absolute gradient both needless and, in any precision, out of reach.
     limits = settings.tolerance * decays.clamp(min=1.0)
-    problems = _Problems(inputs, labels, decays, classes, control)
+    problems = _Problems(inputs, labels, decays, classes, settings.iterations, control)
     at_once = problems.at_once()
     start = torch.zeros(1, width * classes, dtype=torch.float64, device=inputs.device)
     scales = torch.zeros(1, dtype=torch.float64, device=inputs.device)
@@ -119,6 +124,7 @@ def solve(
         begun = start.expand(len(chosen), -1), scales.expand(len(chosen))
         found, met = _solve(problems, chosen, *begun, limits[chosen], settings.iterations)
         fits.extend(found)
+        problems.solved = len(fits)
         if control is not None and len(strengths) > 1:
             control.progress(len(fits), len(strengths), "strengths")
         # The strengths are evenly spaced in the logarithm, in which solutions move smoothly: the next lies about as far ahead
@@ -183,8 +189,12 @@ class _Problems:
         inputs: Shape `(N, D + 1)`, float32.
         labels: Shape `(N,)`.
         decays: λ/N of each problem, float64. Shape `(P,)`.
-        classes: Number of classes C.
-        control: May stop the work.
+        classes: Number of classes.
+        iterations: Most iterations of each.
+        control: Told how far long work is; may stop it.
+
+    Attributes:
+        solved: How many problems are solved.
     """
 
     def __init__(
@@ -193,10 +203,24 @@ class _Problems:
         labels: torch.Tensor,
         decays: torch.Tensor,
         classes: int,
+        iterations: int,
         control: Control | None = None,
     ) -> None:
         self._inputs, self._labels, self._decays, self.classes = inputs, labels.to(inputs.device), decays, classes
-        self._control = control
+        self._iterations, self._control = iterations, control
+        self._evaluations, self._reported = 0, time.monotonic()
+        self.solved = 0
+
+    def _report(self) -> None:
+        heed(self._control)
+        if self._control is None or time.monotonic() - self._reported < _SILENT:
+            return
+        self._reported = time.monotonic()
+        if len(self._decays) > 1:
+            self._control.progress(self.solved, len(self._decays), "strengths")
+        else:
+            done = min(self._evaluations, self._iterations)
+            self._control.progress(done, self._iterations, "iterations at most")
 
     def at_once(self) -> int:
         """How many problems are solved together: as many as fit on a GPU, one on a CPU, where a good start is worth more.
@@ -223,7 +247,7 @@ class _Problems:
         Raises:
             InterruptedWork: Asked to stop.
         """
-        heed(self._control)
+        self._evaluations += 1
         count, width = self._inputs.shape
         weights = points.view(len(points), width, self.classes)
         side_by_side = weights.permute(1, 0, 2).reshape(width, -1)
@@ -234,6 +258,7 @@ class _Problems:
             # The inputs are copied then; with few classes that would be all of them at a time.
             rows = min(rows, max(1, _INPUT_BYTES // (points.element_size() * width)))
         for start in range(0, count, rows):
+            self._report()
             inputs = self._inputs[start : start + rows].to(points.dtype)
             own = self._labels[start : start + rows, None, None].expand(-1, len(points), 1)
             logits = (inputs @ side_by_side).view(len(inputs), len(points), self.classes)

@@ -1,6 +1,6 @@
 """What keeps selection honest: the validation split, the frozen choice, and test labels that open once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,17 @@ from lrbench.errors import InterruptedWork
 from lrbench.seeds import generator
 
 Indices = npt.NDArray[np.int64]
+
+
+def by_class(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Indices]]:
+    """Each class that has images, with the positions of its images, both rising.
+
+    Args:
+        labels: Class of each image. Shape `(N,)`.
+    """
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    yield from zip(classes.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def validation_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -29,10 +40,9 @@ def validation_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) 
         Positions to train on and positions to select on, each rising.
     """
     held_out = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for label, members in by_class(labels):
         count = min(len(members) - 1, max(1, round(fraction * len(members))))
-        held_out.append(generator(seed, "validation", int(label)).permutation(members)[:count])
+        held_out.append(generator(seed, "validation", label).permutation(members)[:count])
     validation: Indices = np.sort(np.concatenate(held_out)).astype(np.int64)
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 

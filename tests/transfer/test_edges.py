@@ -74,3 +74,55 @@ def test_of_depths_that_do_equally_well_the_deepest_is_chosen():
         choice = depth.select(train, held, classes=6, metric="top1", settings=settings)
         scores = {each["depth"]: each["score"] for each in choice.candidates}
         assert scores[1] == scores[2] and choice.chosen["depth"] == chosen
+
+
+@pytest.mark.parametrize("width", [2, 7, 64])
+def test_equally_near_images_count_in_training_order_for_every_k(width):
+    """Selection looks at the largest k at once and the final scores at the chosen one: both see the same neighbours."""
+    draw = torch.Generator().manual_seed(width)
+    # Small whole numbers on few axes: many images are equally near, copies and others.
+    features = torch.randint(0, 2, (60, width), generator=draw).float()
+    features[20:40] = features[:20]
+    labels = torch.randint(0, 5, (60,), generator=draw)
+    data = LabelledFeatures(features=features, labels=labels)
+    queries = torch.randint(0, 2, (40, width), generator=draw).float()
+    grid = [60, 20, 10, 5, 3, 1]
+    several = knn.Neighbours(data, classes=5, most=60).predictions(queries, grid)
+    similarity = knn._unit(queries) @ knn._unit(features).T
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    for k, predicted in zip(grid, several, strict=True):
+        assert torch.equal(predicted, knn.Neighbours(data, classes=5, most=k).scores(queries, k).argmax(1))
+        assert torch.equal(knn._nearest(similarity, k)[1], order[:, :k])
+    assert torch.equal(several[-1], labels[order[:, 0]])
+
+
+def test_of_two_copies_with_other_labels_the_first_is_the_nearest():
+    copies = LabelledFeatures(features=torch.ones(4, 3), labels=torch.tensor([3, 1, 1, 0]))
+    neighbours = knn.Neighbours(copies, classes=4, most=4)
+    assert neighbours.predictions(torch.ones(1, 3), [1]).item() == 3
+    assert neighbours.scores(torch.ones(1, 3), 1).argmax().item() == 3
+
+
+@pytest.mark.parametrize("level", [1.0, -300.0, 1e-6, 1e7])
+def test_features_that_are_constant_to_rounding_change_nothing(level):
+    train, test = noisy(300, 0), noisy(300, 1)
+    draw = torch.Generator().manual_seed(0)
+
+    def beside_rounding(data):
+        """Many more features, each one number but for its last digits."""
+        units = torch.randint(-2, 3, (300, 400), generator=draw)
+        values = torch.tensor(level) * (1 + units * torch.finfo(torch.float32).eps)
+        assert 0 < values.double().std() <= 4e-7 * abs(level)
+        return torch.cat([data.features, values], dim=1)
+
+    choice = probe.Choice(chosen={"strength": 1.0}, candidates=(), edge=False, metric="top1")
+    plain = probe.fit(train, choice, classes=3, settings=Probe()).scores(test.features)
+    wider = LabelledFeatures(features=beside_rounding(train), labels=train.labels)
+    scores = probe.fit(wider, choice, classes=3, settings=Probe()).scores(beside_rounding(test))
+    torch.testing.assert_close(scores, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_features_that_vary_little_are_still_scaled_up():
+    train = noisy(300, 0)
+    small = probe.Standardiser(1 + 1e-4 * train.features)(1 + 1e-4 * train.features)
+    torch.testing.assert_close(small, probe.Standardiser(train.features)(train.features), rtol=0.05, atol=0.05)

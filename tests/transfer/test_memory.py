@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrbench.registry.protocols import Knn, Probe
-from lrbench.transfer import blocks, knn, logme, probe
+from lrbench.control import Control
+from lrbench.errors import InterruptedWork
+from lrbench.registry.protocols import Fewshot, Knn, Probe
+from lrbench.transfer import blocks, fewshot, knn, logme, probe
 from lrbench.transfer.diagnostics import describe_features
+from lrbench.transfer.metrics import calibration, metrics
 from lrbench.transfer.selection import LabelledFeatures
 
 
@@ -105,6 +108,61 @@ def test_knn_keeps_predictions_of_each_k_and_no_scores(monkeypatch):
         knn.select(train, queries, classes=200, metric="top1", settings=Knn())
     # Scores of all queries would be 3.2 MB for each k; 50 queries' are 80 kB.
     assert largest.bytes <= 8 * 2000 * 7
+
+
+@pytest.mark.parametrize("classes", [3, 50])
+def test_evidence_by_blocks_of_classes_is_the_same(classes, monkeypatch):
+    data = made(400, 24, classes)
+    whole = logme.Evidence(data, classes)
+    told, control = [], Control()
+    control.progress = lambda done, total, unit: told.append((done, total, unit))
+    monkeypatch.setattr(logme, "_BYTES", 8 * 24 * 2)
+    parts = logme.Evidence(data, classes, control)
+    assert parts.score == pytest.approx(whole.score, rel=1e-12)
+    torch.testing.assert_close(parts.weights, whole.weights, rtol=1e-10, atol=1e-12)
+    assert told[0] == (1, 100, "iterations at most") and len(told) > 2
+
+
+def test_logme_of_many_classes_works_on_some_at_a_time(monkeypatch):
+    data = made(3000, 16, 2000)
+    monkeypatch.setattr(blocks, "_BYTES", 8 * 16 * 100)
+    monkeypatch.setattr(logme, "_BYTES", 8 * 16 * 100)
+    with Largest() as largest:
+        evidence = logme.Evidence(data, 2000)
+    # One number a feature and class; whatever else is computed of them is smaller.
+    assert largest.bytes <= evidence.weights.nbytes
+    with Largest() as largest:
+        scores = blocks.product(data.features, evidence.weights)
+    assert largest.bytes <= scores.nbytes
+    with Largest() as largest:
+        metrics(scores, data.labels)
+        calibration(scores, data.labels)
+    assert largest.bytes <= scores.nbytes / 50
+
+
+def test_a_stop_is_heeded_between_blocks_of_classes(monkeypatch):
+    monkeypatch.setattr(logme, "_BYTES", 8 * 16)
+    control = Control()
+    asked = []
+    monkeypatch.setattr(control, "stop_requested", lambda: asked.append(1) or len(asked) > 30)
+    with pytest.raises(InterruptedWork):
+        logme.Evidence(made(300, 16, 200), 200, control)
+    assert len(asked) == 31
+
+
+def test_a_long_fit_reports_its_iterations_and_stops_within_one(monkeypatch):
+    monkeypatch.setattr(probe, "_SILENT", 0.0)
+    monkeypatch.setattr(probe, "_LOGIT_BYTES", 4 * 50 * 10)
+    data, told, control = made(200, 8, 50), [], Control()
+    control.progress = lambda done, total, unit: told.append((done, total, unit))
+    choice = probe.Choice(chosen={"shots": 2, "strength": 1.0}, candidates=(), edge=False, metric="top1")
+    settings = fewshot.FewshotSettings(fewshot=Fewshot(shots=2), probe=Probe(), seed=0)
+    fewshot.fit(data, choice, classes=50, settings=settings, control=control)
+    assert told[0] == (1, Probe().iterations, "iterations at most") and told[-1][0] > 3
+    asked = []
+    monkeypatch.setattr(control, "stop_requested", lambda: asked.append(1) or len(asked) > 3)
+    with pytest.raises(InterruptedWork):
+        fewshot.fit(data, choice, classes=50, settings=settings, control=control)
 
 
 def test_largest_sees_what_is_made():
