@@ -1,14 +1,13 @@
 """Results: records, predictions, the index of them, and the suite next to them."""
 
 import io
-import json
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 from tests.fuzz.harness import ROOT, Target
-from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_json_lines, mutate_toml, one_of
+from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_toml, one_of
 
 CELL = "step-seed0-stage1.tiny-objects.probe.seed0"
 
@@ -52,14 +51,6 @@ def make_effective(folder: Path) -> Path:
 
     keep_suite(Workspace(root=folder), load_suite("quick"))
     return effective_path(Workspace(root=folder), "quick")
-
-
-def make_timings(folder: Path) -> Path:
-    path = folder / "step" / "seed0" / "timings.jsonl"
-    path.parent.mkdir(parents=True)
-    lines = [{"stage": stage, "updates": 100, "seconds": 12.5, "processes": 2} for stage in (1, 2, 3)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 def mutate_columns(numbers: random.Random, content: bytes) -> bytes:
@@ -152,12 +143,6 @@ def use_effective(path: Path) -> object:
     return suite, recipe(suite)
 
 
-def use_timings(path: Path) -> object:
-    from lrbench.cost import _update_seconds
-
-    return _update_seconds(path.parents[2])
-
-
 TARGETS = [
     Target(
         name="result-record",
@@ -172,5 +157,4 @@ TARGETS = [
     Target(name="result-index", make=make_index, mutate=mutate_bytes, use=use_index, covered=True),
     Target(name="result-suite", make=make_suite, mutate=mutate_json, use=use_suite),
     Target(name="suite-in-use", make=make_effective, mutate=mutate_toml, use=use_effective),
-    Target(name="timings", make=make_timings, mutate=mutate_json_lines, use=use_timings),
 ]
