@@ -166,6 +166,19 @@ def test_numbers_beside_a_file_that_names_its_classes_are_refused(home, unnamed)
         read(home)
 
 
+@pytest.mark.parametrize("metadata", [b"\xff", b"[", b'{"info": {"features": {"label": "x"}}}', b"{}"])
+def test_a_damaged_description_of_columns_is_named(home, metadata):
+    write(home, "train", [0, 1])
+    write(home, "test", [0, 1])
+    path = home / "hubset" / "test-0.parquet"
+    table = pq.read_table(path).replace_schema_metadata({b"huggingface": metadata})
+    pq.write_table(table, path)
+    with pytest.raises(
+        InputError, match=r"test-0\.parquet is damaged: its description|names its classes in .* not in .*test-0"
+    ):
+        read(home)
+
+
 def test_words_beside_named_numbers_are_those_classes(home):
     write(home, "train", [0, 1, 2])
     write(home, "test", ["cat", "ant", "bee"], feature=datasets.Value("string"))

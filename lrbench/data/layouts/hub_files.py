@@ -8,7 +8,7 @@ from typing import Any
 from lrbench.data.decode import MOST_IMAGE_BYTES
 from lrbench.data.examples import SplitName
 from lrbench.errors import InputError
-from lrbench.files import read_bytes
+from lrbench.files import DamagedFile, read_bytes
 from lrbench.registry.task import HubFiles, Task
 
 
@@ -138,4 +138,9 @@ def _label_feature(datasets: Any, path: Path, column: str) -> Any:
     except (OSError, pa.ArrowInvalid):
         # Not a file that the rows came from: these were read.
         return None
-    return datasets.Features.from_arrow_schema(schema).get(column) if column in schema.names else None
+    try:
+        return datasets.Features.from_arrow_schema(schema).get(column) if column in schema.names else None
+    except Exception as error:
+        # What `datasets` raises depends on which word of the description is damaged.
+        reason = f"its description of the columns is not that of `datasets` ({type(error).__name__})"
+        raise DamagedFile(path, reason, "Copy it or write it again.") from error

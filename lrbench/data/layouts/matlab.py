@@ -47,13 +47,11 @@ def read_struct(content: bytes, name: str, fields: Sequence[str], *, limit: int)
         for element in _elements(memoryview(content)[_HEADER:], order):
             if element.kind == _COMPRESSED:
                 inflated = zlib.decompressobj().decompress(element.content, limit)
-                element = next(_elements(memoryview(inflated), order))
+                element = _next(_elements(memoryview(inflated), order))
             if element.kind == _MATRIX:
                 parts = _elements(element.content, order)
-                if _class(next(parts), order) == _STRUCT and (rows := _rows(parts, order, name, fields)) is not None:
+                if _class(_next(parts), order) == _STRUCT and (rows := _rows(parts, order, name, fields)) is not None:
                     return rows
-    except StopIteration as error:
-        raise ValueError("a matrix is cut short") from error
     except (struct.error, zlib.error, OverflowError, UnicodeDecodeError) as error:
         raise ValueError(f"it is damaged ({error})") from error
     raise ValueError(f"it holds no structure array {name!r}")
@@ -76,6 +74,13 @@ def _elements(content: memoryview, order: str) -> Iterator[_Element]:
         position = position + 8 if small else start + (size if kind == _COMPRESSED else -(-size // 8) * 8)
 
 
+def _next(elements: Iterator[_Element]) -> _Element:
+    element = next(elements, None)
+    if element is None:
+        raise ValueError("a matrix is cut short")
+    return element
+
+
 def _class(flags: _Element, order: str) -> int:
     return int(struct.unpack_from(f"{order}I", flags.content)[0] & 0xFF)
 
@@ -92,11 +97,11 @@ def _rows(
     parts: Iterator[_Element], order: str, name: str, fields: Sequence[str]
 ) -> list[tuple[float | str, ...]] | None:
     """The entries of a structure array after its flags; None where it has another name."""
-    count = math.prod(int(size) for size in _numbers(next(parts), order))
-    if bytes(next(parts).content) != name.encode():
+    count = math.prod(int(size) for size in _numbers(_next(parts), order))
+    if bytes(_next(parts).content) != name.encode():
         return None
-    (width,) = _numbers(next(parts), order)
-    names = bytes(next(parts).content)
+    (width,) = _numbers(_next(parts), order)
+    names = bytes(_next(parts).content)
     if width < 1:
         raise ValueError("its fields have no names")
     known = [names[i : i + int(width)].partition(b"\0")[0].decode() for i in range(0, len(names), int(width))]
@@ -104,9 +109,9 @@ def _rows(
     if missing:
         raise ValueError(f"its structure array {name!r} has no field {missing[0]!r}")
     rows = []
-    # A count that is wrong ends where the content does: `next` raises StopIteration.
+    # A count that is wrong ends where the content does.
     for _ in range(count):
-        values = {field: next(parts) for field in known}
+        values = {field: _next(parts) for field in known}
         rows.append(tuple(_value(values[field], order) for field in fields))
     return rows
 
@@ -116,10 +121,10 @@ def _value(element: _Element, order: str) -> float | str:
     parts = _elements(element.content, order)
     if element.kind != _MATRIX:
         raise ValueError(f"an element of type {element.kind} is no matrix")
-    kind = _class(next(parts), order)
-    next(parts)
-    next(parts)
-    data = next(parts)
+    kind = _class(_next(parts), order)
+    _next(parts)
+    _next(parts)
+    data = _next(parts)
     if kind == _CHARACTERS:
         encoding = _ENCODINGS.get(data.kind, "latin-1")
         endian = "" if encoding in ("utf-8", "latin-1") else {"<": "-le", ">": "-be"}[order]
