@@ -39,6 +39,16 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_here() -> int:
+    """Bytes of memory that this machine, or the container of this process, has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return memory
+    return min(memory, int(limit)) if limit.isdecimal() else memory
+
+
 def processes_here() -> int:
     """How many processes torchrun started on this machine; 1 where it started none."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

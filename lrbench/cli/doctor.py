@@ -46,14 +46,13 @@ def _size(folder: Path) -> str:
 def _machine(workspace: Any) -> dict[str, str]:
     import torch
 
-    from lrbench.machine import cores_here
+    from lrbench.machine import cores_here, memory_here
 
     existing = next(path for path in (workspace.root.absolute(), *workspace.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     machine = {"system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}"}
     machine["cores"] = str(cores_here())
-    if hasattr(os, "sysconf"):
-        machine["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    machine["memory"] = f"{memory_here() / 2**30:.0f} GiB"
     machine["disk free"] = f"{free:,.0f} GiB at {existing}"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)

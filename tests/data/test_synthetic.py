@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lrbench.data import synthetic
 from lrbench.data.loading import load_task_data
 from lrbench.data.synthetic.world import combinations
 from lrbench.errors import InputError
@@ -68,3 +69,17 @@ def test_an_unknown_generator_or_option_is_refused(home, tmp_path):
         (home / "odd.toml").write_text(f'name = "odd"\n\n[files]\nlayout = "synthetic"\n{files}\n')
         with pytest.raises(InputError, match=said):
             load_task_data(load_task("odd.toml"), [])
+
+
+@pytest.mark.parametrize("generator", ["objects", "digits"])
+def test_images_that_memory_cannot_hold_are_refused(home, monkeypatch, generator):
+    (home / "large.toml").write_text(
+        f'name = "large"\n\n[files]\nlayout = "synthetic"\ngenerator = "{generator}"\nsize = 64\ntrain = 1000\ntest = 20\n'
+    )
+    monkeypatch.setattr(synthetic, "memory_here", lambda: 20 << 20)
+    with pytest.raises(
+        InputError, match=r"task large: drawing 1,000 images of 64 px takes \d+ GiB of memory, and this machine"
+    ):
+        load_task_data(load_task("large.toml"), [])
+    monkeypatch.setattr(synthetic, "memory_here", lambda: 1 << 30)
+    assert len(load_task_data(load_task("large.toml"), []).splits["train"]) == 1000

@@ -16,10 +16,13 @@ from lrbench.data.synthetic.stream import Stream
 from lrbench.data.synthetic.world import Rendered, Request, check_options
 from lrbench.errors import InputError
 from lrbench.files import sha256_bytes
+from lrbench.machine import memory_here
 from lrbench.registry.task import SyntheticFiles, Task
 
 __all__ = ["load_synthetic"]
 
+# What drawing takes at most for each pixel of a split, measured on all generators; digits need no drawing.
+_BYTES_A_PIXEL, _BYTES_A_DIGITS_PIXEL = 150, 12
 # Rises when the same seed gives other images: prepared pixels and results of another version are another task.
 WORLD_VERSION = 1
 
@@ -54,7 +57,7 @@ def load_synthetic(task: Task) -> TaskData:
     """The splits of an embedded task; the same bits from the same seed on every machine.
 
     Raises:
-        InputError: An unknown generator or option.
+        InputError: An unknown generator or option, or more pixels than this machine has memory to draw.
     """
     files = task.files
     assert isinstance(files, SyntheticFiles)
@@ -69,6 +72,13 @@ def load_synthetic(task: Task) -> TaskData:
         names = check_options(files.generator, files.options, where).classes(files.options)
     if files.train < len(names):
         raise InputError(f"{where}: files.train is {files.train}, fewer than its {len(names)} classes.")
+    pixels = max(files.train, files.test) * files.size**2
+    needed = pixels * (_BYTES_A_DIGITS_PIXEL if files.generator == "digits" else _BYTES_A_PIXEL)
+    if needed > (memory := memory_here()):
+        raise InputError(
+            f"{where}: drawing {max(files.train, files.test):,} images of {files.size:,} px takes {needed / 2**30:,.0f} GiB of "
+            f"memory, and this machine has {memory / 2**30:,.0f} GiB. Set files.train, files.test or files.size lower."
+        )
     key = files.model_dump_json()
     splits: dict[SplitName, Split] = {}
     for name in ("train", "test"):
