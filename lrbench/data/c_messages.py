@@ -54,11 +54,12 @@ class _Replacement:
         with self._lock:
             self._listeners += 1
             self._place.value = self._stream
+        outer = getattr(self._thread, "messages", None)
         self._thread.messages = messages
         try:
             yield messages
         finally:
-            self._thread.messages = None
+            self._thread.messages = outer
             with self._lock:
                 self._listeners -= 1
                 if not self._listeners:

@@ -3,7 +3,7 @@
 import io
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import EpsImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
+from lrbench.data.c_messages import c_messages
 from lrbench.data.decoding_room import wait_for_room
 from lrbench.data.image_kinds import READ_FORMATS, why_unread
 from lrbench.data.jpeg import Bytes, decode_jpeg
@@ -108,24 +109,9 @@ def decode(content: bytes, name: str, *, task: str = "TASK", upright: bool = Fal
     """
     if not content:
         raise UndecodableImage(name, "the file is empty", task)
-    remarks = _REMARKS.get()
     try:
-        # Pillow looks at the head alone: what kind it is, and how large.
-        image = Image.open(io.BytesIO(content), formats=READ_FORMATS)
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise Image.DecompressionBombError
-        wait_for_room(width, height)
-        pixels, damage = decode_jpeg(content) if image.format in {"JPEG", "MPO"} else (None, None)
-        if image.format == "PNG":
-            damage = png_damage(content)
-        if pixels is None or image.mode != "RGB":
-            # TIFF alone is turned by Pillow, which then forgets the orientation.
-            orientation = _orientation(image) if image.format == "TIFF" else 1
-            image.load()
-            pixels = _turned(rgb_pixels(image), {6: 8, 8: 6}.get(orientation, orientation))
-        if image.format != "TIFF":
-            orientation = _orientation(image)
+        with c_messages() as messages:
+            pixels, damage, orientation = _decoded(content, messages or [])
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
@@ -135,6 +121,7 @@ def decode(content: bytes, name: str, *, task: str = "TASK", upright: bool = Fal
     except Exception as error:
         # Pillow's decoders raise a dozen kinds of exception on damaged files (OSError, SyntaxError, struct.error, …).
         raise UndecodableImage(name, _own_words(str(error)) or type(error).__name__, task) from error
+    remarks = _REMARKS.get()
     if damage is not None:
         refusal = UndecodableImage(name, f"it is damaged: {damage}", task)
         if remarks is None:
@@ -142,7 +129,33 @@ def decode(content: bytes, name: str, *, task: str = "TASK", upright: bool = Fal
         remarks.damage = refusal
     if remarks is not None and orientation != 1:
         remarks.oriented = name
-    return np.ascontiguousarray(_turned(pixels, orientation)) if upright else np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(_turned(pixels, orientation) if upright else pixels)
+
+
+def _decoded(content: bytes, messages: Sequence[str]) -> tuple[Bytes, str | None, int]:
+    """The stored pixels of an image, its damage as a clause, and the orientation that it states.
+
+    Args:
+        content: The file's bytes.
+        messages: What C libraries print meanwhile.
+    """
+    # Pillow looks at the head alone: what kind it is, and how large.
+    image = Image.open(io.BytesIO(content), formats=READ_FORMATS)
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise Image.DecompressionBombError
+    wait_for_room(width, height)
+    pixels, damage = decode_jpeg(content) if image.format in {"JPEG", "MPO"} else (None, None)
+    if image.format == "TIFF":
+        # TIFF alone is turned by Pillow, which then forgets the orientation.
+        orientation = _orientation(image)
+        image.load()
+        pixels = _turned(rgb_pixels(image), {6: 8, 8: 6}.get(orientation, orientation))
+        return pixels, f"its decoder reports {messages[0]!r}" if messages else None, orientation
+    if pixels is None or image.mode != "RGB":
+        image.load()
+        pixels = rgb_pixels(image)
+    return pixels, png_damage(content) if image.format == "PNG" else damage, _orientation(image)
 
 
 def _own_words(message: str) -> str:

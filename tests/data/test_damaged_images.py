@@ -65,6 +65,16 @@ def test_bytes_of_a_cameras_own_before_the_end_are_no_damage():
         assert remarks.damage is None
 
 
+def test_what_libtiff_prints_is_damage_too(capfd):
+    content = encoded("TIFF", compression="tiff_lzw")
+    start = Image.open(io.BytesIO(content)).tag_v2[273][0]
+    # The first strip's data begin again in its middle.
+    spoilt = content[: start + 900] + content[start : start + 900] + content[start + 1800 :]
+    with pytest.raises(UndecodableImage):
+        decode(spoilt, "x.tif")
+    assert capfd.readouterr().err == ""
+
+
 def test_each_thread_hears_the_reports_on_its_own_image(capfd):
     draw = random.Random(0)
     files = [(half_grey(), True) if draw.random() < 0.5 else (encoded("JPEG"), False) for _ in range(200)]
