@@ -12,7 +12,7 @@ from torch import nn
 
 from lrbench.effective import effective_path, read_effective, recipe
 from lrbench.errors import InputError
-from lrbench.files import write_bytes, write_json, write_text
+from lrbench.files import atomic_folder, write_bytes, write_json, write_text
 from lrbench.headers import FORMAT
 from lrbench.leaderboard.index import Entry, load_index
 from lrbench.leaderboard.resampling import Labels
@@ -70,11 +70,12 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
         "batchnorm_within": within,
     }
     header = metadata.model_copy(update=changed)
-    write_bytes(folder / "model.safetensors", encode(weights, header.model_dump(mode="json")))
-    write_json(folder / "config.json", configuration)
-    if workspace is not None:
-        statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
-        write_text(folder / "README.md", _card(path, header, statistics, workspace))
+    with atomic_folder(folder) as whole:
+        write_bytes(whole / "model.safetensors", encode(weights, header.model_dump(mode="json")))
+        write_json(whole / "config.json", configuration)
+        if workspace is not None:
+            statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
+            write_text(whole / "README.md", _card(path, header, statistics, workspace))
 
 
 def _first_convolution(model: nn.Module, named: Any) -> Any:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lrbench.errors import FailureError, InputError, sentence
-from lrbench.leftovers import temporary_name
+from lrbench.leftovers import remove_leftovers, temporary_name
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Something of another kind is where a file or folder is needed.
@@ -105,6 +106,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
             # Where this fails too, the error above says why; the next command removes the file.
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on success its content appears in `path`, which is missing or empty before."""
+    with writing(path, then="it starts again"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers([path.parent], below=False)
+        temporary = temporary_name(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.is_dir():
+                # It may be somebody's current folder, which has to stay the same one.
+                for content in sorted(temporary.iterdir()):
+                    os.replace(content, path / content.name)
+            else:
+                os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 class DamagedFile(InputError):
@@ -270,6 +292,13 @@ def append_line(path: Path, line: str) -> None:
             if kind != stat.S_IFREG:
                 raise _not_regular(path, kind)
             file.write(f"{line}\n".encode())
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it exists. Unlike `unlink`, this accepts a missing file on a read-only file system, too."""
+    with writing(path):
+        if os.path.lexists(path):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

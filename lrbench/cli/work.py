@@ -52,6 +52,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     from lrbench.effective import is_made
     from lrbench.engines.local import run_jobs
     from lrbench.engines.together import run_jobs_together
+    from lrbench.files import remove_file
     from lrbench.machine import fix_cublas
     from lrbench.snapshots import progress_path, snapshot_path
 
@@ -62,7 +63,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     for each in plan.snapshots:
         if each.made and ranks.first:
             # Left by a process that was killed between the two. Whoever deletes the snapshot to make it anew means all of it.
-            progress_path(snapshot_path(place.workspace.checkpoints, suite.name, each.key)).unlink(missing_ok=True)
+            remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, each.key)))
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
         if ranks.alone:

@@ -8,7 +8,6 @@ not at all. What a stopped preparation has finished is used again; of a damaged 
 import io
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +38,7 @@ from lrbench.data.shards import (
 )
 from lrbench.errors import FailureError, InterruptedWork
 from lrbench.files import sha256_json, sync_folder, writing
+from lrbench.leftovers import temporary_name
 from lrbench.locks import locked
 from lrbench.machine import cores_here
 from lrbench.registry.loading import is_shipped
@@ -314,10 +314,14 @@ class _Work:
                 self._fill(part)
                 _put_in_place(part, folder)
                 return
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
-                self._fill(Path(own, "part"))
+            own = temporary_name(folder)
+            own.mkdir()
+            try:
+                self._fill(own)
                 if self.read(folder) is None:
-                    _put_in_place(Path(own, "part"), folder)
+                    _put_in_place(own, folder)
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
 
     def _fill(self, folder: Path) -> None:
         """Write all shards that a folder lacks or whose checksum differs, and what they are."""

@@ -15,6 +15,7 @@ from lrbench.control import Control
 from lrbench.data.batches import Batches
 from lrbench.effective import is_made, recipe
 from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.files import remove_file
 from lrbench.locks import locked
 from lrbench.machine import device_name, library_versions, source_revision
 from lrbench.model_limits import refuse_misfit
@@ -94,7 +95,7 @@ def _made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> SnapshotMetad
         return None
     path = snapshot_path(workspace.checkpoints, suite.name, key)
     # Of a process that was killed between the two: whoever deletes the snapshot to make it anew means all of it.
-    progress_path(path).unlink(missing_ok=True)
+    remove_file(progress_path(path))
     return read_metadata(path)
 
 
