@@ -197,7 +197,8 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
         others = " ".join(f"{each}.safetensors" for each in coming)
         raise InputError(
             f"{path} was made from other weights than {parent} holds now, which was made anew or replaced since: they are not "
-            f"of one run. In {path.parents[2]}, delete what comes of the former weights ({others}) and run the same command "
+            f"of one run. In {path.parents[2]}, delete what comes of the former weights ({others}; "
+            "`lrbench snapshots delete`) and run the same command "
             f"again, which makes what is missing; or put the former {parent.stem} back with all of its files ({parent.name}, "
             f"{parent.stem}.bn.safetensors, {parent.stem}.state.pt)."
         )
@@ -259,7 +260,8 @@ def unkept(suite: Suite, arms: Sequence[str], trained: Sequence[SnapshotKey], wo
         f"{', '.join(map(str, trained))} of suite {suite.name} kept no weights on the way for {', '.join(arms)}, which the "
         f"suite had not when they were trained. Give the suite with more arms a name of its own (--set name={suite.name}-2), "
         f"which pretrains all; or leave {', '.join(arms)} out; or, in {folder}, delete what has to be trained again for it "
-        f"({' '.join(f'{each}.safetensors' for each in coming)}) and run the same command again."
+        f"({' '.join(f'{each}.safetensors' for each in coming)}; `lrbench snapshots delete`) and run "
+        "the same command again."
     )
 
 

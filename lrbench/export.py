@@ -12,6 +12,7 @@ from torch import nn
 
 from lrbench.effective import effective_path, read_effective, recipe
 from lrbench.errors import InputError
+from lrbench.escaping import for_markdown
 from lrbench.files import atomic_folder, write_bytes, write_json, write_text
 from lrbench.headers import FORMAT
 from lrbench.leaderboard.index import Entry, load_index
@@ -109,7 +110,7 @@ def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, worksp
     facts.append(f"timm {timm.__version__}")
     parts = [
         "---\nlibrary_name: timm\ntags:\n- image-classification\n- lrbench\n---",
-        f"# {metadata.architecture}, snapshot `{where}`",
+        f"# {for_markdown(metadata.architecture)}, snapshot {for_markdown(str(where))}",
         "Weights at a boundary of the learning rate, saved by lrbench."
         if metadata.suite
         else "Weights from elsewhere, taken in by lrbench; what they were trained on is not in the file.",

@@ -16,7 +16,8 @@ FORMAT = 2
 """Version of the record. Records of version 1 have no hash of their own."""
 
 GET_IT_AGAIN = (
-    "Copy it again from where it came. If lrbench pretrained it here, delete it and run the same pretraining again."
+    "Copy it again from where it came. If lrbench pretrained it here, delete it (`lrbench snapshots delete`) and run the same "
+    "pretraining again."
 )
 """What to do about a damaged file of weights."""
 

@@ -144,6 +144,11 @@ def batchnorm_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".safetensors") + ".bn.safetensors")
 
 
+def state_path(snapshot: Path) -> Path:
+    """The optimiser's state at the boundary of a snapshot, from which the next stage continues."""
+    return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".state.pt")
+
+
 def progress_path(snapshot: Path) -> Path:
     """The progress towards a snapshot; gone once the snapshot is there."""
     return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".progress.pt")

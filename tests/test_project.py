@@ -14,7 +14,7 @@ FLOORS = [
     "errors files file_kinds leftovers seeds workspace control locks machine ranks",
     "registry arms",
     "data",
-    "model_limits models headers snapshots published conversion weights effective references foreign_files foreign",
+    "model_limits models headers snapshots published deletion conversion weights effective references foreign_files foreign",
     "predictions results cells",
     "pretrain transfer",
     "leaderboard",

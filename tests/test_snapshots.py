@@ -525,6 +525,15 @@ def test_the_card_of_weights_from_elsewhere_says_nothing_that_it_does_not_know(
     assert not any(word in card for word in ("None,", "boundary", "Source:", "Recipe"))
 
 
+def test_a_card_shows_a_files_name_as_text(lrbench, home):
+    name = "a`<img src=x onerror=alert(1)>.pth"
+    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / name)
+    assert lrbench("snapshots", "add", name, "--architecture", "resnet10t", "--name", "mine").status == 0
+    assert lrbench("snapshots", "export", "foreign/mine", "--to", "hf", "--out", "card").status == 0
+    title = next(line for line in (home / "card" / "README.md").read_text().splitlines() if line.startswith("# "))
+    assert title == r"# resnet10t, snapshot a\`&lt;img src=x onerror=alert(1)&gt;.pth"
+
+
 def test_verify_evaluates_on_the_source_again_where_asked(lrbench, home):
     assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
     sound = lrbench("snapshots", "verify", "--source")

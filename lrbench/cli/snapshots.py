@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, warn
+from lrbench.cli.snapshots_delete import delete
 from lrbench.cli.usage import Commands
 
 if TYPE_CHECKING:
     from lrbench.foreign import Taken
 
-app = Commands(help="List, show, verify, take in and export snapshots.")
+app = Commands(help="List, show, verify, take in, export and delete snapshots.")
+app.command("delete")(delete)
 
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REF", help="stage2, arm/stage2, suite/arm/seed1/stage2, or a .safetensors path.")

@@ -12,9 +12,9 @@ from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
 from lrbench.effective import is_made, recipe, unkept
 from lrbench.errors import InputError
 from lrbench.files import DamagedFile
-from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of, state_path
+from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of
 from lrbench.registry import Suite
-from lrbench.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path
+from lrbench.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
 from lrbench.weights import load_into, mismatches
 from lrbench.workspace import Workspace
 

@@ -33,7 +33,7 @@ from lrbench.pretrain.beginning import Beginning, keeps_mean
 from lrbench.pretrain.log import append_timing, clear_log, write_log
 from lrbench.pretrain.saving import Saver, on_cpu
 from lrbench.pretrain.source import Source, SourceScores, evaluate, open_source
-from lrbench.pretrain.state import Progress, save, state_path
+from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
@@ -46,6 +46,7 @@ from lrbench.snapshots import (
     progress_path,
     read_metadata,
     snapshot_path,
+    state_path,
     write_snapshot,
 )
 from lrbench.workspace import Place, Workspace

@@ -56,11 +56,6 @@ class Progress:
         return not_finite(self.weights)
 
 
-def state_path(snapshot: Path) -> Path:
-    """The optimiser's state at the boundary of a snapshot."""
-    return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".state.pt")
-
-
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers and words, atomically."""
     buffer = io.BytesIO()

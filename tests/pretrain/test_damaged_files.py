@@ -11,8 +11,8 @@ from lrbench.cost import _update_seconds
 from lrbench.errors import InputError, InterruptedWork
 from lrbench.pretrain.log import append_timing
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, save, state_path
-from lrbench.snapshots import progress_path, snapshot_path
+from lrbench.pretrain.state import load, save
+from lrbench.snapshots import progress_path, snapshot_path, state_path
 from tests.conftest import one_paragraph
 from tests.pretrain.test_segments import key, make
 

@@ -19,12 +19,12 @@ from lrbench.models import InputNormalisation
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.saving import Saver
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import Progress, load, save, state_path
+from lrbench.pretrain.state import Progress, load, save
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
 from lrbench.ranks import ALONE, Ranks
 from lrbench.registry.suite import Schedule, Suite, Training
-from lrbench.snapshots import progress_path, read_metadata, snapshot_path
+from lrbench.snapshots import progress_path, read_metadata, snapshot_path, state_path
 from tests.pretrain.test_segments import key, make
 
 CPU = torch.device("cpu")

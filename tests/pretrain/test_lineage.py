@@ -11,8 +11,8 @@ from lrbench.control import Control
 from lrbench.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.log import write_log
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, save, state_path
-from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, write_snapshot
+from lrbench.pretrain.state import load, save
+from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path, write_snapshot
 from tests.pretrain.test_looking import breaks_at
 from tests.pretrain.test_mishaps import poisoned
 from tests.pretrain.test_segments import StopsAfter, key, make
@@ -61,7 +61,7 @@ def test_a_stage_whose_parent_was_made_anew_is_not_taken_for_its_child(lrbench, 
     # All at once: also those beside the one that was met first, and what was made from them.
     folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
     listed = " ".join(f"{each}.safetensors" for each in former.split())
-    assert f"In {folder}, delete what comes of the former weights ({listed})" in str(refused.value)
+    assert f"In {folder}, delete what comes of the former weights ({listed}; " in str(refused.value)
     for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
         outcome = lrbench(*command)
         assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
@@ -164,7 +164,7 @@ def test_a_state_that_lacks_a_part_says_what_to_do(tiny, place, wrong):
     content = load(state_path(path))
     content.pop("update") if wrong == "update" else content["momentum"].update({"conv1.0.weight": torch.zeros(1)})
     save(state_path(path), content)
-    with pytest.raises(InputError, match=r"stage1.state.pt is damaged. Delete .*stage1.safetensors"):
+    with pytest.raises(InputError, match=r"stage1.state.pt is damaged: it is no state of this network. Delete .*stage1.safetensors"):
         make_snapshot(tiny, key("step", 2), place, Control())
 
 

@@ -10,9 +10,8 @@ from lrbench.control import Control
 from lrbench.errors import FailureError
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import state_path
 from lrbench.registry import load_suite
-from lrbench.snapshots import batchnorm_path, snapshot_path
+from lrbench.snapshots import batchnorm_path, snapshot_path, state_path
 from tests.pretrain.test_segments import key, make
 
 CPU = torch.device("cpu")

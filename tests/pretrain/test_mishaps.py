@@ -22,10 +22,10 @@ from lrbench.models import create_model, no_memory
 from lrbench.pretrain import segments as segments_module
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, save, state_path
+from lrbench.pretrain.state import load, save
 from lrbench.pretrain.step import Step, drops_at_random
 from lrbench.registry.suite import Schedule, Suite, Training
-from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path
+from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 from tests.pretrain.test_engine import CPU, NORMALISE, network
 from tests.pretrain.test_segments import StopsAfter, key, make
 from tests.pretrain.test_step import Greedy, gradients

@@ -15,10 +15,10 @@ from lrbench.models import InputNormalisation, create_model
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import evaluate, open_source
-from lrbench.pretrain.state import load, save, state_path
+from lrbench.pretrain.state import load, save
 from lrbench.registry import load_suite, load_task
 from lrbench.seeds import derive
-from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path
+from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 
 
 def key(arm, stage, seed=0):

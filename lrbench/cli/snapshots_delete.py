@@ -1,0 +1,73 @@
+"""`lrbench snapshots delete`: delete snapshots with the files that belong to them."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrbench.cli.common import note, show, some
+
+if TYPE_CHECKING:
+    from lrbench.deletion import Deletion
+
+
+def delete(
+    references: Annotated[
+        list[str],
+        typer.Argument(metavar="REF", help="stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, or a path."),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", metavar="SUITE", help="Suite of a reference that names none. [default: pretrained last]"
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+) -> None:
+    """Delete snapshots with their statistics, states and saved progress; results and other snapshots stay."""
+    from lrbench.control import Control, stopping_on_signals
+    from lrbench.deletion import delete, plan_deletion
+    from lrbench.errors import InputError
+    from lrbench.references import parse_reference
+    from lrbench.workspace import Workspace
+
+    workspace = Workspace.current()
+    deletions: dict[str, Deletion] = {}
+    for reference in references:
+        parsed = parse_reference(reference, workspace, suite=suite)
+        if parsed.path is None:
+            raise InputError(
+                f"{reference} names published weights, which lrbench keeps in no file. Name a snapshot here."
+            )
+        deletions[parsed.text] = plan_deletion(parsed.path, workspace)
+    _say_what_comes_of_it(list(deletions.values()))
+    if not yes and not _confirmed(len(deletions)):
+        raise InputError("nothing was deleted. Pass --yes to delete without being asked.")
+    control = Control()
+    with stopping_on_signals(control):
+        for deletion in deletions.values():
+            delete(deletion, control)
+            for file in deletion.files:
+                show(f"deleted {file}")
+
+
+def _say_what_comes_of_it(deletions: "list[Deletion]") -> None:
+    going = {deletion.path.absolute() for deletion in deletions}
+    for deletion in deletions:
+        beside = [file.name for file in deletion.files if file != deletion.path]
+        also = f", with {', '.join(beside)}" if beside else ""
+        note(f"{deletion.path}{also}")
+        children = [str(child) for child in deletion.children if child.absolute() not in going]
+        if children:
+            note(
+                f"  {len(children)} snapshots were made from it. If it is trained again with other weights, they are refused "
+                f"until they are deleted too: {some(children)}"
+            )
+    note("Results in the leaderboard stay; the next `lrbench run` makes missing snapshots of a suite again.")
+
+
+def _confirmed(count: int) -> bool:
+    # Prompts go to a person; a script says --yes.
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    return typer.confirm("Delete this snapshot?" if count == 1 else f"Delete these {count} snapshots?", err=True)
