@@ -164,7 +164,8 @@ def test_a_state_that_lacks_a_part_says_what_to_do(tiny, place, wrong):
     content = load(state_path(path))
     content.pop("update") if wrong == "update" else content["momentum"].update({"conv1.0.weight": torch.zeros(1)})
     save(state_path(path), content)
-    with pytest.raises(InputError, match=r"stage1.state.pt is damaged: it is no state of this network. Delete .*stage1.safetensors"):
+    said = r"stage1.state.pt is damaged: it is no state of this network. Delete .*stage1.safetensors"
+    with pytest.raises(InputError, match=said):
         make_snapshot(tiny, key("step", 2), place, Control())
 
 
