@@ -1,5 +1,6 @@
 """The effective suite: what a suite's TOML and `--set` came to, kept beside its snapshots and its results."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -108,7 +109,7 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     """
     if name is not None:
         path = effective_path(workspace, name)
-        if means_a_file(name) or not path.is_file():
+        if means_a_file(name) or not os.path.isfile(path):
             _refuse_misspelt(workspace, name)
             return load_suite(name)
     else:
@@ -138,7 +139,7 @@ def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: C
         InputError: No such suite, or one whose TOML is wrong.
     """
     kept = effective_path(workspace, name)
-    if means_a_file(name) or name in find_suites() or not kept.is_file():
+    if means_a_file(name) or name in find_suites() or not os.path.isfile(kept):
         _refuse_misspelt(workspace, name)
         return load_suite(name, changes)
     # Its own file may say otherwise by now.
@@ -153,7 +154,7 @@ def _refuse_misspelt(workspace: Workspace, name: str) -> None:
         InputError: Says which may have been meant.
     """
     shipped = find_suites()
-    if means_a_file(name) or name in shipped or suggestion(name, shipped) or Path(f"{name}.toml").is_file():
+    if means_a_file(name) or name in shipped or suggestion(name, shipped) or os.path.isfile(f"{name}.toml"):
         return
     if near := suggestion(name, [path.parent.name for path in sorted(workspace.checkpoints.glob("*/suite.toml"))]):
         raise InputError(

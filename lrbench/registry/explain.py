@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lrbench.registry.strict import Strict
-from lrbench.registry.task import NAME_PATTERN, Task
+from lrbench.registry.strict import NAME_PATTERN, Strict
+from lrbench.registry.task import Task
 
 _TEXT, _LIST = "must be text (in quotes)", "must be a list (in brackets)"
 # By pydantic's kind of error: what it says of the value, given what pydantic knows of the limit.
@@ -22,12 +22,13 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "model_type": lambda known: "must be a table",
     "model_attributes_type": lambda known: "must be a table",
     "dict_type": lambda known: "must be a table",
-    "greater_than_equal": lambda known: f"must be {known['ge']} or more",
+    "greater_than_equal": lambda known: f"must be {known['ge']:,} or more",
     "greater_than": lambda known: f"must be greater than {known['gt']:g}",
-    "less_than_equal": lambda known: f"must be {known['le']:g} or less",
+    "less_than_equal": lambda known: f"must be {known['le']:,} or less",
     "less_than": lambda known: f"must be less than {known['lt']:g}",
     "too_short": lambda known: f"must have at least {known['min_length']} item",
     "too_long": lambda known: f"must have no more than {known['max_length']} items",
+    "string_too_long": lambda known: f"must have no more than {known['max_length']} characters",
     "string_pattern_mismatch": lambda known: (
         "must be of small letters, digits, `.`, `_` and `-`"
         if known["pattern"] == NAME_PATTERN
@@ -37,9 +38,12 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
 # Names that pydantic puts into a location to say which variant of a union was tried; they are not keys of the file.
 _VARIANTS = {
     "folders", "split-folders", "lists", "table", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
-    "column", "tuple[str, ...]", "str", "constrained-str", "[key]",
+    "column", "tuple[str, ...]", "str", "constrained-str", "int", "float", "[key]",
 }  # fmt: skip
 
+
+# Longer ones are cut, in characters; of more problems than so many the rest are counted.
+_LONGEST, _MOST = 80, 10
 
 # How to come by a value that cannot be made up.
 _HOW = {"files.split.sha256": " (`sha256sum` and the list's file name print it)"}
@@ -69,13 +73,14 @@ def explain(model: type[Strict], error: ValidationError) -> str:
         if words not in known:
             known.append(words)
     clauses = [f"`{key}`{_joined(words)}" if key else _joined(words).lstrip(": ") for key, words in found.items()]
-    text = "; ".join(clauses)
+    more = [f"and {len(clauses) - _MOST:,} more problems"] if len(clauses) > _MOST else []
+    text = "; ".join([*clauses[:_MOST], *more])
     return text if text.endswith("?") else f"{text}."
 
 
 def _problem(model: type[Strict], problem: Any) -> tuple[str, str]:
     """The key, and what is wrong with it, as it follows the key."""
-    location = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part in _VARIANTS)]
+    location = [_cut(str(part)) for part in problem["loc"] if not (isinstance(part, str) and part in _VARIANTS)]
     key, kind, known = ".".join(location), problem["type"], problem.get("ctx", {})
     given = problem.get("input")
     message = f": {problem['msg'].removeprefix('Value error, ')}"
@@ -99,21 +104,30 @@ def _problem(model: type[Strict], problem: Any) -> tuple[str, str]:
         return f"{key}.{tag}", missing if kind == "union_tag_not_found" else _one_of(options, known["tag"])
     if kind == "value_error":
         return key, message
+    if kind == "json_invalid":
+        deep = "recursion" in problem["msg"]
+        return key, ": lists or tables are nested too deeply" if deep else ": it holds half of a surrogate pair"
     words = f" {_WORDS[kind](known)}" if kind in _WORDS else message
-    shown = str(given).lower() if isinstance(given, bool) else repr(given)
+    shown = str(given).lower() if isinstance(given, bool) else _cut(repr(given))
     return key, words + ("" if isinstance(given, dict) else f", not {shown}")
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def _one_of(options: list[str], given: Any) -> str:
-    hint = suggestion(str(given), options)
-    return f" must be one of {', '.join(options)}, not {given!r}" + (f".{hint}" if hint else "")
+    hint = suggestion(_cut(str(given)), options)
+    return f" must be one of {', '.join(options)}, not {_cut(repr(given))}" + (f".{hint}" if hint else "")
 
 
 def _joined(words: list[str]) -> str:
     """Several problems of one value as one: what it may be, and what it is."""
     if {each.partition(", not ")[0].strip() for each in words} == {_TEXT, _LIST}:
         return f" {_TEXT} or {_LIST.removeprefix('must be ')}, not {words[0].partition(', not ')[2]}"
-    return "; ".join(words)
+    # An empty list is neither text nor a list of it, and only the second says what is wrong.
+    empty = [clause for clause in words if "must have at least" in clause]
+    return "; ".join(empty or words)
 
 
 def _within(inner: Any, outer: Any) -> bool:

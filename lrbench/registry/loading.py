@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lrbench.errors import InputError
+from lrbench.files import read_bytes
 from lrbench.registry import own_tasks
 from lrbench.registry.explain import explain, suggestion
-from lrbench.registry.strict import Strict
+from lrbench.registry.strict import Strict, name_problem
 from lrbench.registry.suite import Suite
 from lrbench.registry.task import Task
 
 Record = TypeVar("Record", bound=Strict)
+# The largest that comes with lrbench has 4 KiB.
+_LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,10 @@ def task_folders() -> tuple[Path, ...]:
     Raises:
         InputError: `LRBENCH_TASKS` names something that is not a folder.
     """
-    added = tuple(Path(part).expanduser() for part in os.environ.get("LRBENCH_TASKS", "").split(os.pathsep) if part)
+    named = os.environ.get("LRBENCH_TASKS", "").split(os.pathsep)
+    added = tuple(Path(os.path.expanduser(part)) for part in named if part)
     for folder in added:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise InputError(
                 f"LRBENCH_TASKS names {folder}, which is not a folder. It holds folders of task TOML files, separated "
                 f"by {os.pathsep!r}."
@@ -160,7 +164,7 @@ def _name_task_files(content: dict[str, Any], folder: Path, where: str) -> None:
     def name_of(given: Any, key: str) -> Any:
         if not isinstance(given, str) or not means_a_file(given):
             return given
-        path = str((folder / Path(given).expanduser()).absolute())
+        path = str((folder / os.path.expanduser(given)).absolute())
         name = load_task(path, f"{where}, {key}").name
         if paths.setdefault(name, path) != path:
             raise InputError(f"{where}: {path} and {paths[name]} are both called {name!r}. Give one another `name`.")
@@ -188,12 +192,14 @@ def validated(model: type[Record], content: dict[str, Any], where: Path | str, *
     Raises:
         InputError: A key that is unknown or wrong.
     """
+    place = f"{where} (after --set)" if changed else str(where)
     try:
         # Through JSON, where strict validation takes lists for tuples and whole numbers for floats, but nothing else.
         return model.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
-        place = f"{where} (after --set)" if changed else str(where)
         raise InputError(f"{place}: {explain(model, error)}") from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{place}: {_unusable(error)}") from error
 
 
 def apply_changes(content: dict[str, Any], changes: Sequence[str], *, option: str = "--set") -> None:
@@ -249,6 +255,13 @@ def _like_another(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**base, **content}
 
 
+def _unusable(error: Exception) -> str:
+    """What is wrong with content that is well-formed and cannot be represented."""
+    if isinstance(error, RecursionError):
+        return "lists or tables are nested too deeply. Make them flat."
+    return "a number has thousands of digits. Write a smaller one."
+
+
 def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
     """The files by name, and what is wrong with those that give none."""
     found: dict[str, Found] = {}
@@ -262,6 +275,8 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
                 continue
             if not isinstance(name, str):
                 broken.append(f'{path}: the key `name` is missing. The file starts with `name = "…"`.')
+            elif name_problem(name):
+                broken.append(f"{path}: `name` {name_problem(name)}.")
             elif name in found:
                 if _read(path) != _read(found[name].path):
                     found[name] = replace(found[name], twin=path)
@@ -272,11 +287,11 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
 
 def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list, asked: str = "") -> Path:
     if means_a_file(name_or_path):
-        path = Path(name_or_path).expanduser()
+        path = Path(os.path.expanduser(name_or_path))
         where = f"{asked}: " if asked else ""
-        if path.is_dir():
+        if os.path.isdir(path):
             raise InputError(f"{where}{path} is a folder; give the {kind}'s TOML file itself.")
-        if not path.is_file():
+        if not os.path.exists(path):
             raise InputError(
                 f"{where}there is no {kind} file {path}. Give the path of a TOML file, or a name: {', '.join(sorted(find()))}."
             )
@@ -287,7 +302,7 @@ def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list, asked: 
             raise InputError(_of_the_other_kind(kind, name_or_path))
         beside = f"{name_or_path}.toml"
         near = (
-            f" A file {beside} is here: give its path." if Path(beside).is_file() else suggestion(name_or_path, found)
+            f" A file {beside} is here: give its path." if os.path.isfile(beside) else suggestion(name_or_path, found)
         )
         known = f"`lrbench {kind}s` lists those there are" if near else f"Known: {', '.join(sorted(found))}"
         way = "or name the folder of its TOML file in LRBENCH_TASKS" if asked else "or give the path of a TOML file"
@@ -338,15 +353,28 @@ def _refuse_twin(kind: str, name: str, path: Path, found: dict[str, Found]) -> N
 @lru_cache(maxsize=256)
 def _parsed(path: Path, modified: int, size: int) -> str:
     try:
-        return json.dumps(tomllib.loads(path.read_text(encoding="utf-8-sig")), default=str)
+        text = read_bytes(path, limit=_LARGEST_FILE).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return json.dumps(tomllib.loads(text), default=str)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not well-formed TOML: {error}. Correct that line.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file (UTF-8): {error.reason} at byte {error.start}.") from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: {_unusable(error)}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
-    status = path.stat()
+    """The content of a TOML file.
+
+    Raises:
+        InputError: It cannot be read, or it is not TOML.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {os.strerror(error.errno or 0).lower()}. Correct or delete it."
+        ) from error
     # Read once a process, and a fresh copy each time: callers change what they get.
     content: dict[str, Any] = json.loads(_parsed(path, status.st_mtime_ns, status.st_size))
     return content
@@ -362,6 +390,8 @@ def _apply(content: dict[str, Any], change: str, option: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{option} {key.strip()}: {_unusable(error)}") from error
     if isinstance(value, date | time):
         # No key is a date, but a name may look like one.
         value = text.strip()

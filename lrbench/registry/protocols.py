@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lrbench.registry.strict import Count, NotNegative, Positive, Strict, without_one_thread
+from lrbench.registry.strict import BatchSize, Count, NotNegative, Positive, Strict, Text, Threads, without_one_thread
 
 
 class Probe(Strict):
@@ -20,11 +20,11 @@ class Probe(Strict):
         iterations: Most L-BFGS iterations of one fit.
     """
 
-    strengths: Annotated[int, Field(ge=1)] = 45
+    strengths: Annotated[int, Field(ge=1, le=1_000)] = 45
     weakest: Positive = 1e-6
     strongest: Positive = 1e5
     tolerance: Positive = 1e-7
-    iterations: Count = 1000
+    iterations: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
 
     @model_validator(mode="after")
     def _ordered(self) -> "Probe":
@@ -46,7 +46,7 @@ class Probe(Strict):
 class Knn(Strict):
     """Cosine nearest neighbours: the numbers of neighbours that are tried."""
 
-    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5, 10, 20, 50, 100, 200)
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1, max_length=100)] = (1, 5, 10, 20, 50, 100, 200)
 
 
 class Finetune(Strict):
@@ -64,15 +64,15 @@ class Finetune(Strict):
         threads: CPU threads that compute the updates, as in pretraining.
     """
 
-    rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
-    decays: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
-    updates: Count = 5000
-    batch: Annotated[int, Field(ge=2)] = 64
+    rates: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=100)] = (1e-4, 1e-3, 1e-2, 1e-1)
+    decays: Annotated[tuple[NotNegative, ...], Field(min_length=1, max_length=100)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    updates: Annotated[int, Field(gt=0, le=10_000_000)] = 5000
+    batch: BatchSize = 64
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
     halving: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Count = 1
+    threads: Threads = 1
 
     @model_serializer(mode="wrap")
     def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -101,4 +101,4 @@ class Concat(Strict):
         partner: The other snapshot: `arm/stage1`, of the same suite and seed, or a reference in full.
     """
 
-    partner: str = "step/stage1"
+    partner: Text = "step/stage1"

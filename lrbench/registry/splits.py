@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lrbench.registry.paths import Readable
-from lrbench.registry.strict import OneOrMore, Strict
+from lrbench.registry.strict import Count, OneOrMore, Strict, WholeSeed
 
 
 class FirstSplit(Strict):
@@ -19,8 +19,8 @@ class FirstSplit(Strict):
     """
 
     kind: Literal["first"]
-    train: Annotated[int, Field(gt=0)]
-    test_images: Annotated[int, Field(gt=0)] | None = None
+    train: Count
+    test_images: Count | None = None
 
 
 class ListedSplit(Strict):
@@ -52,9 +52,9 @@ class DrawnSplit(Strict):
 
     kind: Literal["drawn"] = "drawn"
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    train: Annotated[int, Field(gt=0)] | None = None
-    test_images: Annotated[int, Field(gt=0)] | None = None
-    seed: int = 0
+    train: Count | None = None
+    test_images: Count | None = None
+    seed: WholeSeed = 0
 
     @model_validator(mode="after")
     def _one_rule(self) -> "DrawnSplit":

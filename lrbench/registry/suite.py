@@ -7,17 +7,27 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from lrbench.registry import own_tasks
 from lrbench.registry.protocols import Concat, Fewshot, Finetune, Knn, Probe
-from lrbench.registry.strict import Count, NotNegative, Positive, Strict, without_one_thread
-from lrbench.registry.task import NAME_PATTERN
+from lrbench.registry.strict import (
+    Arguments,
+    BatchSize,
+    Epochs,
+    Name,
+    NotNegative,
+    Positive,
+    Seed,
+    Strict,
+    Text,
+    Threads,
+    without_one_thread,
+)
 from lrbench.workspace import FOREIGN
 
 ArmName = Literal[
     "step", "hold", "constant", "average", "constant-average", "trail", "early", "late", "small", "cosine", "raise"
 ]
 ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
-# References and file names hold it as digits.
-Seed = Annotated[int, Field(ge=0)]
-TaskName = Annotated[str, Field(pattern=NAME_PATTERN)]
+# A plan lists every cell.
+_MOST_CELLS = 1_000_000
 
 # On the scale [0, 1]; timm's networks have deviations from 0.14 to 1, and 1/255 is of images that are not scaled.
 _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -41,8 +51,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 class Model(Strict):
     """The network: a timm architecture and the keyword arguments it is made with."""
 
-    architecture: str
-    arguments: dict[str, Any] = {}
+    architecture: Text
+    arguments: Arguments = {}
 
 
 class Input(Strict):
@@ -93,19 +103,19 @@ class Schedule(Strict):
         raised: Epochs of the arm `raise` after the last stage; by default as many as the last stage has.
     """
 
-    epochs: Count
-    boundaries: Annotated[tuple[Count, ...], Field(min_length=1)]
-    rates: tuple[Positive, ...]
-    batch: Annotated[int, Field(ge=2)]
+    epochs: Epochs
+    boundaries: Annotated[tuple[Epochs, ...], Field(min_length=1, max_length=100)]
+    rates: Annotated[tuple[Positive, ...], Field(max_length=101)]
+    batch: BatchSize
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
     augmentation: Literal["crop-flip", "flip", "none"] = "crop-flip"
-    trail: Count = 9
+    trail: Annotated[int, Field(gt=0, le=100)] = 9
     warmup: Annotated[int, Field(ge=0)] = 0
-    shift: Count | None = None
+    shift: Epochs | None = None
     small: Positive | None = None
-    raised: Count | None = None
+    raised: Epochs | None = None
 
     @field_validator("boundaries")
     @classmethod
@@ -205,10 +215,10 @@ class Training(Strict):
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    micro_batch: Count | None = None
+    micro_batch: Annotated[int, Field(gt=0, le=1 << 20)] | None = None
     compile: bool | None = None
     deterministic: bool = False
-    threads: Count = 1
+    threads: Threads = 1
 
     @model_serializer(mode="wrap")
     def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -219,7 +229,7 @@ class Training(Strict):
 class BatchNorm(Strict):
     """Re-estimation of BatchNorm's running statistics at a boundary, on that many training images."""
 
-    images: Annotated[int, Field(ge=2)] = 4096
+    images: Annotated[int, Field(ge=2, le=10**9)] = 4096
 
 
 class Suite(Strict):
@@ -238,14 +248,14 @@ class Suite(Strict):
             `targets` give a path.
     """
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    title: str = ""
-    source: TaskName
-    targets: Annotated[tuple[TaskName, ...], Field(min_length=1)]
+    name: Name
+    title: Text = ""
+    source: Name
+    targets: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1_000)]
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)]
     protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)]
+    transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model
@@ -258,7 +268,7 @@ class Suite(Strict):
     finetune: Finetune = Finetune()
     fewshot: Fewshot = Fewshot()
     concat: Concat = Concat()
-    task_files: dict[TaskName, str] = {}
+    task_files: dict[Name, str] = {}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
@@ -315,6 +325,18 @@ class Suite(Strict):
                     f"without an epoch or ends the first within the warm-up: make the stages longer, set schedule.shift "
                     f"smaller, or leave {arm!r} out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_listed(self) -> "Suite":
+        snapshots = len(self.arms) * (self.schedule.stages + 1) + len(self.schedule.trail_epochs)
+        cells = snapshots * len(self.seeds) * len(self.targets) * len(self.protocols) * len(self.transfer_seeds)
+        if cells > _MOST_CELLS:
+            raise ValueError(
+                f"up to {snapshots:,} snapshots a seed, {len(self.seeds):,} seeds, {len(self.targets):,} targets, "
+                f"{len(self.protocols)} protocols and {len(self.transfer_seeds):,} transfer seeds make {cells:,} cells, more "
+                f"than {_MOST_CELLS:,}: divide them among several suites"
+            )
         return self
 
     @field_validator("protocol_arms")

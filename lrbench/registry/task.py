@@ -8,9 +8,10 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from lrbench.registry.paths import Address, Below, FileName, NamedBelow, Readable, ReadableOrMore, download_name
 from lrbench.registry.splits import ColumnSplit, DrawnSplit, FirstSplit, ListedSplit
-from lrbench.registry.strict import Strict
+from lrbench.registry.strict import Arguments, Count, Finite, Name, Strict, Text, WholeSeed
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+# 24 GiB of the double-precision numbers in which they are drawn.
+_MOST_PIXELS = 1 << 30
 
 Metric = Literal["top1", "mean_per_class"]
 METRIC_NAMES = {"top1": "top-1", "mean_per_class": "mean per class"}
@@ -45,7 +46,7 @@ class SplitFoldersFiles(Strict):
     test: Readable = "test"
     val: Readable | None = None
     flat_labels: tuple[Readable, ...] = ()
-    every: Annotated[int, Field(gt=0)] = 1
+    every: Count = 1
 
 
 class ListsFiles(Strict):
@@ -135,6 +136,13 @@ class IndexedFiles(Strict):
     classes: Readable = "classes.txt"
 
 
+def _with_train_and_test(splits: dict[str, Any]) -> dict[str, Any]:
+    missing = [split for split in ("train", "test") if split not in splits]
+    if missing:
+        raise ValueError(f"there is no {missing[0]!r} among {sorted(splits)}: name training and test images")
+    return splits
+
+
 class HubFiles(Strict):
     """A Hugging Face data set, read through `datasets` at a pinned revision.
 
@@ -147,13 +155,18 @@ class HubFiles(Strict):
     """
 
     layout: Literal["hub"]
-    id: str
-    revision: str | None = None
-    config: str | None = None
-    image: str = "image"
-    label: str = "label"
-    splits: dict[Literal["train", "val", "test"], str] = {"train": "train", "test": "test"}
+    id: Text
+    revision: Text | None = None
+    config: Text | None = None
+    image: Text = "image"
+    label: Text = "label"
+    splits: dict[Literal["train", "val", "test"], Text] = {"train": "train", "test": "test"}
     label_offset: Annotated[int, Field(ge=-(1 << 31), le=1 << 31)] = 0
+
+    @field_validator("splits")
+    @classmethod
+    def _train_and_test(cls, splits: dict[str, str]) -> dict[str, str]:
+        return _with_train_and_test(splits)
 
 
 class TorchvisionFiles(Strict):
@@ -166,9 +179,18 @@ class TorchvisionFiles(Strict):
     """
 
     layout: Literal["torchvision"]
-    dataset: str
+    dataset: Text
     root: ReadableOrMore = "."
-    splits: dict[Literal["train", "val", "test"], dict[str, Any]]
+    splits: dict[Literal["train", "val", "test"], Arguments]
+
+    @field_validator("splits")
+    @classmethod
+    def _reading_only(cls, splits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for split, arguments in splits.items():
+            given = sorted({"root", "download"} & arguments.keys())
+            if given:
+                raise ValueError(f"{split} holds {given[0]!r}, which lrbench gives itself: leave it out")
+        return _with_train_and_test(splits)
 
 
 class SyntheticFiles(Strict):
@@ -183,12 +205,22 @@ class SyntheticFiles(Strict):
     """
 
     layout: Literal["synthetic"]
-    generator: str
-    size: Annotated[int, Field(ge=16)] = 48
-    seed: int = 0
-    train: Annotated[int, Field(gt=0)]
-    test: Annotated[int, Field(gt=0)]
-    options: dict[str, int | float] = {}
+    generator: Text
+    size: Annotated[int, Field(ge=16, le=1_024)] = 48
+    seed: WholeSeed = 0
+    train: Annotated[int, Field(gt=0, le=10_000_000)]
+    test: Annotated[int, Field(gt=0, le=10_000_000)]
+    options: dict[str, int | Finite] = {}
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> "SyntheticFiles":
+        for split, count in (("train", self.train), ("test", self.test)):
+            if count * self.size**2 > _MOST_PIXELS:
+                raise ValueError(
+                    f"{split} = {count:,} images of {self.size} px are {count * self.size**2:,} pixels, more than the "
+                    f"{_MOST_PIXELS:,} that are drawn in memory"
+                )
+        return self
 
 
 Files = Annotated[
@@ -222,10 +254,10 @@ class Archive(Strict):
     mirrors: tuple[Address, ...] = ()
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    bytes: int | None = None
+    bytes: Annotated[int, Field(gt=0, le=10**15)] | None = None
     unpacks_to: NamedBelow | None = None
     inner: FileName | None = None
-    images: Annotated[int, Field(gt=0)] | None = None
+    images: Count | None = None
     into: Below = "."
 
     @model_validator(mode="after")
@@ -250,7 +282,7 @@ class About(Strict):
     licence: str | None = None
     citation: str | None = None
     notes: tuple[str, ...] = ()
-    sanity: dict[Literal["probe", "finetune"], tuple[float, float]] = {}
+    sanity: dict[Literal["probe", "finetune"], tuple[Finite, Finite]] = {}
 
 
 class Prepare(Strict):
@@ -278,16 +310,16 @@ class Task(Strict):
         manual: How to get the data by hand where no download exists.
     """
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    title: str = ""
+    name: Name
+    title: Text = ""
     metric: Metric = "top1"
-    classes: Annotated[int, Field(ge=2)] | None = None
-    counts: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
-    least: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
-    most: dict[Literal["train", "val", "test"], Annotated[int, Field(gt=0)]] = {}
+    classes: Annotated[int, Field(ge=2, le=10_000_000)] | None = None
+    counts: dict[Literal["train", "val", "test"], Count] = {}
+    least: dict[Literal["train", "val", "test"], Count] = {}
+    most: dict[Literal["train", "val", "test"], Count] = {}
     orientation: Literal["stored", "upright"] | None = None
     files: Files
-    archives: tuple[Archive, ...] = ()
+    archives: Annotated[tuple[Archive, ...], Field(max_length=100)] = ()
     manual: str | None = None
     prepare: Prepare = Prepare()
     about: About = About()
