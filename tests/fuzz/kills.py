@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -96,15 +96,6 @@ class Reference:
     start: Path
     files: dict[str, str]
     seconds: float
-
-
-@dataclass
-class Tally:
-    """Disturbances and failed chains of one verb and signal."""
-
-    disturbed: int = 0
-    chains: int = 0
-    failures: list[str] = field(default_factory=list)
 
 
 def prepare_imports() -> None:
@@ -263,7 +254,9 @@ def contents(home: Path) -> dict[str, str]:
         content = path.read_bytes()
         if name.startswith("leaderboard/results/") and path.suffix == ".json":
             record = json.loads(content)
-            record.pop("timings", None)
+            # The record's own hash covers its times.
+            for key in ("timings", "record_sha256"):
+                record.pop(key, None)
             content = json.dumps(record, sort_keys=True).encode()
         found[name] = hashlib.sha256(content).hexdigest()
     return found
@@ -285,16 +278,9 @@ def make_references(folder: Path, verbs: list[str]) -> dict[str, Reference]:
     trained = folder / "trained"
     shutil.copytree(empty, trained)
     _undisturbed("pretrain", trained / "home")
-    complete = folder / "complete"
-    shutil.copytree(trained, complete)
-    _undisturbed("run", complete / "home")
-    without_pages = folder / "without-pages"
-    shutil.copytree(complete, without_pages)
-    for path in (without_pages / "home" / "leaderboard").iterdir():
-        if path.name != "results":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(without_pages / "home" / "cache" / "results")
-    starts = {"pretrain": empty, "run": empty, "leaderboard": without_pages}
+    starts = {"pretrain": empty, "run": empty}
+    if "leaderboard" in verbs:
+        starts["leaderboard"] = _without_pages(trained, folder)
     references = {}
     for verb in verbs:
         # Each chain has the same path: another could appear in an output.
@@ -305,6 +291,18 @@ def make_references(folder: Path, verbs: list[str]) -> dict[str, Reference]:
         references[verb] = Reference(start=starts.get(verb, trained), files=contents(home), seconds=seconds)
         print(f"{verb}: {len(references[verb].files)} files, {seconds:.1f} s undisturbed", file=sys.stderr, flush=True)
     return references
+
+
+def _without_pages(trained: Path, folder: Path) -> Path:
+    """A workspace with all results and no page."""
+    complete = folder / "complete"
+    shutil.copytree(trained, complete)
+    _undisturbed("run", complete / "home")
+    for path in (complete / "home" / "leaderboard").iterdir():
+        if path.name != "results":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(complete / "home" / "cache" / "results")
+    return complete
 
 
 def copy_start(start: Path, folder: Path) -> Path:
