@@ -59,7 +59,7 @@ class _WeightsAndBiases(Tracker):
             id=f"{suite.name}-{run}".replace("/", "-"),
             resume="allow",
             dir=str(folder),
-            config=suite.model_dump(mode="json"),
+            config=suite.model_dump(mode="json", exclude={"task_files"}),
         )
 
     def record(self, record: dict[str, Any]) -> None:

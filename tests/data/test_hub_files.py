@@ -116,6 +116,16 @@ def test_a_column_that_holds_no_images_is_named(home):
         read(home)
 
 
+def test_an_image_beside_class_folders_is_said_to_take_all_labels_away(home):
+    for split in ("train", "test"):
+        for label, name in enumerate(ABC):
+            trees.save(home / "hubset" / split / name / "1.png", trees.image(label, 0), "PNG")
+    assert read(home).classes == ABC
+    trees.save(home / "hubset" / "test" / "x.png", trees.image(0, 1), "PNG")
+    with pytest.raises(InputError, match=r"no column 'label'; .* only if every image is in the folder of its class"):
+        read(home)
+
+
 @pytest.mark.parametrize("label", [1 << 62, -(1 << 62)])
 def test_numbers_too_large_for_a_class_are_refused(home, label):
     write(home, "train", [0, label], feature=datasets.Value("int64"), images=[trees.image(0, 0)] * 2)

@@ -36,7 +36,7 @@ class HubImages:
         where: What the table is called in an error.
         task: What stands for the task on a command line, for the advice in an error.
         folders: Folders in which images that are given as paths may be; relative paths start at the first.
-        local: Whether the data set is a folder of the user's own, whose content no revision states.
+        sizes_identify: Whether no revision says which images these are, so that their sizes do.
         upright: Whether the orientation that images' metadata state is applied.
     """
 
@@ -45,7 +45,7 @@ class HubImages:
     where: str
     task: str
     folders: tuple[Path, ...]
-    local: bool
+    sizes_identify: bool
     upright: bool
 
     def read(self, index: int) -> Bytes:
@@ -75,8 +75,8 @@ class HubImages:
         return sha256_bytes(f"{fingerprint} {look_at_files(self.folders[0], list(paths.values()))[0]}".encode())
 
     def content(self) -> str | None:
-        """SHA-256 over the size of every image of a local folder; None on the Hub, where the revision says more."""
-        if not self.local:
+        """SHA-256 over the size of every image; None where a revision says more."""
+        if not self.sizes_identify:
             return None
         sizes, paths = self._sizes_and_paths()
         files = look_at_files(self.folders[0], list(paths.values()))[1] if paths else ""
@@ -124,9 +124,14 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
     for table in tables.values():
         for column in (files.image, files.label):
             if column not in table.column_names:
+                hint = (
+                    " A folder of images has labels only if every image is in the folder of its class, all equally deep."
+                    if table.column_names == [files.image]
+                    else ""
+                )
                 raise InputError(
                     f"the data of task {task.name} has no column {column!r}; it has {', '.join(table.column_names)}. "
-                    "Set files.image and files.label in the task's TOML."
+                    f"Set files.image and files.label in the task's TOML.{hint}"
                 )
     where = str(folder or files.id)
     commit = _commit(list(tables.values()))
@@ -142,7 +147,7 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
             where=f"{task.name} ({theirs}, {files.image})",
             task=task.argument,
             folders=folders,
-            local=folder is not None,
+            sizes_identify=folder is not None and files.revision is None,
             upright=task.upright,
         )
         splits[split] = Split(
@@ -207,6 +212,10 @@ def _labels(
 
 
 def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
+    log = datasets.utils.logging
+    verbosity = log.get_verbosity()
+    # It logs what the error below says, with file names as they are.
+    log.set_verbosity(log.CRITICAL)
     try:
         if folder is not None:
             return datasets.load_dataset(str(folder), files.config, split=split)
@@ -220,3 +229,5 @@ def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split
             "login`); without a network, copy the Hugging Face cache (HF_HOME) or put the data set's folder under the "
             "data root and name it in files.id."
         ) from error
+    finally:
+        log.set_verbosity(verbosity)
