@@ -262,13 +262,17 @@ class _Work:
             pixels = resize(self._split.images.read(index), self._transform)
         damage = remarks.damage
         if damage is not None and not self._tolerant:
-            raise damage
+            raise self._refusal(damage.name, damage.reason)
         if remarks.oriented is not None and self._asks:
             raise unstated_orientation(self._data.task, remarks.oriented)
         height, width, _ = pixels.shape
         content = _as_jpeg(pixels, self._format.quality) if self._encoded else pixels.reshape(-1).data
         damaged = None if damage is None else (damage.name, damage.reason)
         return content, _Facts((height, width), damaged, remarks.oriented is not None)
+
+    def _refusal(self, name: str, damage: str) -> UndecodableImage:
+        advice = f"{damage} (--partial uses it as far as it decodes, and marks every result)"
+        return UndecodableImage(name, advice, self._data.task.argument)
 
     def _shards(self, first: int, last: int, rooms: Callable[[int], Bytes]) -> Iterator[_Filled]:
         """Images `first … last - 1` in shards; `rooms` gives the memory for one of at least so many bytes."""
@@ -374,7 +378,7 @@ class _Work:
                 self._control.progress(done, len(paths), "shards checked")
         self.damaged = [damaged for record in records for damaged in record.damaged]
         if self.damaged and not self._tolerant:
-            raise UndecodableImage(*self.damaged[0], self._data.task.argument)
+            raise self._refusal(*self.damaged[0])
         oriented = sum(record.oriented for record in records)
         if oriented and self._asks:
             raise unstated_orientation(self._data.task, f"{oriented:,} {self._name} images")

@@ -236,6 +236,7 @@ def test_a_transfer_refuses_damaged_images_or_is_marked_partial(lrbench, mine):
     for caching in ((), ("--no-cache",)):
         refused = lrbench(*transfer, *caching)
         assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err
+        assert "(--partial uses it as far as it decodes, and marks every result)" in refused.err
     for caching in ((), ("--no-cache",)):
         partial = lrbench(*transfer, *caching, "--partial", "--again")
         assert partial.status == 0 and json.loads(partial.out)["partial"] and json.loads(partial.out)["task"]["partial"]
