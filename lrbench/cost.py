@@ -235,7 +235,7 @@ def _update_seconds(folder: Path) -> float | None:
                     record = parse_json(line)
                     # As long as one process would have taken.
                     taken = float(record["seconds"]) * int(record.get("processes", 1))
-                    if 0 < taken < math.inf and int(record["updates"]) > 0:
+                    if 0 < taken < math.inf and 0 < int(record["updates"]) < 10**12:
                         updates, seconds = updates + int(record["updates"]), seconds + taken
     return seconds / updates if updates else None
 

@@ -3,6 +3,7 @@
 Both load with `weights_only=True`: tensors, numbers and words, nothing that runs.
 """
 
+import hashlib
 import io
 import math
 import zipfile
@@ -16,7 +17,9 @@ from lrbench.errors import InputError
 from lrbench.files import DamagedFile, open_regular, write_bytes
 from lrbench.weights import not_finite
 
-FORMAT = 2
+FORMAT = 3
+# A dictionary that a damaged file holds in many places counts in each.
+_MOST_PARTS = 1_000_000
 
 
 @dataclass
@@ -57,9 +60,9 @@ class Progress:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors, numbers and words, atomically."""
+    """Write tensors, numbers and words with their hash, atomically."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, buffer)
+    torch.save({"format": FORMAT, "sha256": _hash(content), **content}, buffer)
     write_bytes(path, buffer.getvalue())
 
 
@@ -77,7 +80,9 @@ def load(path: Path) -> dict[str, Any]:
                 whole = whole and parts.testzip() is None
             file.seek(0)
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if whole else {}
-        version = content["format"]
+        version = int(content.pop("format"))
+        # Files of format 2 have no hash of their own.
+        whole = version != FORMAT or content.pop("sha256") == _hash(content)
     except FileNotFoundError:
         raise InputError(f"{path} is missing, which the next stage starts from. {advice(path)}") from None
     except InputError:
@@ -85,9 +90,35 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:
         # A damaged file ends in a dozen kinds of exception.
         raise DamagedFile(path, "it is not what lrbench wrote", advice(path)) from error
-    if version != FORMAT:
-        raise InputError(f"{path} has format {version}; this lrbench reads {FORMAT}. {advice(path)}")
+    if not 2 <= version <= FORMAT:
+        raise InputError(f"{path} has format {version}; this lrbench reads up to {FORMAT}. {advice(path)}")
+    if not whole:
+        raise DamagedFile(path, "its content differs from its hash", advice(path))
     return content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    """SHA-256 over values within dictionaries and lists: tensors with type and shape, all else as Python writes it."""
+    digest = hashlib.sha256()
+    parts = 0
+
+    def feed(value: Any) -> None:
+        nonlocal parts
+        parts += 1
+        if parts > _MOST_PARTS:
+            raise ValueError("more parts than any state has")
+        if isinstance(value, torch.Tensor):
+            digest.update(f"tensor {value.dtype} {list(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, dict | list | tuple):
+            digest.update(f"{type(value).__name__} {len(value)} ".encode())
+            for item in value.items() if isinstance(value, dict) else value:
+                feed(item)
+        else:
+            digest.update(f"{type(value).__name__} {value!r} ".encode())
+
+    feed(content)
+    return digest.hexdigest()
 
 
 def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
@@ -103,6 +134,8 @@ def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
     """
     progress = Progress(**{each.name: content[each.name] for each in fields(Progress) if each.name in content})
     kept = (progress.kept, progress.kept_momentum)
+    if not all(isinstance(epochs, dict) for epochs in kept) or not isinstance(progress.records, list):
+        raise ValueError("it is no progress of this segment")
     sets = (progress.weights, progress.momentum, progress.mean, *(value for sets in kept for value in sets.values()))
     counts = (progress.update, progress.mean_count, progress.correct, *(epoch for sets in kept for epoch in sets))
     if not (

@@ -74,6 +74,7 @@ def test_timings_that_are_none_are_passed_over(tmp_path):
     folder.mkdir(parents=True)
     append_timing(folder / "stage1.safetensors", {"updates": 10, "seconds": 5.0})
     with (folder / "timings.jsonl").open("ab") as file:
+        file.write(b'{"updates": 1%s, "seconds": 1}\n' % (b"0" * 400))
         file.write(
             b'{"updates": 10, "seconds": NaN}\n{"updates": 10, "seconds": -7}\n\xff\n{"updates": 1' + b"0" * 5000
         )
@@ -109,6 +110,23 @@ def test_a_state_that_holds_something_else_is_damaged(tiny, place, change):
     assert one_paragraph(str(caught.value))
 
 
+def test_a_state_has_a_hash_and_those_without_are_read(tmp_path):
+    path = tmp_path / "stage1.state.pt"
+    content = {"update": 3, "momentum": {"a": torch.ones(2)}, "records": [{"loss": 0.5}], "none": None}
+    save(path, content)
+    written = torch.load(path, weights_only=True)
+    assert str(load(path)) == str(content)
+    for change in ({"update": 4}, {"momentum": {"a": torch.zeros(2)}}, {"records": [{"loss": 0.25}]}, {"more": 1}):
+        torch.save(written | change, path)
+        with pytest.raises(InputError, match="is damaged: its content differs from its hash"):
+            load(path)
+    torch.save({"format": 2, **content}, path)
+    assert load(path)["update"] == 3
+    torch.save(written | {"format": 4}, path)
+    with pytest.raises(InputError, match="has format 4; this lrbench reads up to 3"):
+        load(path)
+
+
 @pytest.mark.parametrize("mean", [{"conv1.0.weight": torch.ones(1)}, {"a": 3}, []])
 def test_a_mean_of_another_network_is_damaged(tiny, place, mean):
     path = state_path(make(tiny, key("hold", 2), place))
@@ -127,6 +145,7 @@ def test_a_mean_of_another_network_is_damaged(tiny, place, mean):
         {"loss": float("nan")},
         {"loss": "x"},
         {"kept": {"x": {}}},
+        {"kept": torch.ones(2)},
         {"records": [3]},
         {"records": 3},
     ],
