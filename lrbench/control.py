@@ -1,4 +1,4 @@
-"""Long work talks to whoever runs it: it tells how far it is, and asks whether it should stop."""
+"""How long work reports its progress, and learns that it should stop."""
 
 import signal
 from collections import OrderedDict
@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 
 def about(seconds: float) -> str:
-    """A length of time in words, no more exact than an estimate is: `about 40 s`, `about 3 min`, `about 2.5 h`."""
+    """Return an estimated duration in words: `about 40 s`, `about 3 min`, `about 2.5 h`."""
     if seconds < 90:
         return f"about {seconds:.0f} s"
     if seconds < 5400:
@@ -22,7 +22,7 @@ def about(seconds: float) -> str:
 
 
 class Control:
-    """Runs work in this process: progress goes nowhere, and work stops when `stop` was called."""
+    """Controls work in this process: progress is not shown, and work stops once `stop` was called."""
 
     def __init__(self) -> None:
         self._stopped = False
@@ -32,14 +32,14 @@ class Control:
         self._stopped = True
 
     def stop_requested(self) -> bool:
-        """Whether the work should save what it has and end."""
+        """Whether the work should save and end."""
         return self._stopped
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Tell how far the present piece of work is."""
+        """Report how much of the current piece of work is done."""
 
     def say(self, text: str) -> None:
-        """Tell that a piece of work is done, in one line."""
+        """Report something in one line."""
 
 
 @contextmanager

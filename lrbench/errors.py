@@ -54,7 +54,10 @@ _REMEDIES = {
     errno.EDQUOT: "Free some space or raise the quota, and run the same command again.",
     errno.ELOOP: "Remove the link that leads back to itself.",
     errno.ENAMETOOLONG: "Use a shorter name or path.",
+    errno.EISDIR: "Put a file in its place.",
+    errno.ENOTDIR: "Put a folder where its path has a file.",
 }
+_OF_PATHS = {errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
 _CHECK_DISK = "Check the disk or the network file system, then run the same command again."
 
 
@@ -90,7 +93,8 @@ def _of_system(error: OSError) -> LrbenchError:
         return InputError(f"{os.fsdecode(file)} cannot be read: {reason}. Change its permissions.")
     named = "A file" if file is None else os.fsdecode(file)
     remedy = _REMEDIES.get(error.errno or 0, _CHECK_DISK)
-    return FailureError(f"{named} could not be read or written: {reason}. {remedy} {_KEPT}")
+    kind = InputError if error.errno in _OF_PATHS else FailureError
+    return kind(f"{named} could not be read or written: {reason}. {remedy} {_KEPT}")
 
 
 def show_traceback(error: BaseException) -> None:

@@ -129,6 +129,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def user_path(text: str | Path) -> Path:
+    """Return the path that a user typed, with `~` and `~NAME` expanded where there is such a user.
+
+    Raises:
+        InputError: It is not UTF-8, as which lrbench's own files and several libraries write paths.
+    """
+    path = Path(os.path.expanduser(text))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"the path {path} is not valid UTF-8. Rename the file or folder, or use another one."
+        ) from None
+    return path
+
+
 class DamagedFile(InputError):
     """A file of lrbench's own, or of a known format, whose content cannot be used.
 

@@ -1,4 +1,4 @@
-"""A suite's plan: its snapshots and cells, and which are done. Imports no torch."""
+"""The plan of a suite: its snapshots and cells, and which are done. Imports no torch."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -22,8 +22,8 @@ class PlannedSnapshot:
     Attributes:
         key: Which one.
         parent: The snapshot that it starts from.
-        made: Whether it is there.
-        epochs: Epochs that making it trains for; 0 for the initialisation and for averages.
+        made: Whether its file exists.
+        epochs: Epochs of training that it takes; 0 for the initialisation and for averages.
     """
 
     key: SnapshotKey
@@ -39,9 +39,9 @@ class PlannedCell:
     Attributes:
         snapshot: Which snapshot is transferred.
         cell: How.
-        done: Whether its result is there.
-        replaces: What differs in a result of the same weights that will be replaced; None where none will.
-        of_others: Whether a result is there whose snapshot is not: of another machine, or of a snapshot deleted since.
+        done: Whether its result exists.
+        replaces: What differs in a result of the same weights that will be replaced; None where none will be.
+        of_others: Whether a result exists without its snapshot: from another machine, or of a snapshot deleted since.
     """
 
     snapshot: SnapshotKey
@@ -53,7 +53,7 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a suite is made of, and how much of it is there."""
+    """The snapshots and cells of a suite."""
 
     suite: Suite
     snapshots: tuple[PlannedSnapshot, ...]
@@ -61,13 +61,13 @@ class Plan:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The tasks whose data the missing work reads: the source first, then targets."""
+        """Tasks whose data the missing work reads: the source first, then targets."""
         trains = any(not each.made for each in self.snapshots)
         targets = dict.fromkeys(each.cell.task for each in self.cells if not each.done)
         return tuple(dict.fromkeys([*([self.suite.source] if trains else []), *targets]))
 
     def without_data(self, place: Place) -> dict[str, str]:
-        """Those of `reads` whose data was not found, each with what was looked for; what is found is not read."""
+        """Tasks of `reads` whose data was not found, each with the error that says so; no data is read."""
         from lrbench.data.loading import find_task_data
 
         absent = {}
@@ -84,43 +84,42 @@ class Plan:
         return sum(each.epochs for each in self.snapshots if not each.made)
 
     def summary(self) -> str:
-        """One line: what is there and what is to do."""
+        """Return one line: how many snapshots and cells are done."""
         made = sum(each.made for each in self.snapshots)
         done = sum(each.done for each in self.cells)
         return (
             f"suite {self.suite.name}: {made:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
-            "cells are there"
+            "cells are done"
         )
 
     def replaced(self) -> str | None:
-        """What a run will replace, and how to keep it; None where it replaces nothing."""
+        """Return what a run will replace and how to keep it, or None where it replaces nothing."""
         differences = [each.replaces for each in self.cells if each.replaces is not None]
         if not differences:
             return None
         return (
-            f"{len(differences):,} results of suite {self.suite.name} were computed otherwise and will be replaced: "
-            f"{'; '.join(dict.fromkeys(differences))}. To keep them, copy leaderboard/results/{self.suite.name} first, or "
-            "change that back."
+            f"{len(differences):,} results of suite {self.suite.name} were computed with different settings or images and "
+            f"will be replaced: {'; '.join(dict.fromkeys(differences))}. To keep them, copy "
+            f"leaderboard/results/{self.suite.name} first, or undo the change."
         )
 
     def of_others(self) -> str | None:
-        """Which results a run will replace because their snapshots are not here; None where there is none."""
+        """Return how many results a run will replace because their snapshots are missing, or None where there are none."""
         count = sum(each.of_others for each in self.cells)
         if not count:
             return None
         return (
-            f"{count:,} results of suite {self.suite.name} lie here without their snapshots, as in a clone: the snapshots are "
-            "made anew, and so are these results and the pages. To leave them as they are, work in another folder: "
-            "LRBENCH_HOME=DIR."
+            f"{count:,} results of suite {self.suite.name} have no snapshots here, as in a clone: a run computes the "
+            "snapshots, these results and the pages again. To keep them unchanged, work in another folder (LRBENCH_HOME=DIR)."
         )
 
     def _partner(self, key: SnapshotKey) -> SnapshotKey:
-        """Whose features `concat` sets beside a snapshot's; the snapshot itself where they are no suite's."""
+        """Return the snapshot whose features `concat` adds; the snapshot itself where that belongs to no suite."""
         reference = Reference(text=f"{self.suite.name}/{key}", suite=self.suite, key=key)
         return partner_of(reference, self.suite.concat.partner, Workspace(root=Path())).key or key
 
     def jobs(self, *, transfer: bool = True) -> list[Job]:
-        """The jobs that are missing, parents before children."""
+        """Return the missing jobs, parents before children."""
         jobs: list[Job] = []
         made = {each.key for each in self.snapshots if each.made}
         batch = self.suite.schedule.batch
@@ -147,11 +146,11 @@ class Plan:
 
 
 def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int | None = None) -> Plan:
-    """A suite's plan here.
+    """Plan a suite in a workspace.
 
     Args:
         suite: The suite.
-        place: Where its snapshots, results and data lie, and whether results from partial data count as done.
+        place: Where its snapshots, results and data are, and whether results from partial data count as done.
         arm: Only what this arm needs.
         seed: Only this pretraining seed.
 

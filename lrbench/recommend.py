@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from lrbench.cells import Cell, TransferSettings, standing_of_file
 from lrbench.control import Control
 from lrbench.errors import InputError, InterruptedWork, LrbenchError, reported
+from lrbench.files import user_path
 from lrbench.leaderboard.resampling import mcnemar, paired_interval
 from lrbench.references import Reference, parse_reference, references_in
 from lrbench.results import StoredResult, read_result
@@ -129,7 +129,7 @@ def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> lis
     """
     found: dict[str, Reference] = {}
     for text in texts:
-        folder = Path(text).expanduser()
+        folder = user_path(text)
         named = references_in(folder, workspace) if folder.is_dir() else [parse_reference(text, workspace, suite=suite)]
         found.update({each.text: each for each in named})
     return list(found.values())

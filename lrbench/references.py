@@ -9,6 +9,7 @@ from typing import get_args
 from lrbench.arms import SnapshotKey, last_stage, owner
 from lrbench.effective import effective_path, suite_in_use
 from lrbench.errors import InputError
+from lrbench.files import user_path
 from lrbench.registry import Suite, suggestion
 from lrbench.registry.suite import ArmName
 from lrbench.snapshots import snapshot_files, snapshot_path, snapshots_taken_in
@@ -68,7 +69,7 @@ def parse_reference(
         if not name or (kind == "hf-hub" and name.count("/") != 1):
             raise InputError(f"{text!r} names no model. Write timm:NAME (timm:resnet50.a1_in1k) or hf-hub:OWNER/NAME.")
         return Reference(text=text)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if text.endswith(".safetensors") or path.is_file():
         # As results call a file of this workspace, wherever the process stands.
         below = path if workspace is None else workspace.root / path

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.errors import InputError
+from lrbench.files import user_path
 from lrbench.leftovers import remove_leftovers
 
 FOREIGN = "foreign"
@@ -16,7 +17,7 @@ class Workspace:
     """The folders of one workspace.
 
     Attributes:
-        root: `LRBENCH_HOME`, or else the current folder.
+        root: `LRBENCH_HOME`, or else the current folder; empty, it counts as unset.
     """
 
     root: Path
@@ -26,9 +27,10 @@ class Workspace:
         """The workspace of this process.
 
         Raises:
-            InputError: `LRBENCH_HOME` names something that is not a folder.
+            InputError: `LRBENCH_HOME` names something that is not a folder, or a folder whose path is not UTF-8.
         """
-        root = Path(os.environ.get("LRBENCH_HOME") or ".").expanduser()
+        root = user_path(os.environ.get("LRBENCH_HOME") or ".")
+        user_path(root.absolute())
         if root.exists() and not root.is_dir():
             raise InputError(
                 f"LRBENCH_HOME is {root}, which is a file, not a folder. Set it to a folder (it is made when it does "
@@ -102,11 +104,9 @@ class Place:
 def data_roots(flag: Path | None = None) -> tuple[Path, ...]:
     """The folder in which data is looked for: `--data-root`, else `LRBENCH_DATA`, else `./data`.
 
-    `LRBENCH_DATA` may name several folders, separated as in PATH.
+    `LRBENCH_DATA` may name several folders, separated as in PATH; empty, it counts as unset.
     """
     if flag is not None:
-        return (flag.expanduser(),)
-    variable = os.environ.get("LRBENCH_DATA", "")
-    if variable:
-        return tuple(Path(part).expanduser() for part in variable.split(os.pathsep) if part)
-    return (Path("data"),)
+        return (user_path(flag),)
+    named = [part for part in os.environ.get("LRBENCH_DATA", "").split(os.pathsep) if part]
+    return tuple(user_path(part) for part in named or ["data"])

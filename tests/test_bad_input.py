@@ -237,6 +237,111 @@ def test_empty_text_is_refused(lrbench, home, arguments, name):
     assert f"lrbench: {name} is empty: the shell variable in its place may be unset." in refused.err
 
 
+def read_only(monkeypatch, folder):
+    """Has the system refuse every change below a folder, as on a read-only file system."""
+
+    def refusing(name, change=lambda *_: True):
+        call = getattr(os, name)
+
+        def checked(path, *given, **named):
+            if str(path).startswith(str(folder)) and change(path, *given):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return call(path, *given, **named)
+
+        monkeypatch.setattr(os, name, checked)
+
+    refusing("open", lambda path, flags, *_: flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    refusing("mkdir", lambda path, *_: not os.path.isdir(path))
+    for name in ("unlink", "replace", "rename", "rmdir"):
+        refusing(name)
+
+
+def test_a_read_only_home_will_do_where_all_is_done(lrbench, pretrained, monkeypatch):
+    narrow = ("seeds=[0]", 'arms=["step"]', 'targets=["tiny-objects"]', 'protocols=["knn"]')
+    suite = ("tiny.toml", *(word for change in narrow for word in ("--set", change)), "--workers", "1")
+    assert lrbench("run", *suite).status == 0
+    before = kept(pretrained)
+    read_only(monkeypatch, pretrained)
+    for arguments in (
+        ("run", *suite),
+        ("pretrain", *suite),
+        (*TRANSFER, "tiny-objects"),
+        ("leaderboard",),
+        ("leaderboard", "--check"),
+    ):
+        outcome = lrbench(*arguments)
+        assert outcome.status == 0, outcome.err
+    refused = lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--protocol", "logme")
+    assert refused.status == 2 and "cannot be written: read-only file system" in refused.err
+    assert kept(pretrained) == before
+
+
+def test_a_folder_instead_of_the_suites_file(lrbench, pretrained):
+    path = pretrained / "checkpoints" / "tiny" / "suite.toml"
+    path.unlink()
+    path.mkdir()
+    for arguments in (("pretrain", "tiny.toml", "--arm", "step"), ("plan", "tiny"), (*TRANSFER, "tiny-objects")):
+        refused = lrbench(*arguments)
+        assert refused.status == 2 and one_paragraph(refused.err.splitlines()[-1]) and "Unexpected" not in refused.err
+
+
+def test_loops_of_links_are_refused_in_words(lrbench, home, monkeypatch):
+    (home / "loop").symlink_to("loop")
+    (home / "loop.toml").symlink_to("loop.toml")
+    monkeypatch.setenv("LRBENCH_HOME", str(home / "loop"))
+    commands = [("run", "quick"), ("tasks",), ("snapshots", "list"), ("transfer", "--snapshot", "timm:resnet10t")]
+    for arguments in (*commands[:1], commands[2], ("tasks", "loop.toml"), ("plan", "loop.toml")):
+        refused = lrbench(*arguments)
+        assert "Unexpected" not in refused.err and "Traceback" not in refused.err
+        if arguments != ("snapshots", "list"):
+            assert refused.status == 2 and "loop" in refused.err
+    monkeypatch.delenv("LRBENCH_HOME")
+    assert lrbench("tasks", "--data-root", "loop").status == 0
+
+
+@pytest.mark.parametrize("where", ["variable", "folder"])
+def test_a_home_that_is_not_utf8_is_refused(lrbench, home, monkeypatch, where):
+    folder = os.fsencode(home) + b"/caf\xe9"
+    os.mkdir(folder)
+    if where == "variable":
+        monkeypatch.setenv("LRBENCH_HOME", os.fsdecode(folder))
+    else:
+        monkeypatch.delenv("LRBENCH_HOME")
+        monkeypatch.chdir(folder)
+    for arguments in (("run", "quick"), ("plan", "quick"), ("snapshots", "list"), ("leaderboard",), ("doctor",)):
+        refused = lrbench(*arguments)
+        assert refused.status == 2 and one_paragraph(refused.err)
+        assert "caf\\udce9 is not valid UTF-8. Rename the file or folder, or use another one." in refused.err
+
+
+@pytest.mark.parametrize("option", ["--snapshot", "--task", "--data-root"])
+def test_paths_that_are_not_utf8_are_refused(lrbench, home, option):
+    given = {"--snapshot": "timm:resnet10t", "--task": "digits", option: "caf\udce9/x.toml"}
+    refused = lrbench("transfer", *(word for pair in given.items() for word in pair))
+    assert refused.status == 2 and "caf\\udce9/x.toml is not valid UTF-8" in refused.err
+
+
+def test_an_unknown_users_home_is_a_path_that_does_not_exist(lrbench, home):
+    refused = lrbench("transfer", "--snapshot", "~nobody-here/x.safetensors", "--task", "digits")
+    assert refused.status == 2 and "there is no snapshot ~nobody-here/x.safetensors" in refused.err
+
+
+def test_empty_variables_count_as_unset(lrbench, home, monkeypatch):
+    monkeypatch.setenv("LRBENCH_HOME", "")
+    for data in ("", ":"):
+        monkeypatch.setenv("LRBENCH_DATA", data)
+        assert "data/CUB_200_2011" in lrbench("tasks", "cub200").out
+    assert str(home) in lrbench("doctor").out
+
+
+def test_a_data_root_that_is_not_there_is_named(lrbench, home):
+    outcome = lrbench("tasks", "--data-root", "nowhere")
+    assert outcome.status == 0 and "warning: --data-root nowhere is not a folder" in outcome.err
+    (home / "nowhere").mkdir()
+    assert "warning" not in lrbench("tasks", "--data-root", "nowhere").err
+    assert "warning" not in lrbench("data", "fetch", "digits", "--data-root", "made-later").err
+
+
 def test_every_option_with_one_value_is_refused_twice(lrbench, home):
     """All options of all commands, read from the commands themselves."""
     from typer.main import get_command

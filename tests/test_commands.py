@@ -114,11 +114,11 @@ def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
     narrow = ("--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["probe"]')
     command = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine", "cub200"]')
     planned = lrbench("plan", *command)
-    assert planned.status == 0 and "for want of mine: the data of task mine was not found" in planned.out
+    assert planned.status == 0 and "a run would not start: the data of task mine was not found" in planned.out
     assert set(json.loads(lrbench("plan", *command, "--json").out)["missing_data"]) == {"mine", "cub200"}
     refused = lrbench("run", *command, "--workers", "1")
     assert refused.status == 2 and "the data of task mine was not found" in refused.err
-    assert "the data of task cub200 was not found" in refused.err and "Nothing was begun" in refused.err
+    assert "the data of task cub200 was not found" in refused.err and "Nothing was started" in refused.err
     assert "lrbench pretrain tiny" in refused.err and not list(home.glob("checkpoints/**/*.safetensors"))
     # What has its results needs no data any more.
     assert lrbench("run", "tiny.toml", *narrow, "--workers", "1").status == 0
@@ -138,7 +138,7 @@ def test_a_suite_of_the_users_own_is_known_by_its_name_once_it_was_pretrained(lr
     by_path = lrbench("plan", "tiny.toml")
     (home / "tiny.toml").unlink()
     assert lrbench("plan", "tiny").out == by_path.out
-    assert "0 of 4 snapshots to make" in lrbench("pretrain", "tiny", "--arm", "step", "--seed", "0").err
+    assert "0 of 4 snapshots are missing" in lrbench("pretrain", "tiny", "--arm", "step", "--seed", "0").err
 
 
 def test_plan_of_one_arm_names_only_what_it_needs(lrbench):

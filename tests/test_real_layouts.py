@@ -116,7 +116,7 @@ def test_the_papers_suite_goes_through_all_its_stages(lrbench, home, data):
     assert rates == [0.1] * 30 + [0.01] * 30 + [0.001] * 30
     assert len(list((home / "leaderboard/results/imagenet-small").rglob("*.parquet"))) == 9 * 4 * 3 + 7 * 4 * 2
     again = lrbench("run", "imagenet", "--partial", *changes)
-    assert again.status == 0 and "16 of 16 snapshots and 164 of 164 cells are there" in again.err
+    assert again.status == 0 and "16 of 16 snapshots and 164 of 164 cells are done" in again.err
 
 
 def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lrbench.cli import common
 from lrbench.cli.progress import Display, showing_progress
 from tests import trees
 
@@ -125,3 +126,50 @@ def test_an_ascii_terminal_gets_escapes_instead_of_an_error(lrbench, home, monke
     with open(sys.stdout.fileno(), "w", encoding="ascii", closefd=False) as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert "\\xe9\\U0001f600" in lrbench("tasks", "mine.toml").out
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes stdout a terminal of some width."""
+
+    def of(columns):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setattr(common.shutil, "get_terminal_size", lambda: SimpleNamespace(columns=columns))
+
+    return of
+
+
+ROWS = [
+    {"name": "a", "kind": "of a long kind", "title": "a title of many words that is wrapped"},
+    {"name": "b", "kind": "short", "title": "short"},
+]
+
+
+@pytest.mark.parametrize("columns", [40, 55, 80])
+def test_a_table_is_no_wider_than_the_terminal(terminal, columns):
+    terminal(columns)
+    drawn = common.table(ROWS, wrapped="title", spare=["kind"])
+    assert max(map(len, drawn.splitlines())) <= columns
+    assert ("kind" in drawn) == (columns > 40) and (drawn.count("\n") == 3) == (columns == 80)
+    assert {"a", "title", "of", "many", "words", "that", "is", "wrapped"} <= set(drawn.split())
+
+
+def test_a_table_in_a_pipe_is_whole():
+    assert "of a long kind  a title of many words that is wrapped" in common.table(
+        ROWS, wrapped="title", spare=["kind"]
+    )
+
+
+@pytest.mark.parametrize("command", ["tasks", "suites"])
+def test_lists_fit_80_columns(lrbench, home, terminal, command):
+    terminal(80)
+    outcome = lrbench(command)
+    assert outcome.status == 0 and max(map(len, outcome.out.splitlines())) <= 80
+
+
+def test_help_cuts_no_description(lrbench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ((), ("data",), ("snapshots",)):
+        shown = lrbench(*words, "--help").out
+        assert "..." not in shown.partition("Commands:")[2]
+    assert "unpack them under the data root." in " ".join(lrbench("data", "--help").out.split())

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -17,18 +17,38 @@ if TYPE_CHECKING:
 
 # Names in one message.
 _SHOWN = 5
+# Characters of a column of text, at least.
+_NARROW = 15
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or the path of a suite TOML.")]
+ArmOption = Annotated[
+    str | None, typer.Option("--arm", metavar="ARM", help="Only this arm, and the snapshots that it starts from.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="K", help="Only this pretraining seed.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change a value of the suite, such as schedule.batch=128. Repeatable."
     ),
 ]
+
+
+def _warn_of_no_folder(context: typer.Context, folder: Path | None) -> Path | None:
+    from lrbench.files import user_path
+
+    # `data fetch` makes it.
+    if folder is not None and context.info_name != "fetch" and not user_path(folder).is_dir():
+        warn(f"--data-root {folder} is not a folder, so no data is found there.")
+    return folder
+
+
 DataRootOption = Annotated[
     Path | None,
     typer.Option(
-        "--data-root", metavar="DIR", help="Folder that holds the data sets. [default: $LRBENCH_DATA, or ./data]"
+        "--data-root",
+        metavar="DIR",
+        help="Folder that holds the data sets. [default: $LRBENCH_DATA, or ./data]",
+        callback=_warn_of_no_folder,
     ),
 ]
 PartialOption = Annotated[
@@ -60,6 +80,31 @@ def one_paragraph(start: str, message: str) -> str:
 def some(names: Sequence[str]) -> str:
     """The first names of a list that may be long, and how many more there are."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def table(rows: Sequence[Mapping[str, object]], *, wrapped: str, spare: Sequence[str] = ()) -> str:
+    """Lay out rows for stdout; on a terminal, no wider than it is.
+
+    Args:
+        rows: Text by column, the same columns in each.
+        wrapped: The column whose text is wrapped where the table is too wide.
+        spare: Columns that are left out, one after the other, where that leaves too little room.
+    """
+    from tabulate import tabulate
+
+    def lay_out(rows: Sequence[Mapping[str, object]], widths: Sequence[int | None] | None = None) -> str:
+        return str(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True, maxcolwidths=widths))
+
+    drawn = lay_out(rows)
+    excess = max(map(len, drawn.splitlines())) - shutil.get_terminal_size().columns
+    if excess <= 0 or not sys.stdout.isatty():
+        return drawn
+    room = max(len(str(row[wrapped])) for row in rows) - excess
+    if room < _NARROW and spare:
+        return table(
+            [{name: row[name] for name in row if name != spare[0]} for row in rows], wrapped=wrapped, spare=spare[1:]
+        )
+    return lay_out(rows, [max(room, _NARROW) if name == wrapped else None for name in rows[0]])
 
 
 def show(text: str) -> None:

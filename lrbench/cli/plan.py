@@ -1,18 +1,19 @@
-"""`lrbench plan`: what a suite is made of, what is done, and what the rest will cost."""
+"""`lrbench plan`: what a suite consists of, what is done, and what the rest will cost."""
 
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from lrbench.cli.common import (
+    ArmOption,
     DataRootOption,
     JsonOption,
     PartialOption,
+    SeedOption,
     SetOption,
     SuiteArgument,
     emit_json,
     note,
     show,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 def plan(
     suite: SuiteArgument = "quick",
-    arm: Annotated[str | None, typer.Option("--arm", metavar="ARM", help="Only what this arm needs.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="K", help="Only this pretraining seed.")] = None,
+    arm: ArmOption = None,
+    seed: SeedOption = None,
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Show a suite's snapshots and cells, what is done, and an estimate of the rest; starts nothing."""
+    """Show a suite's snapshots and cells, what is done, and an estimate of the rest. Nothing is started."""
     from lrbench.cost import estimate_cost
     from lrbench.effective import suite_to_run
     from lrbench.plan import make_plan
@@ -44,8 +45,6 @@ def plan(
     if json_:
         emit_json(_record(made, absent, cost))
         return
-    from tabulate import tabulate
-
     rows = []
     for each in made.snapshots:
         cells = [cell for cell in made.cells if cell.snapshot == each.key]
@@ -58,17 +57,17 @@ def plan(
                 "cells done": f"{sum(cell.done for cell in cells)} of {len(cells)}",
             }
         )
-    show(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+    show(table(rows, wrapped="snapshot"))
     show(f"\n{made.summary()}")
     if (replaced := made.replaced()) is not None:
         show(replaced)
     if (of_others := made.of_others()) is not None:
         show(of_others)
-    for task, problem in absent.items():
-        show(f"a run would stop here before it begins, for want of {task}: {problem}")
+    for problem in absent.values():
+        show(f"a run would not start: {problem}")
     if cost.source_images is not None:
         show(
-            f"pretraining would stop before it begins: {chosen.source} has {cost.source_images:,} training images, fewer than "
+            f"pretraining would not start: {chosen.source} has {cost.source_images:,} training images, fewer than "
             f"one batch of {chosen.schedule.batch}"
         )
     show(cost.words())

@@ -1,14 +1,12 @@
-"""`lrbench pretrain`: the pretraining of a suite alone."""
-
-from typing import Annotated
-
-import typer
+"""`lrbench pretrain`: the pretraining of a suite, without transfers."""
 
 from lrbench.cli.common import (
+    ArmOption,
     DataRootOption,
     JsonOption,
     NoCacheOption,
     PartialOption,
+    SeedOption,
     SetOption,
     SuiteArgument,
     emit_json,
@@ -19,10 +17,8 @@ from lrbench.cli.work import TrackOption, WorkersOption
 
 def pretrain(
     suite: SuiteArgument = "quick",
-    arm: Annotated[str | None, typer.Option("--arm", metavar="ARM", help="Only what this arm needs.")] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="K", help="Only this of the suite's pretraining seeds.")
-    ] = None,
+    arm: ArmOption = None,
+    seed: SeedOption = None,
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
@@ -33,8 +29,8 @@ def pretrain(
 ) -> None:
     """Pretrain a suite: a snapshot at every decay boundary, for every arm and seed.
 
-    It resumes by itself: stages that are there are kept, and a stage that was interrupted goes on where it was saved. On
-    several GPUs or machines: `torchrun --nproc_per_node N -m lrbench pretrain SUITE`; any number of processes may go on.
+    Existing snapshots are kept, and an interrupted stage resumes where it was saved. On several GPUs or machines:
+    `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; N may change between runs.
     """
     from lrbench.cli.work import do_jobs, together
     from lrbench.effective import keep_suite, suite_to_run
@@ -55,7 +51,7 @@ def pretrain(
         plan = ranks.first_does(lambda: make_plan(chosen, place, arm=arm, seed=seed))
         if ranks.first:
             missing = sum(not each.made for each in plan.snapshots)
-            note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to make")
+            note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots are missing")
         do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
         if not ranks.first:
             return

@@ -1,4 +1,4 @@
-"""How a suite's work looks: bars on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress of long work on stderr: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -14,18 +14,18 @@ from lrbench.escaping import for_terminal
 if TYPE_CHECKING:
     from lrbench.engines.jobs import Job
 
-# Off a terminal, how long work is silent at most.
+# Seconds between two lines of progress where there is no terminal.
 _LINE_SECONDS = 30.0
 
 
 class _Pace:
-    """How long work will go on as it has gone so far."""
+    """Estimates the time left from the pace so far."""
 
     def __init__(self) -> None:
         self._first: tuple[int, str, int, float] | None = None
 
     def words(self, done: int, total: int, unit: str) -> str:
-        """`, about 3 min left`, once some of it was seen to be done."""
+        """Return `, about 3 min left`, or nothing until some progress was seen."""
         now = time.monotonic()
         if self._first is None or self._first[:2] != (total, unit) or done < self._first[2]:
             self._first = total, unit, done, now
@@ -40,7 +40,7 @@ class Display:
 
     Args:
         total: Number of jobs.
-        quiet: Show no more than what is done: another process shows the rest.
+        quiet: Show only finished jobs: another process shows the rest.
     """
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
@@ -69,13 +69,13 @@ class Display:
             self._bars.stop()
 
     def started(self, job: "Job") -> None:
-        """A job was begun."""
+        """Show that a job was started."""
         self._spoken[job.name] = time.monotonic()
         if self._bars is not None:
             self._tasks[job.name] = self._bars.add_task(for_terminal(job.name), total=None, rate="")
 
     def progressed(self, job: "Job", done: int, total: int, unit: str) -> None:
-        """A job is so far."""
+        """Show the progress of a job."""
         if self._bars is not None:
             _advance(self._bars, self._tasks[job.name], done, total, unit)
             return
@@ -86,7 +86,7 @@ class Display:
             note(f"{job.name}: {done:,} of {total:,} {unit}{left}")
 
     def finished(self, job: "Job", line: str) -> None:
-        """A job is done."""
+        """Show what a finished job reports."""
         self._done += 1
         if self._bars is not None:
             self._bars.remove_task(self._tasks.pop(job.name))
@@ -99,7 +99,7 @@ class Display:
         note(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
 
     def said(self, text: str) -> None:
-        """A job has something to say; what several say of what they share is shown once."""
+        """Show a message of a job; the same message of several jobs is shown once."""
         if text in self._said:
             return
         self._said.add(text)
@@ -108,7 +108,7 @@ class Display:
 
 @contextmanager
 def showing_progress(title: str) -> Iterator[Control]:
-    """A control for work in this process: a bar on a terminal, and Ctrl-C or SIGTERM stop at the next step."""
+    """Give a control for work in this process: it shows progress, and Ctrl-C or SIGTERM stop at the next step."""
     bars = _bars() if sys.stderr.isatty() else None
     task = bars.add_task(for_terminal(title), total=None, rate="") if bars else None
     spoken = time.monotonic()

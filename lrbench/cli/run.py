@@ -1,4 +1,4 @@
-"""`lrbench run`: pretraining, transfer and leaderboard of a suite; run again, it does only what is missing."""
+"""`lrbench run`: pretraining, transfers and leaderboard of a suite; run again, it computes only what is missing."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def run(
         typer.Option(
             "--seed",
             metavar="K",
-            help="Only this of the suite's pretraining seeds, as for an array of jobs on a cluster, which may run at once.",
+            help="Only this pretraining seed, as in a cluster's job array; such jobs may run at the same time.",
         ),
     ] = None,
     set_: SetOption = None,
@@ -41,10 +41,10 @@ def run(
     track: TrackOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Do everything: pretrain, transfer every snapshot, write the leaderboard.
+    """Pretrain a suite, transfer every snapshot and write the leaderboard.
 
-    Running it again does only what is missing. Ctrl-C stops at the next step, saves, and loses nothing. On several GPUs or
-    machines: `torchrun --nproc_per_node N -m lrbench run SUITE`.
+    Run it again to compute only what is missing. Ctrl-C stops at the next step and saves. On several GPUs or machines:
+    `torchrun --nproc-per-node N -m lrbench run SUITE`.
     """
     from lrbench.cli.work import do_jobs, together
     from lrbench.effective import keep_for_results, keep_suite, suite_to_run
@@ -73,7 +73,7 @@ def run(
                 warn(replaced)
             if (of_others := plan.of_others()) is not None:
                 note(of_others)
-        # Days of training are not begun for a target that is not there.
+        # Before days of training: a target may be missing.
         ranks.first_does(lambda: _check_data(plan, place))
         try:
             do_jobs(plan.jobs(), plan, place, workers=workers, ranks=ranks)
@@ -83,7 +83,7 @@ def run(
             if failure is not None:
                 raise failure
             return
-    # What is there is shown, also when something failed or was interrupted; incomplete rows say so.
+    # Results are shown also when something failed or was interrupted; incomplete rows say so.
     there = chosen.name in suites_with_results(workspace.results)
     written = page.write(workspace, [chosen.name]) if there else page.Built()
     if failure is not None:
@@ -105,5 +105,5 @@ def _check_data(plan: "Plan", place: "Place") -> None:
         check_all([load_task(name) for name in plan.reads], place.roots, partial=place.partial)
     except InputError as error:
         suite = plan.suite
-        without = f" `lrbench pretrain {suite.name}` needs the source alone; --set 'targets=[…]' leaves targets out."
-        raise InputError(f"{error} Nothing was begun.{without if plan.missing_epochs else ''}") from error
+        without = f" `lrbench pretrain {suite.name}` needs only the source; --set 'targets=[…]' leaves targets out."
+        raise InputError(f"{error} Nothing was started.{without if plan.missing_epochs else ''}") from error

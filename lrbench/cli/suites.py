@@ -1,10 +1,10 @@
-"""`lrbench suites`: what there is to run."""
+"""`lrbench suites`: the experiments that can be run."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json, show
+from lrbench.cli.common import JsonOption, emit_json, show, table
 
 if TYPE_CHECKING:
     from lrbench.registry import Suite
@@ -17,7 +17,7 @@ def suites(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """List the suites, or show one in full, with what it leaves to defaults."""
+    """List the suites, or show one in full with its defaults."""
     from lrbench.registry import find_suites, load_suite
 
     if name is not None:
@@ -34,10 +34,8 @@ def suites(
     if json_:
         emit_json(rows)
         return
-    from tabulate import tabulate
-
-    show(tabulate([_words(row) for row in rows], headers="keys", tablefmt="simple", disable_numparse=True))
-    show("\n`lrbench suites SUITE` shows one in full, `lrbench plan SUITE` what it takes.")
+    show(table([_words(row) for row in rows], wrapped="protocols", spare=["network", "source"]))
+    show("\n`lrbench suites SUITE` shows one in full, `lrbench plan SUITE` what it costs.")
 
 
 def _row(suite: "Suite") -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""`lrbench tasks`: what there is to transfer to and to pretrain on."""
+"""`lrbench tasks`: the data sets to transfer to and to pretrain on."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show, warn
+from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show, table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,10 +45,7 @@ def tasks(
             [{"name": task.name, "title": task.display_title, "found": whereabouts(task, roots)[1]} for task in known]
         )
         return
-    from tabulate import tabulate
-
-    rows = [_row(task, roots) for task in known]
-    show(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
+    show(table([_row(task, roots) for task in known], wrapped="title", spare=["headline"]))
 
 
 def _readable(names: "Iterable[str]") -> "list[Task]":
@@ -88,10 +85,10 @@ def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
         counts = {"train": files.train, "test": files.test}
     return {
         "task": task.name,
-        "what": task.display_title,
         "classes": task.classes or "",
         "train": f"{counts['train']:,}" if "train" in counts else "",
         "test": f"{counts['test']:,}" if "test" in counts else "",
         "headline": METRIC_NAMES[task.metric],
-        "data": "on the Hub" if ON_THE_HUB in where else "here" if found else "not found",
+        "data": "Hub" if ON_THE_HUB in where else "here" if found else "missing",
+        "title": task.display_title,
     }

@@ -104,6 +104,7 @@ def transfer(
     """
     from lrbench.cells import Cell
     from lrbench.errors import FailureError, InputError, InterruptedWork, reported
+    from lrbench.files import user_path
     from lrbench.registry import load_task
     from lrbench.results import read_result
     from lrbench.workspace import Place, Workspace, data_roots
@@ -119,7 +120,7 @@ def transfer(
     settings = [(chosen.changed(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     asked = len(references) * len(tasks) * len(protocols)
-    alone = asked == 1 and not Path(snapshots[0]).expanduser().is_dir()
+    alone = asked == 1 and not user_path(snapshots[0]).is_dir()
     paths: list[Path] = []
     failed: list[_Failed] = []
     try:
@@ -177,11 +178,12 @@ def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str
 
 def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
     """The snapshots that were named, each once; a folder stands for those in it."""
+    from lrbench.files import user_path
     from lrbench.references import parse_reference, references_in
 
     references: dict[str, Reference] = {}
     for text in named:
-        folder = Path(text).expanduser()
+        folder = user_path(text)
         if folder.is_dir():
             references |= {each.text: each for each in references_in(folder, workspace)}
             continue
@@ -250,13 +252,14 @@ class _Snapshot:
                 return self._existing(there.path)
         # Missing data is reported before a network is loaded.
         find_task_data(load_task(cell.task), self._place.roots)
+        # Not under the display: until the work has steps, Ctrl-C need not wait for one.
+        transfer = self._loaded()
+        there = transfer.standing(cell)
+        if there.done and not again:
+            return self._existing(there.path)
+        if cell.protocol == "finetune":
+            _say_what_a_grid_takes(self._settings.finetune)
         with showing_progress(f"{cell.protocol} {cell.task}") as self._control.display:
-            transfer = self._loaded()
-            there = transfer.standing(cell)
-            if there.done and not again:
-                return self._existing(there.path)
-            if cell.protocol == "finetune":
-                _say_what_a_grid_takes(self._settings.finetune)
             return transfer.run(cell, replace=again)
 
     def _existing(self, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What `run` and `pretrain` share: the work on a suite's jobs, alone or beside processes that torchrun started."""
+"""What `run` and `pretrain` share: a suite's jobs, run by this process alone or with those that torchrun started."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,17 +60,18 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     if suite.training.deterministic:
         # Before any worker's first transfer.
         fix_cublas()
-    for each in plan.snapshots:
-        if each.made and ranks.first:
-            # Left by a process that was killed between the two. Whoever deletes the snapshot to make it anew means all of it.
-            remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, each.key)))
+    for snapshot in plan.snapshots:
+        if snapshot.made and ranks.first:
+            # Left by a process that was killed between writing the snapshot and deleting its progress. Whoever deletes the
+            # snapshot to compute it again means all of it.
+            remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, snapshot.key)))
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
         if ranks.alone:
             run_jobs(jobs, suite, place, control, display, workers=workers)
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)
-    if ranks.first and any(not each.made for each in plan.snapshots):
-        # A stage that was deleted and made anew may have come out with other weights than its children began at.
-        for each in plan.snapshots:
-            is_made(suite, each.key, place.workspace)
+    if ranks.first and any(not snapshot.made for snapshot in plan.snapshots):
+        # A stage that was deleted and computed again may have other weights than its children started from.
+        for snapshot in plan.snapshots:
+            is_made(suite, snapshot.key, place.workspace)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lrbench.errors import InputError
-from lrbench.files import read_bytes
+from lrbench.files import read_bytes, user_path
 from lrbench.registry import own_tasks
 from lrbench.registry.explain import explain, suggestion
 from lrbench.registry.strict import Strict, name_problem
@@ -71,7 +71,7 @@ def task_folders() -> tuple[Path, ...]:
         InputError: `LRBENCH_TASKS` names something that is not a folder.
     """
     named = os.environ.get("LRBENCH_TASKS", "").split(os.pathsep)
-    added = tuple(Path(os.path.expanduser(part)) for part in named if part)
+    added = tuple(user_path(part) for part in named if part)
     for folder in added:
         if not os.path.isdir(folder):
             raise InputError(
@@ -164,7 +164,7 @@ def _name_task_files(content: dict[str, Any], folder: Path, where: str) -> None:
     def name_of(given: Any, key: str) -> Any:
         if not isinstance(given, str) or not means_a_file(given):
             return given
-        path = str((folder / os.path.expanduser(given)).absolute())
+        path = str((folder / user_path(given)).absolute())
         name = load_task(path, f"{where}, {key}").name
         if paths.setdefault(name, path) != path:
             raise InputError(f"{where}: {path} and {paths[name]} are both called {name!r}. Give one another `name`.")
@@ -287,7 +287,7 @@ def _scan(folders: Sequence[Path]) -> tuple[dict[str, Found], list[str]]:
 
 def _locate(kind: str, name_or_path: str, find: Any, broken: Any = list, asked: str = "") -> Path:
     if means_a_file(name_or_path):
-        path = Path(os.path.expanduser(name_or_path))
+        path = user_path(name_or_path)
         where = f"{asked}: " if asked else ""
         if os.path.isdir(path):
             raise InputError(f"{where}{path} is a folder; give the {kind}'s TOML file itself.")

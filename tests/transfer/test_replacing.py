@@ -137,7 +137,7 @@ def test_a_run_with_other_settings_says_what_it_replaces_before_it_does(lrbench,
     assert "will be replaced" not in lrbench("run", *command, "--workers", "1").err
     other = (*command, "--set", "probe.strengths=2")
     planned = lrbench("plan", *other)
-    assert "results of suite tiny were computed otherwise and will be replaced: probe.strengths was" in planned.out
+    assert "computed with different settings or images and will be replaced: probe.strengths was" in planned.out
     cells = json.loads(lrbench("plan", *other, "--json").out)["cells"]
     assert all("probe.strengths was" in cell["replaces"] for cell in cells)
     assert "will be replaced" in lrbench("run", *other, "--workers", "1").err
