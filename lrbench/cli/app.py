@@ -1,7 +1,6 @@
 """The commands, and how their errors end."""
 
 import os
-import select
 import sys
 from typing import NoReturn
 
@@ -74,10 +73,6 @@ def _exit_status(error: BaseException) -> int:
     debug = bool(os.environ.get("LRBENCH_DEBUG"))
     if isinstance(error, SystemExit):
         raise error
-    if isinstance(error, BrokenPipeError) and _reader_has_gone():
-        # `lrbench tasks | head` is not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if isinstance(error, typer.Abort) or _interrupted(error):
         if debug:
             show_traceback(error)
@@ -101,13 +96,6 @@ def _exit_status(error: BaseException) -> int:
     shown = reported(error)
     note(one_paragraph("lrbench", str(shown)))
     return shown.exit_status
-
-
-def _reader_has_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more."""
-    state = select.poll()
-    state.register(sys.stdout.fileno(), select.POLLOUT)
-    return any(event & select.POLLERR for _, event in state.poll(0))
 
 
 def _interrupted(error: BaseException | None) -> bool:

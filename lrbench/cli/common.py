@@ -1,6 +1,7 @@
 """What the commands share: options spelt one way, and everything that is printed."""
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -112,6 +113,11 @@ def show(text: str) -> None:
     _print(text, sys.stdout)
 
 
+def show_bytes(content: bytes) -> None:
+    """Write binary output to stdout, which is no terminal."""
+    sys.stdout.buffer.write(content)
+
+
 def emit_json(value: Any) -> None:
     """Print `value` as JSON on stdout, in ASCII: any terminal or encoding takes it."""
     _print(json.dumps(value, indent=1, sort_keys=True), sys.stdout)
@@ -138,4 +144,9 @@ def warn(message: str) -> None:
 def _print(text: str, stream: TextIO) -> None:
     """Print text from anywhere: nothing in it can control the terminal, and every encoding takes it."""
     encoding = stream.encoding or "utf-8"
-    print(for_terminal(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    try:
+        print(for_terminal(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        # `lrbench tasks | head` is not an error. Nothing may be left to flush at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(0 if stream is sys.stdout else 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json, note, show, warn
+from lrbench.cli.common import JsonOption, emit_json, note, show, show_bytes, warn
 
 if TYPE_CHECKING:
     from lrbench.leaderboard.frames import Format
@@ -191,7 +191,7 @@ def _print(
         raise InputError("Parquet is binary, and standard output is a terminal. Name a file: --out results.parquet")
     content = formatted(workspace, suites, form, protocol=protocol, arm=arm)
     if out is None and form == "parquet":
-        sys.stdout.buffer.write(content)
+        show_bytes(content)
     elif out is None:
         show(content.decode().removesuffix("\n"))
     else:
