@@ -324,7 +324,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def canonical_json(value: Any) -> str:
     """The one JSON spelling of `value`: sorted keys, no spaces, so that equal content has equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return _CANONICAL.encode(value)
+
+
+# Made once: `json.dumps` would make one at each call.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -77,7 +77,7 @@ def _record(key, task, protocol, seed, accuracy):
             "pretraining_seed": key.seed,
             "source_task": "toy-source",
             "source_fingerprint": "f" * 64,
-            "source_accuracy": 0.1 + 0.2 * key.stage + 0.001 * key.seed,
+            "source_accuracy": 0.1 + 0.1 * key.stage + 0.001 * key.seed,
         },
         "task": {"name": task, "fingerprint": sha256_bytes(task.encode()), "classes": _CLASSES, "metric": "top1"},
         "protocol": protocol,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lrbench.errors import InputError, LrbenchError
 from lrbench.escaping import for_terminal
-from lrbench.files import read_bytes, sha256_bytes, write_bytes
+from lrbench.files import canonical_json, read_bytes, sha256_bytes, write_bytes
 from lrbench.results import Result, StoredResult, is_record, load_result
 
 # Rises with every change of an entry's fields or meaning.
@@ -205,32 +205,28 @@ def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.i
         seed=result.seed,
         metric=result.task.metric,
         headline=result.headline,
-        metrics=_json(result.metrics),
+        metrics=canonical_json(result.metrics),
         partial=result.partial,
-        comparable=_json(comparable(result)),
+        comparable=canonical_json(comparable(result)),
         classes=result.task.classes,
         fingerprint=result.task.fingerprint,
         source_fingerprint=snapshot.source_fingerprint or "",
         source_accuracy=snapshot.source_accuracy,
-        report=_json(snapshot.source_report),
+        report=canonical_json(snapshot.source_report),
         epoch=snapshot.epoch,
         rate=snapshot.rate,
-        chosen=_json(result.chosen),
+        chosen=canonical_json(result.chosen),
         edge=bool(result.selection.get("edge")),
         train_count=result.train_count,
         test_count=result.test_count,
         device=result.device,
-        versions=_json(result.versions),
+        versions=canonical_json(result.versions),
         seconds=sum(result.timings.values(), 0.0),
         labels=sha256_bytes(truth.tobytes()),
         correct=np.packbits(predictions.prediction == truth).tobytes(),
         checked=result.checked,
     )
     return entry, truth
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 # Columns whose few values many results share are kept once.
