@@ -34,14 +34,14 @@ def receive(task: Task, archive: Archive, path: Path, control: Control) -> None:
 
     Raises:
         FailureError: No address gave the right file, or the disk is full.
-        InputError: A link has the name under which what arrives is kept.
+        InputError: A link or a folder has the name under which what arrives is kept.
         InterruptedWork: Asked to stop; what arrived is kept.
     """
     part = path.with_name(path.name + ".part")
     for kept in (part, part.with_name(f"{part.name}.again")):
-        if kept.is_symlink():
+        if kept.is_symlink() or (kept.exists() and not kept.is_file()):
             raise InputError(
-                f"{kept} is a link, and lrbench writes what arrives to a file of that name. Delete the link."
+                f"{kept} is no regular file, and lrbench writes what arrives to a file of that name. Delete it."
             )
     try:
         _receive(task, archive, path, part, control)
@@ -111,8 +111,10 @@ def _tried(url: str, part: Path, again: Path, archive: Archive, control: Control
             # All of it may be there: a run can end between the last byte and the file's own name.
             if not (pinned and before and wrong(path, archive) is None):
                 _append(url, path, again if kept and path == part else None, control, pinned)
-        except requests.RequestException as error:
-            if kept and path == part and error.response is not None and error.response.status_code == _NOTHING_AFTER:
+        # Some addresses that a server redirects to raise ValueError, which requests does not wrap.
+        except (requests.RequestException, ValueError) as error:
+            response = getattr(error, "response", None)
+            if kept and path == part and response is not None and response.status_code == _NOTHING_AFTER:
                 again.touch()
                 continue
             written = again if again.exists() else part
@@ -190,7 +192,12 @@ class _Receiving:
                 self._file.close()
                 self._file = self._again.open("wb")
             self.done = 0
-        self._total = self.done + int(response.headers.get("Content-Length") or 0)
+        length = response.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < 20):
+            # pooch would take it for a number.
+            response.headers.pop("Content-Length", None)
+            length = "0"
+        self._total = self.done + int(length)
 
     def write(self, chunk: bytes) -> None:
         """Add what arrived."""

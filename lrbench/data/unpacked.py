@@ -68,7 +68,9 @@ def changed_lists(task: Task, where: Path, roots: Sequence[Path]) -> list[str]:
             path = folder / name
             if used is not None and path.name not in used:
                 continue
-            if path.is_file() and (problem := hash_problem(path, f"sha256:{expected}", f"was unpacked from {archive}")):
+            if os.path.isfile(path) and (
+                problem := hash_problem(path, f"sha256:{expected}", f"was unpacked from {archive}")
+            ):
                 problems.append(f"{problem} since{meant}")
     return problems
 

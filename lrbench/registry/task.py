@@ -10,9 +10,6 @@ from lrbench.registry.paths import Address, Below, FileName, NamedBelow, Readabl
 from lrbench.registry.splits import ColumnSplit, DrawnSplit, FirstSplit, ListedSplit
 from lrbench.registry.strict import Arguments, Count, Finite, Name, Strict, Text, WholeSeed
 
-# 24 GiB of the double-precision numbers in which they are drawn.
-_MOST_PIXELS = 1 << 30
-
 Metric = Literal["top1", "mean_per_class"]
 METRIC_NAMES = {"top1": "top-1", "mean_per_class": "mean per class"}
 
@@ -211,16 +208,6 @@ class SyntheticFiles(Strict):
     train: Annotated[int, Field(gt=0, le=10_000_000)]
     test: Annotated[int, Field(gt=0, le=10_000_000)]
     options: dict[str, int | Finite] = {}
-
-    @model_validator(mode="after")
-    def _fits_in_memory(self) -> "SyntheticFiles":
-        for split, count in (("train", self.train), ("test", self.test)):
-            if count * self.size**2 > _MOST_PIXELS:
-                raise ValueError(
-                    f"{split} = {count:,} images of {self.size} px are {count * self.size**2:,} pixels, more than the "
-                    f"{_MOST_PIXELS:,} that are drawn in memory"
-                )
-        return self
 
 
 Files = Annotated[

@@ -14,10 +14,10 @@ FILES: dict[str, bytes] = {}
 
 
 ASKED: list[tuple[str, str | None]] = []
-# By path: bytes after which the connection is cut; what is added to the length that is told; whether Range is understood;
-# where else it lies.
+# By path: bytes after which the connection is cut; what is added to the length that is told, or what is told instead; whether
+# Range is understood; where else it is.
 CUT: dict[str, int] = {}
-LIE: dict[str, int] = {}
+LIE: dict[str, int | str] = {}
 NO_RANGE: set[str] = set()
 MOVED: dict[str, str] = {}
 
@@ -43,7 +43,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         rest = content[start:]
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(rest) + LIE.get(self.path, 0)))
+        told = LIE.get(self.path, 0)
+        self.send_header("Content-Length", told if isinstance(told, str) else str(len(rest) + told))
         self.end_headers()
         self.wfile.write(rest[: CUT.get(self.path, len(rest))])
         self.wfile.flush()

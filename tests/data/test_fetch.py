@@ -46,6 +46,13 @@ def test_what_goes_wrong_ends_with_one_full_stop(home, server):
         fetch(task(home, server), home / "data", Control())
 
 
+@pytest.mark.parametrize("place", ["http://[", "http://.x/", f"http://{'a' * 300}.x/", "/\xff", "file:///etc/hostname"])
+def test_a_redirect_to_no_address_is_a_failed_download(home, server, place):
+    MOVED["/mine.tar.gz"] = place
+    with pytest.raises(FailureError, match=r"could not be fetched\. http://127\.0\.0\.1.*Or fetch it by hand"):
+        fetch(task(home, server), home / "data", Control())
+
+
 def test_a_web_page_in_place_of_an_archive_is_named_as_such(home, server):
     FILES["/mine.tar.gz"] = b"<!DOCTYPE html><html>Please log in</html>"
     with pytest.raises(FailureError, match=r"is a web page, not the file.*by hand.*put it at"):
@@ -144,6 +151,13 @@ def test_another_address_is_asked_where_a_wrong_length_cost_the_end(home, server
     assert (home / "data" / "mine.tar.gz").read_bytes() == GOOD
     aside = home / "data" / "mine.tar.gz.bad"
     assert (aside.read_bytes() if aside.exists() else None) == bad
+
+
+@pytest.mark.parametrize("told", ["none", "-1", "9" * 5000])
+def test_a_length_that_is_no_length_does_not_matter(home, server, told):
+    FILES["/mine.tar.gz"], LIE["/mine.tar.gz"] = GOOD, told
+    fetch(task(home, server), home / "data", Control())
+    assert (home / "data" / "mine").is_dir()
 
 
 @pytest.mark.parametrize("known", [{}, {"md5": None}])

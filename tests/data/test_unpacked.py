@@ -96,7 +96,8 @@ def test_data_that_was_unpacked_by_other_means_is_held_to_nothing(home, server):
     split = data / "CUB_200_2011" / "train_test_split.txt"
     split.write_text(split.read_text() + "\n")
     # Of an earlier version, or damaged; or not there.
-    for content in ('{"archive": "a.tgz", "images": 3}', '["lists"]', "{", None):
+    long = f'{{"lists": {{"{"x" * 300}/train_test_split.txt": 1, "a\\u0000/images.txt": [], "../images.txt": {{}}}}}}'
+    for content in ('{"archive": "a.tgz", "images": 3}', '["lists"]', "{", "[" * 100_000, long, None):
         mark.unlink() if content is None else mark.write_text(content)
         assert not load_task_data(cub, [data]).problems
 

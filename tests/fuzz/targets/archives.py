@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fuzz.harness import Target
-from tests.fuzz.mutations import mutate_bytes
+from tests.fuzz.mutations import mutate_bytes, mutate_json
 
 FILES = {
     "mine/train/a/1.txt": b"one" * 300,
@@ -134,7 +134,32 @@ def use(path: Path) -> object:
         assert (path.parent.parent / "outside.txt").read_text() == "mine"
 
 
+def make_mark(folder: Path) -> Path:
+    from lrbench.data.unpacked import MARKER, mark_unpacked
+
+    data = folder / "data" / "mine"
+    data.mkdir(parents=True)
+    for name in ("train.txt", "test.txt"):
+        (data / name).write_text("a/1.png\n")
+    (folder / "t.toml").write_text(
+        'name = "marked"\n[files]\nlayout = "lists"\nroot = "mine"\ntrain = "train.txt"\ntest = "test.txt"\n'
+        '[[archives]]\nurl = "https://example.org/mine.tar"\nunpacks_to = "mine"\n'
+    )
+    mark_unpacked(data, archive="mine.tar", images=2)
+    return data / MARKER
+
+
+def use_mark(path: Path) -> object:
+    """The lists that are no longer as they were unpacked."""
+    from lrbench.data.unpacked import changed_lists
+    from lrbench.registry import load_task
+
+    task = load_task(str(path.parents[2] / "t.toml"))
+    return changed_lists(task, path.parent, [path.parents[1]])
+
+
 TARGETS = [
+    Target(name="unpacked-mark", make=make_mark, mutate=mutate_json, use=use_mark),
     Target(name="archive-tar", make=archive(tar(), "mine.tar"), mutate=mutate_tar, use=use),
     Target(
         name="archive-tgz", make=archive(gzip.compress(tar()), "mine.tgz"), mutate=mutate_bytes, use=use, covered=True
