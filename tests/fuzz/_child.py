@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import faulthandler
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -29,7 +30,8 @@ class Sandbox:
     """A folder that is restored after each mutation; files that nothing touched keep their inodes and times."""
 
     def __init__(self, target: Target) -> None:
-        self.folder, self._copy = Path("input").absolute(), Path("pristine").absolute()
+        self.folder, self._copy = (Path(target.name, part).absolute() for part in ("input", "pristine"))
+        self.folder.parent.mkdir()
         self.folder.mkdir()
         self.file = target.make(self.folder)
         self.content = self.file.read_bytes()
@@ -129,38 +131,46 @@ def _baseline(target: Target, sandbox: Sandbox) -> object:
     return values[0]
 
 
-def _keep(request: dict[str, Any], seed: int, name: str, content: bytes) -> Path | None:
+def _keep(save: str | None, target: Target, seed: int, name: str, content: bytes) -> Path | None:
     """Save a mutation's input before it is tried, since the child may not survive it."""
-    if request["save"] is None:
+    if save is None:
         return None
-    folder = Path(request["save"], f"{request['name']}-{seed}")
+    folder = Path(save, f"{target.name}-{seed}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     return folder
 
 
 def serve(request: dict[str, Any], pipe: int) -> None:
-    """Try every seed of a request; write a message before and after each."""
+    """Try the mutations of a request; write a message before and after each."""
+    targets = {target.name: target for target in load_module(request["module"])}
+    for name, trials in itertools.groupby(request["trials"], key=lambda trial: trial[0]):
+        if not _serve_target(targets[name], [seed for _, seed in trials], request, pipe):
+            return
+
+
+def _serve_target(target: Target, seeds: list[int], request: dict[str, Any], pipe: int) -> bool:
+    """Try the mutations of one target; returns False where it is broken."""
 
     def tell(**message: object) -> None:
-        os.write(pipe, json.dumps(message).encode() + b"\n")
+        os.write(pipe, json.dumps({"name": target.name, **message}).encode() + b"\n")
 
-    target = next(target for target in load_module(request["module"]) if target.name == request["name"])
     try:
         sandbox = Sandbox(target)
         expected = _baseline(target, sandbox)
     except BaseException:
+        tell(seed=-1)
         tell(seed=-1, outcome="broken", detail=traceback.format_exc())
-        return
+        return False
     ceiling = _memory("VmData") + _CEILING * request["memory"]
     resource.setrlimit(resource.RLIMIT_DATA, (ceiling, resource.RLIM_INFINITY))
-    for seed in request["seeds"]:
+    for seed in seeds:
         content = mutated(target, seed, sandbox.content)
         tell(seed=seed)
         Path("/proc/self/clear_refs").write_text("5")
         before = _memory("VmRSS")
         sandbox.write(content)
-        kept = _keep(request, seed, sandbox.file.name, content)
+        kept = _keep(request["save"], target, seed, sandbox.file.name, content)
         outcome, detail = attempt(target, sandbox.file, expected)
         grown = _memory("VmHWM") - before
         if grown > request["memory"] and outcome != "memory":
@@ -171,6 +181,7 @@ def serve(request: dict[str, Any], pipe: int) -> None:
             (kept / "why.txt").write_text(f"{outcome}\n{detail}\n", errors="backslashreplace")
         tell(seed=seed, outcome=outcome, detail=detail)
         sandbox.restore()
+    return True
 
 
 def main() -> None:

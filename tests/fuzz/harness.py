@@ -126,25 +126,26 @@ def discover() -> dict[str, str]:
 
 
 def fuzz(
-    name: str, module: str, seeds: Sequence[int], *, limits: Limits = Limits(), save: Path | None = None
-) -> Report:
-    """Try one mutation a seed.
+    module: str, names: Sequence[str], seeds: Sequence[int], *, limits: Limits = Limits(), save: Path | None = None
+) -> list[Report]:
+    """Try one mutation a seed of each of several targets, one after the other in one child as long as that lives.
 
     Args:
-        name: The target.
-        module: The module that exports it.
+        module: The module that exports the targets.
+        names: The targets.
         seeds: The mutations.
         limits: What one mutation may take.
         save: Folder that receives the input of each failing mutation; None to keep none.
+
+    Returns:
+        A report for each target.
     """
-    report = Report(target=name)
-    remaining = list(seeds)
+    reports = {name: Report(target=name) for name in names}
+    remaining = [(name, seed) for name in names for seed in seeds]
     while remaining:
-        tried = _run_child(name, module, remaining, report, limits, save)
-        del remaining[:tried]
-        if report.counts["broken"]:
-            break
-    return report
+        tried = _run_child(module, remaining, reports, limits, save)
+        remaining = [(name, seed) for name, seed in remaining[tried:] if not reports[name].counts["broken"]]
+    return list(reports.values())
 
 
 def fuzz_all(
@@ -168,7 +169,7 @@ def fuzz_all(
                 name, module = work.get_nowait()
             except queue.Empty:
                 return
-            reports[name] = fuzz(name, module, seeds, limits=limits, save=save)
+            (reports[name],) = fuzz(module, [name], seeds, limits=limits, save=save)
             finished(reports[name])
 
     threads = [threading.Thread(target=serve) for _ in range(jobs)]
@@ -179,8 +180,10 @@ def fuzz_all(
     return [reports[name] for name in targets]
 
 
-def _run_child(name: str, module: str, seeds: Sequence[int], report: Report, limits: Limits, save: Path | None) -> int:
-    """Have a new child try `seeds` until it dies, is killed, or is done; returns how many were tried."""
+def _run_child(
+    module: str, trials: list[tuple[str, int]], reports: dict[str, Report], limits: Limits, save: Path | None
+) -> int:
+    """Have a new child try targets and seeds until it dies, is killed, or is done; returns how many were begun."""
     with tempfile.TemporaryDirectory(prefix="lrbench-fuzz-") as scratch:
         reading, writing = os.pipe()
         environment = {
@@ -195,9 +198,8 @@ def _run_child(name: str, module: str, seeds: Sequence[int], report: Report, lim
         }
         environment.pop("LRBENCH_DEBUG", None)
         request = {
-            "name": name,
             "module": module,
-            "seeds": list(seeds),
+            "trials": trials,
             "memory": limits.memory,
             "save": save and str(save.absolute()),
         }
@@ -218,7 +220,7 @@ def _run_child(name: str, module: str, seeds: Sequence[int], report: Report, lim
             assert child.stdin is not None
             child.stdin.write(json.dumps(request).encode())
             child.stdin.close()
-            return watcher.follow(report)
+            return watcher.follow(reports)
         finally:
             os.close(reading)
             _kill(child)
@@ -229,11 +231,11 @@ class _Watcher:
 
     def __init__(self, child: subprocess.Popen[bytes], pipe: int, output: Path, limits: Limits) -> None:
         self.child, self.pipe, self.output, self.limits = child, pipe, output, limits
-        self.seed: int | None = None
+        self.trial: tuple[str, int] | None = None
         self.begun, self.cpu, self.resident = 0.0, 0.0, 0
 
-    def follow(self, report: Report) -> int:
-        """Count outcomes into `report` until the child ends; returns how many seeds were tried."""
+    def follow(self, reports: dict[str, Report]) -> int:
+        """Count outcomes into the reports until the child ends; returns how many trials were begun."""
         tried, pending = 0, b""
         while True:
             if select.select([self.pipe], [], [], 0.05)[0]:
@@ -244,23 +246,26 @@ class _Watcher:
                 for line in lines:
                     message = json.loads(line)
                     if "outcome" in message:
-                        report.add(message["seed"], message["outcome"], message["detail"])
-                        self.seed, tried = None, tried + 1
+                        reports[message["name"]].add(message["seed"], message["outcome"], message["detail"])
+                        self.trial = None
                     else:
-                        self._begin(message["seed"])
-            elif self.seed is not None and (outcome := self._excess()):
-                report.add(self.seed, outcome, self._end_of_output())
-                return tried + 1
+                        tried += 1
+                        self._begin(message["name"], message["seed"])
+            elif self.trial is not None and (outcome := self._excess()):
+                name, seed = self.trial
+                reports[name].add(seed, outcome, self._end_of_output())
+                return tried
         status = self.child.wait()
-        if self.seed is not None:
-            report.add(self.seed, "crash", f"{_ending(status)}\n{self._end_of_output()}")
-            return tried + 1
-        if status != 0:
-            report.add(-1, "broken", f"the child {_ending(status)}\n{self._end_of_output()}")
+        if self.trial is not None:
+            name, seed = self.trial
+            reports[name].add(seed, "crash", f"{_ending(status)}\n{self._end_of_output()}")
+        elif status != 0:
+            for report in reports.values():
+                report.add(-1, "broken", f"the child {_ending(status)}\n{self._end_of_output()}")
         return tried
 
-    def _begin(self, seed: int) -> None:
-        self.seed, self.begun = seed, time.monotonic()
+    def _begin(self, name: str, seed: int) -> None:
+        self.trial, self.begun = (name, seed), time.monotonic()
         self.cpu, self.resident = _usage(self.child.pid)
 
     def _excess(self) -> str | None:

@@ -40,7 +40,7 @@ SEEDS = range(6)
 def test_each_outcome_is_counted_for_its_seeds(name, outcome):
     bad = [seed for seed in SEEDS if mutated(BY_NAME[name], seed, b"good") == BAD]
     assert 0 < len(bad) < len(SEEDS)
-    report = fuzz(name, FAULTY, SEEDS, limits=Limits(cpu_seconds=0.3, wall_seconds=1.5, memory=128 << 20))
+    (report,) = fuzz(FAULTY, [name], SEEDS, limits=Limits(cpu_seconds=0.3, wall_seconds=1.5, memory=128 << 20))
     expected = {outcome: len(bad), "same": len(SEEDS) - len(bad)} if outcome != "same" else {"same": len(SEEDS)}
     assert report.counts == expected
     assert [failure.seed for failure in report.failures] == (bad if outcome in FAILURES else [])
@@ -48,14 +48,22 @@ def test_each_outcome_is_counted_for_its_seeds(name, outcome):
 
 @pytest.mark.parametrize("name", ["broken", "differs"])
 def test_a_target_that_fails_unmutated_is_broken(name):
-    report = fuzz(name, FAULTY, SEEDS)
+    report, other = fuzz(FAULTY, [name, "refuses"], SEEDS)
     assert report.counts == {"broken": 1}
+    assert other.counts.total() == len(SEEDS)
 
 
 def test_the_input_of_a_failing_mutation_is_saved(tmp_path):
-    report = fuzz("crashes", FAULTY, SEEDS, save=tmp_path)
+    (report,) = fuzz(FAULTY, ["crashes"], SEEDS, save=tmp_path)
     saved = {path.parent.name: path.read_bytes() for path in tmp_path.glob("*/file")}
     assert saved == {f"crashes-{failure.seed}": BAD for failure in report.failures}
+
+
+def test_targets_after_one_that_crashes_are_tried():
+    crashes, changes = fuzz(FAULTY, ["crashes", "changes"], SEEDS)
+    assert crashes.counts["crash"] == len(crashes.failures) > 0
+    assert [report.counts.total() for report in (crashes, changes)] == [len(SEEDS)] * 2
+    assert changes.counts["changed"] > 0
 
 
 TABLE = b"name,label\na.png,1\nb.png,2\n"
