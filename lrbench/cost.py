@@ -152,8 +152,10 @@ class _Network:
     def of(cls, suite: Suite, classes: int) -> "_Network":
         import torch
 
+        from lrbench.model_limits import refuse_misfit
         from lrbench.models import create_model, operations
 
+        refuse_misfit(suite.model.architecture, suite.model.arguments, classes=classes, size=suite.input.size)
         with torch.device("meta"):
             model = create_model(suite.model.architecture, suite.model.arguments, classes=classes)
             yardstick = create_model(_REFERENCE[0], {}, classes=1000)

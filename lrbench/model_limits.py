@@ -142,14 +142,18 @@ def forward_problem(model: nn.Module, classes: int, size: int) -> str:
     if size < 0:
         size = int(max(resolve_model_data_config(model)["input_size"][1:]))  # type: ignore[no-untyped-call]
     images = torch.empty(2, 3, size, size, device="meta")
-    with torch.no_grad():
-        for training in (False, True):
-            outputs: Any = model.train(training)(images)
-            if not isinstance(outputs, torch.Tensor):
-                return f"it gives a {type(outputs).__name__} instead of one tensor"
-            if classes and tuple(outputs.shape) != (2, classes):
-                return f"it gives scores of shape {list(outputs.shape)} for 2 images and {classes} classes"
-        features: torch.Tensor = model.eval().forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    try:
+        with torch.no_grad():
+            for training in (False, True):
+                outputs: Any = model.train(training)(images)
+                if not isinstance(outputs, torch.Tensor):
+                    return f"it gives a {type(outputs).__name__} instead of one tensor"
+                if classes and tuple(outputs.shape) != (2, classes):
+                    return f"it gives scores of shape {list(outputs.shape)} for 2 images and {classes} classes"
+            features: torch.Tensor = model.eval().forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    except Exception as error:
+        # Every architecture has exceptions of its own.
+        return reason_of(error)
     return (
         ""
         if features.ndim > 1 and len(features) == 2

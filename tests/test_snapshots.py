@@ -265,8 +265,34 @@ def test_networks_that_cannot_be_used_are_refused_before_they_are_built(lrbench,
     with pytest.raises(InputError, match=said):
         load_snapshot(parse_reference(str(snapshot), None))
     written = [word for key, value in changes.items() for word in ("--set", f"model.{key}={toml(value)}")]
-    refused = lrbench("pretrain", "tiny.toml", "--set", "name=other", "--workers", "1", "--seed", "0", *written)
-    assert refused.status == 2 and re.search(said, refused.err), refused.err
+    for command in (("plan",), ("pretrain", "--workers", "1", "--seed", "0")):
+        refused = lrbench(command[0], "tiny.toml", *command[1:], "--set", "name=other", *written)
+        assert refused.status == 2 and re.search(said, refused.err), refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"layers": [10_000_000, 1, 1, 1]}, "is not built, because of its config.json: .* the value '10000000'"),
+        ({"layers": [60_000, 1, 1, 1]}, "is not built, because of its config.json: .* more than 20,000 layers"),
+        ({"in_chans": 1}, "does not turn images into features and scores"),
+    ],
+)
+def test_a_hub_configuration_is_bounded_before_weights_are_fetched(home, monkeypatch, arguments, said):
+    import timm.models
+
+    make = timm.create_model
+    monkeypatch.setattr(
+        timm.models, "load_model_config_from_hf", lambda name: ({"num_classes": 3}, "resnet18", arguments)
+    )
+
+    def create(name, pretrained=False, **others):
+        assert not pretrained
+        return make("resnet18", num_classes=3, **arguments) if name.startswith("hf-hub:") else make(name, **others)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(InputError, match=said):
+        load_snapshot(parse_reference("hf-hub:some/model", None))
 
 
 def toml(value):
