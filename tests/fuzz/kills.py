@@ -394,18 +394,20 @@ def campaign(count: int, verbs: list[str], kinds: list[str], seed: int, folder: 
     chains: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     begun = time.monotonic()
-    for number, (verb, signals) in enumerate(disturbances(count, verbs, kinds, random.Random(seed))):
-        done: Counter[str] = Counter()
-        problems = chain(verb, signals, references[verb], folder, random.Random(f"{seed}/{number}"), done)
-        chains[verb] += 1
-        hits.update({(verb, kind): hit for kind, hit in done.items()})
-        if problems:
-            failed[verb] += 1
-            print(f"\nchain {number}: {verb}, {', '.join(signals)}:\n" + "\n".join(problems), flush=True)
-            if save is not None:
-                shutil.copytree(folder / "place", save / f"chain-{number}", dirs_exist_ok=True)
-        if number % 20 == 19:
-            print(f"[{time.monotonic() - begun:6.0f} s] {hits.total()} disturbed", file=sys.stderr, flush=True)
+    # Ctrl-C shows what came out until then.
+    with contextlib.suppress(KeyboardInterrupt):
+        for number, (verb, signals) in enumerate(disturbances(count, verbs, kinds, random.Random(seed))):
+            done: Counter[str] = Counter()
+            problems = chain(verb, signals, references[verb], folder, random.Random(f"{seed}/{number}"), done)
+            chains[verb] += 1
+            hits.update({(verb, kind): hit for kind, hit in done.items()})
+            if problems:
+                failed[verb] += 1
+                print(f"\nchain {number}: {verb}, {', '.join(signals)}:\n" + "\n".join(problems), flush=True)
+                if save is not None:
+                    shutil.copytree(folder / "place", save / f"chain-{number}", dirs_exist_ok=True)
+            if number % 20 == 19:
+                print(f"[{time.monotonic() - begun:6.0f} s] {hits.total()} disturbed", file=sys.stderr, flush=True)
     rows = [[verb, *(hits[verb, kind] for kind in kinds), chains[verb], failed[verb]] for verb in verbs]
     rows.append(["all", *(sum(hits[verb, kind] for verb in verbs) for kind in kinds), chains.total(), failed.total()])
     print("\n" + tabulate(rows, ["verb", *kinds, "chains", "failed chains"], tablefmt="github"))
