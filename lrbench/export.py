@@ -1,13 +1,13 @@
 """Snapshots for others: a folder that timm loads, with the re-estimated BatchNorm statistics built in."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import tomli_w
-from tabulate import tabulate
 from torch import nn
 
 from lrbench.effective import effective_path, read_effective, recipe
@@ -16,23 +16,30 @@ from lrbench.escaping import for_markdown
 from lrbench.files import atomic_folder, write_bytes, write_json, write_text
 from lrbench.headers import FORMAT
 from lrbench.leaderboard.index import Entry, load_index
+from lrbench.leaderboard.markup import Marked, bracketed, bullets, code, table
 from lrbench.leaderboard.resampling import Labels
-from lrbench.leaderboard.statistics import half_width_over_images, image_variance
+from lrbench.leaderboard.statistics import interval_over_images
 from lrbench.models import batchnorm_layers
 from lrbench.references import Reference
+from lrbench.registry import load_task
+from lrbench.registry.loading import find_registered_tasks, is_shipped
 from lrbench.registry.task import METRIC_NAMES
 from lrbench.snapshots import SnapshotMetadata, encode, hash_tensors, identity
 from lrbench.weights import load_snapshot, pretrained_configuration
 from lrbench.workspace import FOREIGN, Workspace
 
 
-def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> None:
+def export_snapshot(path: Path, folder: Path, workspace: Workspace | None, tasks: Collection[str] = ()) -> list[str]:
     """Write `model.safetensors` and `config.json` in timm's form.
 
     Args:
         path: The snapshot.
         folder: Made when it is not there; must be empty.
         workspace: For a model card (`README.md`), where the suite and the snapshot's results lie; None for no card.
+        tasks: The user's own tasks whose results the card holds too, by name.
+
+    Returns:
+        Tasks whose results the card leaves out, because they are the user's own and not named.
 
     Raises:
         InputError: The snapshot is damaged, or the folder is not empty.
@@ -71,12 +78,15 @@ def export_snapshot(path: Path, folder: Path, workspace: Workspace | None) -> No
         "batchnorm_within": within,
     }
     header = metadata.model_copy(update=changed)
+    left_out: list[str] = []
     with atomic_folder(folder) as whole:
         write_bytes(whole / "model.safetensors", encode(weights, header.model_dump(mode="json")))
         write_json(whole / "config.json", configuration)
         if workspace is not None:
             statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
-            write_text(whole / "README.md", _card(path, header, statistics, workspace))
+            transfers, left_out = _transfers(path, metadata, workspace, tasks)
+            write_text(whole / "README.md", _card(header, statistics, workspace, transfers))
+    return left_out
 
 
 def _first_convolution(model: nn.Module, named: Any) -> Any:
@@ -88,8 +98,8 @@ def _first_convolution(model: nn.Module, named: Any) -> Any:
     return next(inside, named)
 
 
-def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace) -> str:
-    where = (
+def _card(metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace, transfers: str) -> str:
+    where = str(
         f"{metadata.suite}/{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}"
         if metadata.suite
         else metadata.origin
@@ -110,13 +120,13 @@ def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, worksp
     facts.append(f"timm {timm.__version__}")
     parts = [
         "---\nlibrary_name: timm\ntags:\n- image-classification\n- lrbench\n---",
-        f"# {for_markdown(metadata.architecture)}, snapshot {for_markdown(str(where))}",
+        f"# {for_markdown(metadata.architecture)}, snapshot {code(where)}",
         "Weights at a boundary of the learning rate, saved by lrbench."
         if metadata.suite
         else "Weights from elsewhere, taken in by lrbench; what they were trained on is not in the file.",
-        "\n".join(f"- {fact}" for fact in facts),
+        bullets(facts),
         "## Transfers",
-        _transfers(path, metadata, workspace),
+        transfers,
         *(["## Recipe", _recipe(metadata.suite, metadata.recipe, workspace)] if metadata.suite else []),
         "## What the snapshot says of itself",
         "```json\n" + json.dumps(metadata.model_dump(mode="json"), indent=1, sort_keys=True) + "\n```",
@@ -124,15 +134,25 @@ def _card(path: Path, metadata: SnapshotMetadata, statistics: str | None, worksp
     return "\n\n".join(parts) + "\n"
 
 
-def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> str:
-    """What was measured with this very snapshot, here: in its suite, and on the side where no suite's settings hold."""
+def _transfers(
+    path: Path, metadata: SnapshotMetadata, workspace: Workspace, tasks: Collection[str]
+) -> tuple[str, list[str]]:
+    """What was measured with this very snapshot, here: in its suite, and on the side where no suite's settings hold.
+
+    Returns:
+        The table, and the user's own tasks whose results are not in it.
+    """
     sha256 = identity(path)
     found = []
     for folder in dict.fromkeys((metadata.suite or FOREIGN, FOREIGN)):
         index = load_index(workspace.results, folder, workspace.cache)
         found += [(entry, folder, index.labels[entry.labels]) for entry in index.entries if entry.sha256 == sha256]
+    # What a user measured on data of their own is theirs to publish.
+    names = {entry.task for entry, _, _ in found}
+    left_out = sorted(name for name in names if name not in tasks and not _is_shipped(name))
+    found = [result for result in found if result[0].task not in left_out]
     if not found:
-        return "None were measured before this card was written."
+        return "No results are shown.", left_out
     # Of one task, protocol and seed there may be a result of each kind.
     both = metadata.suite is not None and any(folder == FOREIGN for _, folder, _ in found)
     rows = [
@@ -140,7 +160,7 @@ def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> 
             "target": entry.task + (" (not whole)" if entry.partial else ""),
             "protocol": entry.protocol,
             "metric": METRIC_NAMES[entry.metric],
-            "accuracy, %": f"{100 * entry.headline:.2f} ± {100 * _half_width(entry, labels):.2f}",
+            "accuracy, %": Marked(f"{100 * entry.headline:.2f} {_interval(entry, labels)}"),
             "test images": f"{entry.test_count:,}",
             "transfer seed": str(entry.seed),
             **({"settings": "of no suite" if folder == FOREIGN else f"of {folder}"} if both else {}),
@@ -149,12 +169,19 @@ def _transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace) -> 
     ]
     # A file that was named in two ways has each result twice.
     rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
-    shown = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return f"{shown}\n\n± half the 95 % interval over test images; another pretraining or transfer seed is not in it."
+    words = (
+        "In brackets, the 95 % interval over test images (Wilson's). Other pretraining or transfer seeds are not in it."
+    )
+    return f"{table(rows)}\n\n{words}", left_out
 
 
-def _half_width(entry: Entry, labels: Labels) -> float:
-    return half_width_over_images(image_variance(np.asarray(entry.hits, dtype=np.float64), labels, entry.metric))
+def _interval(entry: Entry, labels: Labels) -> str:
+    hits = np.asarray(entry.hits, dtype=np.float64)
+    return bracketed(*interval_over_images(hits, labels, entry.metric), digits=2)
+
+
+def _is_shipped(task: str) -> bool:
+    return task in find_registered_tasks() and is_shipped(load_task(task))
 
 
 def _recipe(name: str, sha256: str | None, workspace: Workspace) -> str:

@@ -1,22 +1,67 @@
 """Which of these snapshots should I transfer to my data? LogME for all, the probe for the best, and how sure that is."""
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from lrbench.cells import Cell, TransferSettings, standing_of_file
 from lrbench.control import Control
+from lrbench.data.loading import load_task_data
 from lrbench.errors import InputError, InterruptedWork, LrbenchError, reported
-from lrbench.files import user_path
+from lrbench.files import read_json, sha256_json, write_json
 from lrbench.leaderboard.resampling import mcnemar, paired_interval
-from lrbench.references import Reference, parse_reference, references_in
-from lrbench.results import StoredResult, read_result
+from lrbench.references import Reference, folder_of_snapshots, parse_reference, references_in
+from lrbench.registry import load_task
+from lrbench.registry.loading import validated
+from lrbench.results import Result, StoredResult, read_result
 from lrbench.snapshots import read_metadata
 from lrbench.transfer.cell import Transfer
+from lrbench.transfer.crossval import FOLDS, CrossValidation, assign_folds
+from lrbench.transfer.selection import validation_split
 from lrbench.workspace import Place, Workspace
+
+LEAST_VALIDATION = 200
+"""With fewer validation images than this, snapshots are ranked by cross-validation."""
+# Scores that differ by rounding alone are equal.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What snapshots are ranked by.
+
+    Attributes:
+        images: Number of images that the scores are of.
+        validation: Number of images in the validation split.
+        folds: Of the cross-validation; None where the validation split decides.
+    """
+
+    images: int
+    validation: int
+    folds: int | None = None
+
+    @classmethod
+    def of(cls, task: str, settings: TransferSettings, place: Place, seed: int) -> "Basis":
+        """Cross-validation where the validation split is small; only labels are read.
+
+        Raises:
+            InputError: The task's data is missing or half-copied.
+        """
+        splits = load_task_data(load_task(task), place.roots, partial=place.partial).splits
+        labels = splits["train"].labels
+        if "val" in splits:
+            validation = len(splits["val"].labels)
+            labels = np.concatenate([labels, splits["val"].labels])
+        else:
+            validation = len(validation_split(labels, settings.validation, seed)[1])
+        if validation >= LEAST_VALIDATION:
+            return cls(images=validation, validation=validation)
+        return cls(images=int((assign_folds(labels, seed) >= 0).sum()), validation=validation, folds=FOLDS)
 
 
 @dataclass(kw_only=True)
@@ -27,6 +72,7 @@ class Candidate:
         reference: The snapshot.
         logme: LogME of the target's training images.
         probe: The probe's result; None where LogME ruled the snapshot out.
+        score: The probe's headline that it is ranked by: on validation, or cross-validated. Test images decide nothing.
         seconds: Spent on it, now or when its results were made.
         problem: Why it could not be compared.
     """
@@ -34,6 +80,7 @@ class Candidate:
     reference: Reference
     logme: float | None = None
     probe: StoredResult | None = None
+    score: float | None = None
     seconds: float = 0.0
     problem: str | None = None
 
@@ -58,10 +105,11 @@ class Candidate:
 
     @property
     def validation(self) -> float | None:
-        """The probe's headline on validation, by which snapshots are ranked; test images decide nothing."""
+        """The probe's headline on the validation split; None where there is none."""
         if self.probe is None:
             return None
-        return max(float(each["score"]) for each in self.probe.result.selection["candidates"])
+        scores = [point["score"] for point in self.probe.result.selection["candidates"]]
+        return None if None in scores or not scores else max(float(score) for score in scores)
 
     @property
     def test_interval(self) -> tuple[float, float] | None:
@@ -97,10 +145,12 @@ class Recommendation:
     """What came out.
 
     Attributes:
-        ranked: All snapshots: probed ones by their headline on validation, then the others by LogME, then failed ones.
+        basis: What probed snapshots are ranked by.
+        ranked: All snapshots: probed ones by their score and then LogME, then the others by LogME, then failed ones.
         lead: Of the first over the second; None where there is no second.
     """
 
+    basis: Basis
     ranked: list[Candidate] = field(default_factory=list)
     lead: Lead | None = None
 
@@ -110,29 +160,46 @@ class Recommendation:
         return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
 
     @property
+    def probed(self) -> list[Candidate]:
+        """Those that were probed, each set of weights once."""
+        first: dict[str | None, Candidate] = {}
+        for candidate in self.ranked:
+            if candidate.probe is not None:
+                first.setdefault(candidate.weights, candidate)
+        return list(first.values())
+
+    @property
     def second(self) -> Candidate | None:
         """The next one that was probed and is not the best under another name."""
-        others = (each for each in self.ranked[1:] if each.probe is not None and each.weights != self.ranked[0].weights)
-        return next(others, None) if self.best is not None else None
+        return self.probed[1] if len(self.probed) > 1 else None
+
+    @property
+    def tied(self) -> list[Candidate]:
+        """Those with the best score; at least the best itself where there is one."""
+        return [
+            candidate
+            for candidate in self.probed
+            if math.isclose(candidate.score or 0.0, self.probed[0].score or 0.0, abs_tol=_SAME)
+        ]
 
 
 def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
     """References, and folders of `.safetensors` files, as snapshots; nothing is loaded.
 
     Args:
-        texts: References or folders.
+        texts: References or folders; `foreign` for those taken in.
         workspace: Where the suites' snapshots lie.
         suite: Suite of references that name none; None for the one pretrained last.
 
     Raises:
         InputError: Not a reference, or a folder without snapshots.
     """
-    found: dict[str, Reference] = {}
+    references: dict[str, Reference] = {}
     for text in texts:
-        folder = user_path(text)
-        named = references_in(folder, workspace) if folder.is_dir() else [parse_reference(text, workspace, suite=suite)]
-        found.update({each.text: each for each in named})
-    return list(found.values())
+        folder = folder_of_snapshots(text, workspace)
+        named = [parse_reference(text, workspace, suite=suite)] if folder is None else references_in(folder, workspace)
+        references.update({reference.text: reference for reference in named})
+    return list(references.values())
 
 
 def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], TransferSettings, int]:
@@ -167,7 +234,7 @@ def recommend(
         settings: Of the probe.
         place: Where to read and write; results are kept like those of `lrbench transfer`, and used again.
         control: Told how far the work is.
-        probed: How many of the best by LogME are probed; where a probe fails, LogME's next is.
+        probed: How many of the best by LogME are probed; where a probe fails, the next by LogME is.
         seed: Transfer seed.
         again: Compute also what is there; else results that were computed otherwise are left as they are.
 
@@ -175,6 +242,15 @@ def recommend(
         InputError: The target's data is missing or half-copied.
         InterruptedWork: Asked to stop; results so far are kept.
     """
+    work = _Work(
+        task=task,
+        settings=settings,
+        place=place,
+        control=control,
+        seed=seed,
+        again=again,
+        basis=Basis.of(task, settings, place, seed),
+    )
     every = [Candidate(reference=reference) for reference in references]
     # Of each network the first of its names, by the files' headers.
     first: dict[str, Candidate] = {}
@@ -187,7 +263,7 @@ def recommend(
             control.say(f"[{number}/{len(candidates)}] {candidate.reference.text}")
         # Where LogME will rule none out, each is probed while its features are there.
         both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
-        _compare(candidate, task, both, seed, settings, place, control, again)
+        _compare(candidate, both, work)
     by_evidence = sorted(candidates, key=_evidence, reverse=True)
     for candidate in [each for each in by_evidence if each.problem is None]:
         # One whose probe fails takes no other one's place.
@@ -195,20 +271,34 @@ def recommend(
             break
         if candidate.probe is None:
             control.say(f"probe of {candidate.reference.text}")
-            _compare(candidate, task, ("probe",), seed, settings, place, control, again)
+            _compare(candidate, ("probe",), work)
     for twin in every:
         # Nothing is computed twice.
         if twin.network is not None and (original := first[twin.network]) is not twin:
-            twin.logme, twin.probe, twin.problem = original.logme, original.probe, original.problem
+            twin.logme, twin.probe, twin.score = original.logme, original.probe, original.score
+            twin.problem = original.problem
     ranked = sorted(
         every,
-        key=lambda each: (each.problem is None, each.validation is not None, each.validation or 0.0, _evidence(each)),
+        key=lambda each: (each.problem is None, each.score is not None, each.score or 0.0, _evidence(each)),
         reverse=True,
     )
-    found = Recommendation(ranked=ranked)
-    if found.best is not None and found.second is not None:
-        found.lead = _lead(found.best, found.second)
-    return found
+    outcome = Recommendation(basis=work.basis, ranked=ranked)
+    if outcome.best is not None and outcome.second is not None:
+        outcome.lead = _lead(outcome.best, outcome.second)
+    return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What all candidates share; the fields are the arguments of `recommend`."""
+
+    task: str
+    settings: TransferSettings
+    place: Place
+    control: Control
+    seed: int
+    again: bool
+    basis: Basis
 
 
 def _evidence(candidate: Candidate) -> float:
@@ -222,48 +312,75 @@ def _scope(count: int, names: int, probed: int) -> str:
     return f"{count} snapshots{copies}, of which the {min(probed, count)} best by LogME are probed"
 
 
-def _compare(
-    candidate: Candidate,
-    task: str,
-    protocols: Sequence[str],
-    seed: int,
-    settings: TransferSettings,
-    place: Place,
-    control: Control,
-    again: bool,
-) -> None:
-    """Find a snapshot's results of some protocols or make them, from one extraction of its features."""
+def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> None:
+    """Find or compute a snapshot's results of some protocols, from one extraction of its features."""
     transfer: Transfer | None = None
+    task, again = work.task, work.again
     try:
         for protocol in protocols:
-            cell = Cell(task=task, protocol=protocol, seed=seed)
-            found = None if again else standing_of_file(place, candidate.reference, cell, settings)
-            if found is not None and found.done:
-                path = found.path
+            cell = Cell(task=task, protocol=protocol, seed=work.seed)
+            there = None if again else standing_of_file(work.place, candidate.reference, cell, work.settings)
+            if there is not None and there.done:
+                path = there.path
             else:
-                transfer = transfer or Transfer(candidate.reference, settings, place, control)
+                transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
-                found = transfer.standing(cell)
-                path = found.path if found.done and not again else transfer.run(cell, replace=again)
+                there = transfer.standing(cell)
+                path = there.path if there.done and not again else transfer.run(cell, replace=again)
             result = read_result(path)
             # Features that serve both protocols are counted once.
             shared = () if protocol == protocols[0] else ("features", "diagnostics")
             candidate.seconds += sum(spent for name, spent in result.timings.items() if name not in shared)
             if protocol == "logme":
                 candidate.logme = float(result.chosen["logme"])
-            elif any(each["score"] is None for each in result.selection["candidates"]):
+                continue
+            probe = StoredResult(result=result, path=path)
+            if work.basis.folds is None:
+                candidate.score = Candidate(reference=candidate.reference, probe=probe).validation
+            else:
+                cross = None if again else _kept(_cross_path(work.place, result))
+                if cross is None:
+                    transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
+                    cross = transfer.cross_validate(cell)
+                    content = cross.model_dump()
+                    write_json(_cross_path(work.place, result), {"sha256": sha256_json(content), **content})
+                candidate.seconds += cross.seconds
+                candidate.score = cross.score
+            if candidate.score is None:
                 raise InputError(
                     f"its result of the probe on {task} has no score on validation images, by which snapshots are ranked: "
                     "there were none when it was made. Give the task's classes more training images, then add --again"
                 )
-            else:
-                candidate.probe = StoredResult(result=result, path=path)
+            candidate.probe = probe
     except InterruptedWork:
         raise
     except Exception as error:
         # One network of a strange kind must not end the comparison of the others.
         candidate.problem = str(reported(error))
+
+
+def _cross_path(place: Place, result: Result) -> Path:
+    """Where a cross-validation is kept: under all that decides its score, as the probe's result states it."""
+    decides = {
+        "folds": FOLDS,
+        "protocol_version": result.protocol_version,
+        "snapshot": [result.snapshot.sha256, result.snapshot.batchnorm],
+        "task": [result.task.fingerprint, result.task.content_sha256, result.task.metric],
+        "settings": result.settings,
+        "preprocessing": result.preprocessing,
+        "seed": result.seed,
+    }
+    return place.workspace.cache / "recommend" / f"{result.task.name}-{sha256_json(decides)[:16]}.json"
+
+
+def _kept(path: Path) -> CrossValidation | None:
+    """A cross-validation from before; None where there is none, or it is damaged."""
+    with suppress(FileNotFoundError, InputError):
+        content = read_json(path, "It is computed again.")
+        if isinstance(content, dict) and content.pop("sha256", None) == sha256_json(content):
+            return validated(CrossValidation, content, path)
+    return None
 
 
 def _lead(best: Candidate, other: Candidate) -> Lead:

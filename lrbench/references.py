@@ -216,6 +216,20 @@ def _meant(text: str, workspace: Workspace) -> str:
 _FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
 
 
+def folder_of_snapshots(text: str, workspace: Workspace) -> Path | None:
+    """The folder that a text names; None where it names none.
+
+    Args:
+        text: A path from the current folder or from the workspace's root, or `foreign` for the snapshots taken in.
+        workspace: Where snapshots are stored.
+    """
+    path = user_path(text)
+    candidates = [path, workspace.root / path] if path.parts else []
+    if text.rstrip("/") == FOREIGN:
+        candidates.append(workspace.checkpoints / FOREIGN)
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
 def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
     """The snapshots in a folder and those below it, by path; nothing is loaded.
 

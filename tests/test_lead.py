@@ -4,10 +4,10 @@ import pytest
 
 from lrbench import recommend as module
 from lrbench.cells import TransferSettings
-from lrbench.cli.recommend import _words
+from lrbench.cli.recommend import basis_text, recommendation_text
 from lrbench.control import Control
 from lrbench.leaderboard.resampling import paired_interval
-from lrbench.recommend import Candidate, Lead, Recommendation, recommend
+from lrbench.recommend import Basis, Candidate, Lead, Recommendation, recommend
 from lrbench.references import Reference
 from lrbench.results import StoredResult, read_result
 from tests.leaderboard.fake import put
@@ -27,7 +27,10 @@ def probed(tiny, place):
             selection={"candidates": [{"score": 0.1}, {"score": validation}]},
         )
         return Candidate(
-            reference=Reference(text=name), logme=-stage / 10, probe=StoredResult(result=read_result(path), path=path)
+            reference=Reference(text=name),
+            logme=-stage / 10,
+            probe=StoredResult(result=read_result(path), path=path),
+            score=validation,
         )
 
     return candidate
@@ -46,7 +49,7 @@ def test_the_first_is_by_validation_and_its_lead_by_the_test_images(probed, plac
 
     def compare(candidate, *_):
         found = made[candidate.reference.text]
-        candidate.logme, candidate.probe = found.logme, found.probe
+        candidate.logme, candidate.probe, candidate.score = found.logme, found.probe, found.score
 
     monkeypatch.setattr(module, "_compare", compare)
     names = [Reference(text="second"), Reference(text="first")]
@@ -73,7 +76,7 @@ def test_the_same_weights_under_another_name_are_no_second(probed, place, monkey
 
     def compare(candidate, *_):
         found = made[candidate.reference.text]
-        candidate.logme, candidate.probe = found.logme, found.probe
+        candidate.logme, candidate.probe, candidate.score = found.logme, found.probe, found.score
 
     monkeypatch.setattr(module, "_compare", compare)
 
@@ -84,44 +87,74 @@ def test_the_same_weights_under_another_name_are_no_second(probed, place, monkey
 
     found = compared("first", "twin", "second")
     assert found.second.reference.text == "second" and found.lead.difference == pytest.approx(-4 / 40)
-    said = _words(found, "top-1")
-    assert (
-        said.startswith("Transfer first (twin is the same weights): the probe's") and "against that of second" in said
-    )
+    text = recommendation_text(found, "top-1")
+    assert "first (twin is the same weights) has the best cross-validated top-1" in text and "of second." in text
     # One that LogME ruled out is no second either.
-    made["second"].probe = None
+    made["second"].probe = made["second"].score = None
     assert compared("first", "second").lead is None
     alone = compared("first", "twin")
-    assert alone.lead is None
-    assert _words(alone, "top-1") == "Transfer first (twin is the same weights): nothing else was probed."
-
-
-def words(first, second, difference, p, low=-0.2, high=0.1):
-    lead = Lead(difference=difference, interval=(low, high), p=p, images=1234)
-    return _words(Recommendation(ranked=[first, second], lead=lead), "mean per class")
-
-
-def test_the_words_follow_the_numbers(probed):
-    first, second = probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6)
-    clear = words(first, second, 0.123, 0.0123, low=0.02, high=0.226)
-    assert clear == (
-        "Transfer first: the probe's mean per class is best on validation. On the 1,234 test images its top-1 is +12.3 points "
-        "against that of second (95 % interval +2.0 to +22.6, McNemar's p 0.012), more than chance."
+    assert alone.lead is None and len(alone.tied) == 1
+    assert recommendation_text(alone, "top-1") == (
+        "first (twin is the same weights) is the only snapshot that was probed, so there is nothing to compare it with."
     )
-    unclear = words(first, second, 0.01, 0.4)
-    assert unclear.endswith("p 0.4), which may be chance: these images do not tell the two apart.")
-    assert "is +1.0 points" in unclear and "a tie" not in unclear
-    assert "may be chance" in words(first, second, -0.01, 0.05)
 
 
-def test_where_the_second_is_ahead_for_certain_the_words_say_that_something_misled(probed):
-    behind = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), -0.1, 0.049, low=-0.19, high=-0.01)
-    assert "is -10.0 points against that of second (95 % interval -19.0 to -1.0, McNemar's p 0.049)" in behind
-    assert behind.endswith("more than chance, so the validation images misled, or the seed did: look at both.")
+VALIDATION = Basis(images=1200, validation=1200)
 
 
-def test_a_tie_on_validation_and_a_single_snapshot_are_said(probed):
-    first, second = probed("first", 1, 0.9, 10), probed("second", 2, 0.9, 6)
-    assert "is best on validation, as is the second: a tie. On the" in words(first, second, 0.01, 0.4)
-    alone = _words(Recommendation(ranked=[first]), "top-1")
-    assert alone == "Transfer first: nothing else was probed."
+def words(*ranked, difference=0.0, p=1.0, interval=(-0.2, 0.1)):
+    lead = Lead(difference=difference, interval=interval, p=p, images=1234)
+    return recommendation_text(Recommendation(basis=VALIDATION, ranked=list(ranked), lead=lead), "mean per class")
+
+
+def test_a_significant_lead_is_a_command(probed):
+    clear = words(
+        probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=0.123, p=0.0123, interval=(0.02, 0.226)
+    )
+    assert clear == (
+        "Transfer first. first has the best validation mean per class, 90.0 % against 80.0 % of second. On the 1,234 test "
+        "images, first is significantly better than second: first differs by +12.3 points of top-1 (95 % interval +2.0 to "
+        "+22.6, McNemar's p 0.012)."
+    )
+
+
+@pytest.mark.parametrize(("difference", "p"), [(0.01, 0.4), (-0.01, 0.05), (0.01, 0.05)])
+def test_a_lead_that_may_be_chance_commands_nothing(probed, difference, p):
+    unclear = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=difference, p=p)
+    assert unclear.startswith("No clear winner. first has the best") and "Transfer" not in unclear
+    assert (
+        f"no significant difference between first and second: {100 * difference:+.1f} points of top-1 (95 %" in unclear
+    )
+
+
+def test_a_second_that_is_better_on_test_images_is_named(probed):
+    behind = words(
+        probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=-0.1, p=0.049, interval=(-0.19, -0.01)
+    )
+    assert (
+        behind.startswith("No clear winner.")
+        and "second is significantly better than first: first differs by -10.0" in behind
+    )
+    assert behind.endswith("Compare again with another --seed or with more images.")
+
+
+def test_all_ties_are_named_with_the_rule_that_orders_them(probed):
+    ranked = [probed(name, stage, 0.9, 10) for stage, name in enumerate("abc", start=1)] + [probed("d", 3, 0.8, 6)]
+    text = words(*ranked, difference=0.3, p=0.001)
+    assert text.startswith(
+        "No clear winner. a, b and c tie at a validation mean per class of 90.0 %; a is first because its LogME is the largest."
+    )
+    alone = Recommendation(basis=VALIDATION, ranked=ranked[:1])
+    assert recommendation_text(alone, "top-1").startswith("a is the only snapshot that was probed")
+
+
+def test_what_the_ranking_rests_on_is_said():
+    assert basis_text(VALIDATION, "top-1") == (
+        "Ranked by the probe's top-1 on 1,200 validation images. Equal scores are ordered by LogME. Test images have no part "
+        "in the ranking."
+    )
+    crossed = basis_text(Basis(images=48, validation=10, folds=5), "mean per class")
+    assert (
+        "in 5-fold cross-validation on 48 training images, since the validation split has only 10 images (fewer"
+        in crossed
+    )

@@ -22,6 +22,7 @@ from lrbench.snapshots import batchnorm_path, encode, hash_tensors, identity, re
 from lrbench.weights import load_snapshot, load_tensors
 from lrbench.workspace import Workspace
 from tests.conftest import Trap, one_paragraph
+from tests.leaderboard.fake import put
 
 STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)
 
@@ -513,30 +514,48 @@ def test_the_model_card_holds_the_recipe_and_the_transfers_of_this_very_snapshot
     for protocol in ("probe", "knn"):
         arguments = ("transfer", "--snapshot", "stage0", "--task", "tiny-indoor", "--protocol", protocol, "--json")
         record = json.loads(lrbench(*arguments).out)
-    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "card").status == 0
+    # A task of the user's own is shown only where it is named.
+    export = ("snapshots", "export", "stage0", "--to", "hf", "--out")
+    private = lrbench(*export, "private")
+    assert private.status == 0 and "leaves out results on tasks of yours: tiny-indoor" in private.err
+    card = (home / "private" / "README.md").read_text()
+    assert "tiny-indoor" not in card and "No results are shown." in card
+    export = (*export[:3], "--task", "tiny-indoor", *export[3:])
+    assert lrbench(*export, "card").status == 0
     card = (home / "card" / "README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| tiny")]
     assert [row[:2] for row in rows] == [["tiny-indoor", "knn"], ["tiny-indoor", "probe"]]
-    # Wald's interval, with the variance of an unbiased kind.
-    top1 = record["metrics"]["top1"]
-    half = 1.95996 * (top1 * (1 - top1) / 39) ** 0.5
-    assert rows[0][3] == f"{100 * top1:.2f} ± {100 * half:.2f}" and rows[0][4] == "40"
+    # Wilson's interval of 40 images.
+    top1, z = record["metrics"]["top1"], 1.95996
+    centre, half = top1 + z * z / 80, z * (top1 * (1 - top1) / 40 + z * z / 6400) ** 0.5
+    low, high = (100 * (centre + sign * half) / (1 + z * z / 40) for sign in (-1, 1))
+    assert rows[0][3] == f"{100 * top1:.2f} [{low:.2f}, {high:.2f}]" and rows[0][4] == "40"
     recipe = card.split("```toml\n")[1].split("```")[0]
     assert tomllib.loads(recipe)["schedule"]["boundaries"] == [3, 5]
     # What was measured under its path belongs to no suite, and is this snapshot's too.
     assert lrbench(*arguments[:2], str(snapshot), *arguments[3:]).status == 0
-    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "side").status == 0
+    assert lrbench(*export, "side").status == 0
     rows = [line for line in (home / "side" / "README.md").read_text().splitlines() if line.startswith("| tiny")]
     assert [row.split("|")[-2].strip() for row in rows] == ["of tiny", "of no suite", "of tiny"]
     for path in (home / "leaderboard" / "results" / "tiny").glob("*.json"):
         path.unlink()
-    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "alone").status == 0
+    assert lrbench(*export, "alone").status == 0
     assert (home / "alone" / "README.md").read_text().count("| tiny-indoor") == 1
     # Results of other weights under the same name are not this snapshot's.
     for path in (home / "leaderboard" / "results").glob("*/*.json"):
         path.write_text(path.read_text().replace(identity(snapshot), "0" * 64))
-    assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "other").status == 0
-    assert "None were measured" in (home / "other" / "README.md").read_text()
+    assert lrbench(*export, "other").status == 0
+    assert "No results are shown." in (home / "other" / "README.md").read_text()
+
+
+def test_a_card_shows_results_on_shipped_tasks_unasked(lrbench, snapshot, home, tiny):
+    workspace = Workspace(root=home)
+    for task in ("digits", "tiny-objects"):
+        put(workspace, tiny, stage=0, task={"name": task}, snapshot={"sha256": identity(snapshot)})
+    done = lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "card")
+    assert done.status == 0 and "leaves out results on tasks of yours: tiny-objects" in done.err
+    card = (home / "card" / "README.md").read_text()
+    assert "| digits " in card and "75.00 [59.81, 85.81]" in card and "tiny-objects" not in card
 
 
 @pytest.mark.parametrize(("architecture", "has_batchnorm"), [("resnet10t", True), ("vit_tiny_patch16_224", False)])

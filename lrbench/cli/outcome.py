@@ -1,5 +1,6 @@
 """How the result of a transfer is printed."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ def show_result(path: Path, task: str, *, as_json: bool) -> None:
             f"the best point of the grid is on its edge ({_words(result.chosen)}), so a wider grid may do better. "
             "Widen it with --set."
         )
+    elif (end := _at_the_end(result)) is not None:
+        note(f"{end} was chosen; points further in score the same, so a wider grid need not do better")
     partner = result.settings.get("partner")
     if partner is not None and partner.get("sha256") == result.snapshot.sha256:
         warn("concat.partner is the snapshot itself, so this result equals the probe's.")
@@ -91,6 +94,16 @@ def _chosen(result: "Result") -> str:
     if not rest:
         return ""
     return f"{'chosen' if result.selection.get('candidates') else 'with'} {_words(rest)}"
+
+
+def _at_the_end(result: "Result") -> str | None:
+    """The chosen strength where it is the grid's weakest or strongest."""
+    grid, chosen = result.settings.get("probe", {}), result.chosen.get("strength")
+    if grid.get("strengths", 1) > 1 and result.selection.get("candidates"):
+        for end in ("weakest", "strongest"):
+            if isinstance(chosen, float) and math.isclose(chosen, grid[end]):
+                return f"strength {chosen:g}, the {end} of the grid,"
+    return None
 
 
 def _words(chosen: Mapping[str, object]) -> str:

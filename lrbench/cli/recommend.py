@@ -1,7 +1,6 @@
 """`lrbench recommend`: which of these snapshots to transfer to your data."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +18,9 @@ from lrbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from lrbench.recommend import Candidate, Recommendation
+    from lrbench.recommend import Basis, Candidate, Recommendation
 
-# Beyond this, the first's lead over the second on the test images may be chance.
+# Below this, the difference of the first and the second on the test images is significant.
 _LEVEL = 0.05
 
 
@@ -32,8 +31,8 @@ def recommend(
         typer.Option(
             "--snapshots",
             metavar="REF",
-            help="A snapshot as in `lrbench transfer`, or a folder of .safetensors files. Repeatable. [default: every "
-            "snapshot of the suite, of its first pretraining seed]",
+            help="A snapshot as in `lrbench transfer`, a folder of .safetensors files, or foreign for all taken in. "
+            "Repeatable. [default: every snapshot of the suite, of its first pretraining seed]",
         ),
     ] = None,
     suite: Annotated[
@@ -59,8 +58,8 @@ def recommend(
 ) -> None:
     """Say which snapshot to transfer to a task: LogME for all, the probe for the best of them.
 
-    Snapshots are ranked on validation images; test images only say how good the first is, and whether its lead is more than
-    chance. The results are kept like those of `lrbench transfer`, and used again.
+    Snapshots are ranked on validation images, or by cross-validation where those are fewer than 200. Test images only show how
+    good the first is, and whether its lead is significant. The results are stored like those of `lrbench transfer` and reused.
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.data.loading import find_task_data
@@ -68,7 +67,7 @@ def recommend(
     from lrbench.errors import FailureError
     from lrbench.recommend import expand, on_equal_terms
     from lrbench.recommend import recommend as compare
-    from lrbench.references import passed_over
+    from lrbench.references import folder_of_snapshots, passed_over
     from lrbench.registry import load_task
     from lrbench.registry.task import METRIC_NAMES
     from lrbench.workspace import Place, Workspace, data_roots
@@ -80,7 +79,8 @@ def recommend(
     references, settings, default_seed = on_equal_terms(named)
     if references and (own := references[0].suite) is not None:
         keep_for_results(workspace, own)
-    others = [path for each in snapshots or () if Path(each).is_dir() for path in passed_over(Path(each))]
+    folders = [folder for text in snapshots or () if (folder := folder_of_snapshots(text, workspace)) is not None]
+    others = [path for folder in folders for path in passed_over(folder)]
     if others:
         note(f"passed over: {some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
     with showing_progress(f"recommend {task}") as control:
@@ -97,7 +97,15 @@ def recommend(
     if json_:
         against = None if found.second is None else found.second.reference.text
         lead = None if found.lead is None else {"against": against, **asdict(found.lead)}
-        emit_json({"task": task, "lead": lead, "ranked": [_record(each) for each in found.ranked]})
+        emit_json(
+            {
+                "task": task,
+                "ranked_by": asdict(found.basis),
+                "tied": [candidate.reference.text for candidate in found.tied],
+                "lead": lead,
+                "ranked": [_record(candidate) for candidate in found.ranked],
+            }
+        )
     else:
         _show(found, METRIC_NAMES[load_task(task).metric])
     # What stands in the way of many is said once.
@@ -127,21 +135,22 @@ def _of_suite(workspace: Any, name: str | None) -> list[str]:
     return there
 
 
-def _show(found: "Recommendation", metric: str) -> None:
+def _show(outcome: "Recommendation", metric: str) -> None:
     from tabulate import tabulate
 
-    rows = [_row(each, metric) for each in found.ranked]
+    rows = [_row(candidate, outcome.basis, metric) for candidate in outcome.ranked]
     show(tabulate(rows, headers="keys", tablefmt="simple", disable_numparse=True))
-    if found.best is not None:
-        show(f"\n{_words(found, metric)}")
+    if outcome.best is not None:
+        show(f"\n{basis_text(outcome.basis, metric)}\n\n{recommendation_text(outcome, metric)}")
 
 
-def _row(candidate: "Candidate", metric: str) -> dict[str, str]:
+def _row(candidate: "Candidate", basis: "Basis", metric: str) -> dict[str, str]:
     probe, interval = candidate.probe, candidate.test_interval
+    kind = "validation" if basis.folds is None else "cross-validated"
     row = {
         "snapshot": candidate.reference.text,
         "LogME": "" if candidate.logme is None else f"{candidate.logme:.3f}",
-        f"validation {metric} %": "" if candidate.validation is None else f"{100 * candidate.validation:.1f}",
+        f"{kind} {metric} %": "" if candidate.score is None else f"{100 * candidate.score:.1f}",
     }
     if metric != "top-1":
         row[f"test {metric} %"] = "" if probe is None else f"{100 * probe.result.headline:.1f}"
@@ -153,28 +162,65 @@ def _row(candidate: "Candidate", metric: str) -> dict[str, str]:
     return {**row, "time": f"{candidate.seconds:.1f} s"}
 
 
-def _words(found: "Recommendation", metric: str) -> str:
-    best, lead, other = found.ranked[0].reference.text, found.lead, found.second
-    twins = [each.reference.text for each in found.ranked[1:] if each.probe and each.weights == found.ranked[0].weights]
+def basis_text(basis: "Basis", metric: str) -> str:
+    """What snapshots are ranked by, and what decides between equals."""
+    from lrbench.recommend import LEAST_VALIDATION
+
+    if basis.folds is None:
+        ranked = f"Ranked by the probe's {metric} on {basis.images:,} validation images"
+    else:
+        few = f"{basis.validation:,} image{'s' if basis.validation != 1 else ''}"
+        ranked = (
+            f"Ranked by the probe's {metric} in {basis.folds}-fold cross-validation on {basis.images:,} training images, since "
+            f"the validation split has only {few} (fewer than {LEAST_VALIDATION})"
+        )
+    return f"{ranked}. Equal scores are ordered by LogME. Test images have no part in the ranking."
+
+
+def recommendation_text(outcome: "Recommendation", metric: str) -> str:
+    """Which snapshot to transfer, where the images can tell; else that they cannot, and what they show."""
+    best, lead, second, tied = outcome.ranked[0], outcome.lead, outcome.second, outcome.tied
+    twins = [
+        other.reference.text
+        for other in outcome.ranked[1:]
+        if other.probe is not None and other.weights == best.weights
+    ]
     same = f" ({', '.join(twins)} {'is' if len(twins) == 1 else 'are'} the same weights)" if twins else ""
-    if lead is None or other is None:
-        return f"Transfer {best}{same}: nothing else was probed."
-    second = other.reference.text
+    name = best.reference.text
+    if lead is None or second is None:
+        return f"{name}{same} is the only snapshot that was probed, so there is nothing to compare it with."
+    measure = f"{'validation' if outcome.basis.folds is None else 'cross-validated'} {metric}"
+    certain, ahead = lead.p < _LEVEL, lead.difference > 0
+    if len(tied) > 1:
+        names = [candidate.reference.text for candidate in tied]
+        ranking = (
+            f"{', '.join(names[:-1])} and {names[-1]} tie at a {measure} of {100 * (best.score or 0):.1f} %; {name}{same} is "
+            "first because its LogME is the largest."
+        )
+    else:
+        scores = f"{100 * (best.score or 0):.1f} % against {100 * (second.score or 0):.1f} % of {second.reference.text}"
+        ranking = f"{name}{same} has the best {measure}, {scores}."
+    answer = f"Transfer {name}." if certain and ahead and len(tied) == 1 else "No clear winner."
+    advice = " Compare again with another --seed or with more images." if certain and not ahead else ""
+    return f"{answer} {ranking} {_test_text(outcome)}{advice}"
+
+
+def _test_text(outcome: "Recommendation") -> str:
+    """How the first does against the second on the test images."""
+    lead, first, second = outcome.lead, outcome.ranked[0].reference.text, outcome.second
+    assert lead is not None and second is not None
     low, high = (100 * end for end in lead.interval)
-    told_apart = lead.p < _LEVEL
-    ahead = lead.difference > 0
-    meaning = (
-        "more than chance"
-        if told_apart and ahead
-        else "more than chance, so the validation images misled, or the seed did: look at both"
-        if told_apart
-        else "which may be chance: these images do not tell the two apart"
-    )
-    tied = ", as is the second: a tie" if found.ranked[0].validation == other.validation else ""
+    interval = f"(95 % interval {low:+.1f} to {high:+.1f}, McNemar's p {lead.p:.2g})"
+    points = f"{100 * lead.difference:+.1f} points"
+    if lead.p < _LEVEL:
+        better, worse = (first, second.reference.text) if lead.difference > 0 else (second.reference.text, first)
+        return (
+            f"On the {lead.images:,} test images, {better} is significantly better than {worse}: {first} differs by {points} "
+            f"of top-1 {interval}."
+        )
     return (
-        f"Transfer {best}{same}: the probe's {metric} is best on validation{tied}. On the {lead.images:,} test images its "
-        f"top-1 is {100 * lead.difference:+.1f} points against that of {second} (95 % interval {low:+.1f} to {high:+.1f}, "
-        f"McNemar's p {lead.p:.2g}), {meaning}."
+        f"The {lead.images:,} test images show no significant difference between {first} and {second.reference.text}: "
+        f"{points} of top-1 {interval}."
     )
 
 
@@ -183,6 +229,7 @@ def _record(candidate: "Candidate") -> dict[str, Any]:
         "snapshot": candidate.reference.text,
         "logme": candidate.logme,
         "validation": candidate.validation,
+        "score": candidate.score,
         "metrics": None if candidate.probe is None else candidate.probe.result.metrics,
         "test_top1_interval": candidate.test_interval,
         "seconds": round(candidate.seconds, 3),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, warn
+from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, some, warn
 from lrbench.cli.snapshots_delete import delete
 from lrbench.cli.usage import Commands
 
@@ -315,6 +315,15 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to. [default: a folder named after the snapshot]")
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="TASK",
+            help="Name of a task of yours whose results the model card shows too. Repeatable. [default: only those of tasks "
+            "that lrbench ships]",
+        ),
+    ] = None,
     suite: SuiteOption = None,
 ) -> None:
     """Write a snapshot as a folder that `timm.create_model("local-dir:DIR", pretrained=True)` loads."""
@@ -323,7 +332,9 @@ def export(
 
     path = _path(reference, suite)
     folder = out or Path("-".join([*path.parts[-4:-1], path.stem]))
-    export_snapshot(path, folder, Workspace.current() if to == "hf" else None)
+    left_out = export_snapshot(path, folder, Workspace.current() if to == "hf" else None, tasks or ())
+    if left_out:
+        note(f"the model card leaves out results on tasks of yours: {some(left_out)} (--task NAME includes them)")
     show(str(folder))
 
 

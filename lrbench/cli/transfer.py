@@ -104,7 +104,7 @@ def transfer(
     """
     from lrbench.cells import Cell
     from lrbench.errors import FailureError, InputError, InterruptedWork, reported
-    from lrbench.files import user_path
+    from lrbench.references import folder_of_snapshots
     from lrbench.registry import load_task
     from lrbench.results import read_result
     from lrbench.workspace import Place, Workspace, data_roots
@@ -120,7 +120,7 @@ def transfer(
     settings = [(chosen.changed(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     asked = len(references) * len(tasks) * len(protocols)
-    alone = asked == 1 and not user_path(snapshots[0]).is_dir()
+    alone = asked == 1 and folder_of_snapshots(snapshots[0], workspace) is None
     paths: list[Path] = []
     failed: list[_Failed] = []
     try:
@@ -178,13 +178,12 @@ def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str
 
 def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
     """The snapshots that were named, each once; a folder stands for those in it."""
-    from lrbench.files import user_path
-    from lrbench.references import parse_reference, references_in
+    from lrbench.references import folder_of_snapshots, parse_reference, references_in
 
     references: dict[str, Reference] = {}
     for text in named:
-        folder = user_path(text)
-        if folder.is_dir():
+        folder = folder_of_snapshots(text, workspace)
+        if folder is not None:
             references |= {each.text: each for each in references_in(folder, workspace)}
             continue
         reference = parse_reference(text, workspace, suite=suite, arm=arm)

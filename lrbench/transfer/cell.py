@@ -27,6 +27,7 @@ from lrbench.predictions import Predictions
 from lrbench.references import Reference, partner_of
 from lrbench.results import write_result
 from lrbench.transfer import depth, fewshot, knn, logme, probe
+from lrbench.transfer.crossval import CrossValidation, assign_folds, cross_validate
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import calibration, metrics
@@ -121,6 +122,32 @@ class Transfer:
                 f"({cell.protocol}): {str(error).splitlines()[0]} What is done already is kept. Free memory (other "
                 f"processes on the same GPU take of it) and run the same command again.{smaller}"
             ) from error
+
+    def cross_validate(self, cell: Cell) -> CrossValidation:
+        """Score the probe on one task by cross-validation, without its test images.
+
+        Raises:
+            InputError: The target's data is missing, half-copied or does not decode.
+            InterruptedWork: Asked to stop.
+        """
+        place, started = self._place, time.perf_counter()
+        target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
+        labels = target.development.labels
+        data = LabelledFeatures(
+            features=self._features_of(target, cell).features.development, labels=torch.from_numpy(labels)
+        )
+        score, strength = cross_validate(
+            data,
+            classes=len(target.data.classes),
+            metric=target.data.task.metric,
+            settings=self._settings.probe,
+            seed=cell.seed,
+            control=self._control,
+        )
+        images = int((assign_folds(labels, cell.seed) >= 0).sum())
+        return CrossValidation(
+            score=score, strength=strength, images=images, seconds=round(time.perf_counter() - started, 4)
+        )
 
     def _run(self, cell: Cell, replace: bool) -> Path:
         if self._control.stop_requested():

@@ -1,0 +1,29 @@
+"""What `lrbench transfer` prints of a result."""
+
+import pytest
+
+from lrbench.cli.outcome import show_result
+from lrbench.registry.protocols import Probe
+from tests.leaderboard.fake import put
+
+
+@pytest.mark.parametrize(
+    ("strength", "edge", "said"),
+    [
+        (1e5, False, "note: strength 100000, the strongest of the grid, was chosen; points further in score the same"),
+        (1e-6, False, "note: strength 1e-06, the weakest of the grid, was chosen"),
+        (1e5, True, "warning: the best point of the grid is on its edge (strength 100000)"),
+        (1.0, False, ""),
+    ],
+)
+def test_a_strength_at_the_end_of_the_grid_is_reported(place, tiny, capfd, strength, edge, said):
+    path = put(
+        place.workspace,
+        tiny,
+        chosen={"strength": strength},
+        settings={"probe": Probe().model_dump(mode="json")},
+        selection={"metric": "top1", "edge": edge, "candidates": [{"strength": strength, "score": 0.5}]},
+    )
+    show_result(path, "tiny-objects", as_json=True)
+    printed = capfd.readouterr().err
+    assert said.removeprefix("note: ") in printed and ("of the grid" in printed) == bool(said)

@@ -1,0 +1,52 @@
+"""Cross-validation of the probe: every image is scored once, by a fit that has not seen it."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from lrbench.registry.protocols import Probe
+from lrbench.transfer.crossval import FOLDS, assign_folds, cross_validate
+from lrbench.transfer.selection import LabelledFeatures
+
+
+def test_folds_are_stratified_and_equally_large():
+    labels = np.repeat([3, 1, 0, 2], [11, 7, 1, 2])
+    folds = assign_folds(labels, seed=0)
+    assert (folds[labels == 0] == -1).all() and (folds[labels != 0] >= 0).all()
+    for label in (1, 2, 3):
+        counts = np.bincount(folds[labels == label], minlength=FOLDS)
+        assert counts.max() - counts.min() <= 1
+    sizes = np.bincount(folds[folds >= 0], minlength=FOLDS)
+    assert sizes.tolist() == [4, 4, 4, 4, 4]
+    assert np.array_equal(folds, assign_folds(labels, seed=0)) and not np.array_equal(
+        folds, assign_folds(labels, seed=1)
+    )
+
+
+@pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
+def test_the_score_is_that_of_scikit_learns_fits(metric):
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    features = draw.normal(size=(60, 5)) + 1.2 * np.eye(3, 5)[labels]
+    data = LabelledFeatures(features=torch.tensor(features, dtype=torch.float32), labels=torch.from_numpy(labels))
+    settings = Probe(strengths=3, weakest=0.1, strongest=1000.0)
+    score, strength = cross_validate(data, classes=3, metric=metric, settings=settings, seed=0)
+    folds = assign_folds(labels, seed=0)
+    expected = {}
+    for penalty in settings.grid():
+        predicted = np.full(60, -1)
+        for fold in range(FOLDS):
+            train, test = folds != fold, folds == fold
+            scale = StandardScaler().fit(features[train])
+            model = LogisticRegression(C=1 / penalty, max_iter=10_000, tol=1e-8)
+            model.fit(scale.transform(features[train]), labels[train])
+            predicted[test] = model.predict(scale.transform(features[test]))
+        right = predicted == labels
+        expected[penalty] = (
+            right.mean() if metric == "top1" else np.mean([right[labels == label].mean() for label in range(3)])
+        )
+    assert score == pytest.approx(max(expected.values())) and expected[strength] == pytest.approx(score)
+    # Of equal scores the strongest penalty wins.
+    assert all(value < score for penalty, value in expected.items() if penalty > strength)
