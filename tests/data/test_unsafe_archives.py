@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 from lrbench.control import Control
+from lrbench.data.extract import RefusedArchive, Room, extract, refuse_other_kinds
 from lrbench.data.fetch import fetch
 from lrbench.errors import FailureError, InputError
 from lrbench.registry import load_task
@@ -312,3 +313,33 @@ def test_a_rare_compression_within_a_zip_is_refused(home, server, method):
         archive.writestr("mine/1.txt", bytes(1000))
     with pytest.raises(FailureError, match=rf"'mine/1\.txt' is compressed by method {method}.*by hand"):
         fetch(offered(home, server, buffer.getvalue(), "mine.zip"), home / "data", Control())
+
+
+@pytest.mark.parametrize("link", ["mine", "mine/a", "mine/a/1.txt"])
+def test_links_in_the_target_folder_are_not_followed(tmp_path, link):
+    """Another process may put one there while an archive is unpacked."""
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    (outside / "a").mkdir(parents=True)
+    (outside / "1.txt").write_text("mine")
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(outside / "1.txt" if link.endswith(".txt") else outside)
+    path = tmp_path / "mine.tar.gz"
+    path.write_bytes(tar({"mine/a/1.txt": b"planted", "mine/a/2.txt": b"planted"}))
+    if link.endswith(".txt"):
+        # The link itself gives way to the file.
+        extract(path, folder, Room.of(path), Control())
+        assert not (folder / link).is_symlink() and (folder / link).read_bytes() == b"planted"
+    else:
+        with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+            extract(path, folder, Room.of(path), Control())
+    assert everything_in(outside) == ["1.txt", "a"] and (outside / "1.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "pipe"])
+def test_a_tree_is_looked_through_before_it_is_moved(tmp_path, kind):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.txt").write_text("one")
+    refuse_other_kinds(tmp_path)
+    os.mkfifo(tmp_path / "a" / "odd") if kind == "pipe" else (tmp_path / "a" / "odd").symlink_to("1.txt")
+    with pytest.raises(RefusedArchive, match=f"a/odd in it is a {kind}"):
+        refuse_other_kinds(tmp_path)
