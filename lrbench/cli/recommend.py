@@ -43,7 +43,9 @@ def recommend(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="K", min=0, help="Transfer seed. [default: the suite's first, or 0]"),
+        typer.Option(
+            "--seed", metavar="K", min=0, max=2**63 - 1, help="Transfer seed. [default: the suite's first, or 0]"
+        ),
     ] = None,
     probed: Annotated[
         int, typer.Option("--probe", metavar="N", min=1, help="How many of the best by LogME are probed.")

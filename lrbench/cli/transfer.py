@@ -85,7 +85,9 @@ def transfer(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="K", min=0, help="Transfer seed. [default: the suite's first, or 0]"),
+        typer.Option(
+            "--seed", metavar="K", min=0, max=2**63 - 1, help="Transfer seed. [default: the suite's first, or 0]"
+        ),
     ] = None,
     set_: SetOption = None,
     data_root: DataRootOption = None,

@@ -120,11 +120,12 @@ def extract(path: Path, folder: Path, room: Room, control: Control) -> None:
                 _stop_if_asked(path, control)
             return
         with zipfile.ZipFile(packed) as archive:
-            sizes, done = [info.compress_size for info in archive.infolist()], 0
+            sizes = [info.compress_size for info in archive.infolist()]
+            total, done = sum(sizes), 0
             for member, member_size in zip(_zip_members(archive, room), sizes, strict=True):
                 _extract_member(member, tree, path, control)
                 done += member_size
-                control.progress(done, sum(sizes), "bytes")
+                control.progress(done, total, "bytes")
 
 
 def refuse_other_kinds(folder: Path) -> None:

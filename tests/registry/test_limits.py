@@ -127,6 +127,12 @@ def test_long_and_unknown_names_on_the_command_line_are_refused(lrbench, home):
             assert outcome.status == 2 and "there is no" in outcome.err
 
 
+@pytest.mark.parametrize("command", [["transfer", "--snapshot", "stage1"], ["recommend"]])
+def test_a_transfer_seed_longer_than_a_file_name_is_refused(lrbench, command):
+    outcome = lrbench(*command, "--task", "digits", "--seed", str(10**300))
+    assert outcome.status == 2 and "--seed" in outcome.err and "9223372036854775807" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
