@@ -43,7 +43,10 @@ def test_an_arm_that_needs_what_was_not_kept_is_refused_before_any_work(lrbench,
             and "step/seed0/stage1, hold/seed0/stage2 of suite tiny kept no weights on the way for trail" in text
         )
         assert "step/seed0/stage1.safetensors step/seed0/stage2.safetensors hold/seed0/stage2.safetensors" in text
-        assert "average/seed0/stage2.safetensors) and run" in text and "--set name=tiny-2" in text
+        assert (
+            "average/seed0/stage2.safetensors; `lrbench snapshots delete`) and run" in text
+            and "--set name=tiny-2" in text
+        )
     assert stage.is_file() and other.is_file()
 
 
