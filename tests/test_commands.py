@@ -138,7 +138,7 @@ def test_a_suite_of_the_users_own_is_known_by_its_name_once_it_was_pretrained(lr
     by_path = lrbench("plan", "tiny.toml")
     (home / "tiny.toml").unlink()
     assert lrbench("plan", "tiny").out == by_path.out
-    assert "0 of 4 snapshots are missing" in lrbench("pretrain", "tiny", "--arm", "step", "--seed", "0").err
+    assert "0 of 4 snapshots to compute" in lrbench("pretrain", "tiny", "--arm", "step", "--seed", "0").err
 
 
 def test_plan_of_one_arm_names_only_what_it_needs(lrbench):

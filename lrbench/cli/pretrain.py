@@ -51,7 +51,7 @@ def pretrain(
         plan = ranks.first_does(lambda: make_plan(chosen, place, arm=arm, seed=seed))
         if ranks.first:
             missing = sum(not each.made for each in plan.snapshots)
-            note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots are missing")
+            note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to compute")
         do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
         if not ranks.first:
             return
