@@ -22,7 +22,7 @@ from lrbench.workspace import FOREIGN, Workspace
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/@+-]{1,200}$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Number = Annotated[int, Field(ge=0, le=10**12)]
-_Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -18,7 +18,8 @@ WorkersOption = Annotated[
         "--workers",
         metavar="N",
         min=1,
-        help="Processes to work in. Trained weights do not depend on it. [default: one on a GPU, else one a core]",
+        help="Worker processes. Trained weights do not depend on their number. "
+        "[default: one on a GPU, else one a core, at most 8]",
     ),
 ]
 TrackOption = Annotated[
