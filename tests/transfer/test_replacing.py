@@ -65,16 +65,16 @@ def test_other_images_of_the_users_own_are_noticed(pretrained, home):
     command = ("transfer", "--snapshot", "stage1", "--task", "mine.toml")
     first = pretrained(*command)
     assert first.status == 0, first.err
-    assert "there already" in pretrained(*command).err
+    assert "nothing was computed" in pretrained(*command).err
     own_images(home, 12)
     refused = pretrained(*command)
     assert refused.status == 2 and "mine has other images, classes or splits now" in refused.err
     assert pretrained(*command, "--again").status == 0
-    assert "there already" in pretrained(*command).err
+    assert "nothing was computed" in pretrained(*command).err
     # A result stands where its images are gone.
     (home / "data" / "mine").rename(home / "data" / "away")
     own_data.cache_clear()
-    assert "there already" in pretrained(*command).err
+    assert "nothing was computed" in pretrained(*command).err
 
 
 def test_images_changed_under_their_names_are_noticed_by_every_command(pretrained, home):
@@ -100,7 +100,7 @@ def test_images_changed_under_their_names_are_noticed_by_every_command(pretraine
     assert before["fingerprint"] == after["fingerprint"] and before["content_sha256"] != after["content_sha256"]
     # A copy has other times and the same images.
     own_images(home, 10, kind=3, registered=True)
-    assert "there already" in pretrained(*command).err
+    assert "nothing was computed" in pretrained(*command).err
 
 
 def test_two_tasks_of_one_name_do_not_share_a_result(pretrained, home):
