@@ -234,8 +234,8 @@ def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrben
     keep_suite(place.workspace, reference.suite)
     command = ("transfer", "--task", "tiny-objects", "--protocol")
     lonely = lrbench(*command, "concat", "--snapshot", "stage1")
-    assert lonely.status == 0 and "concat.partner is this very snapshot" in lonely.err
-    assert "this very snapshot" not in lrbench(*command, "concat", "--snapshot", "stage2").err
+    assert lonely.status == 0 and "concat.partner is the snapshot itself" in lonely.err
+    assert "the snapshot itself" not in lrbench(*command, "concat", "--snapshot", "stage2").err
     few = lrbench(*command, "fewshot", "--snapshot", "stage1", "--set", "fewshot.shots=40")
     assert few.status == 0 and "some classes have fewer than 40" in few.err and "with shots 40, strength 1" in few.out
     assert "fewer than" not in lrbench(*command, "fewshot", "--snapshot", "stage2").err
@@ -281,7 +281,7 @@ def test_fits_of_the_path_that_did_not_converge_are_told(reference, place, lrben
     tried = json.loads(short.out)["selection"]["candidates"]
     unsolved = sum(not each["converged"] for each in tried)
     assert unsolved >= 2 and all(each["iterations"] >= 1 for each in tried)
-    assert f"{unsolved} of the {len(tried)} fits among which was chosen did not converge" in short.err
+    assert f"{unsolved} of the {len(tried)} fits of the grid did not converge" in short.err
     whole = lrbench(*arguments, "--set", "probe.weakest=0.1", "--again", "--json")
     assert all(each["converged"] for each in json.loads(whole.out)["selection"]["candidates"])
     assert "did not converge" not in whole.err
