@@ -192,7 +192,7 @@ def test_a_wrong_suite_of_snapshots_and_a_check_with_a_table_are_wrong_usage(lrb
     assert both.status == 2
     assert lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects").status == 0
     both = lrbench("leaderboard", "--check", "--format", "csv")
-    assert both.status == 2 and "it goes with none of --format" in both.err and not both.out
+    assert both.status == 2 and "prints no table. Use it without --format" in both.err and not both.out
 
 
 def test_a_stage_that_arms_share_is_said_to_be_the_others(lrbench):
