@@ -506,7 +506,7 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
         torch.testing.assert_close(load_snapshot(parse_reference(str(again), None)).model(images), loaded(images))
     card = (home / "exported" / "README.md").read_text()
     assert read_metadata(again).tensors_sha256 in card
-    assert "Source: tiny-source" in card and "None were measured" in card and "rates = [" in card
+    assert "Source: tiny-source" in card and "No results are shown" in card and "rates = [" in card
     assert lrbench("snapshots", "export", "stage0", "--out", "exported").status == 2
 
 

@@ -182,6 +182,8 @@ def test_an_early_interrupt_is_one_line():
     """It arrives while the command line's own libraries are imported, where an exception would end as a traceback."""
     code = (
         "import os, signal, sys\n"
+        # Where the tests run in the background, Ctrl-C is ignored, and so it would be here.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'typer':\n"

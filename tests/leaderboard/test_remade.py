@@ -14,7 +14,7 @@ def test_what_was_transferred_on_the_side_does_not_say_which_weights_a_suites_ta
     """The suite's one cell was transferred again, and of the former weights more is there by other protocols."""
     suite = tiny.model_copy(update={"targets": tiny.targets[:1], "protocols": ("probe",)})
     put(workspace, suite, stage=1, wrong=4, source=0.7, **OTHER)
-    for protocol in ("knn", "fewshot", "logme"):
+    for protocol in ("knn", "fewshot", "depth"):
         put(workspace, suite, stage=1, wrong=20, source=0.3, protocol=protocol)
     (body,) = gather(workspace.results, suite)
     assert body.level(("step", 1), OBJECTS).mean == pytest.approx(0.9) and body.apart == []

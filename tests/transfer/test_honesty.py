@@ -113,8 +113,9 @@ def test_concat_reads_the_partner_of_the_snapshots_own_seed(tiny, place):
 def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(monkeypatch, place, home):
     scores = {"a": (0.9, 0.1), "b": (0.5, 0.8)}
 
-    def compare(candidate, task, protocols, *rest):
+    def compare(candidate, protocols, work):
         validation, test = scores[candidate.reference.text]
+        candidate.score = validation
         candidate.logme = 1.0
         candidate.probe = SimpleNamespace(result=SimpleNamespace())
         candidate.probe.result.snapshot = SimpleNamespace(sha256=candidate.reference.text)
@@ -124,7 +125,7 @@ def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(mo
 
     monkeypatch.setattr("lrbench.recommend._compare", compare)
     found = recommend(
-        [Reference(text=name) for name in ("b", "a")], "task", TransferSettings(), place, Control(), probed=5
+        [Reference(text=name) for name in ("b", "a")], "tiny-objects", TransferSettings(), place, Control(), probed=5
     )
     assert found.best is not None and found.best.reference.text == "a"
     assert isinstance(found.best, Candidate)

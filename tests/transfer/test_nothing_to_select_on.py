@@ -53,7 +53,7 @@ def test_recommend_leaves_out_what_it_cannot_rank_and_says_why(lonely, lrbench, 
     assert "TypeError" not in refused.err
 
 
-def test_recommend_reads_results_of_a_probe_that_was_not_scored(lonely, lrbench, home):
+def test_recommend_needs_no_scores_where_it_cross_validates(lonely, lrbench, home):
     """Such were written where there was nothing to select on."""
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert lrbench(*command).status == 0
@@ -66,5 +66,4 @@ def test_recommend_reads_results_of_a_probe_that_was_not_scored(lonely, lrbench,
     rewrite(path, unscored)
     done = lrbench(*command)
     assert done.status == 0, done.err
-    assert "tiny/step/seed0/stage1 was left out: its result of the probe on tiny-objects has no score" in done.err
-    assert "Transfer tiny/step/seed0/stage2: nothing else was probed." in done.out
+    assert "was left out" not in done.err and "cross-validated" in done.out
