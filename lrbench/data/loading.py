@@ -137,8 +137,8 @@ def unused_note(data: TaskData) -> str | None:
     beside = any(set(data.classes).isdisjoint(path.split("/")) for path in data.unused)
     return (
         f"not used: {len(data.unused):,} in {'or beside ' if beside else ''}the class folders of {data.task.name} "
-        f"({first_few(data.unused)}). Images are files that lie directly in the folder of their class; they are told by their "
-        f"endings: {endings}"
+        f"({first_few(data.unused)}). Images are files that lie directly in the folder of their class, with one "
+        f"of the endings {endings}"
     )
 
 

@@ -14,7 +14,7 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.jpeg import Bytes, decode_own_jpeg
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-# Of a longer image, the middle is resized: every crop, of training too, lies in the middle from 17 times as long as wide.
+# The middle of a longer image is resized. From a ratio of 17 on, every crop is in the middle, in training too.
 _LONGEST = 32
 Indices = npt.NDArray[np.int64]
 

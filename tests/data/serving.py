@@ -14,8 +14,8 @@ FILES: dict[str, bytes] = {}
 
 
 ASKED: list[tuple[str, str | None]] = []
-# By path: bytes after which the connection is cut; what is added to the length that is told, or what is told instead; whether
-# Range is understood; where else it is.
+# By path: bytes after which the connection is cut; what is added to, or sent instead of, the length; whether Range is refused;
+# where the request is redirected.
 CUT: dict[str, int] = {}
 LIE: dict[str, int | str] = {}
 NO_RANGE: set[str] = set()

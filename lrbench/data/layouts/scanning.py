@@ -203,7 +203,7 @@ def _instead(folder: Path) -> str:
     with os.scandir(folder) as entries:
         files = sorted(entry.name for entry in entries if not is_litter(entry.name))
     endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
-    return f" ({folder.name!r} holds {first_few(files)}; images are told by their endings: {endings})" if files else ""
+    return f" ({folder.name!r} holds {first_few(files)}; images have the endings {endings})" if files else ""
 
 
 def _flat_advice(folder: Path) -> str:
