@@ -18,6 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def uninstalled(home, tmp_path):
     """Run a command line with every library but an installed lrbench."""
+    # A copy without lrbench.egg-info: an editable install leaves it in the root, and Python would find it there.
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("lrbench", "benchmark", "tasks"):
+        (tree / name).symlink_to(ROOT / name)
     libraries = tmp_path / "libraries"
     libraries.mkdir()
     for folder in [Path(path) for path in sys.path if path.endswith("-packages")]:
@@ -29,7 +34,7 @@ def uninstalled(home, tmp_path):
         # -S: no .pth file, of which an editable install is one.
         return subprocess.run(
             [sys.executable, "-S", "-m", "lrbench", *arguments],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{libraries}"},
+            env={**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{libraries}"},
             capture_output=True,
             text=True,
             timeout=120,
