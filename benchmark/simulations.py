@@ -11,10 +11,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lrbench.config import load_suite
+from lrbench.config.suite import Suite
 from lrbench.leaderboard.claims import decide
-from lrbench.leaderboard.statistics import estimate, image_variance
-from lrbench.registry import load_suite
-from lrbench.registry.suite import Suite
+from lrbench.stats.intervals import estimate, image_variance
 from tests.leaderboard.test_claims import null_world, world
 
 _SEEDS = (3, 5, 10)

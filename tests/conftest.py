@@ -16,9 +16,9 @@ if os.environ.get("LRBENCH_TEST_GPU") != "1":
 import torch
 
 from lrbench.cli import main
-from lrbench.control import Control
-from lrbench.registry import Suite, load_suite, own_tasks
-from lrbench.workspace import Place, Workspace
+from lrbench.config import Suite, load_suite, own_tasks
+from lrbench.core.control import Control
+from lrbench.core.workspace import Place, Workspace
 
 TINY_TASKS = {
     "tiny-source": 'generator = "source"\nsize = 32\ntrain = 96\ntest = 40\n'

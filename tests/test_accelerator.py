@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.arms import SnapshotKey, segment
-from lrbench.control import Control
+from lrbench.config.arms import SnapshotKey, segment
+from lrbench.config.protocols import Finetune
+from lrbench.config.suite import Schedule, Training
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard
 from lrbench.data.resident import Resident, cut, layout_of
-from lrbench.models import InputNormalisation, create_model, penultimate, stages
+from lrbench.models.networks import InputNormalisation, create_model, penultimate, stages
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
-from lrbench.ranks import ALONE
-from lrbench.registry.protocols import Finetune
-from lrbench.registry.suite import Schedule, Training
-from lrbench.transfer.finetune import Finetuning, _Run
-from lrbench.transfer.points import Points
+from lrbench.transfer.protocols.finetune import Finetuning, _Run
+from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
 
 DEVICE = torch.device("meta")

@@ -180,7 +180,7 @@ def test_an_error_that_was_not_foreseen_is_a_paragraph_and_with_debug_a_tracebac
     def breaks(*_):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    monkeypatch.setattr("lrbench.config.find_tasks", breaks)
     outcome = lrbench("tasks")
     assert outcome.status == 1 and one_paragraph(outcome.err)
     assert "lrbench: Unexpected error: ZeroDivisionError: division by zero. Results already saved" in outcome.err
@@ -202,7 +202,7 @@ def test_system_errors_are_explained(lrbench, monkeypatch, number, filename, sai
     def breaks(*_):
         raise OSError(number, os.strerror(number), filename)
 
-    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    monkeypatch.setattr("lrbench.config.find_tasks", breaks)
     outcome = lrbench("tasks")
     assert outcome.status == 1 and one_paragraph(outcome.err) and said in outcome.err
     assert "Unexpected" not in outcome.err
@@ -212,7 +212,7 @@ def test_out_of_memory_is_explained(lrbench, monkeypatch):
     def breaks(*_):
         raise MemoryError
 
-    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    monkeypatch.setattr("lrbench.config.find_tasks", breaks)
     outcome = lrbench("tasks")
     assert outcome.status == 1 and "lrbench: Out of memory. Results already saved are kept." in outcome.err
 
@@ -384,7 +384,7 @@ def test_a_file_that_may_not_be_read_is_the_users_to_open(lrbench, home, monkeyp
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "mine.toml")
 
-    monkeypatch.setattr("lrbench.registry.load_task", refuse)
+    monkeypatch.setattr("lrbench.config.load_task", refuse)
     refused = lrbench("data", "verify", "mine.toml")
     assert refused.status == 2 and one_paragraph(refused.err)
     assert "mine.toml cannot be read: permission denied. Change its permissions." in refused.err

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lrbench.cells import Standing, cell_path
 from lrbench.cli.usage import explain_usage
-from lrbench.cost import estimate_cost
-from lrbench.effective import keep_suite
-from lrbench.plan import make_plan
-from lrbench.registry import load_task
+from lrbench.config import load_task
+from lrbench.jobs.cost import estimate_cost
+from lrbench.jobs.plan import make_plan
+from lrbench.store.cells import Standing, cell_path
+from lrbench.store.suites import keep_suite
 from tests import trees
 from tests.leaderboard.fake import put
 
@@ -242,8 +242,8 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
         path = cell_path(place.workspace, reference, "", cell, load_task(cell.task))
         return Standing(path=path, done=path.is_file() and "indoor" not in path.name)
 
-    monkeypatch.setattr("lrbench.plan.is_made", lambda *given: True)
-    monkeypatch.setattr("lrbench.plan.standing_of_file", standing)
+    monkeypatch.setattr("lrbench.jobs.plan.is_made", lambda *given: True)
+    monkeypatch.setattr("lrbench.jobs.plan.standing_of_file", standing)
     assert "71 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
     put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
     # 35 cells of each.

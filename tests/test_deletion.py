@@ -5,10 +5,10 @@ import sys
 import pytest
 import typer
 
-from lrbench.control import Control
-from lrbench.effective import keep_suite
+from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.snapshots import snapshot_path
+from lrbench.store.snapshots import snapshot_path
+from lrbench.store.suites import keep_suite
 from tests.conftest import one_paragraph
 from tests.pretrain.test_segments import key, make
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from lrbench.cli.snapshots import _stem
-from lrbench.models import create_model
-from lrbench.references import parse_reference
-from lrbench.snapshots import read_metadata
-from lrbench.weights import load_snapshot
-from lrbench.workspace import Workspace
+from lrbench.core.workspace import Workspace
+from lrbench.models.loading import load_snapshot
+from lrbench.models.networks import create_model
+from lrbench.store.references import parse_reference
+from lrbench.store.snapshots import read_metadata
 from tests.conftest import Trap, one_paragraph
 
 

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.cells import Cell, TransferSettings
-from lrbench.control import Control
+from lrbench.config.suite import Schedule, Training
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE
+from lrbench.core.machine import fix_cublas
 from lrbench.data.batches import Batches
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.resident import Resident, cut, layout_of
-from lrbench.machine import fix_cublas
-from lrbench.models import InputNormalisation, create_model, pick_device, placed
+from lrbench.models.networks import InputNormalisation, create_model, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.step import Step, arithmetic
-from lrbench.ranks import ALONE
-from lrbench.references import Reference
-from lrbench.registry.suite import Schedule, Training
-from lrbench.results import read_result
-from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.store.cells import Cell, TransferSettings
+from lrbench.store.references import Reference
+from lrbench.store.results import read_result
+from lrbench.store.snapshots import read_metadata, snapshot_path
 from lrbench.transfer.blocks import add_by_class
 from lrbench.transfer.cell import Transfer
 from tests.pretrain.test_segments import StopsAfter, key, make

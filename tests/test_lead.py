@@ -2,14 +2,14 @@
 
 import pytest
 
-from lrbench import recommend as module
-from lrbench.cells import TransferSettings
 from lrbench.cli.recommend import basis_text, recommendation_text
-from lrbench.control import Control
-from lrbench.leaderboard.resampling import paired_interval
-from lrbench.recommend import Basis, Candidate, Lead, Recommendation, recommend
-from lrbench.references import Reference
-from lrbench.results import StoredResult, read_result
+from lrbench.core.control import Control
+from lrbench.stats.resampling import paired_interval
+from lrbench.store.cells import TransferSettings
+from lrbench.store.references import Reference
+from lrbench.store.results import StoredResult, read_result
+from lrbench.transfer import recommend as module
+from lrbench.transfer.recommend import Basis, Candidate, Lead, Recommendation, recommend
 from tests.leaderboard.fake import put
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from lrbench import leftovers
-from lrbench.files import atomic_path, write_text
-from lrbench.leftovers import remove_leftovers, temporary_name
+from lrbench.core import leftovers
+from lrbench.core.files import atomic_path, write_text
+from lrbench.core.leftovers import remove_leftovers, temporary_name
 
 DAY = 24 * 3600
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from lrbench.files import atomic_path
+from lrbench.core.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary.name, flush=True)

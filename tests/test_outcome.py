@@ -3,7 +3,7 @@
 import pytest
 
 from lrbench.cli.outcome import show_result
-from lrbench.registry.protocols import Probe
+from lrbench.config.protocols import Probe
 from tests.leaderboard.fake import put
 
 

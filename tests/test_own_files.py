@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from lrbench.cost import _update_seconds
-from lrbench.effective import effective_path, keep_for_results, keep_suite, read_effective
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile
+from lrbench.jobs.cost import _update_seconds
 from lrbench.leaderboard.gathering import read_suite
+from lrbench.store.suites import effective_path, keep_for_results, keep_suite, read_effective
 from tests.conftest import one_paragraph
 from tests.leaderboard.fake import put
 

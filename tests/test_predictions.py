@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import lrbench
-from lrbench.cells import PROTOCOL_VERSIONS, _whole
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile
-from lrbench.leaderboard.index import load_index
-from lrbench.predictions import Predictions, encode_predictions, read_predictions
-from lrbench.results import StoredResult, read_result
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile
+from lrbench.store.cells import PROTOCOL_VERSIONS, _whole
+from lrbench.store.index import load_index
+from lrbench.store.predictions import Predictions, encode_predictions, read_predictions
+from lrbench.store.results import StoredResult, read_result
 from lrbench.transfer.metrics import accuracies
 from tests.leaderboard.fake import put, rewrite, rewrite_predictions
 

@@ -7,7 +7,7 @@ import pytest
 
 from lrbench.cli import progress
 from lrbench.cli.progress import Display
-from lrbench.control import about
+from lrbench.core.control import about
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -125,7 +125,7 @@ def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data
     added = home / "weights.safetensors"
     from safetensors.torch import save_file
 
-    from lrbench.models import create_model
+    from lrbench.models.networks import create_model
 
     save_file(create_model("resnet10t", {}, classes=5).state_dict(), added)
     path = lrbench("snapshots", "add", added, "--architecture", "resnet10t").out.strip()

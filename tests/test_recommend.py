@@ -2,11 +2,11 @@ import json
 
 import torch
 
-from lrbench.cells import TransferSettings
-from lrbench.errors import FailureError
-from lrbench.recommend import expand
-from lrbench.registry.protocols import Probe
-from lrbench.workspace import Workspace
+from lrbench.config.protocols import Probe
+from lrbench.core.errors import FailureError
+from lrbench.core.workspace import Workspace
+from lrbench.store.cells import TransferSettings
+from lrbench.transfer.recommend import expand
 from tests import trees
 
 
@@ -98,7 +98,7 @@ def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, home):
 
 
 def test_copies_of_one_snapshot_take_no_other_ones_place(lrbench, home):
-    from lrbench.models import create_model
+    from lrbench.models.networks import create_model
 
     for seed, names in ((1, ("a", "copy-of-a", "again-a")), (2, ("b",))):
         weights = create_model("resnet10t", {}, classes=4, seed=seed).state_dict()
@@ -155,7 +155,7 @@ def test_a_result_lies_where_it_is_looked_for(lrbench, home):
 
 
 def test_where_a_probe_fails_logmes_next_is_probed(lrbench, home, monkeypatch):
-    from lrbench.models import create_model
+    from lrbench.models.networks import create_model
     from lrbench.transfer.cell import Transfer
 
     for seed in (1, 2, 3):
@@ -184,7 +184,7 @@ def test_where_a_probe_fails_logmes_next_is_probed(lrbench, home, monkeypatch):
 
 def taken_in(lrbench, home):
     """Two untrained networks, `foreign/r1` and `foreign/r2`."""
-    from lrbench.models import create_model
+    from lrbench.models.networks import create_model
 
     for seed in (1, 2):
         torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"r{seed}.pth")
@@ -209,7 +209,9 @@ def test_small_validation_splits_are_replaced_by_cross_validation(lrbench, home,
     from lrbench.transfer import cell
 
     taken_in(lrbench, home)
-    monkeypatch.setattr("lrbench.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2)))
+    monkeypatch.setattr(
+        "lrbench.transfer.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2))
+    )
     extract, extracted = cell.extract, []
     monkeypatch.setattr(cell, "extract", lambda *given: extracted.append(1) or extract(*given))
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "foreign", "--json")
@@ -228,8 +230,10 @@ def test_small_validation_splits_are_replaced_by_cross_validation(lrbench, home,
 
 def test_enough_validation_images_decide_alone(lrbench, home, monkeypatch):
     taken_in(lrbench, home)
-    monkeypatch.setattr("lrbench.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2)))
-    monkeypatch.setattr("lrbench.recommend.LEAST_VALIDATION", 8)
+    monkeypatch.setattr(
+        "lrbench.transfer.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2))
+    )
+    monkeypatch.setattr("lrbench.transfer.recommend.LEAST_VALIDATION", 8)
     done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "foreign", "--json")
     ranking = json.loads(done.out)
     assert ranking["ranked_by"] == {"images": 8, "validation": 8, "folds": None}

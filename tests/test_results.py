@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrbench.errors import FailureError, InputError
-from lrbench.files import DamagedFile
+from lrbench.core.errors import FailureError, InputError
+from lrbench.core.files import DamagedFile
+from lrbench.core.workspace import Workspace
 from lrbench.leaderboard import page
-from lrbench.leaderboard.index import load_index
-from lrbench.results import load_result, read_result
-from lrbench.workspace import Workspace
+from lrbench.store.index import load_index
+from lrbench.store.results import load_result, read_result
 from tests.leaderboard.fake import put, rewrite
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -51,7 +51,7 @@ def test_a_record_is_written_after_its_predictions_and_names_them(place, tiny, m
         raise FailureError("no space left")
 
     # The disk is full when the record's turn comes: the old record no longer fits its predictions, and says so.
-    monkeypatch.setattr("lrbench.results.write_json", full)
+    monkeypatch.setattr("lrbench.store.results.write_json", full)
     with pytest.raises(FailureError):
         put(place.workspace, tiny, wrong=5)
     assert path.read_bytes() == before

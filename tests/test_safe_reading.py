@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lrbench.errors import FailureError, InputError
-from lrbench.escaping import for_markdown, for_terminal
-from lrbench.files import DamagedFile, parse_json, read_bytes, read_json, write_json
+from lrbench.core.errors import FailureError, InputError
+from lrbench.core.escaping import for_markdown, for_terminal
+from lrbench.core.files import DamagedFile, parse_json, read_bytes, read_json, write_json
 from tests.conftest import one_paragraph
 
 

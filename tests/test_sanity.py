@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrbench.cells import Standing
-from lrbench.registry import load_suite
+from lrbench.config import load_suite
+from lrbench.store.cells import Standing
 from tests.leaderboard.fake import put
 
 BAND = "[about]\nsanity = { probe = [0.62, 0.71] }\n"
@@ -32,7 +32,7 @@ def transferred(home, place, lrbench, monkeypatch):
         path = put(
             place.workspace, suite, target="banded", wrong=wrong, snapshot={**foreign, **snapshot}, partial=partial
         )
-        monkeypatch.setattr("lrbench.cells.standing_of_file", lambda *_: Standing(path=path, done=True))
+        monkeypatch.setattr("lrbench.store.cells.standing_of_file", lambda *_: Standing(path=path, done=True))
         return lrbench("transfer", "--snapshot", "timm:resnet50", "--task", "banded.toml")
 
     return run

@@ -12,15 +12,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lrbench.arms import SnapshotKey
-from lrbench.control import Control
-from lrbench.errors import InputError
-from lrbench.models import create_model
+from lrbench.config.arms import SnapshotKey
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
+from lrbench.core.workspace import Workspace
+from lrbench.models.loading import load_snapshot, load_tensors
+from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.references import parse_reference
-from lrbench.snapshots import batchnorm_path, encode, hash_tensors, identity, read_metadata, snapshot_path
-from lrbench.weights import load_snapshot, load_tensors
-from lrbench.workspace import Workspace
+from lrbench.store.references import parse_reference
+from lrbench.store.snapshots import batchnorm_path, encode, hash_tensors, identity, read_metadata, snapshot_path
 from tests.conftest import Trap, one_paragraph
 from tests.leaderboard.fake import put
 
@@ -29,7 +29,7 @@ STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)
 
 @pytest.fixture
 def snapshot(tiny, place):
-    from lrbench.effective import keep_suite
+    from lrbench.store.suites import keep_suite
 
     keep_suite(place.workspace, tiny)
     make_snapshot(tiny, STAGE0, place, Control())
@@ -691,7 +691,7 @@ def test_a_word_that_is_left_out_of_a_reference_is_told(lrbench, home):
 def test_the_hubs_library_is_left_as_it_was(monkeypatch):
     from huggingface_hub import constants
 
-    from lrbench import published
+    from lrbench.models import published
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(published, "_resolves", lambda host: False)

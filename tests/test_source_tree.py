@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lrbench.errors import InputError
-from lrbench.registry.loading import shipped_folder
+from lrbench.config.loading import shipped_folder
+from lrbench.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,9 +57,9 @@ def test_tasks_that_are_nowhere_are_said_to_be_missing(monkeypatch, tmp_path):
     def missing(package):
         raise ModuleNotFoundError(package)
 
-    monkeypatch.setattr("lrbench.registry.loading.importlib.resources.files", missing)
+    monkeypatch.setattr("lrbench.config.loading.importlib.resources.files", missing)
     assert shipped_folder("lrbench.suites") == ROOT / "benchmark" / "suites"
-    monkeypatch.setattr("lrbench.registry.loading.__file__", str(tmp_path / "lrbench" / "registry" / "loading.py"))
+    monkeypatch.setattr("lrbench.config.loading.__file__", str(tmp_path / "lrbench" / "registry" / "loading.py"))
     with pytest.raises(
         InputError, match=r"lrbench\.tasks was not found beside .*Install lrbench from its source folder"
     ):

@@ -17,26 +17,28 @@ from typing import Any
 import pytest
 import torch
 
-from lrbench.control import Control
+from lrbench.config import load_suite, load_task
+from lrbench.config.suite import Input
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError, InterruptedWork, LrbenchError
+from lrbench.core.workspace import Place, Workspace
 from lrbench.data.drawn import keep_list
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.effective import keep_for_results, keep_suite
-from lrbench.errors import InputError, InterruptedWork, LrbenchError
-from lrbench.export import export_snapshot
-from lrbench.foreign import Origin, take_in
 from lrbench.leaderboard import page
 from lrbench.leaderboard.figures import Figure
-from lrbench.leaderboard.index import load_index
-from lrbench.models import create_model
+from lrbench.leaderboard.model_card import model_card, transfer_table
+from lrbench.models.export import export_snapshot
+from lrbench.models.foreign import Origin, take_in
+from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.registry import load_suite, load_task
-from lrbench.registry.suite import Input
-from lrbench.snapshots import SnapshotKey
-from lrbench.transfer.points import Points
-from lrbench.workspace import Place, Workspace
+from lrbench.store.index import load_index
+from lrbench.store.snapshots import SnapshotKey
+from lrbench.store.snapshots import read_metadata
+from lrbench.store.suites import keep_for_results, keep_suite
+from lrbench.transfer.protocols.points import Points
 from tests import trees
 from tests.conftest import make_home, one_paragraph
 from tests.data import conftest as data_conftest
@@ -122,7 +124,9 @@ def fetch_data(scene: Scene) -> None:
 
 
 def export(scene: Scene) -> None:
-    export_snapshot(scene.home / "checkpoints/foreign/mine.safetensors", scene.home / "out", Workspace(root=scene.home))
+    path, workspace = scene.home / "checkpoints/foreign/mine.safetensors", Workspace(root=scene.home)
+    table, _ = transfer_table(path, read_metadata(path), workspace, ())
+    export_snapshot(path, scene.home / "out", lambda header, kind: model_card(header, kind, workspace, table))
 
 
 def add_snapshot(scene: Scene) -> None:

@@ -119,7 +119,7 @@ def test_tracebacks_print_no_control_characters(lrbench, monkeypatch):
     def breaks(*_):
         raise ValueError(EVIL)
 
-    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    monkeypatch.setattr("lrbench.config.find_tasks", breaks)
     outcome = lrbench("tasks", "--debug")
     assert "Traceback" in outcome.err and "\\x1b[2J" in outcome.err and not UNSAFE.search(outcome.err)
 
@@ -204,7 +204,7 @@ def test_an_interrupt_that_a_library_turned_into_its_error_is_one(lrbench, monke
         except KeyboardInterrupt:
             raise ImportError("numpy could not be imported") from None
 
-    monkeypatch.setattr("lrbench.registry.find_tasks", breaks)
+    monkeypatch.setattr("lrbench.config.find_tasks", breaks)
     outcome = lrbench("tasks")
     assert outcome.status == 130 and outcome.err.splitlines() == [
         "lrbench: interrupted. Run the same command again to continue."

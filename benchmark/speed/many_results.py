@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lrbench.arms import snapshot_keys
-from lrbench.effective import keep_for_results
-from lrbench.files import sha256_bytes
-from lrbench.predictions import Predictions, encode_predictions
-from lrbench.registry import load_suite
-from lrbench.results import Result, complete_record, result_path
-from lrbench.workspace import Workspace
+from lrbench.config import load_suite
+from lrbench.config.arms import snapshot_keys
+from lrbench.core.files import sha256_bytes
+from lrbench.core.workspace import Workspace
+from lrbench.store.predictions import Predictions, encode_predictions
+from lrbench.store.results import Result, complete_record, result_path
+from lrbench.store.suites import keep_for_results
 
 _IMAGES, _CLASSES, _POOL = 200, 10, 300
 _PROTOCOLS = ("probe", "knn", "finetune")

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lrbench.models import pick_device
-from lrbench.registry.protocols import Probe
-from lrbench.transfer import probe
-from lrbench.transfer.probe import Standardiser, solve
+from lrbench.config.protocols import Probe
+from lrbench.models.networks import pick_device
+from lrbench.transfer.protocols import probe
+from lrbench.transfer.protocols.probe import Standardiser, solve
 from lrbench.transfer.selection import LabelledFeatures, validation_split
 
 _IMAGES, _WIDTH, _CLASSES = 5994, 2048, 200

@@ -23,19 +23,19 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lrbench.arms import SnapshotKey, segment
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.config.arms import SnapshotKey, segment
+from lrbench.config.suite import Input, Schedule, Training
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, create_model, operations, pick_device
+from lrbench.models.networks import InputNormalisation, create_model, operations, pick_device
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.trainer import Trainer
-from lrbench.ranks import ALONE
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input, Schedule, Training
 
 DEVICE = pick_device()
 ON_GPU = DEVICE.type == "cuda"

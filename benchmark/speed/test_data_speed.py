@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from lrbench.config import load_suite, load_task
+from lrbench.config.suite import Input
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.feeding import feed, training_batches
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, create_model, pick_device
-from lrbench.registry import load_suite, load_task
-from lrbench.registry.suite import Input
+from lrbench.models.networks import InputNormalisation, create_model, pick_device
 
 _IMAGES, _BATCH = 1000, 50
 _CORES = len(os.sched_getaffinity(0))
@@ -133,8 +133,8 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.feeding import feed
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
+from lrbench.config import load_task
+from lrbench.config.suite import Input
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()

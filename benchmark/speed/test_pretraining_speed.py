@@ -14,20 +14,20 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from lrbench.arms import SnapshotKey, segment
-from lrbench.control import Control
+from lrbench.config import load_suite, load_task
+from lrbench.config.arms import SnapshotKey, segment
+from lrbench.config.suite import Input, Schedule, Training
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, create_model, pick_device
+from lrbench.models.networks import InputNormalisation, create_model, pick_device
 from lrbench.pretrain.saving import Saver
 from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
-from lrbench.ranks import ALONE
-from lrbench.registry import load_suite, load_task
-from lrbench.registry.suite import Input, Schedule, Training
 
 _CORES = len(os.sched_getaffinity(0))
 _ON_GPU = torch.cuda.is_available()

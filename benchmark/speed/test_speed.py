@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lrbench.control import Control
+from lrbench.config import load_suite, load_task
+from lrbench.config.protocols import Probe
+from lrbench.core.control import Control
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, create_model, forward_all, penultimate, pick_device
-from lrbench.registry import load_suite, load_task
-from lrbench.registry.protocols import Probe
-from lrbench.transfer.probe import Standardiser, solve
+from lrbench.models.networks import InputNormalisation, create_model, forward_all, penultimate, pick_device
+from lrbench.transfer.protocols.probe import Standardiser, solve
 
 
 def _network(suite, classes):

@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrbench.arms import SnapshotKey
-from lrbench.cells import Cell, TransferSettings
-from lrbench.control import Control
+from lrbench.config import load_suite, load_task
+from lrbench.config.arms import SnapshotKey
+from lrbench.config.protocols import Finetune
+from lrbench.core.control import Control
+from lrbench.core.workspace import Place, Workspace
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prepare import prepare
-from lrbench.models import InputNormalisation, create_model, forward_all, penultimate, pick_device
+from lrbench.models.networks import InputNormalisation, create_model, forward_all, penultimate, pick_device
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.references import parse_reference
-from lrbench.registry import load_suite, load_task
-from lrbench.registry.protocols import Finetune
+from lrbench.store.cells import Cell, TransferSettings
+from lrbench.store.references import parse_reference
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.finetune import Finetuning, _Run
-from lrbench.transfer.points import Points
+from lrbench.transfer.protocols.finetune import Finetuning, _Run
+from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
-from lrbench.workspace import Place, Workspace
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -118,7 +118,7 @@ def test_a_cells_overhead(report, tmp_path, monkeypatch):
     suite, workspace = load_suite("quick", changes), Workspace.current()
     place = Place(workspace=workspace, roots=())
     make_snapshot(suite, SnapshotKey(arm="step", seed=0, stage=0), place, Control())
-    from lrbench.effective import keep_suite
+    from lrbench.store.suites import keep_suite
 
     keep_suite(workspace, suite)
     reference = parse_reference("overhead/step/seed0/stage0", workspace)
@@ -128,7 +128,7 @@ def test_a_cells_overhead(report, tmp_path, monkeypatch):
         started = time.perf_counter()
         path = transfer.run(Cell(task="toy-birds", protocol="knn", seed=seed))
         whole = time.perf_counter() - started
-        from lrbench.results import read_result
+        from lrbench.store.results import read_result
 
         timings = read_result(path).timings
         spent.append(whole - timings["selection"] - timings["fit"])

@@ -22,7 +22,7 @@ from lrbench.cli import (
 )
 from lrbench.cli.common import note, one_paragraph, show
 from lrbench.cli.usage import Commands, explain_usage
-from lrbench.errors import LrbenchError, reported, show_traceback
+from lrbench.core.errors import LrbenchError, reported, show_traceback
 
 app = Commands(
     name="lrbench",

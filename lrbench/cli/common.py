@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from lrbench.escaping import for_terminal
+from lrbench.core.escaping import for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ SetOption = Annotated[
 
 
 def _warn_of_no_folder(context: typer.Context, folder: Path | None) -> Path | None:
-    from lrbench.files import user_path
+    from lrbench.core.files import user_path
 
     # `data fetch` makes it.
     if folder is not None and context.info_name != "fetch" and not user_path(folder).is_dir():

@@ -16,9 +16,9 @@ TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name
 def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
     """Download a task's archives, check them, and unpack them under the data root."""
     from lrbench.cli.progress import showing_progress
+    from lrbench.config import load_task
+    from lrbench.core.workspace import data_roots
     from lrbench.data.fetch import fetch as fetch_task
-    from lrbench.registry import load_task
-    from lrbench.workspace import data_roots
 
     chosen, roots = load_task(task), data_roots(data_root)
     with showing_progress(f"fetch {chosen.name}") as control:
@@ -39,13 +39,13 @@ def verify(
     Exit status 1 if any is bad; 2 if all can be read but the data is not whole, and --partial does not say that it need not be.
     """
     from lrbench.cli.progress import showing_progress
+    from lrbench.config import load_task
+    from lrbench.core.errors import FailureError, InputError
+    from lrbench.core.files import sha256_bytes
+    from lrbench.core.workspace import data_roots
     from lrbench.data.loading import load_task_data, unused_note
     from lrbench.data.orientation import asks_for_orientation, unstated_orientation
     from lrbench.data.verify import verify as verify_data
-    from lrbench.errors import FailureError, InputError
-    from lrbench.files import sha256_bytes
-    from lrbench.registry import load_task
-    from lrbench.workspace import data_roots
 
     chosen = load_task(task)
     # Also of half of the data a user wants to know what is bad.
@@ -143,20 +143,20 @@ def prepare(
 ) -> None:
     """Decode and resize a task's images into the cache, as the first use of the task would."""
     from lrbench.cli.progress import showing_progress
+    from lrbench.config import load_task
+    from lrbench.core.workspace import Workspace, data_roots
     from lrbench.data.examples import EvaluationTransform
     from lrbench.data.loading import load_task_data, unused_note
     from lrbench.data.prepare import prepare_splits
-    from lrbench.effective import suite_in_use
-    from lrbench.references import parse_reference
-    from lrbench.registry import load_task
-    from lrbench.workspace import Workspace, data_roots
+    from lrbench.store.references import parse_reference
+    from lrbench.store.suites import suite_in_use
 
     workspace = Workspace.for_writing()
     chosen = load_task(task)
     if snapshot is None:
         settings = suite_in_use(workspace, suite or "quick").input
     else:
-        from lrbench.weights import input_for
+        from lrbench.models.loading import input_for
 
         settings = input_for(parse_reference(snapshot, workspace, suite=suite))
     data = load_task_data(chosen, data_roots(data_root), partial=partial)

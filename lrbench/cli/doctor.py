@@ -12,7 +12,7 @@ from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show
 
 def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
     """Show this machine: versions, device, memory, disk, data found, and what would run."""
-    from lrbench.workspace import Workspace, data_roots
+    from lrbench.core.workspace import Workspace, data_roots
 
     workspace = Workspace.current()
     roots = data_roots(data_root)
@@ -46,7 +46,7 @@ def _size(folder: Path) -> str:
 def _machine(workspace: Any) -> dict[str, str]:
     import torch
 
-    from lrbench.machine import cores_here, memory_here
+    from lrbench.core.machine import cores_here, memory_here
 
     existing = next(path for path in (workspace.root.absolute(), *workspace.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
@@ -64,15 +64,15 @@ def _machine(workspace: Any) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    from lrbench.machine import installed_version, library_versions, requirements
+    from lrbench.core.machine import installed_version, library_versions, requirements
 
     return {**library_versions(), **{name: installed_version(name) for name in requirements()}}
 
 
 def _tasks(roots: Any) -> dict[str, str]:
     from lrbench.cli.tasks import whereabouts
-    from lrbench.errors import InputError
-    from lrbench.registry import broken_tasks, find_tasks, load_task
+    from lrbench.config import broken_tasks, find_tasks, load_task
+    from lrbench.core.errors import InputError
 
     shown = {}
     for name in find_tasks():
@@ -88,10 +88,10 @@ def _tasks(roots: Any) -> dict[str, str]:
 
 def _suites(workspace: Any, roots: Any) -> dict[str, str]:
     from lrbench.cli.tasks import whereabouts
-    from lrbench.errors import LrbenchError
-    from lrbench.plan import make_plan
-    from lrbench.registry import find_suites, load_suite, load_task
-    from lrbench.workspace import Place
+    from lrbench.config import find_suites, load_suite, load_task
+    from lrbench.core.errors import LrbenchError
+    from lrbench.core.workspace import Place
+    from lrbench.jobs.plan import make_plan
 
     shown = {}
     for name in find_suites():

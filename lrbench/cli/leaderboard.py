@@ -10,8 +10,8 @@ import typer
 from lrbench.cli.common import JsonOption, emit_json, note, show, show_bytes, warn
 
 if TYPE_CHECKING:
+    from lrbench.core.workspace import Workspace
     from lrbench.leaderboard.frames import Format
-    from lrbench.workspace import Workspace
 
 # Damaged results in one warning.
 _SHOWN = 3
@@ -53,11 +53,11 @@ def leaderboard(
     json_: JsonOption = False,
 ) -> None:
     """Write the leaderboard from the results; incomplete rows say so."""
-    from lrbench.errors import FailureError, InputError
+    from lrbench.core.errors import FailureError, InputError
+    from lrbench.core.workspace import Workspace
     from lrbench.leaderboard import page
-    from lrbench.leaderboard.index import load_index
-    from lrbench.results import suites_with_results
-    from lrbench.workspace import Workspace
+    from lrbench.store.index import load_index
+    from lrbench.store.results import suites_with_results
 
     workspace = Workspace.current() if check else Workspace.for_writing()
     suites = [_with_results(workspace, suite)] if suite else suites_with_results(workspace.results)
@@ -134,11 +134,11 @@ def _with_results(workspace: "Workspace", name: str) -> str:
     Raises:
         InputError: It has none.
     """
-    from lrbench.effective import effective_path
-    from lrbench.errors import InputError
-    from lrbench.registry import find_suites, load_suite, suggestion
-    from lrbench.registry.loading import means_a_file
-    from lrbench.results import suites_with_results
+    from lrbench.config import find_suites, load_suite, suggestion
+    from lrbench.config.loading import means_a_file
+    from lrbench.core.errors import InputError
+    from lrbench.store.results import suites_with_results
+    from lrbench.store.suites import effective_path
 
     known = suites_with_results(workspace.results)
     if name in known:
@@ -162,7 +162,7 @@ def _form_of(out: Path | None) -> "Format":
     Raises:
         InputError: An ending that names none.
     """
-    from lrbench.errors import InputError
+    from lrbench.core.errors import InputError
 
     endings: dict[str, Format] = {
         ".md": "md", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".tex": "latex",
@@ -183,8 +183,8 @@ def _print(
     protocol: str | None,
     arm: str | None,
 ) -> None:
-    from lrbench.errors import InputError
-    from lrbench.files import write_bytes
+    from lrbench.core.errors import InputError
+    from lrbench.core.files import write_bytes
     from lrbench.leaderboard.frames import formatted
 
     if form == "parquet" and out is None and sys.stdout.isatty():

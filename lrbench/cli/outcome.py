@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lrbench.cli.common import note, show, warn
 
 if TYPE_CHECKING:
-    from lrbench.results import Result
+    from lrbench.store.results import Result
 
 
 def show_result(path: Path, task: str, *, as_json: bool) -> None:
@@ -19,8 +19,8 @@ def show_result(path: Path, task: str, *, as_json: bool) -> None:
         task: Its task, as the user named it.
         as_json: Leave out the result itself, which is printed as JSON later.
     """
-    from lrbench.registry import load_task
-    from lrbench.results import read_result
+    from lrbench.config import load_task
+    from lrbench.store.results import read_result
 
     result = read_result(path)
     if not as_json:
@@ -58,7 +58,7 @@ def show_result(path: Path, task: str, *, as_json: bool) -> None:
 
 
 def _warn_of_an_unlikely_result(result: "Result", task: str) -> None:
-    from lrbench.registry import load_task
+    from lrbench.config import load_task
 
     band = load_task(task).about.sanity.get(result.protocol)  # type: ignore[call-overload]
     snapshot = result.snapshot

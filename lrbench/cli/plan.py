@@ -17,8 +17,8 @@ from lrbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from lrbench.cost import Cost
-    from lrbench.plan import Plan
+    from lrbench.jobs.cost import Cost
+    from lrbench.jobs.plan import Plan
 
 
 def plan(
@@ -31,10 +31,10 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Show a suite's snapshots and cells, what is done, and an estimate of the rest. Nothing is started."""
-    from lrbench.cost import estimate_cost
-    from lrbench.effective import suite_to_run
-    from lrbench.plan import make_plan
-    from lrbench.workspace import Place, Workspace, data_roots
+    from lrbench.core.workspace import Place, Workspace, data_roots
+    from lrbench.jobs.cost import estimate_cost
+    from lrbench.jobs.plan import make_plan
+    from lrbench.store.suites import suite_to_run
 
     workspace = Workspace.current()
     chosen = suite_to_run(workspace, suite, set_ or (), note)

@@ -33,11 +33,11 @@ def pretrain(
     `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; N may change between runs.
     """
     from lrbench.cli.work import do_jobs, together
-    from lrbench.effective import keep_suite, suite_to_run
-    from lrbench.plan import make_plan
+    from lrbench.core.workspace import Place, Workspace, data_roots
+    from lrbench.jobs.plan import make_plan, save_suite
     from lrbench.pretrain.tracking import check_trackers
-    from lrbench.snapshots import snapshot_path
-    from lrbench.workspace import Place, Workspace, data_roots
+    from lrbench.store.snapshots import snapshot_path
+    from lrbench.store.suites import suite_to_run
 
     workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
@@ -47,7 +47,7 @@ def pretrain(
         workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache, trackers=trackers
     )
     with together() as ranks:
-        ranks.first_does(lambda: keep_suite(workspace, chosen))
+        ranks.first_does(lambda: save_suite(workspace, chosen))
         plan = ranks.first_does(lambda: make_plan(chosen, place, arm=arm, seed=seed))
         if ranks.first:
             missing = sum(not each.made for each in plan.snapshots)

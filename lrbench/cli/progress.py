@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lrbench.cli.common import note
-from lrbench.control import Control, about, stopping_on_signals
-from lrbench.escaping import for_terminal
+from lrbench.core.control import Control, about, stopping_on_signals
+from lrbench.core.escaping import for_terminal
 
 if TYPE_CHECKING:
-    from lrbench.engines.jobs import Job
+    from lrbench.jobs.job import Job
 
 # Seconds between two lines of progress where there is no terminal.
 _LINE_SECONDS = 30.0

@@ -18,7 +18,7 @@ from lrbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from lrbench.recommend import Basis, Candidate, Recommendation
+    from lrbench.transfer.recommend import Basis, Candidate, Recommendation
 
 # Below this, the difference of the first and the second on the test images is significant.
 _LEVEL = 0.05
@@ -64,15 +64,15 @@ def recommend(
     good the first is, and whether its lead is significant. The results are stored like those of `lrbench transfer` and reused.
     """
     from lrbench.cli.progress import showing_progress
+    from lrbench.config import load_task
+    from lrbench.config.task import METRIC_NAMES
+    from lrbench.core.errors import FailureError
+    from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.data.loading import find_task_data
-    from lrbench.effective import keep_for_results
-    from lrbench.errors import FailureError
-    from lrbench.recommend import expand, on_equal_terms
-    from lrbench.recommend import recommend as compare
-    from lrbench.references import folder_of_snapshots, passed_over
-    from lrbench.registry import load_task
-    from lrbench.registry.task import METRIC_NAMES
-    from lrbench.workspace import Place, Workspace, data_roots
+    from lrbench.store.references import folder_of_snapshots, passed_over
+    from lrbench.store.suites import keep_for_results
+    from lrbench.transfer.recommend import expand, on_equal_terms
+    from lrbench.transfer.recommend import recommend as compare
 
     workspace = Workspace.for_writing()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
@@ -121,10 +121,10 @@ def recommend(
 
 
 def _of_suite(workspace: Any, name: str | None) -> list[str]:
-    from lrbench.arms import snapshot_keys
-    from lrbench.effective import suite_in_use
-    from lrbench.errors import InputError
-    from lrbench.snapshots import snapshot_path
+    from lrbench.config.arms import snapshot_keys
+    from lrbench.core.errors import InputError
+    from lrbench.store.snapshots import snapshot_path
+    from lrbench.store.suites import suite_in_use
 
     suite = suite_in_use(workspace, name)
     keys = snapshot_keys(suite, seed=suite.seeds[0])
@@ -166,7 +166,7 @@ def _row(candidate: "Candidate", basis: "Basis", metric: str) -> dict[str, str]:
 
 def basis_text(basis: "Basis", metric: str) -> str:
     """What snapshots are ranked by, and what decides between equals."""
-    from lrbench.recommend import LEAST_VALIDATION
+    from lrbench.transfer.recommend import LEAST_VALIDATION
 
     if basis.folds is None:
         ranked = f"Ranked by the probe's {metric} on {basis.images:,} validation images"

@@ -19,8 +19,8 @@ from lrbench.cli.common import (
 from lrbench.cli.work import TrackOption, WorkersOption
 
 if TYPE_CHECKING:
-    from lrbench.plan import Plan
-    from lrbench.workspace import Place
+    from lrbench.core.workspace import Place
+    from lrbench.jobs.plan import Plan
 
 
 def run(
@@ -47,13 +47,13 @@ def run(
     `torchrun --nproc-per-node N -m lrbench run SUITE`.
     """
     from lrbench.cli.work import do_jobs, together
-    from lrbench.effective import keep_for_results, keep_suite, suite_to_run
-    from lrbench.errors import LrbenchError
+    from lrbench.core.errors import LrbenchError
+    from lrbench.core.workspace import Place, Workspace, data_roots
+    from lrbench.jobs.plan import make_plan, save_suite
     from lrbench.leaderboard import page
-    from lrbench.plan import make_plan
     from lrbench.pretrain.tracking import check_trackers
-    from lrbench.results import suites_with_results
-    from lrbench.workspace import Place, Workspace, data_roots
+    from lrbench.store.results import suites_with_results
+    from lrbench.store.suites import keep_for_results, suite_to_run
 
     workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
@@ -64,7 +64,7 @@ def run(
     )
     failure: LrbenchError | None = None
     with together() as ranks:
-        ranks.first_does(lambda: keep_suite(workspace, chosen))
+        ranks.first_does(lambda: save_suite(workspace, chosen))
         ranks.first_does(lambda: keep_for_results(workspace, chosen))
         plan = ranks.first_does(lambda: make_plan(chosen, place, seed=seed))
         if ranks.first:
@@ -97,9 +97,9 @@ def run(
 
 
 def _check_data(plan: "Plan", place: "Place") -> None:
+    from lrbench.config import load_task
+    from lrbench.core.errors import InputError
     from lrbench.data.loading import check_all
-    from lrbench.errors import InputError
-    from lrbench.registry import load_task
 
     try:
         check_all([load_task(name) for name in plan.reads], place.roots, partial=place.partial)

@@ -11,7 +11,7 @@ from lrbench.cli.snapshots_delete import delete
 from lrbench.cli.usage import Commands
 
 if TYPE_CHECKING:
-    from lrbench.foreign import Taken
+    from lrbench.models.foreign import Taken
 
 app = Commands(help="List, show, verify, take in, export and delete snapshots.")
 app.command("delete")(delete)
@@ -31,7 +31,7 @@ def list_(
     json_: JsonOption = False,
 ) -> None:
     """List the snapshots that are here."""
-    from lrbench.workspace import Workspace
+    from lrbench.core.workspace import Workspace
 
     rows = [_row(path, name) for path, name in _found(Workspace.current(), suite)]
     if json_:
@@ -59,7 +59,7 @@ def list_(
 @app.command("show")
 def show_(reference: ReferenceArgument, suite: SuiteOption = None) -> None:
     """Print what a snapshot says of itself, as JSON."""
-    from lrbench.snapshots import batchnorm_mode, identity, read_metadata
+    from lrbench.store.snapshots import batchnorm_mode, identity, read_metadata
 
     path = _path(reference, suite)
     metadata = read_metadata(path)
@@ -89,11 +89,11 @@ def verify(
 ) -> None:
     """Load snapshots and check header, names, shapes, values, hash and parent; exit status 1 if any is bad."""
     from lrbench.cli.progress import showing_progress
-    from lrbench.errors import FailureError, InputError
+    from lrbench.core.errors import FailureError, InputError
+    from lrbench.core.workspace import Place, Workspace, data_roots
+    from lrbench.models.loading import check_values
     from lrbench.pretrain.source import evaluate_again
-    from lrbench.snapshots import read_metadata
-    from lrbench.weights import check_values
-    from lrbench.workspace import Place, Workspace, data_roots
+    from lrbench.store.snapshots import read_metadata
 
     workspace = Workspace.current()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
@@ -204,11 +204,11 @@ def add(
 
     Where some do not, all that do not are listed on stdout. A classifier may be there, of any number of classes, or not.
     """
-    from lrbench.errors import InputError
-    from lrbench.foreign import Origin, take_in
-    from lrbench.registry.loading import apply_changes
-    from lrbench.weights import MismatchError
-    from lrbench.workspace import FOREIGN, Workspace
+    from lrbench.config.loading import apply_changes
+    from lrbench.core.errors import InputError
+    from lrbench.core.workspace import FOREIGN, Workspace
+    from lrbench.models.foreign import Origin, take_in
+    from lrbench.models.loading import MismatchError
 
     one = len(files) == 1
     if name and not one:
@@ -285,7 +285,7 @@ def _assumed(taken: "Taken") -> str:
 
 
 def _taken_in(taken: "Taken") -> dict[str, Any]:
-    from lrbench.workspace import FOREIGN
+    from lrbench.core.workspace import FOREIGN
 
     return {
         "snapshot": f"{FOREIGN}/{taken.path.name.removesuffix('.safetensors')}",
@@ -327,21 +327,29 @@ def export(
     suite: SuiteOption = None,
 ) -> None:
     """Write a snapshot as a folder that `timm.create_model("local-dir:DIR", pretrained=True)` loads."""
-    from lrbench.export import export_snapshot
-    from lrbench.workspace import Workspace
+    from lrbench.core.workspace import Workspace
+    from lrbench.leaderboard.model_card import model_card, transfer_table
+    from lrbench.models.export import export_snapshot
+    from lrbench.store.snapshots import read_metadata
 
     path = _path(reference, suite)
     folder = out or Path("-".join([*path.parts[-4:-1], path.stem]))
-    left_out = export_snapshot(path, folder, Workspace.current() if to == "hf" else None, tasks or ())
+    if to != "hf":
+        export_snapshot(path, folder)
+        show(str(folder))
+        return
+    workspace = Workspace.current()
+    transfers, left_out = transfer_table(path, read_metadata(path), workspace, tasks or ())
+    export_snapshot(path, folder, lambda header, statistics: model_card(header, statistics, workspace, transfers))
     if left_out:
         note(f"the model card leaves out results on tasks of yours: {some(left_out)} (--task NAME includes them)")
     show(str(folder))
 
 
 def _path(reference: str, suite: str | None) -> Path:
-    from lrbench.errors import InputError
-    from lrbench.references import missing_here, parse_reference
-    from lrbench.workspace import Workspace
+    from lrbench.core.errors import InputError
+    from lrbench.core.workspace import Workspace
+    from lrbench.store.references import missing_here, parse_reference
 
     parsed = parse_reference(reference, Workspace.current(), suite=suite)
     if parsed.path is None:
@@ -352,9 +360,9 @@ def _path(reference: str, suite: str | None) -> Path:
 
 
 def _found(workspace: Any, suite: str | None) -> list[tuple[Path, str]]:
-    from lrbench.errors import InputError
-    from lrbench.registry import suggestion
-    from lrbench.snapshots import snapshot_files
+    from lrbench.config import suggestion
+    from lrbench.core.errors import InputError
+    from lrbench.store.snapshots import snapshot_files
 
     root = workspace.checkpoints
     if suite is not None and not (root / suite).is_dir():
@@ -369,8 +377,8 @@ def _found(workspace: Any, suite: str | None) -> list[tuple[Path, str]]:
 
 
 def _row(path: Path, name: str) -> dict[str, Any]:
-    from lrbench.errors import InputError
-    from lrbench.snapshots import read_metadata
+    from lrbench.core.errors import InputError
+    from lrbench.store.snapshots import read_metadata
 
     try:
         metadata = read_metadata(path)

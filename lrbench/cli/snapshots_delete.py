@@ -8,7 +8,7 @@ import typer
 from lrbench.cli.common import note, show, some
 
 if TYPE_CHECKING:
-    from lrbench.deletion import Deletion
+    from lrbench.store.deletion import Deletion
 
 
 def delete(
@@ -25,11 +25,11 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
     """Delete snapshots with their statistics, states and saved progress; results and other snapshots stay."""
-    from lrbench.control import Control, stopping_on_signals
-    from lrbench.deletion import delete, plan_deletion
-    from lrbench.errors import InputError
-    from lrbench.references import parse_reference
-    from lrbench.workspace import Workspace
+    from lrbench.core.control import Control, stopping_on_signals
+    from lrbench.core.errors import InputError
+    from lrbench.core.workspace import Workspace
+    from lrbench.store.deletion import delete, plan_deletion
+    from lrbench.store.references import parse_reference
 
     workspace = Workspace.current()
     deletions: dict[str, Deletion] = {}

@@ -7,7 +7,7 @@ import typer
 from lrbench.cli.common import JsonOption, emit_json, show, table
 
 if TYPE_CHECKING:
-    from lrbench.registry import Suite
+    from lrbench.config import Suite
 
 
 def suites(
@@ -18,7 +18,7 @@ def suites(
     json_: JsonOption = False,
 ) -> None:
     """List the suites, or show one in full with its defaults."""
-    from lrbench.registry import find_suites, load_suite
+    from lrbench.config import find_suites, load_suite
 
     if name is not None:
         content = load_suite(name).model_dump(mode="json", exclude_none=True)
@@ -39,7 +39,7 @@ def suites(
 
 
 def _row(suite: "Suite") -> dict[str, Any]:
-    from lrbench.arms import snapshot_keys
+    from lrbench.config.arms import snapshot_keys
 
     keys = snapshot_keys(suite)
     cells = sum(suite.uses(protocol, key.arm) for key in keys for protocol in suite.protocols)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from lrbench.registry import Task
+    from lrbench.config import Task
 
 
 def tasks(
@@ -21,8 +21,8 @@ def tasks(
     json_: JsonOption = False,
 ) -> None:
     """List the tasks, or show one in full."""
-    from lrbench.registry import broken_tasks, find_tasks, load_task
-    from lrbench.workspace import data_roots
+    from lrbench.config import broken_tasks, find_tasks, load_task
+    from lrbench.core.workspace import data_roots
 
     roots = data_roots(data_root)
     for problem in broken_tasks() if name is None else ():
@@ -50,8 +50,8 @@ def tasks(
 
 def _readable(names: "Iterable[str]") -> "list[Task]":
     """Those of the named tasks that can be loaded; a warning for each of the others."""
-    from lrbench.errors import InputError
-    from lrbench.registry import load_task
+    from lrbench.config import load_task
+    from lrbench.core.errors import InputError
 
     loaded = []
     for name in names:
@@ -64,8 +64,8 @@ def _readable(names: "Iterable[str]") -> "list[Task]":
 
 def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
     """Where a task's data is, or what was looked for; and whether it was found."""
+    from lrbench.core.errors import InputError
     from lrbench.data.loading import ON_THE_HUB, find_task_data
-    from lrbench.errors import InputError
 
     try:
         found = find_task_data(task, roots)
@@ -75,8 +75,8 @@ def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
 
 
 def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
+    from lrbench.config.task import METRIC_NAMES
     from lrbench.data.loading import ON_THE_HUB
-    from lrbench.registry.task import METRIC_NAMES
 
     files = task.files
     where, found = whereabouts(task, roots)

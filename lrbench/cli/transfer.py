@@ -21,15 +21,15 @@ from lrbench.cli.common import (
     warn,
 )
 from lrbench.cli.outcome import show_result
-from lrbench.control import Control
+from lrbench.core.control import Control
 
 if TYPE_CHECKING:
-    from lrbench.cells import Cell, TransferSettings
-    from lrbench.errors import LrbenchError
-    from lrbench.references import Reference
-    from lrbench.registry.protocols import Finetune
+    from lrbench.config.protocols import Finetune
+    from lrbench.core.errors import LrbenchError
+    from lrbench.core.workspace import Place, Workspace
+    from lrbench.store.cells import Cell, TransferSettings
+    from lrbench.store.references import Reference
     from lrbench.transfer.cell import Transfer
-    from lrbench.workspace import Place, Workspace
 
 
 # With more updates than this, a grid takes hours on a CPU.
@@ -104,12 +104,12 @@ def transfer(
     stored under leaderboard/results/; `lrbench leaderboard` puts them into the tables. --json prints the result's record,
     or a list of records where several were asked for.
     """
-    from lrbench.cells import Cell
-    from lrbench.errors import FailureError, InputError, InterruptedWork, reported
-    from lrbench.references import folder_of_snapshots
-    from lrbench.registry import load_task
-    from lrbench.results import read_result
-    from lrbench.workspace import Place, Workspace, data_roots
+    from lrbench.config import load_task
+    from lrbench.core.errors import FailureError, InputError, InterruptedWork, reported
+    from lrbench.core.workspace import Place, Workspace, data_roots
+    from lrbench.store.cells import Cell
+    from lrbench.store.references import folder_of_snapshots
+    from lrbench.store.results import read_result
 
     workspace = Workspace.for_writing()
     # Wrong names are refused before anything is computed.
@@ -168,7 +168,7 @@ def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str
         asked: How many were asked for.
         of_one_kind: Whether all have one task and one protocol, which need not be named.
     """
-    from lrbench.errors import sentence
+    from lrbench.core.errors import sentence
 
     names: dict[str, list[str]] = {}
     for each in failed:
@@ -180,7 +180,7 @@ def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str
 
 def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
     """The snapshots that were named, each once; a folder stands for those in it."""
-    from lrbench.references import folder_of_snapshots, parse_reference, references_in
+    from lrbench.store.references import folder_of_snapshots, parse_reference, references_in
 
     references: dict[str, Reference] = {}
     for text in named:
@@ -204,8 +204,8 @@ def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> Non
 
 
 def _settings(reference: "Reference", workspace: "Workspace", suite: str | None) -> "tuple[TransferSettings, int]":
-    from lrbench.cells import TransferSettings
-    from lrbench.effective import suite_in_use
+    from lrbench.store.cells import TransferSettings
+    from lrbench.store.suites import suite_in_use
 
     if reference.suite is not None:
         return TransferSettings.of(reference.suite), reference.suite.transfer_seeds[0]
@@ -240,10 +240,10 @@ class _Snapshot:
 
     def result(self, cell: "Cell", *, again: bool) -> Path:
         """Return where a cell's result is, after computing it unless it exists."""
-        from lrbench.cells import standing_of_file
         from lrbench.cli.progress import showing_progress
+        from lrbench.config import load_task
         from lrbench.data.loading import find_task_data
-        from lrbench.registry import load_task
+        from lrbench.store.cells import standing_of_file
 
         # Before anything is loaded.
         there = None if again else standing_of_file(self._place, self._reference, cell, self._settings)
@@ -268,7 +268,7 @@ class _Snapshot:
         return path
 
     def _loaded(self) -> "Transfer":
-        from lrbench.effective import keep_for_results
+        from lrbench.store.suites import keep_for_results
         from lrbench.transfer.cell import Transfer
 
         if self._transfer is None:
@@ -286,7 +286,7 @@ class _Snapshot:
 
 def _say_what_a_grid_takes(chosen: "Finetune") -> None:
     """On a CPU, before it is begun: the default grid takes days there for an ordinary network."""
-    from lrbench.models import pick_device
+    from lrbench.models.networks import pick_device
 
     points = len(chosen.rates) * len(chosen.decays)
     if pick_device().type != "cpu" or points * chosen.updates < _MANY_UPDATES:

@@ -72,7 +72,7 @@ def explain_usage(error: Any) -> str:
     Args:
         error: The option parser's exception: it has `format_message()`, and mostly the context of the command.
     """
-    from lrbench.registry import suggestion
+    from lrbench.config import suggestion
 
     said = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
     if said[1:2].islower():

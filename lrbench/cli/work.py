@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from lrbench.engines.jobs import Job
-    from lrbench.plan import Plan
-    from lrbench.ranks import Ranks
-    from lrbench.workspace import Place
+    from lrbench.core.distributed import Ranks
+    from lrbench.core.workspace import Place
+    from lrbench.jobs.job import Job
+    from lrbench.jobs.plan import Plan
 
 WorkersOption = Annotated[
     int | None,
@@ -33,7 +33,7 @@ TrackOption = Annotated[
 @contextmanager
 def together() -> "Iterator[Ranks]":
     """The processes that torchrun started beside this one; by itself where there are none."""
-    from lrbench.ranks import ALONE, joined, started_together
+    from lrbench.core.distributed import ALONE, joined, started_together
 
     if not started_together():
         yield ALONE
@@ -49,13 +49,13 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
         LrbenchError: The first job's error; or a snapshot was there from before, and its parent holds other weights now.
     """
     from lrbench.cli.progress import Display
-    from lrbench.control import Control, stopping_on_signals
-    from lrbench.effective import is_made
-    from lrbench.engines.local import run_jobs
-    from lrbench.engines.together import run_jobs_together
-    from lrbench.files import remove_file
-    from lrbench.machine import fix_cublas
-    from lrbench.snapshots import progress_path, snapshot_path
+    from lrbench.core.control import Control, stopping_on_signals
+    from lrbench.core.files import remove_file
+    from lrbench.core.machine import fix_cublas
+    from lrbench.jobs.local import run_jobs
+    from lrbench.jobs.together import run_jobs_together
+    from lrbench.store.lineage import is_made
+    from lrbench.store.snapshots import progress_path, snapshot_path
 
     suite = plan.suite
     if suite.training.deterministic:

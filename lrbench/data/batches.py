@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lrbench.core.errors import InputError
+from lrbench.core.seeds import derive, generator
 from lrbench.data.pixels import Indices, Pixels
-from lrbench.errors import InputError
-from lrbench.seeds import derive, generator
 
 Augmentation = Literal["crop-flip", "flip", "none"]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import EpsImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
+from lrbench.core.errors import InputError, sentence
 from lrbench.data.c_messages import c_messages
 from lrbench.data.decoding_room import wait_for_room
 from lrbench.data.image_kinds import READ_FORMATS, why_unread
 from lrbench.data.jpeg import Bytes, decode_jpeg
-from lrbench.errors import InputError, sentence
 
 # Libraries that open images themselves (torchvision's data sets) must not have Pillow start Ghostscript either.
 EpsImagePlugin.gs_binary = False

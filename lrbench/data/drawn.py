@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrbench.core.files import sha256_bytes, sha256_file, write_text
 from lrbench.data.examples import TaskData
-from lrbench.files import sha256_bytes, sha256_file, write_text
 
 
 def keep_drawn_split(folder: Path, data: TaskData) -> str:

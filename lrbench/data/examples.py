@@ -8,10 +8,10 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lrbench.config.suite import Input
+from lrbench.config.task import Task
+from lrbench.core.files import sha256_bytes
 from lrbench.data.jpeg import Bytes
-from lrbench.files import sha256_bytes
-from lrbench.registry.suite import Input
-from lrbench.registry.task import Task
 
 SplitName = Literal["train", "val", "test"]
 

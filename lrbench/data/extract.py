@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lrbench.control import Control
+from lrbench.config.paths import path_problem
+from lrbench.core.control import Control
+from lrbench.core.errors import InterruptedWork
 from lrbench.data.unpacked import MARKER
-from lrbench.errors import InterruptedWork
-from lrbench.registry.paths import path_problem
 
 _CHUNK = 1 << 18
 _BLOCK = 512

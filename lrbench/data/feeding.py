@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
+from lrbench.core.machine import cores_here, processes_here
 from lrbench.data.batches import Batches
 from lrbench.data.resident import cut, layout_of, resident
-from lrbench.machine import cores_here, processes_here
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Made = TypeVar("Made", bound=tuple[torch.Tensor, ...])

@@ -4,16 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrbench.control import Control
+from lrbench.config.paths import download_name
+from lrbench.config.task import Archive, HubFiles, Task, TorchvisionFiles
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, sentence
+from lrbench.core.files import writing
+from lrbench.core.locks import locked
 from lrbench.data.layouts.search import beneath, candidates, how_to_get, refuse_file
 from lrbench.data.receive import receive, set_aside, wrong
 from lrbench.data.unpack import count_images, unpack
 from lrbench.data.unpacked import is_marked
-from lrbench.errors import FailureError, InputError, sentence
-from lrbench.files import writing
-from lrbench.locks import locked
-from lrbench.registry.paths import download_name
-from lrbench.registry.task import Archive, HubFiles, Task, TorchvisionFiles
 
 _PACKED = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}
 

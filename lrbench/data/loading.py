@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lrbench.control import Control, kept
+from lrbench.config import load_task
+from lrbench.config.loading import is_shipped
+from lrbench.config.task import Task
+from lrbench.core.control import Control, kept
+from lrbench.core.errors import InputError
 from lrbench.data.examples import Identity, SplitName, TaskData
 from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
 from lrbench.data.layouts.hub import find_hub, read_hub
@@ -19,10 +23,6 @@ from lrbench.data.layouts.search import how_to_get
 from lrbench.data.layouts.table import find_table, read_table
 from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
 from lrbench.data.unpacked import changed_lists
-from lrbench.errors import InputError
-from lrbench.registry import load_task
-from lrbench.registry.loading import is_shipped
-from lrbench.registry.task import Task
 
 Finder = Callable[[Task, Any, Sequence[Path]], Path | None]
 Reader = Callable[[Task, Any, Sequence[Path]], Reading]

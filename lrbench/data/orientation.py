@@ -1,8 +1,8 @@
 """Orientations that images' metadata state, which a user's task has to decide on."""
 
-from lrbench.errors import InputError
-from lrbench.registry.loading import is_shipped
-from lrbench.registry.task import Task
+from lrbench.config.loading import is_shipped
+from lrbench.config.task import Task
+from lrbench.core.errors import InputError
 
 
 def asks_for_orientation(task: Task) -> bool:

@@ -18,7 +18,13 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from lrbench.control import Control
+from lrbench.config.loading import is_shipped
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InterruptedWork
+from lrbench.core.files import sha256_json, sync_folder, writing
+from lrbench.core.leftovers import temporary_name
+from lrbench.core.locks import locked
+from lrbench.core.machine import cores_here
 from lrbench.data.decode import UndecodableImage, noticing
 from lrbench.data.decoding_room import DecodingRoom
 from lrbench.data.examples import EvaluationTransform, Split, SplitName, TaskData
@@ -36,12 +42,6 @@ from lrbench.data.shards import (
     write_about,
     write_shard,
 )
-from lrbench.errors import FailureError, InterruptedWork
-from lrbench.files import sha256_json, sync_folder, writing
-from lrbench.leftovers import temporary_name
-from lrbench.locks import locked
-from lrbench.machine import cores_here
-from lrbench.registry.loading import is_shipped
 
 # Rises with every change that can change a pixel, or how pixels are kept.
 _VERSION = 3

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lrbench.control import Control
+from lrbench.config.task import Archive, Task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, sentence
+from lrbench.core.files import sync_folder, writing
 from lrbench.data.extract import is_archive
-from lrbench.errors import FailureError, InputError, InterruptedWork, sentence
-from lrbench.files import sync_folder, writing
-from lrbench.registry.task import Archive, Task
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0

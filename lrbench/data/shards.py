@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError
 
+from lrbench.config.strict import Strict
+from lrbench.core.errors import InputError
+from lrbench.core.files import atomic_path, open_regular, read_json, sha256_json, write_json
 from lrbench.data.jpeg import Bytes
 from lrbench.data.pixels import Indices, Shard
-from lrbench.errors import InputError
-from lrbench.files import atomic_path, open_regular, read_json, sha256_json, write_json
-from lrbench.registry.strict import Strict
 
 ABOUT = "about.json"
 _BLOCK_BYTES = 4 << 20

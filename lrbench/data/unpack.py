@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lrbench.control import Control
+from lrbench.config.task import Archive
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, sentence
+from lrbench.core.files import sync_folder, writing
 from lrbench.data.extract import RefusedArchive, Room, extract, refuse_other_kinds
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
 from lrbench.data.unpacked import mark_unpacked
-from lrbench.errors import FailureError, InputError, sentence
-from lrbench.files import sync_folder, writing
-from lrbench.registry.task import Archive
 
 _WRONG = (
     "Delete it and fetch it again; or, where it is right, correct `unpacks_to`, `inner` or `images` in the task's TOML."

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from lrbench.config.loading import is_shipped
+from lrbench.config.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
+from lrbench.core.errors import InputError
+from lrbench.core.files import read_json, sha256_file, write_json
 from lrbench.data.layouts.search import candidates
 from lrbench.data.layouts.splits import hash_problem
-from lrbench.errors import InputError
-from lrbench.files import read_json, sha256_file, write_json
-from lrbench.registry.loading import is_shipped
-from lrbench.registry.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
 
 MARKER = ".lrbench-fetched.json"
 """The mark's file name."""

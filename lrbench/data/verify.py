@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.control import Control
+from lrbench.core.control import Control
+from lrbench.core.errors import InterruptedWork
+from lrbench.core.machine import cores_here
 from lrbench.data.decode import UndecodableImage, noticing
 from lrbench.data.decoding_room import DecodingRoom
 from lrbench.data.examples import SplitName, TaskData
-from lrbench.errors import InterruptedWork
-from lrbench.machine import cores_here
 
 # Futures in flight for each thread: enough to keep them busy, few enough to hold no images to speak of.
 _AHEAD = 64

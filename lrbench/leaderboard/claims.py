@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
-from lrbench.leaderboard.saturation import residual
-from lrbench.leaderboard.statistics import Estimate, change_of_ratio, holm, image_variance
+from lrbench.stats.intervals import Estimate, change_of_ratio, holm, image_variance
+from lrbench.stats.saturation import residual
 
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 

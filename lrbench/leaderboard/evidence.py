@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.arms import SnapshotKey, owner, segment
-from lrbench.leaderboard.index import Entry
-from lrbench.leaderboard.statistics import (
+from lrbench.config import Suite
+from lrbench.config.arms import SnapshotKey, owner, segment
+from lrbench.stats.intervals import (
     Estimate,
     Floats,
     Ratio,
@@ -19,7 +19,7 @@ from lrbench.leaderboard.statistics import (
     kept_inside,
     log_odds,
 )
-from lrbench.registry import Suite
+from lrbench.store.index import Entry
 
 Row = tuple[str, int]
 """An arm and a stage that it owns."""

@@ -7,9 +7,9 @@ import pandas
 
 from lrbench.leaderboard.evidence import Evidence, Row, without_decay
 from lrbench.leaderboard.markup import CHANGE, SHARE
-from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS, fit_null
-from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.tables import REPORT
+from lrbench.stats.intervals import Estimate
+from lrbench.stats.saturation import LEAST_SNAPSHOTS, fit_null
 
 
 def stage_data(evidence: Evidence) -> pandas.DataFrame:

@@ -14,8 +14,8 @@ import pandas
 
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.figure_data import forest_data, learned_data, null_curve, stage_data, tradeoff_data
-from lrbench.leaderboard.saturation import LEAST_SNAPSHOTS
 from lrbench.leaderboard.tables import REPORT
+from lrbench.stats.saturation import LEAST_SNAPSHOTS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from lrbench.escaping import for_markdown
+from lrbench.config.task import METRIC_NAMES
+from lrbench.core.escaping import for_markdown
+from lrbench.core.workspace import FOREIGN
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.index import Entry, Index, load_index
 from lrbench.leaderboard.markup import NOTHING, Marked, bracketed, bullets, rounded, table
-from lrbench.leaderboard.resampling import Labels, paired_interval
-from lrbench.leaderboard.statistics import (
+from lrbench.stats.intervals import (
     Floats,
     half_width_over_images,
     headlines_of,
     image_variance,
     interval_over_images,
 )
-from lrbench.registry.task import METRIC_NAMES
-from lrbench.workspace import FOREIGN
+from lrbench.stats.resampling import Labels, paired_interval
+from lrbench.store.index import Entry, Index, load_index
 
 
 @dataclass(frozen=True, kw_only=True)

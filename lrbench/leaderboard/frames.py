@@ -9,18 +9,18 @@ from typing import Any, Literal
 
 import pandas
 
-from lrbench.errors import InputError
-from lrbench.escaping import for_markdown
-from lrbench.files import sha256_bytes
+from lrbench.config import suggestion
+from lrbench.core.errors import InputError
+from lrbench.core.escaping import for_markdown
+from lrbench.core.files import sha256_bytes
+from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.leaderboard import foreign_page, tables
 from lrbench.leaderboard.foreign_page import foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
-from lrbench.leaderboard.index import load_index
 from lrbench.leaderboard.markup import NOTHING, table
 from lrbench.leaderboard.suite_page import legend
-from lrbench.registry import suggestion
-from lrbench.results import load_result, suites_with_results
-from lrbench.workspace import FOREIGN, Workspace
+from lrbench.store.index import load_index
+from lrbench.store.results import load_result, suites_with_results
 
 Format = Literal["md", "csv", "json", "parquet", "latex"]
 

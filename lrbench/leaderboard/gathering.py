@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from lrbench.arms import snapshot_keys
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile, read_json
+from lrbench.config import Suite
+from lrbench.config.arms import snapshot_keys
+from lrbench.config.explain import explain
+from lrbench.config.loading import differences as changed_values
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile, read_json
 from lrbench.leaderboard.evidence import Column, Evidence, Row, Values
-from lrbench.leaderboard.index import Entry, Index, load_index
-from lrbench.registry import Suite
-from lrbench.registry.explain import explain
-from lrbench.registry.loading import differences as changed_values
+from lrbench.store.index import Entry, Index, load_index
 
 _LARGEST_SUITE = 1 << 20
 

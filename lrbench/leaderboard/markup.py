@@ -7,8 +7,8 @@ from urllib.parse import quote
 import pandas
 from tabulate import tabulate
 
-from lrbench.escaping import for_markdown
-from lrbench.leaderboard.statistics import Estimate, Ratio
+from lrbench.core.escaping import for_markdown
+from lrbench.stats.intervals import Estimate, Ratio
 
 NOTHING = "—"
 

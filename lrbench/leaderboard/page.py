@@ -8,25 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lrbench.control import Control
-from lrbench.errors import InputError
-from lrbench.escaping import for_markdown
-from lrbench.files import write_bytes
+from lrbench.config import Suite
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
+from lrbench.core.escaping import for_markdown
+from lrbench.core.files import write_bytes
+from lrbench.core.locks import locked
+from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.leaderboard.claims import Decision, decide
 from lrbench.leaderboard.evidence import Evidence
 from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.foreign_page import ForeignTable, foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
-from lrbench.leaderboard.index import load_index
 from lrbench.leaderboard.markup import NOTHING, link, table
 from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import headline_block, plain_lead, progress, render_suite
 from lrbench.leaderboard.summary import in_short
 from lrbench.leaderboard.webpage import render, suite_data
-from lrbench.locks import locked
-from lrbench.registry import Suite
-from lrbench.results import suites_with_results
-from lrbench.workspace import FOREIGN, Workspace
+from lrbench.store.index import load_index
+from lrbench.store.results import suites_with_results
 
 # Drawn by matplotlib, whose versions differ in bytes: written, but not compared.
 DRAWN = (".svg", ".png")

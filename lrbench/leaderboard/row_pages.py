@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.index import Entry
 from lrbench.leaderboard.markup import NOTHING, Marked, link, table
+from lrbench.store.index import Entry
 
 
 def row_path(suite: str, row: Row) -> str:

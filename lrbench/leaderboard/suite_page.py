@@ -3,15 +3,15 @@
 import json
 from collections.abc import Sequence
 
-from lrbench.escaping import for_markdown
+from lrbench.config import Suite
+from lrbench.config.task import METRIC_NAMES
+from lrbench.core.escaping import for_markdown
 from lrbench.leaderboard import summary, tables, verdicts
 from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Decision
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import NOTHING, bullets, code, table
 from lrbench.leaderboard.row_pages import linked
-from lrbench.registry import Suite
-from lrbench.registry.task import METRIC_NAMES
 
 READING = """## How to read the decisions
 

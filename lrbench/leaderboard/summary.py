@@ -6,8 +6,8 @@ from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Claim, Decision, overall
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.markup import CHANGE
-from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.verdicts import detectable, effect, of
+from lrbench.stats.intervals import Estimate
 
 # Up to this many snapshots are listed by name where most are in one group.
 _LISTED = 6

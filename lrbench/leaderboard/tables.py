@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lrbench.config import find_tasks
 from lrbench.leaderboard.evidence import Column, Evidence, Row
-from lrbench.leaderboard.index import Entry
 from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
-from lrbench.leaderboard.statistics import estimate
-from lrbench.registry import find_tasks
+from lrbench.stats.intervals import estimate
+from lrbench.store.index import Entry
 
 REPORT = {
     "simple": "simple evidence",
@@ -200,14 +200,14 @@ def of_protocol(evidence: Evidence, protocol: str) -> list[Column]:
 
 def target_title(name: str) -> str:
     """A task's title, or its name where it is not registered here."""
-    from lrbench.registry import load_task
+    from lrbench.config import load_task
 
     return load_task(name).display_title if name in find_tasks() else name
 
 
 def target_notes(name: str) -> tuple[str, ...]:
     """What a reader of a task's results should know; empty where the task is not registered here."""
-    from lrbench.registry import load_task
+    from lrbench.config import load_task
 
     return load_task(name).about.notes if name in find_tasks() else ()
 

@@ -6,14 +6,14 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.escaping import for_markdown
+from lrbench.core.escaping import for_markdown
+from lrbench.core.seeds import generator
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, Claim, Decision, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Row
 from lrbench.leaderboard.markup import CHANGE, NOTHING, Marked, bracketed, p_value, rounded, table, with_interval
-from lrbench.leaderboard.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
-from lrbench.leaderboard.statistics import Estimate
-from lrbench.seeds import generator
+from lrbench.stats.intervals import Estimate
+from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
 
 
 def overview(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:

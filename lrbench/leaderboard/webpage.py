@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard import summary, tables
 from lrbench.leaderboard.claims import CLAIMS, Decision, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Row
 from lrbench.leaderboard.figure_data import null_curve, tradeoff_data
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.foreign_page import LEAD, ForeignTable, legend
-from lrbench.leaderboard.index import Entry
 from lrbench.leaderboard.markup import CHANGE, SHARE, Marked
-from lrbench.leaderboard.statistics import Estimate
 from lrbench.leaderboard.verdicts import of
-from lrbench.registry.task import METRIC_NAMES
+from lrbench.stats.intervals import Estimate
+from lrbench.store.index import Entry
 
 
 def render(suites: Sequence[dict[str, Any]], foreign: Sequence[ForeignTable] = ()) -> str:

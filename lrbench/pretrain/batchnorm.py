@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrbench.core.files import sha256_bytes
+from lrbench.core.seeds import generator
 from lrbench.data.feeding import feed, feeding_threads
 from lrbench.data.pixels import Pixels
-from lrbench.files import sha256_bytes
-from lrbench.models import InputNormalisation, batchnorm_layers
-from lrbench.seeds import generator
+from lrbench.models.networks import InputNormalisation, batchnorm_layers
 
 # Images that share statistics in one forward pass; fixed, because the estimate depends on it a little.
 _BATCH = 256

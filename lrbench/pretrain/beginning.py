@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
-from lrbench.effective import is_made, recipe, unkept
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile
+from lrbench.config import Suite
+from lrbench.config.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile
+from lrbench.core.workspace import Workspace
+from lrbench.models.loading import load_into, mismatches
 from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of
-from lrbench.registry import Suite
-from lrbench.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
-from lrbench.weights import load_into, mismatches
-from lrbench.workspace import Workspace
+from lrbench.store.lineage import is_made, unkept
+from lrbench.store.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
+from lrbench.store.suites import recipe
 
 
 def keeps_mean(segment: Segment) -> bool:

@@ -5,9 +5,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from lrbench.control import Control
-from lrbench.files import append_line, canonical_json, parse_json, read_bytes, write_bytes, write_text
-from lrbench.locks import locked
+from lrbench.core.control import Control
+from lrbench.core.files import append_line, canonical_json, parse_json, read_bytes, write_bytes, write_text
+from lrbench.core.locks import locked
 
 # Ten thousand epochs of every stage take less.
 _LARGEST = 64 << 20

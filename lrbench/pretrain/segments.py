@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
-from lrbench.control import Control
+from lrbench.config import Suite
+from lrbench.config.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.files import remove_file
+from lrbench.core.locks import locked
+from lrbench.core.machine import device_name, library_versions, source_revision
+from lrbench.core.seeds import derive
+from lrbench.core.workspace import Place, Workspace
 from lrbench.data.batches import Batches
-from lrbench.effective import is_made, recipe
-from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.files import remove_file
-from lrbench.locks import locked
-from lrbench.machine import device_name, library_versions, source_revision
-from lrbench.model_limits import refuse_misfit
-from lrbench.models import (
+from lrbench.models.limits import refuse_misfit
+from lrbench.models.networks import (
     InputNormalisation,
     batchnorm_layers,
     computing_threads,
@@ -37,10 +40,8 @@ from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
-from lrbench.ranks import ALONE, Ranks
-from lrbench.registry import Suite
-from lrbench.seeds import derive
-from lrbench.snapshots import (
+from lrbench.store.lineage import is_made
+from lrbench.store.snapshots import (
     SnapshotMetadata,
     hash_tensors,
     progress_path,
@@ -49,7 +50,7 @@ from lrbench.snapshots import (
     state_path,
     write_snapshot,
 )
-from lrbench.workspace import Place, Workspace
+from lrbench.store.suites import recipe
 
 # A network takes the same images whatever its number of classes.
 _SOME = 10

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from lrbench.control import Control, kept
+from lrbench.config import load_task
+from lrbench.config.suite import Input
+from lrbench.core.control import Control, kept
+from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.workspace import Place
 from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare_splits
-from lrbench.models import InputNormalisation, forward_all, pick_device, placed
-from lrbench.ranks import ALONE, Ranks
-from lrbench.references import Reference
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
-from lrbench.weights import load_snapshot
-from lrbench.workspace import Place
+from lrbench.models.loading import load_snapshot
+from lrbench.models.networks import InputNormalisation, forward_all, pick_device, placed
+from lrbench.store.references import Reference
 
 # Images by which two evaluations may differ, and at most so many in ten thousand.
 _FENCE = 2

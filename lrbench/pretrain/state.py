@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile, open_regular, write_bytes
-from lrbench.weights import not_finite
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile, open_regular, write_bytes
+from lrbench.models.loading import not_finite
 
 FORMAT = 3
 # A dictionary that a damaged file holds in many places counts in each.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.errors import FailureError
-from lrbench.machine import fix_cublas
-from lrbench.models import InputNormalisation, batchnorm_layers, no_memory, seed_draws
-from lrbench.ranks import Ranks
-from lrbench.registry.suite import Schedule, Training
+from lrbench.config.suite import Schedule, Training
+from lrbench.core.distributed import Ranks
+from lrbench.core.errors import FailureError
+from lrbench.core.machine import fix_cublas
+from lrbench.models.networks import InputNormalisation, batchnorm_layers, no_memory, seed_draws
 
 # Compiling takes about a minute: a schedule with fewer updates than this would not win it back.
 _COMPILE_FROM = 2000

@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lrbench.errors import InputError
-from lrbench.registry import Suite
+from lrbench.config import Suite
+from lrbench.core.errors import InputError
 
 TRACKERS = ("tensorboard", "wandb")
 """What `--track` may say; each is an extra of the same name."""

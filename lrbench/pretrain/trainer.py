@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.arms import Segment, learning_rate
-from lrbench.control import Control
+from lrbench.config.arms import Segment, learning_rate
+from lrbench.config.suite import Schedule
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError
+from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import Batch, training_batches
-from lrbench.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
-from lrbench.ranks import ALONE, Ranks
-from lrbench.registry.suite import Schedule
-from lrbench.seeds import derive
 
 # Losses are looked at every so many updates on an accelerator: each look waits for the device.
 _LOOK_EVERY = 25

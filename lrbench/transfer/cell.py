@@ -9,34 +9,42 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrbench.cells import (
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.files import sha256_json
+from lrbench.core.machine import arithmetic_of, device_name, library_versions
+from lrbench.core.workspace import Place
+from lrbench.data.drawn import keep_drawn_split, keep_list
+from lrbench.data.examples import Identity
+from lrbench.models.loading import LoadedSnapshot, load_snapshot
+from lrbench.models.networks import (
+    InputNormalisation,
+    computing_threads,
+    no_memory,
+    penultimate,
+    pick_device,
+    placed,
+    stages,
+)
+from lrbench.store.cells import (
     PROTOCOL_VERSIONS,
     Cell,
     Standing,
     TransferSettings,
     standing,
 )
-from lrbench.control import Control
-from lrbench.data.drawn import keep_drawn_split, keep_list
-from lrbench.data.examples import Identity
-from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.files import sha256_json
-from lrbench.machine import arithmetic_of, device_name, library_versions
-from lrbench.models import InputNormalisation, computing_threads, no_memory, penultimate, pick_device, placed, stages
-from lrbench.predictions import Predictions
-from lrbench.references import Reference, partner_of
-from lrbench.results import write_result
-from lrbench.transfer import depth, fewshot, knn, logme, probe
-from lrbench.transfer.crossval import CrossValidation, assign_folds, cross_validate
+from lrbench.store.predictions import Predictions
+from lrbench.store.references import Reference, partner_of
+from lrbench.store.results import write_result
 from lrbench.transfer.diagnostics import describe_features
-from lrbench.transfer.finetune import Finetuning
 from lrbench.transfer.metrics import calibration, metrics
-from lrbench.transfer.points import Points
+from lrbench.transfer.protocols import depth, fewshot, knn, logme, probe
+from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
+from lrbench.transfer.protocols.finetune import Finetuning
+from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.record import preprocessing, snapshot_record
 from lrbench.transfer.selection import Choice, Indices, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Features, Read, Target, extract, open_target
-from lrbench.weights import LoadedSnapshot, load_snapshot
-from lrbench.workspace import Place
 
 
 @dataclass(frozen=True, kw_only=True)

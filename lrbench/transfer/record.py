@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from lrbench.config.suite import Input
 from lrbench.data.examples import EvaluationTransform
-from lrbench.registry.suite import Input
-from lrbench.results import SnapshotRecord
-from lrbench.weights import LoadedSnapshot
+from lrbench.models.loading import LoadedSnapshot
+from lrbench.store.results import SnapshotRecord
 
 
 def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotRecord:

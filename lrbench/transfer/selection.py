@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lrbench.control import Control
-from lrbench.errors import InterruptedWork
-from lrbench.seeds import generator
+from lrbench.core.control import Control
+from lrbench.core.errors import InterruptedWork
+from lrbench.core.seeds import generator
 
 Indices = npt.NDArray[np.int64]
 

@@ -9,19 +9,19 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrbench.control import Control, kept
+from lrbench.config import load_task
+from lrbench.config.suite import Input
+from lrbench.core.control import Control, kept
+from lrbench.core.errors import InterruptedWork
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
 from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepare import prepare_splits
-from lrbench.errors import InterruptedWork
-from lrbench.models import InputNormalisation, forward_all
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
+from lrbench.models.networks import InputNormalisation, forward_all
 from lrbench.transfer.selection import validation_split
 
 Read = Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor] | torch.Tensor]
-"""Gives a batch's features, or several kinds that are set side by side: `lrbench.models.penultimate` or `stages`."""
+"""Gives a batch's features, or several kinds that are set side by side: `lrbench.models.networks.penultimate` or `stages`."""
 
 
 @dataclass(frozen=True, kw_only=True)

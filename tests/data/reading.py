@@ -2,8 +2,8 @@
 
 from collections import Counter
 
+from lrbench.config import load_task
 from lrbench.data.loading import load_task_data
-from lrbench.registry import load_task
 
 
 def counts(data, split):

@@ -7,8 +7,8 @@ import io
 import tarfile
 import zipfile
 
-from lrbench.control import Control
-from lrbench.registry import load_task
+from lrbench.config import load_task
+from lrbench.core.control import Control
 
 FILES: dict[str, bytes] = {}
 

@@ -7,9 +7,9 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from lrbench.core.errors import InputError
+from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches, augmentation_numbers, crop_box, epoch_order
-from lrbench.errors import InputError
-from lrbench.seeds import derive
 
 
 class Images:

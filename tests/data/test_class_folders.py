@@ -5,12 +5,12 @@ import os
 
 import pytest
 
+from lrbench.config import load_task
+from lrbench.config.loading import shipped_folder
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_file
 from lrbench.data.drawn import keep_drawn_split
 from lrbench.data.loading import find_task_data, load_task_data
-from lrbench.errors import InputError
-from lrbench.files import sha256_file
-from lrbench.registry import load_task
-from lrbench.registry.loading import shipped_folder
 from tests import trees
 from tests.data.reading import MINE, counts, load
 

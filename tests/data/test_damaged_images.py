@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
 from lrbench.data import c_messages as listening
 from lrbench.data import jpeg
 from lrbench.data.decode import UndecodableImage, decode, noticing
@@ -21,7 +22,6 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import centre_crop, resize
 from lrbench.data.prepare import prepare
-from lrbench.registry import load_task
 from tests import trees
 
 TRANSFORM = EvaluationTransform(size=32, resize=32, interpolation="bilinear")

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 import lrbench.data.decode as module
+from lrbench.core.errors import InputError
 from lrbench.data import jpeg
 from lrbench.data.decode import UndecodableImage, decode, noticing
 from lrbench.data.image_kinds import READ_FORMATS
 from lrbench.data.layouts.reading import FileImages
-from lrbench.errors import InputError
 
 
 def encoded(picture, kind):

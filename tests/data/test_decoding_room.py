@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrbench.config import load_task
 from lrbench.data import decoding_room
 from lrbench.data.decode import UndecodableImage, decode
 from lrbench.data.decoding_room import DecodingRoom, wait_for_room
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.registry import load_task
 from tests import trees
 
 

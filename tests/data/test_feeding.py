@@ -5,11 +5,11 @@ from contextlib import closing
 import pytest
 import torch
 
-from lrbench.arms import SnapshotKey
-from lrbench.control import Control
+from lrbench.config.arms import SnapshotKey
+from lrbench.core.control import Control
 from lrbench.data.feeding import feed, feeding_threads
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.snapshots import snapshot_path
+from lrbench.store.snapshots import snapshot_path
 
 
 class Numbered:

@@ -7,11 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data import receive
 from lrbench.data.fetch import fetch
-from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.registry import load_task
 from tests.data.serving import ASKED, CUT, FILES, GOOD, LIE, MOVED, NO_RANGE, tar, task, with_archives
 
 

@@ -9,12 +9,12 @@ import threading
 import numpy as np
 import pytest
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError
 from lrbench.data import fetch as module
 from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
-from lrbench.errors import FailureError, InputError
-from lrbench.registry import load_task
 from tests import trees
 from tests.data.serving import ASKED, CUT, FILES, GOOD, Watching, tar, task, with_archives, zipped
 
@@ -109,7 +109,7 @@ def test_a_folder_of_the_right_name_that_holds_a_part_is_not_reported_as_fetched
 def test_fetching_looks_at_all_data_roots_first(lrbench, home, monkeypatch):
     other = trees.caltech256(home / "other")
     described = whole("caltech256", other)
-    monkeypatch.setattr("lrbench.registry.load_task", lambda name: described)
+    monkeypatch.setattr("lrbench.config.load_task", lambda name: described)
     monkeypatch.setenv("LRBENCH_DATA", f"{home / 'data'}:{other}")
     found = lrbench("data", "fetch", "caltech256")
     assert found.status == 0 and "is there already, whole" in found.err

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from tests import trees
 
 TOML = 'name = "mine"\n\n[files]\nlayout = "split-folders"\nroot = "mine"\nflat_labels = ["{}"]\n'

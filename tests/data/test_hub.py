@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from datasets.packaged_modules.parquet.parquet import Parquet
 
+from lrbench.config import find_tasks, load_task
+from lrbench.config.suite import Input
+from lrbench.core.errors import InputError
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.errors import InputError
-from lrbench.registry import find_tasks, load_task
-from lrbench.registry.suite import Input
 from tests import trees
 from tests.data.reading import counts
 

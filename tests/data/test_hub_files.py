@@ -6,9 +6,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from tests import trees
 
 LOCAL = 'name = "hubbed"\n\n[files]\nlayout = "hub"\nid = "hubset"\n'

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from tests import trees
 from tests.data.reading import counts, load
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
 from lrbench.data.decode import decode, noticing
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from lrbench.transfer.target import open_target
 from tests import trees
 

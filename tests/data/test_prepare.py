@@ -14,17 +14,17 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.config.suite import Input
+from lrbench.config.task import Task
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.data import prepare as module
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.layouts.reading import FileImages
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import DecodedAnew, StoredPixels, centre_crop
 from lrbench.data.prepare import prepare
-from lrbench.errors import InputError, InterruptedWork
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
-from lrbench.registry.task import Task
 from tests import trees
 
 SHAPES = [(64, 48), (48, 64), (33, 100), (40, 40), (32, 32), (31, 57), (200, 90)]

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.config.suite import Input
+from lrbench.config.task import Task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data import prepare as module
 from lrbench.data import shards
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import StoredPixels, resize
 from lrbench.data.prepare import prepare
-from lrbench.errors import FailureError, InterruptedWork
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
-from lrbench.registry.task import Task
 from tests import trees
 
 TRANSFORM = EvaluationTransform.of(Input(size=32, crop_fraction=0.875))
@@ -208,8 +208,8 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.layouts.reading import FileImages
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
+from lrbench.config import load_task
+from lrbench.config.suite import Input
 
 read = FileImages.read
 
@@ -248,7 +248,7 @@ def no_locks(monkeypatch):
     def refuse(handle, operation):
         raise OSError("no locks here")
 
-    monkeypatch.setattr("lrbench.locks.fcntl.flock", refuse)
+    monkeypatch.setattr("lrbench.core.locks.fcntl.flock", refuse)
 
 
 def test_without_locks_another_processs_files_are_left_alone(home, data, no_locks, small_shards):

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from lrbench.arms import SnapshotKey
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.config.arms import SnapshotKey
+from lrbench.config.suite import Input
+from lrbench.core.control import Control
 from lrbench.data import resident as module
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
@@ -15,11 +17,9 @@ from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prepare import prepare
 from lrbench.data.resident import Resident, cut, layout_of, resident
-from lrbench.models import InputNormalisation
+from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.registry import load_task
-from lrbench.registry.suite import Input
-from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.store.snapshots import read_metadata, snapshot_path
 from tests import trees
 
 CPU = torch.device("cpu")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lrbench.control import Control
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.fetch import fetch
-from lrbench.errors import FailureError, InterruptedWork
 from tests.data.serving import ASKED, CUT, FILES, MOVED, NO_RANGE, Watching, tar, task
 
 CONTENT = tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})

@@ -2,14 +2,14 @@
 
 import pytest
 
+from lrbench.config import load_task
+from lrbench.config.loading import find_tasks, is_shipped
+from lrbench.config.splits import ListedSplit
+from lrbench.config.task import FoldersFiles
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_file
 from lrbench.data.layouts.search import beneath, candidates
 from lrbench.data.loading import find_task_data, load_task_data
-from lrbench.errors import InputError
-from lrbench.files import sha256_file
-from lrbench.registry import load_task
-from lrbench.registry.loading import find_tasks, is_shipped
-from lrbench.registry.splits import ListedSplit
-from lrbench.registry.task import FoldersFiles
 from tests import trees
 
 LISTED = [

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_bytes
 from lrbench.data import synthetic
 from lrbench.data.loading import load_task_data
 from lrbench.data.synthetic.world import combinations
-from lrbench.errors import InputError
-from lrbench.files import sha256_bytes
-from lrbench.registry import load_task
 
 # The world is part of every published result: a change of one pixel is another world, and needs another version.
 PINNED = {

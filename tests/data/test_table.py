@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_file
 from lrbench.data.loading import load_task_data
-from lrbench.errors import InputError
-from lrbench.files import sha256_file
-from lrbench.registry import load_task
 from tests import trees
 from tests.data.reading import counts
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
 from lrbench.data.layouts.read_only import ReadOnlyError, reading_only
 from lrbench.data.loading import find_task_data, load_task_data
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from tests import trees
 
 OWN = 'name = "own"\n[files]\nlayout = "torchvision"\ndataset = "{}"\nsplits = {{ train = {}, test = {} }}\n'

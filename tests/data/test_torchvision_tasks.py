@@ -12,13 +12,13 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.errors import FailureError, InputError
-from lrbench.registry import load_task
 from tests import trees
 from tests.data.reading import load
 from tests.data.serving import FILES, GOOD, task

@@ -6,11 +6,11 @@ import tarfile
 
 import pytest
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
 from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from tests import trees
 from tests.data.serving import FILES
 

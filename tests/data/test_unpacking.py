@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pytest
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data.fetch import fetch
-from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.registry import load_task
 from tests.data.serving import FILES, GOOD, Watching, tar, task, with_archives, zipped
 
 LISTS = {"Training_01.txt": b"one", "Testing_01.txt": b"two"}
@@ -183,9 +183,9 @@ def test_unpacking_tells_how_far_it_is_and_stops_when_asked_to(home, server, pac
 KILLED = """
 import sys, time
 from pathlib import Path
-from lrbench.control import Control
+from lrbench.core.control import Control
 from lrbench.data.fetch import fetch
-from lrbench.registry import load_task
+from lrbench.config import load_task
 control = Control()
 control.progress = lambda done, total, unit: (Path("begun").touch(), time.sleep(60))
 fetch(load_task("t.toml"), Path("data"), control)
@@ -220,7 +220,7 @@ def test_without_locks_what_another_process_unpacks_is_left_alone(home, server, 
     def no_locks(handle, operation):
         raise OSError("no locks here")
 
-    monkeypatch.setattr("lrbench.locks.fcntl.flock", no_locks)
+    monkeypatch.setattr("lrbench.core.locks.fcntl.flock", no_locks)
     (home / "data" / ".mine.unpacking" / "mine").mkdir(parents=True)
     fetch(offered(home, server, GOOD), home / "data", Control())
     assert (home / UNPACKED / "train").is_dir() and (home / "data" / ".mine.unpacking" / "mine").is_dir()

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from lrbench.config import load_task
+from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data, unused_note
-from lrbench.errors import InputError
-from lrbench.registry import load_task
 from tests import trees
 from tests.data.reading import MINE, load
 

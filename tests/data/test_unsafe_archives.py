@@ -9,11 +9,11 @@ import zipfile
 
 import pytest
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError
 from lrbench.data.extract import RefusedArchive, Room, extract, refuse_other_kinds
 from lrbench.data.fetch import fetch
-from lrbench.errors import FailureError, InputError
-from lrbench.registry import load_task
 from tests.data.serving import FILES, tar, task, with_archives, zipped
 
 

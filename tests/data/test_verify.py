@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from lrbench.control import Control
+from lrbench.config import load_task
+from lrbench.core.control import Control
 from lrbench.data import verify as verify_module
 from lrbench.data.loading import load_task_data
-from lrbench.registry import load_task
 from lrbench.transfer.target import open_target
 from tests import trees
 

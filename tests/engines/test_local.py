@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from lrbench.control import Control, stopping_on_signals
-from lrbench.engines.jobs import Job
-from lrbench.engines.local import run_jobs
-from lrbench.engines.worker import work
-from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.control import Control, stopping_on_signals
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.jobs.job import Job
+from lrbench.jobs.local import run_jobs
+from lrbench.jobs.worker import work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def done_once(connection, stop, *_):
 
 
 def test_workers_that_still_start_are_stopped_at_once(tiny, place, monkeypatch):
-    monkeypatch.setattr("lrbench.engines.local.work", never_ready)
+    monkeypatch.setattr("lrbench.jobs.local.work", never_ready)
     control = Control()
 
     class Stopping(Watcher):
@@ -160,7 +160,7 @@ def test_workers_that_still_start_are_stopped_at_once(tiny, place, monkeypatch):
 
 
 def test_a_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
-    monkeypatch.setattr("lrbench.engines.local.work", never_done)
+    monkeypatch.setattr("lrbench.jobs.local.work", never_done)
     control = Control()
 
     class Interrupting(Watcher):
@@ -177,7 +177,7 @@ def test_a_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
 
 
 def test_a_worker_that_dies_between_jobs_is_reported(tiny, place, monkeypatch):
-    monkeypatch.setattr("lrbench.engines.local.work", done_once)
+    monkeypatch.setattr("lrbench.jobs.local.work", done_once)
 
     class Waiting(Watcher):
         def finished(self, job, line):

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lrbench.errors import LrbenchError
+from lrbench.core.errors import LrbenchError
 
 from .harness import FAILURES, Target, load_module, mutated
 

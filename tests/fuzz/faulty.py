@@ -6,7 +6,7 @@ import random
 import time
 from pathlib import Path
 
-from lrbench.errors import InputError
+from lrbench.core.errors import InputError
 from tests.fuzz.harness import Target
 
 BAD = b"bad"

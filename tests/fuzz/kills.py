@@ -112,12 +112,12 @@ def prepare_imports() -> None:
 
     import lrbench.cli.app
     import lrbench.data.prepare
-    import lrbench.engines.local
+    import lrbench.jobs.local
+    import lrbench.jobs.plan
     import lrbench.leaderboard.page
-    import lrbench.plan
     import lrbench.pretrain.segments
     import lrbench.transfer.cell
-    import lrbench.transfer.finetune
+    import lrbench.transfer.protocols.finetune
 
     # A cache of several shards, and progress that is saved at every look at the clock.
     lrbench.data.prepare._SHARD_BYTES = 16 << 10

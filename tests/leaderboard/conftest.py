@@ -2,8 +2,8 @@
 
 import pytest
 
+from lrbench.core.workspace import Place, Workspace
 from lrbench.leaderboard.figures import Figure
-from lrbench.workspace import Place, Workspace
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
-from lrbench.effective import keep_for_results
-from lrbench.files import sha256_file, sha256_json
-from lrbench.predictions import Predictions
-from lrbench.registry import Suite
-from lrbench.results import write_result
-from lrbench.workspace import Workspace
+from lrbench.config import Suite
+from lrbench.core.files import sha256_file, sha256_json
+from lrbench.core.workspace import Workspace
+from lrbench.store.predictions import Predictions
+from lrbench.store.results import write_result
+from lrbench.store.suites import keep_for_results
 
 LABELS = {"tiny-objects": np.arange(40) % 4, "tiny-indoor": np.arange(40) % 10}
 
@@ -103,7 +103,7 @@ def rewrite_predictions(path: Path, table: arrow.Table) -> None:
 
 def fill(workspace: Workspace, suite: Suite, wrong: Any = lambda row, seed, task: 10) -> None:
     """Write every cell of a suite."""
-    from lrbench.arms import snapshot_keys
+    from lrbench.config.arms import snapshot_keys
 
     for key in snapshot_keys(suite):
         for task in suite.targets:

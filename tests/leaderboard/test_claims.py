@@ -5,13 +5,14 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lrbench.arms import snapshot_keys
-from lrbench.leaderboard import claims, saturation
+from lrbench.config.arms import snapshot_keys
+from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision, decide, overall
 from lrbench.leaderboard.evidence import Column, Evidence, Values, without_decay
-from lrbench.leaderboard.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
-from lrbench.leaderboard.saturation import fit_null, residual
-from lrbench.leaderboard.statistics import estimate, estimate_of, fieller, holm, image_variance
+from lrbench.stats import saturation
+from lrbench.stats.intervals import estimate, estimate_of, fieller, holm, image_variance
+from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
+from lrbench.stats.saturation import fit_null, residual
 
 IMAGES = 400
 

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision
 from lrbench.leaderboard.evidence import Column
-from lrbench.leaderboard.statistics import change_of_ratio, estimate, estimate_of
+from lrbench.stats.intervals import change_of_ratio, estimate, estimate_of
 from tests.leaderboard.test_claims import verdicts, world
 
 SOURCE = (0.45, 0.067)

@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from lrbench.leaderboard import index as module
-from lrbench.leaderboard.index import load_index
-from lrbench.predictions import read_predictions
+from lrbench.store import index as module
+from lrbench.store.index import load_index
+from lrbench.store.predictions import read_predictions
 from tests.leaderboard.fake import fill, put
 
 

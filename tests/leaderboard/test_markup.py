@@ -8,7 +8,7 @@ import pytest
 
 from lrbench.leaderboard import page
 from lrbench.leaderboard.markup import Marked, bullets, code, link, points, table, with_interval
-from lrbench.leaderboard.statistics import Estimate, interval_over_images
+from lrbench.stats.intervals import Estimate, interval_over_images
 from tests.leaderboard.fake import fill, put
 
 HOSTILE = "<img src=x onerror=alert(1)>|`**x**`</script>\n# [a](javascript:b)\x1b[31m"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lrbench.leaderboard.resampling import crossed_bootstrap, image_weights
-from lrbench.leaderboard.saturation import residual
-from lrbench.leaderboard.statistics import fieller, image_variance
+from lrbench.stats.intervals import fieller, image_variance
+from lrbench.stats.resampling import crossed_bootstrap, image_weights
+from lrbench.stats.saturation import residual
 from tests.leaderboard.test_claims import verdicts, world
 
 SEEDS = 3

@@ -8,12 +8,12 @@ import pandas
 import pytest
 
 from lrbench import load_results
-from lrbench.errors import InputError
+from lrbench.core.errors import InputError
 from lrbench.leaderboard import page
 from lrbench.leaderboard.evidence import Column
 from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.gathering import gather
-from lrbench.leaderboard.statistics import estimate
+from lrbench.stats.intervals import estimate
 from tests.conftest import command, one_paragraph
 from tests.leaderboard.fake import fill, put
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrbench.leaderboard.statistics import estimate, fieller, image_variance
+from lrbench.stats.intervals import estimate, fieller, image_variance
 
 
 def test_the_interval_without_images_is_students():

@@ -7,11 +7,11 @@ import tomllib
 import pytest
 import torch
 
-from lrbench.control import Control
-from lrbench.errors import InputError
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
 from lrbench.pretrain import segments
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.snapshots import progress_path, read_metadata, snapshot_path
+from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path
 from tests.conftest import one_paragraph
 from tests.pretrain.test_lineage import one_after_another, stop
 from tests.pretrain.test_segments import key, make
@@ -74,7 +74,7 @@ def test_a_seed_does_not_begin_on_other_images_than_the_seeds_before_it(lrbench,
 
 
 def test_progress_beside_a_made_snapshot_is_not_gone_on_with_once_that_is_deleted(lrbench, tiny, place, monkeypatch):
-    monkeypatch.setattr("lrbench.engines.local.run_jobs", one_after_another)
+    monkeypatch.setattr("lrbench.jobs.local.run_jobs", one_after_another)
     path = make(tiny, key("step", 1), place)
     path.unlink()
     stop(tiny, key("step", 1), place)
@@ -90,7 +90,7 @@ def no_locks(monkeypatch):
     def refuse(handle, operation):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr("lrbench.locks.fcntl.flock", refuse)
+    monkeypatch.setattr("lrbench.core.locks.fcntl.flock", refuse)
 
 
 def test_without_locks_what_another_process_is_writing_is_left_alone(tiny, place, no_locks):
@@ -163,7 +163,7 @@ def test_a_date_is_a_name_like_any_other(lrbench, home):
 
 
 def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place):
-    from lrbench.effective import keep_for_results
+    from lrbench.store.suites import keep_for_results
 
     keep_for_results(place.workspace, tiny)
     path = place.workspace.results / "tiny" / "suite.json"
@@ -174,7 +174,7 @@ def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place
 
 
 def test_two_processes_that_meet_one_fault_say_it_once(tiny, place):
-    from lrbench.ranks import Ranks
+    from lrbench.core.distributed import Ranks
 
     class Second(Ranks):
         def first_does(self, work):

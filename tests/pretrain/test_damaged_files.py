@@ -6,13 +6,13 @@ import os
 import pytest
 import torch
 
-from lrbench.control import Control
-from lrbench.cost import _update_seconds
-from lrbench.errors import InputError, InterruptedWork
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError, InterruptedWork
+from lrbench.jobs.cost import _update_seconds
 from lrbench.pretrain.log import append_timing
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
-from lrbench.snapshots import progress_path, snapshot_path, state_path
+from lrbench.store.snapshots import progress_path, snapshot_path, state_path
 from tests.conftest import one_paragraph
 from tests.pretrain.test_segments import key, make
 

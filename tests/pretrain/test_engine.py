@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lrbench.arms import SnapshotKey, learning_rate, segment, snapshot_keys
-from lrbench.control import Control
+from lrbench.config.arms import SnapshotKey, learning_rate, segment, snapshot_keys
+from lrbench.config.suite import Schedule, Suite, Training
+from lrbench.core.control import Control
+from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.batches import Batches
-from lrbench.errors import FailureError, InterruptedWork
-from lrbench.models import InputNormalisation
+from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.saving import Saver
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import Progress, load, save
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
-from lrbench.ranks import ALONE, Ranks
-from lrbench.registry.suite import Schedule, Suite, Training
-from lrbench.snapshots import progress_path, read_metadata, snapshot_path, state_path
+from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path, state_path
 from tests.pretrain.test_segments import key, make
 
 CPU = torch.device("cpu")

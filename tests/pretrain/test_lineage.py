@@ -7,12 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lrbench.control import Control
-from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.log import write_log
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
-from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path, write_snapshot
+from lrbench.store.snapshots import (
+    batchnorm_path,
+    progress_path,
+    read_metadata,
+    snapshot_path,
+    state_path,
+    write_snapshot,
+)
 from tests.pretrain.test_looking import breaks_at
 from tests.pretrain.test_mishaps import poisoned
 from tests.pretrain.test_segments import StopsAfter, key, make
@@ -104,7 +111,7 @@ def test_a_command_that_remakes_a_parent_with_other_weights_does_not_end_well(lr
             remake(path)
 
     monkeypatch.setattr(segments, "write_snapshot", otherwise)
-    monkeypatch.setattr("lrbench.engines.local.run_jobs", one_after_another)
+    monkeypatch.setattr("lrbench.jobs.local.run_jobs", one_after_another)
     outcome = lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step")
     assert (
         outcome.status == 2 and f"{parent.with_name('stage2.safetensors')} was made from other weights" in outcome.err
@@ -128,7 +135,7 @@ def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(lrbench, tiny, p
 
 def test_a_parent_of_unknown_weights_refuses_no_child(tiny, place):
     """As lrbench wrote them before it kept a hash."""
-    from lrbench.snapshots import encode
+    from lrbench.store.snapshots import encode
 
     make(tiny, key("step", 2), place)
     parent = make(tiny, key("step", 1), place)

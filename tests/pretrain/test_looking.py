@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from lrbench.control import Control
-from lrbench.errors import FailureError
+from lrbench.config import load_suite
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.registry import load_suite
-from lrbench.snapshots import batchnorm_path, snapshot_path, state_path
+from lrbench.store.snapshots import batchnorm_path, snapshot_path, state_path
 from tests.pretrain.test_segments import key, make
 
 CPU = torch.device("cpu")

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed import HashStore
 
-from lrbench import ranks as ranks_module
-from lrbench.control import Control
-from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.models import create_model, no_memory
+from lrbench.config.suite import Schedule, Suite, Training
+from lrbench.core import distributed as ranks_module
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.models.networks import create_model, no_memory
 from lrbench.pretrain import segments as segments_module
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
 from lrbench.pretrain.step import Step, drops_at_random
-from lrbench.registry.suite import Schedule, Suite, Training
-from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
+from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 from tests.pretrain.test_engine import CPU, NORMALISE, network
 from tests.pretrain.test_segments import StopsAfter, key, make
 from tests.pretrain.test_step import Greedy, gradients
@@ -161,7 +161,7 @@ def test_a_write_that_fails_leaves_the_state_that_was_there(tmp_path):
     path = tmp_path / "stage1.progress.pt"
     save(path, {"update": 1})
     with (
-        mock.patch("lrbench.files.os.replace", side_effect=OSError(errno.ENOSPC, "")),
+        mock.patch("lrbench.core.files.os.replace", side_effect=OSError(errno.ENOSPC, "")),
         pytest.raises(FailureError, match="no space left"),
     ):
         save(path, {"update": 2})
@@ -176,9 +176,9 @@ def test_files_reach_the_disk_in_an_order_in_which_each_cut_leaves_a_stage_that_
     events = []
     replace, fsync = os.replace, os.fsync
     monkeypatch.setattr(
-        "lrbench.files.os.replace", lambda source, target: events.append(target.name) or replace(source, target)
+        "lrbench.core.files.os.replace", lambda source, target: events.append(target.name) or replace(source, target)
     )
-    monkeypatch.setattr("lrbench.files.os.fsync", lambda handle: events.append("sync") or fsync(handle))
+    monkeypatch.setattr("lrbench.core.files.os.fsync", lambda handle: events.append("sync") or fsync(handle))
     make_snapshot(tiny, key("step", 2), place, Control())
     names = [event for event in events if event != "sync"]
     assert names[-4:] == ["log.jsonl", "stage2.state.pt", "stage2.bn.safetensors", "stage2.safetensors"]
@@ -377,7 +377,7 @@ def test_a_task_is_opened_once_whoever_watches(tiny, place):
     ],
 )  # fmt: skip
 def test_whatever_changes_training_is_another_recipe(tiny, section, change):
-    from lrbench.effective import recipe
+    from lrbench.store.suites import recipe
 
     content = tiny.model_dump()
     content[section] |= change

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrbench.arms import SnapshotKey, kept_epochs, learning_rate, owned_stages, owner, segment, snapshot_keys
-from lrbench.errors import InputError
+from lrbench.config.arms import SnapshotKey, kept_epochs, learning_rate, owned_stages, owner, segment, snapshot_keys
+from lrbench.config.loading import validated
+from lrbench.config.suite import Suite
+from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import without_decay
-from lrbench.registry.loading import validated
-from lrbench.registry.suite import Suite
 
 ARMS = ["step", "hold", "constant", "average", "constant-average"]
 

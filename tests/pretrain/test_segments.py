@@ -6,19 +6,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lrbench.arms import SnapshotKey, segment, snapshot_keys
-from lrbench.control import Control
+from lrbench.config import load_suite, load_task
+from lrbench.config.arms import SnapshotKey, segment, snapshot_keys
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.loading import load_task_data
-from lrbench.errors import FailureError, InputError, InterruptedWork
-from lrbench.models import InputNormalisation, create_model
+from lrbench.models.networks import InputNormalisation, create_model
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.pretrain.state import load, save
-from lrbench.registry import load_suite, load_task
-from lrbench.seeds import derive
-from lrbench.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
+from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 
 
 def key(arm, stage, seed=0):
@@ -301,7 +301,7 @@ def test_batchnorm_statistics_are_estimated_on_the_weights_of_the_boundary(tiny,
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     model = create_model(tiny.model.architecture, tiny.model.arguments, classes=4)
     model.load_state_dict(raw)
-    from lrbench.seeds import generator
+    from lrbench.core.seeds import generator
 
     chosen = np.sort(generator(0, "batchnorm").permutation(96)[:64])
     normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from lrbench.control import Control
-from lrbench.errors import FailureError, InputError, InterruptedWork
+from lrbench.config.suite import Schedule, Suite, Training
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.step import arithmetic
-from lrbench.registry.suite import Schedule, Suite, Training
-from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.store.snapshots import read_metadata, snapshot_path
 from tests.pretrain.test_engine import network, stepper
 from tests.pretrain.test_segments import key, make
 
@@ -92,7 +92,7 @@ def test_determinism_on_a_gpu_is_asked_of_cublas_too(no_cublas_setting):
 def test_cublas_is_asked_before_any_worker_starts(lrbench, no_cublas_setting, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "lrbench.engines.local.run_jobs", lambda *_, **__: asked.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+        "lrbench.jobs.local.run_jobs", lambda *_, **__: asked.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
     )
     lrbench("pretrain", "tiny.toml", "--set", "training.deterministic=true", "--set", "name=same")
     assert asked == [":4096:8"]

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from lrbench.cells import Cell, TransferSettings
-from lrbench.control import Control
-from lrbench.effective import recipe
-from lrbench.errors import InputError
-from lrbench.files import sha256_json
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_json
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.references import parse_reference
-from lrbench.results import read_result
-from lrbench.snapshots import read_metadata, snapshot_path
+from lrbench.store.cells import Cell, TransferSettings
+from lrbench.store.references import parse_reference
+from lrbench.store.results import read_result
+from lrbench.store.snapshots import read_metadata, snapshot_path
+from lrbench.store.suites import recipe
 from lrbench.transfer.cell import Transfer
 from tests.pretrain.test_segments import key, make
 
@@ -67,7 +67,7 @@ def test_suites_from_before_threads_could_be_said_keep_their_hash(tiny):
 
 
 def test_a_fine_tuning_does_not_depend_on_the_share_of_the_cores(tiny, place, computed_with):
-    from lrbench.effective import keep_suite
+    from lrbench.store.suites import keep_suite
 
     keep_suite(place.workspace, tiny)
     make(tiny, key("step", 0), place)

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrbench.control import Control
-from lrbench.models import InputNormalisation
+from lrbench.config import load_suite
+from lrbench.core.control import Control
+from lrbench.core.distributed import Ranks
+from lrbench.models.loading import load_weights
+from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.source import evaluate, open_source
-from lrbench.ranks import Ranks
-from lrbench.registry import load_suite
-from lrbench.snapshots import read_metadata
-from lrbench.weights import load_weights
+from lrbench.store.snapshots import read_metadata
 from tests.conftest import TINY_SUITE, Outcome
 from tests.pretrain.test_engine import CPU
 from tests.pretrain.test_segments import key, make

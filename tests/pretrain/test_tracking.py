@@ -3,11 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lrbench.control import Control
-from lrbench.errors import InputError
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
+from lrbench.core.workspace import Place
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.tracking import check_trackers
-from lrbench.workspace import Place
 from tests.pretrain.test_segments import key, make
 
 

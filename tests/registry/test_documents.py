@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lrbench.registry import load_task, splits
-from lrbench.registry import suite as suites
-from lrbench.registry import task as tasks
+from lrbench.config import load_task, splits
+from lrbench.config import suite as suites
+from lrbench.config import task as tasks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LAYOUTS = (

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
+from lrbench.config import broken_tasks, load_suite, load_task
+from lrbench.config.loading import apply_changes
+from lrbench.config.strict import arguments_problem
+from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
-from lrbench.errors import InputError
-from lrbench.registry import broken_tasks, load_suite, load_task
-from lrbench.registry.loading import apply_changes
-from lrbench.registry.strict import arguments_problem
 from tests.conftest import TINY_SUITE
 
 

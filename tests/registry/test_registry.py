@@ -3,12 +3,12 @@ from types import SimpleNamespace
 import pytest
 import timm
 
-from lrbench.arms import snapshot_keys
-from lrbench.errors import InputError
+from lrbench.config import find_suites, find_tasks, load_suite, load_task
+from lrbench.config.arms import snapshot_keys
+from lrbench.config.suite import Input
+from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import without_decay
-from lrbench.registry import find_suites, find_tasks, load_suite, load_task
-from lrbench.registry.suite import Input
-from lrbench.weights import input_of
+from lrbench.models.loading import input_of
 from tests.conftest import TINY_SUITE
 
 REAL = {"imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"}

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from lrbench.errors import InputError
-from lrbench.registry import load_suite, load_task
+from lrbench.config import load_suite, load_task
+from lrbench.core.errors import InputError
 from tests.conftest import TINY_SUITE, TINY_TASKS, run_process
 
 
@@ -50,7 +50,7 @@ def test_another_process_knows_the_suites_tasks(study):
     content = pickle.dumps(load_suite("study/suite.toml"))
     program = (
         "import pickle, sys; pickle.load(sys.stdin.buffer)\n"
-        "from lrbench.registry import load_task; print(load_task('tiny-objects').files.train)"
+        "from lrbench.config import load_task; print(load_task('tiny-objects').files.train)"
     )
     done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, env=dict(os.environ))
     assert done.stdout.decode().strip() == "48", done.stderr

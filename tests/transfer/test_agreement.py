@@ -6,11 +6,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from lrbench.control import Control
-from lrbench.registry.protocols import Finetune, Probe
-from lrbench.transfer import logme, probe
-from lrbench.transfer.finetune import Finetuning
-from lrbench.transfer.points import Points
+from lrbench.config.protocols import Finetune, Probe
+from lrbench.core.control import Control
+from lrbench.transfer.protocols import logme, probe
+from lrbench.transfer.protocols.finetune import Finetuning
+from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice, LabelledFeatures
 from lrbench.transfer.target import Development, JoinedPixels
 from tests.transfer.test_finetune import CPU, LABELS, NORMALISE, Images, Network

@@ -8,22 +8,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lrbench.arms import SnapshotKey
-from lrbench.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, standing_of_file
-from lrbench.control import Control
+from lrbench.config.arms import SnapshotKey
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
-from lrbench.errors import FailureError, InterruptedWork
-from lrbench.predictions import read_predictions
+from lrbench.models.loading import load_tensors
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.references import Reference
-from lrbench.results import read_result
-from lrbench.snapshots import batchnorm_path, read_metadata, snapshot_path, write_snapshot
+from lrbench.store.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, standing_of_file
+from lrbench.store.predictions import read_predictions
+from lrbench.store.references import Reference
+from lrbench.store.results import read_result
+from lrbench.store.snapshots import batchnorm_path, read_metadata, snapshot_path, write_snapshot
 from lrbench.transfer import cell as cell_module
-from lrbench.transfer import finetune as finetune_module
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.finetune import cosine_rate
+from lrbench.transfer.protocols import finetune as finetune_module
+from lrbench.transfer.protocols.finetune import cosine_rate
 from lrbench.transfer.target import open_target
-from lrbench.weights import load_tensors
 from tests.leaderboard.fake import rewrite
 
 KEY = SnapshotKey(arm="step", seed=0, stage=1)

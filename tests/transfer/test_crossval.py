@@ -6,8 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from lrbench.registry.protocols import Probe
-from lrbench.transfer.crossval import FOLDS, assign_folds, cross_validate
+from lrbench.config.protocols import Probe
+from lrbench.transfer.protocols.crossval import FOLDS, assign_folds, cross_validate
 from lrbench.transfer.selection import LabelledFeatures
 
 

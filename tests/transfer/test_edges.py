@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.registry.protocols import Knn, Probe
-from lrbench.transfer import depth, knn, probe
+from lrbench.config.protocols import Knn, Probe
+from lrbench.transfer.protocols import depth, knn, probe
 from lrbench.transfer.selection import LabelledFeatures
 from tests.transfer.test_protocols import problem, split
 

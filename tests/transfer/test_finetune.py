@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from lrbench.control import Control
-from lrbench.errors import FailureError
-from lrbench.models import InputNormalisation
-from lrbench.registry.protocols import Finetune
-from lrbench.transfer import finetune as module
-from lrbench.transfer.finetune import Finetuning, _Run
-from lrbench.transfer.points import Points
+from lrbench.config.protocols import Finetune
+from lrbench.core.control import Control
+from lrbench.core.errors import FailureError
+from lrbench.models.networks import InputNormalisation
+from lrbench.transfer.protocols import finetune as module
+from lrbench.transfer.protocols.finetune import Finetuning, _Run
+from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Development, JoinedPixels
 
@@ -86,8 +86,8 @@ def test_progress_counts_the_whole_grid_and_the_refit(halving, total, seen):
 
 def batches(owner):
     """The batches that the run sees."""
+    from lrbench.core.seeds import derive
     from lrbench.data.batches import Batches
-    from lrbench.seeds import derive
 
     return Batches(
         pixels=Images(), labels=LABELS, seed=derive(0, "finetune"), batch=8, size=8,

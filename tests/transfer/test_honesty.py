@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.arms import SnapshotKey
-from lrbench.cells import Cell, TransferSettings
-from lrbench.control import Control
-from lrbench.errors import InterruptedWork
-from lrbench.models import create_model, penultimate, placed
+from lrbench.config.arms import SnapshotKey
+from lrbench.config.protocols import Probe
+from lrbench.core.control import Control
+from lrbench.core.errors import InterruptedWork
+from lrbench.models.networks import create_model, penultimate, placed
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.recommend import Candidate, on_equal_terms, recommend
-from lrbench.references import Reference
-from lrbench.registry.protocols import Probe
-from lrbench.results import read_result
-from lrbench.snapshots import snapshot_path
+from lrbench.store.cells import Cell, TransferSettings
+from lrbench.store.references import Reference
+from lrbench.store.results import read_result
+from lrbench.store.snapshots import snapshot_path
 from lrbench.transfer import cell as cell_module
-from lrbench.transfer import logme, probe
 from lrbench.transfer.cell import Transfer
+from lrbench.transfer.protocols import logme, probe
+from lrbench.transfer.recommend import Candidate, on_equal_terms, recommend
 from lrbench.transfer.selection import LabelledFeatures
 from lrbench.transfer.target import extract, open_target
 from tests.transfer.test_cells import reference  # noqa: F401
@@ -123,7 +123,7 @@ def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(mo
         candidate.probe.result.metrics, candidate.probe.result.test_count = {"top1": test}, 100
         candidate.probe.predictions = SimpleNamespace(label=np.zeros(4), prediction=np.zeros(4))
 
-    monkeypatch.setattr("lrbench.recommend._compare", compare)
+    monkeypatch.setattr("lrbench.transfer.recommend._compare", compare)
     found = recommend(
         [Reference(text=name) for name in ("b", "a")], "tiny-objects", TransferSettings(), place, Control(), probed=5
     )
@@ -151,7 +151,7 @@ def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrben
 
 def test_a_large_grid_on_a_cpu_is_announced_and_a_small_one_is_not(capsys):
     from lrbench.cli.transfer import _say_what_a_grid_takes
-    from lrbench.registry.protocols import Finetune
+    from lrbench.config.protocols import Finetune
 
     _say_what_a_grid_takes(Finetune(updates=100))
     assert capsys.readouterr().err == ""

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrbench.transfer.lbfgs import minimise
+from lrbench.transfer.protocols.lbfgs import minimise
 
 
 def quadratics(count=4, width=8, condition=100.0):

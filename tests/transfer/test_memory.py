@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrbench.control import Control
-from lrbench.errors import InterruptedWork
-from lrbench.registry.protocols import Fewshot, Knn, Probe
-from lrbench.transfer import blocks, fewshot, knn, logme, probe
+from lrbench.config.protocols import Fewshot, Knn, Probe
+from lrbench.core.control import Control
+from lrbench.core.errors import InterruptedWork
+from lrbench.transfer import blocks
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.metrics import calibration, metrics
+from lrbench.transfer.protocols import fewshot, knn, logme, probe
 from lrbench.transfer.selection import LabelledFeatures
 
 

@@ -7,21 +7,21 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lrbench.arms import SnapshotKey
-from lrbench.cells import Cell, Standing, TransferSettings, standing_of_file
-from lrbench.control import Control
-from lrbench.effective import keep_suite
-from lrbench.errors import InputError
-from lrbench.files import sha256_file
-from lrbench.plan import make_plan
+from lrbench.config.arms import SnapshotKey
+from lrbench.config.protocols import Fewshot, Knn, Probe
+from lrbench.core.control import Control
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_file
+from lrbench.jobs.plan import make_plan
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.references import Reference, partner_of
-from lrbench.registry.protocols import Fewshot, Knn, Probe
-from lrbench.results import read_result
-from lrbench.snapshots import snapshot_path
-from lrbench.transfer import depth, fewshot, knn, logme, probe
+from lrbench.store.cells import Cell, Standing, TransferSettings, standing_of_file
+from lrbench.store.references import Reference, partner_of
+from lrbench.store.results import read_result
+from lrbench.store.snapshots import snapshot_path
+from lrbench.store.suites import keep_suite
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.diagnostics import describe_features
+from lrbench.transfer.protocols import depth, fewshot, knn, logme, probe
 from lrbench.transfer.selection import LabelledFeatures
 from tests.transfer.test_protocols import problem, split
 
@@ -259,7 +259,7 @@ def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
 def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, home, tiny):
     protocols = ["probe", "fewshot", "concat", "depth", "logme"]
     changed = tiny.model_copy(update={"protocols": tuple(protocols)})
-    from lrbench.workspace import Place, Workspace
+    from lrbench.core.workspace import Place, Workspace
 
     plan = make_plan(changed, Place(workspace=Workspace(root=home), roots=()))
     jobs = {job.name: job for job in plan.jobs()}

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lrbench.arms import SnapshotKey
-from lrbench.control import Control
-from lrbench.effective import keep_suite
+from lrbench.config.arms import SnapshotKey
+from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
+from lrbench.store.suites import keep_suite
 from lrbench.transfer import cell
 from tests import trees
 from tests.conftest import one_paragraph

@@ -3,15 +3,15 @@ import os
 import pytest
 import torch
 
-from lrbench.cells import Cell, TransferSettings
-from lrbench.control import Control
-from lrbench.errors import InterruptedWork
-from lrbench.files import sha256_json, write_json
+from lrbench.core.control import Control
+from lrbench.core.errors import InterruptedWork
+from lrbench.core.files import sha256_json, write_json
 from lrbench.pretrain.state import load
-from lrbench.results import read_result
-from lrbench.transfer import finetune
+from lrbench.store.cells import Cell, TransferSettings
+from lrbench.store.results import read_result
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.points import Points
+from lrbench.transfer.protocols import finetune
+from lrbench.transfer.protocols.points import Points
 from tests.transfer.test_cells import reference  # noqa: F401
 
 CELL = Cell(task="tiny-objects", protocol="finetune", seed=0)

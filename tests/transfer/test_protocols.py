@@ -4,11 +4,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from lrbench.errors import InputError
-from lrbench.registry.protocols import Knn, Probe
-from lrbench.transfer import knn, probe
-from lrbench.transfer.lbfgs import Minimum
+from lrbench.config.protocols import Knn, Probe
+from lrbench.core.errors import InputError
 from lrbench.transfer.metrics import metrics
+from lrbench.transfer.protocols import knn, probe
+from lrbench.transfer.protocols.lbfgs import Minimum
 from lrbench.transfer.selection import Choice, LabelledFeatures, validation_split
 
 SETTINGS = Probe(strengths=9)

@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from lrbench.config.task import SplitFoldersFiles, Task
+from lrbench.core.errors import InputError
 from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.flat_labels import counts_classes, reader_of, stem
 from lrbench.data.layouts.reading import first_few
 from lrbench.data.layouts.scanning import image_names
 from lrbench.data.layouts.search import how_to_get
-from lrbench.errors import InputError
-from lrbench.registry.task import SplitFoldersFiles, Task
 
 # A copy of Kaggle's has its solutions three folders above the images: ILSVRC/Data/CLS-LOC.
 _LEVELS_ABOVE = 3

@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile, read_bytes
 from lrbench.data.layouts.matlab import read_struct
 from lrbench.data.layouts.reading import first_few, shortened
 from lrbench.data.layouts.splits import MOST_LIST_BYTES, is_number, read_lines, read_text
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile, read_bytes
 
 Reader = Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]
 """Takes the file, the images' names and the classes' names, sorted; gives the class of each image without its ending."""

@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
+from lrbench.config.splits import FirstSplit, ListedSplit
+from lrbench.config.task import FoldersFiles, SplitFoldersFiles, Task
+from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.alike import alike, spellings
 from lrbench.data.layouts.flat import flat_members, whole_number_of_classes
@@ -20,9 +23,6 @@ from lrbench.data.layouts.scanning import (
 )
 from lrbench.data.layouts.search import how_to_get, locate, refuse_file
 from lrbench.data.layouts.splits import read_test_list
-from lrbench.errors import InputError
-from lrbench.registry.splits import FirstSplit, ListedSplit
-from lrbench.registry.task import FoldersFiles, SplitFoldersFiles, Task
 
 
 def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrbench.config.task import HubFiles, Task
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.jpeg import Bytes
 from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.hub_files import image_folders, read_image, refuse_other_names
 from lrbench.data.layouts.reading import Reading, from_labels, look_at_files
-from lrbench.errors import InputError
-from lrbench.files import sha256_bytes
-from lrbench.registry.task import HubFiles, Task
 
 # `datasets` keeps a data set of the Hub in a folder that is called by its commit: `NAME/CONFIG/VERSION/COMMIT/…`.
 _COMMIT = re.compile(r"[0-9a-f]{40}")

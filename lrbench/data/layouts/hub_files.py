@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lrbench.config.task import HubFiles, Task
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile, read_bytes
 from lrbench.data.decode import MOST_IMAGE_BYTES
 from lrbench.data.examples import SplitName
-from lrbench.errors import InputError
-from lrbench.files import DamagedFile, read_bytes
-from lrbench.registry.task import HubFiles, Task
 
 
 def image_folders(datasets: Any, files: HubFiles, folder: Path | None) -> tuple[Path, ...]:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lrbench.config.task import IndexedFiles, Task
+from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.alike import Lookup
 from lrbench.data.layouts.named import unlisted
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, printable, shortened
 from lrbench.data.layouts.search import how_to_get, locate
 from lrbench.data.layouts.splits import is_number, read_lines, refuse_outside
-from lrbench.errors import InputError
-from lrbench.registry.task import IndexedFiles, Task
 
 
 def find_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Path:

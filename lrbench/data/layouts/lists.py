@@ -4,6 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lrbench.config.strict import OneOrMore
+from lrbench.config.task import ListsFiles, Task
+from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.named import (
     holding,
@@ -22,9 +25,6 @@ from lrbench.data.layouts.named import (
 from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened, stated_first
 from lrbench.data.layouts.search import candidates, locate
 from lrbench.data.layouts.splits import hash_problem, is_number, read_lines, refuse_outside, refuse_twice
-from lrbench.errors import InputError
-from lrbench.registry.strict import OneOrMore
-from lrbench.registry.task import ListsFiles, Task
 
 
 def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:

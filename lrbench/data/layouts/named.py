@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrbench.config.strict import OneOrMore
+from lrbench.config.task import Task
+from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.alike import Lookup, spellings
 from lrbench.data.layouts.reading import Member, first_few
 from lrbench.data.layouts.scanning import image_names
 from lrbench.data.layouts.search import beneath, candidates
 from lrbench.data.layouts.splits import is_number
-from lrbench.errors import InputError
-from lrbench.registry.strict import OneOrMore
-from lrbench.registry.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

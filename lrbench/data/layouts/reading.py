@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lrbench.config.task import Task
+from lrbench.core.errors import InputError
+from lrbench.core.files import read_bytes, sha256_bytes
 from lrbench.data.decode import MOST_IMAGE_BYTES, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.jpeg import Bytes
-from lrbench.errors import InputError
-from lrbench.files import read_bytes, sha256_bytes
-from lrbench.registry.task import Task
 
 Member = tuple[str, str]
 """One image: its class, and its path relative to the folder of the images (`/` between parts)."""

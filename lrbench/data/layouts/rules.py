@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from lrbench.config.splits import DrawnSplit, FirstSplit
+from lrbench.config.task import Task
+from lrbench.core.errors import InputError
+from lrbench.core.seeds import derive
 from lrbench.data.layouts.reading import Member
-from lrbench.errors import InputError
-from lrbench.registry.splits import DrawnSplit, FirstSplit
-from lrbench.registry.task import Task
-from lrbench.seeds import derive
 
 Images = Mapping[str, Sequence[str]]
 """The images of each class, sorted."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from lrbench.config.task import Task
+from lrbench.core.errors import InputError
 from lrbench.data.layouts.alike import spellings
 from lrbench.data.layouts.reading import first_few
-from lrbench.errors import InputError
-from lrbench.registry.task import Task
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 _FILE, _FOLDER = "a file", "a folder"

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
-from lrbench.errors import InputError
-from lrbench.registry.strict import OneOrMore
-from lrbench.registry.task import HubFiles, Task, TorchvisionFiles
+from lrbench.config.strict import OneOrMore
+from lrbench.config.task import HubFiles, Task, TorchvisionFiles
+from lrbench.core.errors import InputError
 
 # One in so many class folders may be missing where a data root is taken for half-copied data: no other data set of the suite
 # has so nearly as many classes and lies in class folders (250 and 257 are the nearest).

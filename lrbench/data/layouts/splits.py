@@ -6,12 +6,12 @@ import posixpath
 from collections.abc import Container, Sequence
 from pathlib import Path
 
+from lrbench.config.loading import task_folders
+from lrbench.config.splits import ListedSplit
+from lrbench.config.task import Task
+from lrbench.core.errors import InputError
+from lrbench.core.files import read_bytes
 from lrbench.data.layouts.reading import shortened
-from lrbench.errors import InputError
-from lrbench.files import read_bytes
-from lrbench.registry.loading import task_folders
-from lrbench.registry.splits import ListedSplit
-from lrbench.registry.task import Task
 
 MOST_LIST_BYTES = 256 << 20
 """Of a file that names images or classes: six million names."""

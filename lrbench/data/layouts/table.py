@@ -8,6 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrbench.config.explain import suggestion
+from lrbench.config.splits import ColumnSplit, FirstSplit, ListedSplit
+from lrbench.config.strict import OneOrMore
+from lrbench.config.task import TableFiles, Task
+from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.named import (
     holding,
@@ -29,11 +34,6 @@ from lrbench.data.layouts.rules import after_first, draw
 from lrbench.data.layouts.scanning import IMAGE_ENDINGS
 from lrbench.data.layouts.search import candidates, locate
 from lrbench.data.layouts.splits import read_test_list, read_text, refuse_outside
-from lrbench.errors import InputError
-from lrbench.registry.explain import suggestion
-from lrbench.registry.splits import ColumnSplit, FirstSplit, ListedSplit
-from lrbench.registry.strict import OneOrMore
-from lrbench.registry.task import TableFiles, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lrbench.config import suggestion
+from lrbench.config.task import Task, TorchvisionFiles
+from lrbench.core.errors import FailureError, InputError, LrbenchError, sentence
+from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, rgb_pixels
 from lrbench.data.examples import ImageSource, Split, SplitName
 from lrbench.data.jpeg import Bytes
@@ -25,10 +29,6 @@ from lrbench.data.layouts.reading import (
     shortened,
 )
 from lrbench.data.layouts.search import beneath, candidates, how_to_get
-from lrbench.errors import FailureError, InputError, LrbenchError, sentence
-from lrbench.files import sha256_bytes
-from lrbench.registry import suggestion
-from lrbench.registry.task import Task, TorchvisionFiles
 
 _DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
 # How it says that an argument is none that it knows (`verify_str_arg`).

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lrbench.config.task import SyntheticFiles, Task
+from lrbench.core.errors import InputError
+from lrbench.core.files import sha256_bytes
+from lrbench.core.machine import memory_here
 from lrbench.data.examples import Split, SplitName, TaskData
 from lrbench.data.jpeg import Bytes
 from lrbench.data.synthetic.stream import Stream
 from lrbench.data.synthetic.world import Rendered, Request, check_options
-from lrbench.errors import InputError
-from lrbench.files import sha256_bytes
-from lrbench.machine import memory_here
-from lrbench.registry.task import SyntheticFiles, Task
 
 __all__ = ["load_synthetic"]
 

@@ -7,7 +7,7 @@ operations.
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.seeds import derive
+from lrbench.core.seeds import derive
 
 
 class Stream:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from lrbench.core.errors import InputError
 from lrbench.data.synthetic import drawing
 from lrbench.data.synthetic.drawing import HUES, SHAPES, TEXTURES
 from lrbench.data.synthetic.stream import Stream
-from lrbench.errors import InputError
 
 Integers = npt.NDArray[np.int64]
 # Every image is noisy; the level is part of the world, not of a run.

@@ -112,9 +112,9 @@ def mutate_zip(numbers: random.Random, content: bytes) -> bytes:
 
 
 def use(path: Path) -> object:
-    from lrbench.control import Control
+    from lrbench.config.task import Archive
+    from lrbench.core.control import Control
     from lrbench.data.unpack import unpack
-    from lrbench.registry.task import Archive
 
     goal = path.parent / "mine"
     described = Archive(url=f"https://example.org/{path.name}", unpacks_to="mine")
@@ -151,8 +151,8 @@ def make_mark(folder: Path) -> Path:
 
 def use_mark(path: Path) -> object:
     """The lists that are no longer as they were unpacked."""
+    from lrbench.config import load_task
     from lrbench.data.unpacked import changed_lists
-    from lrbench.registry import load_task
 
     task = load_task(str(path.parents[2] / "t.toml"))
     return changed_lists(task, path.parent, [path.parents[1]])

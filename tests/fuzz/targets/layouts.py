@@ -208,9 +208,9 @@ def mutate_parquet(numbers: random.Random, content: bytes) -> bytes:
 
 def use_task(path: Path) -> object:
     """Classes, names and labels of the images, and the pixels of each."""
+    from lrbench.config import load_task
+    from lrbench.core.errors import InputError
     from lrbench.data.loading import load_task_data, unused_note
-    from lrbench.errors import InputError
-    from lrbench.registry import load_task
 
     home = next(folder for folder in path.parents if (folder / "mine.toml").is_file())
     task = load_task(str(home / "mine.toml"))

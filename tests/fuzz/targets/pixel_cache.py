@@ -25,9 +25,9 @@ class _Drawn:
 def prepared(folder: Path) -> Any:
     import numpy as np
 
+    from lrbench.config.task import Task
     from lrbench.data.examples import EvaluationTransform, Split, TaskData
     from lrbench.data.prepare import prepare
-    from lrbench.registry.task import Task
 
     labels = np.arange(12) % 2
     split = Split(ids=[str(number) for number in range(12)], labels=labels, images=_Drawn())

@@ -14,8 +14,8 @@ CELL = "step-seed0-stage1.tiny-objects.probe.seed0"
 
 def make_results(folder: Path) -> Path:
     """Three results of a suite in a workspace; the record of the first."""
-    from lrbench.registry import load_suite
-    from lrbench.workspace import Workspace
+    from lrbench.config import load_suite
+    from lrbench.core.workspace import Workspace
     from tests.leaderboard.fake import put
 
     suite = load_suite("quick").model_copy(update={"name": "tiny", "targets": ("tiny-objects",), "seeds": (0,)})
@@ -45,9 +45,9 @@ def make_suite(folder: Path) -> Path:
 
 
 def make_effective(folder: Path) -> Path:
-    from lrbench.effective import effective_path, keep_suite
-    from lrbench.registry import load_suite
-    from lrbench.workspace import Workspace
+    from lrbench.config import load_suite
+    from lrbench.core.workspace import Workspace
+    from lrbench.store.suites import effective_path, keep_suite
 
     keep_suite(Workspace(root=folder), load_suite("quick"))
     return effective_path(Workspace(root=folder), "quick")
@@ -90,7 +90,7 @@ def mutate_columns(numbers: random.Random, content: bytes) -> bytes:
 
 
 def use_record(path: Path) -> object:
-    from lrbench.results import load_result
+    from lrbench.store.results import load_result
 
     stored = load_result(path, "tiny")
     predictions = stored.read_predictions(names=True)
@@ -103,7 +103,7 @@ def use_predictions(path: Path) -> object:
 
 def use_signed_predictions(path: Path) -> object:
     """Predictions whose record names them by their hash."""
-    from lrbench.files import sha256_file
+    from lrbench.core.files import sha256_file
     from tests.leaderboard.fake import rewrite
 
     record = path.with_suffix(".json")
@@ -112,8 +112,8 @@ def use_signed_predictions(path: Path) -> object:
 
 
 def use_index(path: Path) -> object:
-    from lrbench.leaderboard.index import load_index
-    from lrbench.workspace import Workspace
+    from lrbench.core.workspace import Workspace
+    from lrbench.store.index import load_index
 
     workspace = Workspace(root=path.parents[2] if path.suffix == ".arrow" else path.parents[3])
     index = load_index(workspace.results, "tiny", workspace.cache)
@@ -122,8 +122,8 @@ def use_index(path: Path) -> object:
 
 def use_pages(path: Path) -> object:
     """Everything that the leaderboard writes but drawings."""
+    from lrbench.core.workspace import Workspace
     from lrbench.leaderboard import page
-    from lrbench.workspace import Workspace
 
     built = page.build(Workspace(root=path.parents[3]), ["tiny"], draw=False, indexed=False)
     return built.files, built.problems
@@ -137,7 +137,7 @@ def use_suite(path: Path) -> object:
 
 
 def use_effective(path: Path) -> object:
-    from lrbench.effective import read_effective, recipe
+    from lrbench.store.suites import read_effective, recipe
 
     suite = read_effective(path)
     return suite, recipe(suite)

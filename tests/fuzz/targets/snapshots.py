@@ -14,8 +14,8 @@ NETWORK = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "stem_type": "deep"
 def make_snapshot_file(folder: Path) -> Path:
     import torch
 
-    from lrbench.models import create_model
-    from lrbench.snapshots import SnapshotMetadata, write_snapshot
+    from lrbench.models.networks import create_model
+    from lrbench.store.snapshots import SnapshotMetadata, write_snapshot
 
     model = create_model("resnet18", NETWORK, classes=3, seed=1)
     batchnorm = {name: torch.ones_like(tensor) for name, tensor in model.state_dict().items() if "running_" in name}
@@ -45,7 +45,7 @@ def make_snapshot_file(folder: Path) -> Path:
 
 
 def make_statistics(folder: Path) -> Path:
-    from lrbench.snapshots import batchnorm_path
+    from lrbench.store.snapshots import batchnorm_path
 
     return batchnorm_path(make_snapshot_file(folder))
 
@@ -63,9 +63,9 @@ def make_older_snapshot(folder: Path) -> Path:
 
 
 def use_snapshot(path: Path) -> object:
-    from lrbench.references import Reference
-    from lrbench.snapshots import batchnorm_mode
-    from lrbench.weights import load_snapshot
+    from lrbench.models.loading import load_snapshot
+    from lrbench.store.references import Reference
+    from lrbench.store.snapshots import batchnorm_mode
 
     weights = path.with_name("stage1.safetensors")
     loaded = load_snapshot(Reference(text="stage1", path=weights))
@@ -73,7 +73,7 @@ def use_snapshot(path: Path) -> object:
 
 
 def use_older_snapshot(path: Path) -> object:
-    from lrbench.weights import check_values
+    from lrbench.models.loading import check_values
 
     check_values(path)
     return use_snapshot(path)
@@ -92,7 +92,7 @@ def mutate_record(numbers: random.Random, content: bytes) -> bytes:
 def make_checkpoint(folder: Path) -> Path:
     import torch
 
-    from lrbench.models import create_model
+    from lrbench.models.networks import create_model
 
     weights = create_model("resnet18", NETWORK, classes=3, seed=1).state_dict()
     path = folder / "checkpoint.pth"
@@ -101,9 +101,9 @@ def make_checkpoint(folder: Path) -> Path:
 
 
 def use_checkpoint(path: Path) -> object:
-    from lrbench.foreign import Origin, take_in
-    from lrbench.snapshots import read_metadata
-    from lrbench.weights import load_tensors
+    from lrbench.models.foreign import Origin, take_in
+    from lrbench.models.loading import load_tensors
+    from lrbench.store.snapshots import read_metadata
 
     (path.parent / "taken").mkdir(exist_ok=True)
     (path.parent / "taken" / "mine.safetensors").unlink(missing_ok=True)

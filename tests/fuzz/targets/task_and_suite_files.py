@@ -148,8 +148,8 @@ def use_task(path: Path) -> object:
     """What `lrbench tasks FILE` prints."""
     import tomli_w
 
-    from lrbench.files import sha256_json
-    from lrbench.registry import load_task
+    from lrbench.config import load_task
+    from lrbench.core.files import sha256_json
 
     record = load_task(str(path)).model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     tomli_w.dumps(record).encode()
@@ -158,8 +158,8 @@ def use_task(path: Path) -> object:
 
 def use_task_and_data(path: Path) -> object:
     """The images of a task: their names, labels and places."""
+    from lrbench.config import load_task
     from lrbench.data.loading import load_task_data
-    from lrbench.registry import load_task
 
     data = load_task_data(load_task(str(path)), [path.parent / "data"], partial=True)
     return [use_task(path), data.fingerprint, data.classes, data.problems]
@@ -167,10 +167,10 @@ def use_task_and_data(path: Path) -> object:
 
 def use_suite(path: Path) -> object:
     """The cells of a suite."""
-    from lrbench.files import sha256_json
-    from lrbench.plan import make_plan
-    from lrbench.registry import load_suite
-    from lrbench.workspace import Place, Workspace
+    from lrbench.config import load_suite
+    from lrbench.core.files import sha256_json
+    from lrbench.core.workspace import Place, Workspace
+    from lrbench.jobs.plan import make_plan
 
     suite = load_suite(str(path))
     plan = make_plan(suite, Place(workspace=Workspace(root=path.parent), roots=(path.parent / "data",)))

@@ -35,7 +35,7 @@ def make_progress(folder: Path) -> Path:
 
 
 def use_progress(path: Path) -> object:
-    from lrbench.errors import InputError
+    from lrbench.core.errors import InputError
     from lrbench.pretrain.state import load, progress_of
 
     content = load(path)
@@ -105,13 +105,13 @@ def make_timings(folder: Path) -> Path:
 
 
 def use_timings(path: Path) -> object:
-    from lrbench.cost import _update_seconds
+    from lrbench.jobs.cost import _update_seconds
 
     return _update_seconds(path.parents[2])
 
 
 def make_points(folder: Path) -> Path:
-    from lrbench.transfer.points import Points
+    from lrbench.transfer.protocols.points import Points
 
     points = Points(folder / "points.json")
     points.put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
@@ -120,8 +120,8 @@ def make_points(folder: Path) -> Path:
 
 
 def use_points(path: Path) -> object:
-    from lrbench.errors import InputError
-    from lrbench.transfer.points import Points
+    from lrbench.core.errors import InputError
+    from lrbench.transfer.protocols.points import Points
 
     points = Points(path)
     if not len(points):

@@ -1,0 +1,132 @@
+"""Model cards of exported snapshots: origin, transfer results and recipe."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import timm
+import tomli_w
+
+from lrbench.config import load_task
+from lrbench.config.loading import find_registered_tasks, is_shipped
+from lrbench.config.task import METRIC_NAMES
+from lrbench.core.escaping import for_markdown
+from lrbench.core.workspace import FOREIGN, Workspace
+from lrbench.leaderboard.markup import Marked, bracketed, bullets, code, table
+from lrbench.stats.intervals import interval_over_images
+from lrbench.stats.resampling import Labels
+from lrbench.store.index import Entry, load_index
+from lrbench.store.snapshots import SnapshotMetadata, identity
+from lrbench.store.suites import effective_path, read_effective, recipe
+
+
+def model_card(metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace, transfers: str) -> str:
+    """The `README.md` of an exported snapshot.
+
+    Args:
+        metadata: The exported snapshot's header.
+        statistics: Which BatchNorm statistics the weights hold; None for a network without BatchNorm.
+        workspace: Where the suite's settings are.
+        transfers: The table of `transfer_table`.
+    """
+    where = str(
+        f"{metadata.suite}/{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}"
+        if metadata.suite
+        else metadata.origin
+    )
+    facts = [f"Classes: {metadata.classes}"]
+    if metadata.source_task is not None:
+        facts = [
+            f"Source: {metadata.source_task}, {metadata.classes} classes" + " (not whole)" * metadata.source_partial
+        ]
+    if metadata.rate is not None:
+        facts.append(
+            f"Learning rate before the boundary: {metadata.rate:g}; epoch {metadata.epoch}, update {metadata.update}"
+        )
+    if metadata.source_accuracy is not None:
+        facts.append(f"Source accuracy (top-1): {100 * metadata.source_accuracy:.2f} %")
+    if statistics:
+        facts.append(f"BatchNorm statistics: {statistics}")
+    facts.append(f"timm {timm.__version__}")
+    parts = [
+        "---\nlibrary_name: timm\ntags:\n- image-classification\n- lrbench\n---",
+        f"# {for_markdown(metadata.architecture)}, snapshot {code(where)}",
+        "Weights at a boundary of the learning rate, saved by lrbench."
+        if metadata.suite
+        else "Weights from elsewhere, taken in by lrbench; what they were trained on is not in the file.",
+        bullets(facts),
+        "## Transfers",
+        transfers,
+        *(["## Recipe", _recipe(metadata.suite, metadata.recipe, workspace)] if metadata.suite else []),
+        "## What the snapshot says of itself",
+        "```json\n" + json.dumps(metadata.model_dump(mode="json"), indent=1, sort_keys=True) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def transfer_table(
+    path: Path, metadata: SnapshotMetadata, workspace: Workspace, tasks: Collection[str]
+) -> tuple[str, list[str]]:
+    """The results of one snapshot in this workspace, with its suite's settings and with those of no suite.
+
+    Args:
+        path: The snapshot.
+        metadata: Its header.
+        workspace: Where results are.
+        tasks: The user's own tasks whose results are shown too, by name.
+
+    Returns:
+        The table, and the user's own tasks whose results are not in it.
+    """
+    sha256 = identity(path)
+    found = []
+    for folder in dict.fromkeys((metadata.suite or FOREIGN, FOREIGN)):
+        index = load_index(workspace.results, folder, workspace.cache)
+        found += [(entry, folder, index.labels[entry.labels]) for entry in index.entries if entry.sha256 == sha256]
+    # What a user measured on data of their own is theirs to publish.
+    names = {entry.task for entry, _, _ in found}
+    left_out = sorted(name for name in names if name not in tasks and not _is_shipped(name))
+    found = [result for result in found if result[0].task not in left_out]
+    if not found:
+        return "No results are shown.", left_out
+    # Of one task, protocol and seed there may be a result of each kind.
+    both = metadata.suite is not None and any(folder == FOREIGN for _, folder, _ in found)
+    rows = [
+        {
+            "target": entry.task + (" (not whole)" if entry.partial else ""),
+            "protocol": entry.protocol,
+            "metric": METRIC_NAMES[entry.metric],
+            "accuracy, %": Marked(f"{100 * entry.headline:.2f} {_interval(entry, labels)}"),
+            "test images": f"{entry.test_count:,}",
+            "transfer seed": str(entry.seed),
+            **({"settings": "of no suite" if folder == FOREIGN else f"of {folder}"} if both else {}),
+        }
+        for entry, folder, labels in sorted(found, key=lambda each: (each[0].task, each[0].protocol, each[0].seed))
+    ]
+    # A file that was named in two ways has each result twice.
+    rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
+    words = (
+        "In brackets, the 95 % interval over test images (Wilson's). Other pretraining or transfer seeds are not in it."
+    )
+    return f"{table(rows)}\n\n{words}", left_out
+
+
+def _interval(entry: Entry, labels: Labels) -> str:
+    hits = np.asarray(entry.hits, dtype=np.float64)
+    return bracketed(*interval_over_images(hits, labels, entry.metric), digits=2)
+
+
+def _is_shipped(task: str) -> bool:
+    return task in find_registered_tasks() and is_shipped(load_task(task))
+
+
+def _recipe(name: str, sha256: str | None, workspace: Workspace) -> str:
+    path = effective_path(workspace, name)
+    if not path.is_file():
+        return "Not known here."
+    suite = read_effective(path)
+    if recipe(suite) != sha256:
+        return "Not known: the suite of that name has other pretraining settings here."
+    kept = {"model", "input", "schedule", "training", "batchnorm", "source"}
+    return "```toml\n" + tomli_w.dumps(suite.model_dump(mode="json", include=kept, exclude_none=True)) + "```"

@@ -1,0 +1,1 @@
+"""Networks: creation, loading, import of other libraries' files, export."""

@@ -1,0 +1,233 @@
+"""Networks: timm architectures, made by name and keyword arguments."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lrbench.core.errors import InputError
+from lrbench.data.feeding import feed, feeding_threads
+from lrbench.data.pixels import Pixels
+from lrbench.models.limits import limited, not_made, reason_of, refuse_arguments, refuse_unknown
+
+# Threads that make evaluation batches ahead.
+_MOST_AHEAD = 8
+
+
+def create_model(
+    architecture: str, arguments: Mapping[str, Any], *, classes: int, seed: int | None = None
+) -> nn.Module:
+    """A network with fresh weights.
+
+    Args:
+        architecture: A timm model name.
+        arguments: Keyword arguments of `timm.create_model`.
+        classes: Number of outputs.
+        seed: Seeds the initialisation; the caller's random state stays as it was.
+
+    Raises:
+        InputError: timm has no such model or does not take these arguments, or one of them would put weights into it.
+    """
+    import timm
+
+    refuse_unknown(architecture)
+    refuse_arguments(architecture, arguments, classes=classes)
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            with limited(architecture):
+                model: nn.Module = timm.create_model(architecture, num_classes=classes, **arguments)
+        except InputError:
+            raise
+        except Exception as error:
+            # Arguments reach every part of a network, each with exceptions of its own.
+            raise not_made(architecture, arguments, reason_of(error)) from error
+    return model
+
+
+def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Features before the classifier: pooled, after whatever the head does before its last layer. Shape `(B, D)`."""
+    features: torch.Tensor = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    return features.flatten(1)
+
+
+def stages(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Features after each stage of the network, shallowest first, averaged over places. Shape `(B, D_i)` each.
+
+    Raises:
+        InputError: timm does not give this architecture's intermediate features.
+    """
+    try:
+        found = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"timm gives no intermediate features of {type(model).__name__}, which the protocol depth reads. Use probe."
+        ) from error
+    return [each.mean(dim=(2, 3)) for each in found]
+
+
+def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """BatchNorm layers with running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    }
+
+
+def operations(model: nn.Module, size: int) -> int:
+    """Multiplications and additions of one image's forward pass, counted by torch.
+
+    Args:
+        model: On any device, `meta` too.
+        size: Side of the square input in pixels.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    training, counter = model.training, FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, size, size, device=device))
+    model.train(training)
+    return int(counter.get_total_flops())
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cpu_threads(device: torch.device, threads: int) -> None:
+    """Give a process its share of the cores; on an accelerator the CPU's threads are left as they are."""
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def computing_threads(device: torch.device, threads: int) -> Iterator[None]:
+    """Compute with a fixed number of threads on a CPU, whatever the process's share of the cores is."""
+    before = torch.get_num_threads()
+    cpu_threads(device, threads)
+    try:
+        yield
+    finally:
+        cpu_threads(device, before)
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what a network on a device draws at random.
+
+    As `torch.manual_seed`, which seeds every device there could be and takes 60 times as long where CUDA is not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """A network on a device, in place, in the layout in which convolutions are fastest there.
+
+    Channels last, but for networks with parameters of five dimensions, which have no such layout.
+    """
+    if any(each.ndim == 5 for each in model.parameters()):
+        return model.to(device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d) and _breaks_on_cpu(module):
+                module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
+                if _in_plain_order not in module._forward_pre_hooks.values():
+                    module.register_forward_pre_hook(_in_plain_order)
+    return model
+
+
+def _breaks_on_cpu(module: nn.Conv2d) -> bool:
+    # torch 2.14 writes beyond its memory in the backward pass of such a convolution where input or weight lies channels last.
+    return module.kernel_size == (1, 1) and module.stride != (1, 1) and module.in_channels < 16
+
+
+def _in_plain_order(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(each.contiguous() for each in inputs)
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error says that a device, or the CPU's allocator (which has no class of its own), has no memory left."""
+    # The last is cuDNN's, where there is no room for any way of computing a convolution.
+    said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
+
+
+class InputNormalisation:
+    """Turns uint8 images into a network's input on its device.
+
+    Args:
+        mean: Subtracted from each channel, on the scale [0, 1].
+        std: Divides each channel, on the scale [0, 1].
+        device: Where the input is needed.
+
+    Attributes:
+        device: The same.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._scale = (1.0 / (255.0 * torch.tensor(std))).to(device)
+        self._shift = (-torch.tensor(mean) / torch.tensor(std)).to(device)
+        self.device = device
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise images.
+
+        Args:
+            images: uint8, shape `(B, S, S, 3)`.
+
+        Returns:
+            float32, shape `(B, 3, S, S)`, channels last in memory.
+        """
+        moved = images.to(self.device, non_blocking=True)
+        return torch.addcmul(self._shift, moved.to(torch.float32), self._scale).permute(0, 3, 1, 2)
+
+
+def forward_all(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: Pixels,
+    normalise: InputNormalisation,
+    *,
+    indices: npt.NDArray[np.int64] | None = None,
+    batch: int = 256,
+    each: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Run evaluation crops through a function in batches, each image exactly once.
+
+    Args:
+        forward: Takes a network's input of shape `(B, 3, S, S)`.
+        pixels: Prepared images.
+        normalise: Turns them into inputs.
+        indices: Which images, in which order; None for all.
+        batch: Images at a time.
+        each: Called with the number of images done, after each batch.
+
+    Returns:
+        The outputs in order, on the CPU. Shape `(N, …)`.
+    """
+    chosen = np.arange(len(pixels)) if indices is None else indices
+
+    def crops(number: int) -> tuple[torch.Tensor]:
+        part = chosen[number * batch : (number + 1) * batch]
+        return (torch.from_numpy(np.array(pixels.evaluation(part))),)
+
+    device = normalise.device
+    # Two batches for each thread are in memory: what a few can make ahead is enough.
+    threads = min(feeding_threads(device), _MOST_AHEAD)
+    made = feed(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
+    outputs = []
+    with torch.inference_mode(), closing(made):
+        for number, (images,) in enumerate(made, start=1):
+            outputs.append(forward(normalise(images)))
+            if each is not None:
+                each(min(number * batch, len(chosen)))
+    return torch.cat([output.cpu() for output in outputs])

@@ -1,0 +1,126 @@
+"""Networks whose weights are published: timm's, and those on the Hugging Face Hub."""
+
+import inspect
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from torch import nn
+
+from lrbench.config import suggestion
+from lrbench.core.errors import InputError, sentence
+from lrbench.models.limits import forward_problem, limited, refuse_arguments
+
+
+def fetch_model(text: str) -> nn.Module:
+    """Fetch a network with its published weights, or take it from the Hub's cache.
+
+    Args:
+        text: `timm:NAME.TAG` or `hf-hub:OWNER/NAME`.
+
+    Raises:
+        InputError: No such weights, they cannot be fetched, or the network is too large or gives no features.
+    """
+    import timm
+    from timm.models import load_state_dict
+
+    if inspect.signature(load_state_dict).parameters["weights_only"].default is not True:
+        raise InputError(f"timm {timm.__version__} unpickles what it downloads. Update timm to fetch {text}.")
+    name = text.removeprefix("timm:")
+    if text.startswith("timm:"):
+        refuse_unknown_tag(name)
+    try:
+        with _no_waiting_without_network():
+            _refuse_unusable(text, name)
+            model: nn.Module = timm.create_model(name, pretrained=True)
+    except InputError:
+        raise
+    except Exception as error:
+        # Downloads end in a dozen kinds of exception, of which the first line says most.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise InputError(
+            f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
+            "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with "
+            "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
+        ) from error
+    return model
+
+
+def _refuse_unusable(text: str, name: str) -> None:
+    """Build the network without memory, as its configuration says, before any weights are fetched.
+
+    Raises:
+        InputError: It is too large, or gives no features and scores of images.
+    """
+    import timm
+    from timm.models import load_model_config_from_hf
+
+    if text.startswith("hf-hub:"):
+        # What the Hub's configuration says is anybody's.
+        configuration, architecture, arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+        try:
+            refuse_arguments(architecture, arguments or {}, classes=int(configuration.get("num_classes") or 0))
+        except InputError as error:
+            raise InputError(f"{text} is not built, because of its config.json: {error}") from error
+    with torch.device("meta"), limited(text):
+        model: nn.Module = timm.create_model(name)
+    problem = forward_problem(model, int(getattr(model, "num_classes", 0)), -1)
+    if problem:
+        raise InputError(
+            f"{text} does not turn images into features and scores: {sentence(problem)} Use another model."
+        )
+
+
+@contextmanager
+def _no_waiting_without_network() -> Iterator[None]:
+    """Where the Hub's name leads nowhere, its library looks into its cache at once: else it tries for a minute, aloud."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _resolves(urlsplit(constants.ENDPOINT).hostname or "")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _resolves(host: str) -> bool:
+    """Whether a host has an address, or a proxy will know."""
+    if getproxies().keys() & {"http", "https", "all"}:
+        return True
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def refuse_unknown_tag(name: str) -> None:
+    """Refuse a name with a tag of which timm has no weights.
+
+    Raises:
+        InputError: Says which may have been meant.
+    """
+    import timm
+
+    known = timm.list_pretrained()
+    if name not in known:
+        base = name.partition(".")[0]
+        tags = [tag for tag in known if tag.partition(".")[0] == base]
+        listed = f" It has {', '.join(tags[:6])}." if tags else ""
+        raise InputError(
+            f"timm {timm.__version__} has no weights {name!r}.{suggestion(name, tags or known)}{listed} "
+            f"timm:{base} names the architecture with random weights."
+        )
+
+
+def published_classes(name: str) -> int:
+    """Number of classes that timm's default weights of an architecture tell apart; 1000 where it has none."""
+    import timm
+
+    if not timm.is_model(name):
+        return 1000
+    configuration = timm.get_pretrained_cfg(name)
+    return int(configuration.num_classes) if configuration is not None and configuration.num_classes else 1000

@@ -1,0 +1,1 @@
+"""Intervals, tests and resampling on arrays; nothing here knows of suites."""

@@ -1,0 +1,326 @@
+"""Results: one JSON record a cell, and next to it the per-image predictions.
+
+The path is the identity: `results/<suite>/<cell key>.json`, and `<cell key>.parquet` with the predictions. The JSON is
+written last, names the predictions' hash and holds its own, so that a record is either whole or known to be damaged.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lrbench.config.arms import SnapshotKey
+from lrbench.core.errors import InputError
+from lrbench.core.files import DamagedFile, read_json, sha256_bytes, sha256_json, write_bytes, write_json
+from lrbench.store.predictions import REMEDY, Predictions, encode_predictions, read_predictions
+
+SCHEMA = 2
+"""Version 1 had no hash of the record, and no names of images and classes with the predictions."""
+
+_REMEDY = "Delete it; the same `run` or `transfer` makes it again."
+_LARGEST_RECORD = 16 << 20
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# Larger numbers would not fit into the columns of an index.
+Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class SnapshotRecord(_Record):
+    """Which weights were transferred.
+
+    Attributes:
+        reference: As a user would type it: `quick/step/seed0/stage2`, or `timm:NAME`, or a path.
+        sha256: Hash of the weights and, where they were used, of the re-estimated BatchNorm statistics.
+        batchnorm: `re-estimated` on the source at the boundary, or `raw` (foreign snapshots).
+        arm, stage, pretraining_seed: Where it stands in its suite; None for foreign snapshots.
+        rate: Learning rate of the stage that it ends.
+        source_accuracy: Top-1 on the source task's test split; None for foreign snapshots.
+        random: True when the weights were never trained (`timm:NAME` without a tag).
+        source_report: Accuracy on simple-only and complex-only images and share of wrong labels memorised, where the
+            source's annotations say which is which.
+    """
+
+    reference: str
+    sha256: str
+    batchnorm: Literal["re-estimated", "raw"]
+    architecture: str
+    random: bool = False
+    arm: str | None = None
+    stage: Whole | None = None
+    pretraining_seed: Whole | None = None
+    epoch: Whole | None = None
+    update: Whole | None = None
+    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    source_task: str | None = None
+    source_fingerprint: str | None = None
+    source_partial: bool = False
+    source_accuracy: Fraction | None = None
+    source_report: dict[str, Fraction] = {}
+
+
+class TaskRecord(_Record):
+    """Which target it was transferred to.
+
+    Attributes:
+        fingerprint: Hash of its classes and of every split's image names and labels.
+        content_sha256: Hash of its image files' sizes, which tells images that were changed under their names; None where
+            images do not lie in files of their own.
+        split_sha256: Hash of the list of test images, where lrbench drew them (`leaderboard/splits/`).
+        partial: Whether its own images are not all there; a result is partial, too, where the snapshot's source was.
+    """
+
+    name: str
+    fingerprint: str
+    content_sha256: str | None = None
+    classes: Annotated[Whole, Field(gt=0)]
+    metric: Literal["top1", "mean_per_class"]
+    split_sha256: str | None = None
+    partial: bool = False
+
+
+def _scored(candidate: Any) -> bool:
+    return isinstance(candidate, dict) and isinstance(candidate.get("score", ""), int | float | None)
+
+
+class Result(_Record):
+    """One cell's record.
+
+    Attributes:
+        schema_version: Version of this format; older ones stay readable.
+        protocol_version: Version of the protocol's procedure; results of two versions are never ranked together.
+        suite: Suite (or `foreign`) whose folder it lies in.
+        seed: Transfer seed.
+        preprocessing: How images became inputs; results that differ in it are never ranked together.
+        metrics: Fractions in [0, 1]: `top1`, `top5`, `mean_per_class`.
+        chosen: The hyper-parameters, frozen before the test labels were read.
+        selection: How they were chosen: the score of every candidate on validation, and whether the best lies on the
+            grid's edge.
+        diagnostics: Of the final fit, such as iterations and final gradient norm.
+        predictions_sha256: Hash of the predictions' file.
+        record_sha256: Hash of the record's canonical JSON without this field; None in schema 1.
+        settings: What the cell was asked for: the protocol's settings and the task's description. A cell is computed
+            again when they change.
+        arithmetic: How a GPU computed what is said to be in single precision; empty for a CPU.
+    """
+
+    schema_version: int = Field(alias="schema")
+    protocol_version: Whole
+    suite: str
+    snapshot: SnapshotRecord
+    task: TaskRecord
+    protocol: str
+    seed: Whole
+    preprocessing: dict[str, Any]
+    partial: bool
+    metrics: dict[str, Fraction]
+    train_count: Whole
+    test_count: Annotated[Whole, Field(gt=0)]
+    chosen: dict[str, int | float]
+    selection: dict[str, Any]
+    diagnostics: dict[str, Any]
+    predictions_sha256: str
+    settings: dict[str, Any] = {}
+    timings: dict[str, Seconds] = {}
+    device: str = ""
+    arithmetic: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    record_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Result":
+        if missing := {"top1", "top5", "mean_per_class"} - self.metrics.keys():
+            raise ValueError(f"`metrics` lacks {', '.join(sorted(missing))}")
+        if self.metrics["top5"] < self.metrics["top1"]:
+            raise ValueError("`metrics.top5` is less than `metrics.top1`")
+        candidates = self.selection.get("candidates", [])
+        if not isinstance(candidates, list) or not all(_scored(candidate) for candidate in candidates):
+            raise ValueError("`selection.candidates` is not a list of tables with a `score` each")
+        if self.protocol == "logme" and "logme" not in self.chosen:
+            raise ValueError("`chosen` lacks logme")
+        return self
+
+    @property
+    def checked(self) -> bool:
+        """Whether the record has a hash of its own, which was verified when it was read; schema 1 has none."""
+        return self.record_sha256 is not None
+
+    @property
+    def headline(self) -> float:
+        """The task's headline metric, in [0, 1]."""
+        return self.metrics[self.task.metric]
+
+    @property
+    def cell(self) -> str:
+        """The cell's key: the file's name without its ending."""
+        return cell_key(
+            snapshot=snapshot_slug(self.snapshot), task=self.task.name, protocol=self.protocol, seed=self.seed
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredResult:
+    """A result and where it was read from; its predictions are read when first asked for."""
+
+    result: Result
+    path: Path
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The per-image predictions, which agree with the record.
+
+        Raises:
+            InputError: Their file is missing, is not the one that the record names, or contradicts the record.
+        """
+        return self.read_predictions()
+
+    def read_predictions(self, *, names: bool = False) -> Predictions:
+        """As `predictions`.
+
+        Args:
+            names: Whether the names of images and classes are read as well.
+        """
+        path, result = self.path.with_suffix(".parquet"), self.result
+        predictions = read_predictions(path, result.predictions_sha256, names=names)
+        reason = predictions.contradiction(count=result.test_count, classes=result.task.classes, metrics=result.metrics)
+        if reason is not None:
+            raise DamagedFile(path, reason, REMEDY)
+        return predictions
+
+
+def suite_slug(key: SnapshotKey) -> str:
+    """A suite's snapshot in a cell key: `step-seed0-stage2`."""
+    return f"{key.arm}-seed{key.seed}-stage{key.stage}"
+
+
+def foreign_slug(reference: str, sha256: str) -> str:
+    """A foreign snapshot in a cell key: its reference with other signs replaced, and the start of its hash."""
+    text = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in reference)
+    # The hash keeps two files of one name apart.
+    return f"{text.strip('-.')[-80:]}-{sha256[:8]}"
+
+
+def snapshot_slug(snapshot: SnapshotRecord) -> str:
+    """A snapshot's part of a cell key."""
+    if snapshot.arm is None or snapshot.pretraining_seed is None or snapshot.stage is None:
+        return foreign_slug(snapshot.reference, snapshot.sha256)
+    return suite_slug(SnapshotKey(arm=snapshot.arm, seed=snapshot.pretraining_seed, stage=snapshot.stage))
+
+
+def cell_key(*, snapshot: str, task: str, protocol: str, seed: int) -> str:
+    """The key of a cell, which is its files' name."""
+    return f"{snapshot}.{task}.{protocol}.seed{seed}"
+
+
+def result_path(results: Path, suite: str, cell: str) -> Path:
+    """Where a cell's JSON lies."""
+    return results / suite / f"{cell}.json"
+
+
+def write_result(results: Path, record: dict[str, Any], predictions: Predictions) -> Path:
+    """Write a cell's predictions, then its record; both atomically.
+
+    Args:
+        results: The workspace's results folder.
+        record: The fields of `Result` as JSON values, without `schema` and the hashes.
+        predictions: Per-image predictions of the test split.
+
+    Returns:
+        Where the JSON lies.
+    """
+    content = encode_predictions(predictions)
+    whole = complete_record(record, sha256_bytes(content))
+    result = Result.model_validate(whole)
+    path = result_path(results, result.suite, result.cell)
+    write_bytes(path.with_suffix(".parquet"), content)
+    write_json(path, whole)
+    return path
+
+
+def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str, Any]:
+    """A record as it is stored: every field of `Result`, with the schema and both hashes.
+
+    Args:
+        record: As for `write_result`.
+        predictions_sha256: Hash of the predictions' file.
+    """
+    result = Result.model_validate({**record, "schema": SCHEMA, "predictions_sha256": predictions_sha256})
+    content = result.model_dump(by_alias=True, mode="json", exclude={"record_sha256"})
+    # Few tasks have one.
+    if content["task"]["split_sha256"] is None:
+        del content["task"]["split_sha256"]
+    return {**content, "record_sha256": sha256_json(content)}
+
+
+def read_result(path: Path) -> Result:
+    """Read one record and check it against its own hash.
+
+    Raises:
+        InputError: The file is missing, damaged, not a result, or of a newer schema.
+    """
+    try:
+        content = read_json(path, _REMEDY, limit=_LARGEST_RECORD)
+    except FileNotFoundError:
+        raise InputError(f"there is no result {path}.") from None
+    version = content.get("schema") if isinstance(content, dict) else None
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path} is not a result of lrbench: it names no `schema`. Move it out of the results folder.")
+    if version > SCHEMA:
+        raise InputError(f"{path} has schema {version}; this lrbench reads up to {SCHEMA}. Update lrbench.")
+    digest = content.pop("record_sha256", None)
+    try:
+        changed = sha256_json(content) != digest
+    except ValueError as error:
+        raise DamagedFile(path, "it holds a number that is not finite", _REMEDY) from error
+    # Schema 1 had no hash of the record; a record that has one was written with one.
+    if changed and (digest is not None or version > 1):
+        raise DamagedFile(path, "its content does not match its `record_sha256`", _REMEDY)
+    try:
+        return Result.model_validate({**content, "record_sha256": digest}, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        raise DamagedFile(path, f"`{key}`: {said.lower()}" if key else said, _REMEDY) from error
+
+
+def load_result(path: Path, suite: str) -> StoredResult:
+    """Read one record and see that it lies where it belongs.
+
+    Raises:
+        InputError: As `read_result`; or the file was moved or renamed.
+    """
+    result = read_result(path)
+    if result.suite != suite or result.cell != path.stem:
+        raise InputError(
+            f"{path} records cell {result.cell} of suite {result.suite}: it was moved or renamed. Put it back or delete it."
+        )
+    return StoredResult(result=result, path=path)
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of a suite's results folder is a record, by its name: not a temporary file, nor the suite."""
+    return name.endswith(".json") and not name.startswith(".") and name != "suite.json"
+
+
+def suites_with_results(results: Path) -> list[str]:
+    """Names of the suites that have results, sorted."""
+    if not results.is_dir():
+        return []
+    return sorted(folder.name for folder in results.iterdir() if folder.is_dir() and any(_result_names(folder)))
+
+
+def _result_names(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        with os.scandir(folder) as listing:
+            for item in listing:
+                if is_record(item.name):
+                    yield item.name

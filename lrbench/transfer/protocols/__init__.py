@@ -1,0 +1,1 @@
+"""Transfer protocols, one module each."""

@@ -1,0 +1,67 @@
+"""The probe on a few images of each class.
+
+Nothing is selected: with five images a class, a validation split of thousands would be another task. The strength is fixed in
+the suite, and the draw is keyed by the transfer seed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lrbench.config.protocols import Fewshot, Probe
+from lrbench.core.control import Control
+from lrbench.core.seeds import generator
+from lrbench.transfer.protocols import probe
+from lrbench.transfer.selection import Choice, LabelledFeatures, by_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewshotSettings:
+    """What the protocol works with.
+
+    Attributes:
+        fewshot: Images of each class, and the strength.
+        probe: Tolerance and most iterations of the fit.
+        seed: Transfer seed, which keys the draw.
+    """
+
+    fewshot: Fewshot
+    probe: Probe
+    seed: int
+
+
+def draw(labels: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[np.int64]:
+    """Positions of the images drawn, rising: `shots` of each class, or all of a class that has fewer."""
+    drawn = [generator(seed, "few shots", label).permutation(members)[:shots] for label, members in by_class(labels)]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
+def select(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: FewshotSettings,
+    control: Control | None = None,
+) -> Choice:
+    """The fixed strength; no image is looked at."""
+    chosen = {"shots": settings.fewshot.shots, "strength": settings.fewshot.strength}
+    return Choice(chosen=chosen, candidates=(), edge=False, metric=metric)
+
+
+def fit(
+    data: LabelledFeatures, choice: Choice, *, classes: int, settings: FewshotSettings, control: Control | None = None
+) -> probe.FittedProbe:
+    """Fit on the images drawn.
+
+    Raises:
+        InterruptedWork: Asked to stop.
+    """
+    drawn = torch.from_numpy(draw(data.labels.numpy(), int(choice.chosen["shots"]), settings.seed))
+    few = LabelledFeatures(features=data.features[drawn], labels=data.labels[drawn])
+    fitted = probe.fit(few, choice, classes=classes, settings=settings.probe, control=control)
+    fitted.diagnostics["images"] = len(drawn)
+    return fitted
