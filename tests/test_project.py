@@ -32,7 +32,7 @@ def test_the_first_screen_has_the_two_commands_and_ci_runs_them():
 
 
 def test_every_command_that_the_documents_show_exists():
-    pages = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     shown = {
         match.group(1)
         for page in pages
@@ -146,8 +146,8 @@ def test_the_examples_of_the_documents_run_on_the_committed_results(monkeypatch)
 
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("LRBENCH_HOME", raising=False)
-    text = (ROOT / "docs" / "results.md").read_text()
+    text = (ROOT / "docs" / "reference" / "results.md").read_text()
     # A fence's end is no output.
-    examples = doctest.DocTestParser().get_doctest(text.replace("```", ""), {}, "results.md", "docs/results.md", 0)
+    examples = doctest.DocTestParser().get_doctest(text.replace("```", ""), {}, "results.md", "docs/reference/results.md", 0)
     found = doctest.DocTestRunner(verbose=False).run(examples)
     assert found.attempted >= 10 and found.failed == 0
