@@ -35,8 +35,7 @@ from lrbench.models.foreign import Origin, take_in
 from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.index import load_index
-from lrbench.store.snapshots import SnapshotKey
-from lrbench.store.snapshots import read_metadata
+from lrbench.store.snapshots import SnapshotKey, read_metadata
 from lrbench.store.suites import keep_for_results, keep_suite
 from lrbench.transfer.protocols.points import Points
 from tests import trees

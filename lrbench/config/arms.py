@@ -157,8 +157,12 @@ def learning_rate(schedule: Schedule, stretch: Segment, update: int, updates_per
         return stretch.rate * (update + 1) / warmup
     if not stretch.cosine:
         return stretch.rate
-    total = schedule.epochs * updates_per_epoch
-    return stretch.rate * 0.5 * (1.0 + math.cos(math.pi * (update - warmup) / (total - warmup)))
+    return cosine_rate(stretch.rate, update - warmup, schedule.epochs * updates_per_epoch - warmup)
+
+
+def cosine_rate(rate: float, update: int, updates: int) -> float:
+    """Learning rate of an update (from 0) on half a cosine from `rate` to 0 (Loshchilov and Hutter 2017, eq. 5)."""
+    return rate * 0.5 * (1.0 + math.cos(math.pi * update / updates))
 
 
 def snapshot_keys(suite: Suite, *, arm: str | None = None, seed: int | None = None) -> list[SnapshotKey]:

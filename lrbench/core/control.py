@@ -1,14 +1,9 @@
 """How long work reports its progress, and learns that it should stop."""
 
 import signal
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Generic, ParamSpec, TypeVar
-
-Parameters = ParamSpec("Parameters")
-Made = TypeVar("Made")
 
 
 def about(seconds: float) -> str:
@@ -61,37 +56,3 @@ def stopping_on_signals(control: Control) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Kept(Generic[Parameters, Made]):
-    """A function whose last results are kept, by all of its arguments but who watches the work.
-
-    Args:
-        make: Takes hashable arguments and, anywhere among them, a `Control`.
-        most: How many results are kept.
-    """
-
-    def __init__(self, make: Callable[Parameters, Made], most: int) -> None:
-        self._make, self._most = make, most
-        self._found: OrderedDict[Hashable, Made] = OrderedDict()
-
-    def __call__(self, *arguments: Parameters.args, **named: Parameters.kwargs) -> Made:
-        """The result for these arguments, made now or before."""
-        every = (*arguments, *named.values())
-        key = tuple(each for each in every if not isinstance(each, Control))
-        if key not in self._found:
-            # What is left over goes first: two data sets need not be in memory at once.
-            while len(self._found) >= self._most:
-                self._found.popitem(last=False)
-            self._found[key] = self._make(*arguments, **named)
-        self._found.move_to_end(key)
-        return self._found[key]
-
-    def cache_clear(self) -> None:
-        """Forget everything."""
-        self._found.clear()
-
-
-def kept(most: int) -> Callable[[Callable[Parameters, Made]], Kept[Parameters, Made]]:
-    """Decorates a function so that its last `most` results are kept, whoever watches the work."""
-    return lambda make: Kept(make, most)

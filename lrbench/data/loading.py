@@ -10,8 +10,9 @@ import numpy as np
 from lrbench.config import load_task
 from lrbench.config.loading import is_shipped
 from lrbench.config.task import Task
-from lrbench.core.control import Control, kept
+from lrbench.core.control import Control
 from lrbench.core.errors import InputError
+from lrbench.core.memo import memoised
 from lrbench.data.examples import Identity, SplitName, TaskData
 from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
 from lrbench.data.layouts.hub import find_hub, read_hub
@@ -166,7 +167,7 @@ def check_all(tasks: Sequence[Task], roots: Sequence[Path], *, partial: bool = F
         raise InputError(" Also: ".join(problems))
 
 
-@kept(64)
+@memoised(64)
 def own_data(name: str, roots: tuple[Path, ...]) -> Identity | None:
     """What a user's own images are now, looked at once a process.
 

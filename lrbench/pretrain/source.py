@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from lrbench.config import load_task
 from lrbench.config.suite import Input
-from lrbench.core.control import Control, kept
+from lrbench.core.control import Control
 from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.memo import memoised
 from lrbench.core.workspace import Place
-from lrbench.data.examples import EvaluationTransform, TaskData
-from lrbench.data.loading import load_task_data, say_unused
+from lrbench.data.examples import TaskData
 from lrbench.data.pixels import Indices, Pixels
-from lrbench.data.prepare import prepare_splits
+from lrbench.data.prepared import prepare_task
 from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import InputNormalisation, forward_all, pick_device, placed
 from lrbench.store.references import Reference
@@ -41,20 +40,19 @@ class Source:
     test: Pixels
 
 
-@kept(1)
+@memoised(1)
 def open_source(
     name: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path | None, control: Control
 ) -> Source:
-    """Load and prepare a source task; kept for the next segment of the same process.
+    """Prepare a source task; the process remembers the latest one for its next segment.
 
     Raises:
-        InputError: The data is missing, half-copied or does not decode.
+        InputError: The data is missing or incomplete, or an image does not decode.
     """
-    data = load_task_data(load_task(name), roots, partial=partial)
-    say_unused(data, control)
-    transform = EvaluationTransform.of(settings)
-    data, pixels = prepare_splits(data, ("train", "test"), transform, cache=cache, control=control)
-    return Source(data=data, fingerprint=data.fingerprint, train=pixels["train"], test=pixels["test"])
+    task = prepare_task(name, settings, ("train", "test"), roots=roots, partial=partial, cache=cache, control=control)
+    return Source(
+        data=task.data, fingerprint=task.data.fingerprint, train=task.pixels["train"], test=task.pixels["test"]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrbench.config import load_task
 from lrbench.config.suite import Input
-from lrbench.core.control import Control, kept
+from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
+from lrbench.core.memo import memoised
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
-from lrbench.data.loading import load_task_data, say_unused
 from lrbench.data.pixels import Pixels, Shard
-from lrbench.data.prepare import prepare_splits
+from lrbench.data.prepared import prepare_task
 from lrbench.models.networks import InputNormalisation, forward_all
 from lrbench.transfer.selection import validation_split
 
@@ -99,26 +98,24 @@ class Target:
     test: Pixels
 
 
-@kept(16)
+@memoised(16)
 def open_target(
     task: str, settings: Input, roots: Sequence[Path], partial: bool, cache: Path | None, control: Control
 ) -> Target:
-    """Load and prepare a target for a network's input; kept for the next snapshot of the same process.
+    """Prepare a target for a network's input; the process remembers the latest ones for its next snapshots.
 
     Raises:
-        InputError: The data is missing, half-copied or does not decode.
+        InputError: The data is missing or incomplete, or an image does not decode.
     """
-    data = load_task_data(load_task(task), roots, partial=partial)
-    say_unused(data, control)
-    transform = EvaluationTransform.of(settings)
+    prepared = prepare_task(task, settings, None, roots=roots, partial=partial, cache=cache, control=control)
+    data, pixels = prepared.data, prepared.pixels
     names = [name for name in ("train", "val") if name in data.splits]
-    data, pixels = prepare_splits(data, tuple(data.splits), transform, cache=cache, control=control)
     trained = len(data.splits["train"])
     labels = np.concatenate([data.splits[name].labels for name in names])  # type: ignore[index]
     return Target(
         data=data,
         identity=data.identity,
-        transform=transform,
+        transform=prepared.transform,
         development=Development(
             pixels=JoinedPixels([pixels[name] for name in names]),  # type: ignore[index]
             labels=labels,

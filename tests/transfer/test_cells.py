@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.arms import SnapshotKey, cosine_rate
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
@@ -22,7 +22,6 @@ from lrbench.store.snapshots import batchnorm_path, read_metadata, snapshot_path
 from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols import finetune as finetune_module
-from lrbench.transfer.protocols.finetune import cosine_rate
 from lrbench.transfer.target import open_target
 from tests.leaderboard.fake import rewrite
 

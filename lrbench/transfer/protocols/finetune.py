@@ -6,7 +6,6 @@ training part, chosen on validation, and the choice trained once more on both.
 
 import copy
 import itertools
-import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lrbench.config.arms import cosine_rate
 from lrbench.config.protocols import Finetune
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
@@ -384,8 +384,3 @@ class Finetuned:
         """Features before the classifier of the images that were trained on. Shape `(N, D)`."""
         read = partial(penultimate, self._model)
         return forward_all(read, self._owner._development.pixels, self._owner._normalise)
-
-
-def cosine_rate(rate: float, update: int, updates: int) -> float:
-    """The learning rate of an update (from 0) on half a cosine from `rate` to 0 (Loshchilov and Hutter 2017, eq. 5)."""
-    return rate * 0.5 * (1 + math.cos(math.pi * update / updates))
