@@ -138,7 +138,7 @@ def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data
 
 
 def test_a_second_snapshot_of_a_task_decodes_nothing(lrbench, home, data, monkeypatch):
-    from lrbench.data.layouts.reading import FileImages
+    from lrbench.data.layouts.file_images import FileImages
     from lrbench.transfer.target import open_target
 
     decoded = []

@@ -10,7 +10,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, sentence
 from lrbench.core.files import writing
 from lrbench.core.locks import locked
-from lrbench.data.layouts.search import beneath, candidates, how_to_get, refuse_file
+from lrbench.data.layouts.data_folder import candidates, how_to_get, reject_file
 from lrbench.data.receive import receive, set_aside, wrong
 from lrbench.data.unpack import count_images, unpack
 from lrbench.data.unpacked import is_marked
@@ -43,7 +43,7 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
     if isinstance(task.files, TorchvisionFiles) and not task.archives:
         from lrbench.data.layouts.torchvision import download
 
-        refuse_file(task, root)
+        reject_file(task, root)
         download(task, task.files, root)
         control.say(f"{task.name} is there, under {root}")
         return
@@ -52,7 +52,7 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         return
     if not task.archives:
         raise InputError(f"task {task.name} names nothing to download. {how_to_get(task)}")
-    refuse_file(task, root)
+    reject_file(task, root)
     everywhere = (root, *roots)
     # Without pinned counts nothing says what the whole is.
     if task.counts and not _missing(task, everywhere):
@@ -86,7 +86,7 @@ def _beside(task: Task, archive: Archive, root: Path) -> Path:
     usual = root / archive.into
     beside = [each for each in task.archives if each.into == archive.into and each.unpacks_to and each.images]
     known = candidates(getattr(task.files, "root", ()))
-    for folder in (usual, *(beneath(root, name) for name in known)):
+    for folder in (usual, *(root / name for name in known)):
         # A root may be elsewhere: data is read there and not written.
         for each in beside if _is_below(folder, root) else ():
             there = folder / str(each.unpacks_to)
@@ -136,7 +136,7 @@ def _is_there(task: Task, archive: Archive, goal: Path, control: Control) -> boo
         FailureError: It was unpacked or copied in part.
     """
     if archive.unpacks_to:
-        refuse_file(task, goal)
+        reject_file(task, goal)
     elif goal.is_dir():
         raise InputError(f"{goal} is a folder, but task {task.name} needs a file there. Move it away.")
     if not goal.exists() or (not archive.unpacks_to and wrong(goal, archive) is not None):

@@ -1,9 +1,8 @@
 """From a task to its data: find the files, read the layout, and hold what is there against what the task pins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,33 +13,15 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.memo import memoised
 from lrbench.data.examples import Identity, SplitName, TaskData
-from lrbench.data.layouts.folders import find_folders, find_split_folders, read_folders, read_split_folders
-from lrbench.data.layouts.hub import find_hub, read_hub
-from lrbench.data.layouts.indexed import find_indexed, read_indexed
-from lrbench.data.layouts.lists import find_lists, read_lists
-from lrbench.data.layouts.reading import Reading, first_few, stated_first
-from lrbench.data.layouts.scanning import IMAGE_ENDINGS
-from lrbench.data.layouts.search import how_to_get
-from lrbench.data.layouts.table import find_table, read_table
-from lrbench.data.layouts.torchvision import find_torchvision, read_torchvision
+from lrbench.data.layouts.data_folder import how_to_get
+from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.image_folders import IMAGE_ENDINGS
+from lrbench.data.layouts.layout_data import LayoutData, prepend_causes
+from lrbench.data.layouts.registry import LAYOUTS
 from lrbench.data.unpacked import changed_lists
-
-Finder = Callable[[Task, Any, Sequence[Path]], Path | None]
-Reader = Callable[[Task, Any, Sequence[Path]], Reading]
 
 ON_THE_HUB = "read through `datasets`"
 """Where data is that lies in no folder."""
-
-# The layouts whose images lie on disk: how each is found (cheaply) and how it is read.
-_LAYOUTS: Mapping[str, tuple[Finder, Reader]] = {
-    "folders": (find_folders, read_folders),
-    "split-folders": (find_split_folders, read_split_folders),
-    "lists": (find_lists, read_lists),
-    "table": (find_table, read_table),
-    "indexed": (find_indexed, read_indexed),
-    "hub": (find_hub, read_hub),
-    "torchvision": (find_torchvision, read_torchvision),
-}
 
 
 def find_task_data(task: Task, roots: Sequence[Path]) -> str:
@@ -58,8 +39,7 @@ def find_task_data(task: Task, roots: Sequence[Path]) -> str:
     """
     if task.files.layout == "synthetic":
         return "made on the spot"
-    find, _ = _LAYOUTS[task.files.layout]
-    return str(find(task, task.files, roots) or ON_THE_HUB)
+    return str(LAYOUTS[task.files.layout].find(task, task.files, roots) or ON_THE_HUB)
 
 
 def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) -> TaskData:
@@ -77,11 +57,10 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
         from lrbench.data.synthetic import load_synthetic
 
         return load_synthetic(task)
-    _, read = _LAYOUTS[task.files.layout]
     try:
-        reading = read(task, task.files, roots)
+        reading = LAYOUTS[task.files.layout].read(task, task.files, roots)
     except InputError:
-        with stated_first(_changed_lists(task, roots)):
+        with prepend_causes(_changed_lists(task, roots)):
             raise
     changed = changed_lists(task, Path(reading.where), roots) if task.archives else []
     problems = (*reading.problems, *changed, *_differences(task, reading))
@@ -118,9 +97,8 @@ def _changed_lists(task: Task, roots: Sequence[Path]) -> list[str]:
     """The changed lists of data that could not be read, each a clause; none where the data is not found."""
     if not task.archives:
         return []
-    find, _ = _LAYOUTS[task.files.layout]
     with suppress(InputError):
-        where = find(task, task.files, roots)
+        where = LAYOUTS[task.files.layout].find(task, task.files, roots)
         return changed_lists(task, where, roots) if where else []
     return []
 
@@ -188,7 +166,7 @@ def own_data(name: str, roots: tuple[Path, ...]) -> Identity | None:
         return None
 
 
-def _differences(task: Task, reading: Reading) -> list[str]:
+def _differences(task: Task, reading: LayoutData) -> list[str]:
     """Where what is there is less or other than what the task pins, each a clause."""
     differences = []
     if task.classes is not None and len(reading.classes) != task.classes:

@@ -18,7 +18,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, sentence
 from lrbench.core.files import sync_folder, writing
 from lrbench.data.extract import RefusedArchive, Room, extract, refuse_other_kinds
-from lrbench.data.layouts.scanning import IMAGE_ENDINGS, is_litter
+from lrbench.data.layouts.image_folders import IMAGE_ENDINGS, is_system_file
 from lrbench.data.unpacked import mark_unpacked
 
 _WRONG = (
@@ -31,7 +31,7 @@ _NAMES = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 def count_images(folder: Path) -> int:
     """Number of image files in a folder and those below it, what systems leave lying about not counted."""
     return sum(
-        name.lower().endswith(IMAGE_ENDINGS) and not is_litter(name)
+        name.lower().endswith(IMAGE_ENDINGS) and not is_system_file(name)
         for _, _, names in os.walk(folder)
         for name in names
     )
@@ -149,7 +149,7 @@ def _wanted(path: Path, temporary: Path, appears: str) -> Path:
     found = next((folder for top in (temporary, *tops) if (folder := top / appears).is_dir()), None)
     if found is not None:
         return found
-    held = [top for top in tops if not is_litter(top.name)]
+    held = [top for top in tops if not is_system_file(top.name)]
     if not held or any(top.is_dir() for top in held):
         names = ", ".join(top.name for top in held[:5])
         raise FailureError(f"{path} holds no folder {appears} (it holds {names}). {_WRONG}")

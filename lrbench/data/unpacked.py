@@ -12,8 +12,8 @@ from lrbench.config.loading import is_shipped
 from lrbench.config.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
 from lrbench.core.errors import InputError
 from lrbench.core.files import read_json, sha256_file, write_json
-from lrbench.data.layouts.search import candidates
-from lrbench.data.layouts.splits import hash_problem
+from lrbench.data.layouts.data_folder import candidates
+from lrbench.data.layouts.list_files import describe_hash_mismatch
 
 MARKER = ".lrbench-fetched.json"
 """The mark's file name."""
@@ -69,7 +69,7 @@ def changed_lists(task: Task, where: Path, roots: Sequence[Path]) -> list[str]:
             if used is not None and path.name not in used:
                 continue
             if os.path.isfile(path) and (
-                problem := hash_problem(path, f"sha256:{expected}", f"was unpacked from {archive}")
+                problem := describe_hash_mismatch(path, f"sha256:{expected}", f"was unpacked from {archive}")
             ):
                 problems.append(f"{problem} since{meant}")
     return problems

@@ -10,7 +10,7 @@ from lrbench.core.errors import InputError
 from lrbench.data import jpeg
 from lrbench.data.decode import UndecodableImage, decode, noticing
 from lrbench.data.image_kinds import READ_FORMATS
-from lrbench.data.layouts.reading import FileImages
+from lrbench.data.layouts.file_images import FileImages
 
 
 def encoded(picture, kind):

@@ -218,7 +218,7 @@ def test_the_commit_in_the_cache_is_held_to_one_list_of_classes(home, monkeypatc
     task = load_task("hub.toml")
     table = datasets.Dataset.from_parquet(str(snapshot / "train-0.parquet"))
     with pytest.raises(InputError, match=r"class 0 is 'ant' in split train and 'cat' in .*test-0\.parquet"):
-        hub_files.refuse_other_names(datasets, task, task.files, None, "1" * 40, {"train": table, "test": table})
+        hub_files.reject_other_class_names(datasets, task, task.files, None, "1" * 40, {"train": table, "test": table})
 
 
 def test_a_folder_needs_no_revision_and_its_content_tells_it_apart(home):

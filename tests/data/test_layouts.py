@@ -1,9 +1,13 @@
 """What holds for every layout: data that is not there or not whole, counts that are pinned, litter, fingerprints."""
 
+from typing import get_args
+
 import pytest
 
 from lrbench.config import load_task
+from lrbench.config.task import Files
 from lrbench.core.errors import InputError
+from lrbench.data.layouts.registry import LAYOUTS
 from lrbench.data.loading import load_task_data
 from tests import trees
 from tests.data.reading import MINE, counts, load
@@ -129,3 +133,10 @@ def test_where_a_toml_lies_is_no_part_of_the_task(home):
     first, other = load_task("mine.toml"), load_task("elsewhere/mine.toml")
     assert first.model_dump() == other.model_dump()
     assert load_task("cub200").argument == "cub200" and other.argument == "elsewhere/mine.toml"
+
+
+def test_every_layout_has_a_reader():
+    records, _ = get_args(Files)
+    names = {get_args(record.model_fields["layout"].annotation)[0] for record in get_args(records)}
+    assert names == {*LAYOUTS, "synthetic"}
+    assert all(layout.description for layout in LAYOUTS.values())

@@ -21,7 +21,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.data import prepare as module
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
-from lrbench.data.layouts.reading import FileImages
+from lrbench.data.layouts.file_images import FileImages
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import DecodedAnew, StoredPixels, centre_crop
 from lrbench.data.prepare import prepare

@@ -205,7 +205,7 @@ PREPARES = """
 import sys, time
 from pathlib import Path
 from lrbench.data.examples import EvaluationTransform
-from lrbench.data.layouts.reading import FileImages
+from lrbench.data.layouts.file_images import FileImages
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.config import load_task

@@ -8,7 +8,7 @@ from lrbench.config.splits import ListedSplit
 from lrbench.config.task import FoldersFiles
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
-from lrbench.data.layouts.search import beneath, candidates
+from lrbench.data.layouts.data_folder import candidates
 from lrbench.data.loading import find_task_data, load_task_data
 from tests import trees
 
@@ -70,7 +70,7 @@ def moved(tmp_path, name, root, images=None):
     if images not in {None, "Images"}:
         (made / images).parent.mkdir(exist_ok=True)
         (made / "Images").rename(made / images)
-    goal = beneath(tmp_path / "data", root)
+    goal = tmp_path / "data" / root
     goal.parent.mkdir(parents=True, exist_ok=True)
     made.rename(goal)
     task = load_task(name)
@@ -83,7 +83,7 @@ def moved(tmp_path, name, root, images=None):
 @pytest.mark.parametrize(("name", "root", "images"), list(places()))
 def test_data_is_read_wherever_its_task_looks(tmp_path, name, root, images):
     data_root, task = moved(tmp_path, name, root, images)
-    assert find_task_data(task, [data_root]) == str(beneath(data_root, root))
+    assert find_task_data(task, [data_root]) == str(data_root / root)
     # The list of sketches names those of all 250 classes.
     data = load_task_data(task, [data_root], partial=name == "sketch250")
     assert {split: len(found) for split, found in data.splits.items()} == task.counts

@@ -16,9 +16,10 @@ from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
 from lrbench.data.jpeg import Bytes
-from lrbench.data.layouts.alike import spellings
-from lrbench.data.layouts.hub_files import image_folders, read_image, refuse_other_names
-from lrbench.data.layouts.reading import Reading, from_labels, look_at_files
+from lrbench.data.layouts.file_images import hash_file_stats
+from lrbench.data.layouts.hub_files import read_image, reject_other_class_names, resolve_image_folders
+from lrbench.data.layouts.layout_data import LayoutData, from_labels
+from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
 # `datasets` keeps a data set of the Hub in a folder that is called by its commit: `NAME/CONFIG/VERSION/COMMIT/…`.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -72,14 +73,14 @@ class HubImages:
         fingerprint = str(self.table._fingerprint)
         if not paths:
             return fingerprint
-        return sha256_bytes(f"{fingerprint} {look_at_files(self.folders[0], list(paths.values()))[0]}".encode())
+        return sha256_bytes(f"{fingerprint} {hash_file_stats(self.folders[0], list(paths.values()))[0]}".encode())
 
     def content(self) -> str | None:
         """SHA-256 over the size of every image; None where a revision says more."""
         if not self.sizes_identify:
             return None
         sizes, paths = self._sizes_and_paths()
-        files = look_at_files(self.folders[0], list(paths.values()))[1] if paths else ""
+        files = hash_file_stats(self.folders[0], list(paths.values()))[1] if paths else ""
         return sha256_bytes(f"{sizes} {files}".encode())
 
     def _sizes_and_paths(self) -> tuple[list[int | None], dict[int, str]]:
@@ -110,7 +111,7 @@ def find_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Path | None:
     return folder
 
 
-def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
+def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     """Read a data set through `datasets`, images left encoded.
 
     Raises:
@@ -135,9 +136,9 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Reading:
                 )
     where = str(folder or files.id)
     commit = _commit(list(tables.values()))
-    refuse_other_names(datasets, task, files, folder, commit, tables)
+    reject_other_class_names(datasets, task, files, folder, commit, tables)
     names, labels = _labels(datasets, task, files, where, tables)
-    folders = image_folders(datasets, files, folder)
+    folders = resolve_image_folders(datasets, files, folder)
     splits: dict[SplitName, Split] = {}
     for split, table in tables.items():
         theirs = files.splits[split]
@@ -188,7 +189,7 @@ def _labels(
     columns = {split: table[files.label][:] for split, table in tables.items()}
     values = [value for column in columns.values() for value in column]
     if values and all(isinstance(value, str) for value in values):
-        class_of = spellings(sorted(set(values)))
+        class_of = unify_unicode_forms(sorted(set(values)))
         names = sorted(set(class_of.values()))
         position = {name: number for number, name in enumerate(names)}
         return names, {

@@ -12,7 +12,7 @@ from lrbench.data.decode import MOST_IMAGE_BYTES
 from lrbench.data.examples import SplitName
 
 
-def image_folders(datasets: Any, files: HubFiles, folder: Path | None) -> tuple[Path, ...]:
+def resolve_image_folders(datasets: Any, files: HubFiles, folder: Path | None) -> tuple[Path, ...]:
     """The folders that may hold images which a row names by path, all links resolved.
 
     Args:
@@ -36,7 +36,7 @@ def read_image(folders: tuple[Path, ...], path: str) -> bytes:
     """The content of an image that a row names by path.
 
     Args:
-        folders: As `image_folders` gives them.
+        folders: As `resolve_image_folders` gives them.
         path: Absolute, or relative to the first folder.
 
     Raises:
@@ -52,7 +52,7 @@ def read_image(folders: tuple[Path, ...], path: str) -> bytes:
         raise ValueError(f"it is given as the path {path!r}, and there is no file {file}") from error
 
 
-def refuse_other_names(
+def reject_other_class_names(
     datasets: Any,
     task: Task,
     files: HubFiles,

@@ -8,11 +8,12 @@ from pathlib import Path
 from lrbench.config.task import IndexedFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.alike import Lookup
-from lrbench.data.layouts.named import unlisted
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, printable, shortened
-from lrbench.data.layouts.search import how_to_get, locate
-from lrbench.data.layouts.splits import is_number, read_lines, refuse_outside
+from lrbench.data.layouts.data_folder import find_data_folder, how_to_get
+from lrbench.data.layouts.display import first_few, printable, shorten
+from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files
+from lrbench.data.layouts.list_files import is_number, read_lines, reject_outside_path
+from lrbench.data.layouts.listed_images import find_unlisted_images
+from lrbench.data.layouts.unicode_names import PathLookup
 
 
 def find_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Path:
@@ -28,10 +29,10 @@ def find_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Path
         return f"no {', '.join(missing)} in it" if missing else None
 
     wanted = f"a folder with {', '.join(_file_names(files))}"
-    return locate(task, roots, files.root, wanted=wanted, objection=objection)
+    return find_data_folder(task, roots, files.root, wanted=wanted, objection=objection)
 
 
-def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Reading:
+def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> LayoutData:
     """Read a data set whose labels and split are text files joined on an image id, never on a line's number.
 
     Classes are in the order of their ids; those without images (NABirds lists its whole hierarchy) are left out.
@@ -52,24 +53,24 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
         raise InputError(
             f"{root / files.labels} names classes that {files.classes} does not have: {first_few(unknown)}."
         )
-    members: dict[SplitName, list[Member]] = {"train": [], "test": []}
+    samples: dict[SplitName, list[Sample]] = {"train": [], "test": []}
     named: dict[SplitName, list[str]] = {"train": [], "test": []}
-    on_disk = Lookup(root / files.folder)
+    on_disk = PathLookup(root / files.folder)
     missing: dict[str, list[str]] = {}
     for image, path in paths.items():
         if trains[image] not in {"0", "1"}:
-            said = shortened(trains[image])
+            said = shorten(trains[image])
             raise InputError(
-                f"{root / files.split}: image {shortened(image, quote=False)} has {said} where 0 or 1 should be."
+                f"{root / files.split}: image {shorten(image, quote=False)} has {said} where 0 or 1 should be."
             )
-        refuse_outside(root / files.images, path)
+        reject_outside_path(root / files.images, path)
         if (found := on_disk.find(path)) is not None:
             split: SplitName = "train" if trains[image] == "1" else "test"
-            members[split].append((labels[image], found))
+            samples[split].append((labels[image], found))
             named[split].append(path)
         else:
             missing.setdefault(labels[image], []).append(path)
-    present = {name for images in members.values() for name, _ in images}
+    present = {name for images in samples.values() for name, _ in images}
     if paths and not present:
         raise InputError(
             f"none of the {len(paths):,} images that {root / files.images} names is there: the first was looked for at "
@@ -87,10 +88,10 @@ def read_indexed(task: Task, files: IndexedFiles, roots: Sequence[Path]) -> Read
         root=root,
         images=root / files.folder,
         classes=order,
-        members=members,
+        samples=samples,
         ids=named,
         problems=problems,
-        unused=unlisted(task, root / files.folder, members),
+        unused=find_unlisted_images(task, root / files.folder, samples),
     )
     return replace(reading, classes=tuple(printable(classes[name]) for name in reading.classes))
 
@@ -106,11 +107,11 @@ def _table(path: Path) -> dict[str, str]:
         key, space, value = line.rstrip().partition(" ")
         if not space or not value:
             raise InputError(
-                f"{path}, line {number}: {shortened(line)} is not an id, a space and a value. Copy the file again."
+                f"{path}, line {number}: {shorten(line)} is not an id, a space and a value. Copy the file again."
             )
         if key in table:
             raise InputError(
-                f"{path}, line {number}: the id {shortened(key, quote=False)} occurs twice. Copy the file again."
+                f"{path}, line {number}: the id {shorten(key, quote=False)} occurs twice. Copy the file again."
             )
         table[key] = value
     return table

@@ -8,23 +8,30 @@ from lrbench.config.strict import OneOrMore
 from lrbench.config.task import ListsFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.named import (
-    holding,
-    image_folders,
-    list_path,
-    look_for,
-    missing_problem,
-    none_there,
-    one_spelling,
-    refuse_shared,
-    search_objection,
-    sorted_classes,
-    unlisted,
-    within,
+from lrbench.data.layouts.data_folder import candidates, find_data_folder
+from lrbench.data.layouts.display import first_few, shorten
+from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files, prepend_causes
+from lrbench.data.layouts.list_files import (
+    describe_hash_mismatch,
+    is_number,
+    read_lines,
+    reject_duplicates,
+    reject_outside_path,
 )
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened, stated_first
-from lrbench.data.layouts.search import candidates, locate
-from lrbench.data.layouts.splits import hash_problem, is_number, read_lines, refuse_outside, refuse_twice
+from lrbench.data.layouts.listed_images import (
+    choose_image_folder,
+    describe_missing_images,
+    describe_missing_parts,
+    existing_image_folders,
+    find_list,
+    find_listed_images,
+    find_unlisted_images,
+    image_path,
+    no_images_error,
+    reject_shared_images,
+    sort_classes,
+    unify_class_names,
+)
 
 
 def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
@@ -36,16 +43,16 @@ def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
 
     names = [candidates(each)[0] for each in _list_names(files).values()]
     wanted = f"the image folder {' or '.join(candidates(files.images))} and the lists {', '.join(names)}"
-    return locate(
+    return find_data_folder(
         task,
         roots,
         files.root,
         wanted=wanted,
-        objection=lambda root: search_objection(root, files.images, list(_list_names(files).values())),
+        objection=lambda root: describe_missing_parts(root, files.images, list(_list_names(files).values())),
     )
 
 
-def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
+def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> LayoutData:
     """Read a data set whose splits are lists of file names.
 
     A name is split at `/` and never at spaces, which file names hold. Listed files are taken whatever their ending;
@@ -56,43 +63,45 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Reading:
             images is there although its folder is.
     """
     root = find_lists(task, files, roots)
-    folders = image_folders(files.images, root)
+    folders = existing_image_folders(files.images, root)
     paths: dict[SplitName, Path] = {}
     problems: list[str] = []
     for split, name in _list_names(files).items():
-        path = list_path(root, folders, name)
+        path = find_list(root, folders, name)
         assert path is not None
         paths[split] = path
-        if split in files.hashes and (problem := hash_problem(path, files.hashes[split])):
+        if split in files.hashes and (problem := describe_hash_mismatch(path, files.hashes[split])):
             problems.append(problem)
-    listed: dict[SplitName, list[Member]] = {}
+    listed: dict[SplitName, list[Sample]] = {}
     ids: dict[SplitName, list[str]] = {}
-    members: dict[SplitName, list[Member]] = {}
-    with stated_first(tuple(problems)):
-        lines = {split: _members(task, path, read_lines(path), files.label) for split, path in paths.items()}
-        for split, named in one_spelling(lines).items():
-            path, folder = paths[split], holding(root, folders, named)
-            listed[split] = [(klass, within(folder, image)) for klass, image in named]
-            found = look_for(root, folder, named)
-            members[split], ids[split] = found.members, found.ids
-            if named and not found.members:
+    samples: dict[SplitName, list[Sample]] = {}
+    with prepend_causes(tuple(problems)):
+        lines = {split: _samples(task, path, read_lines(path), files.label) for split, path in paths.items()}
+        for split, named in unify_class_names(lines).items():
+            path, folder = paths[split], choose_image_folder(root, folders, named)
+            listed[split] = [(klass, image_path(folder, image)) for klass, image in named]
+            found = find_listed_images(root, folder, named)
+            samples[split], ids[split] = found.samples, found.ids
+            if named and not found.samples:
                 if files.label != "column":
                     _refuse_columns(task, path, root, folder, named)
-                raise none_there(task, path, root / listed[split][0][1], len(named), _table_hint(path, named[0][1]))
-            problems.extend(missing_problem(found, len(named), f"listed {split}"))
-        refuse_shared(task, root, listed)
+                raise no_images_error(
+                    task, path, root / listed[split][0][1], len(named), _table_hint(path, named[0][1])
+                )
+            problems.extend(describe_missing_images(found, len(named), f"listed {split}"))
+        reject_shared_images(task, root, listed)
         if files.label != "column":
-            _refuse_emptied(task, root, listed, members)
+            _refuse_emptied(task, root, listed, samples)
     names = {name for found in listed.values() for name, _ in found}
     return from_files(
         task,
         root=root,
         images=root,
-        classes=sorted_classes(names) if files.label == "column" else sorted(names),
-        members=members,
+        classes=sort_classes(names) if files.label == "column" else sorted(names),
+        samples=samples,
         ids=ids,
         problems=problems,
-        unused=unlisted(task, root, members),
+        unused=find_unlisted_images(task, root, samples),
     )
 
 
@@ -103,14 +112,14 @@ def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:
     return names
 
 
-def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[Member]:
-    members = []
+def _samples(task: Task, path: Path, lines: Sequence[str], label: str) -> list[Sample]:
+    samples = []
     for number, line in enumerate(lines, start=1):
         if label == "column":
             name, _, klass = line.rstrip().rpartition(" ")
             if not name or not is_number(klass):
                 raise InputError(
-                    f"{path}, line {number}: {shortened(line)} is not an image's path followed by a space and the number of "
+                    f"{path}, line {number}: {shorten(line)} is not an image's path followed by a space and the number of "
                     f'its class, as task {task.name} says (label = "column").'
                 )
             klass = str(int(klass))
@@ -122,13 +131,13 @@ def _members(task: Task, path: Path, lines: Sequence[str], label: str) -> list[M
                 klass = klass.rpartition("/")[2]
             if not slash or not klass or not file:
                 raise InputError(
-                    f"{path}, line {number}: {shortened(line)} is not `class/file`, as task {task.name} needs. "
+                    f"{path}, line {number}: {shorten(line)} is not `class/file`, as task {task.name} needs. "
                     f"{_table_hint(path, line)}Get the original list again."
                 )
-        refuse_outside(path, name)
-        members.append((klass, name))
-    refuse_twice(task, path, [name for _, name in members])
-    return members
+        reject_outside_path(path, name)
+        samples.append((klass, name))
+    reject_duplicates(task, path, [name for _, name in samples])
+    return samples
 
 
 def _table_hint(path: Path, line: str) -> str:
@@ -138,7 +147,7 @@ def _table_hint(path: Path, line: str) -> str:
     return 'If it is a table with a column of images and one of their classes, layout = "table" reads it. '
 
 
-def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequence[Member]) -> None:
+def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequence[Sample]) -> None:
     """Refuse a list that was read for names alone, and whose lines are a name and the number of its class.
 
     Raises:
@@ -146,7 +155,7 @@ def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequ
     """
     _, line = named[0]
     name, space, number = line.rstrip().rpartition(" ")
-    if space and is_number(number) and os.path.isfile(root / within(folder, name)):
+    if space and is_number(number) and os.path.isfile(root / image_path(folder, name)):
         raise InputError(
             f"no image that {path} lists is there, but {name!r} is, and its line goes on with a number, {number}. If that is "
             f'the number of its class, say so in the TOML of task {task.name}: label = "column" under [files].'
@@ -156,10 +165,10 @@ def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequ
 def _refuse_emptied(
     task: Task,
     images: Path,
-    listed: Mapping[SplitName, Sequence[Member]],
-    members: Mapping[SplitName, Sequence[Member]],
+    listed: Mapping[SplitName, Sequence[Sample]],
+    samples: Mapping[SplitName, Sequence[Sample]],
 ) -> None:
-    present = {name for found in members.values() for name, _ in found}
+    present = {name for found in samples.values() for name, _ in found}
     folders = {name: path.rpartition("/")[0] for found in listed.values() for name, path in found}
     emptied = sorted(name for name in folders if name not in present and os.path.isdir(images / folders[name]))
     if emptied:

@@ -14,26 +14,27 @@ from lrbench.config.strict import OneOrMore
 from lrbench.config.task import TableFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.named import (
-    holding,
-    holds_any,
-    image_folders,
-    list_path,
-    look_for,
-    missing_problem,
-    none_there,
-    one_spelling,
-    refuse_shared,
-    search_objection,
-    sorted_classes,
-    unlisted,
-    within,
+from lrbench.data.layouts.class_splits import draw, split_first
+from lrbench.data.layouts.data_folder import candidates, find_data_folder
+from lrbench.data.layouts.display import first_few, shorten
+from lrbench.data.layouts.image_folders import IMAGE_ENDINGS
+from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files
+from lrbench.data.layouts.list_files import read_test_list, read_text, reject_outside_path
+from lrbench.data.layouts.listed_images import (
+    choose_image_folder,
+    describe_missing_images,
+    describe_missing_parts,
+    existing_image_folders,
+    find_list,
+    find_listed_images,
+    find_unlisted_images,
+    has_any_image,
+    image_path,
+    no_images_error,
+    reject_shared_images,
+    sort_classes,
+    unify_class_names,
 )
-from lrbench.data.layouts.reading import Member, Reading, first_few, from_files, shortened
-from lrbench.data.layouts.rules import after_first, draw
-from lrbench.data.layouts.scanning import IMAGE_ENDINGS
-from lrbench.data.layouts.search import candidates, locate
-from lrbench.data.layouts.splits import read_test_list, read_text, refuse_outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +55,16 @@ def find_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Path:
     """
     tables = list(_table_names(files).values())
     names = ", ".join(candidates(each)[0] for each in tables)
-    return locate(
+    return find_data_folder(
         task,
         roots,
         files.root,
         wanted=f"the image folder {' or '.join(candidates(files.images))} and the table {names}",
-        objection=lambda root: search_objection(root, files.images, tables),
+        objection=lambda root: describe_missing_parts(root, files.images, tables),
     )
 
 
-def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
+def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> LayoutData:
     """Read a data set whose images and classes stand in tables.
 
     Images that no table names are not part of the task.
@@ -73,44 +74,44 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> Reading:
             images there, or a split that cannot be made.
     """
     root = find_table(task, files, roots)
-    folders = image_folders(files.images, root)
-    splits: dict[SplitName, list[Member]] = {}
+    folders = existing_image_folders(files.images, root)
+    splits: dict[SplitName, list[Sample]] = {}
     folder_of: dict[SplitName, str] = {}
-    drawn: set[Member] = set()
+    drawn: set[Sample] = set()
     problems: list[str] = []
     for split, name in _table_names(files).items():
-        path = list_path(root, folders, name)
+        path = find_list(root, folders, name)
         assert path is not None
         table = _read(path, files.separator)
-        named = _members(task, files, table, root, folders)
+        named = _samples(task, files, table, root, folders)
         if not named:
             raise InputError(f"{path} of task {task.name} has columns and no rows. Copy it again.")
-        folder = holding(root, folders, named)
-        if not holds_any(root, folder, named):
-            first = root / within(folder, named[0][1])
-            raise none_there(task, path, first, len(named), _ending_hint(files, first))
+        folder = choose_image_folder(root, folders, named)
+        if not has_any_image(root, folder, named):
+            first = root / image_path(folder, named[0][1])
+            raise no_images_error(task, path, first, len(named), _ending_hint(files, first))
         if files.file is None:
             splits[split] = named
         else:
             splits, drawn, problems = _divided(task, files, table, named, (root, *roots))
         folder_of |= dict.fromkeys(splits.keys() - folder_of.keys(), folder)
-    splits = one_spelling(splits)
-    refuse_shared(
-        task, root, {split: [(k, within(folder_of[split], i)) for k, i in named] for split, named in splits.items()}
+    splits = unify_class_names(splits)
+    reject_shared_images(
+        task, root, {split: [(k, image_path(folder_of[split], i)) for k, i in named] for split, named in splits.items()}
     )
-    found = {split: look_for(root, folder_of[split], named) for split, named in splits.items()}
+    found = {split: find_listed_images(root, folder_of[split], named) for split, named in splits.items()}
     for split, present in found.items():
-        problems.extend(missing_problem(present, len(splits[split]), f"listed {split}"))
+        problems.extend(describe_missing_images(present, len(splits[split]), f"listed {split}"))
     return from_files(
         task,
         root=root,
         images=root,
-        classes=sorted_classes({name for named in splits.values() for name, _ in named}),
-        members={split: present.members for split, present in found.items()},
+        classes=sort_classes({name for named in splits.values() for name, _ in named}),
+        samples={split: present.samples for split, present in found.items()},
         ids={split: present.ids for split, present in found.items()},
         problems=problems,
         drawn=sorted(image for _, image in drawn),
-        unused=unlisted(task, root, {split: present.members for split, present in found.items()}),
+        unused=find_unlisted_images(task, root, {split: present.samples for split, present in found.items()}),
     )
 
 
@@ -148,7 +149,7 @@ def _read(path: Path, separator: str | None) -> _Table:
             else ""
         )
         raise InputError(
-            f"{path} has one column, {shortened(columns[0])}, where its first line should name at least two, of images and of "
+            f"{path} has one column, {shorten(columns[0])}, where its first line should name at least two, of images and of "
             f"their classes, separated by {separator!r}.{hint}"
         )
     for row, line in zip(rows[1:], lines[1:], strict=True):
@@ -167,7 +168,7 @@ def _toml(separator: str) -> str:
     return '"\\t"' if separator == "\t" else f'"{separator}"'
 
 
-def _members(task: Task, files: TableFiles, table: _Table, root: Path, folders: Sequence[str]) -> list[Member]:
+def _samples(task: Task, files: TableFiles, table: _Table, root: Path, folders: Sequence[str]) -> list[Sample]:
     """Class and image of each row.
 
     Raises:
@@ -175,7 +176,7 @@ def _members(task: Task, files: TableFiles, table: _Table, root: Path, folders: 
     """
     first = table.columns[0]
     if first.lower().endswith(tuple(IMAGE_ENDINGS)) or any(
-        os.path.isfile(root / within(folder, first + files.ending)) for folder in folders
+        os.path.isfile(root / image_path(folder, first + files.ending)) for folder in folders
     ):
         raise InputError(
             f"the first line of {table.path} names an image, {first!r}, where it should name the columns. Put a "
@@ -187,27 +188,27 @@ def _members(task: Task, files: TableFiles, table: _Table, root: Path, folders: 
     others = [*(column for column in table.columns if column and column not in named), "", ""]
     images = _column(task, table, files.image or others.pop(0), "image")
     labels = _column(task, table, files.label or others[0], "label")
-    members = []
+    samples = []
     for image, label, line in zip(images, labels, table.lines, strict=True):
         if not image.strip() or not label.strip():
             what = "image" if not image.strip() else "class"
             raise InputError(f"{table.path}, line {line}: no {what}. Fill it in, or take the line out.")
         # Tables that were written on Windows have its separators.
         name = image.strip().replace("\\", "/").removeprefix("./") + files.ending
-        refuse_outside(table.path, name, line)
-        members.append((label.strip(), name))
-    _refuse_twice(task, table, members)
-    return members
+        reject_outside_path(table.path, name, line)
+        samples.append((label.strip(), name))
+    _reject_duplicates(task, table, samples)
+    return samples
 
 
-def _refuse_twice(task: Task, table: _Table, members: Sequence[Member]) -> None:
+def _reject_duplicates(task: Task, table: _Table, samples: Sequence[Sample]) -> None:
     """Refuse a table in which two rows name one image.
 
     Raises:
         InputError: Names the lines, and what may be the cause.
     """
     seen: dict[str, tuple[str, int]] = {}
-    for (label, image), line in zip(members, table.lines, strict=True):
+    for (label, image), line in zip(samples, table.lines, strict=True):
         before, first = seen.setdefault(posixpath.normpath(image), (label, line))
         if first != line:
             classes = "" if before == label else f", as {before!r} and as {label!r}"
@@ -247,16 +248,16 @@ def _ending_hint(files: TableFiles, first: Path) -> str:
 
 
 def _divided(
-    task: Task, files: TableFiles, table: _Table, members: Sequence[Member], beside: Sequence[Path]
-) -> tuple[dict[SplitName, list[Member]], set[Member], list[str]]:
+    task: Task, files: TableFiles, table: _Table, samples: Sequence[Sample], beside: Sequence[Path]
+) -> tuple[dict[SplitName, list[Sample]], set[Sample], list[str]]:
     """The images of each split of one table, those that were drawn for testing, and problems with a list."""
     if isinstance(files.split, ColumnSplit):
-        return _by_column(task, files.split, table, members), set(), []
+        return _by_column(task, files.split, table, samples), set(), []
     problems: list[str] = []
-    left_out: set[Member] = set()
-    drawn: set[Member] = set()
+    left_out: set[Sample] = set()
+    drawn: set[Sample] = set()
     if isinstance(files.split, ListedSplit):
-        known = {image: (label, image) for label, image in members}
+        known = {image: (label, image) for label, image in samples}
         lines, problems = read_test_list(task, files.split, beside, known)
         strangers = [line for line in lines if line not in known]
         if strangers:
@@ -268,27 +269,27 @@ def _divided(
         if not tested:
             raise InputError(
                 f"none of the {len(lines):,} test images that {files.split.test} names is in {table.path} of task {task.name}: "
-                f"it should name them as {members[0][1]!r}, a line each."
+                f"it should name them as {samples[0][1]!r}, a line each."
             )
     else:
         by_class: dict[str, list[str]] = {}
-        for label, image in sorted(members):
+        for label, image in sorted(samples):
             by_class.setdefault(label, []).append(image)
         if isinstance(files.split, FirstSplit):
-            tested, left_out = after_first(by_class, files.split)
+            tested, left_out = split_first(by_class, files.split)
         else:
             tested, left_out = draw(task, files.split, by_class)
             drawn = tested
-    splits: dict[SplitName, list[Member]] = {"train": [], "test": []}
-    for each in members:
+    splits: dict[SplitName, list[Sample]] = {"train": [], "test": []}
+    for each in samples:
         if each not in left_out:
             splits["test" if each in tested else "train"].append(each)
     return splits, drawn, problems
 
 
 def _by_column(
-    task: Task, split: ColumnSplit, table: _Table, members: Sequence[Member]
-) -> dict[SplitName, list[Member]]:
+    task: Task, split: ColumnSplit, table: _Table, samples: Sequence[Sample]
+) -> dict[SplitName, list[Sample]]:
     """The images of each split, as a column says it.
 
     Raises:
@@ -298,17 +299,17 @@ def _by_column(
     if split.val is not None:
         asked["val"] = split.val
     words: dict[str, SplitName] = {word: name for name, value in asked.items() for word in candidates(value)}
-    splits: dict[SplitName, list[Member]] = {name: [] for name in asked}
+    splits: dict[SplitName, list[Sample]] = {name: [] for name in asked}
     said = [word.strip() for word in _column(task, table, split.name, "split.name")]
     there = first_few(sorted(set(said)), 12)
-    for word, member, line in zip(said, members, table.lines, strict=True):
+    for word, sample, line in zip(said, samples, table.lines, strict=True):
         if word not in words:
             raise InputError(
                 f"{table.path}, line {line}: column {split.name!r} says {word!r}, which stands for no split of {task.name} "
                 f"({', '.join(map(repr, words))} do). It says {there}: name what stands for train, test and val under "
                 "files.split, or take such lines out."
             )
-        splits[words[word]].append(member)
+        splits[words[word]].append(sample)
     for name, found in splits.items():
         if not found:
             raise InputError(

@@ -11,34 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from lrbench.config import suggestion
 from lrbench.config.task import Task, TorchvisionFiles
 from lrbench.core.errors import FailureError, InputError, LrbenchError, sentence
 from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, rgb_pixels
 from lrbench.data.examples import ImageSource, Split, SplitName
 from lrbench.data.jpeg import Bytes
+from lrbench.data.layouts.data_folder import candidates, how_to_get
+from lrbench.data.layouts.display import first_few, printable, shorten
+from lrbench.data.layouts.file_images import FileImages, hash_file_stats
+from lrbench.data.layouts.layout_data import LayoutData, from_labels
 from lrbench.data.layouts.read_only import reading_only
-from lrbench.data.layouts.reading import (
-    FileImages,
-    Reading,
-    first_few,
-    from_labels,
-    look_at_files,
-    printable,
-    shortened,
-)
-from lrbench.data.layouts.search import beneath, candidates, how_to_get
+from lrbench.data.layouts.torchvision_classes import dataset_class, is_downloadable
 
 _DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
 # How it says that an argument is none that it knows (`verify_str_arg`).
 _ARGUMENT = re.compile(
     "^Unknown value .* for argument|^Expected type .* for argument|unexpected keyword argument|required positional argument"
 )
-# These take `download` and then say that there is nothing any more.
-_GONE = {"StanfordCars"}
-# These are no data sets, or one of noise.
-_NO_DATA = {"VisionDataset", "DatasetFolder", "FakeData"}
 # Where they keep their classes' names.
 _CLASSES = ("classes", "all_categories")
 # Where torchvision's classes keep their files' paths, or pairs of a path and a label.
@@ -72,7 +62,7 @@ class TorchvisionImages:
 
     def stamp(self) -> str:
         """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""
-        files = look_at_files(self.root, _data_files(self.data, self.root))[0]
+        files = hash_file_stats(self.root, _data_files(self.data, self.root))[0]
         return sha256_bytes(f"{self.data!r} {self.labels} {files}".encode(errors="surrogateescape"))
 
     def content(self) -> None:
@@ -89,7 +79,7 @@ def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     return _build(task, files, roots)[0]
 
 
-def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Reading:
+def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> LayoutData:
     """Build each split with its arguments; nothing is written or downloaded.
 
     Raises:
@@ -113,7 +103,7 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
             f"torchvision's {files.dataset} does not give one image and one whole number a row for task {task.name}: "
             f"{_reason(error)}. Name another class in files.dataset, or read the files with another layout."
         ) from error
-    _refuse_shared(task, splits)
+    _reject_shared_images(task, splits)
     highest = (
         max(int(split.labels.max()) for split in splits.values() if len(split)) if any(map(len, splits.values())) else 0
     )
@@ -151,7 +141,7 @@ def _refuse_other_numbers(task: Task, files: TorchvisionFiles, root: Path, class
         )
 
 
-def _refuse_shared(task: Task, splits: Mapping[SplitName, Split]) -> None:
+def _reject_shared_images(task: Task, splits: Mapping[SplitName, Split]) -> None:
     """Refuse splits that share image files.
 
     Raises:
@@ -167,7 +157,7 @@ def _refuse_shared(task: Task, splits: Mapping[SplitName, Split]) -> None:
 
 
 def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[Path, dict[SplitName, Any]]:
-    make = _class(task, files)
+    make = dataset_class(task, files)
     given: dict[str, SplitName] = {}
     for split, arguments in files.splits.items():
         other = given.setdefault(repr(sorted(arguments.items())), split)
@@ -184,7 +174,7 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
     tried, damaged = [], False
     for root in roots:
         for name in candidates(files.root):
-            path = beneath(root, name)
+            path = root / name
             try:
                 with reading_only():
                     return path, {
@@ -206,7 +196,7 @@ def _reason(error: Exception) -> str:
     """The first line of an error of others' code, with its kind where that alone says what it is."""
     first = (str(error).strip().splitlines() or [""])[0]
     kind = "" if isinstance(error, RuntimeError | OSError) and first else type(error).__name__
-    return shortened(": ".join(filter(None, (kind, first))), quote=False).removesuffix(".")
+    return shorten(": ".join(filter(None, (kind, first))), quote=False).removesuffix(".")
 
 
 def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> InputError:
@@ -216,14 +206,6 @@ def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> I
     )
 
 
-def downloads(files: TorchvisionFiles) -> bool:
-    """Whether torchvision can download the data set."""
-    import torchvision.datasets
-
-    make = getattr(torchvision.datasets, files.dataset, None)
-    return make is not None and files.dataset not in _GONE and "download" in inspect.signature(make).parameters
-
-
 def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
     """Have torchvision download and unpack a data set whose task names no archives; it checks hashes, begins anew each time.
 
@@ -231,8 +213,8 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
         InputError: The class downloads nothing, or the task's arguments are wrong; says what to do.
         FailureError: The download failed.
     """
-    make = _class(task, files)
-    if not downloads(files):
+    make = dataset_class(task, files)
+    if not is_downloadable(files):
         raise InputError(f"torchvision's {files.dataset} downloads nothing (task {task.name}). {how_to_get(task)}")
     root.mkdir(parents=True, exist_ok=True)
     for arguments in files.splits.values():
@@ -246,17 +228,6 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
                 f"torchvision's {files.dataset} could not download task {task.name} to {root}: {sentence(reason)} Try again, "
                 f"or get it by hand: {task.manual or 'see the data set’s own page.'}"
             ) from error
-
-
-def _class(task: Task, files: TorchvisionFiles) -> Any:
-    import torchvision.datasets
-
-    known = [name for name in torchvision.datasets.__all__ if name[:1].isupper() and name not in _NO_DATA]
-    if files.dataset not in known:
-        raise InputError(
-            f"torchvision has no data set {files.dataset!r} (task {task.name}).{suggestion(files.dataset, known)}"
-        )
-    return getattr(torchvision.datasets, files.dataset)
 
 
 def _paths(data: Any, root: Path) -> tuple[str, ...] | None:

@@ -43,7 +43,7 @@ def make_image(folder: Path, kind: str) -> Path:
 def use_image(path: Path) -> object:
     from lrbench.data.decode import noticing
     from lrbench.data.examples import EvaluationTransform
-    from lrbench.data.layouts.reading import FileImages
+    from lrbench.data.layouts.file_images import FileImages
     from lrbench.data.pixels import resize
 
     images = FileImages(root=path.parent, paths=(path.name,), task="mine", upright=True)

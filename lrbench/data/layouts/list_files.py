@@ -11,7 +11,7 @@ from lrbench.config.splits import ListedSplit
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import read_bytes
-from lrbench.data.layouts.reading import shortened
+from lrbench.data.layouts.display import shorten
 
 MOST_LIST_BYTES = 256 << 20
 """Of a file that names images or classes: six million names."""
@@ -63,7 +63,7 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < _DIGITS
 
 
-def hash_problem(path: Path, pinned: str, which: str = "the task pins") -> str | None:
+def describe_hash_mismatch(path: Path, pinned: str, which: str = "the task pins") -> str | None:
     """A clause that says that a file does not have its pinned hash (`md5:…` or `sha256:…`), or None.
 
     Args:
@@ -105,16 +105,16 @@ def read_test_list(
             f"the split list {split.test!r} of task {task.name} was not found. Looked at: "
             f"{'; '.join(map(str, tried))}. It belongs beside the task's TOML file."
         )
-    problem = hash_problem(path, f"sha256:{split.sha256}")
+    problem = describe_hash_mismatch(path, f"sha256:{split.sha256}")
     lines = read_lines(path)
     start = 0
     while start < len(lines) and (lines[start] + " ").startswith("# ") and lines[start] not in images:
         start += 1
-    refuse_twice(task, path, lines[start:])
+    reject_duplicates(task, path, lines[start:])
     return lines[start:], [problem] if problem else []
 
 
-def refuse_twice(task: Task, path: Path, names: Sequence[str]) -> None:
+def reject_duplicates(task: Task, path: Path, names: Sequence[str]) -> None:
     """Refuse a list that names an image twice: it would be counted twice.
 
     Raises:
@@ -124,11 +124,11 @@ def refuse_twice(task: Task, path: Path, names: Sequence[str]) -> None:
     for name in names:
         plain = posixpath.normpath(name)
         if plain in seen:
-            raise InputError(f"{path} of task {task.name} names {shortened(name)} twice. Get the original list again.")
+            raise InputError(f"{path} of task {task.name} names {shorten(name)} twice. Get the original list again.")
         seen.add(plain)
 
 
-def refuse_outside(path: Path, name: str, line: int | None = None) -> None:
+def reject_outside_path(path: Path, name: str, line: int | None = None) -> None:
     """Refuse a listed name that leads out of the folder of the images.
 
     Raises:
@@ -137,9 +137,9 @@ def refuse_outside(path: Path, name: str, line: int | None = None) -> None:
     where = f"{path}, line {line}," if line else f"{path}"
     if name.startswith("/") or name[1:3] == ":/":
         raise InputError(
-            f"{where} names {shortened(name)}, a path from the root. Write it relative to the folder of the images."
+            f"{where} names {shorten(name)}, a path from the root. Write it relative to the folder of the images."
         )
     if ".." in name.split("/"):
         raise InputError(
-            f"{where} names {shortened(name)}, which leads out of the folder of the images. Correct that line."
+            f"{where} names {shorten(name)}, which leads out of the folder of the images. Correct that line."
         )

@@ -1,6 +1,5 @@
 """What every layout's reader gives back, and the images of a split that lie in files."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,20 +9,16 @@ import numpy as np
 
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
-from lrbench.core.files import read_bytes, sha256_bytes
-from lrbench.data.decode import MOST_IMAGE_BYTES, UndecodableImage, decode
 from lrbench.data.examples import Split, SplitName
-from lrbench.data.jpeg import Bytes
+from lrbench.data.layouts.display import first_few, printable
+from lrbench.data.layouts.file_images import FileImages
 
-Member = tuple[str, str]
+Sample = tuple[str, str]
 """One image: its class, and its path relative to the folder of the images (`/` between parts)."""
-
-# Characters of a name in a message.
-_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class LayoutData:
     """A task's data as found, before it is held against what the task pins.
 
     Attributes:
@@ -46,90 +41,26 @@ class Reading:
     unused: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileImages:
-    """An `ImageSource` over files.
-
-    Attributes:
-        root: Folder of the images.
-        paths: Path of each image relative to `root`.
-        task: What stands for the task on a command line, for the advice in an error.
-        upright: Whether the orientation that images' metadata state is applied.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    task: str
-    upright: bool = False
-
-    def read(self, index: int) -> Bytes:
-        """Image `index` as RGB. Shape `(H, W, 3)`.
-
-        Raises:
-            InputError: It cannot be read or decoded; the message names the file.
-        """
-        path = self.root / self.paths[index]
-        try:
-            content = read_bytes(path, limit=MOST_IMAGE_BYTES)
-        except FileNotFoundError as error:
-            raise UndecodableImage(str(path), "no such file or directory", self.task) from error
-        except InputError as error:
-            raise UndecodableImage(str(path), f"it {str(error).removeprefix(f'{path} ')}", self.task) from error
-        return decode(content, str(path), task=self.task, upright=self.upright)
-
-    def stamp(self) -> str:
-        """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
-        return look_at_files(self.root, self.paths)[0]
-
-    def content(self) -> str:
-        """SHA-256 over every file's size."""
-        return look_at_files(self.root, self.paths)[1]
-
-
-def look_at_files(root: Path, paths: Sequence[str]) -> tuple[str, str]:
-    """What the files `paths` in `root` are, without reading them; one that is gone counts as such.
-
-    Returns:
-        SHA-256 over names, sizes and modification times, and SHA-256 over the sizes alone, which copies share.
-    """
-    lines, sizes = [], []
-    for path in paths:
-        try:
-            status = os.stat(os.path.join(root, path))
-            lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
-            sizes.append(str(status.st_size))
-        except (OSError, ValueError):
-            # A name with a null byte is no name of a file.
-            lines.append(f"gone {path}")
-            sizes.append("gone")
-    return sha256_bytes("\n".join(lines).encode(errors="surrogateescape")), sha256_bytes("\n".join(sizes).encode())
-
-
-def printable(name: str) -> str:
-    """A file's name as text that can be written anywhere: bytes that are not UTF-8 appear as `\\xe9`."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
-
-
 def from_files(
     task: Task,
     *,
     root: Path,
     images: Path,
     classes: Sequence[str],
-    members: Mapping[SplitName, Sequence[Member]],
+    samples: Mapping[SplitName, Sequence[Sample]],
     ids: Mapping[SplitName, Sequence[str]] | None = None,
     problems: Sequence[str] = (),
     drawn: Sequence[str] = (),
     unused: Sequence[str] = (),
-) -> Reading:
+) -> LayoutData:
     """Assemble a reading from the images found on disk.
 
     Args:
         task: The task.
         root: The data set's folder, for messages.
-        images: Folder that the members' paths are relative to.
+        images: Folder that the samples' paths are relative to.
         classes: Class names in the order of their labels; those without any image are left out.
-        members: The images of each split.
+        samples: The images of each split.
         ids: Names of a split's images where they are not their paths.
         problems: What the reader found missing.
         drawn: Test images that were drawn, where the data set has no split of its own.
@@ -138,22 +69,22 @@ def from_files(
     Raises:
         InputError: A split without images, or a class with test images but none to train on.
     """
-    present = {name for split in members.values() for name, _ in split}
+    present = {name for split in samples.values() for name, _ in split}
     names = tuple(name for name in classes if name in present)
-    refuse_empty_splits(task, str(root), {split: len(found) for split, found in members.items()}, problems)
-    refuse_untrained(
-        task, str(root), {split: {name for name, _ in found} for split, found in members.items()}, problems
+    reject_empty_splits(task, str(root), {split: len(found) for split, found in samples.items()}, problems)
+    reject_untrained_classes(
+        task, str(root), {split: {name for name, _ in found} for split, found in samples.items()}, problems
     )
     label_of = {name: label for label, name in enumerate(names)}
     splits: dict[SplitName, Split] = {}
-    for split, found in members.items():
+    for split, found in samples.items():
         paths = tuple(path for _, path in found)
         splits[split] = Split(
             ids=tuple(map(printable, (ids or {}).get(split, paths))),
             labels=np.array([label_of[name] for name, _ in found], dtype=np.int64),
             images=FileImages(root=images, paths=paths, task=task.argument, upright=task.upright),
         )
-    return Reading(
+    return LayoutData(
         where=str(root),
         classes=tuple(map(printable, names)),
         splits=splits,
@@ -165,7 +96,7 @@ def from_files(
 
 def from_labels(
     task: Task, where: str, names: Sequence[str], splits: Mapping[SplitName, Split], *, offset: int = 0
-) -> Reading:
+) -> LayoutData:
     """Assemble a reading from splits whose labels a library gives.
 
     Args:
@@ -179,7 +110,7 @@ def from_labels(
         InputError: A split without images, a label below zero or beyond the names, or a class with test images but none to
             train on.
     """
-    refuse_empty_splits(task, where, {split: len(images) for split, images in splits.items()})
+    reject_empty_splits(task, where, {split: len(images) for split, images in splits.items()})
     present = sorted(set().union(*(np.unique(split.labels).tolist() for split in splits.values())))
     if present[0] < 0:
         raise InputError(
@@ -192,10 +123,10 @@ def from_labels(
             "Check files.label_offset in the task's TOML."
         )
     name_of = {label: names[label] if names else str(label + offset) for label in present}
-    refuse_untrained(
+    reject_untrained_classes(
         task, where, {split: {name_of[label] for label in np.unique(each.labels)} for split, each in splits.items()}
     )
-    return Reading(
+    return LayoutData(
         where=where,
         classes=tuple(map(printable, name_of.values())),
         splits={split: replace(each, labels=np.searchsorted(present, each.labels)) for split, each in splits.items()},
@@ -203,7 +134,7 @@ def from_labels(
 
 
 @contextmanager
-def stated_first(causes: Sequence[str]) -> Iterator[None]:
+def prepend_causes(causes: Sequence[str]) -> Iterator[None]:
     """Put what is known to be wrong before an error that may be its consequence.
 
     Args:
@@ -217,7 +148,7 @@ def stated_first(causes: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int], problems: Sequence[str] = ()) -> None:
+def reject_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int], problems: Sequence[str] = ()) -> None:
     """Refuse data with no image at all in one of its splits.
 
     Args:
@@ -237,7 +168,7 @@ def refuse_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int],
             )
 
 
-def refuse_untrained(
+def reject_untrained_classes(
     task: Task, where: str, classes: Mapping[SplitName, set[str]], problems: Sequence[str] = ()
 ) -> None:
     """Refuse data in which a class is tested but never trained on: its accuracy would be zero for a reason of copying.
@@ -268,14 +199,3 @@ def _cause(problems: Sequence[str]) -> str:
 
 def _class_words(names: Sequence[str]) -> str:
     return f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({first_few(names)})"
-
-
-def first_few(names: Sequence[str], limit: int = 3) -> str:
-    """`'a', 'b', 'c', …`: the first names, quoted, for a message."""
-    return ", ".join(map(shortened, names[:limit])) + (", …" if len(names) > limit else "")
-
-
-def shortened(text: str, *, quote: bool = True) -> str:
-    """A name or a line for a message, quoted, of which no more than its beginning is shown where it is long."""
-    cut = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-    return repr(cut) if quote else cut

@@ -11,105 +11,106 @@ from lrbench.config.strict import OneOrMore
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.alike import Lookup, spellings
-from lrbench.data.layouts.reading import Member, first_few
-from lrbench.data.layouts.scanning import image_names
-from lrbench.data.layouts.search import beneath, candidates
-from lrbench.data.layouts.splits import is_number
+from lrbench.data.layouts.data_folder import candidates
+from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.image_folders import list_images
+from lrbench.data.layouts.layout_data import Sample
+from lrbench.data.layouts.list_files import is_number
+from lrbench.data.layouts.unicode_names import PathLookup, unify_unicode_forms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Present:
+class ListedImages:
     """What is there of the images that a file names.
 
     Attributes:
-        members: Class and path, relative to the data set's folder, of each image that is there.
+        samples: Class and path, relative to the data set's folder, of each image that is there.
         ids: What the file calls each of these, wherever their folder lies.
         missing: What it calls those that are not there.
     """
 
-    members: list[Member]
+    samples: list[Sample]
     ids: list[str]
     missing: list[str]
 
 
-def image_folders(names: OneOrMore, root: Path) -> list[str]:
+def existing_image_folders(names: OneOrMore, root: Path) -> list[str]:
     """The folders that are there of those that may hold the images, relative to `root`."""
-    return [name for name in candidates(names) if os.path.isdir(beneath(root, name))]
+    return [name for name in candidates(names) if os.path.isdir(root / name)]
 
 
-def list_path(root: Path, folders: Sequence[str], names: OneOrMore) -> Path | None:
+def find_list(root: Path, folders: Sequence[str], names: OneOrMore) -> Path | None:
     """The first of several file names that is there, in `root` or beside a folder of the images."""
-    folders_of_lists = list(dict.fromkeys([root, *(beneath(root, folder).parent for folder in folders)]))
+    folders_of_lists = list(dict.fromkeys([root, *((root / folder).parent for folder in folders)]))
     places = [place / name for name in candidates(names) for place in folders_of_lists]
     return next((place for place in places if os.path.isfile(place)), None)
 
 
-def search_objection(root: Path, images: OneOrMore, lists: Sequence[OneOrMore]) -> str | None:
+def describe_missing_parts(root: Path, images: OneOrMore, lists: Sequence[OneOrMore]) -> str | None:
     """Why a folder does not hold the images' folder and all lists; None where it does."""
-    folders = image_folders(images, root)
+    folders = existing_image_folders(images, root)
     if not folders:
         return f"no folder {' or '.join(candidates(images))} in it"
-    missing = [candidates(each)[0] for each in lists if list_path(root, folders, each) is None]
+    missing = [candidates(each)[0] for each in lists if find_list(root, folders, each) is None]
     return f"no {' and no '.join(missing)} in it or beside {root / folders[0]}" if missing else None
 
 
-def holding(root: Path, folders: Sequence[str], named: Sequence[Member]) -> str:
+def choose_image_folder(root: Path, folders: Sequence[str], named: Sequence[Sample]) -> str:
     """The first folder that holds any of the named images: another one may only be called like it."""
     if len(folders) == 1:
         return folders[0]
-    return next((folder for folder in folders if holds_any(root, folder, named)), folders[0])
+    return next((folder for folder in folders if has_any_image(root, folder, named)), folders[0])
 
 
-def holds_any(root: Path, folder: str, named: Sequence[Member]) -> bool:
+def has_any_image(root: Path, folder: str, named: Sequence[Sample]) -> bool:
     """Whether any of the named images is in a folder; looks no further than the first that is."""
-    files = Lookup(root)
-    return any(os.path.isfile(root / within(folder, image)) for _, image in named) or any(
-        files.find(within(folder, image)) for _, image in named
+    files = PathLookup(root)
+    return any(os.path.isfile(root / image_path(folder, image)) for _, image in named) or any(
+        files.find(image_path(folder, image)) for _, image in named
     )
 
 
-def within(folder: str, image: str) -> str:
+def image_path(folder: str, image: str) -> str:
     """A named image's path relative to the data set's folder."""
     return image if folder == "." else f"{folder}/{image}"
 
 
-def look_for(root: Path, folder: str, named: Sequence[Member]) -> Present:
+def find_listed_images(root: Path, folder: str, named: Sequence[Sample]) -> ListedImages:
     """Which of the named images are there, in whatever Unicode form and with endings in upper or lower case."""
-    found, files = Present(members=[], ids=[], missing=[]), Lookup(root)
+    found, files = ListedImages(samples=[], ids=[], missing=[]), PathLookup(root)
     for klass, image in named:
-        path = files.find(within(folder, image))
+        path = files.find(image_path(folder, image))
         if path is not None:
-            found.members.append((klass, path))
+            found.samples.append((klass, path))
             found.ids.append(image)
         else:
             found.missing.append(image)
     return found
 
 
-def one_spelling(named: Mapping[SplitName, Sequence[Member]]) -> dict[SplitName, list[Member]]:
+def unify_class_names(named: Mapping[SplitName, Sequence[Sample]]) -> dict[SplitName, list[Sample]]:
     """The images of each split with their classes, whose names differ in more than their Unicode form."""
-    class_of = spellings(klass for members in named.values() for klass, _ in members)
-    return {split: [(class_of[klass], image) for klass, image in members] for split, members in named.items()}
+    class_of = unify_unicode_forms(klass for samples in named.values() for klass, _ in samples)
+    return {split: [(class_of[klass], image) for klass, image in samples] for split, samples in named.items()}
 
 
-def unlisted(task: Task, root: Path, members: Mapping[SplitName, Sequence[Member]]) -> list[str]:
+def find_unlisted_images(task: Task, root: Path, samples: Mapping[SplitName, Sequence[Sample]]) -> list[str]:
     """The images beside those of a task that it does not name; none where counts say that all are named.
 
     Args:
         task: The task.
-        root: The folder that the paths of `members` are relative to.
-        members: The images of each split.
+        root: The folder that the paths of `samples` are relative to.
+        samples: The images of each split.
     """
     if {"train", "test"} <= task.counts.keys():
         return []
-    used = {path for found in members.values() for _, path in found}
+    used = {path for found in samples.values() for _, path in found}
     folders = sorted({posixpath.dirname(path) for path in used})
-    there = (posixpath.join(folder, name) for folder in folders for name in image_names(root / folder)[0])
+    there = (posixpath.join(folder, name) for folder in folders for name in list_images(root / folder)[0])
     return [path for path in there if path not in used]
 
 
-def missing_problem(found: Present, of: int, what: str) -> list[str]:
+def describe_missing_images(found: ListedImages, of: int, what: str) -> list[str]:
     """A clause that says that named images are not there; none where all are.
 
     Args:
@@ -122,7 +123,7 @@ def missing_problem(found: Present, of: int, what: str) -> list[str]:
     return [f"{len(found.missing):,} of {of:,} {what} images are not there ({first_few(found.missing)})"]
 
 
-def none_there(task: Task, path: Path, first: Path, count: int, hint: str = "") -> InputError:
+def no_images_error(task: Task, path: Path, first: Path, count: int, hint: str = "") -> InputError:
     """The error for a file none of whose images is there.
 
     Args:
@@ -138,7 +139,7 @@ def none_there(task: Task, path: Path, first: Path, count: int, hint: str = "") 
     )
 
 
-def refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Member]]) -> None:
+def reject_shared_images(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Sample]]) -> None:
     """Refuse splits that share images, however their paths are spelt.
 
     Raises:
@@ -155,6 +156,6 @@ def refuse_shared(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Me
             )
 
 
-def sorted_classes(names: set[str]) -> list[str]:
+def sort_classes(names: set[str]) -> list[str]:
     """In the order of their numbers where all are whole numbers, else of their names."""
     return sorted(names, key=lambda name: (int(name), name)) if all(map(is_number, names)) else sorted(names)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from lrbench.config.task import SplitFoldersFiles, Task
 from lrbench.core.errors import InputError
-from lrbench.data.layouts.alike import spellings
-from lrbench.data.layouts.flat_labels import counts_classes, reader_of, stem
-from lrbench.data.layouts.reading import first_few
-from lrbench.data.layouts.scanning import image_names
-from lrbench.data.layouts.search import how_to_get
+from lrbench.data.layouts.data_folder import how_to_get
+from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.image_folders import list_images
+from lrbench.data.layouts.label_files import choose_label_reader, has_class_positions, stem
+from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
 # A copy of Kaggle's has its solutions three folders above the images: ILSVRC/Data/CLS-LOC.
 _LEVELS_ABOVE = 3
 
 
-def flat_members(
+def read_flat_folder(
     task: Task, files: SplitFoldersFiles, root: Path, folder: str, classes: Sequence[str]
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
     """The images of a flat folder with their classes.
@@ -38,7 +38,7 @@ def flat_members(
     Raises:
         InputError: Nothing says the classes, or what says them is damaged.
     """
-    images, unreadable = image_names(root / folder)
+    images, unreadable = list_images(root / folder)
     problems = [f"in {folder}, {problem}" for problem in unreadable]
     if not images:
         raise InputError(
@@ -50,24 +50,26 @@ def flat_members(
         path = next((each / name for each in above if os.path.exists(each / name)), None)
         if path is None:
             continue
-        if counts_classes(path, classes) and whole_number_of_classes(task, files) not in {None, len(classes)}:
+        if has_class_positions(path, classes) and count_all_classes(task, files) not in {None, len(classes)}:
             uncountable = path
             continue
-        members, missing = _joined(task, path, folder, images, reader_of(path)(path, images, classes), classes)
-        return members, [*problems, *missing]
+        samples, missing = _joined(
+            task, path, folder, images, choose_label_reader(path)(path, images, classes), classes
+        )
+        return samples, [*problems, *missing]
     known = set(classes)
     named = {image: _class_in_name(image, known) for image in images}
     if all(named.values()):
-        members = [
+        samples = [
             (klass, f"{folder}/{image}", f"{folder}/{klass}/{_without_class(image, klass)}")
             for image, klass in named.items()
             if klass
         ]
-        return sorted(members, key=lambda member: (member[0], member[2])), problems
+        return sorted(samples, key=lambda sample: (sample[0], sample[2])), problems
     if uncountable is not None:
         raise InputError(
             f"{uncountable} says the classes of task {task.name}'s images as numbers, which count the "
-            f"{whole_number_of_classes(task, files):,} classes in the order of their names; but {root / files.train} holds "
+            f"{count_all_classes(task, files):,} classes in the order of their names; but {root / files.train} holds "
             f"{len(classes):,}, so the numbers would mean other classes. Copy the training classes that are missing, or take "
             f"out what is no class. {how_to_get(task)}"
         )
@@ -83,7 +85,7 @@ def flat_members(
     )
 
 
-def whole_number_of_classes(task: Task, files: SplitFoldersFiles) -> int | None:
+def count_all_classes(task: Task, files: SplitFoldersFiles) -> int | None:
     """How many classes the whole data set has, of which the task takes every so-many-th; None where it pins no number."""
     return None if task.classes is None else task.classes * files.every
 
@@ -92,17 +94,17 @@ def _joined(
     task: Task, path: Path, folder: str, images: Sequence[str], labels: Mapping[str, str], classes: Sequence[str]
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
     known = set(classes)
-    class_of = spellings([*classes, *labels.values()])
+    class_of = unify_unicode_forms([*classes, *labels.values()])
     labels = {image: class_of[klass] for image, klass in labels.items()}
     strange = sorted({klass for klass in labels.values() if klass not in known})
-    members = [
+    samples = [
         (labels[stem(image)], f"{folder}/{image}", f"{folder}/{labels[stem(image)]}/{image}")
         for image in images
         if stem(image) in labels
     ]
     problems = []
     if strange:
-        members = [member for member in members if member[0] in known]
+        samples = [sample for sample in samples if sample[0] in known]
         problems.append(f"{path} names {len(strange):,} classes that have no training folder ({first_few(strange)})")
     unlabelled = [image for image in images if stem(image) not in labels]
     if unlabelled:
@@ -112,12 +114,12 @@ def _joined(
         problems.append(
             f"{len(absent):,} of {len(labels):,} images that {path} names are not in {folder} ({first_few(absent)})"
         )
-    if not members:
+    if not samples:
         raise InputError(
             f"{path} labels none of the images of task {task.name} in {folder} ({images[0]}, …). Is it the file of another "
             "data set? Take it away, or get the right one."
         )
-    return sorted(members, key=lambda member: (member[0], member[2])), problems
+    return sorted(samples, key=lambda sample: (sample[0], sample[2])), problems
 
 
 def _class_in_name(image: str, known: Set[str]) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from lrbench.config.strict import OneOrMore
 from lrbench.config.task import HubFiles, Task, TorchvisionFiles
 from lrbench.core.errors import InputError
+from lrbench.data.layouts.torchvision_classes import is_downloadable
 
 # One in so many class folders may be missing where a data root is taken for half-copied data: no other data set of the suite
 # has so nearly as many classes and lies in class folders (250 and 257 are the nearest).
@@ -18,12 +19,7 @@ def candidates(value: OneOrMore) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def beneath(folder: Path, candidate: str) -> Path:
-    """`folder/candidate`, and `folder` itself for `"."`."""
-    return folder if candidate == "." else folder / candidate
-
-
-def locate(
+def find_data_folder(
     task: Task,
     roots: Sequence[Path],
     names: OneOrMore,
@@ -57,8 +53,8 @@ def locate(
     tried = []
     half_copied = None
     for root, name in places:
-        path = beneath(root, name)
-        refuse_file(task, path)
+        path = root / name
+        reject_file(task, path)
         reason = objection(path) if os.path.isdir(path) else "no such folder"
         if reason is None and classes and name == "." and len(given) > 1 and root.absolute().name not in known:
             found, whole = classes(path)
@@ -93,7 +89,7 @@ def _if_it_is(names: Sequence[str], found: int, whole: int) -> str:
     return f"; if they are a part of this data, call that folder {named}, and say --partial to use them"
 
 
-def refuse_file(task: Task, path: Path) -> None:
+def reject_file(task: Task, path: Path) -> None:
     """Refuse a path that leads to or through a file where folders are needed.
 
     Raises:
@@ -111,18 +107,14 @@ def refuse_file(task: Task, path: Path) -> None:
 def how_to_get(task: Task) -> str:
     """How to get a task's data, as sentences for a message."""
     elsewhere = "If you have it already, name the folder that holds it with --data-root or LRBENCH_DATA."
-    if _can_be_fetched(task):
+    if isinstance(task.files, TorchvisionFiles) and not task.archives:
+        has_download = is_downloadable(task.files)
+    else:
+        has_download = bool(task.archives) or isinstance(task.files, HubFiles)
+    if has_download:
         by_hand = f" By hand: {task.manual}" if task.manual else ""
         return f"Fetch it with `lrbench data fetch {task.argument}` (and the same --data-root).{by_hand} {elsewhere}"
     if task.manual:
         return f"{task.manual} {elsewhere}"
     toml = "" if task.path is None else f", or correct `files` in {task.path} if it is called otherwise"
     return f"Copy it there{toml}. {elsewhere}"
-
-
-def _can_be_fetched(task: Task) -> bool:
-    if isinstance(task.files, TorchvisionFiles) and not task.archives:
-        from lrbench.data.layouts.torchvision import downloads
-
-        return downloads(task.files)
-    return bool(task.archives) or isinstance(task.files, HubFiles)

@@ -6,16 +6,16 @@ from lrbench.config.splits import DrawnSplit, FirstSplit
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.seeds import derive
-from lrbench.data.layouts.reading import Member
+from lrbench.data.layouts.layout_data import Sample
 
 Images = Mapping[str, Sequence[str]]
 """The images of each class, sorted."""
 
 
-def after_first(images: Images, split: FirstSplit) -> tuple[set[Member], set[Member]]:
+def split_first(images: Images, split: FirstSplit) -> tuple[set[Sample], set[Sample]]:
     """The test images, and those that are left out."""
-    tested: set[Member] = set()
-    left_out: set[Member] = set()
+    tested: set[Sample] = set()
+    left_out: set[Sample] = set()
     for name, found in images.items():
         rest = [(name, image) for image in found[split.train :]]
         tested.update(rest[: split.test_images])
@@ -23,7 +23,7 @@ def after_first(images: Images, split: FirstSplit) -> tuple[set[Member], set[Mem
     return tested, left_out
 
 
-def draw(task: Task, split: DrawnSplit, images: Images) -> tuple[set[Member], set[Member]]:
+def draw(task: Task, split: DrawnSplit, images: Images) -> tuple[set[Sample], set[Sample]]:
     """Rank each class's images by a hash of seed, class and name: no library's random numbers are involved.
 
     Returns:
@@ -32,8 +32,8 @@ def draw(task: Task, split: DrawnSplit, images: Images) -> tuple[set[Member], se
     Raises:
         InputError: A class is too small for the rule.
     """
-    tested: set[Member] = set()
-    left_out: set[Member] = set()
+    tested: set[Sample] = set()
+    left_out: set[Sample] = set()
     for name, found in images.items():
         if len(found) < 2:
             raise InputError(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
-from lrbench.data.layouts.alike import spellings
-from lrbench.data.layouts.reading import first_few
+from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 _FILE, _FOLDER = "a file", "a folder"
@@ -44,18 +44,18 @@ class _Scan:
     others: list[str]
 
 
-def is_litter(name: str) -> bool:
+def is_system_file(name: str) -> bool:
     """Whether a name is one of those that systems leave behind (`.DS_Store`, `._x`, `Thumbs.db`, …)."""
     return name.startswith(".") or name.lower() in _LITTER
 
 
-def class_names(folder: Path) -> list[str]:
+def list_class_folders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted as plain strings; files and litter are passed over."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not is_litter(entry.name) and _kind(entry) == _FOLDER)
+        return sorted(entry.name for entry in entries if not is_system_file(entry.name) and _kind(entry) == _FOLDER)
 
 
-def image_names(folder: Path) -> tuple[list[str], list[str]]:
+def list_images(folder: Path) -> tuple[list[str], list[str]]:
     """The image files in a folder.
 
     Returns:
@@ -72,7 +72,7 @@ def _scanned(folder: Path) -> _Scan:
     others: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_litter(entry.name):
+            if is_system_file(entry.name):
                 continue
             kind = _kind(entry)
             if kind == _FOLDER:
@@ -104,18 +104,18 @@ def _unreadable(entries: Sequence[tuple[str, str]], limit: int = 3) -> list[str]
     return [f"{len(entries):,} called like {'an image' if len(entries) == 1 else 'images'} cannot be read ({shown})"]
 
 
-def holds_images(folder: Path) -> bool:
+def has_images(folder: Path) -> bool:
     """Whether at least one image file lies directly in `folder`."""
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_litter(entry.name) for entry in entries)
+        return any(entry.name.lower().endswith(IMAGE_ENDINGS) and not is_system_file(entry.name) for entry in entries)
 
 
-def nested_images(folder: Path) -> Path | None:
+def find_nested_images(folder: Path) -> Path | None:
     """The first folder in `folder` that holds images; None where none does."""
-    return next((folder / name for name in class_names(folder) if holds_images(folder / name)), None)
+    return next((folder / name for name in list_class_folders(folder) if has_images(folder / name)), None)
 
 
-def half_sorted(task: Task, folder: Path, split: str, beside: Sequence[str]) -> list[str]:
+def describe_unsorted_images(task: Task, folder: Path, split: str, beside: Sequence[str]) -> list[str]:
     """A clause on images beside class folders; none where there are none, or where a count says that the split is whole."""
     if not beside or split in task.counts:
         return []
@@ -125,7 +125,7 @@ def half_sorted(task: Task, folder: Path, split: str, beside: Sequence[str]) -> 
     ]
 
 
-def images_by_class(
+def scan_class_folders(
     task: Task, folder: Path, exclude: Sequence[str] | None = None, passed_over: Sequence[str] = ()
 ) -> ClassFolders:
     """The image files of each class folder in `folder`.
@@ -140,7 +140,7 @@ def images_by_class(
         InputError: A class folder without an image, no class folder at all, two of one name in different Unicode forms, or a
             misspelt folder to exclude.
     """
-    there = class_names(folder)
+    there = list_class_folders(folder)
     skipped = {*(exclude or ()), *passed_over}
     classes = [name for name in there if name not in skipped]
     letters = {each.casefold(): each for each in there}
@@ -157,7 +157,7 @@ def images_by_class(
             f"{folder} holds no class folders, so the data of task {task.name} cannot be read: it should hold one "
             f"folder for each class, with that class's images in it.{_flat_advice(folder)}"
         )
-    for name, first in spellings(classes).items():
+    for name, first in unify_unicode_forms(classes).items():
         if name != first:
             raise InputError(
                 f"{folder} of task {task.name} has two class folders called {name!r}, in different Unicode forms ({first!a} "
@@ -166,7 +166,7 @@ def images_by_class(
     found = {name: _scanned(folder / name) for name in classes}
     empty = [name for name, scan in found.items() if not scan.images]
     if empty:
-        deeper = nested_images(folder / empty[0])
+        deeper = find_nested_images(folder / empty[0])
         if deeper is not None:
             raise InputError(
                 f"the images of task {task.name} are one folder deeper than expected: {deeper} holds images, and "
@@ -194,19 +194,19 @@ def images_by_class(
 
 def _instead(folder: Path) -> str:
     """What a folder without images holds, to go after the words; nothing where it is empty."""
-    _, unreadable = image_names(folder)
+    _, unreadable = list_images(folder)
     if unreadable:
         return f": in {folder.name!r}, {'; '.join(unreadable)}"
-    nested = class_names(folder)
+    nested = list_class_folders(folder)
     if nested:
         return f" ({folder.name!r} holds only folders: {first_few(nested)})"
     with os.scandir(folder) as entries:
-        files = sorted(entry.name for entry in entries if not is_litter(entry.name))
+        files = sorted(entry.name for entry in entries if not is_system_file(entry.name))
     endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
     return f" ({folder.name!r} holds {first_few(files)}; images have the endings {endings})" if files else ""
 
 
 def _flat_advice(folder: Path) -> str:
-    if not holds_images(folder):
+    if not has_images(folder):
         return ""
     return " It holds images directly; move each into the folder of its class."

@@ -6,19 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def spellings(names: Iterable[str]) -> dict[str, str]:
+def unify_unicode_forms(names: Iterable[str]) -> dict[str, str]:
     """For each name, the first of those that differ from it in their Unicode form alone."""
     first: dict[str, str] = {}
     return {name: first.setdefault(unicodedata.normalize("NFC", name), name) for name in names}
 
 
-def alike(name: str) -> str:
+def normalize_name(name: str) -> str:
     """What names share that differ in their Unicode form, or in the case of their ending."""
     stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + ending.lower()
 
 
-class Lookup:
+class PathLookup:
     """Files of a folder by names that are alike; each folder in it is listed once.
 
     Args:
@@ -35,7 +35,7 @@ class Lookup:
             return path
         found = ""
         for part in path.split("/"):
-            names = self._listing(found).get(alike(part), set())
+            names = self._listing(found).get(normalize_name(part), set())
             if part not in names and len(names) != 1:
                 return None
             found = os.path.join(found, part if part in names else next(iter(names)))
@@ -46,7 +46,7 @@ class Lookup:
             listing: dict[str, set[str]] = {}
             try:
                 for name in [*os.listdir(self._root / folder), ".", ".."]:
-                    listing.setdefault(alike(name), set()).add(name)
+                    listing.setdefault(normalize_name(name), set()).add(name)
             except OSError:
                 # No folder, or none that may be read: nothing is found in it.
                 pass

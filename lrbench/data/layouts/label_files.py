@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_bytes
+from lrbench.data.layouts.display import first_few, shorten
+from lrbench.data.layouts.list_files import MOST_LIST_BYTES, is_number, read_lines, read_text
 from lrbench.data.layouts.matlab import read_struct
-from lrbench.data.layouts.reading import first_few, shortened
-from lrbench.data.layouts.splits import MOST_LIST_BYTES, is_number, read_lines, read_text
 
 Reader = Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]
 """Takes the file, the images' names and the classes' names, sorted; gives the class of each image without its ending."""
@@ -20,16 +20,16 @@ Reader = Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
-def reader_of(path: Path) -> Reader:
+def choose_label_reader(path: Path) -> Reader:
     """The reader of a file, by its ending."""
     if path.is_dir():
         return _from_development_kit
     return {".csv": _from_solutions, ".bin": _from_meta}.get(path.suffix, _from_list)
 
 
-def counts_classes(path: Path, classes: Sequence[str]) -> bool:
+def has_class_positions(path: Path, classes: Sequence[str]) -> bool:
     """Whether a file says classes as positions in the list of their names, so that none of them may be missing."""
-    return reader_of(path) is _from_list and not all(map(is_number, classes))
+    return choose_label_reader(path) is _from_list and not all(map(is_number, classes))
 
 
 def stem(name: str) -> str:
@@ -46,7 +46,7 @@ def _from_solutions(path: Path, images: Sequence[str], classes: Sequence[str]) -
                 continue
             if len(row) < 2 or not row[1].split():
                 raise InputError(
-                    f"{path}, line {number}: {shortened(','.join(row))} is not `ImageId,class …`. Get the file again."
+                    f"{path}, line {number}: {shorten(','.join(row))} is not `ImageId,class …`. Get the file again."
                 )
             _add(path, number, labels, row[0], row[1].split()[0])
     except csv.Error as error:
@@ -62,7 +62,7 @@ def _from_list(path: Path, images: Sequence[str], classes: Sequence[str]) -> dic
         name, _, number = line.rstrip().rpartition(" ")
         if not name or not is_number(number):
             raise InputError(
-                f"{path}, line {line_number}: {shortened(line)} is not an image and the number of its class. Get it again."
+                f"{path}, line {line_number}: {shorten(line)} is not an image and the number of its class. Get it again."
             )
         if int(number) not in class_of:
             known = (
@@ -115,7 +115,7 @@ def _add(path: Path, line: int, labels: dict[str, str], image: str, klass: str) 
     """
     if labels.setdefault(image, klass) != klass:
         raise InputError(
-            f"{path}, line {line}: image {shortened(image)} has class {klass!r}, and {labels[image]!r} in a line before. Get "
+            f"{path}, line {line}: image {shorten(image)} has class {klass!r}, and {labels[image]!r} in a line before. Get "
             "it again."
         )
 
@@ -159,7 +159,7 @@ def _from_development_kit(path: Path, images: Sequence[str], classes: Sequence[s
     for line, number in enumerate(read_lines(truth), start=1):
         if number.strip() not in wnid_of:
             raise InputError(
-                f"{truth}, line {line}: {shortened(number)} is not the number of a class in {table}. {advice}"
+                f"{truth}, line {line}: {shorten(number)} is not the number of a class in {table}. {advice}"
             )
         ordered.append(wnid_of[number.strip()])
     return _in_order(images, ordered)
