@@ -15,7 +15,7 @@ from lrbench.config import load_suite
 from lrbench.config.suite import Suite
 from lrbench.leaderboard.claims import decide
 from lrbench.stats.intervals import estimate, image_variance
-from tests.leaderboard.test_claims import null_world, world
+from tests.leaderboard.helpers import null_world, world
 
 _SEEDS = (3, 5, 10)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import trees
-from tests.conftest import command, one_paragraph
+from tests.helpers import command, one_paragraph
 
 TRANSFER = ("transfer", "--snapshot", "stage1", "--protocol", "knn", "--suite", "tiny", "--task")
 

@@ -9,8 +9,8 @@ from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
 from lrbench.store.suites import keep_suite
-from tests.conftest import one_paragraph
-from tests.pretrain.test_segments import key, make
+from tests.helpers import one_paragraph
+from tests.pretrain.helpers import key, make
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import create_model
 from lrbench.store.references import parse_reference
 from lrbench.store.snapshots import read_metadata
-from tests.conftest import Trap, one_paragraph
+from tests.helpers import Trap, one_paragraph
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])

@@ -24,7 +24,7 @@ from lrbench.store.results import read_result
 from lrbench.store.snapshots import read_metadata, snapshot_path
 from lrbench.transfer.blocks import add_by_class
 from lrbench.transfer.cell import Transfer
-from tests.pretrain.test_segments import StopsAfter, key, make
+from tests.pretrain.helpers import StopsAfter, key, make
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("LRBENCH_TEST_GPU") != "1", reason="needs a GPU: LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py"

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lrbench.leaderboard.figures import Figure
-from tests.conftest import command, make_home, run_process
+from tests.helpers import command, make_home, run_process
 
 SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0]"]
 

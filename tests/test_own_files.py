@@ -10,7 +10,7 @@ from lrbench.core.files import DamagedFile
 from lrbench.jobs.cost import _update_seconds
 from lrbench.leaderboard.gathering import read_suite
 from lrbench.store.suites import effective_path, keep_for_results, keep_suite, read_effective
-from tests.conftest import one_paragraph
+from tests.helpers import one_paragraph
 from tests.leaderboard.fake import put
 
 

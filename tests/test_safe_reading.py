@@ -10,7 +10,7 @@ import pytest
 from lrbench.core.errors import FailureError, InputError
 from lrbench.core.escaping import for_markdown, for_terminal
 from lrbench.core.files import DamagedFile, parse_json, read_bytes, read_json, write_json
-from tests.conftest import one_paragraph
+from tests.helpers import one_paragraph
 
 
 def test_pipes_folders_and_devices_are_refused_by_kind(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.references import parse_reference
 from lrbench.store.snapshots import batchnorm_path, encode, hash_tensors, identity, read_metadata, snapshot_path
-from tests.conftest import Trap, one_paragraph
+from tests.helpers import Trap, one_paragraph
 from tests.leaderboard.fake import put
 
 STAGE0 = SnapshotKey(arm="step", seed=0, stage=0)

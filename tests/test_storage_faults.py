@@ -39,10 +39,10 @@ from lrbench.store.snapshots import SnapshotKey, read_metadata
 from lrbench.store.suites import keep_for_results, keep_suite
 from lrbench.transfer.protocols.points import Points
 from tests import trees
-from tests.conftest import make_home, one_paragraph
 from tests.data import conftest as data_conftest
 from tests.data.serving import FILES, GOOD, task
 from tests.disks import Disk, final_name, on_opening
+from tests.helpers import make_home, one_paragraph
 from tests.leaderboard.fake import fill, put
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}

@@ -13,7 +13,7 @@ import pytest
 from lrbench.cli import common
 from lrbench.cli.progress import Display, showing_progress
 from tests import trees
-from tests.conftest import command
+from tests.helpers import command
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lrbench"
 EVIL = "\x1b[2J\x1b]0;pwned\x07\x9b31m\u202e"

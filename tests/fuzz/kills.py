@@ -30,52 +30,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.helpers import TINY_TASKS, tiny_suite_toml
+
 SIGNALS = ("kill", "term", "int-int", "worker", "parent", "stop")
 """SIGKILL to all; SIGTERM to the parent; two SIGINT to all; SIGKILL to a worker; to the parent; SIGSTOP and SIGCONT."""
 
 # Nothing that the tiny suite does takes so long, on any machine.
 _PATIENCE = 240.0
 
-_CONFIG = """
-name = "tiny"
-source = "tiny-source"
-targets = ["mine"]
-arms = ["step", "hold", "average"]
-protocols = ["probe", "finetune"]
-seeds = [0]
-
-[model]
-architecture = "resnet18"
-arguments = { layers = [1, 1, 1, 1], channels = [8, 8, 16, 16], stem_type = "deep", stem_width = 8 }
-
-[input]
-size = 32
-crop_fraction = 1.0
-
-[schedule]
-epochs = 4
-boundaries = [2, 3]
-rates = [0.1, 0.01, 0.001]
-batch = 32
-weight_decay = 5e-4
-augmentation = "flip"
-
-[batchnorm]
-images = 64
-
-[probe]
-strengths = 3
-
-[finetune]
-rates = [0.01, 0.05]
-decays = [0.0]
-updates = 6
-batch = 16
-"""
+_SUITE = tiny_suite_toml(
+    targets=["mine"],
+    arms=["step", "hold", "average"],
+    protocols=["probe", "finetune"],
+    seeds=[0],
+    schedule={"epochs": 4, "boundaries": [2, 3]},
+)
 
 _TASKS = {
-    "tiny-source": 'layout = "synthetic"\ngenerator = "source"\nsize = 32\ntrain = 96\ntest = 40\n'
-    "options = { classes = 4, templates = 2, complex = 0.5, wrong = 0.1 }",
+    "tiny-source": f'layout = "synthetic"\n{TINY_TASKS["tiny-source"]}',
     "mine": 'layout = "split-folders"\nroot = "mine"',
 }
 
@@ -129,7 +101,7 @@ def make_home(folder: Path) -> Path:
 
     home = folder / "home"
     home.mkdir(parents=True)
-    (home / "tiny.toml").write_text(_CONFIG)
+    (home / "tiny.toml").write_text(_SUITE)
     (folder / "tasks").mkdir()
     for name, files in _TASKS.items():
         (folder / "tasks" / f"{name}.toml").write_text(f'name = "{name}"\n\n[files]\n{files}\n')

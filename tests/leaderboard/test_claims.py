@@ -8,44 +8,12 @@ from statsmodels.stats.multitest import multipletests
 from lrbench.config.arms import snapshot_keys
 from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision, decide, overall
-from lrbench.leaderboard.evidence import Column, Evidence, Values, without_decay
+from lrbench.leaderboard.evidence import Column, without_decay
 from lrbench.stats import saturation
 from lrbench.stats.intervals import estimate, estimate_of, fieller, holm, image_variance
 from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
 from lrbench.stats.saturation import fit_null, residual
-
-IMAGES = 400
-
-
-def world(suite, seeds, draw, *, levels, source=None, seed_noise=0.01, tasks=("a",), labels=None, metric="top1"):
-    """Evidence in which row r has true accuracy `levels(r)`; seeds and images vary, images shared by all seeds."""
-    suite = suite.model_copy(update={"seeds": tuple(range(seeds)), "protocols": ("probe",), "targets": tuple(tasks)})
-    rows = list(dict.fromkeys((key.arm, key.stage) for key in snapshot_keys(suite, seed=0)))
-    columns = [Column(protocol="probe", task=task) for task in tasks]
-    labels = np.zeros(IMAGES, dtype=np.int64) if labels is None else labels
-    evidence = Evidence(
-        name="made-up", suite=suite, rows=rows, columns=columns, extra=[], values={}, source={}, report={}, stored=[],
-        apart=[], problems=[], partial=False,
-    )  # fmt: skip
-    source = source or (lambda row, seed: 0.05 + 0.2 * row[1])
-    for row in rows:
-        for seed in range(seeds):
-            evidence.source[row, seed] = source(row, seed)
-    for column in columns:
-        values = evidence.values[column] = Values(metric=metric, labels=labels)
-        difficulty = draw.normal(0, 0.6, len(labels))
-        for seed in range(seeds):
-            for row in rows:
-                # One latent threshold an image: pairs of snapshots agree on most images, as real ones do.
-                shift = stats.norm.ppf(levels(row)) * np.sqrt(1 + 0.36) + draw.normal(0, seed_noise * 3)
-                values.correct[row, seed] = (shift + difficulty + draw.normal(0, 1.0, len(labels)) > 0).astype(float)
-    return evidence
-
-
-def verdicts(evidence, name):
-    claim = next(claim for claim in CLAIMS if claim.name == name)
-    return [each for each in decide(evidence) if each.claim == claim]
-
+from tests.leaderboard.helpers import IMAGES, null_world, verdicts, world
 
 FALLING = {("step", 2): 0.62, ("step", 3): 0.45}
 
@@ -304,20 +272,6 @@ def test_the_null_is_recovered_from_points_on_a_curve():
     assert perfect.predict(0.0)[0] == pytest.approx(0.3)
     below = fit_null(errors, (errors - 0.2)[:, None])
     assert below.offset[0] == 0
-
-
-def null_world(draw, extra, seeds=4, snapshots=9, images=800):
-    """Snapshots on the null's curve for every seed, and one whose error lies `extra` above it."""
-    sources = [np.linspace(0.3, 0.8, snapshots) + draw.normal(0, 0.005) for _ in range(seeds)]
-    difficulty = draw.normal(0, 0.8, images)
-
-    def hits(error):
-        shift = stats.norm.ppf(1 - error) * np.sqrt(1 + 0.64)
-        return (shift + difficulty + draw.normal(0, 1, images) > 0).astype(float)
-
-    correct = [np.array([hits(0.6 * e**1.5 + 0.1) for e in each]) for each in sources]
-    observed = np.array([hits(0.6 * 0.35**1.5 + 0.1 + extra) for _ in range(seeds)])
-    return residual(sources, correct, [0.35] * seeds, observed, np.zeros(images, dtype=np.int64), "top1", "test")
 
 
 def test_the_residual_covers_zero_on_the_curve_and_finds_what_lies_above_it():

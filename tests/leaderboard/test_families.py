@@ -11,7 +11,7 @@ from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision
 from lrbench.leaderboard.evidence import Column
 from lrbench.stats.intervals import change_of_ratio, estimate, estimate_of
-from tests.leaderboard.test_claims import verdicts, world
+from tests.leaderboard.helpers import verdicts, world
 
 SOURCE = (0.45, 0.067)
 

@@ -6,7 +6,7 @@ import pytest
 from lrbench.stats.intervals import fieller, image_variance
 from lrbench.stats.resampling import crossed_bootstrap, image_weights
 from lrbench.stats.saturation import residual
-from tests.leaderboard.test_claims import verdicts, world
+from tests.leaderboard.helpers import verdicts, world
 
 SEEDS = 3
 SOURCES = [np.linspace(0.3, 0.8, 8)] * SEEDS

@@ -10,32 +10,12 @@ import pytest
 from lrbench import load_results
 from lrbench.core.errors import InputError
 from lrbench.leaderboard import page
-from lrbench.leaderboard.evidence import Column
 from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.gathering import gather
 from lrbench.stats.intervals import estimate
-from tests.conftest import command, one_paragraph
+from tests.helpers import command, one_paragraph
 from tests.leaderboard.fake import fill, put
-
-OBJECTS = Column(protocol="probe", task="tiny-objects")
-
-
-def suite_page(workspace):
-    page.write(workspace, ["tiny"])
-    return (workspace.leaderboard / "tiny.md").read_text()
-
-
-def table_after(text, heading):
-    """The first table after a heading, as a list of rows of cells."""
-    lines = text[text.index(heading) :].splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
-    rows = []
-    for line in lines[start:]:
-        if not line.startswith("|"):
-            break
-        # A link is read as its text.
-        rows.append([re.sub(r"\[(.+?)\]\(.+?\)", r"\1", cell.strip()) for cell in line.strip("|").split("|")])
-    return [row for row in rows if not row[0].startswith("-")]
+from tests.leaderboard.helpers import OBJECTS, suite_page, table_after
 
 
 def test_the_headline_table_holds_the_means_and_intervals(workspace, tiny):

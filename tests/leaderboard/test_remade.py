@@ -5,7 +5,7 @@ import pytest
 from lrbench.leaderboard.evidence import Column
 from lrbench.leaderboard.gathering import gather
 from tests.leaderboard.fake import fill, put
-from tests.leaderboard.test_pages import OBJECTS, suite_page, table_after
+from tests.leaderboard.helpers import OBJECTS, suite_page, table_after
 
 OTHER = {"snapshot": {"sha256": "9" * 64}}
 

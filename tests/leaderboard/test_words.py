@@ -8,8 +8,7 @@ from lrbench.leaderboard.claims import decide
 from lrbench.leaderboard.suite_page import render_suite
 from lrbench.leaderboard.verdicts import within_runs
 from tests.leaderboard.fake import fill, put
-from tests.leaderboard.test_claims import verdicts, world
-from tests.leaderboard.test_pages import suite_page, table_after
+from tests.leaderboard.helpers import suite_page, table_after, verdicts, world
 
 COLUMN = 0
 

@@ -12,9 +12,8 @@ from lrbench.core.errors import InputError
 from lrbench.pretrain import segments
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path
-from tests.conftest import one_paragraph
-from tests.pretrain.test_lineage import one_after_another, stop
-from tests.pretrain.test_segments import key, make
+from tests.helpers import one_paragraph
+from tests.pretrain.helpers import key, make, one_after_another, stop
 
 TRAIL = '["step", "hold", "constant", "average", "trail"]'
 

@@ -13,8 +13,8 @@ from lrbench.pretrain.log import append_timing
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
 from lrbench.store.snapshots import progress_path, snapshot_path, state_path
-from tests.conftest import one_paragraph
-from tests.pretrain.test_segments import key, make
+from tests.helpers import one_paragraph
+from tests.pretrain.helpers import key, make
 
 LINE = {"stage": 1, "update": 3, "loss": 1.0}
 

@@ -9,55 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from lrbench.config.arms import SnapshotKey, learning_rate, segment, snapshot_keys
 from lrbench.config.suite import Schedule, Suite, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.distributed import Ranks
 from lrbench.core.errors import FailureError, InterruptedWork
-from lrbench.data.batches import Batches
-from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.saving import Saver
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import Progress, load, save
-from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
 from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path, state_path
-from tests.pretrain.test_segments import key, make
+from tests.pretrain.helpers import BATCHES, CPU, key, make, network, stepper
 
-CPU = torch.device("cpu")
-NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
 PER_EPOCH = 3
-
-
-class Images:
-    """Ten images of four by four pixels."""
-
-    plain = None
-
-    def __init__(self):
-        self.values = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
-
-    def __len__(self):
-        return len(self.values)
-
-    def evaluation(self, indices):
-        return self.values[indices]
-
-
-BATCHES = Batches(pixels=Images(), labels=np.arange(10) % 3, seed=5, batch=3, size=4, augmentation="flip")  # type: ignore[arg-type]
-
-
-def network():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-
-
-def stepper(schedule, training=None, **others):
-    settings = {"micro_batch": None, "updates": 1, "say": lambda text: None} | others
-    return lambda model: Step(model, schedule, training or Training(), NORMALISE, CPU, ALONE, **settings)
 
 
 def trainer_of(stretch, schedule, progress, **others):
@@ -264,7 +230,7 @@ def test_every_arm_trains_from_the_state_that_it_says(moved, place):
 def test_early_and_late_are_uninterrupted_runs_with_moved_boundaries(moved, place):
     from safetensors.torch import load_file
 
-    from tests.pretrain.test_segments import assert_close, bare_loop
+    from tests.pretrain.helpers import assert_close, bare_loop
 
     for arm, rates in (("early", [0.1] * 2 + [0.01] * 2 + [0.001] * 3), ("late", [0.1] * 4 + [0.01] * 2 + [0.001])):
         assert_close(load_file(make(moved, key(arm, 3), place)), bare_loop(moved, place, rates)[-1])

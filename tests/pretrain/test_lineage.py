@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import FailureError, InputError
 from lrbench.pretrain.log import write_log
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
@@ -20,9 +20,7 @@ from lrbench.store.snapshots import (
     state_path,
     write_snapshot,
 )
-from tests.pretrain.test_looking import breaks_at
-from tests.pretrain.test_mishaps import poisoned
-from tests.pretrain.test_segments import StopsAfter, key, make
+from tests.pretrain.helpers import breaks_at, key, make, one_after_another, poisoned, stop
 
 
 class Listens(Control):
@@ -41,11 +39,6 @@ def remake(path):
     weights = {name: each * 1.25 if each.is_floating_point() else each for name, each in load_file(path).items()}
     write_snapshot(path, weights, read_metadata(path), load_file(batchnorm_path(path)))
     save(state_path(path), load(state_path(path)) | {"tensors_sha256": read_metadata(path).tensors_sha256})
-
-
-def stop(suite, wanted, place, updates=2):
-    with pytest.raises(InterruptedWork):
-        make_snapshot(suite, wanted, place, StopsAfter(updates))
 
 
 def test_a_snapshot_names_its_parent_and_the_weights_that_it_held(tiny, place):
@@ -116,11 +109,6 @@ def test_a_command_that_remakes_a_parent_with_other_weights_does_not_end_well(lr
     assert (
         outcome.status == 2 and f"{parent.with_name('stage2.safetensors')} was made from other weights" in outcome.err
     )
-
-
-def one_after_another(jobs, suite, place, control, observer, *, workers):
-    for job in jobs:
-        job.run(suite, place, control)
 
 
 def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(lrbench, tiny, place):

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from lrbench.config import load_suite
 from lrbench.core.control import Control
@@ -12,21 +11,9 @@ from lrbench.core.errors import FailureError
 from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import batchnorm_path, snapshot_path, state_path
-from tests.pretrain.test_segments import key, make
+from tests.pretrain.helpers import breaks_at, key, make
 
 CPU = torch.device("cpu")
-
-
-def breaks_at(monkeypatch, number):
-    """Have the loss of an update be nan, counted from 1 from now on; gives a list that grows with each update."""
-    cross_entropy, calls = nn.functional.cross_entropy, []
-
-    def loss(logits, labels):
-        calls.append(1)
-        return cross_entropy(logits, labels) * (float("nan") if len(calls) == number else 1.0)
-
-    monkeypatch.setattr(trainer.nn.functional, "cross_entropy", loss)
-    return calls
 
 
 @pytest.fixture

@@ -26,10 +26,8 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
 from lrbench.pretrain.step import Step, drops_at_random
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
-from tests.pretrain.test_engine import CPU, NORMALISE, network
-from tests.pretrain.test_segments import StopsAfter, key, make
-from tests.pretrain.test_step import Greedy, gradients
-from tests.test_snapshots import Trap
+from tests.helpers import Trap
+from tests.pretrain.helpers import CPU, NORMALISE, Greedy, StopsAfter, gradients, key, make, network, poisoned
 
 
 def log_stages(path):
@@ -79,20 +77,6 @@ def test_arms_that_go_on_from_a_kept_epoch_need_no_momentum(tiny, place):
     suite = Suite.model_validate(content)
     for arm in ("early", "late"):
         assert read_metadata(make(suite, key(arm, 2), place)).stage == 2
-
-
-def poisoned(monkeypatch, at):
-    """The weights are not numbers after so many updates; the loss of each was fine."""
-    call, count = Step.__call__, itertools.count(1)
-
-    def step(self, *arguments):
-        found = call(self, *arguments)
-        if next(count) == at:
-            with torch.no_grad():
-                next(iter(self._model.parameters())).fill_(float("inf"))
-        return found
-
-    monkeypatch.setattr(Step, "__call__", step)
 
 
 def test_weights_that_are_not_finite_after_the_last_update_are_no_snapshot(tiny, place, monkeypatch):
@@ -262,7 +246,7 @@ class Lonely(nn.Module):
 
 def test_out_of_memory_beside_other_processes_stops(monkeypatch):
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Lonely)
-    monkeypatch.setattr("tests.pretrain.test_engine.ALONE", ranks_module.Ranks(rank=0, world=2))
+    monkeypatch.setattr("tests.pretrain.helpers.ALONE", ranks_module.Ranks(rank=0, world=2))
     with pytest.raises(FailureError, match=r"the other processes would not know.*--set training.micro_batch=4"):
         gradients(Greedy(4), None)
 

@@ -7,10 +7,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.arms import SnapshotKey, segment, snapshot_keys
+from lrbench.config.arms import snapshot_keys
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
-from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.loading import load_task_data
 from lrbench.models.networks import InputNormalisation, create_model
@@ -19,19 +18,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.pretrain.state import load, save
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
-
-
-def key(arm, stage, seed=0):
-    return SnapshotKey(arm=arm, seed=seed, stage=stage)
-
-
-def make(suite, wanted, place, control=None):
-    """Make a snapshot and everything it starts from; gives its path."""
-    parent = segment(suite.schedule, wanted).parent
-    if parent is not None:
-        make(suite, parent, place, control)
-    make_snapshot(suite, wanted, place, control or Control())
-    return snapshot_path(place.workspace.checkpoints, suite.name, wanted)
+from tests.pretrain.helpers import StopsAfter, assert_close, bare_loop, key, make
 
 
 @pytest.mark.parametrize(("arm", "stage"), [("step", 1), ("average", 2)])
@@ -45,42 +32,6 @@ def test_the_source_accuracies_are_those_of_the_snapshots_weights(tiny, place, a
     for tensors, said in ((raw, metadata.source_accuracy_raw), (raw | estimated, metadata.source_accuracy)):
         model.load_state_dict(tensors)
         assert evaluate(model, source, normalise, Control()).accuracy == pytest.approx(said)
-
-
-def bare_loop(suite, place, rates):
-    """An independent training loop: one SGD optimiser, the rate of each epoch set by hand. Gives weights by epoch."""
-    source = open_source(suite.source, suite.input, place.roots, False, place.workspace.cache, Control())
-    batches = Batches(
-        pixels=source.train,
-        labels=source.data.splits["train"].labels,
-        seed=0,
-        batch=suite.schedule.batch,
-        size=suite.input.size,
-        augmentation=suite.schedule.augmentation,
-    )
-    model = create_model(
-        suite.model.architecture, suite.model.arguments, classes=4, seed=derive(0, "initialisation")
-    ).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=suite.schedule.weight_decay)
-    normalise = InputNormalisation(suite.input.mean, suite.input.std, torch.device("cpu"))
-    weights, update = [], 0
-    for rate in rates:
-        optimiser.param_groups[0]["lr"] = rate
-        model.train()
-        for _ in range(batches.updates_per_epoch):
-            images, labels = batches.at(update)
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(normalise(images)), labels).backward()
-            optimiser.step()
-            update += 1
-        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-    return weights
-
-
-def assert_close(found, expected):
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -227,18 +178,6 @@ def test_shared_stages_are_made_once(tiny):
     assert len(names) == len(set(names)) == 9
     assert names.index("step/seed0/stage1") < names.index("hold/seed0/stage2") < names.index("constant/seed0/stage3")
     assert not any(name.startswith(("hold/seed0/stage1", "constant/seed0/stage2")) for name in names)
-
-
-class StopsAfter(Control):
-    """Asks to stop at the n-th question."""
-
-    def __init__(self, count):
-        super().__init__()
-        self.left = count
-
-    def stop_requested(self):
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("updates", [0, 1, 4, 5])

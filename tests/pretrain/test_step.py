@@ -3,27 +3,17 @@
 import json
 import os
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lrbench.config.suite import Schedule, Suite, Training
+from lrbench.config.suite import Suite, Training
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.step import arithmetic
 from lrbench.store.snapshots import read_metadata, snapshot_path
-from tests.pretrain.test_engine import network, stepper
-from tests.pretrain.test_segments import key, make
-
-
-def gradients(model, micro_batch, **others):
-    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
-    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
-    step = stepper(schedule, micro_batch=micro_batch, **others)(model)
-    loss, correct = step(images, torch.arange(8) % 3, 0.1, 7)
-    return {name: each.grad.clone() for name, each in model.named_parameters()}, float(loss), int(correct), step
+from tests.pretrain.helpers import Greedy, gradients, key, make, network
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])
@@ -33,19 +23,6 @@ def test_pieces_of_a_batch_give_the_batchs_gradient(micro_batch):
     assert theirs == pytest.approx(loss, rel=1e-6) and hits == correct
     for name, gradient in whole.items():
         torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7)
-
-
-class Greedy(nn.Module):
-    """A network that has memory for so many images only."""
-
-    def __init__(self, room, inner=None):
-        super().__init__()
-        self.room, self.inner = room, inner or network()
-
-    def forward(self, images):
-        if len(images) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self.inner(images)
 
 
 def test_out_of_memory_halves_the_pieces_and_says_so():

@@ -13,7 +13,7 @@ from lrbench.store.results import read_result
 from lrbench.store.snapshots import read_metadata, snapshot_path
 from lrbench.store.suites import recipe
 from lrbench.transfer.cell import Transfer
-from tests.pretrain.test_segments import key, make
+from tests.pretrain.helpers import key, make
 
 
 def with_threads(suite, threads):

@@ -18,11 +18,9 @@ from lrbench.models.loading import load_weights
 from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.store.snapshots import read_metadata
-from tests.conftest import TINY_SUITE, Outcome
-from tests.pretrain.test_engine import CPU
-from tests.pretrain.test_segments import key, make
+from tests.helpers import TINY_SUITE, Outcome
+from tests.pretrain.helpers import CPU, key, make
 
-# GroupNorm in BatchNorm's place: nothing then depends on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
 
 

@@ -8,7 +8,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.tracking import check_trackers
-from tests.pretrain.test_segments import key, make
+from tests.pretrain.helpers import key, make
 
 
 def tracked(place, *names):

@@ -9,7 +9,7 @@ from lrbench.config.loading import apply_changes
 from lrbench.config.strict import arguments_problem
 from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
-from tests.conftest import TINY_SUITE
+from tests.helpers import TINY_SUITE
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import without_decay
 from lrbench.models.loading import input_of
-from tests.conftest import TINY_SUITE
+from tests.helpers import TINY_SUITE
 
 REAL = {"imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"}
 

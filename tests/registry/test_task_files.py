@@ -10,7 +10,7 @@ import pytest
 
 from lrbench.config import load_suite, load_task
 from lrbench.core.errors import InputError
-from tests.conftest import TINY_SUITE, TINY_TASKS, run_process
+from tests.helpers import TINY_SUITE, TINY_TASKS, run_process
 
 
 @pytest.fixture

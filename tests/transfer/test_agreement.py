@@ -13,8 +13,7 @@ from lrbench.transfer.protocols.finetune import Finetuning
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice, LabelledFeatures
 from lrbench.transfer.target import Development, JoinedPixels
-from tests.transfer.test_finetune import CPU, LABELS, NORMALISE, Images, Network
-from tests.transfer.test_protocols import problem, split
+from tests.transfer.helpers import CPU, LABELS, NORMALISE, Images, Network, problem, split
 
 
 def rectified(count, seed):

@@ -13,27 +13,15 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
 from lrbench.models.loading import load_tensors
-from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, standing_of_file
 from lrbench.store.predictions import read_predictions
-from lrbench.store.references import Reference
 from lrbench.store.results import read_result
-from lrbench.store.snapshots import batchnorm_path, read_metadata, snapshot_path, write_snapshot
+from lrbench.store.snapshots import batchnorm_path, read_metadata, write_snapshot
 from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols import finetune as finetune_module
 from lrbench.transfer.target import open_target
 from tests.leaderboard.fake import rewrite
-
-KEY = SnapshotKey(arm="step", seed=0, stage=1)
-
-
-@pytest.fixture
-def reference(tiny, place):
-    for stage in (0, 1):
-        make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
-    path = snapshot_path(place.workspace.checkpoints, "tiny", KEY)
-    return Reference(text=f"tiny/{KEY}", path=path, suite=tiny, key=KEY)
 
 
 def test_no_memory_in_a_transfer_is_one_paragraph(reference, place, monkeypatch):

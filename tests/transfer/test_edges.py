@@ -9,7 +9,7 @@ import torch
 from lrbench.config.protocols import Knn, Probe
 from lrbench.transfer.protocols import depth, knn, probe
 from lrbench.transfer.selection import LabelledFeatures
-from tests.transfer.test_protocols import problem, split
+from tests.transfer.helpers import problem, split
 
 
 def at_angles(degrees, labels):

@@ -8,45 +8,12 @@ from torch import nn
 from lrbench.config.protocols import Finetune
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError
-from lrbench.models.networks import InputNormalisation
 from lrbench.transfer.protocols import finetune as module
 from lrbench.transfer.protocols.finetune import Finetuning, _Run
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Development, JoinedPixels
-
-CPU = torch.device("cpu")
-NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
-LABELS = np.arange(24) % 3
-
-
-class Images:
-    """Twenty-four images of eight by eight pixels."""
-
-    plain = None
-    values = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
-
-    def __len__(self):
-        return len(self.values)
-
-    def evaluation(self, indices):
-        return self.values[indices]
-
-
-class Network(nn.Module):
-    """A convolution, BatchNorm and a classifier that can be put anew."""
-
-    def __init__(self, drop=0.0):
-        super().__init__()
-        torch.manual_seed(3)
-        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.classifier, self.drop = nn.Linear(4, 2), nn.Dropout(drop)
-
-    def reset_classifier(self, classes):
-        self.classifier = nn.Linear(4, classes)
-
-    def forward(self, images):
-        return self.classifier(self.drop(self.norm(self.convolution(images)).relu().mean((2, 3))))
+from tests.transfer.helpers import CPU, LABELS, NORMALISE, Images, Network
 
 
 def tuning(network, **settings):

@@ -23,8 +23,7 @@ from lrbench.transfer.protocols import logme, probe
 from lrbench.transfer.recommend import Candidate, on_equal_terms, recommend
 from lrbench.transfer.selection import LabelledFeatures
 from lrbench.transfer.target import extract, open_target
-from tests.transfer.test_cells import reference  # noqa: F401
-from tests.transfer.test_protocols import problem
+from tests.transfer.helpers import problem
 
 
 def test_test_and_validation_features_are_standardised_as_training_ones():
@@ -64,7 +63,7 @@ def test_selection_goes_by_the_tasks_own_metric():
     assert strongest["top1"] == pytest.approx(0.9) and strongest["mean_per_class"] == pytest.approx(1 / 3)
 
 
-def test_a_data_sets_own_validation_split_is_what_is_selected_on(reference, place, monkeypatch):  # noqa: F811
+def test_a_data_sets_own_validation_split_is_what_is_selected_on(reference, place, monkeypatch):
     target = open_target("tiny-objects", reference.suite.input, place.roots, False, place.workspace.cache, Control())
     given = np.arange(40, 48)
     development = type(target.development)(**{**vars(target.development), "given": given})
@@ -227,7 +226,7 @@ def test_what_has_no_file_is_computed_once_too(lrbench, home):
         assert done.status == 0 and done.err.count("nothing was computed") == expected
 
 
-def test_a_stop_is_heeded_while_features_are_extracted(reference, place):  # noqa: F811
+def test_a_stop_is_heeded_while_features_are_extracted(reference, place):
     control = Control()
     control.progress = lambda done, total, unit: unit == "images" and control.stop()
     working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
@@ -236,7 +235,7 @@ def test_a_stop_is_heeded_while_features_are_extracted(reference, place):  # noq
 
 
 @pytest.mark.parametrize("protocol", ["probe", "knn", "fewshot", "depth", "logme"])
-def test_a_stop_is_heeded_within_a_protocol(reference, place, protocol, monkeypatch):  # noqa: F811
+def test_a_stop_is_heeded_within_a_protocol(reference, place, protocol, monkeypatch):
     control = Control()
     working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
     extract = working._features_of

@@ -23,7 +23,7 @@ from lrbench.transfer.cell import Transfer
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.protocols import depth, fewshot, knn, logme, probe
 from lrbench.transfer.selection import LabelledFeatures
-from tests.transfer.test_protocols import problem, split
+from tests.transfer.helpers import problem, split
 
 SETTINGS = Probe(strengths=5)
 

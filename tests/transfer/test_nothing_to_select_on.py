@@ -10,7 +10,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.suites import keep_suite
 from lrbench.transfer import cell
 from tests import trees
-from tests.conftest import one_paragraph
+from tests.helpers import one_paragraph
 from tests.leaderboard.fake import rewrite
 
 

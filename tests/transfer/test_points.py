@@ -12,7 +12,6 @@ from lrbench.store.results import read_result
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols import finetune
 from lrbench.transfer.protocols.points import Points
-from tests.transfer.test_cells import reference  # noqa: F401
 
 CELL = Cell(task="tiny-objects", protocol="finetune", seed=0)
 
@@ -55,7 +54,7 @@ def kept(place):
     return list((place.workspace.cache / "finetune").glob("*.json"))
 
 
-def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, place, tiny, trained):  # noqa: F811
+def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, place, tiny, trained):
     settings = of(tiny, rates=(0.001, 0.01, 0.05))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     assert trained == [(0.001, 6), (0.01, 6), (0.05, 6), (trained[-1][0], 6)] and kept(place) == []
@@ -79,7 +78,7 @@ def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, pl
 
 
 @pytest.mark.parametrize("update", [15, 20])
-def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, monkeypatch, update):  # noqa: F811
+def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, monkeypatch, update):
     """The grid's third run after its third update, and the refit after its second."""
     settings = of(tiny, rates=(0.001, 0.01, 0.05))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
@@ -100,7 +99,7 @@ def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, 
     assert list((place.workspace.cache / "finetune").iterdir()) == []
 
 
-def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference, place, tiny, monkeypatch):  # noqa: F811
+def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference, place, tiny, monkeypatch):
     settings = of(tiny, rates=(0.01,))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     monkeypatch.setattr(finetune, "SAVE_SECONDS", -1.0)
@@ -119,7 +118,7 @@ def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference,
     assert content(Transfer(reference, settings, place, Control()).run(CELL)) == whole
 
 
-def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, trained):  # noqa: F811
+def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, trained):
     settings = of(tiny, rates=(1e-6, 1e-5, 0.01, 0.05), updates=16, halving=True)
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     rate = whole["chosen"]["learning_rate"]

@@ -9,24 +9,10 @@ from lrbench.core.errors import InputError
 from lrbench.transfer.metrics import metrics
 from lrbench.transfer.protocols import knn, probe
 from lrbench.transfer.protocols.lbfgs import Minimum
-from lrbench.transfer.selection import Choice, LabelledFeatures, validation_split
+from lrbench.transfer.selection import Choice, LabelledFeatures
+from tests.transfer.helpers import problem, split
 
 SETTINGS = Probe(strengths=9)
-
-
-def problem(kind, seed=0, count=240, width=24, classes=6):
-    """Features and labels: overlapping, separable or collinear classes."""
-    draw = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    distance = {"overlapping": 0.4, "separable": 6.0, "collinear": 0.8}[kind]
-    features = draw.normal(size=(count, width)) + distance * draw.normal(size=(classes, width))[labels]
-    if kind == "collinear":
-        features[:, 1] = 2 * features[:, 0] + 1
-        features[:, 2] = 3.0
-    features = np.maximum(features, 0) if kind == "overlapping" else features
-    return LabelledFeatures(
-        features=torch.from_numpy(features.astype(np.float32)), labels=torch.from_numpy(labels.astype(np.int64))
-    )
 
 
 def objective(inputs, labels, weights, strength):
@@ -101,11 +87,6 @@ def test_a_fit_that_is_cut_off_says_that_it_did_not_converge():
     assert not any(fit.converged for fit in fits) and all(fit.gradient > short.tolerance for fit in fits)
     choice = probe.select(data, data, classes=6, metric="top1", settings=short)
     assert [candidate["converged"] for candidate in choice.candidates] == [False, False]
-
-
-def split(data, seed=0):
-    train, held = validation_split(data.labels.numpy(), 0.25, seed)
-    return (LabelledFeatures(features=data.features[part], labels=data.labels[part]) for part in (train, held))
 
 
 @pytest.mark.parametrize("module", [probe, knn])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.fuzz.harness import Target
 from tests.fuzz.mutations import mutate_toml
+from tests.helpers import tiny_suite_toml
 
 REMOTE = """
 name = "fuzzed"
@@ -67,59 +68,21 @@ train = 8
 test = 8
 options = { classes = 4, templates = 2, complex = 0.5, wrong = 0.1 }
 """
-SUITE = """
-name = "fuzzed"
-title = "A suite"
-source = "toy-source"
-targets = ["toy-objects", "digits"]
-arms = ["step", "hold", "constant", "average", "constant-average", "trail", "late"]
-protocols = ["probe", "knn"]
-seeds = [0, 1]
-transfer_seeds = [0]
-validation = 0.25
-protocol_arms = { knn = ["step", "hold"] }
-
-[model]
-architecture = "resnet18"
-arguments = { layers = [1, 1, 1, 1], channels = [8, 8, 16, 16], stem_type = "deep", stem_width = 8 }
-
-[input]
-size = 32
-crop_fraction = 1.0
-interpolation = "bicubic"
-mean = [0.5, 0.5, 0.5]
-std = [0.25, 0.25, 0.25]
-
-[schedule]
-epochs = 9
-boundaries = [4, 7]
-rates = [0.1, 0.01, 0.001]
-batch = 32
-weight_decay = 5e-4
-trail = 6
-warmup = 1
-shift = 1
-
-[training]
-precision = "float32"
-micro_batch = 16
-
-[batchnorm]
-images = 64
-
-[probe]
-strengths = 3
-weakest = 1e-3
-strongest = 1e3
-
-[knn]
-neighbours = [1, 5]
-
-[finetune]
-rates = [0.01, 0.05]
-decays = [0.0]
-updates = 6
-"""
+SUITE = tiny_suite_toml(
+    name="fuzzed",
+    title="A suite",
+    source="toy-source",
+    targets=["toy-objects", "digits"],
+    arms=["step", "hold", "constant", "average", "constant-average", "trail", "late"],
+    transfer_seeds=[0],
+    validation=0.25,
+    protocol_arms={"knn": ["step", "hold"]},
+    input={"interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    schedule={"epochs": 9, "boundaries": [4, 7], "trail": 6, "warmup": 1, "shift": 1},
+    training={"precision": "float32", "micro_batch": 16},
+    probe={"weakest": 1e-3, "strongest": 1e3},
+    knn={"neighbours": [1, 5]},
+)
 
 
 def task_file(content: str):
