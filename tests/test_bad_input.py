@@ -371,7 +371,7 @@ def test_a_snapshot_that_is_not_there_gets_the_list_of_those_that_are(lrbench, h
     missed = lrbench(*command, "foreign/lat")
     assert missed.status == 2 and one_paragraph(missed.err)
     assert (
-        "there is no snapshot foreign/lat. Did you mean 'foreign/late'? Taken in here are: foreign/early" in missed.err
+        "there is no snapshot foreign/lat. Did you mean 'foreign/late'? Foreign snapshots: foreign/early" in missed.err
     )
     assert "Did you mean 'foreign/late'?" in lrbench(*command, "forein/late").err
     assert "there is no file weights/epoch3.pth." in lrbench(*command, "weights/epoch3.pth").err

@@ -16,7 +16,7 @@ from lrbench.cli.snapshots import _stem
 from lrbench.core.workspace import Workspace
 from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import create_model
-from lrbench.store.references import parse_reference
+from lrbench.store.references import resolve_reference
 from lrbench.store.snapshots import read_metadata
 from tests.helpers import Trap, one_paragraph
 
@@ -33,7 +33,7 @@ def test_foreign_weights_are_taken_in(lrbench, home, kind):
         torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3}, path)
     added = lrbench("snapshots", "add", path, "--architecture", "resnet10t")
     assert added.status == 0, added.err
-    loaded = load_snapshot(parse_reference(added.out.strip(), None))
+    loaded = load_snapshot(resolve_reference(added.out.strip(), Workspace.current()))
     assert loaded.metadata.classes == 7 and loaded.batchnorm == "raw"
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
 
@@ -50,7 +50,7 @@ def test_of_several_sets_of_weights_in_a_file_one_is_named(lrbench, home):
     wrong = lrbench(*command, "--key", "model")
     assert wrong.status == 2 and "under the key 'model'" in wrong.err
     assert lrbench(*command, "--key", "state_dict_ema").status == 0
-    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
+    loaded = load_snapshot(resolve_reference("foreign/two", Workspace(root=home)))
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], average["conv1.0.weight"])
     (home / "empty.pth").touch()
     assert (
@@ -119,7 +119,7 @@ def test_sets_of_weights_within_dictionaries_are_found_and_named_by_the_keys_tha
         refused = saved(lrbench, home, two, "--key", wrong, name="two")
         assert refused.status == 2 and f"no weights under the key {wrong!r}; it holds ema.model" in refused.err
     assert saved(lrbench, home, two, "--key", "ema.model", name="two").status == 0
-    loaded = load_snapshot(parse_reference("foreign/two", Workspace(root=home)))
+    loaded = load_snapshot(resolve_reference("foreign/two", Workspace(root=home)))
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], other["conv1.0.weight"])
     # What lies beside a whole network's tensors is not taken in its place, unless it is named.
     beside = network | {"extra": {"shadow": {"a": torch.ones(1), "b": torch.ones(1)}}}
@@ -146,7 +146,7 @@ def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, h
     added = lrbench(*command, "--prefix", "encoder_q.", "--without", "fc.")
     assert added.status == 0, added.err
     assert f"{len(whole) + len(head) + 1} tensors of moco.pth are left out (encoder_q.fc.0.weight, " in added.err
-    loaded = load_snapshot(parse_reference(added.out.strip(), None))
+    loaded = load_snapshot(resolve_reference(added.out.strip(), Workspace.current()))
     assert all(torch.equal(each, network[name]) for name, each in loaded.model.state_dict().items())
     mistyped = lrbench(*command, "--prefix", "encoder.", "--name", "x")
     assert mistyped.status == 2 and "no tensor whose name begins with 'encoder.' (--prefix)" in mistyped.err
@@ -456,7 +456,7 @@ def test_weights_that_timm_itself_converts_are_taken_in(lrbench, home):
     assert taken.status == 0, taken.err
     record = json.loads(taken.out)
     assert record["converted"] and record["left_out"] == []
-    loaded = load_snapshot(parse_reference("foreign/vgg", Workspace(root=home)))
+    loaded = load_snapshot(resolve_reference("foreign/vgg", Workspace(root=home)))
     assert loaded.metadata.classes == 3
     assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.model.state_dict().items())
 
@@ -471,7 +471,7 @@ def test_facebooks_convnext_is_taken_in_and_what_is_left_out_is_named(lrbench, h
     taken = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options)
     assert taken.status == 0, taken.err
     assert "turned into timm's" in taken.err and "1 tensors of facebook.pth are left out (projectors.a)" in taken.err
-    loaded = load_snapshot(parse_reference("foreign/facebook", Workspace(root=home))).model.state_dict()
+    loaded = load_snapshot(resolve_reference("foreign/facebook", Workspace(root=home))).model.state_dict()
     assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.items())
     # A tensor that is missing after the conversion is missing.
     del theirs["norm.weight"]
@@ -548,7 +548,7 @@ def test_weights_from_before_torch_counted_batches_are_taken_in(lrbench, home):
     assert taken.status == 0, taken.err
     layers = len(network) - len(old)
     assert f"old.pth lacks num_batches_tracked of {layers} BatchNorm layers" in taken.err and "set to 0" in taken.err
-    loaded = load_snapshot(parse_reference("foreign/old", Workspace(root=home))).model.state_dict()
+    loaded = load_snapshot(resolve_reference("foreign/old", Workspace(root=home))).model.state_dict()
     assert all(torch.equal(loaded[name], old.get(name, torch.tensor(0))) for name in network)
     # Part of a checkpoint is found as otherwise.
     assert (

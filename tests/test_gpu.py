@@ -19,9 +19,9 @@ from lrbench.models.networks import InputNormalisation, create_model, pick_devic
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.store.cells import Cell, TransferSettings
-from lrbench.store.references import Reference
+from lrbench.store.references import SuiteSnapshot
 from lrbench.store.results import read_result
-from lrbench.store.snapshots import read_metadata, snapshot_path
+from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.blocks import add_by_class
 from lrbench.transfer.cell import Transfer
 from tests.pretrain.helpers import StopsAfter, key, make
@@ -146,8 +146,7 @@ def test_where_it_is_asked_to_every_bit_is_the_same_also_after_a_stop(tiny, plac
 def test_every_protocol_runs_and_what_freezes_the_network_gives_the_same_again(tiny, place, protocol):
     for stage in (0, 1):
         make(tiny, key("step", stage), place)
-    path = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))
-    reference = Reference(text="tiny/step/seed0/stage1", path=path, suite=tiny, key=key("step", 1))
+    reference = SuiteSnapshot(suite=tiny, key=key("step", 1), checkpoints=place.workspace.checkpoints)
     results = []
     for _ in range(2):
         transfer = Transfer(reference, TransferSettings.of(tiny), place, Control())

@@ -1,16 +1,22 @@
 """What `lrbench recommend` says of the first and the second: numbers worked out by hand, and the words."""
 
+from pathlib import Path
+
 import pytest
 
 from lrbench.cli.recommend import basis_text, recommendation_text
 from lrbench.core.control import Control
 from lrbench.stats.resampling import paired_interval
 from lrbench.store.cells import TransferSettings
-from lrbench.store.references import Reference
+from lrbench.store.references import WeightsFile
 from lrbench.store.results import StoredResult, read_result
 from lrbench.transfer import recommend as module
 from lrbench.transfer.recommend import Basis, Candidate, Lead, Recommendation, recommend
 from tests.leaderboard.fake import put
+
+
+def _reference(name):
+    return WeightsFile(text=name, path=Path(f"{name}.safetensors"))
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def probed(tiny, place):
             selection={"candidates": [{"score": 0.1}, {"score": validation}]},
         )
         return Candidate(
-            reference=Reference(text=name),
+            reference=_reference(name),
             logme=-stage / 10,
             probe=StoredResult(result=read_result(path), path=path),
             score=validation,
@@ -52,7 +58,7 @@ def test_the_first_is_by_validation_and_its_lead_by_the_test_images(probed, plac
         candidate.logme, candidate.probe, candidate.score = found.logme, found.probe, found.score
 
     monkeypatch.setattr(module, "_compare", compare)
-    names = [Reference(text="second"), Reference(text="first")]
+    names = [_reference("second"), _reference("first")]
     found = recommend(names, "tiny-objects", TransferSettings(), place, Control(), probed=2)
     assert [each.reference.text for each in found.ranked] == ["first", "second"] and found.best is found.ranked[0]
     assert found.lead.images == 40 and found.lead.difference == pytest.approx(-4 / 40)
@@ -82,7 +88,7 @@ def test_the_same_weights_under_another_name_are_no_second(probed, place, monkey
 
     def compared(*names):
         return recommend(
-            [Reference(text=name) for name in names], "tiny-objects", TransferSettings(), place, Control(), probed=3
+            [_reference(name) for name in names], "tiny-objects", TransferSettings(), place, Control(), probed=3
         )
 
     found = compared("first", "twin", "second")

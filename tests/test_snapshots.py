@@ -19,7 +19,7 @@ from lrbench.core.workspace import Workspace
 from lrbench.models.loading import load_snapshot, load_tensors
 from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.store.references import parse_reference
+from lrbench.store.references import resolve_reference
 from lrbench.store.snapshots import batchnorm_path, encode, hash_tensors, identity, read_metadata, snapshot_path
 from tests.helpers import Trap, one_paragraph
 from tests.leaderboard.fake import put
@@ -64,7 +64,7 @@ def test_the_header_holds_one_sorted_json_string_without_a_clock(snapshot):
 
 
 def test_a_transfer_starts_from_the_reestimated_statistics_and_the_file_keeps_the_raw_ones(snapshot):
-    loaded = load_snapshot(parse_reference(str(snapshot), None))
+    loaded = load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
     estimated, raw = load_file(batchnorm_path(snapshot)), load_file(snapshot)
     assert loaded.batchnorm == "re-estimated"
     for name, tensor in estimated.items():
@@ -87,11 +87,11 @@ def test_a_snapshot_without_its_reestimated_statistics_is_not_taken_for_one_of_r
     with pytest.raises(
         InputError, match=r"stage0\.bn\.safetensors is missing: the BatchNorm statistics that transfers"
     ):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
     # Another snapshot's.
     statistics.write_bytes(encode({name: tensor + 1 for name, tensor in kept.items()}, {"format": 1, "sample": {}}))
     with pytest.raises(InputError, match=r"stage0\.bn\.safetensors holds other tensors than stage0\.safetensors says"):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
 
 
 def test_weights_in_which_a_byte_is_another_are_neither_transferred_nor_exported_nor_trained_on(lrbench, snapshot):
@@ -142,7 +142,7 @@ def test_a_changed_header_is_refused(lrbench, snapshot, change):
     with pytest.raises(
         InputError, match=r"stage0\.safetensors is damaged: its header was changed after it was written"
     ):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
     assert lrbench("snapshots", "verify").status == 1
 
 
@@ -151,7 +151,7 @@ def test_changed_fields_of_the_statistics_are_refused(snapshot):
     record = header_of(statistics)
     change_header(statistics, sample=record["sample"] | {"images": 3})
     with pytest.raises(InputError, match=r"bn\.safetensors is damaged: its header was changed"):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
 
 
 def older(path, **changes):
@@ -162,7 +162,7 @@ def older(path, **changes):
 
 def test_a_snapshot_from_before_headers_had_a_hash_is_read(lrbench, snapshot):
     older(snapshot)
-    assert load_snapshot(parse_reference(str(snapshot), None)).metadata.stage == 0
+    assert load_snapshot(resolve_reference(str(snapshot), Workspace.current())).metadata.stage == 0
     verified = lrbench("snapshots", "verify")
     assert verified.status == 0 and "unchecked header in 1 of 1 snapshots (tiny/step/seed0/stage0)" in verified.err
     assert json.loads(lrbench("snapshots", "show", "stage0").out)["header"] == "unchecked"
@@ -235,7 +235,7 @@ def test_a_pipe_instead_of_a_snapshot_is_refused(snapshot):
         path.unlink()
         os.mkfifo(path)
         with pytest.raises(InputError, match=r"is a pipe, not a regular file|is missing"):
-            load_snapshot(parse_reference(str(snapshot), None))
+            load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
 
 
 def test_a_snapshot_whose_link_leads_nowhere_is_missing(lrbench, snapshot):
@@ -264,7 +264,7 @@ def test_a_snapshot_whose_link_leads_nowhere_is_missing(lrbench, snapshot):
 def test_networks_that_cannot_be_used_are_refused_before_they_are_built(lrbench, snapshot, changes, said):
     write_header(snapshot, changes)
     with pytest.raises(InputError, match=said):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
     written = [word for key, value in changes.items() for word in ("--set", f"model.{key}={toml(value)}")]
     for command in (("plan",), ("pretrain", "--workers", "1", "--seed", "0")):
         refused = lrbench(command[0], "tiny.toml", *command[1:], "--set", "name=other", *written)
@@ -293,7 +293,7 @@ def test_a_hub_configuration_is_bounded_before_weights_are_fetched(home, monkeyp
 
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(InputError, match=said):
-        load_snapshot(parse_reference("hf-hub:some/model", None))
+        load_snapshot(resolve_reference("hf-hub:some/model", Workspace.current()))
 
 
 def toml(value):
@@ -328,7 +328,7 @@ def test_a_negative_variance_is_found_and_not_taken_in(lrbench, home, snapshot):
 def test_a_truncated_snapshot_is_refused(snapshot, cut):
     snapshot.write_bytes(snapshot.read_bytes()[:-cut] if cut != 3 else snapshot.read_bytes()[:3])
     with pytest.raises(InputError, match=r"stage0\.safetensors .*(truncated|not a safetensors)"):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch"])
@@ -357,13 +357,13 @@ def test_a_snapshot_of_another_architecture_is_refused_with_the_differences(snap
     record["arguments"]["channels"] = [8, 8, 16, 24]
     snapshot.write_bytes(encode(load_file(snapshot), record))
     with pytest.raises(InputError, match=r"does not hold the weights of resnet18: .*is \[16.*not \[24"):
-        load_snapshot(parse_reference(str(snapshot), None))
+        load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
 
 
 def test_weights_without_lrbenchs_header_say_how_to_take_them_in(home):
     save_file({"weight": torch.zeros(3)}, home / "bare.safetensors")
     with pytest.raises(InputError, match=r"lrbench snapshots add .*bare\.safetensors --architecture NAME"):
-        load_snapshot(parse_reference("bare.safetensors", None))
+        load_snapshot(resolve_reference("bare.safetensors", Workspace.current()))
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_weights_without_lrbenchs_header_say_how_to_take_them_in(home):
     ],
 )
 def test_references_mean_what_the_documentation_says(snapshot, place, text, full):
-    assert parse_reference(text, place.workspace).text == full
+    assert resolve_reference(text, place.workspace).text == full
 
 
 @pytest.mark.parametrize(
@@ -397,16 +397,16 @@ def test_references_mean_what_the_documentation_says(snapshot, place, text, full
 )
 def test_a_wrong_reference_says_what_was_expected(snapshot, place, text, said):
     with pytest.raises(InputError, match=said):
-        parse_reference(text, place.workspace)
+        resolve_reference(text, place.workspace)
 
 
 def test_without_any_suite_a_stage_says_what_to_do(home, place):
     with pytest.raises(InputError, match="no suite was pretrained"):
-        parse_reference("stage2", place.workspace)
+        resolve_reference("stage2", place.workspace)
 
 
 def test_timm_models_without_a_tag_are_random_and_always_the_same(home):
-    one, two = (load_snapshot(parse_reference("timm:resnet10t", None)) for _ in range(2))
+    one, two = (load_snapshot(resolve_reference("timm:resnet10t", Workspace.current())) for _ in range(2))
     assert one.random and one.batchnorm == "raw" and one.sha256 == two.sha256
 
 
@@ -446,9 +446,9 @@ def test_without_a_network_published_weights_are_read_from_the_hubs_cache_or_tol
 
 def test_an_unknown_model_or_tag_gets_a_suggestion(home):
     with pytest.raises(InputError, match="Did you mean 'resnet18'"):
-        load_snapshot(parse_reference("timm:resnet18x", None))
+        load_snapshot(resolve_reference("timm:resnet18x", Workspace.current()))
     with pytest.raises(InputError, match=r"no weights 'resnet18\.a1_in9k'"):
-        load_snapshot(parse_reference("timm:resnet18.a1_in9k", None))
+        load_snapshot(resolve_reference("timm:resnet18.a1_in9k", Workspace.current()))
 
 
 def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
@@ -458,9 +458,9 @@ def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
     for path in (folder / "ok.safetensors", home / "mine.safetensors"):
         save_file({"weight": torch.zeros(1)}, path)
     spelt = ("foreign/ok", "checkpoints/foreign/ok.safetensors", f"../{home.name}/checkpoints/foreign/ok.safetensors")
-    assert {parse_reference(each, place).text for each in (*spelt, str(folder / "ok.safetensors"))} == {"foreign/ok"}
+    assert {resolve_reference(each, place).text for each in (*spelt, str(folder / "ok.safetensors"))} == {"foreign/ok"}
     own = ("mine.safetensors", "./checkpoints/../mine.safetensors", str(home / "mine.safetensors"))
-    assert {parse_reference(each, place).text for each in own} == {"mine.safetensors"}
+    assert {resolve_reference(each, place).text for each in own} == {"mine.safetensors"}
     # From wherever, and where LRBENCH_HOME is a link.
     (home.parent / "link").symlink_to(home)
     linked = Workspace(root=home.parent / "link")
@@ -468,13 +468,13 @@ def test_a_file_has_one_reference_however_its_path_is_spelt(home, monkeypatch):
         monkeypatch.chdir(here)
         near = os.path.relpath(home / "mine.safetensors")
         for spelt, there in ((near, place), (near, linked), ("mine.safetensors", place)):
-            found = parse_reference(spelt, there)
+            found = resolve_reference(spelt, there)
             assert found.text == "mine.safetensors" and found.path.is_file()
-        assert parse_reference(os.path.relpath(folder / "ok.safetensors"), linked).text == "foreign/ok"
+        assert resolve_reference(os.path.relpath(folder / "ok.safetensors"), linked).text == "foreign/ok"
     # What lies in no workspace is called by its whole path, also from its own folder.
     outside = home.parent / "other.safetensors"
     save_file({"weight": torch.zeros(1)}, outside)
-    assert parse_reference("other.safetensors", place).text == str(outside)
+    assert resolve_reference("other.safetensors", place).text == str(outside)
 
 
 def test_verifying_nothing_is_said(lrbench, home):
@@ -491,7 +491,7 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
     assert lrbench("snapshots", "verify").status == 0
     assert lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "exported").status == 0
     model = timm.create_model(f"local-dir:{home / 'exported'}", pretrained=True)
-    loaded = load_snapshot(parse_reference(str(snapshot), None)).model
+    loaded = load_snapshot(resolve_reference(str(snapshot), Workspace.current())).model
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(model.eval()(images), loaded(images))
@@ -503,7 +503,8 @@ def test_list_show_verify_and_export(lrbench, snapshot, home):
     grey = timm.create_model(f"local-dir:{home / 'exported'}", pretrained=True, in_chans=1)
     torch.testing.assert_close(grey.conv1[0].weight, loaded.conv1[0].weight.sum(1, keepdim=True))
     with torch.inference_mode():
-        torch.testing.assert_close(load_snapshot(parse_reference(str(again), None)).model(images), loaded(images))
+        exported = load_snapshot(resolve_reference(str(again), Workspace.current())).model
+        torch.testing.assert_close(exported(images), loaded(images))
     card = (home / "exported" / "README.md").read_text()
     assert read_metadata(again).tensors_sha256 in card
     assert "Source: tiny-source" in card and "No results are shown" in card and "rates = [" in card
@@ -641,7 +642,7 @@ def test_a_timm_that_would_unpickle_fetches_nothing(monkeypatch, home):
     monkeypatch.setattr(timm.models, "load_state_dict", lambda file, weights_only=False: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("it was fetched"))
     with pytest.raises(InputError, match=r"unpickles what it downloads\. Update timm"):
-        load_snapshot(parse_reference("timm:resnet10t.c3_in1k", None))
+        load_snapshot(resolve_reference("timm:resnet10t.c3_in1k", Workspace.current()))
 
 
 def write_with(path, tensors):
@@ -675,8 +676,8 @@ def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, h
 def test_a_snapshot_that_is_not_made_yet_says_how_it_is(lrbench, snapshot):
     missing = lrbench("transfer", "--snapshot", "hold/stage2", "--task", "tiny-objects")
     assert missing.status == 2
-    assert "no snapshot tiny/hold/seed0/stage2 here yet" in missing.err
-    assert "`lrbench pretrain tiny --arm hold --seed 0` makes it" in missing.err
+    assert "no snapshot tiny/hold/seed0/stage2 yet" in missing.err
+    assert "Create it with `lrbench pretrain tiny --arm hold --seed 0`" in missing.err
 
 
 def test_a_word_that_is_left_out_of_a_reference_is_told(lrbench, home):

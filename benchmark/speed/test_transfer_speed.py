@@ -20,7 +20,7 @@ from lrbench.data.prepare import prepare
 from lrbench.models.networks import InputNormalisation, create_model, forward_all, penultimate, pick_device
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
-from lrbench.store.references import parse_reference
+from lrbench.store.references import resolve_reference
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols.finetune import Finetuning, _Run
 from lrbench.transfer.protocols.points import Points
@@ -121,7 +121,7 @@ def test_a_cells_overhead(report, tmp_path, monkeypatch):
     from lrbench.store.suites import keep_suite
 
     keep_suite(workspace, suite)
-    reference = parse_reference("overhead/step/seed0/stage0", workspace)
+    reference = resolve_reference("overhead/step/seed0/stage0", workspace)
     transfer = Transfer(reference, TransferSettings.of(suite), place, Control())
     spent = []
     for seed in range(21):

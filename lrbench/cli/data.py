@@ -148,7 +148,7 @@ def prepare(
     from lrbench.data.examples import EvaluationTransform
     from lrbench.data.loading import load_task_data, unused_note
     from lrbench.data.prepare import prepare_splits
-    from lrbench.store.references import parse_reference
+    from lrbench.store.references import resolve_reference
     from lrbench.store.suites import suite_in_use
 
     workspace = Workspace.for_writing()
@@ -158,7 +158,7 @@ def prepare(
     else:
         from lrbench.models.loading import input_for
 
-        settings = input_for(parse_reference(snapshot, workspace, suite=suite))
+        settings = input_for(resolve_reference(snapshot, workspace, suite=suite))
     data = load_task_data(chosen, data_roots(data_root), partial=partial)
     if unused := unused_note(data):
         note(unused)

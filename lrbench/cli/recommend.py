@@ -69,7 +69,7 @@ def recommend(
     from lrbench.core.errors import FailureError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.data.loading import find_task_data
-    from lrbench.store.references import folder_of_snapshots, passed_over
+    from lrbench.store.references import SuiteSnapshot, other_weights_in, snapshot_folder
     from lrbench.store.suites import keep_for_results
     from lrbench.transfer.recommend import expand, on_equal_terms
     from lrbench.transfer.recommend import recommend as compare
@@ -79,10 +79,10 @@ def recommend(
     find_task_data(load_task(task), place.roots)
     named = expand(snapshots or _of_suite(workspace, suite), workspace, suite)
     references, settings, default_seed = on_equal_terms(named)
-    if references and (own := references[0].suite) is not None:
-        keep_for_results(workspace, own)
-    folders = [folder for text in snapshots or () if (folder := folder_of_snapshots(text, workspace)) is not None]
-    others = [path for folder in folders for path in passed_over(folder)]
+    if references and isinstance(references[0], SuiteSnapshot):
+        keep_for_results(workspace, references[0].suite)
+    folders = [folder for text in snapshots or () if (folder := snapshot_folder(text, workspace)) is not None]
+    others = [path for folder in folders for path in other_weights_in(folder)]
     if others:
         note(f"passed over: {some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
     with showing_progress(f"recommend {task}") as control:

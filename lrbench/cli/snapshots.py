@@ -349,13 +349,13 @@ def export(
 def _path(reference: str, suite: str | None) -> Path:
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
-    from lrbench.store.references import missing_here, parse_reference
+    from lrbench.store.references import PretrainedWeights, missing_message, resolve_reference
 
-    parsed = parse_reference(reference, Workspace.current(), suite=suite)
-    if parsed.path is None:
+    parsed = resolve_reference(reference, Workspace.current(), suite=suite)
+    if isinstance(parsed, PretrainedWeights):
         raise InputError(f"{reference} is no file here; name a snapshot of a suite, or a .safetensors path.")
     if not parsed.path.is_file():
-        raise InputError(f"{missing_here(parsed)} `lrbench snapshots list` lists what is here.")
+        raise InputError(f"{missing_message(parsed)} `lrbench snapshots list` lists what is here.")
     return parsed.path
 
 

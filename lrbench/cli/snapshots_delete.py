@@ -29,13 +29,13 @@ def delete(
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
     from lrbench.store.deletion import delete, plan_deletion
-    from lrbench.store.references import parse_reference
+    from lrbench.store.references import PretrainedWeights, resolve_reference
 
     workspace = Workspace.current()
     deletions: dict[str, Deletion] = {}
     for reference in references:
-        parsed = parse_reference(reference, workspace, suite=suite)
-        if parsed.path is None:
+        parsed = resolve_reference(reference, workspace, suite=suite)
+        if isinstance(parsed, PretrainedWeights):
             raise InputError(
                 f"{reference} names published weights, which lrbench keeps in no file. Name a snapshot here."
             )

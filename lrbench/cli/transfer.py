@@ -108,7 +108,7 @@ def transfer(
     from lrbench.core.errors import FailureError, InputError, InterruptedWork, reported
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.store.cells import Cell
-    from lrbench.store.references import folder_of_snapshots
+    from lrbench.store.references import snapshot_folder
     from lrbench.store.results import read_result
 
     workspace = Workspace.for_writing()
@@ -122,7 +122,7 @@ def transfer(
     settings = [(chosen.changed(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     asked = len(references) * len(tasks) * len(protocols)
-    alone = asked == 1 and folder_of_snapshots(snapshots[0], workspace) is None
+    alone = asked == 1 and snapshot_folder(snapshots[0], workspace) is None
     paths: list[Path] = []
     failed: list[_Failed] = []
     try:
@@ -180,15 +180,15 @@ def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str
 
 def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
     """The snapshots that were named, each once; a folder stands for those in it."""
-    from lrbench.store.references import folder_of_snapshots, parse_reference, references_in
+    from lrbench.store.references import references_in, resolve_reference, snapshot_folder
 
     references: dict[str, Reference] = {}
     for text in named:
-        folder = folder_of_snapshots(text, workspace)
+        folder = snapshot_folder(text, workspace)
         if folder is not None:
             references |= {each.text: each for each in references_in(folder, workspace)}
             continue
-        reference = parse_reference(text, workspace, suite=suite, arm=arm)
+        reference = resolve_reference(text, workspace, suite=suite, arm=arm)
         _say_whose_it_is(reference, text, arm)
         references[reference.text] = reference
     return list(references.values())
@@ -196,7 +196,9 @@ def _references(named: Sequence[str], workspace: "Workspace", suite: str | None,
 
 def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> None:
     """Arms share their first stages: say so where the snapshot is another arm's than the one that was named."""
-    if reference.suite is None or reference.key is None:
+    from lrbench.store.references import SuiteSnapshot
+
+    if not isinstance(reference, SuiteSnapshot):
         return
     asked = next((part for part in named.split("/")[:-1] if part in reference.suite.arms), arm)
     if asked not in (None, reference.key.arm):
@@ -205,9 +207,10 @@ def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> Non
 
 def _settings(reference: "Reference", workspace: "Workspace", suite: str | None) -> "tuple[TransferSettings, int]":
     from lrbench.store.cells import TransferSettings
+    from lrbench.store.references import SuiteSnapshot
     from lrbench.store.suites import suite_in_use
 
-    if reference.suite is not None:
+    if isinstance(reference, SuiteSnapshot):
         return TransferSettings.of(reference.suite), reference.suite.transfer_seeds[0]
     if suite is not None:
         chosen = suite_in_use(workspace, suite)
@@ -268,6 +271,7 @@ class _Snapshot:
         return path
 
     def _loaded(self) -> "Transfer":
+        from lrbench.store.references import SuiteSnapshot
         from lrbench.store.suites import keep_for_results
         from lrbench.transfer.cell import Transfer
 
@@ -279,7 +283,7 @@ class _Snapshot:
                     f"{text} names an architecture and no weights, so its weights are random. Add a tag to load weights, "
                     f"as in {text}.a1_in1k."
                 )
-            if self._reference.suite is not None:
+            if isinstance(self._reference, SuiteSnapshot):
                 keep_for_results(self._place.workspace, self._reference.suite)
         return self._transfer
 

@@ -12,8 +12,7 @@ from lrbench.core.control import Control
 from lrbench.core.distributed import ALONE, Ranks
 from lrbench.core.workspace import Place
 from lrbench.store.cells import Cell, TransferSettings
-from lrbench.store.references import Reference
-from lrbench.store.snapshots import snapshot_path
+from lrbench.store.references import SuiteSnapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,7 @@ class TransferJob(Job):
         """Compute the cells one by one; each result is kept as soon as it is there."""
         from lrbench.transfer.cell import Transfer
 
-        path = snapshot_path(place.workspace.checkpoints, suite.name, self.key)
-        reference = Reference(text=f"{suite.name}/{self.key}", path=path, suite=suite, key=self.key)
+        reference = SuiteSnapshot(suite=suite, key=self.key, checkpoints=place.workspace.checkpoints)
         transfer = Transfer(reference, TransferSettings.of(suite), place, control)
         missing = [cell for cell in self.cells if not transfer.standing(cell).done]
         for cell in missing:

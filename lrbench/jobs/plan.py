@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 from lrbench.config import Suite, load_task
 from lrbench.config.arms import SnapshotKey, segment, snapshot_keys
@@ -13,8 +12,7 @@ from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
 from lrbench.store.cells import Cell, TransferSettings, cell_path, standing_of_file
 from lrbench.store.lineage import is_made, refuse_unkept
-from lrbench.store.references import Reference, partner_of
-from lrbench.store.snapshots import snapshot_path
+from lrbench.store.references import SuiteSnapshot, resolve_partner
 from lrbench.store.suites import SuiteMismatch, keep_suite
 
 
@@ -56,9 +54,10 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The snapshots and cells of a suite."""
+    """The snapshots and cells of a suite in a workspace."""
 
     suite: Suite
+    workspace: Workspace
     snapshots: tuple[PlannedSnapshot, ...]
     cells: tuple[PlannedCell, ...]
 
@@ -116,10 +115,13 @@ class Plan:
             "snapshots, these results and the pages again. To keep them unchanged, work in another folder (LRBENCH_HOME=DIR)."
         )
 
-    def _partner(self, key: SnapshotKey) -> SnapshotKey:
-        """Return the snapshot whose features `concat` adds; the snapshot itself where that belongs to no suite."""
-        reference = Reference(text=f"{self.suite.name}/{key}", suite=self.suite, key=key)
-        return partner_of(reference, self.suite.concat.partner, Workspace(root=Path())).key or key
+    def _partner(self, key: SnapshotKey) -> SnapshotKey | None:
+        """Return the snapshot whose features `concat` adds, or None if it is not one of this suite."""
+        reference = SuiteSnapshot(suite=self.suite, key=key, checkpoints=self.workspace.checkpoints)
+        partner = resolve_partner(reference, self.suite.concat.partner, self.workspace)
+        if isinstance(partner, SuiteSnapshot) and partner.suite.name == self.suite.name:
+            return partner.key
+        return None
 
     def jobs(self, *, transfer: bool = True) -> list[Job]:
         """Return the missing jobs, parents before children."""
@@ -139,8 +141,8 @@ class Plan:
                 cells = tuple(cell.cell for cell in self.cells if cell.snapshot == each.key and not cell.done)
                 if cells:
                     keys = {each.key}
-                    if any(cell.protocol == "concat" for cell in cells):
-                        keys.add(self._partner(each.key))
+                    if any(cell.protocol == "concat" for cell in cells) and (partner := self._partner(each.key)):
+                        keys.add(partner)
                     missing = tuple(f"pretrain {key}" for key in sorted(keys - made))
                     jobs.append(
                         TransferJob(name=f"transfer {each.key}", needs=missing, weight=0.5, key=each.key, cells=cells)
@@ -196,8 +198,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
             made = is_made(suite, key, place.workspace)
         epochs = 0 if stretch.derived else stretch.last_epoch - stretch.first_epoch
         snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
-        path = snapshot_path(place.workspace.checkpoints, suite.name, key)
-        reference = Reference(text=f"{suite.name}/{key}", path=path, suite=suite, key=key)
+        reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
@@ -214,4 +215,4 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
                 )
             )
     refuse_unkept(suite, [each.key for each in snapshots if not each.made], place.workspace)
-    return Plan(suite=suite, snapshots=tuple(snapshots), cells=tuple(cells))
+    return Plan(suite=suite, workspace=place.workspace, snapshots=tuple(snapshots), cells=tuple(cells))

@@ -11,7 +11,7 @@ from lrbench.core.files import atomic_folder, write_bytes, write_json, write_tex
 from lrbench.models.loading import load_snapshot, pretrained_configuration
 from lrbench.models.networks import batchnorm_layers
 from lrbench.store.headers import FORMAT
-from lrbench.store.references import Reference
+from lrbench.store.references import WeightsFile
 from lrbench.store.snapshots import SnapshotMetadata, encode, hash_tensors
 
 
@@ -31,7 +31,7 @@ def export_snapshot(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already and is not an empty folder. Name another one with --out.")
-    snapshot = load_snapshot(Reference(text=str(path), path=path))
+    snapshot = load_snapshot(WeightsFile(text=str(path), path=path))
     metadata = snapshot.metadata
     known = pretrained_configuration(snapshot.model)
     features = getattr(snapshot.model, "num_features", None)

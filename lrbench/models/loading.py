@@ -17,7 +17,7 @@ from lrbench.models.limits import refuse_misfit
 from lrbench.models.networks import batchnorm_layers, create_model
 from lrbench.models.published import fetch_model, published_classes, refuse_unknown_tag
 from lrbench.store.headers import GET_IT_AGAIN, read_header, read_record
-from lrbench.store.references import Reference, refuse_missing
+from lrbench.store.references import PretrainedWeights, Reference, snapshot_file
 from lrbench.store.snapshots import (
     SnapshotMetadata,
     batchnorm_mode,
@@ -60,15 +60,9 @@ def load_snapshot(reference: Reference) -> LoadedSnapshot:
         InputError: No such snapshot, a damaged one, a pickle, tensors that do not fit the architecture, or a model that
             cannot be fetched.
     """
-    refuse_missing(reference)
-    if reference.path is not None:
-        return _from_file(reference.text, reference.path)
-    name = reference.text.removeprefix("timm:")
-    if reference.text.startswith("timm:") and "." not in name:
-        model = create_model(name, {}, classes=published_classes(name), seed=derive("timm", name))
-        refuse_misfit(name, {}, classes=published_classes(name), size=input_of(model).size)
-        return _foreign(reference.text, name, model, random=True)
-    return _foreign(reference.text, name, fetch_model(reference.text), random=False)
+    if isinstance(reference, PretrainedWeights):
+        return _load_pretrained(reference)
+    return _from_file(reference.text, snapshot_file(reference))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -222,20 +216,26 @@ def _refuse_other_statistics(
     )
 
 
-def _foreign(text: str, architecture: str, model: nn.Module, *, random: bool) -> LoadedSnapshot:
+def _load_pretrained(weights: PretrainedWeights) -> LoadedSnapshot:
+    if weights.is_random:
+        classes = published_classes(weights.name)
+        model = create_model(weights.name, {}, classes=classes, seed=derive("timm", weights.name))
+        refuse_misfit(weights.name, {}, classes=classes, size=input_of(model).size)
+    else:
+        model = fetch_model(weights)
     metadata = SnapshotMetadata(
-        architecture=architecture,
+        architecture=weights.timm_name,
         classes=int(getattr(model, "num_classes", 0)),
         input=input_of(model),
-        origin=text,
+        origin=weights.text,
     )
     return LoadedSnapshot(
-        reference=text,
+        reference=weights.text,
         model=model.eval(),
         metadata=metadata,
         sha256=hash_tensors(model.state_dict()),
         batchnorm="raw",
-        random=random,
+        random=weights.is_random,
     )
 
 
@@ -270,15 +270,13 @@ def input_for(reference: Reference) -> Input:
     Raises:
         InputError: As `load_snapshot`.
     """
-    refuse_missing(reference)
-    if reference.path is not None:
-        return read_metadata(reference.path).input
-    name = reference.text.removeprefix("timm:")
-    if reference.text.startswith("timm:"):
-        if "." in name:
-            refuse_unknown_tag(name)
-        return input_of(create_model(name, {}, classes=published_classes(name)))
-    return load_snapshot(reference).metadata.input
+    if not isinstance(reference, PretrainedWeights):
+        return read_metadata(snapshot_file(reference)).input
+    if reference.source == "hf-hub":
+        return load_snapshot(reference).metadata.input
+    if not reference.is_random:
+        refuse_unknown_tag(reference.name)
+    return input_of(create_model(reference.name, {}, classes=published_classes(reference.name)))
 
 
 def check_values(path: Path) -> None:

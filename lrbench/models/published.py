@@ -13,13 +13,14 @@ from torch import nn
 from lrbench.config import suggestion
 from lrbench.core.errors import InputError, sentence
 from lrbench.models.limits import forward_problem, limited, refuse_arguments
+from lrbench.store.references import PretrainedWeights
 
 
-def fetch_model(text: str) -> nn.Module:
+def fetch_model(weights: PretrainedWeights) -> nn.Module:
     """Fetch a network with its published weights, or take it from the Hub's cache.
 
     Args:
-        text: `timm:NAME.TAG` or `hf-hub:OWNER/NAME`.
+        weights: `timm:NAME.TAG` or `hf-hub:OWNER/NAME`.
 
     Raises:
         InputError: No such weights, they cannot be fetched, or the network is too large or gives no features.
@@ -28,28 +29,27 @@ def fetch_model(text: str) -> nn.Module:
     from timm.models import load_state_dict
 
     if inspect.signature(load_state_dict).parameters["weights_only"].default is not True:
-        raise InputError(f"timm {timm.__version__} unpickles what it downloads. Update timm to fetch {text}.")
-    name = text.removeprefix("timm:")
-    if text.startswith("timm:"):
-        refuse_unknown_tag(name)
+        raise InputError(f"timm {timm.__version__} unpickles what it downloads. Update timm to fetch {weights.text}.")
+    if weights.source == "timm":
+        refuse_unknown_tag(weights.name)
     try:
         with _no_waiting_without_network():
-            _refuse_unusable(text, name)
-            model: nn.Module = timm.create_model(name, pretrained=True)
+            _refuse_unusable(weights)
+            model: nn.Module = timm.create_model(weights.timm_name, pretrained=True)
     except InputError:
         raise
     except Exception as error:
         # Downloads end in a dozen kinds of exception, of which the first line says most.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(
-            f"the weights of {text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
+            f"the weights of {weights.text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
             "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with "
             "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
         ) from error
     return model
 
 
-def _refuse_unusable(text: str, name: str) -> None:
+def _refuse_unusable(weights: PretrainedWeights) -> None:
     """Build the network without memory, as its configuration says, before any weights are fetched.
 
     Raises:
@@ -58,15 +58,16 @@ def _refuse_unusable(text: str, name: str) -> None:
     import timm
     from timm.models import load_model_config_from_hf
 
-    if text.startswith("hf-hub:"):
-        # What the Hub's configuration says is anybody's.
-        configuration, architecture, arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+    text = weights.text
+    if weights.source == "hf-hub":
+        # Anybody can write a configuration on the Hub.
+        configuration, architecture, arguments = load_model_config_from_hf(weights.name)
         try:
             refuse_arguments(architecture, arguments or {}, classes=int(configuration.get("num_classes") or 0))
         except InputError as error:
             raise InputError(f"{text} is not built, because of its config.json: {error}") from error
     with torch.device("meta"), limited(text):
-        model: nn.Module = timm.create_model(name)
+        model: nn.Module = timm.create_model(weights.timm_name)
     problem = forward_problem(model, int(getattr(model, "num_classes", 0)), -1)
     if problem:
         raise InputError(

@@ -17,7 +17,7 @@ from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepared import prepare_task
 from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import InputNormalisation, forward_all, pick_device, placed
-from lrbench.store.references import Reference
+from lrbench.store.references import WeightsFile
 
 # Images by which two evaluations may differ, and at most so many in ten thousand.
 _FENCE = 2
@@ -126,7 +126,7 @@ def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
     Raises:
         InputError: The source's data is missing or half-copied.
     """
-    snapshot = load_snapshot(Reference(text=str(path), path=path))
+    snapshot = load_snapshot(WeightsFile(text=str(path), path=path))
     metadata = snapshot.metadata
     if metadata.source_task is None or metadata.source_accuracy is None:
         return None

@@ -14,7 +14,7 @@ from lrbench.config.strict import Strict
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
 from lrbench.core.workspace import Place, Workspace
-from lrbench.store.references import Reference, partner_of, refuse_missing
+from lrbench.store.references import PretrainedWeights, Reference, SuiteSnapshot, resolve_partner, snapshot_file
 from lrbench.store.results import Result, StoredResult, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.store.snapshots import identity
 
@@ -77,12 +77,11 @@ class TransferSettings(Strict):
         for name in _TABLES[protocol]:
             record[name] = getattr(self, name).model_dump(mode="json")
         if protocol == "concat":
-            partner = partner_of(reference, self.concat.partner, workspace)
-            present = partner.path is not None and partner.path.is_file()
-            record["partner"] = {
-                "reference": partner.text,
-                "sha256": identity(partner.path) if present and partner.path else None,
-            }
+            partner = resolve_partner(reference, self.concat.partner, workspace)
+            sha256 = None
+            if not isinstance(partner, PretrainedWeights) and partner.path.is_file():
+                sha256 = identity(partner.path)
+            record["partner"] = {"reference": partner.text, "sha256": sha256}
         return record
 
 
@@ -117,7 +116,7 @@ def cell_path(workspace: Workspace, reference: Reference, sha256: str, cell: Cel
         cell: The cell.
         task: Its task.
     """
-    slug = suite_slug(reference.key) if reference.key else foreign_slug(reference.text, sha256)
+    slug = suite_slug(reference.key) if isinstance(reference, SuiteSnapshot) else foreign_slug(reference.text, sha256)
     name = cell_key(snapshot=slug, task=task.name, protocol=cell.protocol, seed=cell.seed)
     return result_path(workspace.results, reference.results_folder, name)
 
@@ -154,10 +153,9 @@ class Standing:
 
 def standing_of_file(place: Place, reference: Reference, cell: Cell, settings: TransferSettings) -> Standing | None:
     """`standing` for a snapshot that is not loaded; None for one that is no file, which has no hash until it is."""
-    if reference.path is None:
+    if isinstance(reference, PretrainedWeights):
         return None
-    refuse_missing(reference)
-    return standing(place, reference, cell, settings, sha256=identity(reference.path))
+    return standing(place, reference, cell, settings, sha256=identity(snapshot_file(reference)))
 
 
 def standing(

@@ -1,10 +1,14 @@
-"""What a user types to name a snapshot, and the file that it means."""
+"""References: what a user types to name weights, resolved to one of three types.
+
+A reference is a suite's snapshot, a file of weights, or pretrained weights that timm or the Hugging Face Hub publish.
+Resolving reads no weights; `lrbench.models.loading.load_snapshot` loads them.
+"""
 
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
 from lrbench.config import Suite, suggestion
 from lrbench.config.arms import SnapshotKey, last_stage, owner
@@ -12,176 +16,189 @@ from lrbench.config.suite import ArmName
 from lrbench.core.errors import InputError
 from lrbench.core.files import user_path
 from lrbench.core.workspace import FOREIGN, Workspace
-from lrbench.store.snapshots import snapshot_files, snapshot_path, snapshots_taken_in
+from lrbench.store.snapshots import foreign_snapshots, snapshot_files, snapshot_path
 from lrbench.store.suites import effective_path, suite_in_use
 
-_REMOTE = ("timm:", "hf-hub:")
-# Files of weights in other forms, which `lrbench snapshots add` takes in.
-_WEIGHTS = {".pth", ".pt", ".bin", ".ckpt"}
+_FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
+# Formats of weights that `lrbench snapshots add` imports.
+_OTHER_FORMATS = {".pth", ".pt", ".bin", ".ckpt"}
 _STAGE = re.compile(r"stage(\d+)$")
 _SEED = re.compile(r"seed(-?\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A snapshot that was named.
+class SuiteSnapshot:
+    """A snapshot of a suite: `quick/step/seed0/stage2`.
 
     Attributes:
-        text: The reference in full: `quick/step/seed0/stage2`, a path, `timm:NAME` or `hf-hub:OWNER/NAME`.
-        path: Its file; None for `timm:` and `hf-hub:`.
-        suite: The suite that it belongs to; None for foreign ones.
-        key: Which of the suite's snapshots; None for foreign ones.
+        suite: The suite.
+        key: Arm, pretraining seed and stage.
+        checkpoints: The workspace's folder of snapshots.
     """
 
-    text: str
-    path: Path | None = None
-    suite: Suite | None = None
-    key: SnapshotKey | None = None
+    suite: Suite
+    key: SnapshotKey
+    checkpoints: Path
+
+    @property
+    def text(self) -> str:
+        """The reference in full."""
+        return f"{self.suite.name}/{self.key}"
+
+    @property
+    def path(self) -> Path:
+        """File of the snapshot, which may not exist yet."""
+        return snapshot_path(self.checkpoints, self.suite.name, self.key)
 
     @property
     def results_folder(self) -> str:
         """Folder of its results."""
-        return self.suite.name if self.suite else FOREIGN
+        return self.suite.name
+
+    def outside_suite(self) -> "WeightsFile":
+        """The same file as one that belongs to no suite, so that its results are stored in the folder `foreign`."""
+        return WeightsFile(text=self.text, path=self.path)
 
 
-def parse_reference(
-    text: str,
-    workspace: Workspace,
-    *,
-    suite: str | None = None,
-    arm: str | None = None,
+@dataclass(frozen=True, kw_only=True)
+class WeightsFile:
+    """A safetensors file that belongs to no suite: `foreign/NAME` or a path.
+
+    Attributes:
+        text: `foreign/NAME`, the path relative to the workspace, or the absolute path of a file outside of it.
+        path: The file, which may not exist.
+    """
+
+    text: str
+    path: Path
+    results_folder: ClassVar[str] = FOREIGN
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedWeights:
+    """Weights that are published under a name: `timm:NAME` or `hf-hub:OWNER/NAME`.
+
+    Attributes:
+        source: `timm` or `hf-hub`.
+        name: The name without the source.
+    """
+
+    source: str
+    name: str
+    results_folder: ClassVar[str] = FOREIGN
+
+    @property
+    def text(self) -> str:
+        """The reference in full."""
+        return f"{self.source}:{self.name}"
+
+    @property
+    def timm_name(self) -> str:
+        """The name that `timm.create_model` takes: without `timm:`, but with `hf-hub:`."""
+        return self.name if self.source == "timm" else self.text
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the name is an architecture of timm's without a tag of weights: it is initialised at random."""
+        return self.source == "timm" and "." not in self.name
+
+
+Reference = SuiteSnapshot | WeightsFile | PretrainedWeights
+
+
+def resolve_reference(
+    text: str, workspace: Workspace, *, suite: str | None = None, arm: str | None = None
 ) -> Reference:
-    """Find out which snapshot a reference means; whether its file is there is not looked at.
+    """Resolve what a user typed. The file of a suite's snapshot or of a `.safetensors` path need not exist.
 
     Args:
-        text: `stage2`, `arm/stage2`, `suite/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, the path of a
-            `.safetensors` file (from where the process stands, or else from the workspace's root), `timm:NAME` or
+        text: `stage2`, `arm/stage2`, `suite/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, `foreign/NAME`, the path
+            of a `.safetensors` file (relative to the current folder, else to the workspace), `timm:NAME` or
             `hf-hub:OWNER/NAME`.
-        workspace: Where the suites' snapshots lie.
+        workspace: Holds the snapshots.
         suite: Suite of a reference that names none; None for the one pretrained last.
         arm: Arm of a reference that names none; None for `step`.
 
     Raises:
-        InputError: Not a reference, or a suite without such an arm, seed or stage.
+        InputError: Not a reference, or the suite has no such arm, seed or stage.
     """
-    if text.startswith(_REMOTE):
-        kind, _, name = text.partition(":")
-        if not name or (kind == "hf-hub" and name.count("/") != 1):
+    source, colon, name = text.partition(":")
+    if colon and source in ("timm", "hf-hub"):
+        if not name or (source == "hf-hub" and name.count("/") != 1):
             raise InputError(f"{text!r} names no model. Write timm:NAME (timm:resnet50.a1_in1k) or hf-hub:OWNER/NAME.")
-        return Reference(text=text)
+        return PretrainedWeights(source=source, name=name)
+    return _resolve_file(text, workspace) or _resolve_snapshot(text, workspace, suite, arm)
+
+
+def _resolve_file(text: str, workspace: Workspace) -> WeightsFile | None:
+    """Return the file that a text names, or None if it is not written as a path or as `foreign/NAME`.
+
+    Raises:
+        InputError: It is written as one and names no file of weights.
+    """
     path = user_path(text)
     if text.endswith(".safetensors") or path.is_file():
-        # As results call a file of this workspace, wherever the process stands.
-        below = path if workspace is None else workspace.root / path
-        return _of_file(path if path.is_file() or not below.is_file() else below, workspace)
-    taken_in = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
-    if taken_in is not None and taken_in.is_file():
-        return _of_file(taken_in, workspace)
-    if path.suffix in _WEIGHTS or text.endswith("/") or text.startswith(("/", "./", "../", "~")):
+        in_workspace = workspace.root / path
+        return _weights_file(path if path.is_file() or not in_workspace.is_file() else in_workspace, workspace)
+    foreign = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
+    if foreign is not None and foreign.is_file():
+        return _weights_file(foreign, workspace)
+    if path.suffix in _OTHER_FORMATS or text.endswith("/") or text.startswith(("/", "./", "../", "~")):
         if path.is_dir():
             raise InputError(f"{text} is a folder. Name one snapshot in it.")
         kind = "folder" if text.endswith("/") else "file" if path.suffix else "file or folder"
         raise InputError(f"there is no {kind} {text}.")
-    if taken_in is not None:
-        there = snapshots_taken_in(workspace)
+    if foreign is not None:
+        names = foreign_snapshots(workspace)
         raise InputError(
-            f"there is no snapshot {text}.{suggestion(text, there)} Taken in here are: {', '.join(there) or 'none'}; "
-            "`lrbench snapshots add FILE --architecture NAME` takes in others."
+            f"there is no snapshot {text}.{suggestion(text, names)} Foreign snapshots: {', '.join(names) or 'none'}. "
+            "Add one with `lrbench snapshots add FILE --architecture NAME`."
         )
+    return None
+
+
+def _weights_file(path: Path, workspace: Workspace) -> WeightsFile:
+    """Return a file under one text however its path is typed, because results are named by that text."""
+    absolute = os.path.abspath(path)
+    # The current folder has no links in its path; LRBENCH_HOME may have some.
+    for root in (os.path.abspath(workspace.root), os.path.realpath(workspace.root)):
+        relative = os.path.relpath(absolute, root)
+        if relative.startswith(".."):
+            continue
+        folder, _, name = relative.rpartition("/")
+        if folder == f"{workspace.checkpoints.name}/{FOREIGN}" and name.endswith(".safetensors"):
+            return WeightsFile(text=f"{FOREIGN}/{name.removesuffix('.safetensors')}", path=path)
+        return WeightsFile(text=relative, path=path)
+    return WeightsFile(text=absolute, path=path)
+
+
+def _resolve_snapshot(text: str, workspace: Workspace, suite_name: str | None, arm: str | None) -> SuiteSnapshot:
     parts = text.strip("/").split("/")
     stage = _STAGE.match(parts[-1])
     if stage is None or len(parts) > 4:
-        raise InputError(f"{text!r} is not a snapshot reference.{_meant(text, workspace)} Write {_FORMS}.")
+        raise InputError(f"{text!r} is not a snapshot reference.{_suggestion(text, workspace)} Write {_FORMS}.")
     seed = None
     rest = parts[:-1]
     if rest and (match := _SEED.match(rest[-1])):
         seed = int(match[1])
         rest = rest[:-1]
     if len(rest) == 2:
-        suite, rest = rest[0], rest[1:]
-    elif rest and suite is None and rest[0] not in get_args(ArmName) and effective_path(workspace, rest[0]).is_file():
-        suite, rest = rest[0], []
+        suite_name, rest = rest[0], rest[1:]
+    elif (
+        rest
+        and suite_name is None
+        and rest[0] not in get_args(ArmName)
+        and effective_path(workspace, rest[0]).is_file()
+    ):
+        suite_name, rest = rest[0], []
     if rest:
         arm = rest[0]
-    chosen = suite_in_use(workspace, suite)
-    key = _key(chosen, arm or "step", chosen.seeds[0] if seed is None else seed, int(stage[1]))
-    return Reference(
-        text=f"{chosen.name}/{key}", path=snapshot_path(workspace.checkpoints, chosen.name, key), suite=chosen, key=key
-    )
+    suite = suite_in_use(workspace, suite_name)
+    key = _snapshot_key(suite, arm or "step", suite.seeds[0] if seed is None else seed, int(stage[1]))
+    return SuiteSnapshot(suite=suite, key=key, checkpoints=workspace.checkpoints)
 
 
-def missing_here(reference: Reference) -> str:
-    """What to say of a snapshot of a suite that is not there."""
-    key, suite = reference.key, reference.suite
-    if key is None or suite is None:
-        return f"there is no snapshot {reference.path}."
-    return (
-        f"there is no snapshot {reference.text} here yet ({reference.path}). `lrbench pretrain {suite.name} --arm {key.arm} "
-        f"--seed {key.seed}` makes it."
-    )
-
-
-def refuse_missing(reference: Reference) -> None:
-    """Refuse a suite's snapshot that is not there; of other files, those who read them say what is wrong.
-
-    Raises:
-        InputError: Says how it is made.
-    """
-    if reference.key is not None and reference.path is not None and not reference.path.is_file():
-        raise InputError(missing_here(reference))
-
-
-def _of_file(path: Path, workspace: Workspace | None) -> Reference:
-    """A file's reference: one text for it however and wherever its path was typed, or its results would be another snapshot's.
-
-    It is the path from the workspace's root, where the file lies below it, and else the whole path.
-    """
-    root = Path() if workspace is None else workspace.root
-    whole = os.path.abspath(path)
-    # The folder that a process stands in is known without the links that LRBENCH_HOME may hold.
-    for start in (os.path.abspath(root), os.path.realpath(root)):
-        near = os.path.relpath(whole, start)
-        if near.startswith(".."):
-            continue
-        folder, _, name = near.rpartition("/")
-        if (
-            workspace is not None
-            and folder == f"{workspace.checkpoints.name}/{FOREIGN}"
-            and name.endswith(".safetensors")
-        ):
-            return Reference(text=f"{FOREIGN}/{name.removesuffix('.safetensors')}", path=path)
-        return Reference(text=near, path=path)
-    return Reference(text=whole, path=path)
-
-
-def partner_of(reference: Reference, text: str, workspace: Workspace) -> Reference:
-    """The snapshot that the protocol `concat` sets beside another.
-
-    Args:
-        reference: The snapshot that is transferred.
-        text: `concat.partner`: an arm and stage of the same suite and seed, or a reference in full.
-        workspace: Where the suites' snapshots lie.
-
-    Raises:
-        InputError: Not a reference, or one that a snapshot of no suite leaves open.
-    """
-    in_suite = _STAGE.match(text.rpartition("/")[2]) is not None
-    if not in_suite or text.count("/") > 1:
-        return parse_reference(text, workspace)
-    if reference.suite is None or reference.key is None:
-        raise InputError(
-            f"concat.partner is {text!r}, which names a snapshot of the same suite, but {reference.text} belongs to none. "
-            "Name the other snapshot in full, as in --set concat.partner=timm:resnet50.a1_in1k."
-        )
-    arm, _, stage = text.rpartition("/")
-    suite = reference.suite
-    key = _key(suite, arm or "step", reference.key.seed, int(stage.removeprefix("stage")))
-    return Reference(
-        text=f"{suite.name}/{key}", path=snapshot_path(workspace.checkpoints, suite.name, key), suite=suite, key=key
-    )
-
-
-def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
+def _snapshot_key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
     if arm not in suite.arms:
         raise InputError(
             f"suite {suite.name} has no arm {arm!r}.{suggestion(arm, suite.arms)} It has {', '.join(suite.arms)}."
@@ -191,37 +208,74 @@ def _key(suite: Suite, arm: str, seed: int, stage: int) -> SnapshotKey:
     last = last_stage(arm, suite.schedule)
     if stage > last:
         raise InputError(
-            f"{arm} of suite {suite.name} has no stage{stage}: it has stage0 (the initialisation) to stage{last}."
+            f"arm {arm} of suite {suite.name} has no stage{stage}. It has stage0 (the initialisation) to stage{last}."
         )
     return SnapshotKey(arm=owner(arm, stage, suite.schedule), seed=seed, stage=stage)
 
 
-def _near(text: str, workspace: Workspace) -> list[str]:
-    """What a misspelt reference may have meant: the stage of its number, or one that was taken in."""
-    return [*(f"stage{number}" for number in re.findall(r"\d+", text)[-1:]), *snapshots_taken_in(workspace)]
-
-
-def _meant(text: str, workspace: Workspace) -> str:
-    """What was meant by something that is no reference, where that can be guessed."""
+def _suggestion(text: str, workspace: Workspace) -> str:
     import timm
 
-    # Those that were taken in are called by their own names, and timm's without its word.
-    if f"{FOREIGN}/{text}" in snapshots_taken_in(workspace):
+    foreign = foreign_snapshots(workspace)
+    if f"{FOREIGN}/{text}" in foreign:
         return f" Did you mean '{FOREIGN}/{text}'?"
     if timm.is_model(text.partition(".")[0]):
         return f" Did you mean 'timm:{text}'?"
-    return suggestion(text, _near(text, workspace))
+    return suggestion(text, [*(f"stage{number}" for number in re.findall(r"\d+", text)[-1:]), *foreign])
 
 
-_FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
-
-
-def folder_of_snapshots(text: str, workspace: Workspace) -> Path | None:
-    """The folder that a text names; None where it names none.
+def resolve_partner(reference: Reference, text: str, workspace: Workspace) -> Reference:
+    """Resolve the snapshot whose features the protocol `concat` adds.
 
     Args:
-        text: A path from the current folder or from the workspace's root, or `foreign` for the snapshots taken in.
-        workspace: Where snapshots are stored.
+        reference: The snapshot that is transferred.
+        text: `concat.partner`: an arm and stage of the same suite and seed, or a reference in full.
+        workspace: Holds the snapshots.
+
+    Raises:
+        InputError: Not a reference, or it needs a suite and `reference` belongs to none.
+    """
+    arm, _, name = text.rpartition("/")
+    stage = _STAGE.match(name)
+    if stage is None or "/" in arm:
+        return resolve_reference(text, workspace)
+    if not isinstance(reference, SuiteSnapshot):
+        raise InputError(
+            f"concat.partner is {text!r}, a snapshot of the same suite, but {reference.text} belongs to no suite. "
+            "Name the other snapshot in full, as in --set concat.partner=timm:resnet50.a1_in1k."
+        )
+    suite = reference.suite
+    key = _snapshot_key(suite, arm or "step", reference.key.seed, int(stage[1]))
+    return SuiteSnapshot(suite=suite, key=key, checkpoints=workspace.checkpoints)
+
+
+def missing_message(reference: SuiteSnapshot | WeightsFile) -> str:
+    """The message for a snapshot whose file does not exist."""
+    if isinstance(reference, WeightsFile):
+        return f"there is no snapshot {reference.path}."
+    return (
+        f"there is no snapshot {reference.text} yet ({reference.path}). Create it with `lrbench pretrain "
+        f"{reference.suite.name} --arm {reference.key.arm} --seed {reference.key.seed}`."
+    )
+
+
+def snapshot_file(reference: SuiteSnapshot | WeightsFile) -> Path:
+    """Return the file of a reference.
+
+    Raises:
+        InputError: A suite's snapshot does not exist. A file that belongs to no suite is checked when it is read.
+    """
+    if isinstance(reference, SuiteSnapshot) and not reference.path.is_file():
+        raise InputError(missing_message(reference))
+    return reference.path
+
+
+def snapshot_folder(text: str, workspace: Workspace) -> Path | None:
+    """Return the folder that a text names, or None if it names none.
+
+    Args:
+        text: A path relative to the current folder or to the workspace, or `foreign`.
+        workspace: Holds the snapshots.
     """
     path = user_path(text)
     candidates = [path, workspace.root / path] if path.parts else []
@@ -231,17 +285,17 @@ def folder_of_snapshots(text: str, workspace: Workspace) -> Path | None:
 
 
 def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
-    """The snapshots in a folder and those below it, by path; nothing is loaded.
+    """Resolve the snapshots in a folder and its subfolders, sorted by path.
 
     Raises:
         InputError: There is none.
     """
     paths = snapshot_files(folder)
     if not paths:
-        raise InputError(f"{folder} holds no .safetensors file. `lrbench snapshots add` takes in other weights.")
-    return [parse_reference(str(path), workspace) for path in paths]
+        raise InputError(f"{folder} holds no .safetensors file. Add other weights with `lrbench snapshots add`.")
+    return [resolve_reference(str(path), workspace) for path in paths]
 
 
-def passed_over(folder: Path) -> list[str]:
-    """Files in a folder and those below it that look like weights and are not in lrbench's form."""
-    return sorted(str(path) for path in folder.rglob("*") if path.suffix in _WEIGHTS)
+def other_weights_in(folder: Path) -> list[str]:
+    """Paths of the files in a folder and its subfolders that look like weights in another format than safetensors."""
+    return sorted(str(path) for path in folder.rglob("*") if path.suffix in _OTHER_FORMATS)

@@ -101,8 +101,8 @@ def snapshot_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
 
 
-def snapshots_taken_in(workspace: Workspace) -> list[str]:
-    """References of the foreign snapshots that were taken in."""
+def foreign_snapshots(workspace: Workspace) -> list[str]:
+    """References of the snapshots that belong to no suite: `foreign/NAME`."""
     paths = snapshot_files(workspace.checkpoints / FOREIGN)
     return [f"{FOREIGN}/{path.name.removesuffix('.safetensors')}" for path in paths]
 

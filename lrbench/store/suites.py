@@ -13,7 +13,7 @@ from lrbench.config.loading import differences, means_a_file, validated
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_bytes, read_json, sha256_json, write_json, write_text
 from lrbench.core.workspace import Workspace
-from lrbench.store.snapshots import snapshots_taken_in
+from lrbench.store.snapshots import foreign_snapshots
 
 _REMEDY = "Delete it; the next run of the suite writes it again."
 _LARGEST = 1 << 20
@@ -117,7 +117,7 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     else:
         found = sorted(filter(_begun, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot)
         if not found:
-            taken = snapshots_taken_in(workspace)
+            taken = foreign_snapshots(workspace)
             others = f"{taken[0]} (taken in before), " if taken else ""
             raise InputError(
                 f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "

@@ -34,7 +34,7 @@ from lrbench.store.cells import (
     standing,
 )
 from lrbench.store.predictions import Predictions
-from lrbench.store.references import Reference, partner_of
+from lrbench.store.references import Reference, SuiteSnapshot, resolve_partner
 from lrbench.store.results import write_result
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.metrics import calibration, metrics
@@ -89,7 +89,7 @@ class Transfer:
         self._normalise = InputNormalisation(self._input.mean, self._input.std, self._device)
         self._found: tuple[Identity, dict[str, _Found]] | None = None
         self._partner: LoadedSnapshot | None = None
-        self.record = snapshot_record(self._snapshot, in_suite=reference.key is not None)
+        self.record = snapshot_record(self._snapshot, in_suite=isinstance(reference, SuiteSnapshot))
 
     def standing(self, cell: Cell, data: Identity | None = None) -> Standing:
         """What is there of the cell.
@@ -330,7 +330,7 @@ class Transfer:
     def _loaded_partner(self) -> LoadedSnapshot:
         if self._partner is not None:
             return self._partner
-        reference = partner_of(self._reference, self._settings.concat.partner, self._place.workspace)
+        reference = resolve_partner(self._reference, self._settings.concat.partner, self._place.workspace)
         partner = load_snapshot(reference)
         settings = partner.metadata.input
         if settings != self._input:

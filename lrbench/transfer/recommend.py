@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from lrbench.core.workspace import Place, Workspace
 from lrbench.data.loading import load_task_data
 from lrbench.stats.resampling import mcnemar, paired_interval
 from lrbench.store.cells import Cell, TransferSettings, standing_of_file
-from lrbench.store.references import Reference, folder_of_snapshots, parse_reference, references_in
+from lrbench.store.references import (
+    PretrainedWeights,
+    Reference,
+    SuiteSnapshot,
+    references_in,
+    resolve_reference,
+    snapshot_folder,
+)
 from lrbench.store.results import Result, StoredResult, read_result
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.cell import Transfer
@@ -94,7 +101,7 @@ class Candidate:
     @cached_property
     def network(self) -> str | None:
         """The network in its file, tensors and inputs, whatever the header says of where they came from. None if unknown."""
-        if self.reference.path is None:
+        if isinstance(self.reference, PretrainedWeights):
             return None
         with suppress(LrbenchError):
             metadata = read_metadata(self.reference.path)
@@ -196,8 +203,10 @@ def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> lis
     """
     references: dict[str, Reference] = {}
     for text in texts:
-        folder = folder_of_snapshots(text, workspace)
-        named = [parse_reference(text, workspace, suite=suite)] if folder is None else references_in(folder, workspace)
+        folder = snapshot_folder(text, workspace)
+        named = (
+            [resolve_reference(text, workspace, suite=suite)] if folder is None else references_in(folder, workspace)
+        )
         references.update({reference.text: reference for reference in named})
     return list(references.values())
 
@@ -208,11 +217,14 @@ def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], Tr
     Those of one suite get that suite's, so that its results serve and are left as they are. Others are compared under the
     defaults, and a suite's snapshots among them count as foreign: their results lie apart from the suite's.
     """
-    suites = [each.suite for each in references]
-    first = suites[0] if suites else None
-    if first is not None and all(each == first for each in suites):
-        return list(references), TransferSettings.of(first), first.transfer_seeds[0]
-    return [replace(each, suite=None, key=None) for each in references], TransferSettings(), 0
+    snapshots = [reference for reference in references if isinstance(reference, SuiteSnapshot)]
+    suite = snapshots[0].suite if snapshots else None
+    if suite is not None and len(snapshots) == len(references) and all(other.suite == suite for other in snapshots):
+        return list(references), TransferSettings.of(suite), suite.transfer_seeds[0]
+    outside: list[Reference] = [
+        reference.outside_suite() if isinstance(reference, SuiteSnapshot) else reference for reference in references
+    ]
+    return outside, TransferSettings(), 0
 
 
 def recommend(

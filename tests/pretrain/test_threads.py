@@ -8,7 +8,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
-from lrbench.store.references import parse_reference
+from lrbench.store.references import resolve_reference
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import read_metadata, snapshot_path
 from lrbench.store.suites import recipe
@@ -71,7 +71,7 @@ def test_a_fine_tuning_does_not_depend_on_the_share_of_the_cores(tiny, place, co
 
     keep_suite(place.workspace, tiny)
     make(tiny, key("step", 0), place)
-    reference = parse_reference("stage0", place.workspace)
+    reference = resolve_reference("stage0", place.workspace)
     hashes = []
     for threads in (1, 3):
         torch.set_num_threads(threads)

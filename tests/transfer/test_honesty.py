@@ -14,9 +14,8 @@ from lrbench.core.errors import InterruptedWork
 from lrbench.models.networks import create_model, penultimate, placed
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
-from lrbench.store.references import Reference
+from lrbench.store.references import PretrainedWeights, SuiteSnapshot, WeightsFile
 from lrbench.store.results import read_result
-from lrbench.store.snapshots import snapshot_path
 from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols import logme, probe
@@ -91,9 +90,7 @@ def test_concat_reads_the_partner_of_the_snapshots_own_seed(tiny, place):
             make_snapshot(tiny, SnapshotKey(arm="step", seed=seed, stage=stage), place, Control())
     own, partner, other = (SnapshotKey(arm="step", seed=seed, stage=stage) for seed, stage in ((1, 0), (1, 1), (0, 1)))
     named = {
-        key: Reference(
-            text=f"tiny/{key}", path=snapshot_path(place.workspace.checkpoints, "tiny", key), suite=tiny, key=key
-        )
+        key: SuiteSnapshot(suite=tiny, key=key, checkpoints=place.workspace.checkpoints)
         for key in (own, partner, other)
     }
     target = open_target("tiny-objects", tiny.input, place.roots, False, place.workspace.cache, Control())
@@ -124,7 +121,12 @@ def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(mo
 
     monkeypatch.setattr("lrbench.transfer.recommend._compare", compare)
     found = recommend(
-        [Reference(text=name) for name in ("b", "a")], "tiny-objects", TransferSettings(), place, Control(), probed=5
+        [WeightsFile(text=name, path=home / name) for name in ("b", "a")],
+        "tiny-objects",
+        TransferSettings(),
+        place,
+        Control(),
+        probed=5,
     )
     assert found.best is not None and found.best.reference.text == "a"
     assert isinstance(found.best, Candidate)
@@ -159,11 +161,12 @@ def test_a_large_grid_on_a_cpu_is_announced_and_a_small_one_is_not(capsys):
 
 
 def test_terms_are_equal_only_within_one_suite(tiny, place):
-    own = Reference(text="tiny/step/seed0/stage1", suite=tiny, key=SnapshotKey(arm="step", seed=0, stage=1))
+    key = SnapshotKey(arm="step", seed=0, stage=1)
+    own = SuiteSnapshot(suite=tiny, key=key, checkpoints=place.workspace.checkpoints)
     references, settings, _ = on_equal_terms([own, own])
     assert references[0].suite == tiny and settings == TransferSettings.of(tiny)
-    references, settings, _ = on_equal_terms([own, Reference(text="timm:x")])
-    assert all(each.suite is None for each in references) and settings == TransferSettings()
+    references, settings, _ = on_equal_terms([own, PretrainedWeights(source="timm", name="x")])
+    assert not any(isinstance(each, SuiteSnapshot) for each in references) and settings == TransferSettings()
 
 
 def test_each_snapshot_of_a_folder_is_transferred(lrbench, home):

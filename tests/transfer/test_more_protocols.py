@@ -15,7 +15,7 @@ from lrbench.core.files import sha256_file
 from lrbench.jobs.plan import make_plan
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, Standing, TransferSettings, standing_of_file
-from lrbench.store.references import Reference, partner_of
+from lrbench.store.references import PretrainedWeights, SuiteSnapshot, resolve_partner
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import snapshot_path
 from lrbench.store.suites import keep_suite
@@ -192,9 +192,7 @@ def reference(tiny, place):
     for stage in (0, 1, 2):
         make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
     key = SnapshotKey(arm="step", seed=0, stage=2)
-    return Reference(
-        text=f"tiny/{key}", path=snapshot_path(place.workspace.checkpoints, "tiny", key), suite=tiny, key=key
-    )
+    return SuiteSnapshot(suite=tiny, key=key, checkpoints=place.workspace.checkpoints)
 
 
 @pytest.mark.parametrize("protocol", ["fewshot", "concat", "depth", "logme"])
@@ -222,7 +220,7 @@ def test_another_partner_is_another_cell(reference, place, tiny):
     settings = TransferSettings.of(tiny)
     cell = Cell(task="tiny-objects", protocol="concat", seed=0)
     Transfer(reference, settings, place, Control()).run(cell)
-    partner = partner_of(reference, "step/stage1", place.workspace)
+    partner = resolve_partner(reference, "step/stage1", place.workspace)
     assert partner.text == "tiny/step/seed0/stage1"
     partner.path.write_bytes(
         snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=0)).read_bytes()
@@ -252,8 +250,8 @@ def test_a_partner_that_is_not_there_is_told_before_images_are_read(lrbench, ref
 
 
 def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
-    with pytest.raises(InputError, match=r"belongs to none.*--set concat\.partner=timm:"):
-        partner_of(Reference(text="timm:resnet10t"), "step/stage1", place.workspace)
+    with pytest.raises(InputError, match=r"belongs to no suite.*--set concat\.partner=timm:"):
+        resolve_partner(PretrainedWeights(source="timm", name="resnet10t"), "step/stage1", place.workspace)
 
 
 def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, home, tiny):

@@ -64,11 +64,11 @@ def make_older_snapshot(folder: Path) -> Path:
 
 def use_snapshot(path: Path) -> object:
     from lrbench.models.loading import load_snapshot
-    from lrbench.store.references import Reference
+    from lrbench.store.references import WeightsFile
     from lrbench.store.snapshots import batchnorm_mode
 
     weights = path.with_name("stage1.safetensors")
-    loaded = load_snapshot(Reference(text="stage1", path=weights))
+    loaded = load_snapshot(WeightsFile(text="stage1", path=weights))
     return loaded.metadata.model_dump(), dict(loaded.model.state_dict()), batchnorm_mode(weights, loaded.metadata)
 
 
