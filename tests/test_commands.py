@@ -11,7 +11,7 @@ from lrbench.config import load_task
 from lrbench.jobs.cost import estimate_cost
 from lrbench.jobs.plan import make_plan
 from lrbench.store.cells import Standing, cell_path
-from lrbench.store.suites import keep_suite
+from lrbench.store.suites import write_effective
 from tests import trees
 from tests.leaderboard.fake import put
 
@@ -231,7 +231,7 @@ def test_version_and_help(lrbench):
 def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeypatch):
     """Of two protocols one has not been timed; then what one cell of each took."""
     workspace = place.workspace
-    keep_suite(workspace, tiny)
+    write_effective(workspace, tiny)
     put(workspace, tiny, arm="hold", stage=2, timings={"fit": 2.0})
     put(workspace, tiny, arm="hold", stage=2, protocol="finetune", timings={"fit": 500.0})
     put(workspace, tiny, arm="hold", stage=2, target="tiny-indoor", protocol="knn", timings={"fit": 400.0})
@@ -242,7 +242,7 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
         path = cell_path(place.workspace, reference, "", cell, load_task(cell.task))
         return Standing(path=path, done=path.is_file() and "indoor" not in path.name)
 
-    monkeypatch.setattr("lrbench.jobs.plan.is_made", lambda *given: True)
+    monkeypatch.setattr("lrbench.jobs.plan.snapshot_exists", lambda *given: True)
     monkeypatch.setattr("lrbench.jobs.plan.standing_of_file", standing)
     assert "71 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
     put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
@@ -251,7 +251,7 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
 
 
 def test_the_pace_is_that_of_one_process_however_many_trained(place, tiny):
-    keep_suite(place.workspace, tiny)
+    write_effective(place.workspace, tiny)
     folder = place.workspace.checkpoints / "tiny" / "step" / "seed0"
     folder.mkdir(parents=True)
     found = {}

@@ -8,7 +8,7 @@ import typer
 from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
-from lrbench.store.suites import keep_suite
+from lrbench.store.suites import write_effective
 from tests.helpers import one_paragraph
 from tests.pretrain.helpers import key, make
 
@@ -16,7 +16,7 @@ from tests.pretrain.helpers import key, make
 @pytest.fixture
 def trained(tiny, place):
     """Stages 0 to 2 of `step`, and `hold`'s second."""
-    keep_suite(place.workspace, tiny)
+    write_effective(place.workspace, tiny)
     for wanted in (key("step", 2), key("hold", 2)):
         make(tiny, wanted, place)
     return snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))

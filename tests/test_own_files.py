@@ -9,14 +9,14 @@ from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
 from lrbench.jobs.cost import _update_seconds
 from lrbench.leaderboard.gathering import read_suite
-from lrbench.store.suites import effective_path, keep_for_results, keep_suite, read_effective
+from lrbench.store.suites import effective_path, read_effective, write_effective, write_suite_with_results
 from tests.helpers import one_paragraph
 from tests.leaderboard.fake import put
 
 
 @pytest.fixture
 def effective(place, tiny):
-    keep_suite(place.workspace, tiny)
+    write_effective(place.workspace, tiny)
     return effective_path(place.workspace, "tiny")
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_suite_beside_results_is_refused(place, tiny, lrbench, content
         read_suite(place.workspace.results, "tiny")
     run = lrbench("leaderboard")
     assert run.status == 2 and one_paragraph(run.err) and "Run the suite again, which writes the file" in run.err
-    keep_for_results(place.workspace, tiny)
+    write_suite_with_results(place.workspace, tiny)
     assert read_suite(place.workspace.results, "tiny") == tiny
 
 
@@ -101,7 +101,7 @@ def test_a_pipe_in_the_place_of_the_suite_beside_results_is_replaced(place, tiny
     os.mkfifo(path)
     with pytest.raises(InputError, match="is a pipe"):
         read_suite(place.workspace.results, "tiny")
-    keep_for_results(place.workspace, tiny)
+    write_suite_with_results(place.workspace, tiny)
     assert path.is_file()
 
 

@@ -36,7 +36,7 @@ from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.index import load_index
 from lrbench.store.snapshots import SnapshotKey, read_metadata
-from lrbench.store.suites import keep_for_results, keep_suite
+from lrbench.store.suites import write_effective, write_suite_with_results
 from lrbench.transfer.protocols.points import Points
 from tests import trees
 from tests.data import conftest as data_conftest
@@ -86,8 +86,8 @@ def stop_training(scene: Scene) -> None:
 
 
 def write_suite(scene: Scene) -> None:
-    keep_suite(scene.place.workspace, load_suite("tiny.toml"))
-    keep_for_results(scene.place.workspace, load_suite("tiny.toml"))
+    write_effective(scene.place.workspace, load_suite("tiny.toml"))
+    write_suite_with_results(scene.place.workspace, load_suite("tiny.toml"))
 
 
 def write_result(scene: Scene) -> None:

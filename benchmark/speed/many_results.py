@@ -21,7 +21,7 @@ from lrbench.core.files import sha256_bytes
 from lrbench.core.workspace import Workspace
 from lrbench.store.predictions import Predictions, encode_predictions
 from lrbench.store.results import Result, complete_record, result_path
-from lrbench.store.suites import keep_for_results
+from lrbench.store.suites import write_suite_with_results
 
 _IMAGES, _CLASSES, _POOL = 200, 10, 300
 _PROTOCOLS = ("probe", "knn", "finetune")
@@ -42,7 +42,7 @@ def fill(root: Path, number: int) -> int:
         }
     )
     workspace = Workspace(root=root)
-    keep_for_results(workspace, suite)
+    write_suite_with_results(workspace, suite)
     draw = np.random.default_rng(0)
     labels = np.arange(_IMAGES) % _CLASSES
     pool = []

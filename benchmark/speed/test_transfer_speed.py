@@ -118,9 +118,9 @@ def test_a_cells_overhead(report, tmp_path, monkeypatch):
     suite, workspace = load_suite("quick", changes), Workspace.current()
     place = Place(workspace=workspace, roots=())
     make_snapshot(suite, SnapshotKey(arm="step", seed=0, stage=0), place, Control())
-    from lrbench.store.suites import keep_suite
+    from lrbench.store.suites import write_effective
 
-    keep_suite(workspace, suite)
+    write_effective(workspace, suite)
     reference = resolve_reference("overhead/step/seed0/stage0", workspace)
     transfer = Transfer(reference, TransferSettings.of(suite), place, Control())
     spent = []

@@ -70,7 +70,7 @@ def recommend(
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.data.loading import find_task_data
     from lrbench.store.references import SuiteSnapshot, other_weights_in, snapshot_folder
-    from lrbench.store.suites import keep_for_results
+    from lrbench.store.suites import write_suite_with_results
     from lrbench.transfer.recommend import expand, on_equal_terms
     from lrbench.transfer.recommend import recommend as compare
 
@@ -80,7 +80,7 @@ def recommend(
     named = expand(snapshots or _of_suite(workspace, suite), workspace, suite)
     references, settings, default_seed = on_equal_terms(named)
     if references and isinstance(references[0], SuiteSnapshot):
-        keep_for_results(workspace, references[0].suite)
+        write_suite_with_results(workspace, references[0].suite)
     folders = [folder for text in snapshots or () if (folder := snapshot_folder(text, workspace)) is not None]
     others = [path for folder in folders for path in other_weights_in(folder)]
     if others:

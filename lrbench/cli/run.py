@@ -53,7 +53,7 @@ def run(
     from lrbench.leaderboard import page
     from lrbench.pretrain.tracking import check_trackers
     from lrbench.store.results import suites_with_results
-    from lrbench.store.suites import keep_for_results, suite_to_run
+    from lrbench.store.suites import suite_to_run, write_suite_with_results
 
     workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
@@ -65,7 +65,7 @@ def run(
     failure: LrbenchError | None = None
     with together() as ranks:
         ranks.first_does(lambda: save_suite(workspace, chosen))
-        ranks.first_does(lambda: keep_for_results(workspace, chosen))
+        ranks.first_does(lambda: write_suite_with_results(workspace, chosen))
         plan = ranks.first_does(lambda: make_plan(chosen, place, seed=seed))
         if ranks.first:
             note(plan.summary())

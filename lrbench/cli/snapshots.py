@@ -91,7 +91,7 @@ def verify(
     from lrbench.cli.progress import showing_progress
     from lrbench.core.errors import FailureError, InputError
     from lrbench.core.workspace import Place, Workspace, data_roots
-    from lrbench.models.loading import check_values
+    from lrbench.models.verification import verify_snapshot
     from lrbench.pretrain.source import evaluate_again
     from lrbench.store.snapshots import read_metadata
 
@@ -104,7 +104,7 @@ def verify(
     with showing_progress("verify snapshots") as control:
         for path, name in files:
             try:
-                check_values(path)
+                verify_snapshot(path)
             except InputError as error:
                 problems[name] = str(error)
                 continue
@@ -208,7 +208,7 @@ def add(
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import FOREIGN, Workspace
     from lrbench.models.foreign import Origin, take_in
-    from lrbench.models.loading import MismatchError
+    from lrbench.models.tensors import MismatchError
 
     one = len(files) == 1
     if name and not one:

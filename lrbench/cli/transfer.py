@@ -272,7 +272,7 @@ class _Snapshot:
 
     def _loaded(self) -> "Transfer":
         from lrbench.store.references import SuiteSnapshot
-        from lrbench.store.suites import keep_for_results
+        from lrbench.store.suites import write_suite_with_results
         from lrbench.transfer.cell import Transfer
 
         if self._transfer is None:
@@ -284,7 +284,7 @@ class _Snapshot:
                     f"as in {text}.a1_in1k."
                 )
             if isinstance(self._reference, SuiteSnapshot):
-                keep_for_results(self._place.workspace, self._reference.suite)
+                write_suite_with_results(self._place.workspace, self._reference.suite)
         return self._transfer
 
 

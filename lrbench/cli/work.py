@@ -54,7 +54,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     from lrbench.core.machine import fix_cublas
     from lrbench.jobs.local import run_jobs
     from lrbench.jobs.together import run_jobs_together
-    from lrbench.store.lineage import is_made
+    from lrbench.store.lineage import snapshot_exists
     from lrbench.store.snapshots import progress_path, snapshot_path
 
     suite = plan.suite
@@ -75,4 +75,4 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     if ranks.first and any(not snapshot.made for snapshot in plan.snapshots):
         # A stage that was deleted and computed again may have other weights than its children started from.
         for snapshot in plan.snapshots:
-            is_made(suite, snapshot.key, place.workspace)
+            snapshot_exists(suite, snapshot.key, place.workspace)

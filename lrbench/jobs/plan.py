@@ -11,9 +11,9 @@ from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
 from lrbench.store.cells import Cell, TransferSettings, cell_path, standing_of_file
-from lrbench.store.lineage import is_made, refuse_unkept
+from lrbench.store.lineage import check_intermediate_weights, snapshot_exists
 from lrbench.store.references import SuiteSnapshot, resolve_partner
-from lrbench.store.suites import SuiteMismatch, keep_suite
+from lrbench.store.suites import SuiteMismatch, write_effective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ def save_suite(workspace: Workspace, suite: Suite) -> None:
         InputError: Snapshots with other pretraining settings exist under the same name, or timm has no such model.
     """
     with _unknown_model_first(suite):
-        keep_suite(workspace, suite)
+        write_effective(workspace, suite)
 
 
 def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int | None = None) -> Plan:
@@ -195,7 +195,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     for key in snapshot_keys(suite, arm=arm, seed=seed):
         stretch = segment(suite.schedule, key)
         with _unknown_model_first(suite):
-            made = is_made(suite, key, place.workspace)
+            made = snapshot_exists(suite, key, place.workspace)
         epochs = 0 if stretch.derived else stretch.last_epoch - stretch.first_epoch
         snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
         reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
@@ -214,5 +214,5 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
                     of_others=lies,
                 )
             )
-    refuse_unkept(suite, [each.key for each in snapshots if not each.made], place.workspace)
+    check_intermediate_weights(suite, [each.key for each in snapshots if not each.made], place.workspace)
     return Plan(suite=suite, workspace=place.workspace, snapshots=tuple(snapshots), cells=tuple(cells))

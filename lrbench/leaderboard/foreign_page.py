@@ -1,6 +1,5 @@
 """The page of snapshots that belong to no suite: timm models, the Hub's, and files."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +236,6 @@ def _mixed(entries: Sequence[Entry]) -> bool:
     """Whether results of a column differ in more than the network's input, in which foreign networks differ by nature."""
     kinds = set()
     for entry in entries:
-        version, _, fingerprint, _, settings, _ = json.loads(entry.comparable)
-        kinds.add(json.dumps([version, fingerprint, settings, entry.labels]))
+        conditions = entry.conditions
+        kinds.add((conditions.protocol_version, conditions.images, conditions.settings, entry.labels))
     return len(kinds) > 1

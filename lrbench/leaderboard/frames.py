@@ -86,7 +86,7 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
                     entry.seconds,
                     entry.device,
                     entry.fingerprint,
-                    sha256_bytes(entry.comparable.encode())[:16],
+                    sha256_bytes(entry.conditions.to_json().encode())[:16],
                     f"leaderboard/results/{name}/{entry.cell}.json",
                 )
             )

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -65,27 +64,24 @@ def read_suite(results: Path, name: str) -> Suite:
     return suite
 
 
-_DIFFERENCES = (
-    "another protocol version",
-    "another preprocessing",
-    "other images or labels of the target",
-    "other images of the source",
-    "settings",
-    "another kind of BatchNorm statistics",
-)
+_DIFFERENCES = {
+    "protocol_version": "another protocol version",
+    "preprocessing": "another preprocessing",
+    "images": "other images or labels of the target",
+    "source_fingerprint": "other images of the source",
+    "settings": "other settings",
+    "batchnorm": "another kind of BatchNorm statistics",
+}
 
 
 def differences(entry: Entry, other: Entry) -> list[str]:
     """In what two results of one column differ, so that they cannot stand in one table."""
-    pairs = zip(_DIFFERENCES, json.loads(entry.comparable), json.loads(other.comparable), strict=True)
-    return [_in_words(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
-
-
-def _in_words(name: str, mine: Any, theirs: Any) -> str:
-    if name != "settings":
-        return name
-    changes = changed_values(json.loads(theirs), json.loads(mine))
-    return f"other settings ({'; '.join(changes).replace(' and is now ', ' and here ')})"
+    mine, theirs = entry.conditions, other.conditions
+    reasons = {name: text for name, text in _DIFFERENCES.items() if getattr(mine, name) != getattr(theirs, name)}
+    if "settings" in reasons:
+        changes = changed_values(json.loads(theirs.settings), json.loads(mine.settings))
+        reasons["settings"] += f" ({'; '.join(changes).replace(' and is now ', ' and here ')})"
+    return list(reasons.values())
 
 
 def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: list[str], *, partial: bool) -> Evidence:
@@ -155,13 +151,13 @@ def _of_one_snapshot(entries: Sequence[Entry], evidence: Evidence) -> set[str]:
 
 
 def _add_column(evidence: Evidence, column: Column, entries: Sequence[Entry], index: Index) -> None:
-    counts = Counter((entry.comparable, entry.labels) for entry in entries)
+    counts = Counter((entry.conditions, entry.labels) for entry in entries)
     # The newest protocol's largest group makes the table.
-    best = max(counts, key=lambda key: (json.loads(key[0])[0], counts[key], key))
-    example = next(entry for entry in entries if (entry.comparable, entry.labels) == best)
+    best = max(counts, key=lambda key: (key[0].protocol_version, counts[key], key[0].to_json(), key[1]))
+    example = next(entry for entry in entries if (entry.conditions, entry.labels) == best)
     cells: dict[tuple[Row, int], list[Entry]] = {}
     for entry in entries:
-        if (entry.comparable, entry.labels) != best:
+        if (entry.conditions, entry.labels) != best:
             reasons = differences(entry, example) or ["other test images, by the labels beside its predictions"]
             evidence.apart.append((entry, ", ".join(reasons)))
             continue

@@ -8,8 +8,9 @@ from torch import nn
 
 from lrbench.core.errors import InputError
 from lrbench.core.files import atomic_folder, write_bytes, write_json, write_text
-from lrbench.models.loading import load_snapshot, pretrained_configuration
+from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import batchnorm_layers
+from lrbench.models.timm_configuration import pretrained_configuration
 from lrbench.store.headers import FORMAT
 from lrbench.store.references import WeightsFile
 from lrbench.store.snapshots import SnapshotMetadata, encode, hash_tensors

@@ -17,16 +17,9 @@ from lrbench.core.machine import library_versions
 from lrbench.models.conversion import Converted, convention, convert
 from lrbench.models.foreign_files import named_tensors
 from lrbench.models.limits import refuse_misfit
-from lrbench.models.loading import (
-    MismatchError,
-    input_of,
-    load_strictly,
-    mismatches,
-    negative_variance,
-    not_finite,
-    pretrained_configuration,
-)
 from lrbench.models.networks import batchnorm_layers, create_model
+from lrbench.models.tensors import MismatchError, load_strictly, mismatches, negative_variance, not_finite
+from lrbench.models.timm_configuration import input_of, pretrained_configuration
 from lrbench.store.snapshots import SnapshotMetadata, write_snapshot
 
 _COUNT = "num_batches_tracked"

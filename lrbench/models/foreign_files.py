@@ -12,7 +12,7 @@ import torch
 
 from lrbench.core.errors import InputError, sentence
 from lrbench.core.files import open_regular
-from lrbench.models.loading import load_tensors
+from lrbench.models.tensors import load_tensors
 from lrbench.store.file_kinds import file_kind
 
 

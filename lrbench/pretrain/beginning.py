@@ -13,9 +13,10 @@ from lrbench.config.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
 from lrbench.core.workspace import Workspace
-from lrbench.models.loading import load_into, mismatches
+from lrbench.models.loading import load_into
+from lrbench.models.tensors import mismatches
 from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of
-from lrbench.store.lineage import is_made, unkept
+from lrbench.store.lineage import missing_intermediate_weights, snapshot_exists
 from lrbench.store.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
 from lrbench.store.suites import recipe
 
@@ -150,7 +151,7 @@ class Beginning:
         kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
         momentum = state.get("kept_momentum", {}).get(epoch) if self.segment.branches else {}
         if kept is None or momentum is None:
-            raise unkept(self.suite, (arm,), (parent,), self.workspace)
+            raise missing_intermediate_weights(self.suite, (arm,), (parent,), self.workspace)
         path = state_path(self._path_of(parent))
         if not _fits(model, kept, momentum):
             raise DamagedFile(path, f"what it holds of epoch {epoch} is not of this network", advice(path))
@@ -166,7 +167,7 @@ class Beginning:
         self, parent: SnapshotKey, model: nn.Module
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any], SnapshotMetadata]:
         path = self._path_of(parent)
-        if not is_made(self.suite, parent, self.workspace):
+        if not snapshot_exists(self.suite, parent, self.workspace):
             raise InputError(
                 f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first."
             )

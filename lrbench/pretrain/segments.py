@@ -40,7 +40,7 @@ from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.step import Step, arithmetic
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.pretrain.trainer import Trainer
-from lrbench.store.lineage import is_made
+from lrbench.store.lineage import snapshot_exists
 from lrbench.store.snapshots import (
     SnapshotMetadata,
     hash_tensors,
@@ -93,7 +93,7 @@ def _clear_away(path: Path, control: Control, *, alone: bool) -> None:
 
 
 def _made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> SnapshotMetadata | None:
-    if not is_made(suite, key, workspace):
+    if not snapshot_exists(suite, key, workspace):
         return None
     path = snapshot_path(workspace.checkpoints, suite.name, key)
     # Of a process that was killed between the two: whoever deletes the snapshot to make it anew means all of it.

@@ -15,7 +15,7 @@ import torch
 
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, open_regular, write_bytes
-from lrbench.models.loading import not_finite
+from lrbench.models.tensors import not_finite
 
 FORMAT = 3
 # A dictionary that a damaged file holds in many places counts in each.

@@ -1,16 +1,16 @@
-"""Every result of a suite in a form that is quick to read: an Arrow file that mirrors the result files.
+"""Index of a suite's results: an Arrow file in the cache that mirrors the result files and is fast to read.
 
-The files decide: an entry counts only while both its files have the size, time and inode that it was made from. Other files
-are read again, and the index is rewritten. It is in the cache and may be deleted at any time. A checksum at its end is
+The result files are authoritative. An entry is used only while both of its files have the recorded size, modification time
+and inode; other files are read again, and the index is rewritten. The index may be deleted at any time. Its checksum is
 verified before Arrow parses it; a damaged index is rebuilt.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -22,23 +22,65 @@ from lrbench.core.escaping import for_terminal
 from lrbench.core.files import canonical_json, read_bytes, sha256_bytes, write_bytes
 from lrbench.store.results import Result, StoredResult, is_record, load_result
 
-# Rises with every change of an entry's fields or meaning.
-_VERSION = 3
+# Increases with every change of an entry's fields or their meaning.
+_VERSION = 4
 _DIGEST = hashlib.sha256().digest_size
-# Reading small files waits for the disk more than for the processor.
+# Reading small files is bound by the disk.
 _READERS = 8
 
 
-class Entry(NamedTuple):
-    """One result, as the leaderboard needs it; a tuple, since there may be very many.
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Conditions under which a result was computed. Results of one column are compared only if all of them are equal.
 
     Attributes:
-        stamp: Size, time and inode of both files when they were read.
-        comparable: What results of one column must share to stand in one table, as JSON.
-        report, chosen, metrics, versions: As in the record, as JSON.
+        protocol_version: Version of the protocol's procedure.
+        preprocessing: How images became inputs, as JSON.
+        images: Fingerprint of the target's image names and labels and, if recorded, of its files' sizes.
+        source_fingerprint: The same names and labels of the source; None if the weights have no known source.
+        settings: The settings of the cell, as JSON.
+        batchnorm: Which BatchNorm statistics the transfer started from.
+    """
+
+    protocol_version: int
+    preprocessing: str
+    images: str
+    source_fingerprint: str | None
+    settings: str
+    batchnorm: str
+
+    @classmethod
+    def of(cls, result: Result) -> "Conditions":
+        """The conditions of a result."""
+        return cls(
+            protocol_version=result.protocol_version,
+            preprocessing=json.dumps(result.preprocessing, sort_keys=True),
+            # Older results record no sizes of files, and neither do tasks whose images are not in files.
+            images=" ".join(filter(None, (result.task.fingerprint, result.task.content_sha256))),
+            source_fingerprint=result.snapshot.source_fingerprint,
+            settings=json.dumps(result.settings, sort_keys=True),
+            batchnorm=result.snapshot.batchnorm,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Conditions":
+        """The conditions that `to_json` wrote."""
+        return cls(**dict(zip([field.name for field in fields(cls)], json.loads(text), strict=True)))
+
+    def to_json(self) -> str:
+        """The values in the order of the fields, as a JSON list."""
+        return canonical_json([getattr(self, field.name) for field in fields(self)])
+
+
+class Entry(NamedTuple):
+    """One result, as the leaderboard needs it. A tuple, because a suite may have very many.
+
+    Attributes:
+        stamp: Size, modification time and inode of both files when they were read.
+        metrics, report, chosen, versions: As in the record, as JSON.
         labels: Hash of the test labels, which many results share.
-        correct: Right predictions, one bit an image.
-        checked: Whether the record has a hash of its own.
+        correct: Correct predictions, one bit per image.
+        checked: Whether the record has a hash.
     """
 
     cell: str
@@ -57,7 +99,7 @@ class Entry(NamedTuple):
     headline: float
     metrics: str
     partial: bool
-    comparable: str
+    conditions: Conditions
     classes: int
     fingerprint: str
     source_fingerprint: str
@@ -78,7 +120,7 @@ class Entry(NamedTuple):
 
     @property
     def hits(self) -> npt.NDArray[np.uint8]:
-        """Right predictions as 0 and 1. Shape `(test_count,)`."""
+        """Correct predictions as 0 and 1. Shape `(test_count,)`."""
         return np.unpackbits(np.frombuffer(self.correct, dtype=np.uint8), count=self.test_count)
 
 
@@ -87,9 +129,9 @@ class Index:
     """A suite's results.
 
     Attributes:
-        entries: Whole ones, in the order of their cells.
+        entries: Results that could be read, sorted by cell.
         labels: Test labels by hash. Each of shape `(M,)`.
-        problems: What is wrong with files that could not be read.
+        problems: Errors of files that could not be read.
     """
 
     entries: tuple[Entry, ...]
@@ -98,61 +140,45 @@ class Index:
 
     @property
     def unchecked(self) -> int:
-        """How many records have no hash of their own: those of schema 1."""
+        """Number of records without a hash: those of schema 1."""
         return sum(not entry.checked for entry in self.entries)
 
 
 def load_index(results: Path, suite: str, cache: Path | None) -> Index:
-    """Every result of a suite, read from the index where that mirrors the files, and from the files where not.
+    """Load every result of a suite: from the index if it is up to date, else from the result files.
 
-    Files that are written meanwhile are taken as they were found; a file that vanishes is passed over.
+    A file that is deleted meanwhile is skipped.
 
     Args:
         results: The workspace's results folder.
-        suite: Suite, or `foreign`.
+        suite: Name of the suite, or `foreign`.
         cache: The workspace's cache; None to read every file.
     """
     stamps = _stamps(results / suite)
     path = None if cache is None else cache / "results" / f"{suite}.arrow"
-    known, labels = ({}, {}) if path is None else _read(path)
+    indexed, labels = ({}, {}) if path is None else _read(path)
     entries: dict[str, Entry] = {}
     problems: dict[str, str] = {}
     missing = []
     for cell, stamp in stamps.items():
-        entry = known.get(cell)
+        entry = indexed.get(cell)
         if entry is not None and entry.stamp == stamp:
             entries[cell] = entry
         else:
             missing.append(cell)
     with ThreadPoolExecutor(_READERS) as pool:
-        for cell, read in zip(
-            missing,
-            pool.map(lambda cell: _entry(results / suite / f"{cell}.json", suite, stamps[cell]), missing),
-            strict=True,
-        ):
-            if isinstance(read, str):
-                problems[cell] = read
-            elif read is not None:
-                entries[cell], truth = read
-                labels[entries[cell].labels] = truth
+        outcomes = pool.map(lambda cell: _load_entry(results / suite / f"{cell}.json", suite, stamps[cell]), missing)
+        for cell, outcome in zip(missing, outcomes, strict=True):
+            if isinstance(outcome, str):
+                problems[cell] = outcome
+            elif outcome is not None:
+                entries[cell], test_labels = outcome
+                labels[entries[cell].labels] = test_labels
     ordered = tuple(entries[cell] for cell in sorted(entries))
-    # Damaged files are read again each time, and named by what is wrong with them then.
-    if path is not None and (len(missing) > len(problems) or len(known) != len(entries)):
+    # Damaged files are not indexed, so that each command reports their present error.
+    if path is not None and (len(missing) > len(problems) or len(indexed) != len(entries)):
         _write(path, ordered, labels)
     return Index(entries=ordered, labels=labels, problems=tuple(problems[cell] for cell in sorted(problems)))
-
-
-def comparable(result: Result) -> tuple[object, ...]:
-    """What two results of one column must share to stand in one table."""
-    return (
-        result.protocol_version,
-        json.dumps(result.preprocessing, sort_keys=True),
-        # Of results from before files' sizes were recorded, and where there are none, names and labels have to do.
-        " ".join(filter(None, (result.task.fingerprint, result.task.content_sha256))),
-        result.snapshot.source_fingerprint,
-        json.dumps(result.settings, sort_keys=True),
-        result.snapshot.batchnorm,
-    )
 
 
 def _stamps(folder: Path) -> dict[str, str]:
@@ -162,34 +188,34 @@ def _stamps(folder: Path) -> dict[str, str]:
     predictions: dict[str, str] = {}
     with os.scandir(folder) as listing:
         for item in listing:
-            kept = records if is_record(item.name) else predictions if item.name.endswith(".parquet") else None
-            if kept is not None:
+            stamps = records if is_record(item.name) else predictions if item.name.endswith(".parquet") else None
+            if stamps is not None:
                 stamp = ""
                 try:
                     status = item.stat()
                     stamp = f"{status.st_size}.{status.st_mtime_ns}.{status.st_ino}"
                 except OSError:
-                    # A link that leads nowhere is named as unreadable; a file that vanished meanwhile is not.
+                    # A broken link is reported; a file that was deleted meanwhile is not.
                     if not item.is_symlink():
                         continue
-                kept[os.path.splitext(item.name)[0]] = stamp
+                stamps[os.path.splitext(item.name)[0]] = stamp
     return {cell: f"{records[cell]}/{predictions.get(cell, '')}" for cell in sorted(records)}
 
 
-def _entry(path: Path, suite: str, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]] | str | None:
-    """A result with its test labels; what is wrong with it; or None where its file is gone."""
+def _load_entry(path: Path, suite: str, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]] | str | None:
+    """Return a result with its test labels, the error of a damaged one, or None if the file was deleted."""
     try:
-        return _entry_of(load_result(path, suite), stamp)
+        return _make_entry(load_result(path, suite), stamp)
     except InputError as error:
         if not os.path.lexists(path):
             return None
         return for_terminal(str(error).replace(str(path.parent), f"results/{suite}"))
 
 
-def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]]:
+def _make_entry(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.int64]]:
     result, predictions = stored.result, stored.predictions
     snapshot = result.snapshot
-    truth = predictions.label.astype(np.int64)
+    labels = predictions.label.astype(np.int64)
     entry = Entry(
         cell=result.cell,
         stamp=stamp,
@@ -207,7 +233,7 @@ def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.i
         headline=result.headline,
         metrics=canonical_json(result.metrics),
         partial=result.partial,
-        comparable=canonical_json(comparable(result)),
+        conditions=Conditions.of(result),
         classes=result.task.classes,
         fingerprint=result.task.fingerprint,
         source_fingerprint=snapshot.source_fingerprint or "",
@@ -222,16 +248,16 @@ def _entry_of(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np.i
         device=result.device,
         versions=canonical_json(result.versions),
         seconds=sum(result.timings.values(), 0.0),
-        labels=sha256_bytes(truth.tobytes()),
-        correct=np.packbits(predictions.prediction == truth).tobytes(),
+        labels=sha256_bytes(labels.tobytes()),
+        correct=np.packbits(predictions.prediction == labels).tobytes(),
         checked=result.checked,
     )
-    return entry, truth
+    return entry, labels
 
 
-# Columns whose few values many results share are kept once.
+# Columns with few different values are dictionary-encoded.
 _SHARED = (
-    "suite", "reference", "sha256", "arm", "task", "protocol", "metric", "comparable", "fingerprint", "source_fingerprint",
+    "suite", "reference", "sha256", "arm", "task", "protocol", "metric", "conditions", "fingerprint", "source_fingerprint",
     "report", "chosen", "device", "versions", "labels",
 )  # fmt: skip
 
@@ -245,27 +271,32 @@ def _write(path: Path, entries: Sequence[Entry], labels: dict[str, npt.NDArray[n
         "float": arrow.float64(),
         "bool": arrow.bool_(),
         "bytes": arrow.binary(),
+        "Conditions": arrow.string(),
     }
     hints = get_type_hints(Entry)
     columns = {}
     for position, name in enumerate(Entry._fields):
         kind = str(getattr(hints[name], "__name__", hints[name])).split(" ")[0]
-        column = arrow.array([entry[position] for entry in entries], type=kinds[kind])
+        values: list[Any] = [entry[position] for entry in entries]
+        if name == "conditions":
+            texts = {conditions: conditions.to_json() for conditions in set(values)}
+            values = [texts[conditions] for conditions in values]
+        column = arrow.array(values, type=kinds[kind])
         columns[name] = column.dictionary_encode() if name in _SHARED else column
     used = {entry.labels for entry in entries}
-    truths = arrow.table(
+    test_labels = arrow.table(
         {
             "labels": [name for name in labels if name in used],
             "values": [labels[name].tobytes() for name in labels if name in used],
         }
     )
-    metadata = {"version": str(_VERSION), "labels": _as_stream(truths)}
+    metadata = {"version": str(_VERSION), "labels": _as_stream(test_labels)}
     content = _as_stream(arrow.table(columns).replace_schema_metadata(metadata))
     try:
         # Arrow stops reading at the stream's end.
         write_bytes(path, content + hashlib.sha256(content).digest())
     except LrbenchError:
-        # A read-only or full disk: the next reader reads the files again.
+        # The disk is full or read-only; the next command reads the files again.
         return
 
 
@@ -286,20 +317,22 @@ def _read(path: Path) -> tuple[dict[str, Entry], dict[str, npt.NDArray[np.int64]
         content = read_bytes(path)
     except (FileNotFoundError, InputError):
         return {}, {}
-    # Arrow must not parse damaged bytes: it may crash, hang or give other values.
+    # Arrow may crash or hang on damaged bytes.
     stream, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(stream).digest() != digest:
         return {}, {}
     table = arrow.ipc.open_stream(arrow.py_buffer(stream)).read_all()
     if table.schema.metadata[b"version"] != str(_VERSION).encode():
         return {}, {}
-    truths = arrow.ipc.open_stream(arrow.py_buffer(table.schema.metadata[b"labels"])).read_all().to_pylist()
-    labels = {row["labels"]: np.frombuffer(row["values"], dtype=np.int64) for row in truths}
-    columns = [_values(table.column(name)) for name in Entry._fields]
+    test_labels = arrow.ipc.open_stream(arrow.py_buffer(table.schema.metadata[b"labels"])).read_all().to_pylist()
+    labels = {row["labels"]: np.frombuffer(row["values"], dtype=np.int64) for row in test_labels}
+    columns = [
+        _values(table.column(name), Conditions.from_json if name == "conditions" else None) for name in Entry._fields
+    ]
     return {entry.cell: entry for entry in map(Entry._make, zip(*columns, strict=True))}, labels
 
 
-def _values(column: Any) -> list[Any]:
+def _values(column: Any, decode: Callable[[str], object] | None = None) -> list[Any]:
     import pyarrow as arrow
 
     joined = column.combine_chunks()
@@ -307,6 +340,8 @@ def _values(column: Any) -> list[Any]:
         joined = arrow.concat_arrays(joined.chunks) if joined.num_chunks else joined.chunk(0)
     if arrow.types.is_dictionary(joined.type):
         shared = joined.dictionary.to_pylist()
+        if decode is not None:
+            shared = [decode(value) for value in shared]
         return [None if code is None else shared[code] for code in joined.indices.to_pylist()]
     values: list[Any] = joined.to_pylist()
     return values

@@ -1,22 +1,22 @@
 """Lineage: which snapshots of a suite exist, and whether they come from the weights that their parents hold now."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from lrbench.config import Suite
 from lrbench.config.arms import SnapshotKey, segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Workspace
-from lrbench.store.snapshots import read_metadata, remade_parent, snapshot_path
+from lrbench.store.snapshots import read_metadata, replaced_parent, snapshot_path
 from lrbench.store.suites import SuiteMismatch, recipe
 
 
-def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
-    """Whether a snapshot is there, made with this suite's pretraining settings.
+def snapshot_exists(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
+    """Return whether a snapshot exists, and check that it belongs to this suite.
 
     Raises:
         SuiteMismatch: The snapshot has a different architecture or different pretraining settings.
-        InputError: The file is damaged or another snapshot, or its parent's weights have been replaced since.
+        InputError: The file is damaged or another snapshot, or its parent was replaced later.
     """
     path = snapshot_path(workspace.checkpoints, suite.name, key)
     if path.is_dir():
@@ -32,91 +32,98 @@ def is_made(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
     if metadata.recipe != recipe(suite):
         raise SuiteMismatch(
             f"{path} was pretrained with other settings than suite {suite.name} has now. Give the suite another name "
-            f"(--set name=NAME), or delete {path.parents[2]} to pretrain all of it anew."
+            f"(--set name=NAME), or delete {path.parents[2]} to pretrain all of it again."
         )
     header = (metadata.arm, metadata.seed, metadata.stage)
     if header != (key.arm, key.seed, key.stage):
         raise InputError(
-            f"{path} is {'/'.join(map(str, header))} (arm, seed, stage) by its header, and lies where {key} belongs. Move it "
-            "where it belongs, or delete it: the next run makes what is missing."
+            f"{path} should be {key}, but its header says {'/'.join(map(str, header))} (arm, seed, stage). Move it to its "
+            "place or delete it; the next run computes missing snapshots."
         )
-    if (parent := remade_parent(path, metadata)) is not None:
-        coming = _come_of(suite, key.seed, workspace, lambda each: _has_other_parent(suite, each, workspace))
-        others = " ".join(f"{each}.safetensors" for each in coming)
+    if (parent := replaced_parent(path, metadata)) is not None:
+        outdated = {
+            other for other in snapshot_keys(suite, seed=key.seed) if _has_replaced_parent(suite, other, workspace)
+        }
+        files = " ".join(f"{other}.safetensors" for other in _with_descendants(suite, key.seed, workspace, outdated))
         raise InputError(
-            f"{path} was made from other weights than {parent} holds now, which was made anew or replaced since: they are not "
-            f"of one run. In {path.parents[2]}, delete what comes of the former weights ({others}; "
-            "`lrbench snapshots delete`) and run the same command "
-            f"again, which makes what is missing; or put the former {parent.stem} back with all of its files ({parent.name}, "
+            f"{path} was made from other weights than {parent} holds now: the parent was replaced later. Delete the "
+            f"snapshots made from the former weights (`lrbench snapshots delete`; in {path.parents[2]}: {files}) and run "
+            f"the same command again. Or restore the former {parent.stem} with all of its files ({parent.name}, "
             f"{parent.stem}.bn.safetensors, {parent.stem}.state.pt)."
         )
     return True
 
 
-def _has_other_parent(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
+def _has_replaced_parent(suite: Suite, key: SnapshotKey, workspace: Workspace) -> bool:
     path = snapshot_path(workspace.checkpoints, suite.name, key)
     with suppress(InputError):
-        return path.is_file() and remade_parent(path, read_metadata(path)) is not None
+        return path.is_file() and replaced_parent(path, read_metadata(path)) is not None
     return False
 
 
-def refuse_unkept(suite: Suite, keys: Sequence[SnapshotKey], workspace: Workspace) -> None:
-    """Refuse snapshots that come out of a training which kept nothing for them, since the suite had not their arm then.
+def check_intermediate_weights(suite: Suite, keys: Sequence[SnapshotKey], workspace: Workspace) -> None:
+    """Check that the runs from which snapshots take intermediate weights saved them.
+
+    A run that was trained before an arm was added to the suite did not save weights for that arm.
 
     Args:
         suite: The suite.
-        keys: Snapshots that are to be made.
-        workspace: Where those that they come out of lie, if they are made.
+        keys: Snapshots to be made.
+        workspace: Holds the snapshots at which those runs ended, if they exist.
 
     Raises:
-        InputError: Says what there is to choose from.
+        InputError: Weights were not saved.
     """
     arms: dict[str, None] = {}
-    again: dict[SnapshotKey, None] = {}
+    parents: dict[SnapshotKey, None] = {}
     for key in keys:
-        stretch = segment(suite.schedule, key)
-        if stretch.kept_epoch is None or stretch.parent is None:
+        part = segment(suite.schedule, key)
+        if part.kept_epoch is None or part.parent is None:
             continue
-        path = snapshot_path(workspace.checkpoints, suite.name, stretch.parent)
+        path = snapshot_path(workspace.checkpoints, suite.name, part.parent)
         if not path.is_file():
             continue
         kept = read_metadata(path).kept
-        # Of snapshots from before this was recorded, only the state beside them knows.
-        if kept is not None and (stretch.kept_epoch not in kept or (stretch.branches and not kept[stretch.kept_epoch])):
+        # Older headers do not record it; then the state next to the snapshot is read when the training starts.
+        if kept is not None and (part.kept_epoch not in kept or (part.branches and not kept[part.kept_epoch])):
             arms[key.arm] = None
-            again[stretch.parent] = None
+            parents[part.parent] = None
     if arms:
-        raise unkept(suite, tuple(arms), tuple(again), workspace)
+        raise missing_intermediate_weights(suite, tuple(arms), tuple(parents), workspace)
 
 
-def unkept(suite: Suite, arms: Sequence[str], trained: Sequence[SnapshotKey], workspace: Workspace) -> InputError:
-    """The error that trainings kept nothing for arms.
+def missing_intermediate_weights(
+    suite: Suite, arms: Sequence[str], parents: Sequence[SnapshotKey], workspace: Workspace
+) -> InputError:
+    """Return the error for runs that did not save the intermediate weights that arms need.
 
     Args:
         suite: The suite.
         arms: The arms.
-        trained: What the trainings ended in.
-        workspace: Where that lies.
+        parents: Snapshots at which the runs ended.
+        workspace: Holds them.
     """
-    coming = [
-        each
-        for seed in dict.fromkeys(key.seed for key in trained)
-        for each in _come_of(suite, seed, workspace, lambda key: key in trained)
-    ]
-    folder = workspace.checkpoints / suite.name
+    names = ", ".join(arms)
+    files = " ".join(
+        f"{key}.safetensors"
+        for seed in dict.fromkeys(parent.seed for parent in parents)
+        for key in _with_descendants(suite, seed, workspace, parents)
+    )
     return InputError(
-        f"{', '.join(map(str, trained))} of suite {suite.name} kept no weights on the way for {', '.join(arms)}, which the "
-        f"suite had not when they were trained. Give the suite with more arms a name of its own (--set name={suite.name}-2), "
-        f"which pretrains all; or leave {', '.join(arms)} out; or, in {folder}, delete what has to be trained again for it "
-        f"({' '.join(f'{each}.safetensors' for each in coming)}; `lrbench snapshots delete`) and run "
-        "the same command again."
+        f"suite {suite.name} did not save the intermediate weights that arm {names} needs when it trained "
+        f"{', '.join(map(str, parents))}; {names} was added after these runs. Give the suite a new name (--set "
+        f"name={suite.name}-2) to pretrain all of it, or remove {names} from the suite. Or delete the snapshots that must be "
+        f"trained again (`lrbench snapshots delete`; in {workspace.checkpoints / suite.name}: {files}) and run the same "
+        "command again."
     )
 
 
-def _come_of(suite: Suite, seed: int, workspace: Workspace, first: Callable[[SnapshotKey], bool]) -> list[SnapshotKey]:
-    """The snapshots of a pretraining seed that are there and among the first, or come of these, at once or by way of others."""
-    found: list[SnapshotKey] = []
-    for each in snapshot_keys(suite, seed=seed):
-        if segment(suite.schedule, each).parent in found or first(each):
-            found.append(each)
-    return [each for each in found if snapshot_path(workspace.checkpoints, suite.name, each).is_file()]
+def _with_descendants(
+    suite: Suite, seed: int, workspace: Workspace, first: Collection[SnapshotKey]
+) -> list[SnapshotKey]:
+    """Return the existing snapshots of a seed that are in `first` or were made from one of them, parents first."""
+    keys: list[SnapshotKey] = []
+    for key in snapshot_keys(suite, seed=seed):
+        if key in first or segment(suite.schedule, key).parent in keys:
+            keys.append(key)
+    return [key for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]

@@ -117,7 +117,7 @@ def snapshot_path(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
     return segment_folder(checkpoints, suite, key) / f"stage{key.stage}.safetensors"
 
 
-def remade_parent(path: Path, metadata: SnapshotMetadata) -> Path | None:
+def replaced_parent(path: Path, metadata: SnapshotMetadata) -> Path | None:
     """The snapshot that the one at `path` was made from, where that holds other weights by now.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Suites as run: the TOML of a suite with `--set` applied, stored with its snapshots and its results."""
+"""Effective suites: the TOML of a suite with `--set` applied, stored with its snapshots and its results."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from lrbench.store.snapshots import foreign_snapshots
 
 _REMEDY = "Delete it; the next run of the suite writes it again."
 _LARGEST = 1 << 20
-# What the snapshots depend on. The targets, protocols and seeds of a suite may change between runs; these may not.
+# Tables that snapshots depend on. Targets, protocols and seeds may change between runs; these may not.
 _PRETRAINING = ("source", "model", "input", "schedule", "batchnorm")
 
 
@@ -26,48 +26,48 @@ class SuiteMismatch(InputError):
 
 
 def recipe(suite: Suite) -> str:
-    """SHA-256 over everything in a suite that its snapshots depend on, but for the source's images."""
+    """SHA-256 over the settings of a suite that its snapshots depend on; the source's images are not part of it."""
     return sha256_json(_pretraining(suite))
 
 
 def _pretraining(suite: Suite) -> dict[str, Any]:
     content = suite.model_dump(mode="json")
-    # How fast and in what pieces it is computed may differ between machines; what is computed may not.
+    # Speed and micro-batches may differ between machines.
     training = {name: content["training"][name] for name in ("precision", "threads") if name in content["training"]}
     return {name: content[name] for name in _PRETRAINING} | {"training": training}
 
 
 def effective_path(workspace: Workspace, suite: str) -> Path:
-    """Where a suite's effective TOML lies."""
+    """Path of a suite's effective TOML, next to its snapshots."""
     return workspace.checkpoints / suite / "suite.toml"
 
 
-def keep_suite(workspace: Workspace, suite: Suite) -> None:
-    """Write the effective suite beside its snapshots, unless it stands there already.
+def write_effective(workspace: Workspace, suite: Suite) -> None:
+    """Write the effective suite next to its snapshots, if it is new or changed.
 
     Raises:
         SuiteMismatch: Snapshots with other pretraining settings exist under the same name.
     """
     path = effective_path(workspace, suite.name)
     if path.is_file():
-        before = read_effective(path)
-        if recipe(before) != recipe(suite) and _begun(path):
+        existing = read_effective(path)
+        if recipe(existing) != recipe(suite) and _has_files(path):
+            changes = ", ".join(differences(_pretraining(existing), _pretraining(suite)))
             raise SuiteMismatch(
-                f"{path.parent} holds snapshots of a suite {suite.name!r} with other pretraining settings: "
-                f"{difference(before, suite)}. Give this one a name of its own (--set name={suite.name}-2), or delete "
-                f"{path.parent} to start afresh."
+                f"{path.parent} holds snapshots of a suite {suite.name!r} with other pretraining settings: {changes}. Give "
+                f"the suite a new name (--set name={suite.name}-2), or delete {path.parent} to pretrain it again."
             )
     text = tomli_w.dumps(suite.model_dump(mode="json", exclude_none=True))
     if not path.is_file() or read_bytes(path) != text.encode():
         write_text(path, text)
 
 
-def keep_for_results(workspace: Workspace, suite: Suite) -> None:
-    """Write the suite beside its results, so that its pages can say which cells are still missing."""
+def write_suite_with_results(workspace: Workspace, suite: Suite) -> None:
+    """Write the suite next to its results, so that its pages list the missing cells."""
     path = workspace.results / suite.name / "suite.json"
     # Committed with the results, so without this machine's paths.
     content = suite.model_dump(mode="json", exclude={"task_files"})
-    # A damaged one is replaced: what belongs there is known.
+    # A damaged file is replaced.
     with suppress(FileNotFoundError, InputError):
         if read_json(path, _REMEDY) == content:
             return
@@ -89,25 +89,25 @@ def read_effective(path: Path) -> Suite:
     except RecursionError as error:
         raise DamagedFile(path, "it is nested too deeply", _REMEDY) from error
     except ValueError as error:
-        # What tomllib says of TOML, the decoder of UTF-8, and Python of numbers with thousands of digits.
+        # Raised by tomllib, by the decoder of UTF-8, and by int() for numbers with thousands of digits.
         raise DamagedFile(path, str(error), _REMEDY) from error
     if suite.name != path.parent.name:
         raise InputError(
             f"{path} describes a suite {suite.name!r}, but is in the folder of {path.parent.name!r}. Move the folder back, "
-            "or delete the file: the next run of the suite writes it again."
+            "or delete the file; the next run of the suite writes it again."
         )
     return suite
 
 
 def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
-    """The suite to work with: the one named, as it was pretrained here, or else the one pretrained last.
+    """Return a suite as it was pretrained in this workspace.
 
     Args:
-        workspace: Where suites were pretrained.
-        name: A suite's name or the path of its TOML; None for the one pretrained last.
+        workspace: Holds the snapshots.
+        name: A suite's name or the path of its TOML; None for the suite pretrained last.
 
     Raises:
-        InputError: No such suite, or none was pretrained here.
+        InputError: There is no such suite, or none was pretrained.
     """
     if name is not None:
         path = effective_path(workspace, name)
@@ -115,67 +115,61 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
             _refuse_misspelt(workspace, name)
             return load_suite(name)
     else:
-        found = sorted(filter(_begun, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot)
-        if not found:
-            taken = foreign_snapshots(workspace)
-            others = f"{taken[0]} (taken in before), " if taken else ""
+        path = max(filter(_has_files, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot, default=None)
+        if path is None:
+            foreign = foreign_snapshots(workspace)
+            example = f"{foreign[0]}, " if foreign else ""
             raise InputError(
                 f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "
-                "suite `quick` takes minutes on a CPU), name a suite with --suite, or give a snapshot of another kind: "
-                f"{others}a .safetensors path, timm:NAME or hf-hub:OWNER/NAME."
+                "suite `quick` takes minutes on a CPU), name a suite with --suite, or name weights that belong to no suite: "
+                f"{example}a .safetensors path, timm:NAME or hf-hub:OWNER/NAME."
             )
-        path = found[-1]
     return read_effective(path)
 
 
 def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: Callable[[str], None]) -> Suite:
-    """The suite that a command works on: a shipped one, one at a path, or one that was pretrained here before, by its name.
+    """Return the suite that a command runs: a shipped one, one at a path, or one that was pretrained in this workspace.
 
     Args:
-        workspace: Where suites were pretrained.
+        workspace: Holds the snapshots.
         name: A suite's name, or the path of its TOML.
-        changes: What `--set` says.
-        say: Told where the suite is not read from a file that the user named.
+        changes: Values of `--set`.
+        say: Called with a note if the suite is read from the workspace.
 
     Raises:
-        InputError: No such suite, or one whose TOML is wrong.
+        InputError: There is no such suite, or its TOML is invalid.
     """
-    kept = effective_path(workspace, name)
-    if means_a_file(name) or name in find_suites() or not os.path.isfile(kept):
+    path = effective_path(workspace, name)
+    if means_a_file(name) or name in find_suites() or not os.path.isfile(path):
         _refuse_misspelt(workspace, name)
         return load_suite(name, changes)
-    # Its own file may say otherwise by now.
-    say(f"{name} is taken as it was last run here ({kept}); name its own file if that was changed since")
-    return load_suite(str(kept), changes)
+    # The user's own TOML may have changed since.
+    say(f"using {name} as it was last run ({path}); pass the path of your own TOML if you have changed it since")
+    return load_suite(str(path), changes)
 
 
 def _refuse_misspelt(workspace: Workspace, name: str) -> None:
-    """Refuse a name that is nearly that of a suite which was run here and of none that is shipped.
+    """Suggest a suite of this workspace for a name that is similar to it and to no shipped suite.
 
     Raises:
-        InputError: Says which may have been meant.
+        InputError: The name is misspelt.
     """
     shipped = find_suites()
     if means_a_file(name) or name in shipped or suggestion(name, shipped) or os.path.isfile(f"{name}.toml"):
         return
     if near := suggestion(name, [path.parent.name for path in sorted(workspace.checkpoints.glob("*/suite.toml"))]):
         raise InputError(
-            f"there is no suite called {name!r}.{near} That was run here; `lrbench suites` lists those that are shipped, and a "
-            "suite of your own is named by the path of its TOML file."
+            f"there is no suite called {name!r}.{near} `lrbench suites` lists the shipped suites; name a suite of your own "
+            "by the path of its TOML file."
         )
 
 
-def difference(before: Suite, after: Suite) -> str:
-    """Which pretraining settings differ, as `schedule.batch was 64 and is now 32, …`."""
-    return ", ".join(differences(_pretraining(before), _pretraining(after)))
-
-
-def _begun(path: Path) -> bool:
-    """Whether anything was made with the effective suite at `path`: what failed at once leaves no more than the suite."""
+def _has_files(path: Path) -> bool:
+    """Return whether anything was computed with the effective suite at `path`; a run that fails at once leaves only it."""
     return any(path.parent.glob("*/seed*/[!.]*"))
 
 
 def _last_snapshot(path: Path) -> tuple[int, str]:
-    # Links that lead nowhere are no snapshots.
-    times = [each.stat().st_mtime_ns for each in path.parent.glob("*/seed*/stage*.safetensors") if each.is_file()]
+    # Broken links are skipped.
+    times = [file.stat().st_mtime_ns for file in path.parent.glob("*/seed*/stage*.safetensors") if file.is_file()]
     return max(times, default=path.stat().st_mtime_ns), path.parent.name

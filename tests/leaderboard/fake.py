@@ -14,7 +14,7 @@ from lrbench.core.files import sha256_file, sha256_json
 from lrbench.core.workspace import Workspace
 from lrbench.store.predictions import Predictions
 from lrbench.store.results import write_result
-from lrbench.store.suites import keep_for_results
+from lrbench.store.suites import write_suite_with_results
 
 LABELS = {"tiny-objects": np.arange(40) % 4, "tiny-indoor": np.arange(40) % 10}
 
@@ -75,7 +75,7 @@ def put(
             record[name] = {**record[name], **value}
         else:
             record[name] = value
-    keep_for_results(workspace, suite)
+    write_suite_with_results(workspace, suite)
     predictions = Predictions(
         index=np.arange(len(labels)),
         label=labels,

@@ -39,13 +39,12 @@ def test_an_arm_that_needs_what_was_not_kept_is_refused_before_any_work(lrbench,
         assert (
             refused.status == 2
             and one_paragraph(text)
-            and "step/seed0/stage1, hold/seed0/stage2 of suite tiny kept no weights on the way for trail" in text
+            and "suite tiny did not save the intermediate weights that arm trail needs when it trained step/seed0/stage1, "
+            in text
+            and "hold/seed0/stage2; trail was added after these runs" in text
         )
         assert "step/seed0/stage1.safetensors step/seed0/stage2.safetensors hold/seed0/stage2.safetensors" in text
-        assert (
-            "average/seed0/stage2.safetensors; `lrbench snapshots delete`) and run" in text
-            and "--set name=tiny-2" in text
-        )
+        assert "average/seed0/stage2.safetensors) and run" in text and "--set name=tiny-2" in text
     assert stage.is_file() and other.is_file()
 
 
@@ -162,13 +161,13 @@ def test_a_date_is_a_name_like_any_other(lrbench, home):
 
 
 def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place):
-    from lrbench.store.suites import keep_for_results
+    from lrbench.store.suites import write_suite_with_results
 
-    keep_for_results(place.workspace, tiny)
+    write_suite_with_results(place.workspace, tiny)
     path = place.workspace.results / "tiny" / "suite.json"
     whole = path.read_bytes()
     path.write_bytes(whole[:40])
-    keep_for_results(place.workspace, tiny)
+    write_suite_with_results(place.workspace, tiny)
     assert path.read_bytes() == whole
 
 

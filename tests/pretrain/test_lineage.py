@@ -61,7 +61,10 @@ def test_a_stage_whose_parent_was_made_anew_is_not_taken_for_its_child(lrbench, 
     # All at once: also those beside the one that was met first, and what was made from them.
     folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
     listed = " ".join(f"{each}.safetensors" for each in former.split())
-    assert f"In {folder}, delete what comes of the former weights ({listed}; " in str(refused.value)
+    assert (
+        f"Delete the snapshots made from the former weights (`lrbench snapshots delete`; in {folder}: {listed})"
+        in str(refused.value)
+    )
     for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
         outcome = lrbench(*command)
         assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
@@ -82,7 +85,7 @@ def test_what_it_says_of_putting_the_former_parent_back_is_enough(lrbench, tiny,
     }
     former = {name: path.read_bytes() for name, path in files.items()}
     remake(parent)
-    with pytest.raises(InputError, match="put the former stage1 back with all of its files") as refused:
+    with pytest.raises(InputError, match="restore the former stage1 with all of its files") as refused:
         make_snapshot(tiny, key("step", 2), place, Control())
     assert f"({', '.join(files)})" in str(refused.value)
     for name, path in files.items():
@@ -117,7 +120,7 @@ def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(lrbench, tiny, p
     for part in (path, batchnorm_path(path)):
         other.with_name(part.name).write_bytes(part.read_bytes())
     outcome = lrbench("plan", "tiny.toml")
-    said = f"{other} is hold/0/2 (arm, seed, stage) by its header, and lies where step/seed0/stage2 belongs"
+    said = f"{other} should be step/seed0/stage2, but its header says hold/0/2 (arm, seed, stage)"
     assert outcome.status == 2 and said in outcome.err
 
 

@@ -67,9 +67,9 @@ def test_suites_from_before_threads_could_be_said_keep_their_hash(tiny):
 
 
 def test_a_fine_tuning_does_not_depend_on_the_share_of_the_cores(tiny, place, computed_with):
-    from lrbench.store.suites import keep_suite
+    from lrbench.store.suites import write_effective
 
-    keep_suite(place.workspace, tiny)
+    write_effective(place.workspace, tiny)
     make(tiny, key("step", 0), place)
     reference = resolve_reference("stage0", place.workspace)
     hashes = []

@@ -14,7 +14,7 @@ import pytest
 from lrbench.config import load_suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import Ranks
-from lrbench.models.loading import load_weights
+from lrbench.models.loading import load_raw
 from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.store.snapshots import read_metadata
@@ -212,7 +212,7 @@ def test_processes_that_would_share_other_statistics_are_refused(tiny, place, ho
     # All evaluate the weights that are written, whatever their own statistics are.
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     for stage in (2, 3):
-        model, metadata = load_weights(root / f"stage{stage}.safetensors")
+        model, metadata = load_raw(root / f"stage{stage}.safetensors")
         raw = evaluate(model.eval(), source, InputNormalisation(tiny.input.mean, tiny.input.std, CPU), Control())
         assert raw.accuracy == pytest.approx(metadata.source_accuracy_raw)
 

@@ -8,7 +8,7 @@ from lrbench.config.arms import snapshot_keys
 from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import without_decay
-from lrbench.models.loading import input_of
+from lrbench.models.timm_configuration import input_of
 from tests.helpers import TINY_SUITE
 
 REAL = {"imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"}

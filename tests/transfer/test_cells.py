@@ -12,7 +12,7 @@ from lrbench.config.arms import SnapshotKey, cosine_rate
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
-from lrbench.models.loading import load_tensors
+from lrbench.models.tensors import load_tensors
 from lrbench.store.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, standing_of_file
 from lrbench.store.predictions import read_predictions
 from lrbench.store.results import read_result

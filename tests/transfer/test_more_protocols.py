@@ -18,7 +18,7 @@ from lrbench.store.cells import Cell, Standing, TransferSettings, standing_of_fi
 from lrbench.store.references import PretrainedWeights, SuiteSnapshot, resolve_partner
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import snapshot_path
-from lrbench.store.suites import keep_suite
+from lrbench.store.suites import write_effective
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.protocols import depth, fewshot, knn, logme, probe
@@ -229,7 +229,7 @@ def test_another_partner_is_another_cell(reference, place, tiny):
 
 
 def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrbench, reference, place):
-    keep_suite(place.workspace, reference.suite)
+    write_effective(place.workspace, reference.suite)
     command = ("transfer", "--task", "tiny-objects", "--protocol")
     lonely = lrbench(*command, "concat", "--snapshot", "stage1")
     assert lonely.status == 0 and "concat.partner is the snapshot itself" in lonely.err
@@ -242,7 +242,7 @@ def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrben
 def test_a_partner_that_is_not_there_is_told_before_images_are_read(lrbench, reference, place, monkeypatch):
     from lrbench.transfer import cell
 
-    keep_suite(place.workspace, reference.suite)
+    write_effective(place.workspace, reference.suite)
     monkeypatch.setattr(cell, "open_target", lambda *given: pytest.fail("images are read"))
     command = ("transfer", "--task", "tiny-objects", "--protocol", "concat", "--snapshot", "stage1")
     missing = lrbench(*command, "--set", "concat.partner=hold/stage3")
@@ -272,7 +272,7 @@ def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, h
 
 @pytest.mark.parametrize("protocol", ["probe", "depth"])
 def test_fits_of_the_path_that_did_not_converge_are_told(reference, place, lrbench, protocol):
-    keep_suite(place.workspace, reference.suite)
+    write_effective(place.workspace, reference.suite)
     arguments = ("transfer", "--snapshot", "tiny/step/stage2", "--task", "tiny-objects", "--protocol", protocol)
     short = lrbench(*arguments, "--set", "probe.iterations=1", "--json")
     assert short.status == 0

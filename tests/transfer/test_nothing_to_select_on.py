@@ -7,7 +7,7 @@ import pytest
 from lrbench.config.arms import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.store.suites import keep_suite
+from lrbench.store.suites import write_effective
 from lrbench.transfer import cell
 from tests import trees
 from tests.helpers import one_paragraph
@@ -25,7 +25,7 @@ def lonely(home, tiny, place):
     (home / "lonely.toml").write_text('name = "lonely"\n[files]\nlayout = "split-folders"\nroot = "lonely"\n')
     for stage in (0, 1, 2):
         make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
-    keep_suite(place.workspace, tiny)
+    write_effective(place.workspace, tiny)
     return "lonely.toml"
 
 

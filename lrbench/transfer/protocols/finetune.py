@@ -24,8 +24,8 @@ from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.feeding import training_batches
-from lrbench.models.loading import mismatches
 from lrbench.models.networks import InputNormalisation, forward_all, penultimate, placed, seed_draws
+from lrbench.models.tensors import mismatches
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice, on_edge

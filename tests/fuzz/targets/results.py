@@ -47,9 +47,9 @@ def make_suite(folder: Path) -> Path:
 def make_effective(folder: Path) -> Path:
     from lrbench.config import load_suite
     from lrbench.core.workspace import Workspace
-    from lrbench.store.suites import effective_path, keep_suite
+    from lrbench.store.suites import effective_path, write_effective
 
-    keep_suite(Workspace(root=folder), load_suite("quick"))
+    write_effective(Workspace(root=folder), load_suite("quick"))
     return effective_path(Workspace(root=folder), "quick")
 
 

@@ -73,9 +73,9 @@ def use_snapshot(path: Path) -> object:
 
 
 def use_older_snapshot(path: Path) -> object:
-    from lrbench.models.loading import check_values
+    from lrbench.models.verification import verify_snapshot
 
-    check_values(path)
+    verify_snapshot(path)
     return use_snapshot(path)
 
 
@@ -102,7 +102,7 @@ def make_checkpoint(folder: Path) -> Path:
 
 def use_checkpoint(path: Path) -> object:
     from lrbench.models.foreign import Origin, take_in
-    from lrbench.models.loading import load_tensors
+    from lrbench.models.tensors import load_tensors
     from lrbench.store.snapshots import read_metadata
 
     (path.parent / "taken").mkdir(exist_ok=True)
