@@ -39,8 +39,7 @@ def test_an_arm_that_needs_what_was_not_kept_is_refused_before_any_work(lrbench,
         assert (
             refused.status == 2
             and one_paragraph(text)
-            and "suite tiny did not save the intermediate weights that arm trail needs when it trained step/seed0/stage1, "
-            in text
+            and "did not save the intermediate weights that arm trail needs when it trained step/seed0/stage1, " in text
             and "hold/seed0/stage2; trail was added after these runs" in text
         )
         assert "step/seed0/stage1.safetensors step/seed0/stage2.safetensors hold/seed0/stage2.safetensors" in text
