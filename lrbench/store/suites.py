@@ -114,17 +114,17 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
         if means_a_file(name) or not os.path.isfile(path):
             _refuse_misspelt(workspace, name)
             return load_suite(name)
-    else:
-        path = max(filter(_has_files, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot, default=None)
-        if path is None:
-            foreign = foreign_snapshots(workspace)
-            example = f"{foreign[0]}, " if foreign else ""
-            raise InputError(
-                f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "
-                "suite `quick` takes minutes on a CPU), name a suite with --suite, or name weights that belong to no suite: "
-                f"{example}a .safetensors path, timm:NAME or hf-hub:OWNER/NAME."
-            )
-    return read_effective(path)
+        return read_effective(path)
+    last = max(filter(_has_files, workspace.checkpoints.glob("*/suite.toml")), key=_last_snapshot, default=None)
+    if last is None:
+        foreign = foreign_snapshots(workspace)
+        example = f"{foreign[0]}, " if foreign else ""
+        raise InputError(
+            f"no suite was pretrained in {workspace.checkpoints.absolute()} yet. Run `lrbench pretrain` first (the "
+            "suite `quick` takes minutes on a CPU), name a suite with --suite, or name weights that belong to no suite: "
+            f"{example}a .safetensors path, timm:NAME or hf-hub:OWNER/NAME."
+        )
+    return read_effective(last)
 
 
 def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: Callable[[str], None]) -> Suite:
