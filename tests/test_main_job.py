@@ -56,7 +56,7 @@ def test_run_does_everything_and_again_nothing(copy):
     again = run_process(*SMALL)
     assert again.status == 0 and "9 of 9 snapshots and 18 of 18 cells are done" in again.err
     # What follows from it, and where to read on.
-    assert "Fewer than 3 pretraining seeds decide nothing." in again.err
+    assert "no claim is decided, because at least 3 pretraining seeds are needed." in again.err
     assert [path.split("leaderboard/")[1] for path in again.out.split()] == ["tiny.md", "index.html"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)

@@ -40,7 +40,7 @@ def test_results_of_every_schema_stay_readable(home, schema):
     assert foreign.result.snapshot.reference == "timm:resnet10t"
     page.write(workspace, ["tiny", "foreign"])
     text = (workspace.leaderboard / "tiny.md").read_text()
-    assert "| step/stage1" in text and "Left out" not in text and "Kept apart" not in text
+    assert "| step/stage1" in text and "Unreadable" not in text and "Excluded" not in text
 
 
 def test_a_record_is_written_after_its_predictions_and_names_them(place, tiny, monkeypatch):
@@ -161,7 +161,7 @@ def test_damaged_results_are_named_and_the_others_shown(place, tiny, lrbench):
     assert written.status == 0 and "6 results are left out" in written.err
     text = (workspace.leaderboard / "tiny.md").read_text()
     assert "| 75.0" in text and "| 50.0" in text
-    left_out = text.split("## Left out")[1]
+    left_out = text.split("## Unreadable results")[1]
     for name in (bad[0].name, bad[1].name, "nowhere-to-go.json", "loop.json", "folder.json", "\\udcff.json"):
         assert name in left_out
     assert lrbench("leaderboard", "--check").status == 0

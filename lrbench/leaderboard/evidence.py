@@ -25,6 +25,11 @@ Row = tuple[str, int]
 """An arm and a stage that it owns."""
 
 
+def row_name(row: Row) -> str:
+    """Return the name of a row, such as `step/stage2`."""
+    return f"{row[0]}/stage{row[1]}"
+
+
 @dataclass(frozen=True, order=True, kw_only=True)
 class Column:
     """A target under a protocol."""

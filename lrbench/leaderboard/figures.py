@@ -32,16 +32,27 @@ class Figure:
     """One figure of a suite.
 
     Attributes:
-        name: Part of its files' names.
-        caption: What it shows, as its alternative text.
-        data: What is drawn, in points where not said otherwise.
-        draw: Draws it into a matplotlib figure.
+        name: Part of the names of its files.
+        title: Its subject; the alternative text.
+        caption: How to read it, in one sentence of Markdown.
+        data: The data drawn, in percent or points.
+        draw: Function that draws it into a matplotlib figure.
     """
 
     name: str
+    title: str
     caption: str
     data: pandas.DataFrame
     draw: Callable[[], Any]
+
+    def markdown(self, suite: str, folder: str = "figures") -> str:
+        """Return the figure with its caption in Markdown.
+
+        Args:
+            suite: The suite's name.
+            folder: The folder of the figures, relative to the page.
+        """
+        return f"![{self.title}]({folder}/{suite}-{self.name}.svg)\n\n*{self.caption}*"
 
     def drawings(self, salt: str, endings: Collection[str]) -> dict[str, bytes]:
         """The figure by file ending.
@@ -67,31 +78,44 @@ class Figure:
 
 
 def figures(evidence: Evidence) -> list[Figure]:
-    """Every figure that the evidence has data for; the first is the suite's own."""
-    candidates: list[tuple[str, str, pandas.DataFrame, Callable[[Evidence, pandas.DataFrame], Any]]] = [
-        ("stages", "Target accuracy against stage, a line for each target", stage_data(evidence), _draw_stages),
+    """Return every figure for which the evidence has data."""
+    candidates: list[tuple[str, str, str, pandas.DataFrame, Callable[[Evidence, pandas.DataFrame], Any]]] = [
+        (
+            "stages",
+            "Target accuracy against stage, a line for each target",
+            "Mean target accuracy with its 95 % interval at the end of each stage: filled marks for `step`, whose rate falls, "
+            "hollow marks for `hold`, which keeps the rate of the previous stage.",
+            stage_data(evidence),
+            _draw_stages,
+        ),
         (
             "source-and-target",
             "Target error against source error along each arm",
+            "One mark for each snapshot: training moves right and up, and a `step` mark below the dashed curve transfers worse "
+            "than snapshots without decay of the same source error.",
             tradeoff_data(evidence),
             _draw_tradeoff,
         ),
         (
             "decay-minus-control",
             "Target accuracy with decay minus without, at each stage and target",
+            "Target accuracy of `step`, whose rate falls, minus that of a control without decay, with its 95 % interval: left "
+            "of zero, decay transfers worse.",
             forest_data(evidence),
             _draw_forest,
         ),
         (
             "source-learned",
             "What the source taught: simple and complex evidence, wrong labels memorised",
+            "Share of source images predicted from simple evidence, from complex evidence, and as their wrong training labels "
+            "say, with its 95 % interval at the end of each stage.",
             learned_data(evidence),
             _draw_learned,
         ),
     ]
     return [
-        Figure(name=name, caption=caption, data=data, draw=partial(draw, evidence, data))
-        for name, caption, data, draw in candidates
+        Figure(name=name, title=title, caption=caption, data=data, draw=partial(draw, evidence, data))
+        for name, title, caption, data, draw in candidates
         if len(data)
     ]
 

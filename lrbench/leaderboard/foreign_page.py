@@ -61,7 +61,7 @@ def render_foreign(results: Path, cache: Path | None = None) -> str:
     if partial := [_section(shown) for shown in made if shown.partial]:
         parts += ["## Partial data\n\nMade with data that was not whole; compared among themselves only.", *partial]
     targets = sorted({entry.task for entry in index.entries})
-    if notes := [f"{name}: {' '.join(texts)}" for name in targets if (texts := tables.target_notes(name))]:
+    if notes := [f"{name}: {' '.join(texts)}" for name in targets if (texts := tables.task_notes(name))]:
         parts.append("## Targets\n\n" + bullets(notes))
     if index.problems:
         parts.append("## Left out\n\n" + bullets(index.problems))

@@ -18,7 +18,6 @@ from lrbench.leaderboard import foreign_page, tables
 from lrbench.leaderboard.foreign_page import foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.markup import NOTHING, table
-from lrbench.leaderboard.suite_page import legend
 from lrbench.store.index import load_index
 from lrbench.store.results import load_result, suites_with_results
 
@@ -180,14 +179,14 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
         for body in gather(workspace.results, suite, workspace.cache):
             rows = [row for row in body.rows if arm is None or row[0] == arm]
             own = suite.protocols if body.there or not body.partial else ()
-            made: list[tuple[str, str, Any]] = [(each, "", tables.headline) for each in own]
-            made += [(each, " (other transfers)", tables.other_transfers) for each in tables.others(body)]
+            made: list[tuple[str, str, Any]] = [(each, "", tables.accuracy_table) for each in own]
+            made += [(each, " (other transfers)", tables.other_transfers) for each in tables.other_protocols(body)]
             for each, kind, made_of in made:
                 if rows and protocol in (None, each):
                     drawn = made_of(body, each, rows=rows, form="latex_booktabs" if form == "latex" else "github")
                     title = f"{name}, {each}{kind}{' (partial data)' if body.partial else ''}"
                     if drawn:
-                        latex = _latex(title, legend(body, each), drawn)
+                        latex = _latex(title, tables.accuracy_legend(body, each), drawn)
                         parts.append(latex if form == "latex" else f"### {for_markdown(title)}\n\n{drawn}")
     if not parts:
         raise InputError(_nothing(workspace, suites, protocol, arm))

@@ -132,3 +132,8 @@ def p_value(value: float | None) -> Marked:
     if value is None:
         return Marked(NOTHING)
     return Marked("<0.001" if value < 0.001 else f"{value:.3f}")
+
+
+def verdict_word(verdict: str) -> Marked:
+    """Return a verdict as it is printed: bold if it is decided."""
+    return Marked(verdict if verdict == "inconclusive" else f"**{verdict}**")

@@ -1,92 +1,133 @@
-"""What the results say, as plain text with the figures that it rests on."""
+"""The answer that a suite's results give: one sentence, and tables of verdicts with the evidence behind them."""
 
 from collections.abc import Mapping, Sequence
 
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Claim, Decision, overall
-from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.markup import CHANGE
-from lrbench.leaderboard.verdicts import detectable, effect, of
+from lrbench.leaderboard.evidence import Evidence, Row, row_name
+from lrbench.leaderboard.markup import CHANGE, NOTHING, Marked, verdict_word
+from lrbench.leaderboard.verdicts import decisions_of, detectable, effect
 from lrbench.stats.intervals import Estimate
 
-# Up to this many snapshots are listed by name where most are in one group.
-_LISTED = 6
+# Longer groups of snapshots are counted, not listed.
+_MOST_LISTED = 6
+
+
+def answer(evidence: Evidence, decisions: Sequence[Decision]) -> str:
+    """Return what the results say about learning-rate decay, as one sentence of plain text."""
+    seeds = len(evidence.seeds)
+    name = f"{evidence.name} ({seeds} pretraining seed{'' if seeds == 1 else 's'}{', partial data' * evidence.partial})"
+    if seeds < LEAST_SEEDS:
+        return f"{name}: no claim is decided, because at least {LEAST_SEEDS} pretraining seeds are needed."
+    supported, contradicted, testable = causal_verdicts(evidence, decisions)
+    if not testable:
+        return f"{name}: the causal claim C3 cannot be decided, because it needs the arms hold and average."
+    if supported or contradicted:
+        return (
+            f"{name}: that decay makes features transfer worse (C3) is supported in {supported or 'none'} and contradicted in "
+            f"{contradicted or 'none'} of {testable} pairs of target and protocol."
+        )
+    if all(decision.verdict == "inconclusive" for decision in decisions):
+        return f"{name}: no claim is decided; whether learning-rate decay makes features transfer worse remains open."
+    return f"{name}: whether learning-rate decay makes features transfer worse (C3) remains open; other claims are decided."
+
+
+def causal_verdicts(evidence: Evidence, decisions: Sequence[Decision]) -> tuple[int, int, int]:
+    """Return in how many pairs of target and protocol C3 is supported, contradicted, and testable at all."""
+    causal = next(claim for claim in CLAIMS if claim.name == "C3")
+    suite = evidence.suite
+    verdicts = [
+        overall(decisions_of(decisions, causal, column))
+        for column in evidence.columns
+        # A protocol that is used on `step` and `hold` alone cannot test the claim.
+        if all(arm in suite.arms and suite.uses(column.protocol, arm) for arm in ("step", "hold", "average"))
+    ]
+    return verdicts.count("supported"), verdicts.count("contradicted"), len(verdicts)
 
 
 def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    """The verdict in the strong sense, what the source did, and whether results are missing."""
-    sentences = [_strong(evidence, decisions), _source(evidence)]
-    if evidence.partial:
-        sentences.insert(0, "Of partial data (--partial):")
-    if evidence.there < evidence.expected:
-        sentences.append(f"Incomplete: {evidence.there:,} of {evidence.expected:,} cells are there.")
+    """Return the answer, the source accuracy, and the number of missing results, as plain text."""
+    sentences = [answer(evidence, decisions), incomplete(evidence), source_accuracy(evidence)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def grounds(evidence: Evidence, decisions: Sequence[Decision]) -> list[str]:
-    """One line for each protocol and claim: the verdict on each target, and the figures behind it; none with too few seeds."""
+def incomplete(evidence: Evidence) -> str:
+    """Return a sentence that counts the results if some are missing, else an empty string."""
+    if evidence.there == evidence.expected:
+        return ""
+    return f"Incomplete: {evidence.there:,} of {evidence.expected:,} cells have results."
+
+
+def source_accuracy(evidence: Evidence) -> str:
+    """Return a sentence with the source accuracy of `step` at the end of each stage, over the seeds that have them all."""
+    stages = range(1, evidence.suite.schedule.stages + 1)
+    complete = [seed for seed in evidence.seeds if all((("step", stage), seed) in evidence.source for stage in stages)]
+    if not complete:
+        return ""
+    means = [sum(evidence.source[("step", stage), seed] for seed in complete) / len(complete) for stage in stages]
+    path = " → ".join(f"{100 * mean:.1f}" for mean in means)
+    seeds = len(evidence.seeds)
+    count = f"{len(complete)} of {seeds}" if len(complete) < seeds else f"{seeds}"
+    return (
+        f"Source accuracy of step at the end of stages 1 to {stages[-1]}: {path} % (mean over {count} pretraining "
+        f"seed{'' if seeds == 1 else 's'})."
+    )
+
+
+def verdict_summary(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
+    """Return a table of the claims (rows): what each states, and on how many targets of each protocol it is decided."""
+    return [
+        {
+            "claim": f"{claim.name} {claim.title}",
+            "states that": claim.statement,
+            **{
+                protocol: _count_verdicts(evidence, decisions, protocol, claim) for protocol in evidence.suite.protocols
+            },
+        }
+        for claim in CLAIMS
+    ]
+
+
+def _count_verdicts(evidence: Evidence, decisions: Sequence[Decision], protocol: str, claim: Claim) -> Marked:
+    columns = tables.of_protocol(evidence, protocol)
+    verdicts = [overall(decisions_of(decisions, claim, column)) for column in columns]
+    counts = {verdict: verdicts.count(verdict) for verdict in ("supported", "contradicted", "inconclusive")}
+    shown = [f"{verdict_word(verdict)} on {count}" for verdict, count in counts.items() if count]
+    if len(shown) == 1:
+        return Marked(f"{verdict_word(verdicts[0])} on all {len(columns)} targets")
+    return Marked(f"{', '.join(shown)} of {len(columns)} targets")
+
+
+def claim_evidence(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
+    """Return a table of the claims under each protocol (rows): the verdict, and the comparison with the smallest p.
+
+    Empty with fewer seeds than a decision needs.
+    """
     if len(evidence.seeds) < LEAST_SEEDS:
         return []
     return [
-        f"{protocol}, {claim.name} {claim.title}: {_verdict(evidence, decisions, protocol, claim)}"
+        {
+            "protocol": protocol,
+            "claim": f"{claim.name} {claim.title}",
+            "verdict": _verdict(evidence, decisions, protocol, claim),
+            **_clearest(
+                claim,
+                [
+                    decision
+                    for column in tables.of_protocol(evidence, protocol)
+                    for decision in decisions_of(decisions, claim, column)
+                ],
+            ),
+        }
         for protocol in evidence.suite.protocols
         for claim in CLAIMS
     ]
 
 
-def which_checkpoint(evidence: Evidence, protocol: str) -> list[dict[str, str]]:
-    """For each target the snapshot with the best mean, and how the others compare with it; a row of a table each."""
-    rows = []
-    for column in tables.of_protocol(evidence, protocol):
-        levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
-        if not levels:
-            continue
-        # A mean over fewer seeds is of other runs.
-        whole = [row for row in levels if levels[row].seeds == len(evidence.seeds)]
-        best = max(whole or levels, key=lambda row: levels[row].mean)
-        similar = [row for row in levels if row != best and not tables.leads(evidence, best, row, column)]
-        worse = [row for row in levels if row != best and row not in similar]
-        rows.append(
-            {
-                "target": column.task,
-                "best mean": f"{tables.row_name(best)} ({100 * levels[best].mean:.1f} %)",
-                "not significantly different": _named(evidence, levels, similar, worse),
-                "significantly worse": _named(evidence, levels, worse, similar),
-            }
-        )
-    return rows
-
-
-def _named(evidence: Evidence, levels: Mapping[Row, Estimate], rows: Sequence[Row], rest: Sequence[Row]) -> str:
-    """Snapshots by name; the number of them where they are many, all have every seed, and the rest is named."""
-    expected = len(evidence.seeds)
-    if not rows:
-        return "none"
-    if len(rows) > max(_LISTED, len(rest)) and all(levels[row].seeds == expected for row in rows):
-        return f"all {len(rows)} others" if not rest else f"{len(rows)} of {len(rows) + len(rest)} others"
-    some = {row: f" ({levels[row].seeds} of {expected} seeds)" for row in rows if levels[row].seeds < expected}
-    return ", ".join(f"{tables.row_name(row)}{some.get(row, '')}" for row in rows)
-
-
-def _source(evidence: Evidence) -> str:
-    stages = range(1, evidence.suite.schedule.stages + 1)
-    # Of the same runs at every stage.
-    whole = [seed for seed in evidence.seeds if all((("step", stage), seed) in evidence.source for stage in stages)]
-    if not whole:
-        return ""
-    levels = [sum(evidence.source[("step", stage), seed] for seed in whole) / len(whole) for stage in stages]
-    path = " → ".join(f"{100 * level:.1f}" for level in levels)
-    seeds = len(evidence.seeds)
-    some = f"{len(whole)} of {seeds}" if len(whole) < seeds else f"{seeds}"
-    return (
-        f"With {some} pretraining seed{'s' if seeds != 1 else ''}, source accuracy went {path} % over stages 1 to "
-        f"{stages[-1]} of step."
-    )
-
-
 def _verdict(evidence: Evidence, decisions: Sequence[Decision], protocol: str, claim: Claim) -> str:
+    """Return the verdict of a claim under a protocol, with the targets on which it is decided."""
     columns = tables.of_protocol(evidence, protocol)
-    verdicts = {column.task: overall(of(decisions, claim, column)) for column in columns}
+    verdicts = {column.task: overall(decisions_of(decisions, claim, column)) for column in columns}
     decided = {
         word: [task for task, verdict in verdicts.items() if verdict == word] for word in ("supported", "contradicted")
     }
@@ -94,78 +135,81 @@ def _verdict(evidence: Evidence, decisions: Sequence[Decision], protocol: str, c
     undecided = len(columns) - sum(map(len, decided.values()))
     if undecided:
         clauses.append(f"inconclusive on {'every target' if undecided == len(columns) else f'{undecided} more'}")
-    members = [decision for column in columns for decision in of(decisions, claim, column)]
-    return f"{' and '.join(clauses)}. {_clearest(members)}".rstrip()
+    return " and ".join(clauses)
 
 
-def _clearest(decisions: Sequence[Decision]) -> str:
-    """The decision with the smallest p, and what the seeds can detect; or why nothing was tested."""
+def _clearest(claim: Claim, decisions: Sequence[Decision]) -> dict[str, str]:
+    """Return the cells that describe the decision with the smallest p, or why nothing was tested."""
     tested = [decision for decision in decisions if decision.p is not None]
     if not tested:
-        reasons = list(dict.fromkeys(decision.reason for decision in decisions if decision.reason))
-        return f"Not tested: {reasons[0]}." if reasons else ""
+        reason = next((decision.reason for decision in decisions if decision.reason), "")
+        return {
+            "clearest comparison": f"not tested: {reason}" if reason else NOTHING,
+            "effect": NOTHING,
+            "adjusted p": NOTHING,
+            "smallest detectable effect": NOTHING,
+        }
     nearest = min(tested, key=lambda test: (test.adjusted if test.adjusted is not None else 1.0, test.p or 0.0))
-    claim = nearest.claim
-    unit = " points" if claim.unit == "points" else ""
-    effects = "; ".join(f"{name} {effect(claim, value)}" for name, value in nearest.effects)
-    place = "" if "stage" in effects else f" at stage {nearest.boundary} → {nearest.boundary + 1}"
-    text = f"Clearest: {nearest.column.task}{place}, {effects}{unit}, adjusted p {nearest.adjusted:.2g}"
+    place = f"{nearest.column.task}, stage {nearest.boundary} → {nearest.boundary + 1}"
     if nearest.reason:
-        text += f", but {nearest.reason}"
+        place += f" ({nearest.reason})"
     elif nearest.verdict == "supported" and any(
         other.column == nearest.column and other.verdict != "supported" for other in decisions
     ):
-        text += ", supported there and not at every boundary"
-    return f"{text}.{_detectable(claim, tested, unit)}"
+        place += " (supported at this boundary, but not at every boundary)"
+    return {
+        "clearest comparison": place,
+        "effect": Marked("; ".join(f"{name}: {effect(claim, value)}" for name, value in nearest.effects)),
+        "adjusted p": f"{nearest.adjusted:.2g}",
+        "smallest detectable effect": _detectable_range(claim, tested),
+    }
 
 
-def _detectable(claim: Claim, tested: Sequence[Decision], unit: str) -> str:
+def _detectable_range(claim: Claim, tested: Sequence[Decision]) -> str:
+    """Return the range of the smallest detectable effects over the inconclusive decisions."""
     effects = [
         test.detectable
         for test in tested
         if test.verdict == "inconclusive" and not test.reason and test.detectable is not None
     ]
     if not effects:
-        return ""
+        return NOTHING
     if claim.unit == "points" and min(effects) > CHANGE[1]:
-        return " With these seeds, no possible effect is detectable."
+        return "none"
     if claim.unit == "points" and max(effects) > CHANGE[1]:
-        return f" Smallest detectable effect where inconclusive: {detectable(claim, min(effects))}{unit}; on some targets none."
-    ends = dict.fromkeys(detectable(claim, end) for end in (min(effects), max(effects)))
-    return f" Smallest detectable effect where inconclusive: {' to '.join(ends)}{unit}."
+        return f"{detectable(claim, min(effects))}; none on some targets"
+    return " to ".join(dict.fromkeys(detectable(claim, end) for end in (min(effects), max(effects))))
 
 
-def _strong(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    if len(evidence.seeds) < LEAST_SEEDS:
-        return f"Fewer than {LEAST_SEEDS} pretraining seeds decide nothing."
-    causal = next(claim for claim in CLAIMS if claim.name == "C3")
-    suite = evidence.suite
-    # Where a protocol is used on `step` and `hold` alone, it has nothing to say here.
-    able = [
-        column
-        for column in evidence.columns
-        if all(arm in suite.arms and suite.uses(column.protocol, arm) for arm in ("step", "hold", "average"))
-    ]
-    if not able:
-        return "The strong sense (C3) cannot be decided: it needs the arms hold and average."
-    verdicts = [overall(of(decisions, causal, column)) for column in able]
-    supported, contradicted = verdicts.count("supported"), verdicts.count("contradicted")
-    if supported and not contradicted:
-        return (
-            f"In the strong sense (C3), decay makes features transfer worse in {supported} of {len(verdicts)} targets and "
-            "protocols here, and the contrary is shown in none."
+def which_checkpoint(evidence: Evidence, protocol: str) -> list[dict[str, str]]:
+    """Return a table of the targets (rows): the snapshot with the best mean, and how the others compare with it."""
+    lines = []
+    for column in tables.of_protocol(evidence, protocol):
+        accuracies = {row: accuracy for row in evidence.rows if (accuracy := evidence.level(row, column)) is not None}
+        if not accuracies:
+            continue
+        # A mean over fewer seeds is a mean over different runs.
+        complete = [row for row, accuracy in accuracies.items() if accuracy.seeds == len(evidence.seeds)]
+        best = max(complete or accuracies, key=lambda row: accuracies[row].mean)
+        similar = [row for row in accuracies if row != best and not tables.is_better(evidence, best, row, column)]
+        worse = [row for row in accuracies if row != best and row not in similar]
+        lines.append(
+            {
+                "target": column.task,
+                "best mean": f"{row_name(best)} ({100 * accuracies[best].mean:.1f} %)",
+                "not significantly different": _names(evidence, accuracies, similar, worse),
+                "significantly worse": _names(evidence, accuracies, worse, similar),
+            }
         )
-    if contradicted and not supported:
-        return (
-            f"In the strong sense (C3), the paper's implication is contradicted in {contradicted} of {len(verdicts)} "
-            "targets and protocols here and supported in none."
-        )
-    if supported:
-        return (
-            f"In the strong sense (C3), the targets and protocols disagree: {supported} support that decay makes features "
-            f"transfer worse, {contradicted} contradict it, of {len(verdicts)}."
-        )
-    return (
-        "In the strong sense (C3), these results neither support nor contradict that learning-rate decay makes features "
-        "transfer worse."
-    )
+    return lines
+
+
+def _names(evidence: Evidence, accuracies: Mapping[Row, Estimate], rows: Sequence[Row], rest: Sequence[Row]) -> str:
+    """Return the names of snapshots, or their number where a long group has every seed and the rest is listed."""
+    seeds = len(evidence.seeds)
+    if not rows:
+        return "none"
+    if len(rows) > max(_MOST_LISTED, len(rest)) and all(accuracies[row].seeds == seeds for row in rows):
+        return f"{len(rows)} of {len(rows) + len(rest)} others" if rest else f"all {len(rows)} others"
+    notes = {row: f" ({accuracies[row].seeds} of {seeds} seeds)" for row in rows if accuracies[row].seeds < seeds}
+    return ", ".join(f"{row_name(row)}{notes.get(row, '')}" for row in rows)

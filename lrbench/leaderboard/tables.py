@@ -1,13 +1,15 @@
-"""The tables of a body of evidence."""
+"""Tables of a suite's results: accuracies, paired differences, T, LogME scores and the source's report."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from lrbench.config import find_tasks
-from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.config.task import METRIC_NAMES
+from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
 from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
+from lrbench.leaderboard.row_pages import row_link
 from lrbench.stats.intervals import estimate
 from lrbench.store.index import Entry
 
@@ -16,228 +18,245 @@ REPORT = {
     "complex": "complex evidence",
     "memorised": "wrong training labels memorised",
 }
-"""What a source's report says, and what it is called."""
+"""Measures of a source's report, with their headings."""
+
+FALLING = ("early", "late", "cosine")
+"""Arms other than `step` whose learning rate falls."""
+
+LOGME = (
+    "LogME is the logarithm of the evidence per image for a linear model of the target's training labels. A larger score "
+    "predicts better transfer. Compare scores within one column only."
+)
+"""Explanation of LogME scores, shown below their table."""
 
 
-def row_name(row: Row) -> str:
-    """`step/stage2`."""
-    return f"{row[0]}/stage{row[1]}"
-
-
-def headline(
+def accuracy_table(
     evidence: Evidence,
     protocol: str,
     *,
     rows: Sequence[Row] | None = None,
     form: str = "github",
-    name: Callable[[Row], str] | None = None,
+    linked: bool = False,
 ) -> str:
-    """A row for each snapshot, a column for each target: mean and interval over seeds.
+    """Return the accuracy on each target (columns) of each snapshot (rows), with intervals over seeds.
 
     Args:
         evidence: The results.
-        protocol: Which protocol.
-        rows: Only these rows; bold stays a matter of all of them.
-        form: A table format of tabulate's.
-        name: What a row is called; None for its plain name.
+        protocol: The transfer protocol.
+        rows: Rows to show; None for all. Bold type considers all rows.
+        form: A table format of tabulate.
+        linked: Whether names of rows that have results link to the rows' pages.
     """
     columns = of_protocol(evidence, protocol)
-    chosen = [
+    shown = [
         row
         for row in (evidence.rows if rows is None else rows)
         if evidence.suite.uses(protocol, row[0]) or any(evidence.level(row, column) for column in columns)
     ]
-    return table(_levels(evidence, chosen, columns, name or row_name), form)
+    return _accuracies(evidence, shown, columns, form, linked=linked)
 
 
-def others(evidence: Evidence) -> list[str]:
-    """Protocols of transfers that the suite does not name."""
+def other_protocols(evidence: Evidence) -> list[str]:
+    """Return the protocols of transfers that the suite does not name."""
     return sorted({column.protocol for column in evidence.extra})
 
 
 def other_transfers(
     evidence: Evidence, protocol: str, *, rows: Sequence[Row] | None = None, form: str = "github"
 ) -> str:
-    """The same for targets and protocols that the suite does not name; snapshots without any are left out."""
+    """Return the accuracy table of transfers that the suite does not name, without rows that have none."""
     columns = [column for column in evidence.extra if column.protocol == protocol]
-    wanted = evidence.rows if rows is None else rows
-    shown = [row for row in wanted if any(evidence.level(row, column) for column in columns)]
-    return table(_levels(evidence, shown, columns, row_name), form)
+    shown = [
+        row
+        for row in (evidence.rows if rows is None else rows)
+        if any(evidence.level(row, column) for column in columns)
+    ]
+    return _accuracies(evidence, shown, columns, form)
 
 
-LOGME = (
-    "LogME: the logarithm of the evidence for a linear model of the target's training labels, by image; the larger, the better "
-    "it expects the snapshot to transfer. Scores compare within a column alone."
-)
-"""What a table of LogME's scores is of."""
+def _accuracies(
+    evidence: Evidence, rows: Sequence[Row], columns: Sequence[Column], form: str, *, linked: bool = False
+) -> str:
+    seeds = len(evidence.seeds)
+    leaders = {column: leader(evidence, column) for column in columns}
+    with_results = {(entry.arm, entry.stage) for entry in evidence.stored} if linked else set()
+    lines = []
+    for row in rows:
+        name = row_link(evidence.name, row) if row in with_results else row_name(row)
+        line: dict[str, str] = {"snapshot": name, "source": points(evidence.source_level(row), seeds)}
+        for column in columns:
+            line[column.task] = points(evidence.level(row, column), seeds, bold=leaders[column] == row)
+        lines.append(line)
+    return table(lines, form)
+
+
+def accuracy_legend(evidence: Evidence, protocol: str) -> str:
+    """Return the explanation of an accuracy table's numbers, as plain text."""
+    columns = [column for column in (*evidence.columns, *evidence.extra) if column.protocol == protocol]
+    metrics = {
+        column.task: METRIC_NAMES[evidence.values[column].metric] for column in columns if column in evidence.values
+    }
+    kinds = set(metrics.values())
+    headline = (
+        f"{kinds.pop()} accuracy" if len(kinds) == 1 else ", ".join(f"{task} {kind}" for task, kind in metrics.items())
+    )
+    seeds = len(evidence.seeds)
+    if seeds == 1:
+        return f"Percent. One pretraining seed, so no interval. Headline metric: {headline}. {NOTHING}: no result."
+    lacks_seeds = any(
+        accuracy is not None and accuracy.seeds < seeds
+        for column in columns
+        for accuracy in (evidence.level(row, column) for row in evidence.rows)
+    )
+    return (
+        f"Percent, mean ± half the 95 % interval over {seeds} pretraining seeds (Student's t; targets include the variance "
+        "over test images). An interval that reaches 0 or 100 is given by its ends, and omitted if it covers everything. "
+        f"Headline metric: {headline}. Bold: significantly better than every other row of its column (paired difference, 95 %)"
+        f"{'; never in a column that lacks seeds' if lacks_seeds else ''}. {NOTHING}: no result."
+    )
+
+
+def differences(evidence: Evidence, protocol: str) -> str:
+    """Return the paired difference of each snapshot and the previous stage."""
+    pairs = [
+        (row, before) for row in evidence.rows if row[0] != "trail" and (before := evidence.before(row)) is not None
+    ]
+    return _paired_differences(evidence, protocol, pairs)
+
+
+def control_differences(evidence: Evidence, protocol: str, *, falling: bool) -> str:
+    """Return the paired difference of `step` and each control at the same stage; empty if the suite has none.
+
+    Args:
+        evidence: The results.
+        protocol: The transfer protocol.
+        falling: Whether to show the arms whose rate falls at other epochs, or those whose rate does not fall.
+    """
+    pairs = [pair for pair in evidence.controls() if (pair[1][0] in FALLING) == falling]
+    return _paired_differences(evidence, protocol, pairs)
+
+
+def _paired_differences(evidence: Evidence, protocol: str, pairs: Sequence[tuple[Row, Row]]) -> str:
+    seeds = len(evidence.seeds)
+    lines = []
+    for row, other in pairs:
+        line: dict[str, str] = {
+            "difference": f"{row_name(row)} − {row_name(other)}",
+            "source": points(evidence.source_difference(row, other), seeds, signed=True),
+        }
+        for column in of_protocol(evidence, protocol):
+            line[column.task] = points(evidence.difference(row, other, column), seeds, signed=True)
+        lines.append(line)
+    return table(lines)
+
+
+def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") -> str:
+    """Return T of each stage of `step`, on the `raw` or the `logit` scale."""
+    lines = []
+    for row in evidence.rows:
+        before = evidence.before(row)
+        if row[0] == "step" and before is not None:
+            line = {"stage": row_name(row)}
+            for column in of_protocol(evidence, protocol):
+                line[column.task] = ratio(evidence.transferability(row, before, column, scale=scale))
+            lines.append(line)
+    return table(lines)
+
+
+def source_report(evidence: Evidence) -> str:
+    """Return the source accuracy of each snapshot by kind of evidence, with the wrong labels memorised."""
+    measures = [name for name in REPORT if name in evidence.report]
+    seeds = len(evidence.seeds)
+    lines = []
+    for row in evidence.rows:
+        line = {"snapshot": row_name(row), "all test images": points(evidence.source_level(row), seeds)}
+        line |= {REPORT[name]: points(evidence.reported(name, row), seeds) for name in measures}
+        lines.append(line)
+    return table(lines) if measures else ""
 
 
 def logme_score(entry: Entry) -> float | None:
-    """The score of a result of the protocol `logme`; None for another's."""
+    """Return the LogME score of a result; None for other protocols."""
     score = json.loads(entry.chosen).get("logme")
     return None if score is None else float(score)
 
 
 def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
-    """LogME by snapshot and target, mean and interval over seeds; what ranks snapshots without a look at test images."""
+    """Return LogME scores by snapshot and target, with intervals over seeds."""
     scores: dict[tuple[Row, str], dict[int, list[float]]] = {}
     for entry in evidence.stored:
         score = logme_score(entry) if entry.protocol == "logme" else None
-        if (
-            score is not None
-            and entry.arm is not None
-            and entry.stage is not None
-            and entry.pretraining_seed is not None
-        ):
-            seeds = scores.setdefault(((entry.arm, entry.stage), entry.task), {})
-            seeds.setdefault(entry.pretraining_seed, []).append(score)
-    rows = []
+        if score is not None:
+            assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
+            by_seed = scores.setdefault(((entry.arm, entry.stage), entry.task), {})
+            by_seed.setdefault(entry.pretraining_seed, []).append(score)
+    lines = []
     for row in evidence.rows:
         if any((row, target) in scores for target in targets):
-            shown = {"snapshot": row_name(row)}
+            line = {"snapshot": row_name(row)}
             for target in targets:
-                by_seed = scores.get((row, target))
-                shown[target] = _score(by_seed, len(evidence.seeds)) if by_seed else NOTHING
-            rows.append(shown)
-    return table(rows)
+                line[target] = _mean_score(scores.get((row, target), {}), len(evidence.seeds))
+            lines.append(line)
+    return table(lines)
 
 
-def _score(by_seed: dict[int, list[float]], expected: int) -> Marked:
-    value = estimate(np.array([np.mean(each) for each in by_seed.values()]))
-    some = f" ({value.seeds} of {expected} seeds)" if value.seeds < expected else ""
-    return Marked(f"{with_interval(value, None, scale=1, digits=3)}{some}")
-
-
-def differences(evidence: Evidence, protocol: str) -> str:
-    """The paired difference of each snapshot to the stage before it."""
-    pairs = [
-        (row, before) for row in evidence.rows if row[0] != "trail" and (before := evidence.before(row)) is not None
-    ]
-    return _pairs(evidence, protocol, pairs, lambda row, before: f"{row_name(row)} − {row_name(before)}")
-
-
-def controls(evidence: Evidence, protocol: str, *, falling: bool = False) -> str:
-    """`step` less each control at the same stage; empty where the suite has none.
-
-    Args:
-        evidence: The results.
-        protocol: Of which protocol.
-        falling: Whether those are meant whose rate falls as well, at other epochs.
-    """
-    pairs = [pair for pair in evidence.controls() if (pair[1][0] in FALLING) == falling]
-    return _pairs(evidence, protocol, pairs, lambda row, other: f"{row_name(row)} − {row_name(other)}") if pairs else ""
-
-
-def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") -> str:
-    """T of each stage of the arm `step`, on the `raw` or the `logit` scale."""
-    rows = []
-    for row in evidence.rows:
-        before = evidence.before(row)
-        if row[0] == "step" and before is not None:
-            shown = {"stage": row_name(row)}
-            for column in of_protocol(evidence, protocol):
-                shown[column.task] = ratio(evidence.transferability(row, before, column, scale=scale))
-            rows.append(shown)
-    return table(rows)
-
-
-def source_report(evidence: Evidence) -> str:
-    """What each snapshot knows of the source: simple and complex evidence, wrong labels memorised."""
-    names = [name for name in REPORT if name in evidence.report]
-    expected = len(evidence.seeds)
-    rows = []
-    for row in evidence.rows:
-        shown = {"snapshot": row_name(row), "all test images": points(evidence.source_level(row), expected)}
-        shown |= {REPORT[name]: points(evidence.reported(name, row), expected) for name in names}
-        rows.append(shown)
-    return table(rows) if names else ""
+def _mean_score(by_seed: dict[int, list[float]], seeds: int) -> Marked:
+    if not by_seed:
+        return Marked(NOTHING)
+    value = estimate(np.array([np.mean(scores) for scores in by_seed.values()]))
+    note = f" ({value.seeds} of {seeds} seeds)" if value.seeds < seeds else ""
+    return Marked(f"{with_interval(value, None, scale=1, digits=3)}{note}")
 
 
 def missing_cells(evidence: Evidence) -> list[str]:
-    """One line for each snapshot and protocol that lacks cells: which targets, which seeds."""
+    """Return one line for each snapshot and protocol that lacks results: its targets and seeds."""
     lines = []
     for row in evidence.rows:
         for protocol in evidence.suite.protocols:
             columns = of_protocol(evidence, protocol)
-            lacking = {column.task: seeds for column in columns if (seeds := evidence.missing(row, column))}
-            if not lacking:
+            missing = {column.task: seeds for column in columns if (seeds := evidence.missing(row, column))}
+            if not missing:
                 continue
-            if len(lacking) == len(columns) and all(len(seeds) == len(evidence.seeds) for seeds in lacking.values()):
+            if len(missing) == len(columns) and all(len(seeds) == len(evidence.seeds) for seeds in missing.values()):
                 listed = "everything"
             else:
-                listed = "; ".join(f"{task} ({_seeds(seeds)})" for task, seeds in lacking.items())
+                listed = "; ".join(
+                    f"{task} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+                    for task, seeds in missing.items()
+                )
             lines.append(f"{row_name(row)}, {protocol}: {listed}")
     return lines
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-FALLING = ("early", "late", "cosine")
-"""Arms beside `step` whose rate falls."""
-
-
 def leader(evidence: Evidence, column: Column) -> Row | None:
-    """The best row of a column, if its lead over every other row is beyond the interval of their difference."""
-    levels = {row: level for row in evidence.rows if (level := evidence.level(row, column)) is not None}
-    if len(levels) < 2 or any(level.seeds < len(evidence.seeds) for level in levels.values()):
+    """Return the best row of a column if it is significantly better than every other row, else None."""
+    accuracies = {row: accuracy for row in evidence.rows if (accuracy := evidence.level(row, column)) is not None}
+    if len(accuracies) < 2 or any(accuracy.seeds < len(evidence.seeds) for accuracy in accuracies.values()):
         return None
-    best = max(levels, key=lambda row: levels[row].mean)
-    return best if all(leads(evidence, best, row, column) for row in levels if row != best) else None
+    best = max(accuracies, key=lambda row: accuracies[row].mean)
+    return best if all(is_better(evidence, best, row, column) for row in accuracies if row != best) else None
 
 
-def leads(evidence: Evidence, row: Row, other: Row, column: Column) -> bool:
-    """Whether a row is ahead of another beyond the interval of their paired difference."""
-    lead = evidence.difference(row, other, column)
-    return lead is not None and lead.mean > 0 and lead.excludes_zero
+def is_better(evidence: Evidence, row: Row, other: Row, column: Column) -> bool:
+    """Return whether a row is significantly better than another: the interval of their paired difference is above 0."""
+    difference = evidence.difference(row, other, column)
+    return difference is not None and difference.mean > 0 and difference.excludes_zero
 
 
 def of_protocol(evidence: Evidence, protocol: str) -> list[Column]:
-    """The columns of one protocol."""
+    """Return the suite's columns of one protocol."""
     return [column for column in evidence.columns if column.protocol == protocol]
 
 
-def target_title(name: str) -> str:
-    """A task's title, or its name where it is not registered here."""
+def task_title(name: str) -> str:
+    """Return a task's title, or its name if the task is not registered."""
     from lrbench.config import load_task
 
     return load_task(name).display_title if name in find_tasks() else name
 
 
-def target_notes(name: str) -> tuple[str, ...]:
-    """What a reader of a task's results should know; empty where the task is not registered here."""
+def task_notes(name: str) -> tuple[str, ...]:
+    """Return a task's notes for readers of its results; empty if the task is not registered."""
     from lrbench.config import load_task
 
     return load_task(name).about.notes if name in find_tasks() else ()
-
-
-def _levels(
-    evidence: Evidence, rows: Sequence[Row], columns: Sequence[Column], name: Callable[[Row], str]
-) -> list[dict[str, str]]:
-    expected = len(evidence.seeds)
-    leaders = {column: leader(evidence, column) for column in columns}
-    lines = []
-    for row in rows:
-        shown: dict[str, str] = {"snapshot": name(row), "source": points(evidence.source_level(row), expected)}
-        for column in columns:
-            bold = leaders[column] == row
-            shown[column.task] = points(evidence.level(row, column), expected, bold=bold)
-        lines.append(shown)
-    return lines
-
-
-def _pairs(
-    evidence: Evidence, protocol: str, pairs: Sequence[tuple[Row, Row]], title: Callable[[Row, Row], str]
-) -> str:
-    expected = len(evidence.seeds)
-    rows = []
-    for row, other in pairs:
-        shown = {
-            "difference": title(row, other),
-            "source": points(evidence.source_difference(row, other), expected, signed=True),
-        }
-        for column in of_protocol(evidence, protocol):
-            shown[column.task] = points(evidence.difference(row, other, column), expected, signed=True)
-        rows.append(shown)
-    return table(rows)

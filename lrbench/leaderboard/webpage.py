@@ -8,12 +8,12 @@ from typing import Any
 from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard import summary, tables
 from lrbench.leaderboard.claims import CLAIMS, Decision, overall
-from lrbench.leaderboard.evidence import Column, Evidence, Row
+from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
 from lrbench.leaderboard.figure_data import null_curve, tradeoff_data
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.foreign_page import LEAD, ForeignTable, legend
 from lrbench.leaderboard.markup import CHANGE, SHARE, Marked
-from lrbench.leaderboard.verdicts import of
+from lrbench.leaderboard.verdicts import decisions_of
 from lrbench.stats.intervals import Estimate
 from lrbench.store.index import Entry
 
@@ -58,8 +58,8 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
         "name": suite.name,
         "title": (suite.title or suite.name) + (" (partial data)" if evidence.partial else ""),
         "lead": lead,
-        "summary": summary.in_short(evidence, decisions),
-        "grounds": summary.grounds(evidence, decisions),
+        "answer": summary.answer(evidence, decisions),
+        "evidence": _in_order(summary.claim_evidence(evidence, decisions)),
         "checkpoints": {
             protocol: _in_order(summary.which_checkpoint(evidence, protocol)) for protocol in suite.protocols
         },
@@ -73,7 +73,7 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
             {
                 "arm": row[0],
                 "stage": row[1],
-                "name": tables.row_name(row),
+                "name": row_name(row),
                 "protocols": [protocol for protocol in suite.protocols if suite.uses(protocol, row[0])],
                 "source": _estimate(evidence.source_level(row), SHARE),
                 "before": None if (before := evidence.before(row)) is None else evidence.rows.index(before),
@@ -85,7 +85,7 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
         "verdicts": {
             protocol: {
                 claim.name: {
-                    column.task: overall(of(decisions, claim, column))
+                    column.task: overall(decisions_of(decisions, claim, column))
                     for column in tables.of_protocol(evidence, protocol)
                 }
                 for claim in CLAIMS
@@ -117,7 +117,7 @@ def _cell(
     return {
         **level,
         "best": best,
-        "before": None if before is None else tables.row_name(before),
+        "before": None if before is None else row_name(before),
         "gain": gain,
         "results": [
             [

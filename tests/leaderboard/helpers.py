@@ -62,8 +62,9 @@ OBJECTS = Column(protocol="probe", task="tiny-objects")
 
 
 def suite_page(workspace):
+    """The text of the suite's main page, followed by that of its details page."""
     page.write(workspace, ["tiny"])
-    return (workspace.leaderboard / "tiny.md").read_text()
+    return "\n".join((workspace.leaderboard / name).read_text() for name in ("tiny.md", "tiny-details.md"))
 
 
 def table_after(text, heading):

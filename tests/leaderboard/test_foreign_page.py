@@ -153,7 +153,7 @@ def test_logme_stands_beside_its_accuracy(workspace, tiny):
             )
     page = render_foreign(workspace.results)
     assert "| a          | aaaaaaaa  | 0.600 " in page and "| b          | bbbbbbbb  | −1.250 " in page
-    assert page.index("75.0 [") < page.index("0.600") < page.index("LogME: the logarithm")
+    assert page.index("75.0 [") < page.index("0.600") < page.index("LogME is the logarithm")
 
 
 def test_logme_of_a_suite_is_a_mean_over_seeds_whether_the_suite_names_it_or_not(workspace, tiny):
@@ -162,6 +162,6 @@ def test_logme_of_a_suite_is_a_mean_over_seeds_whether_the_suite_names_it_or_not
         for seed, score in enumerate((0.5, 0.7)):
             put(workspace, suite, seed=seed, protocol="logme", chosen={"logme": score})
         write(workspace, ["tiny"])
-        page = (workspace.leaderboard / "tiny.md").read_text()
+        page = (workspace.leaderboard / "tiny-details.md").read_text()
         # Student's t at one degree of freedom: 12.706 standard errors of 0.1.
-        assert re.search(r"\| step/stage1 +\| 0\.600 ± 1\.271 +\|", page) and page.count("LogME: the logarithm") == 1
+        assert re.search(r"\| step/stage1 +\| 0\.600 ± 1\.271 +\|", page) and page.count("LogME is the logarithm") == 1

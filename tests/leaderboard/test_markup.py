@@ -84,7 +84,7 @@ def test_no_page_holds_markup_from_outside(workspace, tiny):
     put(workspace, foreign, snapshot={**names, "reference": HOSTILE, "sha256": HOSTILE})
     built = page.write(workspace, ["tiny", "foreign"])
     pages = [path for path in built.files if path.suffix == ".md"]
-    assert len(pages) == 13
+    assert len(pages) == 14
     for path in pages:
         text = path.read_text()
         assert not [sign for sign in ("<img", "</script", "\x1b", "\n# [") if sign in text], path

@@ -46,14 +46,14 @@ def test_accuracies_without_any_spread_are_not_taken_for_certain(workspace, tiny
     half = 12.7062 * np.sqrt(0.5 / 41 * (40.5 / 41) / 40) * 100
     assert accuracy == f"100.0 [{100 - half:.1f}, 100.0]"
     assert f"0.0 ± {half:.1f}" in text
-    differences = table_after(text, "## probe: difference to the stage before")[1:]
+    differences = table_after(text, "## probe: difference from the previous stage")[1:]
     assert {row[2] for row in differences} == {f"0.0 ± {half:.1f}"}
 
 
 def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: {("step", 2): 4, ("hold", 2): 10}.get(row, 6))
     text = suite_page(workspace)
-    rows = {row[0]: row for row in table_after(text, "## probe: difference to the stage before")}
+    rows = {row[0]: row for row in table_after(text, "## probe: difference from the previous stage")}
     assert rows["step/stage2 − step/stage1"][2].startswith("+5.0 ±")
     assert rows["step/stage3 − step/stage2"][2].startswith("−5.0 ±")
     assert rows["hold/stage3 − step/stage2"][2].startswith("−5.0 ±")
@@ -154,7 +154,7 @@ def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, c
     text = suite_page(workspace)
     rows = {row[0]: row for row in table_after(text, "## probe: accuracy")}
     assert rows["step/stage2"][2] == "75.0 (1 of 2 seeds)"
-    apart = table_after(text, "## Kept apart")
+    apart = table_after(text, "## Excluded results")
     assert apart[1][0] == "step-seed1-stage2.tiny-objects.probe.seed0" and apart[1][2] == reason
 
 
@@ -185,7 +185,7 @@ def test_a_bad_file_is_named_and_left_out(workspace, tiny, damage):
         path.with_suffix(".parquet").write_bytes(b"other")
         path = path.with_suffix(".parquet")
     text = suite_page(workspace)
-    assert path.name in text.split("## Left out")[1]
+    assert path.name in text.split("## Unreadable results")[1]
     assert {row[0]: row for row in table_after(text, "## probe: accuracy")}["step/stage2"][2] == "75.0 (1 of 2 seeds)"
 
 
@@ -209,14 +209,14 @@ def test_a_transfer_on_the_side_with_partial_data_adds_a_table_and_no_more(works
     full, partial = suite_page(workspace).split("## Partial data")
     assert full.strip() == before.split("## How to read")[0].strip()
     assert "### finetune: other transfers" in partial and "75.0 (1 of 2 seeds)" in partial
-    assert not any(word in partial for word in ("verdict", "In short", "Missing", "which checkpoint"))
+    assert not any(word in partial for word in ("verdict on", "C1 diminishing", "Missing", "which checkpoint"))
 
 
 def test_damaged_results_are_named_wherever_results_are_shown(workspace, tiny, lrbench):
     fill(workspace, tiny)
     whole = lrbench("leaderboard")
     assert whole.out.splitlines() == [
-        str(workspace.leaderboard / name) for name in ("tiny.md", "README.md", "index.html")
+        str(workspace.leaderboard / name) for name in ("tiny.md", "tiny-details.md", "README.md", "index.html")
     ]
     assert "warning" not in whole.err
     damaged = put(workspace, tiny, arm="step", stage=2, seed=1)
@@ -260,7 +260,7 @@ def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):
 
 def test_the_figures_data_are_the_tables(workspace, tiny, drawn):
     fill(workspace, tiny, lambda row, seed, task: 4 if row == ("hold", 2) else 10)
-    suite_page(workspace)
+    text = suite_page(workspace)
     folder = workspace.leaderboard / "figures"
     lines = (folder / "tiny-stages.csv").read_text().splitlines()
     assert lines[0] == "protocol,target,arm,stage,mean,low,high,seeds"
@@ -281,7 +281,7 @@ def test_the_figures_data_are_the_tables(workspace, tiny, drawn):
     for name in ("stages", "source-and-target", "decay-minus-control", "source-learned"):
         assert (folder / f"tiny-{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert b"<svg" in (folder / f"tiny-{name}.svg").read_bytes()[:400]
-        assert f"figures/tiny-{name}.svg" in (workspace.leaderboard / "tiny.md").read_text()
+        assert f"figures/tiny-{name}.svg" in text
 
 
 def test_the_nulls_curve_is_drawn_where_enough_snapshots_carry_it(workspace, tiny, monkeypatch):
@@ -461,5 +461,5 @@ def test_what_the_source_did_is_said_of_runs_that_have_every_stage(workspace, ti
     for seed, stages in accuracies.items():
         for stage, source in enumerate(stages, start=1):
             put(workspace, suite, stage=stage, seed=seed, source=source)
-    said = "With 2 of 3 pretraining seeds, source accuracy went 40.0 → 50.0 → 80.0 % over stages 1 to 3 of step."
-    assert said in suite_page(workspace)
+    path = "Source accuracy of step at the end of stages 1 to 3: 40.0 → 50.0 → 80.0 % (mean over 2 of 3 pretraining seeds)."
+    assert path in suite_page(workspace)

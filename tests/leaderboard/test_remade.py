@@ -27,12 +27,10 @@ def test_a_transfer_on_the_side_of_newer_weights_is_shown_and_said_to_be(workspa
     put(workspace, tiny, stage=3, wrong=4, protocol="fewshot")
     text = suite_page(workspace)
     rows = {row[0]: row for row in table_after(text, "## fewshot: other transfers")}
-    assert rows["step/stage2"][2] == "90.0 (1 of 2 seeds)" and "Kept apart" not in text and "Incomplete" not in text
-    assert (
-        "Of other weights than in the tables above" in text and "made anew in between: step/stage2 of seed 0." in text
-    )
+    assert rows["step/stage2"][2] == "90.0 (1 of 2 seeds)" and "Excluded" not in text and "Incomplete" not in text
+    assert "different weights than the tables above" in text and "pretrained again: step/stage2 of seed 0." in text
     newer.unlink()
-    assert "Of other weights" not in suite_page(workspace)
+    assert "different weights" not in suite_page(workspace)
 
 
 def test_the_source_accuracy_is_that_of_the_weights_in_the_suites_own_columns(workspace, tiny):

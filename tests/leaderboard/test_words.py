@@ -5,8 +5,9 @@ import pytest
 
 from lrbench.leaderboard import summary, tables
 from lrbench.leaderboard.claims import decide
+from lrbench.leaderboard.details_page import render_details
 from lrbench.leaderboard.suite_page import render_suite
-from lrbench.leaderboard.verdicts import within_runs
+from lrbench.leaderboard.verdicts import run_differences
 from tests.leaderboard.fake import fill, put
 from tests.leaderboard.helpers import suite_page, table_after, verdicts, world
 
@@ -40,35 +41,38 @@ def test_what_lacks_seeds_is_neither_the_best_nor_said_to_be_behind_what_it_lead
     found = checkpoint(evidence)
     assert found["best"].startswith("step/stage1") and "hold/stage2" not in found["behind"]
     assert found["tied"] == "hold/stage2 (4 of 5 seeds)" and found["behind"] == "7 of 8 others"
-    assert tables.leads(evidence, ("hold", 2), ("step", 1), evidence.columns[0])
-    assert not tables.leads(evidence, ("step", 1), ("hold", 2), evidence.columns[0])
+    assert tables.is_better(evidence, ("hold", 2), ("step", 1), evidence.columns[0])
+    assert not tables.is_better(evidence, ("step", 1), ("hold", 2), evidence.columns[0])
 
 
 def test_a_significant_p_beside_inconclusive_comes_with_its_reason(tiny):
-    def said(evidence):
-        return "\n".join(summary.grounds(evidence, decide(evidence)))
+    def rows(evidence):
+        lines = summary.claim_evidence(evidence, decide(evidence))
+        return {line["claim"].split()[0]: (line["verdict"], line["clearest comparison"]) for line in lines}
 
     falls = {("step", 2): 0.7, ("step", 3): 0.7}
     evidence = world(tiny, 5, np.random.default_rng(0), levels=lambda row: falls.get(row, 0.9))
-    text = said(evidence)
-    assert "C2 absolute: inconclusive" in text and "supported there and not at every boundary" in text
-    assert "C3 causal: supported" in text
+    verdict, comparison = rows(evidence)["C2"]
+    assert verdict.startswith("inconclusive") and "supported at this boundary, but not at every boundary" in comparison
+    assert rows(evidence)["C3"][0].startswith("supported")
     for stage in (2, 3):
         del correct_of(evidence)[("hold", stage), 4]
-    causal = said(evidence).split("C3")[1].split("C4")[0]
-    assert "inconclusive" in causal and "but incomplete: 4 of 5 seeds" in causal and " at stage " in causal
+    verdict, comparison = rows(evidence)["C3"]
+    assert (
+        verdict.startswith("inconclusive") and "incomplete: 4 of 5 seeds" in comparison and "stage 1 → 2" in comparison
+    )
 
 
 def test_equal_ends_are_said_once(tiny):
     evidence = flat(tiny)
     alike = [each for each in verdicts(evidence, "C2") if each.boundary == 1]
-    (line,) = [line for line in summary.grounds(evidence, alike) if "C2" in line]
-    assert line.endswith(f"Smallest detectable effect where inconclusive: {100 * alike[0].detectable:.1f} points.")
+    (line,) = [line for line in summary.claim_evidence(evidence, alike) if "C2" in line["claim"]]
+    assert line["smallest detectable effect"] == f"{100 * alike[0].detectable:.1f}"
 
 
 def test_the_strong_sense_counts_what_can_be_decided(tiny):
     """`standard` fine-tunes `step` and `hold` alone."""
-    assert "cannot be decided: it needs the arms hold and average" in summary.in_short(
+    assert "cannot be decided, because it needs the arms hold and average" in summary.answer(
         flat(tiny.model_copy(update={"arms": ("step", "hold", "constant")})), []
     )
     some = tiny.model_copy(update={"protocol_arms": {"finetune": ("step", "hold")}})
@@ -76,7 +80,7 @@ def test_the_strong_sense_counts_what_can_be_decided(tiny):
     finetune = [type(evidence.columns[0])(protocol="finetune", task="a")]
     evidence.suite = evidence.suite.model_copy(update={"protocols": ("probe", "finetune")})
     evidence.columns += finetune
-    assert "in 1 of 1 targets and protocols" in summary.in_short(evidence, decide(evidence))
+    assert "is supported in 1 and contradicted in none of 1 pairs" in summary.answer(evidence, decide(evidence))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +96,8 @@ def test_why_there_is_no_t_is_told_apart(tiny, path, said):
 def test_one_seed_is_said_to_be_one_and_not_that_t_is_undefined(tiny):
     evidence = flat(tiny, seeds=1)
     assert {each.reason for each in verdicts(evidence, "C1")} == {"1 pretraining seed: 3 are the least"}
-    page = render_suite(evidence.suite, [evidence], [decide(evidence)], [])
-    assert "Bold:" not in page
+    page = render_suite(evidence.suite, evidence, decide(evidence), [], partial=False)
+    assert "Bold:" not in page and "no claim is decided, because at least 3 pretraining seeds are needed" in page
 
 
 def test_what_is_not_there_is_named(tiny):
@@ -106,13 +110,14 @@ def test_what_is_not_there_is_named(tiny):
 def test_controls_whose_rate_falls_have_their_own_table(tiny):
     suite = tiny.model_copy(update={"arms": ("step", "hold", "cosine")})
     evidence = flat(suite)
-    page = render_suite(evidence.suite, [evidence], [decide(evidence)], [])
+    page = render_details(evidence.suite, [evidence], [decide(evidence)], [])
     held, falling = (table_after(page, f"## probe: {title}") for title in (
         "decay against its controls", "other ways to let the rate fall",
     ))  # fmt: skip
     assert all("cosine" not in row[0] for row in held) and all("cosine" in row[0] for row in falling[1:])
     assert (
-        "`average` is the mean" not in page and "`cosine` let it fall all along. Below zero: `step` transferred" in page
+        "`average` is the mean" not in page
+        and "Below zero: `step` transfers worse than the other arm. `cosine` lets it fall throughout." in page
     )
 
 
@@ -122,7 +127,7 @@ def test_mcnemars_p_stands_where_every_image_counts_alike(tiny):
         (unequal, "mean_per_class", False), (unequal, "top1", True), (np.repeat([0, 1], 200), "mean_per_class", True),
     ):  # fmt: skip
         evidence = flat(tiny, labels=labels, metric=metric)
-        assert (", p " in within_runs(evidence, "probe")) is there
+        assert (", p " in run_differences(evidence, "probe")) is there
 
 
 def test_results_of_partial_data_alone_are_said_to_be_wherever_they_are_shown(workspace, tiny):
@@ -136,7 +141,7 @@ def test_results_of_partial_data_alone_are_said_to_be_wherever_they_are_shown(wo
     suite_page(workspace)
     assert "(partial data)" in (workspace.leaderboard / "README.md").read_text()
     text = readme.read_text()
-    assert "Of partial data (--partial):" in text and "Incomplete: 1 of 72 cells are there." in text
+    assert "partial data): no claim is decided" in text and "Incomplete: 1 of 72 cells have results." in text
 
 
 def test_other_test_images_under_one_fingerprint_stand_apart(workspace, tiny, monkeypatch):
@@ -145,5 +150,5 @@ def test_other_test_images_under_one_fingerprint_stand_apart(workspace, tiny, mo
     fill(workspace, tiny)
     monkeypatch.setitem(fake.LABELS, "tiny-objects", fake.LABELS["tiny-objects"][:30])
     put(workspace, tiny, stage=2, seed=1)
-    apart = table_after(suite_page(workspace), "## Kept apart")
+    apart = table_after(suite_page(workspace), "## Excluded results")
     assert apart[1][2] == "other test images, by the labels beside its predictions"

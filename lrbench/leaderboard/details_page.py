@@ -1,0 +1,255 @@
+"""Second page of a suite in Markdown: every comparison and decision, the settings, and the results that are left out."""
+
+import json
+from collections.abc import Sequence
+
+from lrbench.config import Suite
+from lrbench.core.escaping import for_markdown
+from lrbench.leaderboard import summary, tables, verdicts
+from lrbench.leaderboard.claims import Decision
+from lrbench.leaderboard.evidence import Evidence, row_name
+from lrbench.leaderboard.figures import Figure
+from lrbench.leaderboard.markup import bullets, code, link, table
+
+READING = """## How to read the decisions
+
+- *Verdict*: for one target and protocol, a claim is *supported* if it is supported at every boundary, and *contradicted* if it
+  is contradicted at any boundary. The claims were fixed before any result.
+- *Effect*: with its 95 % interval, in points of accuracy (of error for C4), or as a difference of T for C1 (delta method).
+- *p* is two-sided. For C1 it tests the cross product of the gains, which needs no division; it may disagree with the interval.
+  For C3 it covers both controls: the larger p if both effects are below zero, otherwise twice the smaller p of the effects
+  above zero.
+- *p (Holm)* adjusts for all targets of the suite under one claim and boundary, with or without results.
+- *Detectable*: the smallest effect that these seeds detect by itself in four of five repetitions, after Holm; *none* if that
+  is more than 100 points. C3 needs two such effects at once, which are detected together less often.
+- Intervals of the source vary over seeds only; its test images are fixed.
+- C4's null never rises as source error falls. If networks without decay transfer worse the longer they train, C4 attributes
+  that to decay."""
+
+
+def render_details(
+    suite: Suite, groups: Sequence[Evidence], decisions: Sequence[Sequence[Decision]], drawn: Sequence[Figure]
+) -> str:
+    """Return the details page of a suite.
+
+    Args:
+        suite: The suite.
+        groups: Full results first, then those of partial data.
+        decisions: The decisions on every claim, for each group.
+        drawn: Figures of the first group.
+    """
+    parts = [
+        f"# {for_markdown(suite.title or suite.name)}: details",
+        f"The answer and the accuracies are on the {link('main page', f'{suite.name}.md')}.",
+    ]
+    for evidence, decided in zip(groups, decisions, strict=True):
+        level = "##"
+        if evidence.partial:
+            level = "###"
+            parts.append(
+                "## Partial data\n\nThese results were computed on incomplete data (`--partial`). They are compared with one "
+                "another only."
+            )
+        # Transfers of partial data that the suite does not name say nothing about the suite's own cells.
+        if evidence.there or not evidence.partial:
+            if evidence is not groups[0]:
+                parts += _repeated(evidence, decided, level)
+            parts += _comparisons(evidence, decided, drawn if evidence is groups[0] else (), level)
+        parts += _other_transfers(evidence, level)
+        if report := tables.source_report(evidence):
+            parts.append(
+                f"{level} What the source taught\n\n{report}\n\nShare of images in percent, mean ± half the 95 % interval over "
+                "seeds."
+            )
+            parts += [figure.markdown(suite.name) for figure in drawn if figure.name == "source-learned"]
+    if any(evidence.there or not evidence.partial for evidence in groups):
+        parts.append(READING)
+    parts.append(_settings(suite, groups))
+    for evidence in groups:
+        parts += _left_out(evidence)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _repeated(evidence: Evidence, decisions: Sequence[Decision], level: str) -> list[str]:
+    """Return what the main page shows of the first group, for another group."""
+    parts = [for_markdown(summary.in_short(evidence, decisions)), table(summary.claim_evidence(evidence, decisions))]
+    for protocol in evidence.suite.protocols:
+        parts += [
+            f"{level} {protocol}: accuracy\n\n{tables.accuracy_table(evidence, protocol, linked=True)}\n\n"
+            + for_markdown(tables.accuracy_legend(evidence, protocol)),
+            f"{level} {protocol}: which checkpoint?\n\n{table(summary.which_checkpoint(evidence, protocol))}",
+        ]
+    return parts
+
+
+def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], level: str) -> list[str]:
+    """Return the verdicts, differences, T, controls and decisions of every protocol of the suite."""
+    parts = []
+    for protocol in evidence.suite.protocols:
+        sections = [
+            ("verdict on each claim", verdicts.verdict_table(evidence, decisions, protocol)),
+            (
+                "difference from the previous stage",
+                f"{tables.differences(evidence, protocol)}\n\nIn points, paired over seeds and images.",
+            ),
+            (
+                "transferability T of each stage",
+                f"{tables.transferability(evidence, protocol)}\n\n"
+                "T is the gain on the target divided by the gain on the source, from the previous stage to this one, with "
+                "Fieller's 95 % interval. It is *undefined* where the source's gain is not significantly different from zero. "
+                "T shrinks by saturation alone; read it together with the differences and the controls. On the log-odds scale, "
+                f"which has no ceiling:\n\n{tables.transferability(evidence, protocol, scale='logit')}",
+            ),
+            ("decay against its controls", _controls(evidence, protocol)),
+            ("other ways to let the rate fall", _falling_controls(evidence, protocol)),
+            (
+                "decisions",
+                f"{verdicts.decision_table(evidence, decisions, protocol)}\n\n"
+                "[How to read the decisions](#how-to-read-the-decisions)",
+            ),
+            (
+                "differences within one run",
+                f"{verdicts.run_differences(evidence, protocol)}\n\n"
+                "In points, with the 95 % interval over test images (paired bootstrap). McNemar's exact p is given where all "
+                "images have equal weight and there is one transfer seed. One run says nothing about another, so these "
+                "differences decide nothing. The crossed bootstrap resamples seeds and images independently; with few seeds it "
+                "is too narrow, and it decides nothing either.",
+            ),
+        ]
+        if protocol == "logme":
+            targets = [column.task for column in tables.of_protocol(evidence, protocol)]
+            sections.insert(0, ("scores", _logme_scores(evidence, targets)))
+        parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in sections if text]
+        if protocol == evidence.suite.protocols[0]:
+            parts += [figure.markdown(evidence.name) for figure in drawn if figure.name != "source-learned"]
+    return parts
+
+
+def _controls(evidence: Evidence, protocol: str) -> str:
+    """Return the differences of `step` and the arms whose rate does not fall, with what those arms are."""
+    descriptions = {
+        "hold": "`hold` branches from `step` at the previous boundary with the same weights, momentum and data order, and "
+        "trains for as many updates",
+        "average": "`average` is the mean of `hold`'s weights",
+        "constant": "`constant` never lets the rate fall",
+        "constant-average": "`constant-average` is the mean of its weights",
+        "small": "`small` has a small rate from the start",
+    }
+    return _control_text(
+        evidence,
+        tables.control_differences(evidence, protocol, falling=False),
+        descriptions,
+        "letting the rate fall transfers worse than the control",
+    )
+
+
+def _falling_controls(evidence: Evidence, protocol: str) -> str:
+    """Return the differences of `step` and the arms whose rate falls otherwise, with what those arms are."""
+    descriptions = {
+        "early": "`early` lets the rate fall sooner",
+        "late": "`late` lets it fall later",
+        "cosine": "`cosine` lets it fall throughout",
+    }
+    return _control_text(
+        evidence,
+        tables.control_differences(evidence, protocol, falling=True),
+        descriptions,
+        "`step` transfers worse than the other arm",
+    )
+
+
+def _control_text(evidence: Evidence, differences: str, descriptions: dict[str, str], meaning: str) -> str:
+    if not differences:
+        return ""
+    shown = "; ".join(text for arm, text in descriptions.items() if arm in evidence.suite.arms)
+    return f"{differences}\n\nIn points, paired over seeds and images. Below zero: {meaning}. {shown}."
+
+
+def _other_transfers(evidence: Evidence, level: str) -> list[str]:
+    """Return the tables of transfers that the suite does not name."""
+    parts = []
+    for protocol in tables.other_protocols(evidence):
+        columns = [column for column in evidence.extra if column.protocol == protocol]
+        text = "Transfers of these snapshots that the suite does not name, computed one by one."
+        if others := evidence.of_other_weights(columns):
+            listed = ", ".join(f"{row_name(row)} of seed {seed}" for row, seed in others)
+            text += (
+                " These rows have different weights than the tables above, because the snapshots were pretrained again: "
+                f"{listed}."
+            )
+        parts.append(f"{level} {protocol}: other transfers\n\n{tables.other_transfers(evidence, protocol)}\n\n{text}")
+        if protocol == "logme":
+            parts.append(_logme_scores(evidence, [column.task for column in columns]))
+    return parts
+
+
+def _logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
+    return f"{tables.logme_scores(evidence, targets)}\n\n{tables.LOGME} Mean ± half the 95 % interval over seeds."
+
+
+def _settings(suite: Suite, groups: Sequence[Evidence]) -> str:
+    schedule = suite.schedule
+    stages = ", ".join(
+        f"stage {stage}: epochs {start + 1} to {end} at {rate:g}"
+        for stage, (start, end, rate) in enumerate(
+            zip(schedule.ends[:-1], schedule.ends[1:], schedule.rates, strict=True), start=1
+        )
+    )
+    entries = [entry for evidence in groups for entry in evidence.stored]
+    devices = sorted({entry.device for entry in entries} - {""})
+    versions = sorted({entry.versions for entry in entries})
+    targets = {
+        entry.task: f"{_task(entry.task)}, {code(entry.fingerprint[:12])}: {entry.train_count:,} training and "
+        f"{entry.test_count:,} test images, {entry.classes} classes"
+        # Few-shot transfers train on fewer images; the largest number is shown.
+        for entry in {
+            (entry.task, entry.fingerprint): entry for entry in sorted(entries, key=lambda entry: entry.train_count)
+        }.values()
+    }
+    sources = sorted({entry.source_fingerprint for entry in entries} - {""})
+    arguments = f" with {for_markdown(str(suite.model.arguments))}" if suite.model.arguments else ""
+    lines = [
+        f"- Network: {code(suite.model.architecture)}{arguments}, {suite.input.size} px input.",
+        f"- Schedule of `step`: {stages}; batch {schedule.batch}, momentum {schedule.momentum:g}, weight decay "
+        f"{schedule.weight_decay:g}, augmentation {schedule.augmentation}.",
+        f"- Arms: {', '.join(suite.arms)}. Pretraining seeds: {', '.join(map(str, suite.seeds))}. Transfer seeds: "
+        f"{', '.join(map(str, suite.transfer_seeds))}.",
+        f"- Source: {', '.join([_task(suite.source), *(code(fingerprint[:12]) for fingerprint in sources)])}.",
+        *[
+            " ".join([f"- Target: {targets[name]}.", *map(for_markdown, tables.task_notes(name))])
+            for name in suite.targets
+            if name in targets
+        ],
+        *[f"- Device: {for_markdown(device)}." for device in devices],
+        *[
+            f"- Versions: {for_markdown(', '.join(f'{name} {value}' for name, value in json.loads(record).items()))}."
+            for record in versions
+        ],
+        f"- Records and per-image predictions: [results/{suite.name}](results/{suite.name}). The name of a row in the tables "
+        "of accuracy links to its records.",
+    ]
+    return "## Settings\n\n" + "\n".join(lines)
+
+
+def _task(name: str) -> str:
+    """Return a task's name, followed by its title if it has one."""
+    title = tables.task_title(name)
+    return code(name) if title == name else f"{code(name)} ({for_markdown(title)})"
+
+
+def _left_out(evidence: Evidence) -> list[str]:
+    """Return the missing results, those that are not comparable, and those that cannot be read."""
+    parts = []
+    suffix = " (partial data)" if evidence.partial else ""
+    missing = tables.missing_cells(evidence)
+    if missing and (evidence.there or not evidence.partial):
+        parts.append(f"## Missing results{suffix}\n\n{bullets(missing)}")
+    if evidence.apart:
+        rows = [
+            {"cell": entry.cell, "accuracy": f"{100 * entry.headline:.1f}", "why it is excluded": reason}
+            for entry, reason in sorted(evidence.apart, key=lambda pair: pair[0].cell)
+        ]
+        parts.append(f"## Excluded results{suffix}\n\nThese are not comparable with the tables.\n\n{table(rows)}")
+    if evidence.problems:
+        parts.append(f"## Unreadable results{suffix}\n\n{bullets(evidence.problems)}")
+    return parts
