@@ -16,8 +16,8 @@ from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import ALONE
 from lrbench.data.batches import Batches
+from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard
-from lrbench.data.resident import Resident, cut, layout_of
 from lrbench.models.networks import InputNormalisation, create_model, penultimate, stages
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
@@ -146,8 +146,8 @@ def test_a_batch_of_features_waits_for_nothing(read):
 
 def test_cutting_a_batch_on_the_device_waits_for_nothing():
     batches = Batches(pixels=Plain(), labels=LABELS, seed=0, batch=8, size=SIZE, augmentation="crop-flip")
-    here = Resident(batches.pixels.plain, SIZE, DEVICE)
+    here = DeviceImages(batches.pixels.plain, SIZE, DEVICE)
     assert here.batch(*here.layout(*batches.recipe(3)[:3])).shape == (8, SIZE, SIZE, 3)
     content, extents, flips, _ = batches.patches(3)
-    found = cut(torch.from_numpy(content), *layout_of(extents, flips), SIZE, DEVICE)
+    found = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), SIZE, DEVICE)
     assert found.shape == (8, SIZE, SIZE, 3)

@@ -13,8 +13,8 @@ from lrbench.core.control import Control
 from lrbench.core.distributed import ALONE
 from lrbench.core.machine import fix_cublas
 from lrbench.data.batches import Batches
+from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard, StoredPixels
-from lrbench.data.resident import Resident, cut, layout_of
 from lrbench.models.networks import InputNormalisation, create_model, pick_device, placed
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.step import Step, arithmetic
@@ -91,9 +91,9 @@ def test_crops_that_it_is_given_become_those_of_a_cpu_and_nothing_is_waited_for(
     each = batches(images(40, 36), "crop-flip")
     for update in range(3):
         content, extents, flips, _ = each.patches(update)
-        given = pinned(torch.from_numpy(content), *layout_of(extents, flips))
+        given = pinned(torch.from_numpy(content), *crop_layout(extents, flips))
         with no_waiting():
-            found = cut(*given, SIZE, DEVICE)
+            found = resize_crops(*given, SIZE, DEVICE)
         assert (found.cpu().int() - each.at(update)[0].int()).abs().max() <= 1
 
 
@@ -101,7 +101,7 @@ def test_crops_that_it_is_given_become_those_of_a_cpu_and_nothing_is_waited_for(
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
 def test_batches_that_it_cuts_are_those_that_a_cpu_cuts_and_nothing_is_waited_for(shape, augmentation):
     each = batches(images(*shape), augmentation)
-    here = Resident(each.pixels.plain, SIZE, DEVICE)
+    here = DeviceImages(each.pixels.plain, SIZE, DEVICE)
     for update in range(3):
         given = pinned(*here.layout(*each.recipe(update)[:3]))
         with no_waiting():

@@ -22,11 +22,11 @@ from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, LrbenchError
 from lrbench.core.workspace import Place, Workspace
-from lrbench.data.drawn import keep_list
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
+from lrbench.data.split_lists import write_image_list
 from lrbench.leaderboard import page
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.model_card import model_card, transfer_table
@@ -103,7 +103,7 @@ def write_index(scene: Scene) -> None:
 
 
 def write_list(scene: Scene) -> None:
-    keep_list(scene.place.workspace.drawn_splits, "mine", "# images", ["a/0.png", "b/1.png"])
+    write_image_list(scene.place.workspace.drawn_splits, "mine", "# images", ["a/0.png", "b/1.png"])
 
 
 def prepare_pixels(scene: Scene) -> None:

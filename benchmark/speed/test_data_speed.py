@@ -18,8 +18,8 @@ from lrbench.config import load_suite, load_task
 from lrbench.config.suite import Input
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
-from lrbench.data.feeding import feed, training_batches
 from lrbench.data.loading import load_task_data
+from lrbench.data.prefetch import prefetch, training_batches
 from lrbench.data.prepare import prepare
 from lrbench.models.networks import InputNormalisation, create_model, pick_device
 
@@ -67,7 +67,7 @@ def test_feeding_a_prepared_task_against_imagefolder(against, tree, tmp_path, fo
     threads = _CORES if form == "jpeg" else 0
     against(
         f"an epoch of {_IMAGES:,} crops of {size} px from prepared {form}, against ImageFolder and DataLoader",
-        lambda: [None for _ in feed(batches.at, 0, batches.updates_per_epoch, threads=threads)],
+        lambda: [None for _ in prefetch(batches.at, 0, batches.updates_per_epoch, threads=threads)],
         lambda: _their_epoch(tree, size),
     )
 
@@ -130,7 +130,7 @@ from pathlib import Path
 import numpy as np
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
-from lrbench.data.feeding import feed
+from lrbench.data.prefetch import prefetch
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.config import load_task
@@ -156,7 +156,7 @@ batches = Batches(
     pixels=pixels, labels=data.splits["train"].labels, seed=0, batch=min(100, len(pixels)), size=64,
     augmentation="crop-flip",
 )
-for _ in feed(batches.at, 0, batches.updates_per_epoch, threads=2):
+for _ in prefetch(batches.at, 0, batches.updates_per_epoch, threads=2):
     pass
 going[0] = False
 watcher.join()

@@ -44,7 +44,7 @@ def verify(
     from lrbench.core.files import sha256_bytes
     from lrbench.core.workspace import data_roots
     from lrbench.data.loading import load_task_data, unused_note
-    from lrbench.data.orientation import asks_for_orientation, unstated_orientation
+    from lrbench.data.orientation import needs_orientation, orientation_error
     from lrbench.data.verify import verify as verify_data
 
     chosen = load_task(task)
@@ -100,9 +100,9 @@ def verify(
             show(
                 f"{len(ids):,} {split} images state an orientation in their metadata and are {applied} (first: {ids[0]})"
             )
-    if found.oriented and asks_for_orientation(chosen):
+    if found.oriented and needs_orientation(chosen):
         images = ", ".join(f"{len(ids):,} {split}" for split, ids in found.oriented.items())
-        warn(str(unstated_orientation(chosen, f"{images} images")))
+        warn(str(orientation_error(chosen, f"{images} images")))
     if found.repeated:
         count, total = len(found.repeated), found.counts["test"]
         warn(

@@ -1,8 +1,8 @@
 """Training batches as pure functions of (seed, epoch, sample).
 
-The order of an epoch depends on the seed and the epoch alone, the augmentation of an image on the seed, the epoch and the
-image. Nothing depends on what was drawn before, so a resume needs no fast-forward, and two branches that start from one
-boundary see the same batches.
+The order of an epoch depends only on the seed and the epoch, the augmentation of an image only on the seed, the epoch and the
+image. No random state is carried along, so a resume needs no fast-forward, and two branches of one boundary see the same
+batches.
 """
 
 import math
@@ -20,26 +20,26 @@ from lrbench.data.pixels import Indices, Pixels
 
 Augmentation = Literal["crop-flip", "flip", "none"]
 
-# Random-resized crop as Szegedy et al. 2015 and torchvision draw it: ten tries, then the largest central crop that fits.
-_AREA = (0.08, 1.0)
-_RATIO = (3 / 4, 4 / 3)
-_TRIES = 10
-# A crop takes an area and a ratio a try, and two numbers for its place; the flip takes one.
-_NUMBERS = 2 * _TRIES + 3
+# Random-resized crop of Szegedy et al. 2015 as in torchvision: ten attempts, then the largest central crop.
+_AREA_RANGE = (0.08, 1.0)
+_RATIO_RANGE = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+# An area and a ratio per attempt, top, left, and the flip.
+_NUMBERS = 2 * _ATTEMPTS + 3
 
 
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, count: int) -> Indices:
-    """The order in which an epoch visits the samples: a permutation of `0 … count - 1`."""
+    """Return the order of the samples in an epoch: a permutation of `0 … count - 1`."""
     order: Indices = generator(seed, "order", epoch).permutation(count)
     order.setflags(write=False)
     return order
 
 
 def augmentation_numbers(seed: int, epoch: int, samples: Indices) -> npt.NDArray[np.float64]:
-    """The uniform numbers in [0, 1) that augment samples in one epoch, each sample's its own. Shape `(B, 23)`."""
-    # A counter-based generator: the sample's number is the high part of the counter, so streams never overlap. It is made
-    # once and set to each sample's counter, which takes a quarter of the time of making one for each.
+    """Return uniform numbers in [0, 1) for the augmentation of samples in one epoch. Shape `(B, 23)`."""
+    # The sample's index is the high part of Philox's counter, so streams never overlap. Setting the counter is four times as
+    # fast as making a generator.
     bits = np.random.Philox(key=derive(seed, "augment", epoch))
     state: Any = bits.state
     counter = state["state"]["counter"]
@@ -53,23 +53,31 @@ def augmentation_numbers(seed: int, epoch: int, samples: Indices) -> npt.NDArray
 
 
 def crop_box(height: int, width: int, numbers: npt.NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """A random-resized crop's box: top, left, height and width in pixels, torchvision's procedure on given numbers."""
+    """Return the box of a random-resized crop, drawn like torchvision's from given numbers.
+
+    Args:
+        height, width: Size of the image.
+        numbers: Numbers of `augmentation_numbers` for one sample. Shape `(23,)`.
+
+    Returns:
+        Top, left, height and width in pixels.
+    """
     area = height * width
-    log_ratio = (math.log(_RATIO[0]), math.log(_RATIO[1]))
-    for attempt in range(_TRIES):
-        target = area * (_AREA[0] + (_AREA[1] - _AREA[0]) * float(numbers[2 * attempt]))
+    log_ratio = (math.log(_RATIO_RANGE[0]), math.log(_RATIO_RANGE[1]))
+    for attempt in range(_ATTEMPTS):
+        crop_area = area * (_AREA_RANGE[0] + (_AREA_RANGE[1] - _AREA_RANGE[0]) * float(numbers[2 * attempt]))
         ratio = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * float(numbers[2 * attempt + 1]))
-        crop_width, crop_height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        crop_width, crop_height = round(math.sqrt(crop_area * ratio)), round(math.sqrt(crop_area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top = int(float(numbers[-3]) * (height - crop_height + 1))
             left = int(float(numbers[-2]) * (width - crop_width + 1))
             return top, left, crop_height, crop_width
     ratio = width / height
     crop_width, crop_height = width, height
-    if ratio < _RATIO[0]:
-        crop_height = round(width / _RATIO[0])
-    elif ratio > _RATIO[1]:
-        crop_width = round(height * _RATIO[1])
+    if ratio < _RATIO_RANGE[0]:
+        crop_height = round(width / _RATIO_RANGE[0])
+    elif ratio > _RATIO_RANGE[1]:
+        crop_width = round(height * _RATIO_RANGE[1])
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
@@ -78,14 +86,14 @@ class Batches:
     """Batches of one split for one seed.
 
     Attributes:
-        pixels: The split's prepared images.
-        labels: Their labels. Shape `(N,)`.
-        seed: Keys order and augmentation.
-        batch: Images in a batch.
+        pixels: Prepared images of the split.
+        labels: Labels of the images. Shape `(N,)`.
+        seed: Seed of order and augmentation.
+        batch: Batch size over all processes.
         size: Side of the square input in pixels.
-        augmentation: `crop-flip` (random-resized crop, horizontal flip), `flip`, or `none`.
-        subset: Samples to draw from, as positions in `pixels`; None for all.
-        rank: Which process this is, of `world` that train together; each gets its slice of every batch.
+        augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
+        subset: Indices of the samples to use; None for all.
+        rank: Index of this process; each process gets a slice of every batch.
         world: Number of processes. The whole batch does not depend on it.
     """
 
@@ -102,113 +110,112 @@ class Batches:
     def __post_init__(self) -> None:
         if self.batch % self.world:
             raise InputError(
-                f"a batch of {self.batch} images cannot be shared evenly by {self.world} processes. Start a number of "
+                f"a batch of {self.batch} images cannot be divided evenly among {self.world} processes. Start a number of "
                 "processes that divides schedule.batch, or change schedule.batch."
             )
         if self.count < self.batch:
             raise InputError(
                 f"there are {self.count:,} training images, fewer than one batch of {self.batch}. Set a smaller batch "
-                f"(--set schedule.batch={max(2, self.count // 2)}), or check that the training data is whole."
+                f"(--set schedule.batch={max(2, self.count // 2)}), or check that the training data is complete."
             )
 
     @property
     def count(self) -> int:
-        """Number of samples an epoch draws from."""
+        """Number of samples."""
         return len(self.labels) if self.subset is None else len(self.subset)
 
     @property
     def updates_per_epoch(self) -> int:
-        """Whole batches in an epoch; the images left over differ from epoch to epoch."""
+        """Number of full batches in an epoch. The images of the incomplete batch differ between epochs."""
         return self.count // self.batch
 
     def indices(self, update: int) -> Indices:
-        """Which samples this process sees in update number `update` (from 0, counted over all epochs).
+        """Return the samples of this process in an update, counted from 0 over all epochs.
 
         Returns:
-            Shape `(batch / world,)`; the slices of all ranks in turn are the whole batch.
+            Shape `(batch / world,)`; the slices of all ranks in order are the whole batch.
         """
         epoch, position = divmod(update, self.updates_per_epoch)
         order = epoch_order(self.seed, epoch, self.count)
         share = self.batch // self.world
         start = position * self.batch + self.rank * share
-        chosen = order[start : start + share]
-        return chosen if self.subset is None else self.subset[chosen]
+        samples = order[start : start + share]
+        return samples if self.subset is None else self.subset[samples]
 
     def at(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch of update number `update`.
+        """Return the batch of an update.
 
         Returns:
             Images, uint8 of shape `(batch / world, size, size, 3)`, and labels, int64 of shape `(batch / world,)`.
         """
-        chosen = self.indices(update)
+        samples = self.indices(update)
         epoch = update // self.updates_per_epoch
         if self.augmentation == "crop-flip":
-            numbers = augmentation_numbers(self.seed, epoch, chosen)
-            images = torch.empty((len(chosen), self.size, self.size, 3), dtype=torch.uint8)
-            for place, sample, each in zip(images[:, None].unbind(), chosen.tolist(), numbers, strict=True):
-                self._crop_into(place, sample, each)
+            numbers = augmentation_numbers(self.seed, epoch, samples)
+            images = torch.empty((len(samples), self.size, self.size, 3), dtype=torch.uint8)
+            for output, sample, sample_numbers in zip(images[:, None].unbind(), samples.tolist(), numbers, strict=True):
+                self._crop_into(output, sample, sample_numbers)
         else:
-            images = torch.from_numpy(np.array(self.pixels.evaluation(chosen)))
+            images = torch.from_numpy(np.array(self.pixels.evaluation(samples)))
             if self.augmentation == "flip":
-                flips = torch.from_numpy(augmentation_numbers(self.seed, epoch, chosen)[:, -1] < 0.5)
+                flips = torch.from_numpy(augmentation_numbers(self.seed, epoch, samples)[:, -1] < 0.5)
                 images = torch.where(flips[:, None, None, None], images.flip(2), images)
-        return images, torch.from_numpy(self.labels[chosen])
+        return images, torch.from_numpy(self.labels[samples])
 
     def recipe(self, update: int) -> tuple[Indices, Indices, npt.NDArray[np.bool_], torch.Tensor]:
-        """The batch of update number `update` without its pixels: what a device that holds them needs to cut it.
+        """Return the batch of an update without its pixels, for a device that stores the images.
 
         Returns:
             Samples, int64 of shape `(B,)`; crop boxes (top, left, height, width; -1 for the centre square), int64 of shape
-            `(B, 4)`; whether each is flipped, of shape `(B,)`; and labels, int64 of shape `(B,)`.
+            `(B, 4)`; flips, bool of shape `(B,)`; and labels, int64 of shape `(B,)`.
 
         Raises:
-            ValueError: The images are not kept as plain pixels.
+            ValueError: The images are not stored as plain pixels.
         """
-        chosen = self.indices(update)
+        samples = self.indices(update)
         epoch = update // self.updates_per_epoch
-        boxes = np.full((len(chosen), 4), -1, dtype=np.int64)
-        flips = np.zeros(len(chosen), dtype=bool)
+        boxes = np.full((len(samples), 4), -1, dtype=np.int64)
+        flips = np.zeros(len(samples), dtype=bool)
         if self.augmentation != "none":
-            numbers = augmentation_numbers(self.seed, epoch, chosen)
+            numbers = augmentation_numbers(self.seed, epoch, samples)
             flips = numbers[:, -1] < 0.5
             if self.augmentation == "crop-flip":
-                shapes = self._shapes[chosen].tolist()
+                shapes = self._shapes[samples].tolist()
                 boxes = np.array(
-                    [crop_box(height, width, each) for (height, width), each in zip(shapes, numbers, strict=True)]
+                    [crop_box(height, width, row) for (height, width), row in zip(shapes, numbers, strict=True)]
                 )
-        return chosen, boxes, flips, torch.from_numpy(self.labels[chosen])
+        return samples, boxes, flips, torch.from_numpy(self.labels[samples])
 
     def patches(self, update: int) -> tuple[npt.NDArray[np.uint8], Indices, npt.NDArray[np.bool_], torch.Tensor]:
-        """The batch of update number `update`, its crops cut out but neither resized nor flipped: a device does that.
+        """Return the batch of an update as crops, for a device that resizes and flips them.
 
         Returns:
-            The crops' pixels, one crop after another, row by row: uint8 of shape `(P, 3)`; their heights and widths, int64 of
-            shape `(B, 2)`; whether each is flipped, of shape `(B,)`; and labels, int64 of shape `(B,)`.
+            Pixels of the crops, one crop after another, row by row: uint8 of shape `(P, 3)`; heights and widths, int64 of shape
+            `(B, 2)`; flips, bool of shape `(B,)`; and labels, int64 of shape `(B,)`.
         """
-        chosen = self.indices(update)
-        numbers = augmentation_numbers(self.seed, update // self.updates_per_epoch, chosen)
-        crops = [self._cut(int(sample), each) for sample, each in zip(chosen, numbers, strict=True)]
+        samples = self.indices(update)
+        numbers = augmentation_numbers(self.seed, update // self.updates_per_epoch, samples)
+        crops = [self._crop(int(sample), row) for sample, row in zip(samples, numbers, strict=True)]
         content = np.concatenate([crop.reshape(-1, 3) for crop in crops])
-        extents = np.array([crop.shape[:2] for crop in crops])
-        return content, extents, numbers[:, -1] < 0.5, torch.from_numpy(self.labels[chosen])
+        sizes = np.array([crop.shape[:2] for crop in crops])
+        return content, sizes, numbers[:, -1] < 0.5, torch.from_numpy(self.labels[samples])
 
     @cached_property
     def _shapes(self) -> Indices:
         if self.pixels.plain is None:
-            raise ValueError("recipes are for images that are kept as plain pixels")
+            raise ValueError("recipes need images that are stored as plain pixels")
         return np.concatenate([shard.index[:, 2:] for shard in self.pixels.plain])
 
-    def _cut(self, sample: int, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    def _crop(self, sample: int, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
         image = self.pixels.resized(sample)
         top, left, height, width = crop_box(image.shape[0], image.shape[1], numbers)
         return image[top : top + height, left : left + width]
 
-    def _crop_into(self, place: torch.Tensor, sample: int, numbers: npt.NDArray[np.float64]) -> None:
-        # Cut first: only the crop is copied out of the cache. torch's own resize, to the bit what torchvision's comes to,
-        # writes into the batch; what goes through torchvision and is put together afterwards takes 1.4 times as long.
-        cut = torch.from_numpy(self._cut(sample, numbers).copy()[None]).permute(0, 3, 1, 2)
+    def _crop_into(self, output: torch.Tensor, sample: int, numbers: npt.NDArray[np.float64]) -> None:
+        # torchvision's resize calls the same kernel; writing into the batch saves the copy of a concatenation.
+        crop = torch.from_numpy(self._crop(sample, numbers).copy()[None]).permute(0, 3, 1, 2)
         resize_into = torch.ops.aten._upsample_bilinear2d_aa.out
-        resize_into(cut, [self.size, self.size], False, out=place.permute(0, 3, 1, 2))
+        resize_into(crop, [self.size, self.size], False, out=output.permute(0, 3, 1, 2))
         if numbers[-1] < 0.5:
-            # At once, while the crop is in the processor's cache: the whole batch afterwards takes 1.7 times as long at 224 px.
-            place.copy_(place.flip(2))
+            # Flipped now, while the crop is in the processor's cache.
+            output.copy_(output.flip(2))

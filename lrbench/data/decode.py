@@ -1,4 +1,4 @@
-"""The one place where a file's bytes become an image: by content, never by the file's name."""
+"""Decoding an image file to RGB, by content and not by file name. All images of lrbench are decoded here."""
 
 import io
 import warnings
@@ -12,28 +12,29 @@ import numpy as np
 from PIL import EpsImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
 from lrbench.core.errors import InputError, sentence
-from lrbench.data.c_messages import c_messages
-from lrbench.data.decoding_room import wait_for_room
-from lrbench.data.image_kinds import READ_FORMATS, why_unread
+from lrbench.data.c_stderr import capture_c_stderr
+from lrbench.data.image_formats import READ_FORMATS, explain_unreadable
 from lrbench.data.jpeg import Bytes, decode_jpeg
+from lrbench.data.memory_budget import reserve_memory
 
-# Libraries that open images themselves (torchvision's data sets) must not have Pillow start Ghostscript either.
+# Pillow must not start Ghostscript, also when a library such as torchvision opens images itself.
 EpsImagePlugin.gs_binary = False
-# Pillow refuses PNG files with more than 1 MiB of compressed text, which generators of images write.
+# Image generators write PNG files with more than 1 MiB of compressed text, Pillow's default limit.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
-# What Pillow warns of concerns metadata, or sizes that are looked at here; no such warning names a file.
+# Pillow's warnings concern metadata and image sizes, which are checked below, and do not name the file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Sixteen-bit grey levels 0..65535 onto 0..255: 65535 / 255 is exactly 257.
+# Scales 16-bit grey levels to 8 bits: 65535 / 255 = 257.
 _LEVELS_16_TO_8 = 257
-# Most pixels of an image, Pillow's own limit; and the largest file, which holds so many in 16-bit colour.
 MOST_PIXELS = 178_956_970
+"""Largest number of pixels of an image, Pillow's default limit."""
 MOST_IMAGE_BYTES = 1 << 30
-# Pixels that are converted at a time: a conversion takes several times the memory of its image.
+"""Largest image file, enough for that many pixels in 16-bit colour."""
+# Pixels that are converted at a time, because a conversion takes several times the memory of its image.
 _STRIP_PIXELS = 1 << 22
-_ORIENTATION = 0x0112
-# Where formats but TIFF have it, by Pillow's names: asking for it is a tenth of the time of a small image.
-_STATING = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+_ORIENTATION_TAG = 0x0112
+# Keys of `Image.info` that can contain an orientation. `getexif` takes a tenth of the time of a small image.
+_METADATA_KEYS = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -41,15 +42,14 @@ class UndecodableImage(InputError):
     """An image that cannot be read or decoded, or is damaged.
 
     Attributes:
-        name: The file.
-        reason: What is wrong with it, in a few words.
+        name: File name.
+        reason: What is wrong, as a clause.
     """
 
     def __init__(self, name: str, reason: str, task: str = "TASK") -> None:
         super().__init__(
-            f"{name} could not be read as an image: {sentence(reason)} `lrbench data verify {task}` (and the same "
-            "--data-root) lists every such file; replace them from the original archive, or take them out where the data are "
-            "your own."
+            f"{name} could not be read as an image: {sentence(reason)} Replace it from the original archive, or remove it if "
+            f"the data is your own. `lrbench data verify {task}` (with the same --data-root) lists all such files."
         )
         self.name = name
         self.reason = reason
@@ -60,126 +60,122 @@ class UndecodableImage(InputError):
 
 
 @dataclass
-class Remarks:
-    """What decoding notices of an image beside its pixels.
+class Findings:
+    """Findings of decoding one image.
 
     Attributes:
-        damage: Says what is damaged where the image decodes all the same; None where nothing is.
-        oriented: The file, where its metadata say that it is to be shown turned or mirrored; else None.
+        damage: The damage of an image that decodes nevertheless; None if there is none.
+        oriented: The file name if its metadata state that it is shown rotated or mirrored; else None.
     """
 
     damage: UndecodableImage | None = None
     oriented: str | None = None
 
 
-_REMARKS: ContextVar[Remarks | None] = ContextVar("remarks", default=None)
+_FINDINGS: ContextVar[Findings | None] = ContextVar("findings", default=None)
 
 
 @contextmanager
-def noticing() -> Iterator[Remarks]:
-    """Collect what decoding one image in this thread notices; without it, a damaged image is refused."""
-    remarks = Remarks()
-    token = _REMARKS.set(remarks)
+def collect_findings() -> Iterator[Findings]:
+    """Collect the findings of decoding one image in this thread. Outside this context, a damaged image is an error."""
+    findings = Findings()
+    token = _FINDINGS.set(findings)
     try:
-        yield remarks
+        yield findings
     finally:
-        _REMARKS.reset(token)
+        _FINDINGS.reset(token)
 
 
 def decode(content: bytes, name: str, *, task: str = "TASK", upright: bool = False) -> Bytes:
-    """Decode an image file's bytes to RGB.
+    """Decode the bytes of an image file to RGB, with Pillow's result.
 
-    Pillow is the reference. The container is told from the bytes (data sets hold GIF, BMP and PNG files called `.jpg`).
-    CMYK is converted; transparency is laid on white, because drawings are commonly saved as black on nothing; 16-bit
-    grey levels are scaled to 8 bits, not clipped; of several frames the first is taken. What Pillow itself does as it opens a
-    file stays: of 16-bit colour the lower byte is cut off, not rounded, and a transparent colour in 16 bits may not be
-    recognised. Levels that no standard maps to black and white (floating point, 32 bits) are refused: a guess would give
-    black images.
+    The format is detected from the bytes, because data sets contain GIF, BMP and PNG files named `.jpg`. CMYK is converted.
+    Transparency is composed on white, because drawings are often black on transparent. 16-bit grey levels are scaled to 8 bits.
+    Of several frames, the first is used. Pillow truncates 16-bit colour to 8 bits, and may not recognise a transparent 16-bit
+    colour. Floating-point and 32-bit levels are refused, because no standard defines which level is white.
 
     Args:
-        content: The file's bytes.
-        name: What the file is called in an error.
-        task: The task named in an error's advice.
-        upright: Apply the orientation that the metadata (EXIF, or XMP) state, as viewers do. Otherwise pixels are as they
-            are stored, in every format; published figures were made so.
+        content: Bytes of the file.
+        name: File name for errors.
+        task: Task name for the advice in errors.
+        upright: Apply the orientation in the metadata (EXIF or XMP), as image viewers do. By default the stored pixels are
+            returned, as in published results.
 
     Returns:
         Shape `(H, W, 3)`.
 
     Raises:
-        UndecodableImage: The bytes are no image, or one that is cut off or, where nobody is `noticing`, damaged.
+        UndecodableImage: The bytes are not an image, or one that is truncated or, outside `collect_findings`, damaged.
     """
     if not content:
         raise UndecodableImage(name, "the file is empty", task)
     try:
-        with c_messages() as messages:
-            pixels, damage, orientation = _decoded(content, messages or [])
+        with capture_c_stderr() as messages:
+            pixels, damage, orientation = _decode(content, messages or [])
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise UndecodableImage(name, why_unread(content), task) from error
+        raise UndecodableImage(name, explain_unreadable(content), task) from error
     except Image.DecompressionBombError as error:
-        raise UndecodableImage(name, f"it has more than {MOST_PIXELS:,} pixels; make it smaller", task) from error
+        raise UndecodableImage(name, f"it has more than {MOST_PIXELS:,} pixels; reduce its size", task) from error
     except Exception as error:
-        # Pillow's decoders raise a dozen kinds of exception on damaged files (OSError, SyntaxError, struct.error, …).
-        raise UndecodableImage(name, _own_words(str(error)) or type(error).__name__, task) from error
-    remarks = _REMARKS.get()
+        # Pillow's decoders raise a dozen exception types for damaged files (OSError, SyntaxError, struct.error, …).
+        reason = str(error) or type(error).__name__
+        if "MAX_TEXT" in reason:
+            limit = PngImagePlugin.MAX_TEXT_CHUNK >> 20
+            reason = f"its metadata contain more than {limit} MiB of text; save it without them"
+        raise UndecodableImage(name, reason, task) from error
+    findings = _FINDINGS.get()
     if damage is not None:
-        refusal = UndecodableImage(name, f"it is damaged: {damage}", task)
-        if remarks is None:
-            raise refusal
-        remarks.damage = refusal
-    if remarks is not None and orientation != 1:
-        remarks.oriented = name
-    return np.ascontiguousarray(_turned(pixels, orientation) if upright else pixels)
+        damaged = UndecodableImage(name, f"it is damaged: {damage}", task)
+        if findings is None:
+            raise damaged
+        findings.damage = damaged
+    if findings is not None and orientation != 1:
+        findings.oriented = name
+    return np.ascontiguousarray(_rotate(pixels, orientation) if upright else pixels)
 
 
-def _decoded(content: bytes, messages: Sequence[str]) -> tuple[Bytes, str | None, int]:
-    """The stored pixels of an image, its damage as a clause, and the orientation that it states.
+def _decode(content: bytes, messages: Sequence[str]) -> tuple[Bytes, str | None, int]:
+    """Return the stored pixels of an image, its damage as a clause, and the EXIF orientation (1 to 8).
 
     Args:
-        content: The file's bytes.
-        messages: What C libraries print meanwhile.
+        content: Bytes of the file.
+        messages: Receives what C libraries print during the call.
     """
-    # Pillow looks at the head alone: what kind it is, and how large.
+    # `open` reads only the header.
     image = Image.open(io.BytesIO(content), formats=READ_FORMATS)
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise Image.DecompressionBombError
-    wait_for_room(width, height)
+    reserve_memory(width, height)
     pixels, damage = decode_jpeg(content) if image.format in {"JPEG", "MPO"} else (None, None)
     if image.format == "TIFF":
-        # TIFF alone is turned by Pillow, which then forgets the orientation.
-        orientation = _orientation(image)
+        # Pillow rotates TIFF images, and only these, when it loads them, and removes the orientation. Undo the rotation.
+        orientation = _read_orientation(image)
         image.load()
-        pixels = _turned(rgb_pixels(image), {6: 8, 8: 6}.get(orientation, orientation))
+        pixels = _rotate(rgb_pixels(image), {6: 8, 8: 6}.get(orientation, orientation))
         return pixels, f"its decoder reports {messages[0]!r}" if messages else None, orientation
     if pixels is None or image.mode != "RGB":
         image.load()
         pixels = rgb_pixels(image)
-    return pixels, png_damage(content) if image.format == "PNG" else damage, _orientation(image)
+    return pixels, png_damage(content) if image.format == "PNG" else damage, _read_orientation(image)
 
 
-def _own_words(message: str) -> str:
-    if "MAX_TEXT" in message:
-        return f"its metadata hold more than {PngImagePlugin.MAX_TEXT_CHUNK >> 20} MiB of text; save it without them"
-    return message
-
-
-def _orientation(image: Image.Image) -> int:
-    """How an image is to be shown, by EXIF's numbers from 1 (as it is stored) to 8."""
-    if image.format != "TIFF" and _STATING.isdisjoint(image.info):
+def _read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, from 1 (as stored) to 8."""
+    if image.format != "TIFF" and _METADATA_KEYS.isdisjoint(image.info):
         return 1
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
-        # Damaged metadata, of which Pillow raises as many kinds of exception as of damaged images.
+        # Pillow raises a dozen exception types for damaged metadata, too.
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _turned(pixels: Bytes, orientation: int) -> Bytes:
-    """Pixels as they are to be shown. Shape `(H, W, 3)`, or `(W, H, 3)` for orientations from 5."""
+def _rotate(pixels: Bytes, orientation: int) -> Bytes:
+    """Apply an EXIF orientation. Shape `(H, W, 3)`, or `(W, H, 3)` for orientations from 5."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in {2, 3, 6, 7}:
@@ -190,24 +186,24 @@ def _turned(pixels: Bytes, orientation: int) -> Bytes:
 
 
 def png_damage(content: bytes) -> str | None:
-    """The damage that a PNG file's checksums show, as a clause; Pillow looks at a few of them."""
-    place = len(_PNG_START)
-    while place < len(content):
-        length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
-        end = place + 8 + length
-        if zlib.crc32(memoryview(content)[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
+    """Return the damage that a PNG file's checksums show, as a clause, or None. Pillow checks only some of them."""
+    offset = len(_PNG_START)
+    while offset < len(content):
+        length, kind = int.from_bytes(content[offset : offset + 4]), content[offset + 4 : offset + 8]
+        end = offset + 8 + length
+        if zlib.crc32(memoryview(content)[offset + 4 : end]) != int.from_bytes(content[end : end + 4]):
             return f"the checksum of its {kind.decode(errors='replace')} data does not match"
         if kind == b"IEND":
             return None
-        place = end + 4
+        offset = end + 4
     return "its end is missing"
 
 
 def rgb_pixels(image: Image.Image) -> Bytes:
-    """The pixels of an image of any mode as RGB, by the rules of `decode`. Shape `(H, W, 3)`.
+    """Return the pixels of an image of any mode as RGB, converted as in `decode`. Shape `(H, W, 3)`.
 
     Raises:
-        ValueError: Its levels do not say what is white.
+        ValueError: Its levels are floating-point numbers or exceed 16 bits.
     """
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
@@ -223,16 +219,16 @@ def rgb_pixels(image: Image.Image) -> Bytes:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError(
-            "its levels are floating-point numbers, which do not say what is white; convert it to 8 or 16 bits"
+            "its levels are floating-point numbers, for which no white level is defined; convert it to 8 or 16 bits"
         )
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Older Pillow opens 16-bit PNGs as 32-bit "I"; its own conversions to 8 bits would clip at 255, the key's pixels too.
+        # Older versions of Pillow open 16-bit PNGs as 32-bit "I". Pillow's conversion to 8 bits clips at 255.
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError(
-                "its levels go beyond 16 bits, so that they do not say what is white; convert it to 8 or 16 bits"
+                "its levels exceed 16 bits, for which no white level is defined; convert it to 8 or 16 bits"
             )
         grey = ((levels + _LEVELS_16_TO_8 // 2) // _LEVELS_16_TO_8).astype(np.uint8)
         if "transparency" in image.info:

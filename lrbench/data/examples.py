@@ -1,4 +1,4 @@
-"""Examples: which images a task has, their labels and splits, whatever the layout they came from."""
+"""Labelled images of a task and their splits, independent of the layout they were read from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ SplitName = Literal["train", "val", "test"]
 
 
 class ImageSource(Protocol):
-    """Reads the images of one split; made picklable, so that several processes can decode."""
+    """Reads the images of one split. Picklable, so that several processes can decode."""
 
     def read(self, index: int) -> Bytes:
-        """Image `index` as RGB. Shape `(H, W, 3)`.
+        """Return image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
             InputError: The image does not decode; the message names the file.
@@ -28,11 +28,11 @@ class ImageSource(Protocol):
         ...
 
     def stamp(self) -> str:
-        """What changes when the images' content changes (sizes and modification times): keys the prepared cache."""
+        """Return a text that changes with the image files (sizes and modification times), for the key of the pixel cache."""
         ...
 
     def content(self) -> str | None:
-        """What tells images from others of the same names on any machine (files' sizes); None where nothing does."""
+        """Return a text that identifies the images on any machine (sizes of files); None if nothing does."""
         ...
 
 
@@ -41,10 +41,10 @@ class Split:
     """One split of a task.
 
     Attributes:
-        ids: A stable name of each image, such as its path relative to the data set's root. Shape `(N,)`.
+        ids: Stable name of each image, such as its path relative to the root of the data set. Shape `(N,)`.
         labels: Class index of each image. Shape `(N,)`, int64.
         images: Reads the images.
-        annotations: What else is known of each image (embedded world only), by name. Shape `(N,)` each.
+        annotations: Further labels of each image by name (synthetic data only). Shape `(N,)` each.
     """
 
     ids: Sequence[str]
@@ -58,39 +58,39 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """By what a task's data is told from other data of the same task.
+    """Identifies the data of a task, to detect changed data.
 
     Attributes:
-        fingerprint: Of its classes and of every split's names and labels.
-        content: Of its images' files, by their sizes; None where the images do not lie in files of their own.
+        fingerprint: Hash of the classes and of the names and labels of all images.
+        content: Hash of the sizes of the image files; None if images are not separate files.
     """
 
     fingerprint: str
     content: str | None = None
 
     def difference(self, before: "Identity") -> str | None:
-        """What this data has otherwise than data seen before, in words after the task's name; None where nothing."""
+        """Return how this data differs from earlier data, as the end of a sentence; None if it does not."""
         if self.fingerprint != before.fingerprint:
-            return "has other images, classes or splits now"
+            return "now has different images, classes or splits"
         if self.content and before.content and self.content != before.content:
-            return "has images of the same names but of other sizes in bytes now"
+            return "now has images of the same names but different file sizes"
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """A task whose files were found: its classes and splits.
+    """Classes and splits of a task whose files were read.
 
     Attributes:
-        task: What the TOML says.
+        task: The task.
         classes: Class names in the order of their labels.
-        splits: `train` and `test`, and `val` where the data set has one.
-        partial: True when images are missing and the user said that this is all right.
-        problems: What is missing, in words, when partial.
-        drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
-        edition: What tells this data from another edition of it where its images' names do not, such as a revision.
-        unused: What lies in class folders and is not used: files that are no images by their endings, and folders.
-        tolerant: Whether the user accepts data that is not whole, which holds for damaged images too.
+        splits: `train` and `test`, and `val` if the data set has one.
+        partial: Whether images are missing (and the user accepts that).
+        problems: What is missing, as clauses.
+        drawn: Sorted test images if lrbench drew the split; empty if the data set has its own split.
+        edition: Identifies an edition of the data that image names do not distinguish, such as a revision.
+        unused: Contents of class folders that are not used: folders, and files without an image ending.
+        tolerant: Whether the user accepts incomplete data and damaged images.
     """
 
     task: Task
@@ -105,7 +105,7 @@ class TaskData:
 
     @cached_property
     def drawn_list(self) -> str | None:
-        """The drawn split as a file that a `listed` split can name: one test image a line; None where none was drawn."""
+        """The drawn split as the content of a list for a `listed` split, one test image per line; None if none was drawn."""
         if not self.drawn:
             return None
         head = f"# The test images of {self.task.name}; all others are for training. Drawn by lrbench.\n"
@@ -113,10 +113,9 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the edition, the class names and every split's ids and labels.
+        """SHA-256 of the task name, the edition, the class names, and the ids and labels of all splits.
 
-        Equal where task, classes, splits and the images' names are: what is in the images is not looked at. Images without
-        names (arrays, rows) are known by their places.
+        It does not depend on the content of the images. Images without names (arrays, rows) are identified by their index.
         """
         lines = [self.task.name, *([self.edition] if self.edition else []), *self.classes]
         for name in ("train", "val", "test"):
@@ -128,7 +127,7 @@ class TaskData:
 
     @cached_property
     def identity(self) -> Identity:
-        """The fingerprint, and what the images' files say beside it."""
+        """The fingerprint, and the hash of the file sizes."""
         parts = [split.images.content() for _, split in sorted(self.splits.items())]
         content = None if None in parts else sha256_bytes("\n".join(map(str, parts)).encode())
         return Identity(fingerprint=self.fingerprint, content=content)
@@ -136,13 +135,13 @@ class TaskData:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTransform:
-    """Resize the short side (or both), then cut the centre square: the transform of every evaluation.
+    """Transform of every evaluation: resize the short side (or both sides), then crop the centre square.
 
     Attributes:
         size: Side of the square in pixels.
         resize: Length of the short side after resizing, at least `size`.
-        interpolation: Pillow's filter, antialiased.
-        squash: Whether the long side becomes as long as the short one, too.
+        interpolation: Filter, antialiased.
+        squash: Whether both sides are resized to `resize`.
     """
 
     size: int
@@ -152,7 +151,7 @@ class EvaluationTransform:
 
     @classmethod
     def of(cls, settings: Input) -> "EvaluationTransform":
-        """The transform of a network's input; timm and torchvision state it alike: 224 at 0.875 resizes to 256."""
+        """Return the transform for a network's input settings, as timm and torchvision: 224 at 0.875 resizes to 256."""
         return cls(
             size=settings.size,
             resize=max(settings.size, int(settings.size / settings.crop_fraction)),

@@ -1,4 +1,4 @@
-"""Fetching a task's archives: checked before they are unpacked, and written below the data root only."""
+"""Fetching a task's data: download, check and unpack its archives below the data root."""
 
 import os
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, sentence
 from lrbench.core.files import writing
 from lrbench.core.locks import locked
+from lrbench.data.archives.marker import is_marked
+from lrbench.data.archives.unpack import count_images, unpack
+from lrbench.data.download import download, find_problem, set_aside
 from lrbench.data.layouts.data_folder import candidates, how_to_get, reject_file
-from lrbench.data.receive import receive, set_aside, wrong
-from lrbench.data.unpack import count_images, unpack
-from lrbench.data.unpacked import is_marked
 
-_PACKED = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}
+_ARCHIVE_ENDINGS = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip"}
 
 
 def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = ()) -> None:
-    """Download, check and unpack what a task's TOML names, unless the whole data is there.
+    """Download, check and unpack a task's archives, unless its data is already complete.
 
     Args:
         task: The task.
-        root: Data root to put it in.
-        control: Told what happens, and how far a download is; it may stop one, which is then gone on with.
-        roots: Data roots in which the data may be already, beside `root`.
+        root: Data root to write to.
+        control: Receives messages and progress; may request a stop, after which a later call resumes.
+        roots: Further data roots that may already hold the data.
 
     Raises:
-        InputError: There is nothing to download; says how to get the data by hand.
-        FailureError: A download failed from every address, or is not what it should be; or the disk is full.
-        InterruptedWork: Asked to stop; what arrived is kept.
+        InputError: The task has no download; the message says how to get the data.
+        FailureError: No address gave the right file, the data is incomplete afterwards, or the disk is full.
+        InterruptedWork: A stop was requested; received bytes are kept.
     """
     from lrbench.data.loading import find_task_data
 
@@ -41,38 +41,38 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
         control.say(f"{task.name} is in the cache of `datasets`")
         return
     if isinstance(task.files, TorchvisionFiles) and not task.archives:
-        from lrbench.data.layouts.torchvision import download
+        from lrbench.data.layouts.torchvision import download as download_with_torchvision
 
         reject_file(task, root)
-        download(task, task.files, root)
-        control.say(f"{task.name} is there, under {root}")
+        download_with_torchvision(task, task.files, root)
+        control.say(f"{task.name} is complete in {root}")
         return
     if task.files.layout == "synthetic":
-        control.say(f"{task.name} is made on the spot: there is nothing to fetch")
+        control.say(f"{task.name} is generated: there is nothing to fetch")
         return
     if not task.archives:
-        raise InputError(f"task {task.name} names nothing to download. {how_to_get(task)}")
+        raise InputError(f"task {task.name} has no download address. {how_to_get(task)}")
     reject_file(task, root)
-    everywhere = (root, *roots)
-    # Without pinned counts nothing says what the whole is.
-    if task.counts and not _missing(task, everywhere):
-        control.say(f"{task.name} is there already, whole, at {find_task_data(task, everywhere)}")
+    all_roots = (root, *roots)
+    # Without pinned counts, complete and partial data cannot be distinguished.
+    if task.counts and not _missing(task, all_roots):
+        control.say(f"{task.name} is already complete in {find_task_data(task, all_roots)}")
         return
     for archive in task.archives:
-        _one(task, archive, root, _beside(task, archive, root), control)
-    # A folder of the right name may hold a part.
-    if task.counts and (problems := _missing(task, everywhere)):
-        goals = ", ".join(
+        _fetch_archive(task, archive, root, _choose_folder(task, archive, root), control)
+    # An existing folder with the right name may be incomplete.
+    if task.counts and (problems := _missing(task, all_roots)):
+        targets = ", ".join(
             str(Path(archive.into, archive.unpacks_to or download_name(archive.url))) for archive in task.archives
         )
         raise FailureError(
-            f"everything that task {task.name} names is there, and still its data is not whole: "
-            f"{sentence('; '.join(problems))} Move {goals} under {root} away, and run the same command again."
+            f"all files of task {task.name} are in {root}, but its data is incomplete: {sentence('; '.join(problems))} "
+            f"Move {targets} out of {root} and run the same command again."
         )
 
 
 def _missing(task: Task, roots: Sequence[Path]) -> tuple[str, ...]:
-    """What a reader misses in the task's data, in whatever form users have it; nothing where it is whole."""
+    """Return the problems that a reader finds in the task's data; empty if it is complete."""
     from lrbench.data.loading import load_task_data
 
     try:
@@ -81,86 +81,75 @@ def _missing(task: Task, roots: Sequence[Path]) -> tuple[str, ...]:
         return (str(error).rstrip("."),)
 
 
-def _beside(task: Task, archive: Archive, root: Path) -> Path:
-    """The folder for an archive: where others that belong beside it lie already, by one of the names that readers know."""
-    usual = root / archive.into
-    beside = [each for each in task.archives if each.into == archive.into and each.unpacks_to and each.images]
+def _choose_folder(task: Task, archive: Archive, root: Path) -> Path:
+    """Return the folder for an archive: one that already holds the task's images, under any name that readers accept."""
+    default = root / archive.into
+    siblings = [other for other in task.archives if other.into == archive.into and other.unpacks_to and other.images]
     known = candidates(getattr(task.files, "root", ()))
-    for folder in (usual, *(root / name for name in known)):
-        # A root may be elsewhere: data is read there and not written.
-        for each in beside if _is_below(folder, root) else ():
-            there = folder / str(each.unpacks_to)
-            if there.is_dir() and count_images(there) >= (each.images or 0):
+    for folder in (default, *(root / name for name in known)):
+        # `root` of a task may be outside the data root, where lrbench does not write.
+        if not _is_below(folder, root):
+            continue
+        for sibling in siblings:
+            images = folder / str(sibling.unpacks_to)
+            if images.is_dir() and count_images(images) >= (sibling.images or 0):
                 return folder
-    return usual
+    return default
 
 
 def _is_below(folder: Path, root: Path) -> bool:
-    """Whether a folder is the data root or in it, links followed."""
+    """Return whether a folder is the data root or in it, with links resolved."""
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
-def _one(task: Task, archive: Archive, root: Path, folder: Path, control: Control) -> None:
+def _fetch_archive(task: Task, archive: Archive, root: Path, folder: Path, control: Control) -> None:
     path = folder / download_name(archive.url)
-    goal = folder / archive.unpacks_to if archive.unpacks_to else path
-    if _is_there(task, archive, goal, control):
+    target = folder / archive.unpacks_to if archive.unpacks_to else path
+    if _is_fetched(task, archive, target, control):
         return
-    for target in (folder, goal.parent):
-        if not _is_below(target, root):
+    for written in (folder, target.parent):
+        if not _is_below(written, root):
             raise InputError(
-                f"{target} is {os.path.realpath(target)}, outside the data root {root}, and lrbench writes data only below "
-                "that. Replace the link that leads there with a folder, or name another data root with --data-root."
+                f"{written} is {os.path.realpath(written)}, outside the data root {root}, where lrbench does not write. "
+                "Replace the link with a folder, or choose another data root with --data-root."
             )
-    with locked(goal, control) as alone:
+    with locked(target, control) as has_lock:
         # Another process may have fetched it while this one waited for the lock.
-        if _is_there(task, archive, goal, control):
+        if _is_fetched(task, archive, target, control):
             return
-        _set_aside_if_wrong(path, archive, control)
+        if path.is_file() and (problem := find_problem(path, archive)) is not None:
+            with writing(path):
+                bad = set_aside(path)
+            control.say(f"{path} {problem}; renamed to {bad.name}")
         if not path.is_file():
-            receive(task, archive, path, control)
+            download(task, archive, path, control)
         if archive.unpacks_to:
             control.say(f"unpacking {path}")
-            unpack(path, goal, archive, control, alone=alone)
-            control.say(f"{goal} is there; {path} is no longer needed")
-        elif path.suffix in _PACKED:
-            control.say(
-                f"{path.name} is an archive and was not unpacked: `unpacks_to` in the task's TOML names the folder in it"
-            )
+            unpack(path, target, archive, control, has_lock=has_lock)
+            control.say(f"unpacked to {target}; {path} may be deleted")
+        elif path.suffix in _ARCHIVE_ENDINGS:
+            control.say(f"{path.name} is an archive, but was not unpacked: the task's TOML does not set `unpacks_to`")
 
 
-def _is_there(task: Task, archive: Archive, goal: Path, control: Control) -> bool:
-    """Whether what an archive gives is there, as far as can be told without the archive.
+def _is_fetched(task: Task, archive: Archive, target: Path, control: Control) -> bool:
+    """Return whether the file or folder of an archive exists and, as far as can be checked, is complete.
 
     Raises:
-        InputError: A file stands where a folder should be, or the other way round.
-        FailureError: It was unpacked or copied in part.
+        InputError: A file has the name of a folder, or the reverse.
+        FailureError: The folder is incomplete.
     """
     if archive.unpacks_to:
-        reject_file(task, goal)
-    elif goal.is_dir():
-        raise InputError(f"{goal} is a folder, but task {task.name} needs a file there. Move it away.")
-    if not goal.exists() or (not archive.unpacks_to and wrong(goal, archive) is not None):
+        reject_file(task, target)
+    elif target.is_dir():
+        raise InputError(f"{target} is a folder, but task {task.name} needs a file there. Move it away.")
+    if not target.exists() or (not archive.unpacks_to and find_problem(target, archive) is not None):
         return False
-    _refuse_half_unpacked(task, archive, goal)
-    control.say(f"{goal} is there already")
+    if archive.unpacks_to and archive.images is not None and not is_marked(target):
+        images = count_images(target)
+        if images < archive.images:
+            raise FailureError(
+                f"{target} of task {task.name} is incomplete: it contains {images:,} images, expected {archive.images:,}. "
+                "Move it away and run the same command again; a complete archive is not downloaded again."
+            )
+    control.say(f"{target} already exists")
     return True
-
-
-def _refuse_half_unpacked(task: Task, archive: Archive, goal: Path) -> None:
-    if not archive.unpacks_to or archive.images is None or is_marked(goal):
-        return
-    found = count_images(goal)
-    if found < archive.images:
-        raise FailureError(
-            f"{goal} of task {task.name} holds {found:,} images, and the whole archive {archive.images:,}: it was unpacked or "
-            "copied in part. Move it away, then run the same command again; an archive that is there already is not fetched "
-            "again."
-        )
-
-
-def _set_aside_if_wrong(path: Path, archive: Archive, control: Control) -> None:
-    if not path.is_file() or (problem := wrong(path, archive)) is None:
-        return
-    with writing(path):
-        bad = set_aside(path)
-    control.say(f"{path} {problem}; it is kept as {bad.name}")

@@ -1,4 +1,4 @@
-"""JPEG images by torchvision's decoder: faster than Pillow's, and it reports damage."""
+"""Decoding JPEG with torchvision, which is faster than Pillow and reports damage."""
 
 import io
 import re
@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lrbench.data.c_messages import c_messages
+from lrbench.data.c_stderr import capture_c_stderr
 
 Bytes = npt.NDArray[np.uint8]
 
-# Of libjpeg's messages, those that say that the image's own data are damaged. Before 0xd9, the end of the image, some cameras
-# write bytes of their own.
+# Messages of libjpeg about damaged image data. Some cameras write additional bytes before 0xd9, the end of the image.
 _DAMAGE = re.compile(
     r"Corrupt JPEG data(?!: \d+ extraneous bytes before marker 0xd9)|Premature end|Inconsistent progression"
 )
@@ -24,32 +23,32 @@ def decode_jpeg(content: bytes | Bytes) -> tuple[Bytes | None, str | None]:
     """Decode a JPEG file with torchvision.
 
     Returns:
-        The pixels of a colour image, shape `(H, W, 3)`, or None where Pillow has to decode it; and the damage that the
-        decoder reported, as a clause, or None.
+        The pixels of a colour image, shape `(H, W, 3)`, or None if Pillow has to decode it; and the damage that the decoder
+        reported as a clause, or None.
     """
     return _decode(content) if torchvision_decodes_as_pillow() else (None, None)
 
 
-def decode_own_jpeg(content: Bytes, height: int, width: int) -> Bytes:
-    """The pixels of a colour JPEG image of known size. Shape `(height, width, 3)`."""
+def decode_known_jpeg(content: Bytes, height: int, width: int) -> Bytes:
+    """Decode a colour JPEG of known size, as stored in the pixel cache. Shape `(height, width, 3)`."""
     pixels, _ = decode_jpeg(content)
     if pixels is None:
-        # Its form is known, so Pillow need not look for it: that takes a quarter of the time of a small image.
+        # `frombytes` skips the detection of the format, a quarter of the time for a small image.
         pixels = np.asarray(Image.frombytes("RGB", (width, height), bytes(content), "jpeg", "RGB", ""))
     return pixels
 
 
 def _decode(content: bytes | Bytes) -> tuple[Bytes | None, str | None]:
-    # Imported here, so that commands that only list images need no torch.
+    # Imported late, because commands that only list images do not need torch.
     import torch
     import torchvision
 
     encoded = torch.from_numpy(np.array(np.frombuffer(content, np.uint8)))
-    with c_messages() as messages:
+    with capture_c_stderr() as messages:
         try:
             pixels = torchvision.io.decode_jpeg(encoded)
         except RuntimeError:
-            # Pillow decides what is damaged beyond decoding, and says why.
+            # Pillow decodes it or raises an error with the reason.
             return None, None
     damage = next(filter(_DAMAGE.match, messages or ()), None)
     image: Bytes = pixels.permute(1, 2, 0).numpy()
@@ -58,8 +57,8 @@ def _decode(content: bytes | Bytes) -> tuple[Bytes | None, str | None]:
 
 @cache
 def torchvision_decodes_as_pillow() -> bool:
-    """Whether this torchvision decodes JPEG, to the bit as Pillow does, and its reports of damage can be read."""
-    with c_messages() as messages:
+    """Return whether this torchvision decodes JPEG bit-identically to Pillow and its damage reports can be captured."""
+    with capture_c_stderr() as messages:
         if messages is None:
             return False
     with warnings.catch_warnings():

@@ -12,13 +12,13 @@ from lrbench.config.task import Task
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.memo import memoised
+from lrbench.data.archives.marker import changed_lists
 from lrbench.data.examples import Identity, SplitName, TaskData
 from lrbench.data.layouts.data_folder import how_to_get
 from lrbench.data.layouts.display import first_few
 from lrbench.data.layouts.image_folders import IMAGE_ENDINGS
 from lrbench.data.layouts.layout_data import LayoutData, prepend_causes
 from lrbench.data.layouts.registry import LAYOUTS
-from lrbench.data.unpacked import changed_lists
 
 ON_THE_HUB = "read through `datasets`"
 """Where data is that lies in no folder."""

@@ -1,24 +1,24 @@
-"""Orientations that images' metadata state, which a user's task has to decide on."""
+"""Orientations stated in image metadata, which a user's task must handle explicitly."""
 
 from lrbench.config.loading import is_shipped
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 
 
-def asks_for_orientation(task: Task) -> bool:
-    """Whether a user's task does not say what becomes of stated orientations; shipped ones use the stored pixels."""
+def needs_orientation(task: Task) -> bool:
+    """Return whether a user's task lacks `orientation`. Shipped tasks use the stored pixels."""
     return task.orientation is None and not is_shipped(task)
 
 
-def unstated_orientation(task: Task, images: str) -> InputError:
-    """The request to say it.
+def orientation_error(task: Task, images: str) -> InputError:
+    """Return the error that asks for `orientation`.
 
     Args:
-        task: A task that `asks_for_orientation`.
-        images: Images whose metadata state an orientation, for the message.
+        task: A task for which `needs_orientation` is true.
+        images: The images whose metadata state an orientation, for the message.
     """
     return InputError(
-        f"{images}: the metadata state an orientation (EXIF), and {task.path or f'task {task.name}'} does not say whether it "
-        'is applied. Add orientation = "upright" to it for images as viewers show them, or orientation = "stored" for pixels '
-        f"as they are in the files; `lrbench data verify {task.argument}` counts such images."
+        f"{images}: the metadata (EXIF) state an orientation, but {task.path or f'task {task.name}'} does not set "
+        '`orientation`. Add orientation = "upright" to apply it, as image viewers do, or orientation = "stored" to use the '
+        f"stored pixels. `lrbench data verify {task.argument}` counts such images."
     )

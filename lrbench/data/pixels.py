@@ -1,4 +1,4 @@
-"""A split's images, resized and ready: in memory, mapped from the prepared cache, or decoded anew at each use."""
+"""Resized images of a split: in memory, mapped from the pixel cache, or decoded at each use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,42 +11,42 @@ import torchvision
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from lrbench.data.examples import EvaluationTransform
-from lrbench.data.jpeg import Bytes, decode_own_jpeg
+from lrbench.data.jpeg import Bytes, decode_known_jpeg
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-# The middle of a longer image is resized. From a ratio of 17 on, every crop is in the middle, in training too.
-_LONGEST = 32
+# Images with a larger ratio of sides are cut to their middle, where from a ratio of 17 all training crops are anyway.
+_MAX_RATIO = 32
 Indices = npt.NDArray[np.int64]
 
 
 class Pixels(Protocol):
-    """A split's images, resized and ready."""
+    """Resized images of a split."""
 
     def __len__(self) -> int: ...
 
     def __hash__(self) -> int: ...
 
     def evaluation(self, indices: Indices) -> Bytes:
-        """Centre crops. Shape `(B, S, S, 3)`."""
+        """Return centre crops. Shape `(B, S, S, 3)`."""
         ...
 
     def resized(self, index: int) -> Bytes:
-        """One whole image, its short side resized. Shape `(h, w, 3)`."""
+        """Return one resized image before cropping. Shape `(h, w, 3)`."""
         ...
 
     @property
     def plain(self) -> "Sequence[Shard] | None":
-        """All images as plain pixels, or None where they are not kept so (JPEG, or decoded anew)."""
+        """All images as plain pixels, or None if they are stored as JPEG or decoded at each use."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Some images one after the other.
+    """Consecutive images in one buffer.
 
     Attributes:
-        content: Their bytes. Shape `(total,)`.
-        index: Offset, length, height and width of each. Shape `(n, 4)`.
+        content: Bytes of all images. Shape `(total,)`.
+        index: Offset, length, height and width of each image. Shape `(n, 4)`.
     """
 
     content: Bytes
@@ -57,9 +57,9 @@ class StoredPixels:
     """Images in shards, in memory or mapped from the cache.
 
     Args:
-        shards: In the order of the images.
+        shards: Shards in the order of the images.
         size: Side of an evaluation crop.
-        encoded: Whether images are JPEG and not plain pixels.
+        encoded: Whether images are stored as JPEG instead of plain pixels.
     """
 
     def __init__(self, shards: Sequence[Shard], size: int, *, encoded: bool) -> None:
@@ -67,80 +67,84 @@ class StoredPixels:
         self._starts = np.cumsum([0, *(len(shard.index) for shard in shards)])
         self._size = size
         self._encoded = encoded
-        exact = not encoded and len(self) > 0 and all((shard.index[:, 2:] == size).all() for shard in shards)
-        # Where every image is a square of the right size, a shard is one array.
-        self._squares = [shard.content.reshape(-1, size, size, 3) for shard in shards] if exact else None
+        all_squares = not encoded and len(self) > 0 and all((shard.index[:, 2:] == size).all() for shard in shards)
+        # If every image is a square of the right size, a shard is one array.
+        self._squares = [shard.content.reshape(-1, size, size, 3) for shard in shards] if all_squares else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
     def plain(self) -> Sequence[Shard] | None:
-        """All images as plain pixels, or None where they are JPEG."""
+        """All images as plain pixels, or None if they are JPEG."""
         return None if self._encoded else self._shards
 
     def evaluation(self, indices: Indices) -> Bytes:
-        """Centre crops, bit-identical to resize and centre crop of the original (of the JPEG where encoded)."""
+        """Return centre crops, bit-identical to a resize and centre crop of the original (or of the stored JPEG).
+
+        Returns:
+            Shape `(B, S, S, 3)`.
+        """
         crops = np.empty((len(indices), self._size, self._size, 3), dtype=np.uint8)
         if self._squares is not None:
-            owners = np.searchsorted(self._starts, indices, side="right") - 1
-            for owner in np.unique(owners):
-                mine = owners == owner
-                crops[mine] = self._squares[owner][indices[mine] - self._starts[owner]]
+            numbers = np.searchsorted(self._starts, indices, side="right") - 1
+            for number in np.unique(numbers):
+                in_shard = numbers == number
+                crops[in_shard] = self._squares[number][indices[in_shard] - self._starts[number]]
             return crops
         for position, index in enumerate(indices):
             crops[position] = centre_crop(self.resized(int(index)), self._size)
         return crops
 
     def resized(self, index: int) -> Bytes:
-        """One whole resized image. Shape `(h, w, 3)`."""
+        """Return one resized image before cropping. Shape `(h, w, 3)`."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         shard = self._shards[number]
         offset, length, height, width = shard.index[index - int(self._starts[number])].tolist()
         content = shard.content[offset : offset + length]
         if self._encoded:
-            return decode_own_jpeg(content, height, width)
+            return decode_known_jpeg(content, height, width)
         return content.reshape(height, width, 3)
 
 
-class DecodedAnew:
-    """Images that are kept nowhere: each use decodes and resizes the original.
+class DecodedOnUse:
+    """Images that are decoded and resized at each use.
 
     Args:
-        make: Makes one whole resized image, shape `(h, w, 3)`.
+        decode: Returns the resized image of an index, shape `(h, w, 3)`.
         count: Number of images.
         size: Side of an evaluation crop.
     """
 
     plain: Sequence[Shard] | None = None
 
-    def __init__(self, make: Callable[[int], Bytes], count: int, size: int) -> None:
-        self._make, self._count, self._size = make, count, size
+    def __init__(self, decode: Callable[[int], Bytes], count: int, size: int) -> None:
+        self._decode, self._count, self._size = decode, count, size
 
     def __len__(self) -> int:
         return self._count
 
     def evaluation(self, indices: Indices) -> Bytes:
-        """Centre crops. Shape `(B, S, S, 3)`."""
-        return np.stack([centre_crop(self._make(int(index)), self._size) for index in indices])
+        """Return centre crops. Shape `(B, S, S, 3)`."""
+        return np.stack([centre_crop(self._decode(int(index)), self._size) for index in indices])
 
     def resized(self, index: int) -> Bytes:
-        """One whole resized image. Shape `(h, w, 3)`."""
-        return self._make(index)
+        """Return one resized image before cropping. Shape `(h, w, 3)`."""
+        return self._decode(index)
 
 
 def resize(image: Bytes, transform: EvaluationTransform) -> Bytes:
-    """Resize so that the short side has `transform.resize` pixels, antialiased; the long side is cut to whole pixels.
+    """Resize an image with antialiasing so that its short side has `transform.resize` pixels, as torchvision's `Resize`.
 
-    Where the transform squashes, both sides become so long. Otherwise, of an image more than 32 times as long as wide, only
-    the middle 32 squares are resized: the whole would take memory without bound.
+    The long side is rounded down to whole pixels; with `transform.squash`, both sides have that length. Without it, an image
+    more than 32 times as long as wide is first cut to its middle 32 squares, because memory would be unbounded.
 
-    torchvision does it, on whole numbers from 0 to 255; so crops agree with its `Resize` and `CenterCrop` to the bit.
-    Processors with AVX2 all give the same bits; on others a value may differ by 1.
+    Results are bit-identical to torchvision's `Resize` on uint8 tensors. All processors with AVX2 give the same bits; on others
+    a value may differ by 1.
 
     Args:
         image: Shape `(H, W, 3)`.
-        transform: How long the short side is to be, and the filter.
+        transform: Length of the short side, and the filter.
 
     Returns:
         Shape `(h, w, 3)`, contiguous.
@@ -148,7 +152,7 @@ def resize(image: Bytes, transform: EvaluationTransform) -> Bytes:
     sides = [transform.resize] * (2 if transform.squash else 1)
     if not transform.squash:
         height, width = image.shape[:2]
-        longest = _LONGEST * min(height, width)
+        longest = _MAX_RATIO * min(height, width)
         top, left = (max(0, side - longest) // 2 for side in (height, width))
         image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
     if (min(image.shape[:2]) == transform.resize and len(sides) == 1) or list(image.shape[:2]) == sides:
@@ -160,14 +164,14 @@ def resize(image: Bytes, transform: EvaluationTransform) -> Bytes:
 
 
 def resize_arithmetic() -> dict[str, str]:
-    """What decides the bits of a resized image beside the image: the libraries and the kind of processor."""
+    """Return the library versions and kind of processor that determine the bits of a resized image."""
     kind = "scalar" if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else "vector"
     versions = {library.__name__: library.__version__.partition("+")[0] for library in (torch, torchvision)}
     return {**versions, "arithmetic": kind}
 
 
 def centre_crop(pixels: Bytes, size: int) -> Bytes:
-    """The centre square of an image, placed as torchvision's `CenterCrop` places it. Shape `(size, size, 3)`."""
+    """Return the centre square of an image, as torchvision's `CenterCrop`. Shape `(size, size, 3)`."""
     height, width, _ = pixels.shape
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     return pixels[top : top + size, left : left + size]

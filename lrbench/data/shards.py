@@ -1,7 +1,7 @@
-"""The files of a pixel cache: Arrow shards, and `about.json`, which holds a checksum of each.
+"""Files of a pixel cache: Arrow shards, and `about.json` with their checksums.
 
-Nothing of a shard is read before its checksum is found to match, which is computed once a process: a flipped bit would be
-another pixel, or would crash the reader.
+A shard is read only if its checksum matches, because a flipped bit would change a pixel or crash Arrow. The checksum is
+computed once per process.
 """
 
 import os
@@ -23,19 +23,19 @@ from lrbench.data.pixels import Indices, Shard
 ABOUT = "about.json"
 _BLOCK_BYTES = 4 << 20
 
-# Shards that this process found whole, by what would be another if they were written since.
-_WHOLE: set[tuple[str, int, int, int, int, int]] = set()
+# Shards whose checksum this process has verified, keyed by everything that a later write changes.
+_VERIFIED: set[tuple[str, int, int, int, int, int]] = set()
 
 
 class ShardRecord(Strict):
-    """What `about.json` says of a shard.
+    """Record of a shard in `about.json`.
 
     Attributes:
         bytes: Size of the file.
         crc32: Checksum of the file.
         images: Number of images in it.
-        damaged: File and damage of each image that its decoder reported as damaged.
-        oriented: Number of images whose metadata say that they are to be shown turned or mirrored.
+        damaged: File name and damage of each damaged image.
+        oriented: Number of images whose metadata state that they are shown rotated or mirrored.
     """
 
     bytes: Annotated[int, Field(ge=0)]
@@ -50,12 +50,12 @@ class _About(Strict):
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """The file of a cache's shard."""
+    """Return the path of a shard."""
     return folder / f"shard-{number:05d}.arrow"
 
 
 def read_about(folder: Path) -> tuple[ShardRecord, ...] | None:
-    """What a cache says of its shards; None where it is damaged, was written without checksums, or is not there."""
+    """Return the records of a cache's shards; None if `about.json` is missing, damaged, or of a version without checksums."""
     try:
         content = read_json(folder / ABOUT, "It is written again.")
         checksum = content.pop("sha256")
@@ -65,34 +65,34 @@ def read_about(folder: Path) -> tuple[ShardRecord, ...] | None:
 
 
 def write_about(folder: Path, about: Mapping[str, Any], records: Sequence[ShardRecord]) -> None:
-    """Write what a cache is and what is in its shards."""
+    """Write `about.json`: the settings of a cache and the records of its shards."""
     content = {**about, "shards": [record.model_dump(mode="json") for record in records]}
     write_json(folder / ABOUT, {**content, "sha256": sha256_json(content)})
 
 
 def is_whole(path: Path, record: ShardRecord) -> bool:
-    """Whether a shard's file is there and has its checksum."""
+    """Return whether a shard exists and its checksum matches."""
     try:
         with open_regular(path) as file:
             status = os.fstat(file.fileno())
-            seen = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, record.crc32)
-            if seen not in _WHOLE:
+            state = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, record.crc32)
+            if state not in _VERIFIED:
                 if status.st_size != record.bytes or _crc32(file) != record.crc32:
                     return False
-                _WHOLE.add(seen)
+                _VERIFIED.add(state)
     except (OSError, InputError):
         return False
     return True
 
 
 def write_shard(path: Path, shard: Shard, damaged: Sequence[tuple[str, str]], oriented: int) -> ShardRecord:
-    """Write a shard whole or not at all.
+    """Write a shard atomically and return its record.
 
     Args:
-        path: The file.
-        shard: Its images.
-        damaged: File and damage of those that are damaged.
-        oriented: Number of those that are to be shown turned or mirrored.
+        path: Path of the shard.
+        shard: The images.
+        damaged: File name and damage of each damaged image.
+        oriented: Number of images that are shown rotated or mirrored.
     """
     import pyarrow as pa
 
@@ -116,7 +116,7 @@ def write_shard(path: Path, shard: Shard, damaged: Sequence[tuple[str, str]], or
 
 
 def map_shard(path: Path) -> Shard:
-    """Map a whole shard into memory."""
+    """Map a shard into memory."""
     import pyarrow as pa
 
     batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
@@ -130,26 +130,26 @@ def map_shard(path: Path) -> Shard:
     )
 
 
-class ShardRooms:
-    """Memory for shards, used again and again: one is filled while the one before is written."""
+class ShardBuffers:
+    """Two buffers for shards, used in turn: one is filled while the other is written."""
 
     def __init__(self) -> None:
-        self._rooms = deque([np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint8)])
+        self._buffers = deque([np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint8)])
 
-    def at_least(self, least: int) -> Callable[[int], Bytes]:
-        """As `room`, which then gives memory of at least `least` bytes."""
-        return lambda count: self.room(max(count, least))
+    def at_least(self, minimum: int) -> Callable[[int], Bytes]:
+        """Return a variant of `allocate` whose buffers have at least `minimum` bytes."""
+        return lambda count: self.allocate(max(count, minimum))
 
-    def room(self, count: int) -> Bytes:
-        """Memory of at least so many bytes: not what was given last, which is being written, but what was given before that."""
-        self._rooms.rotate()
-        if len(self._rooms[0]) < count:
-            self._rooms[0] = np.empty(count, dtype=np.uint8)
-        return self._rooms[0]
+    def allocate(self, count: int) -> Bytes:
+        """Return the buffer that was not returned last, enlarged to at least `count` bytes."""
+        self._buffers.rotate()
+        if len(self._buffers[0]) < count:
+            self._buffers[0] = np.empty(count, dtype=np.uint8)
+        return self._buffers[0]
 
 
 def _crc32(file: Any) -> int:
-    """CRC-32 of what a file holds from where it stands."""
+    """Return the CRC-32 of a file from its current position."""
     block, checksum = bytearray(_BLOCK_BYTES), 0
     while count := file.readinto(block):
         checksum = zlib.crc32(memoryview(block)[:count], checksum)

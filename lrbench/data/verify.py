@@ -1,4 +1,4 @@
-"""Opening every image of a task: which are bad, which carry an orientation, and which test images are in training."""
+"""Verifying a task's images: decode all of them, and find test images that are also training images."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ import numpy.typing as npt
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.machine import cores_here
-from lrbench.data.decode import UndecodableImage, noticing
-from lrbench.data.decoding_room import DecodingRoom
+from lrbench.data.decode import UndecodableImage, collect_findings
 from lrbench.data.examples import SplitName, TaskData
+from lrbench.data.memory_budget import DecodingBudget
 
-# Futures in flight for each thread: enough to keep them busy, few enough to hold no images to speak of.
-_AHEAD = 64
-# Bytes of a hash of an image's pixels, and rows that are hashed at a time.
-_DIGEST, _ROWS = 16, 64
+_IMAGES_PER_THREAD = 64
+_DIGEST_BYTES = 16
+# Rows hashed at a time, to avoid a copy of the whole image.
+_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadImage:
-    """An image that does not decode, or is damaged."""
+    """An image that does not decode or is damaged."""
 
     split: str
     name: str
@@ -32,12 +32,12 @@ class BadImage:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatedImage:
-    """A test image that is, pixel by pixel, a training or validation image too.
+    """A test image whose pixels are identical to those of a training or validation image.
 
     Attributes:
-        name: The test image.
-        split, other: The first such image.
-        same_class: Whether both have the same label.
+        name: Name of the test image.
+        split, other: Split and name of the first identical image.
+        same_class: Whether both images have the same label.
     """
 
     name: str
@@ -48,14 +48,14 @@ class RepeatedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What verifying a task found.
+    """Result of verifying a task.
 
     Attributes:
         counts: Number of images by split.
         by_class: Number of images of each class, by split.
-        bad: Images that do not decode, or are damaged.
-        repeated: Test images that are in training too.
-        oriented: By split, images whose metadata say that they are to be shown turned or mirrored; only splits with such.
+        bad: Images that do not decode or are damaged.
+        repeated: Test images that are also in another split.
+        oriented: Images whose metadata state that they are shown rotated or mirrored, by split; without empty splits.
     """
 
     counts: dict[str, int]
@@ -66,8 +66,14 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    """What opening an image gave: what is wrong, a hash of its pixels (None where it does not decode), and its orientation."""
+class _CheckedImage:
+    """Result for one image.
+
+    Attributes:
+        bad: What is wrong with it, or None.
+        digest: Hash of its pixels, or None if it does not decode.
+        oriented: Whether its metadata state an orientation.
+    """
 
     bad: BadImage | None
     digest: bytes | None
@@ -75,21 +81,21 @@ class _Checked:
 
 
 def verify(data: TaskData, control: Control) -> Verification:
-    """Decode every image once, on all cores.
+    """Decode every image of a task once, on all cores.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
     """
     bad: list[BadImage] = []
     oriented: dict[str, list[str]] = {}
-    # Zero for an image that is bad.
-    digests = {name: np.zeros((len(split), _DIGEST), np.uint8) for name, split in data.splits.items()}
-    total, room = sum(len(split) for split in data.splits.values()), DecodingRoom()
+    # All zeros for an image that does not decode.
+    digests = {name: np.zeros((len(split), _DIGEST_BYTES), np.uint8) for name, split in data.splits.items()}
+    total, budget = sum(len(split) for split in data.splits.values()), DecodingBudget()
     with ThreadPoolExecutor(max_workers=cores_here()) as pool:
         done = 0
         for block in _blocks(data):
             for (name, index), checked in zip(
-                block, pool.map(lambda image: _check(data, room, *image), block), strict=True
+                block, pool.map(lambda image: _check(data, budget, *image), block), strict=True
             ):
                 done += 1
                 if checked.bad is not None:
@@ -100,7 +106,7 @@ def verify(data: TaskData, control: Control) -> Verification:
                     oriented.setdefault(name, []).append(data.splits[name].ids[index])
             control.progress(done, total, "images")
             if control.stop_requested():
-                raise InterruptedWork(f"stopped after {done:,} of {total:,} images; {len(bad)} bad ones so far.")
+                raise InterruptedWork(f"stopped after {done:,} of {total:,} images, of which {len(bad):,} are bad.")
     by_class: dict[str, dict[str, int]] = {}
     for name, split in data.splits.items():
         counts = np.bincount(split.labels, minlength=len(data.classes)).tolist()
@@ -109,21 +115,21 @@ def verify(data: TaskData, control: Control) -> Verification:
         counts={name: len(split) for name, split in data.splits.items()},
         by_class=by_class,
         bad=tuple(bad),
-        repeated=tuple(sorted(_repeated(data, digests), key=lambda each: each.name)),
+        repeated=tuple(sorted(_find_repeated(data, digests), key=lambda image: image.name)),
         oriented={name: tuple(ids) for name, ids in oriented.items()},
     )
 
 
-def _repeated(data: TaskData, digests: dict[SplitName, npt.NDArray[np.uint8]]) -> Iterator[RepeatedImage]:
-    """Every test image that another split has too, with the first one there."""
+def _find_repeated(data: TaskData, digests: dict[SplitName, npt.NDArray[np.uint8]]) -> Iterator[RepeatedImage]:
+    """Yield every test image that is also in another split."""
     test = data.splits["test"]
-    places: dict[bytes, list[int]] = {}
+    test_images: dict[bytes, list[int]] = {}
     for index in np.flatnonzero(digests["test"].any(axis=1)).tolist():
-        places.setdefault(digests["test"][index].tobytes(), []).append(index)
-    # Everything of the other splits is looked at and nothing of them is kept: they may have a million images.
+        test_images.setdefault(digests["test"][index].tobytes(), []).append(index)
+    # The dictionary holds the test split only: training may have a million images.
     for name, split in data.splits.items():
         for other, digest in enumerate(digests[name] if name != "test" else ()):
-            for index in places.pop(digest.tobytes(), ()):
+            for index in test_images.pop(digest.tobytes(), ()):
                 yield RepeatedImage(
                     name=test.ids[index],
                     split=name,
@@ -133,26 +139,23 @@ def _repeated(data: TaskData, digests: dict[SplitName, npt.NDArray[np.uint8]]) -
 
 
 def _blocks(data: TaskData) -> Iterator[list[tuple[SplitName, int]]]:
-    every: list[tuple[SplitName, int]] = []
-    for name, split in data.splits.items():
-        every.extend((name, index) for index in range(len(split)))
-    size = _AHEAD * cores_here()
-    for start in range(0, len(every), size):
-        yield every[start : start + size]
+    images = [(name, index) for name, split in data.splits.items() for index in range(len(split))]
+    size = _IMAGES_PER_THREAD * cores_here()
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
 
 
-def _check(data: TaskData, room: DecodingRoom, split: SplitName, index: int) -> _Checked:
+def _check(data: TaskData, budget: DecodingBudget, split: SplitName, index: int) -> _CheckedImage:
     images = data.splits[split].images
-    with noticing() as remarks:
+    with collect_findings() as findings:
         try:
-            with room.one_image():
+            with budget.one_image():
                 pixels = images.read(index)
-                found = hashlib.sha256(str(pixels.shape).encode())
-                # In pieces: a copy of a large photograph would take as much memory again.
+                digest = hashlib.sha256(str(pixels.shape).encode())
                 for top in range(0, len(pixels), _ROWS):
-                    found.update(pixels[top : top + _ROWS].tobytes())
+                    digest.update(pixels[top : top + _ROWS].tobytes())
         except UndecodableImage as error:
-            return _Checked(BadImage(split=split, name=error.name, reason=error.reason), None, False)
-    damage = remarks.damage
+            return _CheckedImage(BadImage(split=split, name=error.name, reason=error.reason), None, False)
+    damage = findings.damage
     bad = None if damage is None else BadImage(split=split, name=damage.name, reason=damage.reason)
-    return _Checked(bad, found.digest()[:_DIGEST], remarks.oriented is not None)
+    return _CheckedImage(bad, digest.digest()[:_DIGEST_BYTES], findings.oriented is not None)

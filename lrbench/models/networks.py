@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lrbench.core.errors import InputError
-from lrbench.data.feeding import feed, feeding_threads
 from lrbench.data.pixels import Pixels
+from lrbench.data.prefetch import prefetch, prefetch_threads
 from lrbench.models.limits import limited, not_made, reason_of, refuse_arguments, refuse_unknown
 
 # Threads that make evaluation batches ahead.
@@ -222,8 +222,8 @@ def forward_all(
 
     device = normalise.device
     # Two batches for each thread are in memory: what a few can make ahead is enough.
-    threads = min(feeding_threads(device), _MOST_AHEAD)
-    made = feed(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
+    threads = min(prefetch_threads(device), _MOST_AHEAD)
+    made = prefetch(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
     outputs = []
     with torch.inference_mode(), closing(made):
         for number, (images,) in enumerate(made, start=1):

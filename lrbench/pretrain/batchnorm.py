@@ -13,8 +13,8 @@ from torch import nn
 
 from lrbench.core.files import sha256_bytes
 from lrbench.core.seeds import generator
-from lrbench.data.feeding import feed, feeding_threads
 from lrbench.data.pixels import Pixels
+from lrbench.data.prefetch import prefetch, prefetch_threads
 from lrbench.models.networks import InputNormalisation, batchnorm_layers
 
 # Images that share statistics in one forward pass; fixed, because the estimate depends on it a little.
@@ -58,7 +58,7 @@ def reestimate(
         return (torch.from_numpy(np.array(pixels.evaluation(parts[number]))),)
 
     device = normalise.device
-    batches = feed(images_of, 0, len(parts), threads=feeding_threads(device), pin=device.type == "cuda")
+    batches = prefetch(images_of, 0, len(parts), threads=prefetch_threads(device), pin=device.type == "cuda")
     with torch.inference_mode(), closing(batches) as fed:
         for number, (shown,) in enumerate(fed, start=1):
             # The plain mean so far. Layers without a momentum count for themselves, on a GPU with a look at their count each.

@@ -17,7 +17,7 @@ from lrbench.core.distributed import ALONE, Ranks
 from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
-from lrbench.data.feeding import Batch, training_batches
+from lrbench.data.prefetch import Batch, training_batches
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
 

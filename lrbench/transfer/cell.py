@@ -14,8 +14,8 @@ from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.core.files import sha256_json
 from lrbench.core.machine import arithmetic_of, device_name, library_versions
 from lrbench.core.workspace import Place
-from lrbench.data.drawn import keep_drawn_split, keep_list
 from lrbench.data.examples import Identity
+from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.loading import LoadedSnapshot, load_snapshot
 from lrbench.models.networks import (
     InputNormalisation,
@@ -240,7 +240,7 @@ class Transfer:
         name = target.data.task.name
         head = f"# {shots} training images of each class of {name}, drawn by lrbench for transfer seed {seed}."
         lines = [target.development.ids[position] for position in drawn]
-        return keep_list(self._place.workspace.drawn_splits, f"{name}-{shots}shot-seed{seed}", head, lines)
+        return write_image_list(self._place.workspace.drawn_splits, f"{name}-{shots}shot-seed{seed}", head, lines)
 
     def _finetune(self, target: Target, cell: Cell, points: Points) -> _Outcome:
         train, validation = self._split(target, cell)
@@ -407,4 +407,4 @@ class Transfer:
     def _drawn_split(self, target: Target) -> dict[str, str]:
         if target.data.drawn_list is None:
             return {}
-        return {"split_sha256": keep_drawn_split(self._place.workspace.drawn_splits, target.data)}
+        return {"split_sha256": write_drawn_split(self._place.workspace.drawn_splits, target.data)}

@@ -178,5 +178,5 @@ def test_ranks_take_slices_of_the_batch_that_one_process_sees():
         slices = [batches(batch=8, rank=rank, world=4).at(update) for rank in range(4)]
         assert torch.equal(torch.cat([each for each, _ in slices]), images)
         assert torch.equal(torch.cat([each for _, each in slices]), labels)
-    with pytest.raises(InputError, match="a batch of 4 images cannot be shared evenly by 3 processes"):
+    with pytest.raises(InputError, match="a batch of 4 images cannot be divided evenly among 3 processes"):
         batches(world=3)

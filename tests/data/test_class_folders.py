@@ -9,8 +9,8 @@ from lrbench.config import load_task
 from lrbench.config.loading import shipped_folder
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
-from lrbench.data.drawn import keep_drawn_split
 from lrbench.data.loading import find_task_data, load_task_data
+from lrbench.data.split_lists import write_drawn_split
 from tests import trees
 from tests.data.reading import MINE, counts, load
 
@@ -37,7 +37,7 @@ def test_eurosat_draws_a_fifth(tmp_path):
 
 def test_a_drawn_split_is_written_down_and_can_be_pinned(home):
     data = load("eurosat", trees.eurosat(home / "data"))
-    digest = keep_drawn_split(home / "splits", data)
+    digest = write_drawn_split(home / "splits", data)
     (path,) = (home / "splits").iterdir()
     assert path.name == f"eurosat-{digest[:16]}.txt" and sha256_file(path) == digest
     (home / "pinned.toml").write_text(
@@ -350,7 +350,7 @@ def test_names_that_are_not_utf8_are_read_fingerprinted_and_pinned(home):
     for split in drawn.splits.values():
         assert len(split.images.stamp()) == 64
         assert {split.images.read(index).shape for index in range(len(split))} == {(48, 64, 3)}
-    keep_drawn_split(home / "splits", drawn)
+    write_drawn_split(home / "splits", drawn)
     pinned = load_task_data(load_task(str(pin(home, "pinned", drawn.drawn_list))), [home / "data"])
     assert pinned.splits["test"].ids == drawn.splits["test"].ids
 

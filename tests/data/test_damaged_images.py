@@ -15,9 +15,8 @@ from PIL import Image, PngImagePlugin
 
 from lrbench.config import load_task
 from lrbench.core.control import Control
-from lrbench.data import c_messages as listening
-from lrbench.data import jpeg
-from lrbench.data.decode import UndecodableImage, decode, noticing
+from lrbench.data import c_stderr, jpeg
+from lrbench.data.decode import UndecodableImage, collect_findings, decode
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import centre_crop, resize
@@ -48,21 +47,21 @@ def test_damage_that_libjpeg_reports_is_named_and_not_printed(capfd, mode, optio
         UndecodableImage, match=r"x\.jpg could .*: it is damaged: its decoder reports 'Corrupt JPEG data"
     ):
         decode(content, "x.jpg")
-    with noticing() as remarks:
+    with collect_findings() as findings:
         pixels = decode(content, "x.jpg")
-    assert pixels.shape == (240, 320, 3) and remarks.damage.name == "x.jpg"
-    with noticing() as remarks:
+    assert pixels.shape == (240, 320, 3) and findings.damage.name == "x.jpg"
+    with collect_findings() as findings:
         decode(encoded("JPEG", PHOTOGRAPH.convert(mode), **options), "x.jpg")
-    assert remarks.damage is None
+    assert findings.damage is None
     assert capfd.readouterr().err == ""
 
 
 def test_bytes_of_a_cameras_own_before_the_end_are_no_damage():
     for options in ({}, {"progressive": True}):
         whole = encoded("JPEG", **options)
-        with noticing() as remarks:
+        with collect_findings() as findings:
             decode(whole[:-2] + b"abc" + whole[-2:], "x.jpg")
-        assert remarks.damage is None
+        assert findings.damage is None
 
 
 def test_what_libtiff_prints_is_damage_too(capfd):
@@ -80,9 +79,9 @@ def test_each_thread_hears_the_reports_on_its_own_image(capfd):
     files = [(half_grey(), True) if draw.random() < 0.5 else (encoded("JPEG"), False) for _ in range(200)]
 
     def damaged(content):
-        with noticing() as remarks:
+        with collect_findings() as findings:
             decode(content, "x.jpg")
-        return remarks.damage is not None
+        return findings.damage is not None
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(damaged, [content for content, _ in files])) == [expected for _, expected in files]
@@ -92,11 +91,11 @@ def test_each_thread_hears_the_reports_on_its_own_image(capfd):
 def test_other_messages_of_c_libraries_still_come_through():
     script = """
 import ctypes, threading
-from lrbench.data.c_messages import c_messages
+from lrbench.data.c_stderr import capture_c_stderr
 library = ctypes.CDLL(None)
 def say(text):
     library.fputs(text, ctypes.c_void_p.in_dll(library, "stderr"))
-with c_messages() as heard:
+with capture_c_stderr() as heard:
     say(b"mine\\n")
     other = threading.Thread(target=say, args=(b"another thread's\\n",))
     other.start(); other.join()
@@ -108,7 +107,7 @@ print(heard)
 
 
 def test_without_such_streams_pillow_decodes_and_nothing_is_printed(monkeypatch, capfd):
-    monkeypatch.setattr(listening, "_replacement", lambda: None)
+    monkeypatch.setattr(c_stderr, "_replacement", lambda: None)
     jpeg.torchvision_decodes_as_pillow.cache_clear()
     try:
         assert decode(half_grey(), "x.jpg").shape == (240, 320, 3)
@@ -155,7 +154,7 @@ def test_a_long_text_in_a_png_file_is_passed_over():
     data = b"parameters\0\0" + zlib.compress(b"a" * (17 << 20))
     chunk = b"zTXt" + data
     bomb = content[:33] + len(data).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + content[33:]
-    with pytest.raises(UndecodableImage, match="its metadata hold more than 16 MiB of text; save it without them"):
+    with pytest.raises(UndecodableImage, match="its metadata contain more than 16 MiB of text; save it without them"):
         decode(bomb, "x.png")
 
 
@@ -236,11 +235,11 @@ def test_a_transfer_refuses_damaged_images_or_is_marked_partial(lrbench, mine):
     for caching in ((), ("--no-cache",)):
         refused = lrbench(*transfer, *caching)
         assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err
-        assert "(--partial uses it as far as it decodes, and marks every result)" in refused.err
+        assert "(--partial uses the readable part, and marks every result as partial)" in refused.err
     for caching in ((), ("--no-cache",)):
         partial = lrbench(*transfer, *caching, "--partial", "--again")
         assert partial.status == 0 and json.loads(partial.out)["partial"] and json.loads(partial.out)["task"]["partial"]
-        assert "1 train images of mine are damaged and used as far as they decode; the first is" in partial.err
+        assert "1 train images of mine are damaged; their readable part is used (first: " in partial.err
     # What is in the cache by now is refused all the same.
     refused = lrbench(*transfer, "--again")
     assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err

@@ -8,8 +8,8 @@ from PIL import Image
 import lrbench.data.decode as module
 from lrbench.core.errors import InputError
 from lrbench.data import jpeg
-from lrbench.data.decode import UndecodableImage, decode, noticing
-from lrbench.data.image_kinds import READ_FORMATS
+from lrbench.data.decode import UndecodableImage, collect_findings, decode
+from lrbench.data.image_formats import READ_FORMATS
 from lrbench.data.layouts.file_images import FileImages
 
 
@@ -142,7 +142,7 @@ def test_an_eps_file_starts_no_program(ghostscript):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (EPS, "it is an EPS file, and lrbench reads JPEG, .* convert it"),
+        (EPS, "it is an EPS file, .* convert it .lrbench reads JPEG, "),
         (b"%PDF-1.7", "it is a PDF file, .* convert it"),
         (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "it is a HEIC image, .* convert it"),
         (b"\0\0\0\x1cftypavif\0\0\0\0", "it is an AVIF image, .* convert it"),
@@ -153,7 +153,7 @@ def test_an_eps_file_starts_no_program(ghostscript):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a Git LFS pointer, .*git lfs pull"),
         (b"\n<HTML lang=en>", "it is a web page"),
         (b"PK\x03\x04", "it is a ZIP archive"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "it begins as a PNG image, and its header is damaged"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "it starts like a PNG image, but its header is damaged"),
     ],
 )
 def test_other_files_are_refused_by_their_real_names(content, said):
@@ -191,7 +191,7 @@ def photographs():
 
 def outcome(content):
     try:
-        with noticing():
+        with collect_findings():
             return decode(content, "file").tobytes()
     except UndecodableImage as error:
         return error.reason
@@ -251,7 +251,7 @@ def test_an_enormous_image_is_refused_before_any_of_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     monkeypatch.setattr(module, "decode_jpeg", lambda content: pytest.fail("decoded"))
     with pytest.raises(
-        InputError, match=r"it has more than 178,956,970 pixels; make it smaller\. `lrbench data verify"
+        InputError, match=r"it has more than 178,956,970 pixels; reduce its size\. .*`lrbench data verify"
     ):
         decode(encoded(COLOUR, "JPEG"), "huge.jpg")
 

@@ -33,7 +33,7 @@ def no_network(monkeypatch):
     def refuse(task, archive, path, control):
         raise AssertionError(f"would download {archive.url}")
 
-    monkeypatch.setattr(module, "receive", refuse)
+    monkeypatch.setattr(module, "download", refuse)
 
 
 def test_data_in_a_folder_that_a_reader_knows_is_not_fetched_again(home, no_network):
@@ -42,7 +42,7 @@ def test_data_in_a_folder_that_a_reader_knows_is_not_fetched_again(home, no_netw
     (data / "256_ObjectCategories").rename(data / "caltech256" / "256_ObjectCategories")
     control = Watching()
     fetch(whole("caltech256", data), data, control)
-    assert control.said == [f"caltech256 is there already, whole, at {data}/caltech256/256_ObjectCategories"]
+    assert control.said == [f"caltech256 is already complete in {data}/caltech256/256_ObjectCategories"]
 
 
 def test_kaggles_folder_of_indoor_scenes_is_not_fetched_again(home, no_network):
@@ -51,14 +51,14 @@ def test_kaggles_folder_of_indoor_scenes_is_not_fetched_again(home, no_network):
         (data / "indoorCVPR_09" / name).rename(data / name)
     control = Watching()
     fetch(whole("indoor67", data), data, control)
-    assert len(control.said) == 1 and "indoor67 is there already, whole" in control.said[0]
+    assert len(control.said) == 1 and "indoor67 is already complete" in control.said[0]
 
 
 def test_data_under_another_root_is_not_fetched_again(home, no_network):
     control = Watching()
     other = trees.caltech256(home / "other")
     fetch(whole("caltech256", other), home / "data", control, roots=(home / "data", home / "other"))
-    assert control.said == [f"caltech256 is there already, whole, at {home}/other/256_ObjectCategories"]
+    assert control.said == [f"caltech256 is already complete in {home}/other/256_ObjectCategories"]
     assert not (home / "data").exists()
 
 
@@ -103,7 +103,7 @@ def test_a_folder_of_the_right_name_that_holds_a_part_is_not_reported_as_fetched
     (home / "data" / "cifar-10-batches-py" / "junk").write_bytes(b"x")
     outcome = lrbench("data", "fetch", "cifar10")
     assert outcome.status == FailureError.exit_status
-    assert "still its data is not whole" in outcome.err and "Move cifar-10-batches-py under data away" in outcome.err
+    assert "its data is incomplete" in outcome.err and "Move cifar-10-batches-py out of data" in outcome.err
 
 
 def test_fetching_looks_at_all_data_roots_first(lrbench, home, monkeypatch):
@@ -112,7 +112,7 @@ def test_fetching_looks_at_all_data_roots_first(lrbench, home, monkeypatch):
     monkeypatch.setattr("lrbench.config.load_task", lambda name: described)
     monkeypatch.setenv("LRBENCH_DATA", f"{home / 'data'}:{other}")
     found = lrbench("data", "fetch", "caltech256")
-    assert found.status == 0 and "is there already, whole" in found.err
+    assert found.status == 0 and "is already complete" in found.err
 
 
 def listed(home, server, content, **changes):
@@ -168,7 +168,7 @@ def test_a_wrong_file_put_by_hand_is_neither_believed_nor_deleted(home, server):
     fetch(task(home, server), home / "data", control)
     assert path.read_bytes() == GOOD and (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
     assert path.with_name("mine.tar.gz.bad").read_bytes() == wrong
-    assert any("has the md5" in said and "it is kept as mine.tar.gz.bad" in said for said in control.said)
+    assert any("has md5" in said and "renamed to mine.tar.gz.bad" in said for said in control.said)
     # A second one does not take the first one's place.
     (home / "data" / "mine").rename(home / "elsewhere")
     path.write_bytes(b"another")
@@ -180,8 +180,8 @@ def test_a_wrong_file_put_by_hand_is_neither_believed_nor_deleted(home, server):
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        ({"bytes": len(GOOD)}, f"has {len(GOOD) + 1:,} bytes, not {len(GOOD):,}"),
-        ({"sha256": hashlib.sha256(GOOD).hexdigest()}, f"has the sha256 .*, not {hashlib.sha256(GOOD).hexdigest()}"),
+        ({"bytes": len(GOOD)}, f"has {len(GOOD) + 1:,} bytes, expected {len(GOOD):,}"),
+        ({"sha256": hashlib.sha256(GOOD).hexdigest()}, f"has sha256 .*, expected {hashlib.sha256(GOOD).hexdigest()}"),
     ],
 )
 def test_a_download_is_held_against_all_that_is_known_of_it(home, server, known, said):
@@ -201,13 +201,15 @@ def test_a_download_is_held_against_all_that_is_known_of_it(home, server, known,
     [
         (b"\xef\xbb\xbf<!DOCTYPE html><html>", "is a web page"),
         ("\ufeff<html><body>moved".encode("utf-16-le"), "is a web page"),
-        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a page in XML.*access is denied"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is an XML page instead of the file"),
         (b"", "is empty"),
     ],
 )
 def test_what_a_server_sends_in_a_files_place_is_named(home, server, content, said):
     described = listed(home, server, content)
-    with pytest.raises(FailureError, match=rf"list\.txt of task fetched could not be fetched.*what came {said}"):
+    with pytest.raises(
+        FailureError, match=rf"list\.txt of task fetched could not be downloaded.*the received file {said}"
+    ):
         fetch(described, home / "data", Control())
     assert not (home / "data" / "lists" / "list.txt").exists()
 
@@ -256,7 +258,7 @@ def test_two_that_fetch_at_once_do_the_work_once(home, server, pinned):
     for each in both:
         each.join()
     assert len(ASKED) == 1
-    assert sorted(len(said) for said in outcomes) == [1, 3] and outcomes[1] == [f"{home}/data/mine is there already"]
+    assert sorted(len(said) for said in outcomes) == [1, 3] and outcomes[1] == [f"{home}/data/mine already exists"]
     assert not list((home / "data").glob("*.part"))
 
 
@@ -264,7 +266,7 @@ def test_a_full_disk_under_a_data_root_is_answered_with_the_data_root(home, serv
     def full(*arguments, **named):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lrbench.data.receive._from", full)
+    monkeypatch.setattr("lrbench.data.download._download_from", full)
     with pytest.raises(
         FailureError,
         match=r"choose a larger disk \(data with --data-root or LRBENCH_DATA, all else with LRBENCH_HOME\)",
@@ -278,8 +280,6 @@ def test_lists_at_the_top_of_sun397s_archive_are_found_where_its_task_looks(home
     FILES["/Partitions.zip"] = zipped({"Training_01.txt": b"/a/x.jpg\n", "Testing_01.txt": b"/a/y.jpg\n"})
     served = lists.model_copy(update={"url": f"{server}/Partitions.zip", "sha256": None})
     # The lists are fetched, and that the images are not there is told.
-    with pytest.raises(
-        FailureError, match=r"still its data is not whole.*no folder SUN397 in it.*Move Partitions under"
-    ):
+    with pytest.raises(FailureError, match=r"its data is incomplete: .*no folder SUN397 in it.*Move Partitions out of"):
         fetch(described.model_copy(update={"archives": (served,)}), home / "data", Control())
     assert any((home / "data" / name).is_file() for name in described.files.train)

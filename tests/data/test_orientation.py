@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from lrbench.config import load_task
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
-from lrbench.data.decode import decode, noticing
+from lrbench.data.decode import collect_findings, decode
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
@@ -41,9 +41,9 @@ def test_upright_and_stored_pixels_in_every_format(kind, orientation):
     content = tagged(orientation, kind)
     stored = decode(tagged(1, kind), "plain")
     assert np.abs(stored.astype(int) - np.asarray(PICTURE)).mean() < 8
-    with noticing() as remarks:
+    with collect_findings() as findings:
         assert np.array_equal(decode(content, "photo"), stored)
-    assert (remarks.oriented == "photo") == (orientation != 1) and remarks.damage is None
+    assert (findings.oriented == "photo") == (orientation != 1) and findings.damage is None
     shown = Image.fromarray(stored)
     shown.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(shown))
@@ -53,9 +53,9 @@ def test_upright_and_stored_pixels_in_every_format(kind, orientation):
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_an_orientation_that_means_nothing_is_none(value):
-    with noticing() as remarks:
+    with collect_findings() as findings:
         decode(tagged(value, "JPEG"), "photo", upright=True)
-    assert remarks.oriented is None
+    assert findings.oriented is None
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_results_with_turned_images_are_of_other_preprocessing(lrbench, mine):
     transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
     mine("")
     refused = lrbench(*transfer)
-    assert refused.status == 2 and "does not say whether it is applied" in refused.err
+    assert refused.status == 2 and "does not set `orientation`" in refused.err
     mine('orientation = "stored"')
     stored = json.loads(lrbench(*transfer).out)
     assert "orientation" not in stored["preprocessing"]

@@ -1,6 +1,7 @@
 import io
 import shutil
 import threading
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,11 +20,12 @@ from lrbench.config.suite import Input
 from lrbench.config.task import Task
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
+from lrbench.data import pixel_cache, resized_images
 from lrbench.data import prepare as module
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.layouts.file_images import FileImages
 from lrbench.data.loading import load_task_data
-from lrbench.data.pixels import DecodedAnew, StoredPixels, centre_crop
+from lrbench.data.pixels import DecodedOnUse, StoredPixels, centre_crop
 from lrbench.data.prepare import prepare
 from tests import trees
 
@@ -157,13 +159,14 @@ def key_of(parts):
     data = TaskData(task=task, classes=("x", "y"), splits={"train": split, "test": split})
     transform = EvaluationTransform(**{name: parts[name] for name in ("size", "resize", "interpolation")})
     with (
-        mock.patch.object(module.PIL, "__version__", parts["pillow"]),
-        mock.patch.object(module.features, "version_feature", lambda name: parts["libjpeg"]),
+        mock.patch.object(pixel_cache.PIL, "__version__", parts["pillow"]),
+        mock.patch.object(pixel_cache.features, "version_feature", lambda name: parts["libjpeg"]),
         mock.patch.object(torch.backends.cpu, "get_cpu_capability", lambda: CAPABILITIES[parts["arithmetic"]]),
         mock.patch.object(torchvision, "__version__", parts["torchvision"] + "+cpu"),
-        mock.patch.object(module, "_VERSION", parts["version"]),
+        mock.patch.object(pixel_cache, "_VERSION", parts["version"]),
     ):
-        return module._Work(data, split, parts["split"], transform, 1, Control()).name
+        images = resized_images.ResizedImages(data, parts["split"], transform, 1, Control())
+        return pixel_cache.PixelCache(images, Path("cache")).folder.name
 
 
 @pytest.mark.parametrize("changed", sorted(PARTS))
@@ -202,8 +205,8 @@ def test_a_damaged_cache_is_made_again(home, data, damage):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Two of the test's images to a shard."""
-    monkeypatch.setattr(module, "_SHARD_BYTES", 13_000)
-    monkeypatch.setattr(module, "_AT_A_TIME", 2)
+    monkeypatch.setattr(resized_images, "_SHARD_BYTES", 13_000)
+    monkeypatch.setattr(resized_images, "_IMAGES_PER_TASK", 2)
 
 
 def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
@@ -211,7 +214,7 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
 ):
     expected = prepare(data, "train", TRANSFORM, cache=None).evaluation(np.arange(10))
     decoded.clear()
-    whole = module._Work.images
+    whole = resized_images.ResizedImages.stream
 
     def dies(self, first, last):
         for number, image in enumerate(whole(self, first, last)):
@@ -220,7 +223,7 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
             yield image
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Work, "images", dies)
+        patch.setattr(resized_images.ResizedImages, "stream", dies)
         patch.setattr(module, "cores_here", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             prepare(data, "train", TRANSFORM, cache=home / "cache")
@@ -238,7 +241,7 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
 
 def test_shards_hold_the_same_pixels_as_one(home, data, monkeypatch):
     one = prepare(data, "train", TRANSFORM, cache=home / "one")
-    monkeypatch.setattr(module, "_SHARD_BYTES", 13_000)
+    monkeypatch.setattr(resized_images, "_SHARD_BYTES", 13_000)
     many = prepare(data, "train", TRANSFORM, cache=home / "many")
     assert len(list((home / "many" / "pixels").glob("*/shard-*.arrow"))) > 2
     everything = np.arange(len(one))
@@ -264,7 +267,7 @@ def test_without_a_cache_what_does_not_fit_is_decoded_anew(home, data, decoded, 
     kept = prepare(data, "train", TRANSFORM, cache=None)
     monkeypatch.setattr(module, "_MEMORY_BYTES", 20_000)
     anew = prepare(data, "train", TRANSFORM, cache=None)
-    assert isinstance(anew, DecodedAnew) and len(anew) == len(kept)
+    assert isinstance(anew, DecodedOnUse) and len(anew) == len(kept)
     decoded.clear()
     assert np.array_equal(anew.evaluation(np.arange(4)), kept.evaluation(np.arange(4)))
     assert decoded == [0, 1, 2, 3]
@@ -274,7 +277,7 @@ def test_without_a_cache_what_does_not_fit_is_decoded_anew(home, data, decoded, 
     assert isinstance(anew, StoredPixels)
     monkeypatch.setattr(module, "_MEMORY_BYTES", 2_000)
     anew = prepare(photographs, "test", TRANSFORM, cache=None)
-    assert isinstance(anew, DecodedAnew) and np.array_equal(
+    assert isinstance(anew, DecodedOnUse) and np.array_equal(
         anew.evaluation(np.arange(9)), stored.evaluation(np.arange(9))
     )
 
@@ -296,7 +299,10 @@ def test_no_cache_gives_the_same_results_and_leaves_no_pixels(lrbench, home):
 def test_a_stop_keeps_finished_shards(home, data, small_shards):
     control = Control()
     control.progress = lambda done, total, unit: control.stop() if done == 6 else None
-    with pytest.raises(InterruptedWork, match=r"6 of 12 images were prepared; finished shards are kept"):
+    with pytest.raises(
+        InterruptedWork,
+        match=r"6 of 12 images were prepared\. .* to continue from the finished shards",
+    ):
         prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
     assert list((home / "cache" / "pixels").glob(".*.part/shard-*.arrow"))
 

@@ -16,8 +16,8 @@ from lrbench.config.suite import Input
 from lrbench.config.task import Task
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
+from lrbench.data import pixel_cache, resized_images, shards
 from lrbench.data import prepare as module
-from lrbench.data import shards
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import StoredPixels, resize
@@ -41,7 +41,7 @@ def data(home):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Two of the test's images to a shard."""
-    monkeypatch.setattr(module, "_SHARD_BYTES", 13_000)
+    monkeypatch.setattr(resized_images, "_SHARD_BYTES", 13_000)
 
 
 def everything(pixels):
@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_a_shard_is_found_and_that_shard_made_again(home, data,
     flipped(paths[1], int(where * (paths[1].stat().st_size - 1)))
     again = prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
     assert np.array_equal(everything(again), expected)
-    assert len(lines) == 1 and f"{paths[1]} is damaged: its checksum differs" in lines[0]
+    assert len(lines) == 1 and f"{paths[1]} is damaged (wrong checksum)" in lines[0]
     # The others are as they were, and nobody's map of the damaged one was written to.
     for path in paths:
         content, inode = before[path]
@@ -161,7 +161,7 @@ def test_a_cache_of_a_version_without_checksums_is_made_again(home, data, said):
     assert np.array_equal(
         everything(prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)), expected
     )
-    assert len(lines) == 1 and "of a version without checksums; its images are prepared again" in lines[0]
+    assert len(lines) == 1 and "of an old version; its images are prepared again" in lines[0]
     assert json.loads((folder / "about.json").read_text()) == about
 
 
@@ -169,14 +169,14 @@ def test_a_shard_is_read_once_a_process_for_its_checksum(home, data, monkeypatch
     prepare(data, "train", TRANSFORM, cache=home / "cache")
     monkeypatch.setattr(shards, "_crc32", lambda file: pytest.fail("read again"))
     prepare(data, "train", TRANSFORM, cache=home / "cache")
-    monkeypatch.setattr(shards, "_WHOLE", set())
+    monkeypatch.setattr(shards, "_VERIFIED", set())
     with pytest.raises(pytest.fail.Exception, match="read again"):
         prepare(data, "train", TRANSFORM, cache=home / "cache", workers=1)
 
 
 def test_a_cache_that_is_damaged_again_at_once_is_a_failure(home, data, monkeypatch):
-    monkeypatch.setattr(module, "is_whole", lambda path, record: False)
-    with pytest.raises(FailureError, match=r"is damaged again right after it was written\. Check the disk"):
+    monkeypatch.setattr(pixel_cache, "is_whole", lambda path, record: False)
+    with pytest.raises(FailureError, match=r"is damaged immediately after it was written\. Check the disk"):
         prepare(data, "train", TRANSFORM, cache=home / "cache")
 
 
@@ -253,17 +253,18 @@ def no_locks(monkeypatch):
 
 def test_without_locks_another_processs_files_are_left_alone(home, data, no_locks, small_shards):
     expected = everything(prepare(data, "train", TRANSFORM, cache=None))
-    work = module._Work(data, data.splits["train"], "train", TRANSFORM, 1, Control())
-    theirs = home / "cache" / "pixels" / f".{work.name}.part" / ".shard-00000.arrow.x.part"
+    images = resized_images.ResizedImages(data, "train", TRANSFORM, 1, Control())
+    name = pixel_cache.PixelCache(images, home / "cache" / "pixels").folder.name
+    theirs = home / "cache" / "pixels" / f".{name}.part" / ".shard-00000.arrow.x.part"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"being written")
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
     assert theirs.read_bytes() == b"being written"
-    assert {path.name for path in theirs.parent.parent.iterdir() if path.is_dir()} == {work.name, theirs.parent.name}
+    assert {path.name for path in theirs.parent.parent.iterdir() if path.is_dir()} == {name, theirs.parent.name}
 
 
 def test_without_locks_what_another_process_finished_first_counts(home, data, no_locks, monkeypatch):
-    fill = module._Work._fill
+    fill = pixel_cache.PixelCache._write_missing
     seen = []
 
     def overtaken(self, part):
@@ -273,7 +274,7 @@ def test_without_locks_what_another_process_finished_first_counts(home, data, no
             prepare(data, "train", TRANSFORM, cache=home / "cache")
             seen.append(whole_cache(home).stat().st_ino)
 
-    monkeypatch.setattr(module._Work, "_fill", overtaken)
+    monkeypatch.setattr(pixel_cache.PixelCache, "_write_missing", overtaken)
     pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
     assert len(pixels) == len(data.splits["train"]) and whole_cache(home).stat().st_ino == seen[1]
 
@@ -306,12 +307,11 @@ def test_what_is_decoded_ahead_is_bounded_in_bytes_whatever_the_number_of_worker
     split = Split(ids=list(map(str, range(count))), labels=np.arange(count) % 2, images=images)
     task = Task.model_validate({"name": "drawn", "files": {"layout": "folders"}})
     data = TaskData(task=task, classes=("a", "b"), splits={"train": split, "test": split})
-    monkeypatch.setattr(module, "_AHEAD_BYTES", room * 3 * 48 * 36)
-    work = module._Work(
-        data, split, "train", EvaluationTransform(size=32, resize=36, interpolation="bilinear"), 16, Control()
-    )
+    monkeypatch.setattr(resized_images, "_AHEAD_BYTES", room * 3 * 48 * 36)
+    transform = EvaluationTransform(size=32, resize=36, interpolation="bilinear")
+    work = resized_images.ResizedImages(data, "train", transform, 16, Control())
     most = taken = 0
-    for _ in work.images(0, count):
+    for _ in work.stream(0, count):
         if taken % 50 == 0:
             # Whoever takes the images is slow, so that all that may be decoded is.
             time.sleep(0.02)
@@ -323,13 +323,13 @@ def test_what_is_decoded_ahead_is_bounded_in_bytes_whatever_the_number_of_worker
 
 def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkeypatch):
     found = []
-    make = module._Work.__init__
+    make = resized_images.ResizedImages.__init__
 
     def seen(self, *arguments):
-        found.append(arguments[4])
+        found.append(arguments[3])
         make(self, *arguments)
 
-    monkeypatch.setattr(module._Work, "__init__", seen)
+    monkeypatch.setattr(resized_images.ResizedImages, "__init__", seen)
     monkeypatch.setattr(module, "cores_here", lambda: 3)
     prepare(data, "train", TRANSFORM, cache=None)
     prepare(data, "train", TRANSFORM, cache=None, workers=2)
@@ -339,5 +339,5 @@ def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkey
 def test_a_whole_cache_is_read_where_nothing_can_be_written(home, data, monkeypatch):
     """As on a mount that is read-only: no lock is asked for."""
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
-    monkeypatch.setattr(module, "locked", lambda *arguments: pytest.fail("a lock was asked for"))
+    monkeypatch.setattr(pixel_cache, "locked", lambda *arguments: pytest.fail("a lock was asked for"))
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)

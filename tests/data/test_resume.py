@@ -35,7 +35,7 @@ def test_what_is_sent_in_the_files_place_costs_nothing_that_arrived(home, server
     NO_RANGE.update({"/login", "/mine.tar.gz"})
     if moved:
         MOVED["/mine.tar.gz"] = "/login"
-    with pytest.raises(FailureError, match=r"2,000,000 bytes\) is kept; the same command goes on from there"):
+    with pytest.raises(FailureError, match=r"The same command continues from the 2,000,000 bytes received"):
         fetch(described, home / "data", Control())
     assert part.read_bytes() == CONTENT[:2_000_000]
     for told in (NO_RANGE, MOVED, ASKED):
@@ -77,7 +77,7 @@ def test_the_longer_one_is_kept_where_a_server_without_ranges_is_cut(home, serve
     NO_RANGE.add("/mine.tar.gz")
     for cut, left in ((1_200_000, 2_000_000), (2_500_000, 2 << 20)):
         CUT["/mine.tar.gz"] = cut
-        with pytest.raises(FailureError, match=rf"{left:,} bytes\) is kept"):
+        with pytest.raises(FailureError, match=rf"continues from the {left:,} bytes"):
             fetch(task(home, server, CONTENT), home / "data", Control())
         assert part.read_bytes() == CONTENT[:left]
         assert {each.name for each in (home / "data").iterdir()} == {".mine.lock", part.name}
@@ -88,6 +88,6 @@ def test_a_stop_while_the_whole_is_sent_again_keeps_what_had_arrived(home, serve
     NO_RANGE.add("/mine.tar.gz")
     control = Watching()
     control.progress = lambda *_: control.stop()
-    with pytest.raises(InterruptedWork, match=r"2,000,000 bytes, which are kept"):
+    with pytest.raises(InterruptedWork, match=r"2,000,000 bytes\. Run the same command again to continue"):
         fetch(task(home, server, CONTENT), home / "data", control)
     assert part.read_bytes() == CONTENT[:2_000_000]

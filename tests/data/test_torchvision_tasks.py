@@ -262,7 +262,7 @@ def test_a_question_at_the_end_of_what_is_missing_has_no_full_stop_after_it(home
     wrong = load_task("cifar10").files.model_copy(update={"dataset": "CIFAR11"})
     described = described.model_copy(update={"files": wrong, "counts": {"train": 1, "test": 1}})
     with pytest.raises(
-        FailureError, match=r"is not whole: torchvision has no data set 'CIFAR11'.*Did you mean 'CIFAR10'\? Move"
+        FailureError, match=r"is incomplete: torchvision has no data set 'CIFAR11'.*Did you mean 'CIFAR10'\? Move"
     ):
         fetch(described, home / "data", Control())
 

@@ -8,8 +8,8 @@ import pytest
 
 from lrbench.config import load_task
 from lrbench.core.errors import InputError
-from lrbench.data.drawn import keep_drawn_split
 from lrbench.data.loading import load_task_data, unused_note
+from lrbench.data.split_lists import write_drawn_split
 from tests import trees
 from tests.data.reading import MINE, counts
 
@@ -213,9 +213,9 @@ def test_a_drawn_list_that_was_cut_short_is_written_again(home):
     trees.mine(home / "mine")
     (home / "mine.toml").write_text(MINE)
     data = read(home)
-    keep_drawn_split(home / "splits", data)
+    write_drawn_split(home / "splits", data)
     (path,) = (home / "splits").iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    keep_drawn_split(home / "splits", data)
+    write_drawn_split(home / "splits", data)
     assert path.read_bytes() == whole

@@ -84,6 +84,7 @@ def prepare_imports() -> None:
 
     import lrbench.cli.app
     import lrbench.data.prepare
+    import lrbench.data.resized_images
     import lrbench.jobs.local
     import lrbench.jobs.plan
     import lrbench.leaderboard.page
@@ -92,7 +93,7 @@ def prepare_imports() -> None:
     import lrbench.transfer.protocols.finetune
 
     # A cache of several shards, and progress that is saved at every look at the clock.
-    lrbench.data.prepare._SHARD_BYTES = 16 << 10
+    lrbench.data.resized_images._SHARD_BYTES = 16 << 10
 
 
 def make_home(folder: Path) -> Path:

@@ -177,7 +177,7 @@ def test_two_processes_that_meet_one_fault_say_it_once(tiny, place):
         def first_does(self, work):
             return work()
 
-    with pytest.raises(InputError, match="cannot be shared evenly") as refused:
+    with pytest.raises(InputError, match="cannot be divided evenly") as refused:
         make_snapshot(
             tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"batch": 33})}),
             key("step", 0), place, Control(), Second(rank=1, world=2),

@@ -68,7 +68,7 @@ def test_other_images_of_the_users_own_are_noticed(pretrained, home):
     assert "nothing was computed" in pretrained(*command).err
     own_images(home, 12)
     refused = pretrained(*command)
-    assert refused.status == 2 and "mine has other images, classes or splits now" in refused.err
+    assert refused.status == 2 and "mine now has different images, classes or splits" in refused.err
     assert pretrained(*command, "--again").status == 0
     assert "nothing was computed" in pretrained(*command).err
     # A result stands where its images are gone.
@@ -84,7 +84,7 @@ def test_images_changed_under_their_names_are_noticed_by_every_command(pretraine
     (path,) = (home / "leaderboard" / "results" / "tiny").glob("*.mine.probe.*.json")
     before = json.loads(path.read_text())["task"]
     own_images(home, 10, kind=3, registered=True)
-    words = "mine has images of the same names but of other sizes in bytes now"
+    words = "mine now has images of the same names but different file sizes"
     refused = pretrained(*command)
     assert refused.status == 2 and words in refused.err
     # What was found on the images of before is not compared with what is found on these.

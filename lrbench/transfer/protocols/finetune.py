@@ -23,7 +23,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
-from lrbench.data.feeding import training_batches
+from lrbench.data.prefetch import training_batches
 from lrbench.models.networks import InputNormalisation, forward_all, penultimate, placed, seed_draws
 from lrbench.models.tensors import mismatches
 from lrbench.transfer.metrics import headline

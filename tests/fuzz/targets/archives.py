@@ -114,12 +114,12 @@ def mutate_zip(numbers: random.Random, content: bytes) -> bytes:
 def use(path: Path) -> object:
     from lrbench.config.task import Archive
     from lrbench.core.control import Control
-    from lrbench.data.unpack import unpack
+    from lrbench.data.archives.unpack import unpack
 
     goal = path.parent / "mine"
     described = Archive(url=f"https://example.org/{path.name}", unpacks_to="mine")
     try:
-        unpack(path, goal, described, Control(), alone=True)
+        unpack(path, goal, described, Control(), has_lock=True)
         found = {
             str(entry.relative_to(goal)).encode(errors="surrogateescape").hex(): entry.read_bytes()
             if entry.is_file()
@@ -135,7 +135,7 @@ def use(path: Path) -> object:
 
 
 def make_mark(folder: Path) -> Path:
-    from lrbench.data.unpacked import MARKER, mark_unpacked
+    from lrbench.data.archives.marker import MARKER, mark_unpacked
 
     data = folder / "data" / "mine"
     data.mkdir(parents=True)
@@ -152,7 +152,7 @@ def make_mark(folder: Path) -> Path:
 def use_mark(path: Path) -> object:
     """The lists that are no longer as they were unpacked."""
     from lrbench.config import load_task
-    from lrbench.data.unpacked import changed_lists
+    from lrbench.data.archives.marker import changed_lists
 
     task = load_task(str(path.parents[2] / "t.toml"))
     return changed_lists(task, path.parent, [path.parents[1]])

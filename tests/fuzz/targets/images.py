@@ -41,16 +41,16 @@ def make_image(folder: Path, kind: str) -> Path:
 
 
 def use_image(path: Path) -> object:
-    from lrbench.data.decode import noticing
+    from lrbench.data.decode import collect_findings
     from lrbench.data.examples import EvaluationTransform
     from lrbench.data.layouts.file_images import FileImages
     from lrbench.data.pixels import resize
 
     images = FileImages(root=path.parent, paths=(path.name,), task="mine", upright=True)
-    with noticing() as remarks:
+    with collect_findings() as findings:
         pixels = images.read(0)
-    if remarks.damage is not None:
-        raise remarks.damage
+    if findings.damage is not None:
+        raise findings.damage
     return resize(pixels, EvaluationTransform(size=16, resize=16, interpolation="bilinear"))
 
 

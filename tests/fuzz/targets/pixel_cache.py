@@ -38,7 +38,7 @@ def prepared(folder: Path) -> Any:
 
 
 def make_cache(folder: Path, name: str) -> Path:
-    import lrbench.data.prepare as module
+    import lrbench.data.resized_images as module
 
     # Four images to a shard.
     module._SHARD_BYTES = 6_000

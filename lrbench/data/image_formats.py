@@ -1,13 +1,13 @@
-"""The image formats that lrbench reads, and the real name of a file that is something else."""
+"""Image formats that lrbench reads, and names of other file types, detected by content."""
 
 import re
 
-# Pillow's names. Of its other plug-ins, EPS starts Ghostscript, and so can IPTC, which opens an image of any format inside.
-# AVIF is left out because its pixels depend on the codec that Pillow was built with.
+# Pillow's names. EPS is excluded because it starts Ghostscript, IPTC because it can contain EPS, and AVIF because its pixels
+# depend on the codec that Pillow was built with.
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and PPM"
+_READ_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF and PPM"
 
-_STARTS = (
+_SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF8", "GIF"),
@@ -34,7 +34,7 @@ _STARTS = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer"),
 )
-# Brands of the ISO base media file format, which follow `ftyp`.
+# Brands of the ISO base media file format, after `ftyp`.
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC image"),
     **dict.fromkeys((b"avif", b"avis"), "an AVIF image"),
@@ -43,13 +43,13 @@ _WEB_PAGE = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _SVG = re.compile(rb"<svg[\s>]")
 
 
-def kind_of(content: bytes) -> str | None:
-    """What a file is, by its first bytes: one of `READ_FORMATS`, another kind with its article, or None where unknown.
+def detect_kind(content: bytes) -> str | None:
+    """Return a file's type by its first bytes: one of `READ_FORMATS`, another type with its article, or None if unknown.
 
-    >>> kind_of(b"%!PS-Adobe-3.0 EPSF-3.0")
+    >>> detect_kind(b"%!PS-Adobe-3.0 EPSF-3.0")
     'an EPS file'
     """
-    for start, kind in _STARTS:
+    for start, kind in _SIGNATURES:
         if content.startswith(start):
             return kind
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
@@ -62,15 +62,15 @@ def kind_of(content: bytes) -> str | None:
     return "a web page" if _WEB_PAGE.search(head) else None
 
 
-def why_unread(content: bytes) -> str:
-    """Why Pillow recognised no format of `READ_FORMATS` in these bytes, as a clause."""
-    kind = kind_of(content)
+def explain_unreadable(content: bytes) -> str:
+    """Return why Pillow does not recognise these bytes as one of `READ_FORMATS`, as a clause."""
+    kind = detect_kind(content)
     if kind is None:
-        return f"it is not an image in a format that lrbench reads ({_READ})"
+        return f"it is not an image in a format that lrbench reads ({_READ_NAMES})"
     if kind in READ_FORMATS:
-        return f"it begins as a {kind} image, and its header is damaged"
+        return f"it starts like a {kind} image, but its header is damaged"
     if kind == "a Git LFS pointer":
-        return "it is a Git LFS pointer, not the image; run `git lfs pull` where it came from"
+        return "it is a Git LFS pointer, not the image; run `git lfs pull` in the repository it came from"
     if kind.endswith(("image", "icon", "drawing", "EPS file", "PDF file")):
-        return f"it is {kind}, and lrbench reads {_READ}; convert it to one of these"
+        return f"it is {kind}, which lrbench does not read; convert it (lrbench reads {_READ_NAMES})"
     return f"it is {kind}"

@@ -7,7 +7,7 @@ import torch
 
 from lrbench.config.arms import SnapshotKey
 from lrbench.core.control import Control
-from lrbench.data.feeding import feed, feeding_threads
+from lrbench.data.prefetch import prefetch, prefetch_threads
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
 
@@ -29,35 +29,35 @@ class Numbered:
 
 def test_batches_come_in_order_however_many_threads_make_them():
     for threads in (0, 1, 3):
-        taken = [int(labels) for _, labels in feed(Numbered().at, 5, 30, threads=threads)]
+        taken = [int(labels) for _, labels in prefetch(Numbered().at, 5, 30, threads=threads)]
         assert taken == list(range(5, 30))
-    assert list(feed(Numbered().at, 7, 7, threads=2)) == []
+    assert list(prefetch(Numbered().at, 7, 7, threads=2)) == []
 
 
 def test_no_more_is_made_ahead_than_two_for_each_thread():
     batches = Numbered()
-    with closing(feed(batches.at, 0, 100, threads=2)) as fed:
+    with closing(prefetch(batches.at, 0, 100, threads=2)) as fed:
         next(fed)
         time.sleep(0.1)
         assert set(batches.asked) == {0, 1, 2, 3}
 
 
 def test_an_error_is_raised_when_its_batch_is_due():
-    fed = feed(Numbered(fails_at=4).at, 0, 10, threads=3)
+    fed = prefetch(Numbered(fails_at=4).at, 0, 10, threads=3)
     assert [int(labels) for _, labels in (next(fed) for _ in range(4))] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="an image is gone"):
         next(fed)
 
 
 def test_closing_ends_the_threads():
-    fed = feed(Numbered().at, 0, 1000, threads=3)
+    fed = prefetch(Numbered().at, 0, 1000, threads=3)
     next(fed)
     fed.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feeding")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_a_cpu_makes_its_batches_itself():
-    assert feeding_threads(torch.device("cpu")) == 0 and feeding_threads(torch.device("cuda")) >= 1
+    assert prefetch_threads(torch.device("cpu")) == 0 and prefetch_threads(torch.device("cuda")) >= 1
 
 
 def test_pretraining_is_the_same_to_the_byte_with_threads(tiny, place, monkeypatch):
@@ -65,7 +65,7 @@ def test_pretraining_is_the_same_to_the_byte_with_threads(tiny, place, monkeypat
     path = snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=1))
     found = []
     for threads in (0, 3):
-        monkeypatch.setattr("lrbench.data.feeding.feeding_threads", lambda device, n=threads: n)
+        monkeypatch.setattr("lrbench.data.prefetch.prefetch_threads", lambda device, n=threads: n)
         for stage in (0, 1):
             make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
         found.append(path.read_bytes())

@@ -9,14 +9,14 @@ from lrbench.config import load_task
 from lrbench.config.arms import SnapshotKey
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
-from lrbench.data import resident as module
+from lrbench.data import device_images as module
 from lrbench.data.batches import Batches
+from lrbench.data.device_images import DeviceImages, crop_layout, images_on_device, resize_crops
 from lrbench.data.examples import EvaluationTransform
-from lrbench.data.feeding import training_batches
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
+from lrbench.data.prefetch import training_batches
 from lrbench.data.prepare import prepare
-from lrbench.data.resident import Resident, cut, layout_of, resident
 from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import read_metadata, snapshot_path
@@ -29,7 +29,7 @@ SHAPES = [(64, 48), (48, 64), (90, 33), (40, 40), (33, 120), (57, 31)]
 @pytest.fixture
 def pixels(home, monkeypatch):
     """Twelve images of many shapes, short side 36, in several shards."""
-    monkeypatch.setattr("lrbench.data.prepare._SHARD_BYTES", 20_000)
+    monkeypatch.setattr("lrbench.data.resized_images._SHARD_BYTES", 20_000)
     for label in range(2):
         for number in range(8):
             picture = trees.image(label, number, size=SHAPES[number % len(SHAPES)])
@@ -53,7 +53,7 @@ def batches(pixels, augmentation, **changes):
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
 def test_a_device_cuts_the_batches_that_a_cpu_cuts(pixels, augmentation):
     each = batches(pixels, augmentation)
-    here = Resident(pixels.plain, 32, CPU)
+    here = DeviceImages(pixels.plain, 32, CPU)
     for update in range(6):
         expected, expected_labels = each.at(update)
         samples, boxes, flips, labels = each.recipe(update)
@@ -67,7 +67,7 @@ def test_a_device_cuts_the_batches_that_a_cpu_cuts(pixels, augmentation):
 @pytest.mark.parametrize("box", [(0, 0, 36, 36), (3, 5, 7, 30), (10, 2, 25, 4), (1, 1, 32, 32), (35, 0, 1, 1)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_crop_is_torchvisions_whether_it_shrinks_or_grows(pixels, box, flip):
-    here = Resident(pixels.plain, 32, CPU)
+    here = DeviceImages(pixels.plain, 32, CPU)
     for sample in range(len(pixels)):
         original = torch.from_numpy(pixels.resized(sample).copy()).permute(2, 0, 1)
         expected = functional.resized_crop(original.float(), *box, [32, 32], antialias=True).round()
@@ -97,7 +97,7 @@ def test_crops_that_a_device_is_given_become_those_of_a_cpu(kind, request):
         expected, expected_labels = each.at(update)
         content, extents, flips, labels = each.patches(update)
         assert content.dtype == np.uint8 and len(content) == int(extents.prod(1).sum())
-        images = cut(torch.from_numpy(content), *layout_of(extents, flips), 32, CPU)
+        images = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), 32, CPU)
         assert images.dtype == torch.uint8 and images.is_contiguous() and torch.equal(labels, expected_labels)
         assert (images.int() - expected.int()).abs().max() <= 1
         flipped += flips.tolist()
@@ -119,12 +119,14 @@ def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
     plain = list(training_batches(each, 0, 4, CPU))
     cut = []
 
-    class Seen(Resident):
+    class Seen(DeviceImages):
         def batch(self, *recipe):
             cut.append(recipe)
             return super().batch(*recipe)
 
-    monkeypatch.setattr("lrbench.data.feeding.resident", lambda pixels, size, device: Seen(pixels.plain, size, device))
+    monkeypatch.setattr(
+        "lrbench.data.prefetch.images_on_device", lambda pixels, size, device: Seen(pixels.plain, size, device)
+    )
     held = list(training_batches(each, 0, 4, CPU))
     assert len(cut) == 4
     for (images, labels), (theirs, their_labels) in zip(held, plain, strict=True):
@@ -133,20 +135,20 @@ def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
 
 def test_what_does_not_fit_or_is_not_plain_stays_where_it_is(pixels, monkeypatch):
     cuda = torch.device("cuda")
-    assert resident(pixels, 32, CPU) is None
+    assert images_on_device(pixels, 32, CPU) is None
     monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (100_000, 200_000))
-    module._KEPT.clear()
-    assert resident(pixels, 32, cuda) is None
+    module._STORED.clear()
+    assert images_on_device(pixels, 32, cuda) is None
     monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
-    monkeypatch.setattr(module, "Resident", lambda shards, size, device: ("held", len(shards), size, device))
-    module._KEPT.clear()
-    held = resident(pixels, 32, cuda)
-    assert held == ("held", len(pixels.plain), 32, cuda) and resident(pixels, 32, cuda) is held
+    monkeypatch.setattr(module, "DeviceImages", lambda shards, size, device: ("held", len(shards), size, device))
+    module._STORED.clear()
+    held = images_on_device(pixels, 32, cuda)
+    assert held == ("held", len(pixels.plain), 32, cuda) and images_on_device(pixels, 32, cuda) is held
     # Another takes its place, and does not lie beside it.
-    assert resident(pixels, 24, cuda)[2] == 24 and len(module._KEPT) == 1
+    assert images_on_device(pixels, 24, cuda)[2] == 24 and len(module._STORED) == 1
     # Images that stay where they are leave their room to the network.
     monkeypatch.setattr(StoredPixels, "plain", ())
-    assert resident(StoredPixels([], 32, encoded=True), 32, cuda) is None and not module._KEPT
+    assert images_on_device(StoredPixels([], 32, encoded=True), 32, cuda) is None and not module._STORED
 
 
 @pytest.mark.parametrize("augmentation", ["flip", "none"])
@@ -158,8 +160,8 @@ def test_squares_of_the_wanted_size_are_selected_and_not_resampled(augmentation,
         for part in (values[:5], values[5:])
     ]
     each = batches(StoredPixels(shards, 32, encoded=False), augmentation)
-    here = Resident(shards, 32, CPU)
-    monkeypatch.setattr(module, "_weights", lambda *_: pytest.fail("resampled"))
+    here = DeviceImages(shards, 32, CPU)
+    monkeypatch.setattr(module, "_resize_weights", lambda *_: pytest.fail("resampled"))
     for update in range(4):
         samples, boxes, flips, _ = each.recipe(update)
         images = cut_from(here, samples, boxes, flips)
@@ -171,7 +173,7 @@ def test_squares_of_the_wanted_size_are_selected_and_not_resampled(augmentation,
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
 def test_batches_lie_in_memory_as_networks_read_them(pixels, augmentation):
     samples, boxes, flips, _ = batches(pixels, augmentation).recipe(0)
-    images = cut_from(Resident(pixels.plain, 32, CPU), samples, boxes, flips)
+    images = cut_from(DeviceImages(pixels.plain, 32, CPU), samples, boxes, flips)
     normalised = InputNormalisation((0.5,) * 3, (0.5,) * 3, CPU)(images)
     assert images.is_contiguous() and normalised.is_contiguous(memory_format=torch.channels_last)
 
@@ -180,13 +182,13 @@ def test_images_take_no_more_than_their_share_of_the_free_memory(pixels, monkeyp
     cuda = torch.device("cuda")
     # Four bytes a pixel where a shard has three.
     needed = sum(len(shard.content) for shard in pixels.plain) * 4 / 3
-    monkeypatch.setattr(module, "Resident", lambda shards, size, device: "held")
+    monkeypatch.setattr(module, "DeviceImages", lambda shards, size, device: "held")
     for share, fits in ((0.41, False), (0.39, True)):
         # All the card's memory would be enough; what is free decides.
         monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device, s=share: (int(needed / s), 10**12))
-        module._KEPT.clear()
-        assert (resident(pixels, 32, cuda) == "held") == fits
-    module._KEPT.clear()
+        module._STORED.clear()
+        assert (images_on_device(pixels, 32, cuda) == "held") == fits
+    module._STORED.clear()
 
 
 def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch):
@@ -194,14 +196,14 @@ def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch
     content = np.random.default_rng(0).integers(0, 256, sum(3 * height * width for height, width in sides), np.uint8)
     lengths = np.array([3 * height * width for height, width in sides])
     shard = Shard(content=content, index=np.column_stack([np.cumsum(lengths) - lengths, lengths, np.array(sides)]))
-    here = Resident([shard], 32, CPU)
-    gathered, weights = [], module._weights
+    here = DeviceImages([shard], 32, CPU)
+    gathered, weights = [], module._resize_weights
 
     def seen(extent, mirrored, inputs, outputs):
         gathered.append(inputs)
         return weights(extent, mirrored, inputs, outputs)
 
-    monkeypatch.setattr(module, "_weights", seen)
+    monkeypatch.setattr(module, "_resize_weights", seen)
     cut_from(here, [0, 2, 3], [[0, 0, 36, 40], [2, 2, 30, 30], [-1, -1, -1, -1]], [False] * 3)
     assert max(gathered) <= 64
     # Nor does a small crop, or the centre, of the wide one.
@@ -221,7 +223,8 @@ def test_pretraining_from_a_device_learns_what_it_learns_from_memory(tiny, place
     for held in (False, True):
         if held:
             monkeypatch.setattr(
-                "lrbench.data.feeding.resident", lambda pixels, size, device: Resident(pixels.plain, size, device)
+                "lrbench.data.prefetch.images_on_device",
+                lambda pixels, size, device: DeviceImages(pixels.plain, size, device),
             )
         for stage in (0, 1):
             make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())

@@ -120,7 +120,7 @@ def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
     (home / "data" / "mine" / "notes.txt").write_text("no list of its splits")
     assert not load_task_data(own, [home / "data"]).problems
     (home / "data" / "mine" / "test.txt").write_text("a/3.png\nb/3.png\n")
-    with pytest.raises(InputError, match=rf"edited since \(where that was meant, delete {MARK} in its folder\)"):
+    with pytest.raises(InputError, match=rf"\(if this was intended, delete {MARK} in its folder\)"):
         load_task_data(own, [home / "data"])
     (home / "data" / "mine" / MARK).unlink()
     assert not load_task_data(own, [home / "data"]).problems

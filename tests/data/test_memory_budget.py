@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from lrbench.config import load_task
-from lrbench.data import decoding_room
+from lrbench.data import memory_budget
 from lrbench.data.decode import UndecodableImage, decode
-from lrbench.data.decoding_room import DecodingRoom, wait_for_room
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
+from lrbench.data.memory_budget import DecodingBudget, reserve_memory
 from lrbench.data.prepare import prepare
 from tests import trees
 
@@ -25,7 +25,7 @@ def together(room, sizes, threads=8):
 
     def work(size):
         with room.one_image():
-            wait_for_room(size, 1)
+            reserve_memory(size, 1)
             with lock:
                 here.append(4 * size)
                 most[0], most[1] = max(most[0], sum(here)), max(most[1], len(here))
@@ -39,22 +39,22 @@ def together(room, sizes, threads=8):
 
 
 def test_no_more_is_decoded_at_a_time_than_there_is_room_for():
-    most_bytes, most_images = together(DecodingRoom(4000), [300] * 60)
+    most_bytes, most_images = together(DecodingBudget(4000), [300] * 60)
     assert most_bytes <= 4000 and most_images == 3
 
 
 def test_an_image_larger_than_the_room_is_decoded_alone():
-    most_bytes, _ = together(DecodingRoom(4000), [5000, 10, 10, 5000, 10, 10] * 4)
+    most_bytes, _ = together(DecodingBudget(4000), [5000, 10, 10, 5000, 10, 10] * 4)
     assert most_bytes == 20000
 
 
 def test_where_no_room_is_shared_nobody_waits():
     for _ in range(3):
-        wait_for_room(10**6, 10**6)
+        reserve_memory(10**6, 10**6)
 
 
 def test_what_does_not_decode_gives_its_room_back():
-    room, buffer = DecodingRoom(100), io.BytesIO()
+    room, buffer = DecodingBudget(100), io.BytesIO()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(buffer, format="PNG")
     for _ in range(3):
         with pytest.raises(UndecodableImage), room.one_image():
@@ -66,9 +66,9 @@ def test_what_does_not_decode_gives_its_room_back():
 def test_preparing_shares_the_room(tmp_path, monkeypatch):
     data = load_task_data(load_task("cub200"), [trees.cub200(tmp_path)], partial=True)
     claimed = []
-    take = DecodingRoom._take
-    monkeypatch.setattr(DecodingRoom, "_take", lambda self, count: (claimed.append(count), take(self, count))[1])
-    monkeypatch.setattr(decoding_room, "_BYTES", 1)
+    take = DecodingBudget._acquire
+    monkeypatch.setattr(DecodingBudget, "_acquire", lambda self, count: (claimed.append(count), take(self, count))[1])
+    monkeypatch.setattr(memory_budget, "_DEFAULT_BYTES", 1)
     transform = EvaluationTransform(size=32, resize=32, interpolation="bilinear")
     assert len(prepare(data, "train", transform, cache=tmp_path / "cache", workers=4)) == 18
     assert claimed == [4 * 64 * 48] * 18
