@@ -63,7 +63,7 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
 
     for task in TARGETS:
         refused = lrbench("transfer", "--snapshot", "stage2", "--task", task)
-        assert refused.status == 2 and f"the data of task {task}" in refused.err and "is not whole" in refused.err
+        assert refused.status == 2 and f"the data of task {task}" in refused.err and "is incomplete" in refused.err
         for protocol in ("probe", "knn", "finetune"):
             done = lrbench(
                 "transfer", "--snapshot", "stage2", "--task", task, "--protocol", protocol, "--partial", "--json"

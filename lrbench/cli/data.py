@@ -30,20 +30,20 @@ def verify(
     task: TaskArgument,
     data_root: DataRootOption = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Do not fail because the data is not whole; bad images still do.")
+        bool, typer.Option("--partial", help="Do not fail because the data is incomplete; bad images still do.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Count a task's images by class and split against what it pins, and open every one.
 
-    Exit status 1 if any is bad; 2 if all can be read but the data is not whole, and --partial does not say that it need not be.
+    Exit status 1 if any is bad; 2 if all can be read but the data is incomplete and --partial is not given.
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
     from lrbench.core.errors import FailureError, InputError
     from lrbench.core.files import sha256_bytes
     from lrbench.core.workspace import data_roots
-    from lrbench.data.loading import load_task_data, unused_note
+    from lrbench.data.loading import describe_unused, load_task_data
     from lrbench.data.orientation import needs_orientation, orientation_error
     from lrbench.data.verify import verify as verify_data
 
@@ -86,10 +86,10 @@ def verify(
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
             show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
         show(f"fingerprint of classes, images' names and splits: sha256 {data.fingerprint}")
-        if unused := unused_note(data):
+        if unused := describe_unused(data):
             note(unused)
         for problem in data.problems:
-            show(f"not whole: {problem}")
+            show(f"incomplete: {problem}")
         for bad in found.bad:
             show(f"bad {bad.split} image {bad.name}: {bad.reason}")
         for each in found.repeated:
@@ -116,7 +116,7 @@ def verify(
         )
     if data.problems and not partial:
         raise InputError(
-            f"the data of {chosen.name} is not whole: {'; '.join(data.problems)}. Every image that is there can be read."
+            f"the data of {chosen.name} is incomplete: {'; '.join(data.problems)}. All existing images can be read."
         )
     note(f"every image of {chosen.name}{' that is there' if data.problems else ''} can be read")
 
@@ -146,7 +146,7 @@ def prepare(
     from lrbench.config import load_task
     from lrbench.core.workspace import Workspace, data_roots
     from lrbench.data.examples import EvaluationTransform
-    from lrbench.data.loading import load_task_data, unused_note
+    from lrbench.data.loading import describe_unused, load_task_data
     from lrbench.data.prepare import prepare_splits
     from lrbench.store.references import resolve_reference
     from lrbench.store.suites import suite_in_use
@@ -160,7 +160,7 @@ def prepare(
 
         settings = input_for(resolve_reference(snapshot, workspace, suite=suite))
     data = load_task_data(chosen, data_roots(data_root), partial=partial)
-    if unused := unused_note(data):
+    if unused := describe_unused(data):
         note(unused)
     transform = EvaluationTransform.of(settings)
     for split in data.splits:

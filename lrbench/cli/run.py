@@ -99,10 +99,10 @@ def run(
 def _check_data(plan: "Plan", place: "Place") -> None:
     from lrbench.config import load_task
     from lrbench.core.errors import InputError
-    from lrbench.data.loading import check_all
+    from lrbench.data.loading import check_task_data
 
     try:
-        check_all([load_task(name) for name in plan.reads], place.roots, partial=place.partial)
+        check_task_data([load_task(name) for name in plan.reads], place.roots, partial=place.partial)
     except InputError as error:
         suite = plan.suite
         without = f" `lrbench pretrain {suite.name}` needs only the source; --set 'targets=[…]' leaves targets out."

@@ -1,4 +1,4 @@
-"""From a task to its data: find the files, read the layout, and hold what is there against what the task pins."""
+"""Loading a task's data: find the files, read the layout, and compare the result with what the task pins."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,37 +21,37 @@ from lrbench.data.layouts.layout_data import LayoutData, prepend_causes
 from lrbench.data.layouts.registry import LAYOUTS
 
 ON_THE_HUB = "read through `datasets`"
-"""Where data is that lies in no folder."""
+"""Location of data that `datasets` keeps in its cache."""
 
 
 def find_task_data(task: Task, roots: Sequence[Path]) -> str:
-    """Where a task's data is, without reading it all.
+    """Return the location of a task's data without reading it.
 
     Args:
         task: The task.
-        roots: Folders in which data is looked for.
+        roots: Data roots that are searched.
 
     Returns:
-        A folder, or in a few words where else the images come from.
+        A folder, or a phrase for data that is in no folder.
 
     Raises:
-        InputError: It is not there; says what was looked for, where, and how to get it.
+        InputError: The data is missing; the message names the paths tried and how to get it.
     """
     if task.files.layout == "synthetic":
-        return "made on the spot"
+        return "generated"
     return str(LAYOUTS[task.files.layout].find(task, task.files, roots) or ON_THE_HUB)
 
 
 def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) -> TaskData:
-    """Read a task's splits; no image is decoded.
+    """Read the classes and splits of a task. No image is decoded.
 
     Args:
         task: The task.
-        roots: Folders in which data is looked for, in order.
-        partial: Accept data that is not whole; it is then marked so.
+        roots: Data roots that are searched in order.
+        partial: Whether to accept incomplete data, which is marked as partial.
 
     Raises:
-        InputError: The data is missing, half-copied or another data set's; a class has no training image.
+        InputError: The data is missing, incomplete or of a different data set, or a class has no training image.
     """
     if task.files.layout == "synthetic":
         from lrbench.data.synthetic import load_synthetic
@@ -65,20 +65,20 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
     changed = changed_lists(task, Path(reading.where), roots) if task.archives else []
     problems = (*reading.problems, *changed, *_differences(task, reading))
     if len(reading.classes) < 2:
-        cause = f"is not whole: {'; '.join(problems)}; and it " if problems else ""
+        cause = f"is incomplete: {'; '.join(problems)}; and it " if problems else ""
         raise InputError(
-            f"the data of task {task.name} at {reading.where} {cause}has one class, {reading.classes[0]!r}, and nothing can be "
-            "told from it. Where that is not a class, the task's TOML names another folder, or another column, than it should."
+            f"the data of task {task.name} at {reading.where} {cause}has only one class, {reading.classes[0]!r}; a task needs "
+            "two. If that is not a class, correct the folder or the column in the task's TOML."
         )
     if problems and not partial:
         again = (
             f"Copy or unpack it again. {how_to_get(task)}"
             if is_shipped(task)
-            else f"Copy or unpack it again, or correct what {task.path} says of it (`classes`, `counts`, `least`, `most`)."
+            else f"Copy or unpack it again, or correct `classes`, `counts`, `least` or `most` in {task.path}."
         )
         raise InputError(
-            f"the data of task {task.name} at {reading.where} is not whole: {'; '.join(problems)}. {again} To go on with what "
-            "is there, say --partial: every result is then marked partial and never ranked with full ones."
+            f"the data of task {task.name} at {reading.where} is incomplete: {'; '.join(problems)}. {again} To use it anyway, "
+            "pass --partial: results are then marked as partial and not ranked with complete ones."
         )
     return TaskData(
         task=task,
@@ -94,7 +94,7 @@ def load_task_data(task: Task, roots: Sequence[Path], *, partial: bool = False) 
 
 
 def _changed_lists(task: Task, roots: Sequence[Path]) -> list[str]:
-    """The changed lists of data that could not be read, each a clause; none where the data is not found."""
+    """Return the changed lists of data that could not be read, as clauses; empty if the data is not found."""
     if not task.archives:
         return []
     with suppress(InputError):
@@ -103,36 +103,36 @@ def _changed_lists(task: Task, roots: Sequence[Path]) -> list[str]:
     return []
 
 
-def unused_note(data: TaskData) -> str | None:
-    """What lies among the images of a task and is not used, which a user may take for images; None where nothing does."""
+def describe_unused(data: TaskData) -> str | None:
+    """Return a message about files in the data that are not used, which a user may expect to be used; None without any."""
     if not data.unused:
         return None
     if data.task.files.layout in {"lists", "table", "indexed"}:
         return (
-            f"not used: {len(data.unused):,} images beside those of {data.task.name} that it does not list "
+            f"not used: {len(data.unused):,} images in the folders of {data.task.name} that its lists do not name "
             f"({first_few(data.unused)})"
         )
     endings = ", ".join(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
-    beside = any(set(data.classes).isdisjoint(path.split("/")) for path in data.unused)
+    is_outside = any(set(data.classes).isdisjoint(path.split("/")) for path in data.unused)
     return (
-        f"not used: {len(data.unused):,} in {'or beside ' if beside else ''}the class folders of {data.task.name} "
-        f"({first_few(data.unused)}). Images are files that lie directly in the folder of their class, with one "
-        f"of the endings {endings}"
+        f"not used: {len(data.unused):,} files or folders in {'or next to ' if is_outside else ''}the class folders of "
+        f"{data.task.name} ({first_few(data.unused)}). Only files directly in a class folder with one of the endings {endings} "
+        "are images"
     )
 
 
-def say_unused(data: TaskData, control: Control) -> None:
-    """Say it to who runs work on data of which no count tells whether it is whole."""
-    note = None if data.task.counts else unused_note(data)
-    if note is not None:
-        control.say(note)
+def report_unused(data: TaskData, control: Control) -> None:
+    """Report unused files of a task without pinned counts, whose data may therefore be incomplete."""
+    message = None if data.task.counts else describe_unused(data)
+    if message is not None:
+        control.say(message)
 
 
-def check_all(tasks: Sequence[Task], roots: Sequence[Path], *, partial: bool = False) -> None:
-    """Read what is there of several tasks before work on any of them is begun; what is made on the spot is passed over.
+def check_task_data(tasks: Sequence[Task], roots: Sequence[Path], *, partial: bool = False) -> None:
+    """Check that the data of all tasks is complete, before work on any of them starts.
 
     Raises:
-        InputError: Data is missing or half-copied; names all that is.
+        InputError: Data is missing or incomplete; the message covers all tasks.
     """
     problems = []
     for task in tasks:
@@ -146,15 +146,15 @@ def check_all(tasks: Sequence[Task], roots: Sequence[Path], *, partial: bool = F
 
 
 @memoised(64)
-def own_data(name: str, roots: tuple[Path, ...]) -> Identity | None:
-    """What a user's own images are now, looked at once a process.
+def user_data_identity(name: str, roots: tuple[Path, ...]) -> Identity | None:
+    """Return the current identity of a task's data, read once per process.
 
     Args:
-        name: The task's name or the path of its TOML.
-        roots: Folders in which data is looked for.
+        name: Task name or path of its TOML.
+        roots: Data roots that are searched.
 
     Returns:
-        None where they are not there, and for data that looking at takes a library.
+        None if the data is missing, and for layouts that a library reads.
     """
     task = load_task(name)
     if task.files.layout in {"hub", "torchvision", "synthetic"}:
@@ -162,30 +162,30 @@ def own_data(name: str, roots: tuple[Path, ...]) -> Identity | None:
     try:
         return load_task_data(task, roots, partial=True).identity
     except InputError:
-        # A result stands where its images are gone.
+        # Results remain valid when their images are gone.
         return None
 
 
 def _differences(task: Task, reading: LayoutData) -> list[str]:
-    """Where what is there is less or other than what the task pins, each a clause."""
+    """Return the differences between the data and what the task pins, as clauses."""
     differences = []
     if task.classes is not None and len(reading.classes) != task.classes:
-        differences.append(f"it has {len(reading.classes):,} classes, and the whole data set {task.classes:,}")
+        differences.append(f"it has {len(reading.classes):,} classes, expected {task.classes:,}")
     for name, pinned in task.counts.items():
         split: SplitName = name
-        found = len(reading.splits[split]) if split in reading.splits else 0
-        if found != pinned:
-            differences.append(f"it has {found:,} {split} images, and the whole data set {pinned:,}")
+        count = len(reading.splits[split]) if split in reading.splits else 0
+        if count != pinned:
+            differences.append(f"it has {count:,} {split} images, expected {pinned:,}")
     if "test" not in task.counts:
-        tested = np.bincount(reading.splits["test"].labels, minlength=len(reading.classes))
-        untested = [reading.classes[label] for label in np.flatnonzero(tested == 0)]
+        by_class = np.bincount(reading.splits["test"].labels, minlength=len(reading.classes))
+        untested = [reading.classes[label] for label in np.flatnonzero(by_class == 0)]
         if untested:
             differences.append(
                 f"it has no test image of {len(untested):,} of its {len(reading.classes):,} classes "
-                f"({first_few(untested)}; if that is as it should be, say how many images there are: counts = "
-                f"{{ train = {len(reading.splits['train'])}, test = {len(reading.splits['test'])} }} in the task's TOML)"
+                f"({first_few(untested)}; if this is intended, add counts = {{ train = {len(reading.splits['train'])}, "
+                f"test = {len(reading.splits['test'])} }} to the task's TOML)"
             )
-    for pinned_by_class, bound, than, beyond in (
+    for pinned_by_class, bound, comparison, is_beyond in (
         (task.least, "least", "fewer", np.less),
         (task.most, "most", "more", np.greater),
     ):
@@ -193,11 +193,12 @@ def _differences(task: Task, reading: LayoutData) -> list[str]:
             labels = reading.splits[name].labels if name in reading.splits else np.array([], dtype=np.int64)
             by_class = np.bincount(labels, minlength=len(reading.classes))
             wrong = [
-                f"{reading.classes[label]} ({by_class[label]:,})" for label in np.flatnonzero(beyond(by_class, pinned))
+                f"{reading.classes[label]} ({by_class[label]:,})"
+                for label in np.flatnonzero(is_beyond(by_class, pinned))
             ]
             if wrong:
                 shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3:,} more" if len(wrong) > 3 else "")
                 differences.append(
-                    f"classes of the whole data set have {pinned:,} {name} images at {bound}, and these have {than}: {shown}"
+                    f"each class should have at {bound} {pinned:,} {name} images, but these have {comparison}: {shown}"
                 )
     return differences

@@ -8,7 +8,7 @@ from lrbench.config import load_task
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.data.examples import EvaluationTransform, SplitName, TaskData
-from lrbench.data.loading import load_task_data, say_unused
+from lrbench.data.loading import load_task_data, report_unused
 from lrbench.data.pixels import Pixels
 from lrbench.data.prepare import prepare_splits
 
@@ -53,7 +53,7 @@ def prepare_task(
         InputError: The data is missing or incomplete, or an image does not decode.
     """
     data = load_task_data(load_task(name), roots, partial=partial)
-    say_unused(data, control)
+    report_unused(data, control)
     transform = EvaluationTransform.of(settings)
     data, pixels = prepare_splits(
         data, tuple(data.splits) if splits is None else splits, transform, cache=cache, control=control

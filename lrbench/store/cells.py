@@ -206,9 +206,9 @@ def _own_data(name: str, task: Task, place: Place) -> "Identity | None":
     if is_shipped(task):
         # Official data does not change; and looking at data takes libraries.
         return None
-    from lrbench.data.loading import own_data
+    from lrbench.data.loading import user_data_identity
 
-    return own_data(name, place.roots)
+    return user_data_identity(name, place.roots)
 
 
 def _of_other_images(result: Result, data: "Identity | None") -> str | None:

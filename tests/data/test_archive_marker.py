@@ -58,7 +58,7 @@ def test_two_flags_of_one_class_that_change_places_are_noticed(home, server):
     assert split.read_text() != text
     with pytest.raises(
         InputError,
-        match=r"is not whole: .*train_test_split\.txt is not the list that was unpacked from CUB_200_2011\.tar\.gz \(sha256",
+        match=r"is incomplete: .*train_test_split\.txt is not the list that was unpacked from CUB_200_2011\.tar\.gz \(sha256",
     ):
         load_task_data(cub, [data])
     assert load_task_data(cub, [data], partial=True).partial

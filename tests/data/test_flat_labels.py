@@ -180,7 +180,7 @@ def test_a_development_kit_with_any_damage_is_refused(home, compressed):
             read(home)
         except InputError as error:
             assert (
-                "meta.mat" in str(error) or "kit labels none of the images" in str(error) or "not whole" in str(error)
+                "meta.mat" in str(error) or "kit labels none of the images" in str(error) or "incomplete" in str(error)
             )
 
 

@@ -278,7 +278,7 @@ def test_a_class_that_was_cut_short_is_not_whole_where_counts_are_not_known(home
     for picture in short[1:]:
         picture.unlink()
     with pytest.raises(
-        InputError, match=r"is not whole: classes .* have 4 train images at least.*fewer: n01440766 \(1\)\."
+        InputError, match=r"is incomplete: each class should have at least 4 train images, .*fewer: n01440766 \(1\)\."
     ):
         load_task_data(mine(home, **changes), [home / "data"])
     assert load_task_data(mine(home, **changes), [home / "data"], partial=True).partial
@@ -292,7 +292,7 @@ def test_a_class_with_images_of_another_is_not_whole(home):
     first, second, _ = sorted((home / "data" / "imagenet" / "val").iterdir())
     picture = sorted(first.iterdir())[0]
     picture.rename(second / f"moved-{picture.name}")
-    with pytest.raises(InputError, match=r"have 2 test images at most, and these have more: n01440765 \(3\)\."):
+    with pytest.raises(InputError, match=r"at most 2 test images, but these have more: n01440765 \(3\)\."):
         load_task_data(mine(home, **changes), [home / "data"])
 
 

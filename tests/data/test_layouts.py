@@ -29,7 +29,7 @@ from tests.data.reading import MINE, counts, load
 def test_small_trees_are_half_copied_unless_partial(tmp_path, name, tree):
     tree(tmp_path)
     task = load_task(name)
-    with pytest.raises(InputError, match=f"the data of task {name} at .* is not whole: .*--partial"):
+    with pytest.raises(InputError, match=f"the data of task {name} at .* is incomplete: .*--partial"):
         load_task_data(task, [tmp_path])
     data = load_task_data(task, [tmp_path], partial=True)
     assert data.partial and data.problems
@@ -89,10 +89,10 @@ def test_what_systems_leave_lying_about_is_passed_over(home):
 @pytest.mark.parametrize(
     ("pins", "said"),
     [
-        ("classes = 3\n", "it has 2 classes, and the whole data set 3"),
-        ("counts = { test = 3 }\n", "it has 2 test images, and the whole data set 3"),
-        ("counts = { train = 9 }\n", "it has 8 train images, and the whole data set 9"),
-        ("counts = { val = 1 }\n", "it has 0 val images, and the whole data set 1"),
+        ("classes = 3\n", "it has 2 classes, expected 3"),
+        ("counts = { test = 3 }\n", "it has 2 test images, expected 3"),
+        ("counts = { train = 9 }\n", "it has 8 train images, expected 9"),
+        ("counts = { val = 1 }\n", "it has 0 val images, expected 1"),
     ],
 )
 def test_data_with_other_counts_than_the_task_pins_is_not_whole(home, pins, said):

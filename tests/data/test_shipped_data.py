@@ -121,9 +121,7 @@ def copied(sketches, folder, classes):
 
 def test_a_data_root_with_nearly_all_class_folders_is_half_copied_data(sketches, tmp_path):
     task, root = load_task("sketch250"), copied(sketches, tmp_path / "mine", 249)
-    with pytest.raises(
-        InputError, match=rf"at {root} is not whole: .*it has 249 classes, and the whole data set 250.*--partial"
-    ):
+    with pytest.raises(InputError, match=rf"at {root} is incomplete: .*it has 249 classes, expected 250.*--partial"):
         load_task_data(task, [root])
     assert len(load_task_data(task, [root], partial=True).classes) == 249
     # What is whole under a later root goes before it.

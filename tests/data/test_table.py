@@ -120,7 +120,7 @@ def test_missing_images_make_the_data_partial_with_the_same_split(read, home):
     whole = read("")
     lost = home / "data" / "animals" / "photos" / whole.splits["train"].ids[0]
     lost.unlink()
-    with pytest.raises(InputError, match=r"not whole: 1 of 8 listed train images are not there"):
+    with pytest.raises(InputError, match=r"incomplete: 1 of 8 listed train images are not there"):
         read("", pictures=[])
     assert read("", pictures=[], partial=True).splits["test"].ids == whole.splits["test"].ids
 
@@ -226,7 +226,7 @@ def test_validation_and_test_images_may_not_be_the_same(read):
 
 
 def test_one_class_is_none(read):
-    with pytest.raises(InputError, match=r"has one class, '0\.3', and nothing can be told from it.*another column"):
+    with pytest.raises(InputError, match=r"has only one class, '0\.3'.*correct the folder or the column"):
         read("", labels=["id,cat,dog", *(f"{name},0.3,0.7" for name in NAMES)])
 
 

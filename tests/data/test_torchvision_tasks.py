@@ -55,7 +55,7 @@ def test_its_official_layout_is_read(tmp_path, name):
     tree, counts, first, full = TASKS[name]
     task = load_task(name)
     assert tuple(task.counts.get(split, 0) for split in SPLITS) == full
-    with pytest.raises(InputError, match="is not whole"):
+    with pytest.raises(InputError, match="is incomplete"):
         load_task_data(task, [tree(tmp_path)])
     data = load_task_data(task, [tmp_path], partial=True)
     assert tuple(len(data.splits[split]) if split in data.splits else 0 for split in SPLITS) == counts

@@ -6,7 +6,7 @@ import pytest
 
 from lrbench.config import load_task
 from lrbench.core.errors import InputError
-from lrbench.data.loading import load_task_data, unused_note
+from lrbench.data.loading import describe_unused, load_task_data
 from tests import trees
 from tests.data.reading import MINE, load
 
@@ -35,7 +35,7 @@ def test_what_is_called_like_an_image_and_is_none_makes_data_not_whole(home, wha
     assert not load_task_data(task, roots).partial
     instead(home / "data" / "mine" / "train" / "c1" / "3.png", make)
     with pytest.raises(
-        InputError, match=rf"is not whole: .*1 called like an image cannot be read \('c1/3\.png' is {what}\)"
+        InputError, match=rf"is incomplete: .*1 called like an image cannot be read \('c1/3\.png' is {what}\)"
     ):
         load_task_data(task, roots)
     data = load_task_data(task, roots, partial=True)
@@ -77,4 +77,4 @@ def test_a_folder_called_like_an_image_is_not_used_because_it_is_a_folder(home):
     data = load_task_data(load_task("mine.toml"), [home / "data"])
     assert data.unused == (
         "c0/9.png/",
-    ) and "Images are files that lie directly in the folder of their class" in unused_note(data)
+    ) and "Only files directly in a class folder with one of the endings" in describe_unused(data)

@@ -8,7 +8,7 @@ import pytest
 
 from lrbench.config import load_task
 from lrbench.core.errors import InputError
-from lrbench.data.loading import load_task_data, unused_note
+from lrbench.data.loading import describe_unused, load_task_data
 from lrbench.data.split_lists import write_drawn_split
 from tests import trees
 from tests.data.reading import MINE, counts
@@ -48,7 +48,7 @@ def test_images_beside_class_folders_make_data_half_sorted(home, lrbench, split)
         done = lrbench(*command, "mine.toml", "--data-root", home)
         assert done.status == 2 and said in done.err
     verified = lrbench("data", "verify", "mine.toml", "--data-root", home)
-    assert verified.status == 2 and f"not whole: {said}" in verified.out
+    assert verified.status == 2 and f"incomplete: {said}" in verified.out
 
 
 def test_images_beside_the_folders_of_a_drawn_split_make_it_half_sorted(home):
@@ -64,7 +64,9 @@ def test_images_beside_class_folders_are_named_where_counts_say_that_data_is_who
     trees.save(folder / "test" / "x.png", trees.image(0, 100), "PNG")
     data = read(home)
     assert not data.partial and data.unused == ("test/x.png",)
-    assert "not used: 1 in or beside the class folders of mine ('test/x.png')" in unused_note(data)
+    assert "not used: 1 files or folders in or next to the class folders of mine ('test/x.png')" in describe_unused(
+        data
+    )
 
 
 def test_unlisted_images_beside_listed_ones_are_named(home):
@@ -76,7 +78,9 @@ def test_unlisted_images_beside_listed_ones_are_named(home):
     (home / "mine.toml").write_text(toml.format(""))
     data = read(home)
     assert "train/c0/1.png" in data.unused and len(data.unused) == 6
-    assert "not used: 6 images beside those of mine that it does not list ('test/c0/1.png'" in unused_note(data)
+    assert "not used: 6 images in the folders of mine that its lists do not name ('test/c0/1.png'" in describe_unused(
+        data
+    )
     (home / "mine.toml").write_text(toml.format("counts = { train = 2, test = 2 }"))
     assert read(home).unused == ()
 
@@ -89,8 +93,8 @@ def test_missing_classes_come_before_what_follows_from_them(home):
     with pytest.raises(InputError) as refused:
         read(home, partial=True)
     message = str(refused.value)
-    assert "is not whole: it has 1 classes, and the whole data set 3" in message
-    assert message.index("is not whole") < message.index("has one class, 'c0'")
+    assert "is incomplete: it has 1 classes, expected 3" in message
+    assert message.index("is incomplete") < message.index("has only one class, 'c0'")
 
 
 def test_a_list_that_was_cut_comes_before_what_follows_from_it(home):

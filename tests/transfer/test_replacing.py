@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lrbench.data.loading import own_data
+from lrbench.data.loading import user_data_identity
 from lrbench.transfer.target import open_target
 from tests import trees
 
@@ -33,7 +33,7 @@ def own_images(home, count, kind=0, *, registered=False):
     (home.parent / "tasks" if registered else home).joinpath("mine.toml").write_text(OWN)
     # Another process would look anew.
     open_target.cache_clear()
-    own_data.cache_clear()
+    user_data_identity.cache_clear()
 
 
 def test_other_settings_do_not_replace_a_result_unless_told(probed, pretrained, home):
@@ -73,7 +73,7 @@ def test_other_images_of_the_users_own_are_noticed(pretrained, home):
     assert "nothing was computed" in pretrained(*command).err
     # A result stands where its images are gone.
     (home / "data" / "mine").rename(home / "data" / "away")
-    own_data.cache_clear()
+    user_data_identity.cache_clear()
     assert "nothing was computed" in pretrained(*command).err
 
 

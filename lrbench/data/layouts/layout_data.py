@@ -25,7 +25,7 @@ class LayoutData:
         where: Where it was found, for messages.
         classes: Class names in the order of their labels.
         splits: The splits; none is empty.
-        problems: Signs that the data is not whole, each a clause for a message.
+        problems: Signs that the data is incomplete, each a clause for a message.
         drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
         edition: What tells this data from another edition of it, where its images' names do not (`hub`).
         unused: Content that is not used: of class folders, files that are no images by their endings, and folders; images
@@ -194,7 +194,7 @@ def reject_untrained_classes(
 
 def _cause(problems: Sequence[str]) -> str:
     """The words before a consequence that say what may have caused it."""
-    return f"is not whole: {'; '.join(problems)}; and it " if problems else ""
+    return f"is incomplete: {'; '.join(problems)}; and it " if problems else ""
 
 
 def _class_words(names: Sequence[str]) -> str:

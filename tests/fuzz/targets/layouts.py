@@ -210,7 +210,7 @@ def use_task(path: Path) -> object:
     """Classes, names and labels of the images, and the pixels of each."""
     from lrbench.config import load_task
     from lrbench.core.errors import InputError
-    from lrbench.data.loading import load_task_data, unused_note
+    from lrbench.data.loading import describe_unused, load_task_data
 
     home = next(folder for folder in path.parents if (folder / "mine.toml").is_file())
     task = load_task(str(home / "mine.toml"))
@@ -220,7 +220,7 @@ def use_task(path: Path) -> object:
         # What is not whole is refused late; with --partial more is looked at.
         load_task_data(task, [home], partial=True)
         raise
-    str(unused_note(data)).encode(errors="surrogateescape")
+    str(describe_unused(data)).encode(errors="surrogateescape")
     return data.classes, [
         (
             name,
