@@ -1,8 +1,8 @@
-"""The claims, fixed before any result, and what the results say of each.
+"""The claims, which were fixed before any result, and the decision on each.
 
-Each claim is decided for every target, protocol and boundary; boundary i lies between stages i and i + 1. A decision is a
-two-sided test from the interval of a mean paired difference, adjusted by Holm over the targets of one claim, boundary and
-protocol. Overall a claim is supported where it is at every boundary, contradicted where it is at any.
+Each claim is decided for every target, protocol and boundary; boundary i is between stages i and i + 1. A decision is a
+two-sided test of a mean paired difference, adjusted by Holm's method over the targets of one claim, boundary and protocol.
+Over all boundaries, a claim is supported if it is supported at every one, and contradicted if it is contradicted at any.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from lrbench.leaderboard.evidence import Column, Evidence, Row, without_decay
+from lrbench.leaderboard.evidence import Column, Evidence, Row, is_without_decay, row_name
 from lrbench.stats.intervals import Estimate, change_of_ratio, holm, image_variance
 from lrbench.stats.saturation import residual
 
@@ -28,10 +28,10 @@ class Claim:
 
     Attributes:
         name: `C1` … `C4`.
-        title: In a few words.
-        statement: What it says of stages i and i + 1.
-        sign: Sign that its effect has where it is true.
-        unit: What its effect is in: `points` of accuracy or error, or `T`.
+        title: Title in a few words.
+        statement: Statement about stages i and i + 1.
+        sign: Sign of its effect if the claim is true.
+        unit: Unit of its effect: `points` of accuracy or error, or `T`.
     """
 
     name: str
@@ -45,7 +45,7 @@ CLAIMS = (
     Claim(
         name="C1",
         title="diminishing",
-        statement="transferability T of the next stage is smaller than T of this one",
+        statement="transferability T is smaller in the next stage than in this one",
         sign=-1,
         unit="T",
     ),
@@ -67,7 +67,7 @@ CLAIMS = (
     Claim(
         name="C4",
         title="beyond saturation",
-        statement="target error after the rate has fallen is larger than the saturation null predicts from source error",
+        statement="target error after the rate falls is larger than the saturation null predicts from source error",
         sign=1,
         unit="points",
     ),
@@ -76,18 +76,18 @@ CLAIMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What the results say of one claim, for one target, protocol and boundary.
+    """Decision on one claim for one target, protocol and boundary.
 
     Attributes:
-        claim: Which claim.
+        claim: The claim.
         column: Target and protocol.
-        boundary: Between stages `boundary` and `boundary + 1`.
-        effects: What was estimated, by name; two for C3. Empty where nothing could be.
-        p: Two-sided, unadjusted; None where nothing was tested.
-        adjusted: After Holm.
-        verdict: What follows.
-        reason: Why it is inconclusive, in a few words, where that is not the p alone.
-        family: Number of decisions that are adjusted together, whether or not there is anything to test yet.
+        boundary: Boundary between stages `boundary` and `boundary + 1`.
+        effects: Estimated effects with their names: two for C3, none if nothing can be estimated.
+        p: Two-sided, unadjusted p; None if nothing was tested.
+        adjusted: p adjusted by Holm's method.
+        verdict: Verdict that follows.
+        reason: Reason why it is inconclusive regardless of p, in a few words; empty if there is none.
+        family: Number of decisions that are adjusted together, including those without results.
     """
 
     claim: Claim
@@ -102,93 +102,87 @@ class Decision:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest effect that these seeds could have shown by itself: of the noisier one where there are two.
+        """Smallest effect that these seeds can detect by itself, which is that of the noisier effect for C3.
 
-        By itself: where no other target of the family shows anything, so that its p counts as often as there are targets.
+        By itself means that no other target of the family shows an effect, so Holm's method multiplies p by the family's size.
         """
-        found = [size for _, each in self.effects if (size := each.detectable(self.family)) is not None]
-        return max(found, default=None)
+        sizes = [size for _, effect in self.effects if (size := effect.detectable(self.family)) is not None]
+        return max(sizes, default=None)
 
 
 def decide(evidence: Evidence) -> list[Decision]:
-    """Every claim for every target and protocol of the suite, at every boundary."""
+    """Decide every claim for every target and protocol of the suite, at every boundary."""
     decisions: list[Decision] = []
     for claim in CLAIMS:
         for protocol in evidence.suite.protocols:
             columns = [column for column in evidence.columns if column.protocol == protocol]
             for boundary in range(1, evidence.suite.schedule.stages):
-                decisions += _family(claim, [_test(evidence, claim, column, boundary) for column in columns])
+                decisions += judge_family([_test(evidence, claim, column, boundary) for column in columns])
     return decisions
 
 
 def overall(decisions: Iterable[Decision]) -> Verdict:
-    """The verdict over the boundaries of one claim, target and protocol."""
+    """Return the verdict over the boundaries of one claim, target and protocol."""
     verdicts = [decision.verdict for decision in decisions]
     if "contradicted" in verdicts:
         return "contradicted"
     return "supported" if verdicts and set(verdicts) == {"supported"} else "inconclusive"
 
 
-def _family(claim: Claim, members: Sequence[Decision]) -> list[Decision]:
-    # What cannot be tested counts as well: a verdict must not come and go with how many targets have results yet.
+def judge_family(members: Sequence[Decision]) -> list[Decision]:
+    """Adjust the p of the decisions of one claim, boundary and protocol by Holm's method, and set their verdicts."""
+    # Untested members count too: a verdict must not depend on how many targets have results so far.
     adjusted = holm([1.0 if member.p is None else member.p for member in members])
-    return [
-        _judged(claim, replace(member, adjusted=None if member.p is None else p, family=len(members)))
-        for member, p in zip(members, adjusted, strict=True)
-    ]
-
-
-def _judged(claim: Claim, decision: Decision) -> Decision:
-    if decision.adjusted is None or decision.reason or decision.adjusted >= _ALPHA:
-        return decision
-    if all(np.sign(effect.mean) == claim.sign for _, effect in decision.effects):
-        return replace(decision, verdict="supported")
-    return replace(decision, verdict="contradicted")
+    judged = []
+    for member, p in zip(members, adjusted, strict=True):
+        verdict: Verdict = "inconclusive"
+        if member.p is not None and not member.reason and p < _ALPHA:
+            has_sign = all(np.sign(effect.mean) == member.claim.sign for _, effect in member.effects)
+            verdict = "supported" if has_sign else "contradicted"
+        judged.append(replace(member, adjusted=None if member.p is None else p, verdict=verdict, family=len(members)))
+    return judged
 
 
 def _test(evidence: Evidence, claim: Claim, column: Column, boundary: int) -> Decision:
-    found = _MEASURES[claim.name](evidence, column, boundary)
-    blank = Decision(claim=claim, column=column, boundary=boundary)
-    if isinstance(found, str):
-        return replace(blank, reason=found)
-    effects, p = found
+    """Estimate and test the effect of a claim, without a verdict."""
+    outcome = _MEASURES[claim.name](evidence, column, boundary)
+    untested = Decision(claim=claim, column=column, boundary=boundary)
+    if isinstance(outcome, str):
+        return replace(untested, reason=outcome)
+    effects, p = outcome
     seeds, expected = min(effect.seeds for _, effect in effects), len(evidence.seeds)
     reason = ""
     if expected < LEAST_SEEDS:
-        reason = f"{_number(expected)}: {LEAST_SEEDS} are the least"
+        reason = f"{expected} pretraining seed{'s' if expected != 1 else ''}, at least {LEAST_SEEDS} are needed"
     elif seeds < expected:
         reason = f"incomplete: {seeds} of {expected} seeds"
-    return replace(blank, effects=effects, p=p, reason=reason)
+    return replace(untested, effects=effects, p=p, reason=reason)
 
 
-def _number(seeds: int) -> str:
-    return f"{seeds} pretraining seed{'s' if seeds != 1 else ''}"
+_Outcome = tuple[tuple[tuple[str, Estimate], ...], float | None]
+"""Effects by name, and the two-sided p of their test."""
 
 
-_Found = tuple[tuple[tuple[str, Estimate], ...], float | None]
-"""The effects by name, and the two-sided p of their test."""
+def _missing_results(evidence: Evidence, column: Column, rows: Sequence[Row]) -> str:
+    """Return the reason why rows have no seed in common."""
+    missing = [row_name(row) for row in rows if evidence.accuracy(row, column) is None]
+    if len(missing) == len(rows):
+        return "no results"
+    if not missing:
+        return "no seed has results of all snapshots needed"
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"no results of {missing[0]}{more}"
 
 
-def _lacking(evidence: Evidence, column: Column, rows: Sequence[Row]) -> str:
-    """Why several rows have no seed in common."""
-    lacking = [f"{arm}/stage{stage}" for arm, stage in rows if evidence.level((arm, stage), column) is None]
-    if len(lacking) == len(rows):
-        return "no results yet"
-    if not lacking:
-        return "no seed has results of all snapshots needed yet"
-    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-    return f"no results of {lacking[0]}{more} yet"
-
-
-def _absolute(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
+def _absolute(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
     difference = evidence.difference(("step", boundary + 1), ("step", boundary), column)
     if difference is None:
-        return _lacking(evidence, column, [("step", boundary), ("step", boundary + 1)])
+        return _missing_results(evidence, column, [("step", boundary), ("step", boundary + 1)])
     name = f"stage {boundary + 1} − stage {boundary}"
     return ((name, difference),), difference.p
 
 
-def _causal(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
+def _causal(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
     stage = boundary + 1
     effects = []
     for control in ("hold", "average"):
@@ -199,28 +193,29 @@ def _causal(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
     for control in ("hold", "average"):
         difference = evidence.difference(("step", stage), (control, stage), column)
         if difference is None:
-            return _lacking(evidence, column, [("step", stage), ("hold", stage), ("average", stage)])
+            return _missing_results(evidence, column, [("step", stage), ("hold", stage), ("average", stage)])
         effects.append((f"step − {control}", difference))
     ps = [(effect.mean, effect.p) for _, effect in effects if effect.p is not None]
     if len(ps) < len(effects):
         return tuple(effects), None
     above = [p for mean, p in ps if mean > 0]
-    # Both must be below: the larger p decides. One that is above speaks against the claim; there were two to look at.
+    # The claim needs both effects below zero, so the larger p decides. One effect above zero contradicts it; its p is doubled
+    # because there were two chances.
     p = min(1.0, 2 * min(above)) if above else max(p for _, p in ps)
     return tuple(effects), p
 
 
-def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
+def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
     rows: list[Row] = [("step", boundary - 1), ("step", boundary), ("step", boundary + 1)]
-    data = evidence.rows_of(column, rows, with_source=True)
+    data = evidence.select(column, rows, with_source=True)
     if data is None:
-        return _lacking(evidence, column, rows)
+        return _missing_results(evidence, column, rows)
     for before, after in pairwise(rows):
         gain = evidence.source_difference(after, before)
         if gain is None or gain.mean == 0 or (gain.half_width is not None and not gain.excludes_zero):
-            return f"T of stage {after[1]} is undefined: the source's gain cannot be told from zero"
+            return f"T of stage {after[1]} is undefined: the source's gain is not significantly different from zero"
         if gain.mean < 0 and gain.half_width is not None:
-            return f"the source lost accuracy in stage {after[1]}, and T is of gains"
+            return f"T of stage {after[1]} is undefined: the source lost accuracy"
     source = np.array([[evidence.source[row, seed] for seed in data.seeds] for row in rows])
     first, second = data.correct[1] - data.correct[0], data.correct[2] - data.correct[1]
     effect, p = change_of_ratio(
@@ -233,15 +228,19 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Found | 
     return ((f"T of stage {boundary + 1} − T of stage {boundary}", effect),), p
 
 
-def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Found | str:
+def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
     row: Row = ("step", boundary + 1)
     suite = evidence.suite
-    null_rows = [each for each in evidence.rows if without_decay(suite, each) and suite.uses(column.protocol, each[0])]
-    data = evidence.rows_of(column, [*null_rows, row], with_source=True)
+    null_rows = [
+        null_row
+        for null_row in evidence.rows
+        if is_without_decay(suite, null_row) and suite.uses(column.protocol, null_row[0])
+    ]
+    data = evidence.select(column, [*null_rows, row], with_source=True)
     if data is None:
-        return _lacking(evidence, column, [row, *null_rows])
-    errors = [np.array([1 - evidence.source[each, seed] for each in null_rows]) for seed in data.seeds]
-    found = residual(
+        return _missing_results(evidence, column, [row, *null_rows])
+    errors = [np.array([1 - evidence.source[null_row, seed] for null_row in null_rows]) for seed in data.seeds]
+    above_null = residual(
         errors,
         [data.correct[:-1, position] for position in range(len(data.seeds))],
         [1 - evidence.source[row, seed] for seed in data.seeds],
@@ -253,12 +252,12 @@ def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Fo
         column.task,
         boundary,
     )
-    if found.estimate is None:
-        return found.reason
-    return ((f"stage {row[1]}: error observed − predicted", found.estimate),), found.estimate.p
+    if above_null.estimate is None:
+        return above_null.reason
+    return ((f"stage {row[1]}: error observed − predicted", above_null.estimate),), above_null.estimate.p
 
 
-_MEASURES: dict[str, Callable[[Evidence, Column, int], _Found | str]] = {
+_MEASURES: dict[str, Callable[[Evidence, Column, int], _Outcome | str]] = {
     "C1": _diminishing,
     "C2": _absolute,
     "C3": _causal,

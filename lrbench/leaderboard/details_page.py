@@ -51,7 +51,7 @@ def render_details(
                 "another only."
             )
         # Transfers of partial data that the suite does not name say nothing about the suite's own cells.
-        if evidence.there or not evidence.partial:
+        if evidence.completed or not evidence.partial:
             if evidence is not groups[0]:
                 parts += _repeated(evidence, decided, level)
             parts += _comparisons(evidence, decided, drawn if evidence is groups[0] else (), level)
@@ -62,7 +62,7 @@ def render_details(
                 "seeds."
             )
             parts += [figure.markdown(suite.name) for figure in drawn if figure.name == "source-learned"]
-    if any(evidence.there or not evidence.partial for evidence in groups):
+    if any(evidence.completed or not evidence.partial for evidence in groups):
         parts.append(READING)
     parts.append(_settings(suite, groups))
     for evidence in groups:
@@ -169,9 +169,9 @@ def _other_transfers(evidence: Evidence, level: str) -> list[str]:
     """Return the tables of transfers that the suite does not name."""
     parts = []
     for protocol in tables.other_protocols(evidence):
-        columns = [column for column in evidence.extra if column.protocol == protocol]
+        columns = [column for column in evidence.other_columns if column.protocol == protocol]
         text = "Transfers of these snapshots that the suite does not name, computed one by one."
-        if others := evidence.of_other_weights(columns):
+        if others := evidence.rows_of_other_weights(columns):
             listed = ", ".join(f"{row_name(row)} of seed {seed}" for row, seed in others)
             text += (
                 " These rows have different weights than the tables above, because the snapshots were pretrained again: "
@@ -195,7 +195,7 @@ def _settings(suite: Suite, groups: Sequence[Evidence]) -> str:
             zip(schedule.ends[:-1], schedule.ends[1:], schedule.rates, strict=True), start=1
         )
     )
-    entries = [entry for evidence in groups for entry in evidence.stored]
+    entries = [entry for evidence in groups for entry in evidence.entries]
     devices = sorted({entry.device for entry in entries} - {""})
     versions = sorted({entry.versions for entry in entries})
     targets = {
@@ -242,12 +242,12 @@ def _left_out(evidence: Evidence) -> list[str]:
     parts = []
     suffix = " (partial data)" if evidence.partial else ""
     missing = tables.missing_cells(evidence)
-    if missing and (evidence.there or not evidence.partial):
+    if missing and (evidence.completed or not evidence.partial):
         parts.append(f"## Missing results{suffix}\n\n{bullets(missing)}")
-    if evidence.apart:
+    if evidence.excluded:
         rows = [
             {"cell": entry.cell, "accuracy": f"{100 * entry.headline:.1f}", "why it is excluded": reason}
-            for entry, reason in sorted(evidence.apart, key=lambda pair: pair[0].cell)
+            for entry, reason in sorted(evidence.excluded, key=lambda pair: pair[0].cell)
         ]
         parts.append(f"## Excluded results{suffix}\n\nThese are not comparable with the tables.\n\n{table(rows)}")
     if evidence.problems:

@@ -1,11 +1,11 @@
-"""The numbers that a suite's figures draw, as tables."""
+"""Data of a suite's figures."""
 
 from typing import Any
 
 import numpy as np
 import pandas
 
-from lrbench.leaderboard.evidence import Evidence, Row, without_decay
+from lrbench.leaderboard.evidence import Evidence, Row, is_without_decay
 from lrbench.leaderboard.markup import CHANGE, SHARE
 from lrbench.leaderboard.tables import REPORT
 from lrbench.stats.intervals import Estimate
@@ -13,28 +13,28 @@ from lrbench.stats.saturation import LEAST_SNAPSHOTS, fit_null
 
 
 def stage_data(evidence: Evidence) -> pandas.DataFrame:
-    """Protocol, target, arm, stage, mean, ends of the interval and seeds."""
+    """Return the accuracy by protocol, target, arm and stage, with its interval and number of seeds."""
     records = [
-        {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(level, SHARE)}
+        {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(accuracy, SHARE)}
         for column in evidence.columns
         for row in _staged(evidence)
-        if (level := evidence.level(row, column)) is not None
+        if (accuracy := evidence.accuracy(row, column)) is not None
     ]
     return _frame(records, "protocol", "target", "arm", "stage", "mean", "low", "high", "seeds")
 
 
 def _staged(evidence: Evidence) -> list[Row]:
-    """The snapshots at the ends of stages: all but those of `trail`, which is drawn against the source's error alone."""
+    """Return the snapshots at the ends of stages, without those of `trail`."""
     return [row for row in evidence.rows if row[0] != "trail"]
 
 
 def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
-    """Protocol, target, arm, stage, mean errors of source and target, and whether the rate ever fell."""
+    """Return the mean source and target errors by protocol, target, arm and stage, and whether the rate never fell."""
     records = []
     for column in evidence.columns:
         for row in evidence.rows:
-            level, source = evidence.level(row, column), evidence.source_level(row)
-            if level is not None and source is not None and row[1] > 0:
+            accuracy, source = evidence.accuracy(row, column), evidence.source_accuracy(row)
+            if accuracy is not None and source is not None and row[1] > 0:
                 records.append(
                     {
                         "protocol": column.protocol,
@@ -42,19 +42,19 @@ def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
                         "arm": row[0],
                         "stage": row[1],
                         "source_error": round(100 * (1 - source.mean), 4),
-                        "target_error": round(100 * (1 - level.mean), 4),
-                        "without_decay": without_decay(evidence.suite, row),
+                        "target_error": round(100 * (1 - accuracy.mean), 4),
+                        "without_decay": is_without_decay(evidence.suite, row),
                     }
                 )
     return _frame(records, "protocol", "target", "arm", "stage", "source_error", "target_error", "without_decay")
 
 
 def null_curve(points: pandas.DataFrame, count: int = 40) -> pandas.DataFrame | None:
-    """The saturation null through one target's snapshots without decay; None where they are too few to fit it.
+    """Return the saturation null through one target's snapshots without decay; None if they are too few to fit it.
 
     Args:
         points: Rows of `tradeoff_data` of one protocol and target.
-        count: Number of points along the curve.
+        count: Number of points on the curve.
 
     Returns:
         Columns `source_error` and `target_error`, in points.
@@ -64,13 +64,13 @@ def null_curve(points: pandas.DataFrame, count: int = 40) -> pandas.DataFrame | 
         return None
     errors = fitted.source_error.to_numpy() / 100
     null = fit_null(errors, fitted.target_error.to_numpy()[:, None] / 100)
-    along = np.linspace(errors.min(), errors.max(), count)
-    predicted = [null.predict(float(error))[0] for error in along]
-    return pandas.DataFrame({"source_error": 100 * along, "target_error": 100 * np.array(predicted)})
+    grid = np.linspace(errors.min(), errors.max(), count)
+    predicted = [null.predict(float(error))[0] for error in grid]
+    return pandas.DataFrame({"source_error": 100 * grid, "target_error": 100 * np.array(predicted)})
 
 
 def forest_data(evidence: Evidence) -> pandas.DataFrame:
-    """Protocol, target, stage, control, mean difference `step` less control, ends of its interval and seeds."""
+    """Return the difference of `step` and each control by protocol, target and stage, with its interval and number of seeds."""
     records = [
         {
             "protocol": column.protocol,
@@ -80,14 +80,14 @@ def forest_data(evidence: Evidence) -> pandas.DataFrame:
             **_points(value, CHANGE),
         }
         for column in evidence.columns
-        for row, control in evidence.controls()
+        for row, control in evidence.control_pairs()
         if control[0] in ("hold", "average") and (value := evidence.difference(row, control, column)) is not None
     ]
     return _frame(records, "protocol", "target", "stage", "control", "mean", "low", "high", "seeds")
 
 
 def learned_data(evidence: Evidence) -> pandas.DataFrame:
-    """Measure (`simple`, `complex`, `memorised`), arm, stage, mean, ends of the interval and seeds."""
+    """Return the source report by measure, arm and stage, with its interval and number of seeds."""
     records = [
         {"measure": name, "arm": row[0], "stage": row[1], **_points(value, SHARE)}
         for name in REPORT

@@ -175,7 +175,7 @@ def _stage_panel(panel: Any, evidence: Evidence, data: pandas.DataFrame) -> None
         )
         means: dict[Row, float] = dict(zip(zip(points.arm, points.stage, strict=True), points["mean"], strict=True))
         for arm, stage in means:
-            before = evidence.before((arm, stage))
+            before = evidence.previous((arm, stage))
             if arm == "hold" and before in means:
                 ends = [means[row] for row in (before, (arm, stage))]
                 xs = [before[1] + shift, stage + shift]

@@ -1,4 +1,4 @@
-"""The page of snapshots that belong to no suite: timm models, the Hub's, and files."""
+"""Page of snapshots that belong to no suite: models of timm and the Hub, and files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ from lrbench.store.index import Entry, Index, load_index
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTable:
-    """One protocol's table of snapshots that belong to no suite.
+    """Table of the snapshots that belong to no suite, under one protocol.
 
     Attributes:
-        protocol: Its name.
-        rows: A row a snapshot, with its name, the start of its weights' hash, and a column a target.
-        scores: The same with LogME's scores; empty for another protocol.
-        targets: Each target's headline and number of test images, as plain text.
-        warning: Which of its columns do not compare, in a sentence of plain text; empty where all do.
-        averaged: Whether some of it is the mean of several transfer seeds.
-        partial: Whether the data was not whole.
+        protocol: The transfer protocol.
+        rows: One row for each snapshot: its name, the start of its weights' hash, and a column for each target.
+        scores: The same with LogME scores; empty for other protocols.
+        targets: Headline metric and number of test images of each target, as plain text.
+        warning: A sentence of plain text that names columns that are not comparable; empty if all are.
+        averaged: Whether some accuracies are means of several transfer seeds.
+        partial: Whether the results are on partial data.
     """
 
     protocol: str
@@ -46,25 +46,28 @@ class ForeignTable:
 
 
 LEAD = (
-    "Snapshots from outside lrbench's suites, with the BatchNorm statistics that they came with. Each is one pretraining run, "
-    "so intervals are over test images alone: they say how well these weights do, and nothing about another run."
+    "Accuracies of snapshots from outside lrbench's suites, with their own BatchNorm statistics. Each is one pretraining run, "
+    "so intervals are over test images only: they describe these weights, not another run."
 )
-"""What the page of foreign snapshots is about."""
+"""First paragraph of the page."""
 
 
 def render_foreign(results: Path, cache: Path | None = None) -> str:
-    """A table a protocol: a row a snapshot, a column a target."""
+    """Return the page: for each protocol a table with a row for each snapshot and a column for each target."""
     index = load_index(results, FOREIGN, cache)
     parts = ["# Other snapshots", LEAD]
-    made = foreign_tables(index)
-    parts += [_section(shown) for shown in made if not shown.partial]
-    if partial := [_section(shown) for shown in made if shown.partial]:
-        parts += ["## Partial data\n\nMade with data that was not whole; compared among themselves only.", *partial]
+    foreign = foreign_tables(index)
+    parts += [_section(shown) for shown in foreign if not shown.partial]
+    if partial := [_section(shown) for shown in foreign if shown.partial]:
+        parts += [
+            "## Partial data\n\nThese results were computed on incomplete data. They are compared with one another only.",
+            *partial,
+        ]
     targets = sorted({entry.task for entry in index.entries})
     if notes := [f"{name}: {' '.join(texts)}" for name in targets if (texts := tables.task_notes(name))]:
         parts.append("## Targets\n\n" + bullets(notes))
     if index.problems:
-        parts.append("## Left out\n\n" + bullets(index.problems))
+        parts.append("## Unreadable results\n\n" + bullets(index.problems))
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,9 +79,9 @@ def _section(shown: ForeignTable) -> str:
 
 
 def legend(shown: ForeignTable) -> str:
-    """What the numbers of a table are, as plain text."""
+    """Return the explanation of a table's numbers, as plain text."""
     sentences = [
-        "Percent, with the 95 % interval over test images (Wilson's).",
+        "Percent, with Wilson's 95 % interval over test images.",
         f"Headline metric and test images: {shown.targets}.",
         _bold(shown),
         "Transfer seeds are averaged." if shown.averaged else "",
@@ -88,38 +91,36 @@ def legend(shown: ForeignTable) -> str:
 
 
 def _bold(shown: ForeignTable) -> str:
-    """What bold says, or that no row leads; nothing where there is only one row."""
+    """Return the meaning of bold type, or that no row leads; empty if there is only one row."""
     if any(cell.startswith("**") for row in shown.rows for cell in row.values() if isinstance(cell, Marked)):
         return (
-            "Bold: best of its column, and its lead over every other row (except rows that are right on exactly the same "
-            "images) is beyond the interval of their paired difference."
+            "Bold: significantly better than every other row of its column (paired difference, 95 %), except rows that are right "
+            "on exactly the same images."
         )
-    return "No row leads its column by more than the interval of a paired difference." if len(shown.rows) > 1 else ""
+    return "No row is significantly better than every other row of its column." if len(shown.rows) > 1 else ""
 
 
 def foreign_tables(index: Index) -> list[ForeignTable]:
-    """The tables of foreign results, those of whole data first."""
-    made = []
+    """Return the tables of foreign results, those of full data first."""
+    shown = []
     for partial in (False, True):
         for protocol in sorted({entry.protocol for entry in index.entries if entry.partial == partial}):
-            mine = [entry for entry in index.entries if entry.partial == partial and entry.protocol == protocol]
-            columns = {task: _Column.of(mine, task, index) for task in sorted({entry.task for entry in mine})}
+            entries = [entry for entry in index.entries if entry.partial == partial and entry.protocol == protocol]
+            columns = {task: _Column.of(entries, task, index) for task in sorted({entry.task for entry in entries})}
             mixed = [task for task, column in columns.items() if column.mixed]
-            warning = (
-                f"Not comparable down the column (different images, settings or protocol versions): {', '.join(mixed)}."
-            )
-            made.append(
+            warning = f"Not comparable within the column (different images, settings or protocol versions): {', '.join(mixed)}."
+            shown.append(
                 ForeignTable(
                     protocol=protocol,
-                    rows=_rows(mine, columns),
-                    scores=_scores(mine, list(columns)) if protocol == "logme" else (),
-                    targets="; ".join(column.words for column in columns.values()),
+                    rows=_rows(entries, columns),
+                    scores=_scores(entries, list(columns)) if protocol == "logme" else (),
+                    targets="; ".join(column.description for column in columns.values()),
                     warning=warning if mixed else "",
-                    averaged=len({(*_row_of(entry), entry.task) for entry in mine}) < len(mine),
+                    averaged=len({(*_row_of(entry), entry.task) for entry in entries}) < len(entries),
                     partial=partial,
                 )
             )
-    return made
+    return shown
 
 
 _Row = tuple[str, str]
@@ -132,15 +133,15 @@ def _row_of(entry: Entry) -> _Row:
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """One target under one protocol.
+    """Results on one target under one protocol.
 
     Attributes:
         task: The target.
-        metric: Its headline.
-        test_counts: Numbers of test images; several where results are of different images.
-        mixed: Whether its results do not compare.
-        labels: Of the test images of each row. Each of shape `(M,)`.
-        correct: How often each row had each test image right, over the transfer seeds. Each of shape `(M,)`.
+        metric: Its headline metric.
+        test_counts: Numbers of test images; several if results are on different images.
+        mixed: Whether its results are not comparable.
+        labels: Labels of the test images, for each row. Shape `(I,)`.
+        correct: Share of transfer seeds that predict each test image correctly, for each row. Shape `(I,)`.
     """
 
     task: str
@@ -152,47 +153,48 @@ class _Column:
 
     @classmethod
     def of(cls, entries: Sequence[Entry], task: str, index: Index) -> "_Column":
-        mine = [entry for entry in entries if entry.task == task]
-        hits: dict[_Row, list[Entry]] = {}
-        for entry in mine:
-            hits.setdefault(_row_of(entry), []).append(entry)
-        # Transfer seeds that were tested on other images than the last one are not averaged with it.
-        alike = {row: [each for each in found if each.labels == found[-1].labels] for row, found in hits.items()}
+        of_task = [entry for entry in entries if entry.task == task]
+        by_row: dict[_Row, list[Entry]] = {}
+        for entry in of_task:
+            by_row.setdefault(_row_of(entry), []).append(entry)
+        # Transfer seeds are averaged only if they share the test images of the last one.
+        for row, seeds in by_row.items():
+            by_row[row] = [entry for entry in seeds if entry.labels == seeds[-1].labels]
         return cls(
             task=task,
-            metric=mine[-1].metric,
-            test_counts=tuple(sorted({entry.test_count for entry in mine})),
-            mixed=_mixed(mine),
-            labels={row: index.labels[found[0].labels] for row, found in alike.items()},
-            correct={row: np.mean([each.hits for each in found], axis=0) for row, found in alike.items()},
+            metric=of_task[-1].metric,
+            test_counts=tuple(sorted({entry.test_count for entry in of_task})),
+            mixed=_is_mixed(of_task),
+            labels={row: index.labels[seeds[0].labels] for row, seeds in by_row.items()},
+            correct={row: np.mean([entry.hits for entry in seeds], axis=0) for row, seeds in by_row.items()},
         )
 
     @property
-    def words(self) -> str:
-        """The target with its headline and its test images."""
+    def description(self) -> str:
+        """The target with its headline metric and number of test images."""
         counts = " or ".join(f"{count:,}" for count in self.test_counts)
         return f"{self.task} {METRIC_NAMES.get(self.metric, self.metric)}, {counts}"
 
     @property
     def leaders(self) -> set[_Row]:
-        """The best row, if its lead over every other is beyond the interval of their difference, and those that equal it."""
+        """The best row and those with the same predictions, if they are significantly better than all others."""
         if self.mixed:
             return set()
         best = max(self.correct, key=lambda row: self._mean(self.correct[row], row))
         same = {row for row, correct in self.correct.items() if np.array_equal(correct, self.correct[best])}
         others = self.correct.keys() - same
-        return same if others and all(self._leads(best, row) for row in others) else set()
+        return same if others and all(self._is_better(best, row) for row in others) else set()
 
-    def _leads(self, best: _Row, row: _Row) -> bool:
-        ahead, behind = self.correct[best], self.correct[row]
-        if self.metric == "top1" and all(np.isin(each, (0, 1)).all() for each in (ahead, behind)):
-            # As `lrbench recommend` says it.
-            return paired_interval(ahead > 0, behind > 0)[1] > 0
-        lead = ahead - behind
-        return self._mean(lead, best) > half_width_over_images(image_variance(lead, self.labels[best], self.metric))
+    def _is_better(self, row: _Row, other: _Row) -> bool:
+        correct, other_correct = self.correct[row], self.correct[other]
+        if self.metric == "top1" and np.isin(correct, (0, 1)).all() and np.isin(other_correct, (0, 1)).all():
+            # The same test as in `lrbench recommend`.
+            return paired_interval(correct > 0, other_correct > 0)[1] > 0
+        lead = correct - other_correct
+        return self._mean(lead, row) > half_width_over_images(image_variance(lead, self.labels[row], self.metric))
 
-    def level(self, row: _Row, leaders: set[_Row]) -> Marked:
-        """A row's headline with its interval; bold for a leader."""
+    def cell(self, row: _Row, leaders: set[_Row]) -> Marked:
+        """Return a row's accuracy with its interval; bold for a leader."""
         if row not in self.correct:
             return Marked(NOTHING)
         ends = interval_over_images(self.correct[row], self.labels[row], self.metric)
@@ -209,31 +211,31 @@ def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[st
         {
             "snapshot": row[0],
             "weights": row[1][:8],
-            **{task: column.level(row, leaders[task]) for task, column in columns.items()},
+            **{task: column.cell(row, leaders[task]) for task, column in columns.items()},
         }
         for row in dict.fromkeys(map(_row_of, entries))
     ]
 
 
 def _scores(entries: Sequence[Entry], targets: Sequence[str]) -> list[dict[str, str]]:
-    """LogME of each snapshot and target, the mean over transfer seeds."""
-    found: dict[_Row, dict[str, list[float]]] = {}
+    """Return the LogME score of each snapshot and target, the mean over transfer seeds."""
+    scores: dict[_Row, dict[str, list[float]]] = {}
     for entry in entries:
         score = tables.logme_score(entry)
         if score is not None:
-            found.setdefault(_row_of(entry), {}).setdefault(entry.task, []).append(score)
+            scores.setdefault(_row_of(entry), {}).setdefault(entry.task, []).append(score)
     return [
         {
             "snapshot": row[0],
             "weights": row[1][:8],
-            **{task: rounded(float(np.mean(by[task])), 3) if task in by else NOTHING for task in targets},
+            **{task: rounded(float(np.mean(by_task[task])), 3) if task in by_task else NOTHING for task in targets},
         }
-        for row, by in found.items()
+        for row, by_task in scores.items()
     ]
 
 
-def _mixed(entries: Sequence[Entry]) -> bool:
-    """Whether results of a column differ in more than the network's input, in which foreign networks differ by nature."""
+def _is_mixed(entries: Sequence[Entry]) -> bool:
+    """Return whether the results of a column differ in more than the preprocessing, which depends on the network."""
     kinds = set()
     for entry in entries:
         conditions = entry.conditions

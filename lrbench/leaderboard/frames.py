@@ -1,4 +1,4 @@
-"""Results as data: a tidy pandas DataFrame, and the formats that others read."""
+"""Results as data: a tidy pandas DataFrame, and CSV, JSON, Parquet and LaTeX."""
 
 import io
 import json
@@ -31,30 +31,31 @@ _COLUMNS = (
 
 
 def load_results(home: str | Path | None = None, suite: str | None = None) -> pandas.DataFrame:
-    """Every result of a workspace, one row a cell.
+    """Return the results of a workspace, one row for each cell.
 
-    Accuracies are fractions in [0, 1]; `seconds` is the cell's own time; `chosen` holds the hyper-parameters as JSON; `path` is
-    the record's file, relative to the workspace. Rows of one task and protocol compare where their `terms` agree: a hash of the
-    images, the metric, the settings and the protocol's version. Arm, stage and pretraining seed are missing for foreign
-    snapshots.
+    Accuracies are fractions in [0, 1]. `seconds` is the time that the cell took, `chosen` holds the hyper-parameters as JSON,
+    and `path` is the record's file relative to the workspace. Rows of one task and protocol are comparable if their `terms`
+    agree: a hash of the images, the metric, the settings and the protocol's version. Arm, stage and pretraining seed are
+    missing values for foreign snapshots.
 
     Args:
         home: The workspace; None for `LRBENCH_HOME` or the current folder.
-        suite: Only this suite's results.
+        suite: Name of a suite, to return its results only.
 
     Raises:
-        InputError: There is no such workspace or suite.
+        InputError: The workspace has no results, or none of the suite.
     """
     workspace = _workspace(home)
     if not workspace.results.is_dir():
         raise InputError(
-            f"there are no results in {workspace.results.absolute()}. Give the workspace, which is the folder that holds "
+            f"there are no results in {workspace.results.absolute()}. Pass the workspace, which is the folder that contains "
             "`leaderboard/results`, or set LRBENCH_HOME to it."
         )
     known = suites_with_results(workspace.results)
     if suite is not None and suite not in known:
         raise InputError(
-            f"there are no results of a suite {suite!r} in {workspace.results}. There are: {', '.join(known) or 'none'}."
+            f"there are no results of a suite {suite!r} in {workspace.results}. Suites with results: "
+            f"{', '.join(known) or 'none'}."
         )
     rows = []
     for name in known if suite is None else [suite]:
@@ -90,23 +91,21 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
                 )
             )
     frame = pandas.DataFrame(rows, columns=list(_COLUMNS))
-    whole = ["stage", "pretraining_seed", "epoch"]
-    return frame.astype(dict.fromkeys(whole, "Int64"))
+    return frame.astype(dict.fromkeys(["stage", "pretraining_seed", "epoch"], "Int64"))
 
 
 def load_predictions(path: str | Path, home: str | Path | None = None) -> pandas.DataFrame:
-    """The predictions of one result, one row a test image.
+    """Return the predictions of one result, one row for each test image.
 
-    Columns: `index` (position in the test split), `image` (its name), `label` and `prediction` (numbers of classes),
-    `label_name`, `prediction_name` and `correct`. Results of schema 1 did not record names: these columns are then missing
-    values.
+    Columns: `index` (position in the test split), `image` (its name), `label` and `prediction` (class numbers),
+    `label_name`, `prediction_name` and `correct`. Results of schema 1 do not record names; their columns hold missing values.
 
     Args:
         path: The result's record, as in the column `path` of `load_results`.
         home: The workspace that the path is relative to; None for `LRBENCH_HOME` or the current folder.
 
     Raises:
-        InputError: There is no such result, or its files are damaged.
+        InputError: The result does not exist, or its files are damaged.
 
     Example:
         >>> results = lrbench.load_results()
@@ -136,17 +135,17 @@ def _workspace(home: str | Path | None) -> Workspace:
 def formatted(
     workspace: Workspace, suites: Sequence[str], form: Format, *, protocol: str | None = None, arm: str | None = None
 ) -> bytes:
-    """Results in another form.
+    """Return results in one of the formats.
 
     Args:
-        workspace: Whose results.
-        suites: Which suites.
-        form: `csv`, `json` and `parquet`: a row a cell; `md` and `latex`: the headline tables.
-        protocol: Only this protocol.
-        arm: Only this arm.
+        workspace: The workspace with the results.
+        suites: Names of the suites.
+        form: `csv`, `json` and `parquet` have one row for each cell; `md` and `latex` have the tables of accuracy.
+        protocol: Only results of this protocol.
+        arm: Only results of this arm.
 
     Raises:
-        InputError: Nothing is left of the results.
+        InputError: No result matches.
     """
     if form in ("md", "latex"):
         return _tables(workspace, suites, form, protocol, arm).encode()
@@ -156,7 +155,7 @@ def formatted(
     if arm is not None:
         frame = frame[frame.arm == arm]
     if frame.empty:
-        raise InputError(_nothing(workspace, suites, protocol, arm))
+        raise InputError(_no_match(workspace, suites, protocol, arm))
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n").encode()
     if form == "json":
@@ -173,27 +172,31 @@ def _tables(workspace: Workspace, suites: Sequence[str], form: str, protocol: st
             if form == "md" and arm is None and protocol is None:
                 parts.append(render_foreign(workspace.results, workspace.cache).rstrip())
             elif arm is None:
-                parts += _foreign(workspace, form, protocol)
+                parts += _foreign_tables(workspace, form, protocol)
             continue
         suite = read_suite(workspace.results, name)
-        for body in gather(workspace.results, suite, workspace.cache):
-            rows = [row for row in body.rows if arm is None or row[0] == arm]
-            own = suite.protocols if body.there or not body.partial else ()
-            made: list[tuple[str, str, Any]] = [(each, "", tables.accuracy_table) for each in own]
-            made += [(each, " (other transfers)", tables.other_transfers) for each in tables.other_protocols(body)]
-            for each, kind, made_of in made:
-                if rows and protocol in (None, each):
-                    drawn = made_of(body, each, rows=rows, form="latex_booktabs" if form == "latex" else "github")
-                    title = f"{name}, {each}{kind}{' (partial data)' if body.partial else ''}"
-                    if drawn:
-                        latex = _latex(title, tables.accuracy_legend(body, each), drawn)
-                        parts.append(latex if form == "latex" else f"### {for_markdown(title)}\n\n{drawn}")
+        for evidence in gather(workspace.results, suite, workspace.cache):
+            rows = [row for row in evidence.rows if arm is None or row[0] == arm]
+            own = suite.protocols if evidence.completed or not evidence.partial else ()
+            kinds: list[tuple[str, str, Any]] = [(own_protocol, "", tables.accuracy_table) for own_protocol in own]
+            kinds += [
+                (other, " (other transfers)", tables.other_transfers) for other in tables.other_protocols(evidence)
+            ]
+            for shown, suffix, render in kinds:
+                if not rows or protocol not in (None, shown):
+                    continue
+                text = render(evidence, shown, rows=rows, form="latex_booktabs" if form == "latex" else "github")
+                title = f"{name}, {shown}{suffix}{' (partial data)' if evidence.partial else ''}"
+                if text and form == "latex":
+                    parts.append(_latex(title, tables.accuracy_legend(evidence, shown), text))
+                elif text:
+                    parts.append(f"### {for_markdown(title)}\n\n{text}")
     if not parts:
-        raise InputError(_nothing(workspace, suites, protocol, arm))
+        raise InputError(_no_match(workspace, suites, protocol, arm))
     return "\n\n".join(["% In the preamble: \\usepackage{booktabs}", *parts] if form == "latex" else parts) + "\n"
 
 
-def _foreign(workspace: Workspace, form: str, protocol: str | None) -> list[str]:
+def _foreign_tables(workspace: Workspace, form: str, protocol: str | None) -> list[str]:
     parts = []
     for shown in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache)):
         if protocol not in (None, shown.protocol):
@@ -209,12 +212,12 @@ def _foreign(workspace: Workspace, form: str, protocol: str | None) -> list[str]
 
 
 def _latex(title: str, caption: str, tabular: str) -> str:
-    """A LaTeX table.
+    """Return a LaTeX table.
 
     Args:
         title: Suite and protocol, as plain text.
-        caption: What the numbers are, with their unit, as plain text.
-        tabular: tabulate's, with Markdown's bold.
+        caption: Explanation of the numbers, as plain text.
+        tabular: Table from tabulate, with bold type in Markdown.
     """
     bold = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", tabular)
     label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
@@ -230,7 +233,7 @@ def _latex(title: str, caption: str, tabular: str) -> str:
 
 
 def _for_latex(text: str) -> str:
-    """Plain text as LaTeX."""
+    """Return plain text as LaTeX."""
     escaped = re.sub(r"[#$%&_{}]", r"\\\g<0>", text.replace("\\", "/"))
     return _signs(escaped.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}"))
 
@@ -241,13 +244,13 @@ def _signs(text: str) -> str:
     return text
 
 
-def _nothing(workspace: Workspace, suites: Sequence[str], protocol: str | None, arm: str | None) -> str:
-    asked = [(word, value) for word, value in (("protocol", protocol), ("arm", arm)) if value]
-    wanted = ", ".join(f"{word} {value}" for word, value in asked) or "a headline table"
-    said = f"no result of {', '.join(suites)} has {wanted}."
+def _no_match(workspace: Workspace, suites: Sequence[str], protocol: str | None, arm: str | None) -> str:
+    filters = [(word, value) for word, value in (("protocol", protocol), ("arm", arm)) if value]
+    wanted = ", ".join(f"{word} {value}" for word, value in filters) or "a headline table"
+    message = f"no result of {', '.join(suites)} has {wanted}."
     frame = pandas.concat([load_results(workspace.root, suite) for suite in suites], ignore_index=True)
-    for word, value in asked:
+    for word, value in filters:
         known = sorted(frame[word].dropna().unique())
         if value not in known:
-            said += f"{suggestion(value, known)} The {word}s of these results: {', '.join(known) or 'none'}."
-    return f"{said} `lrbench leaderboard --format csv` lists all."
+            message += f"{suggestion(value, known)} The {word}s of these results: {', '.join(known) or 'none'}."
+    return f"{message} `lrbench leaderboard --format csv` lists all."

@@ -1,4 +1,4 @@
-"""How the pages print text and numbers: outside text shows as itself, and every interval holds possible values only."""
+"""Markdown of text and numbers: outside text is escaped, and intervals hold possible values only."""
 
 import re
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from lrbench.stats.intervals import Estimate, Ratio
 NOTHING = "—"
 
 SHARE = (0.0, 1.0)
-"""The values that an accuracy or another share of images can have."""
+"""Range of an accuracy or another share of images."""
 CHANGE = (-1.0, 1.0)
-"""The values that a difference of two shares can have."""
+"""Range of a difference of two shares."""
 
-# Text that needs no escape in a code span, where nothing can be escaped.
+# Nothing can be escaped in a code span; other text is escaped outside of one.
 _PLAIN = re.compile(r"[\w.:/@+,= -]+", re.ASCII)
 
 
 class Marked(str):
-    """A table's cell that is Markdown already; any other text in a table is escaped."""
+    """Markdown for a table's cell; other text is escaped."""
 
 
 def table(rows: Sequence[dict[str, str]], form: str = "github") -> str:
-    """A table in Markdown, or in another of tabulate's forms, left-aligned.
+    """Return a left-aligned table in Markdown or another of tabulate's formats.
 
     Args:
-        rows: A dictionary a row, with the same columns. Text that is not `Marked` shows as itself.
-        form: tabulate's name of the form.
+        rows: One dictionary for each row, all with the same keys. Text that is not `Marked` is escaped.
+        form: tabulate's name of the format.
     """
     if not rows:
         return ""
@@ -44,33 +44,33 @@ def _cell(text: str) -> str:
 
 
 def code(text: str) -> Marked:
-    """Outside text as code, or as escaped text where it holds signs that code cannot."""
+    """Return outside text as code, or as escaped text if a code span cannot hold it."""
     return Marked(f"`{text}`" if _PLAIN.fullmatch(text) else for_markdown(text))
 
 
 def link(text: str, path: str) -> Marked:
-    """A link to a file of the leaderboard.
+    """Return a link to a file of the leaderboard.
 
     Args:
         text: Outside text.
-        path: The file, relative to the page.
+        path: Path of the file, relative to the page.
     """
     return Marked(f"[{for_markdown(text)}]({quote(path)})")
 
 
 def bullets(lines: Sequence[str]) -> str:
-    """A list of outside texts."""
+    """Return a list of outside texts."""
     return "\n".join(f"- {for_markdown(line)}" for line in lines)
 
 
 def rounded(value: float, digits: int, *, signed: bool = False) -> str:
-    """A number as it is printed: a true minus sign, and no sign before a zero."""
+    """Return a number with a true minus sign, and without a sign if it rounds to zero."""
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def bracketed(low: float, high: float, scale: float = 100, digits: int = 1) -> str:
-    """An interval by its ends: `[71.7, 98.9]`."""
+    """Return an interval by its ends: `[71.7, 98.9]`."""
     return f"[{rounded(scale * low, digits)}, {rounded(scale * high, digits)}]"
 
 
@@ -82,13 +82,13 @@ def with_interval(
     digits: int = 1,
     signed: bool = False,
 ) -> Marked:
-    """An estimate with its 95 % interval: `45.1 ± 2.3`, or `93.8 [81.6, 100.0]` where the interval is cut at a limit.
+    """Return an estimate with its 95 % interval: `45.1 ± 2.3`, or `93.8 [81.6, 100.0]` if it is cut at a limit.
 
     Args:
         value: The estimate.
-        possible: The least and the largest possible value; None where there are no limits.
-        scale: What a unit of the value is printed as.
-        digits: Decimals.
+        possible: Smallest and largest possible value; None for no limits.
+        scale: Factor by which the value is multiplied.
+        digits: Number of decimals.
         signed: Whether a positive mean has a sign.
     """
     mean = rounded(scale * value.mean, digits, signed=signed)
@@ -101,13 +101,13 @@ def with_interval(
 
 
 def points(value: Estimate | None, expected: int, *, signed: bool = False, bold: bool = False) -> Marked:
-    """An estimate in points (hundredths), with the number of seeds where some are missing.
+    """Return an estimate in percent or points, with the number of seeds if some are missing.
 
     Args:
-        value: A share of images, or where `signed` a difference of two; None where there is none.
-        expected: How many seeds there should be.
-        signed: Whether it is a difference.
-        bold: Whether it is printed bold.
+        value: A share of images, or a difference of two shares if `signed`; None for no result.
+        expected: Number of seeds of a complete estimate.
+        signed: Whether the value is a difference.
+        bold: Whether it is bold.
     """
     if value is None:
         return Marked(NOTHING)
@@ -118,7 +118,7 @@ def points(value: Estimate | None, expected: int, *, signed: bool = False, bold:
 
 
 def ratio(value: Ratio | None) -> Marked:
-    """A transferability with its interval, or why there is none."""
+    """Return a transferability T with its interval, or the reason why there is none."""
     if value is None:
         return Marked(NOTHING)
     if value.low is None or value.high is None:
@@ -128,7 +128,7 @@ def ratio(value: Ratio | None) -> Marked:
 
 
 def p_value(value: float | None) -> Marked:
-    """A p as it is printed."""
+    """Return a p with three decimals."""
     if value is None:
         return Marked(NOTHING)
     return Marked("<0.001" if value < 0.001 else f"{value:.3f}")

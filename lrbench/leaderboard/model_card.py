@@ -22,15 +22,15 @@ from lrbench.store.suites import effective_path, read_effective, recipe
 
 
 def model_card(metadata: SnapshotMetadata, statistics: str | None, workspace: Workspace, transfers: str) -> str:
-    """The `README.md` of an exported snapshot.
+    """Return the `README.md` of an exported snapshot.
 
     Args:
-        metadata: The exported snapshot's header.
-        statistics: Which BatchNorm statistics the weights hold; None for a network without BatchNorm.
-        workspace: Where the suite's settings are.
+        metadata: Metadata of the exported snapshot.
+        statistics: Kind of BatchNorm statistics in the weights; None for a network without BatchNorm.
+        workspace: Workspace with the suite's settings.
         transfers: The table of `transfer_table`.
     """
-    where = str(
+    reference = str(
         f"{metadata.suite}/{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}"
         if metadata.suite
         else metadata.origin
@@ -38,7 +38,7 @@ def model_card(metadata: SnapshotMetadata, statistics: str | None, workspace: Wo
     facts = [f"Classes: {metadata.classes}"]
     if metadata.source_task is not None:
         facts = [
-            f"Source: {metadata.source_task}, {metadata.classes} classes" + " (not whole)" * metadata.source_partial
+            f"Source: {metadata.source_task}, {metadata.classes} classes" + " (partial data)" * metadata.source_partial
         ]
     if metadata.rate is not None:
         facts.append(
@@ -51,15 +51,15 @@ def model_card(metadata: SnapshotMetadata, statistics: str | None, workspace: Wo
     facts.append(f"timm {timm.__version__}")
     parts = [
         "---\nlibrary_name: timm\ntags:\n- image-classification\n- lrbench\n---",
-        f"# {for_markdown(metadata.architecture)}, snapshot {code(where)}",
+        f"# {for_markdown(metadata.architecture)}, snapshot {code(reference)}",
         "Weights at a boundary of the learning rate, saved by lrbench."
         if metadata.suite
-        else "Weights from elsewhere, taken in by lrbench; what they were trained on is not in the file.",
+        else "Weights from elsewhere, imported by lrbench; the file does not record their training data.",
         bullets(facts),
         "## Transfers",
         transfers,
         *(["## Recipe", _recipe(metadata.suite, metadata.recipe, workspace)] if metadata.suite else []),
-        "## What the snapshot says of itself",
+        "## Metadata of the snapshot",
         "```json\n" + json.dumps(metadata.model_dump(mode="json"), indent=1, sort_keys=True) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -68,33 +68,33 @@ def model_card(metadata: SnapshotMetadata, statistics: str | None, workspace: Wo
 def transfer_table(
     path: Path, metadata: SnapshotMetadata, workspace: Workspace, tasks: Collection[str]
 ) -> tuple[str, list[str]]:
-    """The results of one snapshot in this workspace, with its suite's settings and with those of no suite.
+    """Return the table of one snapshot's results in this workspace.
 
     Args:
         path: The snapshot.
-        metadata: Its header.
-        workspace: Where results are.
-        tasks: The user's own tasks whose results are shown too, by name.
+        metadata: Its metadata.
+        workspace: The workspace with the results.
+        tasks: Names of the user's own tasks whose results are shown too.
 
     Returns:
-        The table, and the user's own tasks whose results are not in it.
+        The table, and the names of the user's own tasks that are left out of it.
     """
     sha256 = identity(path)
-    found = []
+    results = []
     for folder in dict.fromkeys((metadata.suite or FOREIGN, FOREIGN)):
         index = load_index(workspace.results, folder, workspace.cache)
-        found += [(entry, folder, index.labels[entry.labels]) for entry in index.entries if entry.sha256 == sha256]
-    # What a user measured on data of their own is theirs to publish.
-    names = {entry.task for entry, _, _ in found}
+        results += [(entry, folder, index.labels[entry.labels]) for entry in index.entries if entry.sha256 == sha256]
+    # Users decide themselves whether results on their own data are published.
+    names = {entry.task for entry, _, _ in results}
     left_out = sorted(name for name in names if name not in tasks and not _is_shipped(name))
-    found = [result for result in found if result[0].task not in left_out]
-    if not found:
+    results = [result for result in results if result[0].task not in left_out]
+    if not results:
         return "No results are shown.", left_out
-    # Of one task, protocol and seed there may be a result of each kind.
-    both = metadata.suite is not None and any(folder == FOREIGN for _, folder, _ in found)
+    # One task, protocol and seed may have a result with the suite's settings and one with those of no suite.
+    both = metadata.suite is not None and any(folder == FOREIGN for _, folder, _ in results)
     rows = [
         {
-            "target": entry.task + (" (not whole)" if entry.partial else ""),
+            "target": entry.task + (" (partial data)" if entry.partial else ""),
             "protocol": entry.protocol,
             "metric": METRIC_NAMES[entry.metric],
             "accuracy, %": Marked(f"{100 * entry.headline:.2f} {_interval(entry, labels)}"),
@@ -102,14 +102,16 @@ def transfer_table(
             "transfer seed": str(entry.seed),
             **({"settings": "of no suite" if folder == FOREIGN else f"of {folder}"} if both else {}),
         }
-        for entry, folder, labels in sorted(found, key=lambda each: (each[0].task, each[0].protocol, each[0].seed))
+        for entry, folder, labels in sorted(
+            results, key=lambda result: (result[0].task, result[0].protocol, result[0].seed)
+        )
     ]
-    # A file that was named in two ways has each result twice.
+    # A file that was transferred under two names has each result twice.
     rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
-    words = (
-        "In brackets, the 95 % interval over test images (Wilson's). Other pretraining or transfer seeds are not in it."
+    legend = (
+        "In brackets, Wilson's 95 % interval over test images. It does not include other pretraining or transfer seeds."
     )
-    return f"{table(rows)}\n\n{words}", left_out
+    return f"{table(rows)}\n\n{legend}", left_out
 
 
 def _interval(entry: Entry, labels: Labels) -> str:
@@ -124,9 +126,9 @@ def _is_shipped(task: str) -> bool:
 def _recipe(name: str, sha256: str | None, workspace: Workspace) -> str:
     path = effective_path(workspace, name)
     if not path.is_file():
-        return "Not known here."
+        return "This workspace does not have the suite."
     suite = read_effective(path)
     if recipe(suite) != sha256:
-        return "Not known: the suite of that name has other pretraining settings here."
-    kept = {"model", "input", "schedule", "training", "batchnorm", "source"}
-    return "```toml\n" + tomli_w.dumps(suite.model_dump(mode="json", include=kept, exclude_none=True)) + "```"
+        return "The suite of that name in this workspace has different pretraining settings."
+    sections = {"model", "input", "schedule", "training", "batchnorm", "source"}
+    return "```toml\n" + tomli_w.dumps(suite.model_dump(mode="json", include=sections, exclude_none=True)) + "```"

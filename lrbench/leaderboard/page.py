@@ -101,7 +101,9 @@ def build(
         decisions = [decide(evidence) for evidence in groups]
         first = groups[0]
         drawn = figures(first)
-        count = f"{first.there:,} of {first.expected:,}" + (" (incomplete)" if first.there < first.expected else "")
+        count = f"{first.completed:,} of {first.expected:,}" + (
+            " (incomplete)" if first.completed < first.expected else ""
+        )
         lines.append(_line(name, f"{suite.title or name}{' (partial data)' * first.partial}", count))
         answers.append(answer(first, decisions[0]))
         lead = f"{suite_sentence(suite)} {count} cells have results. {source_accuracy(first)}".rstrip()
@@ -110,11 +112,11 @@ def build(
             continue
         for evidence in groups:
             built.problems += evidence.problems
-            entries = [*evidence.stored, *(entry for entry, _ in evidence.apart)]
+            entries = [*evidence.entries, *(entry for entry, _ in evidence.excluded)]
             built.unchecked += sum(not entry.checked for entry in entries)
         built.short[name] = in_short(first, decisions[0])
         on_page = () if first.partial else drawn
-        has_partial = any(evidence.there for evidence in groups[1:])
+        has_partial = any(evidence.completed for evidence in groups[1:])
         pages = {
             f"{name}.md": render_suite(suite, first, decisions[0], on_page, partial=has_partial),
             details_path(name): render_details(suite, groups, decisions, on_page),

@@ -21,7 +21,7 @@ def render_rows(groups: Sequence[Evidence]) -> dict[str, str]:
     """Return the page of every row that has results, by path relative to the leaderboard's folder."""
     results: dict[Row, list[tuple[Evidence, Entry]]] = {}
     for evidence in groups:
-        for entry in evidence.stored:
+        for entry in evidence.entries:
             if entry.arm is not None and entry.stage is not None:
                 results.setdefault((entry.arm, entry.stage), []).append((evidence, entry))
     suite = groups[0].name

@@ -30,7 +30,7 @@ def render_suite(
     """
     details = link("details", details_path(suite.name))
     parts = [f"# {for_markdown(suite.title or suite.name)}", f"**{for_markdown(summary.answer(evidence, decisions))}**"]
-    if evidence.there or not evidence.partial:
+    if evidence.completed or not evidence.partial:
         parts.append(table(summary.verdict_summary(evidence, decisions)))
         parts += [figure.markdown(suite.name) for figure in _first(drawn)]
     context = [
@@ -45,7 +45,7 @@ def render_suite(
         f"Suite `{suite.name}`: {' '.join(sentence for sentence in context if sentence)} Differences, T, controls, every "
         f"decision and the settings: {details}.",
     ]
-    if evidence.there or not evidence.partial:
+    if evidence.completed or not evidence.partial:
         parts += _results(evidence, decisions)
     parts.append(f"## Arms\n\n{_arms(suite)}")
     return "\n\n".join(part for part in parts if part) + "\n"

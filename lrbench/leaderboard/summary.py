@@ -53,9 +53,9 @@ def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
 
 def incomplete(evidence: Evidence) -> str:
     """Return a sentence that counts the results if some are missing, else an empty string."""
-    if evidence.there == evidence.expected:
+    if evidence.completed == evidence.expected:
         return ""
-    return f"Incomplete: {evidence.there:,} of {evidence.expected:,} cells have results."
+    return f"Incomplete: {evidence.completed:,} of {evidence.expected:,} cells have results."
 
 
 def source_accuracy(evidence: Evidence) -> str:
@@ -185,7 +185,9 @@ def which_checkpoint(evidence: Evidence, protocol: str) -> list[dict[str, str]]:
     """Return a table of the targets (rows): the snapshot with the best mean, and how the others compare with it."""
     lines = []
     for column in tables.of_protocol(evidence, protocol):
-        accuracies = {row: accuracy for row in evidence.rows if (accuracy := evidence.level(row, column)) is not None}
+        accuracies = {
+            row: accuracy for row in evidence.rows if (accuracy := evidence.accuracy(row, column)) is not None
+        }
         if not accuracies:
             continue
         # A mean over fewer seeds is a mean over different runs.

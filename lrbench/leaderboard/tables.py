@@ -51,25 +51,25 @@ def accuracy_table(
     shown = [
         row
         for row in (evidence.rows if rows is None else rows)
-        if evidence.suite.uses(protocol, row[0]) or any(evidence.level(row, column) for column in columns)
+        if evidence.suite.uses(protocol, row[0]) or any(evidence.accuracy(row, column) for column in columns)
     ]
     return _accuracies(evidence, shown, columns, form, linked=linked)
 
 
 def other_protocols(evidence: Evidence) -> list[str]:
     """Return the protocols of transfers that the suite does not name."""
-    return sorted({column.protocol for column in evidence.extra})
+    return sorted({column.protocol for column in evidence.other_columns})
 
 
 def other_transfers(
     evidence: Evidence, protocol: str, *, rows: Sequence[Row] | None = None, form: str = "github"
 ) -> str:
     """Return the accuracy table of transfers that the suite does not name, without rows that have none."""
-    columns = [column for column in evidence.extra if column.protocol == protocol]
+    columns = [column for column in evidence.other_columns if column.protocol == protocol]
     shown = [
         row
         for row in (evidence.rows if rows is None else rows)
-        if any(evidence.level(row, column) for column in columns)
+        if any(evidence.accuracy(row, column) for column in columns)
     ]
     return _accuracies(evidence, shown, columns, form)
 
@@ -79,20 +79,20 @@ def _accuracies(
 ) -> str:
     seeds = len(evidence.seeds)
     leaders = {column: leader(evidence, column) for column in columns}
-    with_results = {(entry.arm, entry.stage) for entry in evidence.stored} if linked else set()
+    with_results = {(entry.arm, entry.stage) for entry in evidence.entries} if linked else set()
     lines = []
     for row in rows:
         name = row_link(evidence.name, row) if row in with_results else row_name(row)
-        line: dict[str, str] = {"snapshot": name, "source": points(evidence.source_level(row), seeds)}
+        line: dict[str, str] = {"snapshot": name, "source": points(evidence.source_accuracy(row), seeds)}
         for column in columns:
-            line[column.task] = points(evidence.level(row, column), seeds, bold=leaders[column] == row)
+            line[column.task] = points(evidence.accuracy(row, column), seeds, bold=leaders[column] == row)
         lines.append(line)
     return table(lines, form)
 
 
 def accuracy_legend(evidence: Evidence, protocol: str) -> str:
     """Return the explanation of an accuracy table's numbers, as plain text."""
-    columns = [column for column in (*evidence.columns, *evidence.extra) if column.protocol == protocol]
+    columns = [column for column in (*evidence.columns, *evidence.other_columns) if column.protocol == protocol]
     metrics = {
         column.task: METRIC_NAMES[evidence.values[column].metric] for column in columns if column in evidence.values
     }
@@ -106,7 +106,7 @@ def accuracy_legend(evidence: Evidence, protocol: str) -> str:
     lacks_seeds = any(
         accuracy is not None and accuracy.seeds < seeds
         for column in columns
-        for accuracy in (evidence.level(row, column) for row in evidence.rows)
+        for accuracy in (evidence.accuracy(row, column) for row in evidence.rows)
     )
     return (
         f"Percent, mean ± half the 95 % interval over {seeds} pretraining seeds (Student's t; targets include the variance "
@@ -119,7 +119,7 @@ def accuracy_legend(evidence: Evidence, protocol: str) -> str:
 def differences(evidence: Evidence, protocol: str) -> str:
     """Return the paired difference of each snapshot and the previous stage."""
     pairs = [
-        (row, before) for row in evidence.rows if row[0] != "trail" and (before := evidence.before(row)) is not None
+        (row, before) for row in evidence.rows if row[0] != "trail" and (before := evidence.previous(row)) is not None
     ]
     return _paired_differences(evidence, protocol, pairs)
 
@@ -132,7 +132,7 @@ def control_differences(evidence: Evidence, protocol: str, *, falling: bool) -> 
         protocol: The transfer protocol.
         falling: Whether to show the arms whose rate falls at other epochs, or those whose rate does not fall.
     """
-    pairs = [pair for pair in evidence.controls() if (pair[1][0] in FALLING) == falling]
+    pairs = [pair for pair in evidence.control_pairs() if (pair[1][0] in FALLING) == falling]
     return _paired_differences(evidence, protocol, pairs)
 
 
@@ -154,7 +154,7 @@ def transferability(evidence: Evidence, protocol: str, *, scale: str = "raw") ->
     """Return T of each stage of `step`, on the `raw` or the `logit` scale."""
     lines = []
     for row in evidence.rows:
-        before = evidence.before(row)
+        before = evidence.previous(row)
         if row[0] == "step" and before is not None:
             line = {"stage": row_name(row)}
             for column in of_protocol(evidence, protocol):
@@ -169,7 +169,7 @@ def source_report(evidence: Evidence) -> str:
     seeds = len(evidence.seeds)
     lines = []
     for row in evidence.rows:
-        line = {"snapshot": row_name(row), "all test images": points(evidence.source_level(row), seeds)}
+        line = {"snapshot": row_name(row), "all test images": points(evidence.source_accuracy(row), seeds)}
         line |= {REPORT[name]: points(evidence.reported(name, row), seeds) for name in measures}
         lines.append(line)
     return table(lines) if measures else ""
@@ -184,7 +184,7 @@ def logme_score(entry: Entry) -> float | None:
 def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
     """Return LogME scores by snapshot and target, with intervals over seeds."""
     scores: dict[tuple[Row, str], dict[int, list[float]]] = {}
-    for entry in evidence.stored:
+    for entry in evidence.entries:
         score = logme_score(entry) if entry.protocol == "logme" else None
         if score is not None:
             assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
@@ -230,7 +230,7 @@ def missing_cells(evidence: Evidence) -> list[str]:
 
 def leader(evidence: Evidence, column: Column) -> Row | None:
     """Return the best row of a column if it is significantly better than every other row, else None."""
-    accuracies = {row: accuracy for row in evidence.rows if (accuracy := evidence.level(row, column)) is not None}
+    accuracies = {row: accuracy for row in evidence.rows if (accuracy := evidence.accuracy(row, column)) is not None}
     if len(accuracies) < 2 or any(accuracy.seeds < len(evidence.seeds) for accuracy in accuracies.values()):
         return None
     best = max(accuracies, key=lambda row: accuracies[row].mean)

@@ -109,7 +109,7 @@ def run_differences(evidence: Evidence, protocol: str) -> str:
         by_run: list[dict[str, str]] = [{"difference": name, "run": "crossed bootstrap"}]
         by_run += [{"difference": name, "run": f"seed {seed}"} for seed in evidence.seeds]
         for column in columns:
-            data = evidence.rows_of(column, [row, other])
+            data = evidence.select(column, [row, other])
             for line in by_run:
                 line[column.task] = NOTHING
             if data is None:

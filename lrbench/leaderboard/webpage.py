@@ -1,4 +1,4 @@
-"""`index.html`: the leaderboard as one file that needs no network; everything it shows is the JSON inside it."""
+"""`index.html`: the leaderboard as one file that needs no network and shows the JSON inside it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,31 +19,31 @@ from lrbench.store.index import Entry
 
 
 def render(suites: Sequence[dict[str, Any]], foreign: Sequence[ForeignTable] = ()) -> str:
-    """The page of some suites, each as `suite_data` gives it, and of snapshots that belong to none."""
+    """Return the page of suites, each from `suite_data`, and of snapshots that belong to no suite."""
     content = {
         "claims": [{"name": claim.name, "title": claim.title, "statement": claim.statement} for claim in CLAIMS],
         "suites": list(suites),
         "foreign": {"lead": LEAD, "tables": [_foreign(table) for table in foreign]},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # Inside a script element only this could end it.
+    # Only these could end the script element.
     safe = text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
     return files("lrbench.leaderboard").joinpath("webpage.html").read_text(encoding="utf-8").replace("__DATA__", safe)
 
 
 def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], lead: str) -> dict[str, Any]:
-    """Everything that the page shows of one suite; accuracies in percent.
+    """Return everything that the page shows of one suite, with accuracies in percent.
 
     Args:
         evidence: The suite's results.
-        decisions: Of every claim.
-        drawn: The suite's figures, whose data the page draws itself.
-        lead: What the suite is, in a sentence.
+        decisions: The decisions on every claim.
+        drawn: The suite's figures; the page draws their data itself.
+        lead: Description of the suite.
     """
     suite = evidence.suite
     chosen: dict[str, int] = {}
     entries: dict[tuple[Row, Column], list[Entry]] = {}
-    for entry in evidence.stored:
+    for entry in evidence.entries:
         if entry.arm is not None and entry.stage is not None:
             column = Column(protocol=entry.protocol, task=entry.task)
             entries.setdefault(((entry.arm, entry.stage), column), []).append(entry)
@@ -59,9 +59,9 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
         "title": (suite.title or suite.name) + (" (partial data)" if evidence.partial else ""),
         "lead": lead,
         "answer": summary.answer(evidence, decisions),
-        "evidence": _in_order(summary.claim_evidence(evidence, decisions)),
+        "evidence": _plain_table(summary.claim_evidence(evidence, decisions)),
         "checkpoints": {
-            protocol: _in_order(summary.which_checkpoint(evidence, protocol)) for protocol in suite.protocols
+            protocol: _plain_table(summary.which_checkpoint(evidence, protocol)) for protocol in suite.protocols
         },
         "seeds": list(suite.seeds),
         "stages": suite.schedule.stages,
@@ -75,8 +75,8 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
                 "stage": row[1],
                 "name": row_name(row),
                 "protocols": [protocol for protocol in suite.protocols if suite.uses(protocol, row[0])],
-                "source": _estimate(evidence.source_level(row), SHARE),
-                "before": None if (before := evidence.before(row)) is None else evidence.rows.index(before),
+                "source": _estimate(evidence.source_accuracy(row), SHARE),
+                "before": None if (before := evidence.previous(row)) is None else evidence.rows.index(before),
             }
             for row in evidence.rows
         ],
@@ -109,13 +109,13 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
 def _cell(
     evidence: Evidence, row: Row, column: Column, entries: Sequence[Entry], chosen: dict[str, int], *, best: bool
 ) -> dict[str, Any] | None:
-    level = _estimate(evidence.level(row, column), SHARE)
-    if level is None:
+    accuracy = _estimate(evidence.accuracy(row, column), SHARE)
+    if accuracy is None:
         return None
-    before = evidence.before(row)
+    before = evidence.previous(row)
     gain = None if before is None else _estimate(evidence.difference(row, before, column), CHANGE)
     return {
-        **level,
+        **accuracy,
         "best": best,
         "before": None if before is None else row_name(before),
         "gain": gain,
@@ -124,14 +124,14 @@ def _cell(
                 entry.pretraining_seed,
                 entry.seed,
                 round(100 * entry.headline, 4),
-                chosen.setdefault(_words(json.loads(entry.chosen)), len(chosen)),
+                chosen.setdefault(_describe(json.loads(entry.chosen)), len(chosen)),
             ]
             for entry in sorted(entries, key=lambda entry: (entry.pretraining_seed or 0, entry.seed))
         ],
     }
 
 
-def _words(chosen: Mapping[str, Any]) -> str:
+def _describe(chosen: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in chosen.items()
@@ -139,18 +139,18 @@ def _words(chosen: Mapping[str, Any]) -> str:
 
 
 def _estimate(value: Estimate | None, possible: tuple[float, float]) -> dict[str, Any] | None:
-    """Mean and interval in percent: `half` its width where no limit cuts it, else None; no ends where there is none."""
+    """Return a mean and interval in percent: `half` is None if a limit cuts the interval, the ends if there is none."""
     if value is None:
         return None
     ends = value.within(*possible)
-    whole = ends is not None and ends == (value.low, value.high)
+    is_whole = ends is not None and ends == (value.low, value.high)
     low, high = (None, None) if ends is None else (round(100 * end, 4) for end in ends)
-    half = round(100 * value.half_width, 4) if whole and value.half_width is not None else None
+    half = round(100 * value.half_width, 4) if is_whole and value.half_width is not None else None
     return {"mean": round(100 * value.mean, 4), "half": half, "low": low, "high": high, "seeds": value.seeds}
 
 
 def _nulls(evidence: Evidence) -> list[dict[str, Any]]:
-    """The saturation null of each protocol and target that has one, as points of source and target accuracy."""
+    """Return the saturation null of each protocol and target that has one, as pairs of source and target accuracy."""
     curves = []
     for (protocol, target), points in tradeoff_data(evidence).groupby(["protocol", "target"], sort=False):
         null = null_curve(points)
@@ -163,15 +163,15 @@ def _nulls(evidence: Evidence) -> list[dict[str, Any]]:
 def _foreign(table: ForeignTable) -> dict[str, Any]:
     return {
         "title": f"{table.protocol}{' (partial data)' if table.partial else ''}",
-        "table": _in_order(table.rows),
-        "scores": _in_order(table.scores),
+        "table": _plain_table(table.rows),
+        "scores": _plain_table(table.scores),
         "legend": legend(table),
         "logme": tables.LOGME if table.scores else "",
     }
 
 
-def _in_order(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """A table as its headings and its rows of cells, each as text and whether it is bold."""
+def _plain_table(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Return a table as its headings and its rows of cells, each as text and whether it is bold."""
 
     def plain(cell: str) -> tuple[str, bool]:
         # Text that is not `Marked` may hold any signs.
@@ -182,8 +182,8 @@ def _in_order(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def _records(drawn: Sequence[Figure], name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for figure in drawn:
         if figure.name == name:
-            found = json.loads(figure.data.to_json(orient="records"))
-    return found
+            records = json.loads(figure.data.to_json(orient="records"))
+    return records

@@ -1,1 +1,1 @@
-"""Intervals, tests and resampling on arrays; nothing here knows of suites."""
+"""Intervals, tests and resampling on arrays, independent of suites."""

@@ -1,8 +1,10 @@
-"""Intervals of what the leaderboard prints.
+"""Intervals of means over pretraining seeds and test images.
 
-The pretraining seed is the unit of replication; test images are crossed with seeds (every seed is tested on the same
-ones). The variance of a mean over seeds is therefore the seeds' own variance plus that of images resampled once for all
-seeds: `D ± t(n-1) · sqrt(s²/n + V_image)`.
+Shapes: S pretraining seeds, I test images, C classes.
+
+The pretraining seed is the unit of replication, and test images are crossed with seeds: every seed is tested on the same
+images. The variance of a mean over seeds is therefore the variance between seeds, s² / S, plus the variance from
+resampling the images once for all seeds, V. The interval is `mean ± t(S − 1) · sqrt(s² / S + V)`.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from scipy.optimize import brentq
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
-# Of repetitions, the share in which the smallest effect said to be detectable would have been seen.
+# Share of repetitions in which an effect of the smallest detectable size is significant.
 POWER = 0.8
 
 
@@ -28,8 +30,8 @@ class Estimate:
     Attributes:
         mean: The mean.
         half_width: Half the width of its 95 % interval; None with fewer than two seeds.
-        seeds: Number of seeds in it.
-        variance: Variance of the mean, images included; None with fewer than two seeds.
+        seeds: Number of seeds S.
+        variance: Variance of the mean over seeds and images; None with fewer than two seeds.
     """
 
     mean: float
@@ -39,7 +41,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
+        """Whether the interval excludes zero."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
     @property
@@ -53,11 +55,13 @@ class Estimate:
         return None if self.half_width is None else self.mean + self.half_width
 
     def within(self, least: float, most: float) -> tuple[float, float] | None:
-        """The interval cut to the possible values, which costs no coverage; None where it excludes none of them.
+        """Return the interval cut to the possible values; None if it includes all of them.
+
+        Cutting does not change the coverage.
 
         Args:
-            least: The smallest possible value.
-            most: The largest.
+            least: Smallest possible value.
+            most: Largest possible value.
         """
         if self.low is None or self.high is None or (self.low <= least and self.high >= most):
             return None
@@ -65,7 +69,7 @@ class Estimate:
 
     @property
     def p(self) -> float | None:
-        """Two-sided p of no effect: the test whose interval this is; None with fewer than two seeds."""
+        """Two-sided p of no effect, by the t test that matches the interval; None with fewer than two seeds."""
         if self.variance is None:
             return None
         if self.variance == 0:
@@ -73,20 +77,20 @@ class Estimate:
         return float(2 * stats.t.sf(abs(self.mean) / np.sqrt(self.variance), self.seeds - 1))
 
     def detectable(self, tests: int = 1) -> float | None:
-        """The smallest effect that as many seeds, as noisy as these, would show in four of five repetitions.
+        """Return the smallest effect that the same number of equally noisy seeds detects in four of five repetitions.
 
         Args:
-            tests: Number of tests that are adjusted together: the smallest of their p must be below 5 % divided by it.
+            tests: Number of tests adjusted together by Holm's method: the smallest p must be below 5 % / tests.
         """
         return None if self.variance is None else _detectable_errors(self.seeds, tests) * float(np.sqrt(self.variance))
 
 
 def estimate(values: Floats, image_variance: float = 0.0) -> Estimate:
-    """A mean over seeds with its interval.
+    """Return the mean over seeds with its interval.
 
     Args:
-        values: One value a seed. Shape `(n,)`.
-        image_variance: Variance of the mean from resampling the images once for all seeds.
+        values: One value for each seed. Shape `(S,)`.
+        image_variance: Variance V of the mean from resampling the images once for all seeds.
     """
     count = len(values)
     mean = float(np.mean(values))
@@ -96,40 +100,42 @@ def estimate(values: Floats, image_variance: float = 0.0) -> Estimate:
 
 
 def estimate_of(mean: float, variance: float | None, seeds: int) -> Estimate:
-    """An estimate from the mean over seeds and the mean's variance, where that is known."""
+    """Return an estimate from a mean over seeds and its variance; None for an unknown variance."""
     half_width = None if variance is None else quantile(seeds) * float(np.sqrt(variance))
     return Estimate(mean=mean, half_width=half_width, seeds=seeds, variance=variance)
 
 
 def half_width_over_images(variance: float) -> float:
-    """Half the 95 % interval of a mean over many images, whose variance is given: by the normal distribution."""
+    """Return half the 95 % interval of a mean over many images from its variance, by the normal distribution."""
     return float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
 
 
 @lru_cache(maxsize=64)
 def quantile(seeds: int) -> float:
-    """The two-sided 95 % quantile of Student's t with `seeds - 1` degrees of freedom."""
+    """Return the two-sided 95 % quantile of Student's t with S − 1 degrees of freedom."""
     return float(stats.t.ppf(0.5 + LEVEL / 2, seeds - 1))
 
 
 def log_odds(shares: Floats) -> Floats:
-    """`log(p / (1 - p))`."""
+    """Return log(p / (1 − p)) of shares p."""
     odds: Floats = np.log(shares / (1 - shares))
     return odds
 
 
 def kept_inside(shares: Floats, count: int) -> Floats:
-    """Shares of `count` images moved half an image away from 0 and 1, where log-odds are infinite."""
+    """Return shares of `count` images moved half an image away from 0 and 1, where log-odds are infinite."""
     inside: Floats = (shares * count + 0.5) / (count + 1)
     return inside
 
 
 @lru_cache(maxsize=64)
 def _detectable_errors(seeds: int, tests: int) -> float:
-    """The detectable effect in standard errors of the mean: the noncentrality at which Student's test has the power wanted.
+    """Return the smallest detectable effect in standard errors of the mean, δ.
 
-    The power is a mean over what the seeds' spread may turn out as (a chi distribution). statsmodels' `solve_power` is no help:
-    where scipy's noncentral t is NaN on its way, it ends at another value and says nothing.
+    In units of the true standard error, the estimate is N(δ, 1) and its estimated standard error is u = χ(S − 1) / sqrt(S − 1).
+    The test is significant if |estimate| > c·u, with c the critical value of Student's t. Given u, the power is
+    Φ(δ − c·u) + Φ(−δ − c·u); its mean over u (10,000 quantiles of the chi distribution) must be `POWER`. statsmodels'
+    `solve_power` silently returns wrong values where scipy's noncentral t is NaN.
     """
     bound = float(stats.t.isf((1 - LEVEL) / tests / 2, seeds - 1))
     spreads = stats.chi.ppf((np.arange(10_000) + 0.5) / 10_000, seeds - 1) / np.sqrt(seeds - 1)
@@ -141,9 +147,11 @@ def _detectable_errors(seeds: int, tests: int) -> float:
 
 
 def holm(values: list[float]) -> list[float]:
-    """p-values adjusted for being looked at together (Holm 1979)."""
-    # As statsmodels' `multipletests`, which a test compares it with; that collects all garbage of the process at each call,
-    # a tenth of a second here, and there are dozens of families.
+    """Return p-values adjusted for multiple testing (Holm 1979).
+
+    The k-th smallest of m p-values is multiplied by m − k + 1, then raised to the largest adjusted value before it.
+    """
+    # statsmodels' `multipletests` gives the same values, but collects the garbage of the whole process at each call.
     order = np.argsort(values, kind="stable")
     factors = np.arange(len(values), 0, -1)
     adjusted = np.empty(len(values))
@@ -152,57 +160,60 @@ def holm(values: list[float]) -> list[float]:
 
 
 def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> Floats:
-    """A headline metric for each row of values per image.
+    """Return the headline metric of each row of values per image.
 
     Args:
-        values: Shape `(n, N)`.
-        labels: Shape `(N,)`.
-        metric: `top1` or `mean_per_class`.
+        values: Shape `(S, I)`.
+        labels: Shape `(I,)`.
+        metric: `top1` (mean over images) or `mean_per_class` (mean over the C classes of the mean over their images).
 
     Returns:
-        Shape `(n,)`.
+        Shape `(S,)`.
     """
-    found: Floats
+    headlines: Floats
     if metric == "top1":
-        found = values.mean(axis=1)
+        headlines = values.mean(axis=1)
     else:
+        # An image of a class with I_c images has weight 1 / (I_c · C).
         counts = np.bincount(labels)
-        found = values @ (1.0 / (counts[labels] * np.count_nonzero(counts)))
-    return found
+        headlines = values @ (1.0 / (counts[labels] * np.count_nonzero(counts)))
+    return headlines
 
 
 def least_image_variance(count: int) -> float:
-    """The variance that a share of `count` test images has at least: as if half an image were otherwise than the rest."""
+    """Return the smallest variance assumed for a share of I = `count` images: p (1 − p) / I with p = 0.5 / (I + 1)."""
     share = float(kept_inside(np.zeros(1), count)[0])
     return share * (1 - share) / count
 
 
 def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, unit: float = 1.0) -> float:
-    """Variance of a headline metric over test images that might have been others (of the same classes for the mean per class).
+    """Return the variance of a headline metric over samples of test images.
 
-    Closed form of what a bootstrap over images gives, without its bias in classes of few: each class's variance is divided by
-    the number of its images less one, and a class of one image, in which no spread is to be seen, has that of the others.
-    It is at least that of half an image which is otherwise than the rest: where all images are right, or two networks differ
-    on none, another sample of images would not be just the same.
+    For `top1` it is s² / I. For `mean_per_class`, images are sampled within their classes: (1 / C²) Σ_c s_c² / I_c, with s_c²
+    the unbiased variance within class c. Classes of one image, whose variance is unknown, get the pooled variance of the
+    other classes. A bootstrap over images gives the same up to its bias in small classes.
+
+    The variance is at least `least_image_variance`: if all images are right, or two networks differ on none, another sample
+    of images could still differ.
 
     Args:
-        values: Per image; of several runs, their mean. Shape `(N,)`.
-        labels: Shape `(N,)`.
+        values: Values per image, or their means over runs. Shape `(I,)`.
+        labels: Shape `(I,)`.
         metric: `top1` or `mean_per_class`.
-        unit: What an image predicted right instead of wrong changes in its value.
+        unit: Change of an image's value when its prediction changes from wrong to right.
     """
-    return max(_spread(values, labels, metric), unit**2 * least_image_variance(len(values)))
+    return max(_sample_variance(values, labels, metric), unit**2 * least_image_variance(len(values)))
 
 
 def interval_over_images(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> tuple[float, float]:
-    """The 95 % interval of a headline metric over test images, within [0, 1] (Wilson 1927).
+    """Return the 95 % interval of a headline metric over test images, within [0, 1] (Wilson 1927).
 
-    A mean per class, or a mean over transfer seeds, has the interval of a plain share with the same variance: of
-    `share * (1 - share) / variance` images.
+    A mean per class, or a mean over transfer seeds, has the interval of a plain share p with the same variance V, which is a
+    share of p (1 − p) / V images.
 
     Args:
-        values: How often each image was predicted right. Shape `(N,)`.
-        labels: Shape `(N,)`.
+        values: Share of transfer seeds that predict each image correctly. Shape `(I,)`.
+        labels: Shape `(I,)`.
         metric: `top1` or `mean_per_class`.
     """
     from statsmodels.stats.proportion import proportion_confint
@@ -212,7 +223,7 @@ def interval_over_images(values: Floats, labels: npt.NDArray[np.int64], metric: 
     if 0 < share < 1 and not (metric == "top1" and np.isin(values, (0, 1)).all()):
         images = share * (1 - share) / image_variance(values, labels, metric)
     elif metric == "mean_per_class":
-        # All right or all wrong: the number of images that an unequal weighting leaves (Kish 1965).
+        # All images are right or all are wrong: the effective number of images under unequal weights (Kish 1965).
         counts = np.bincount(labels)
         counts = counts[counts > 0]
         images = len(counts) ** 2 / float(np.sum(1 / counts))
@@ -220,12 +231,12 @@ def interval_over_images(values: Floats, labels: npt.NDArray[np.int64], metric: 
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-def _spread(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
+def _sample_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> float:
     count = len(values)
     counts = np.bincount(labels)
     several = counts > 1
     if metric == "top1" or not several.any():
-        # Classes of one image each count alike, as images do.
+        # With one image in each class, all images have equal weights.
         return float(np.var(values, ddof=1)) / count if count > 1 else 0.0
     means = np.bincount(labels, weights=values) / np.maximum(counts, 1)
     squares = np.bincount(labels, weights=(values - means[labels]) ** 2, minlength=len(counts))
@@ -241,8 +252,8 @@ class Ratio:
 
     Attributes:
         value: The ratio of the means.
-        low, high: Fieller's 95 % interval; None where it is not a finite stretch.
-        reason: Why there is no interval, in a few words; empty where there is one.
+        low, high: Fieller's 95 % interval; None if it is not bounded.
+        reason: Reason why there is no interval, in a few words; empty if there is one.
     """
 
     value: float
@@ -256,18 +267,19 @@ def change_of_ratio(
     denominators: Floats,
     image_variances: Callable[[float, float], float] = lambda first, second: 0.0,
 ) -> tuple[Estimate, float | None]:
-    """By how much the ratio of two means, `second numerator / second denominator`, differs from the first such ratio.
+    """Return the difference of two ratios of means, t₂/s₂ − t₁/s₁, and the p of no difference.
 
-    Its interval is by the delta method. Whether it differs is tested without dividing, on `θ = t₂s₁ − t₁s₂`, which is zero
-    where the ratios `t/s` are equal.
+    The interval is by the delta method: to first order, seed k contributes (t₂ₖ − r₂ s₂ₖ) / s₂ − (t₁ₖ − r₁ s₁ₖ) / s₁ to the
+    difference, with r = t/s the ratios of the means. The test needs no division: it tests θ = t₂s₁ − t₁s₂, which is zero if
+    the ratios are equal.
 
     Args:
-        numerators: t₁ and t₂, one a seed. Shape `(2, n)`.
-        denominators: s₁ and s₂, one a seed; their means are not zero. Shape `(2, n)`.
-        image_variances: Variance of `a · mean(t₁) + b · mean(t₂)` from resampling images, given a and b.
+        numerators: t₁ and t₂ for each seed. Shape `(2, S)`.
+        denominators: s₁ and s₂ for each seed, with means that are not zero. Shape `(2, S)`.
+        image_variances: Function of a and b that returns the variance of a·mean(t₁) + b·mean(t₂) from resampling images.
 
     Returns:
-        The difference, and the two-sided p of no difference; None with fewer than two seeds.
+        The difference, and the two-sided p; None with fewer than two seeds.
     """
     count = numerators.shape[1]
     (t1, t2), (s1, s2) = numerators, denominators
@@ -275,7 +287,7 @@ def change_of_ratio(
     first, second = mt1 / ms1, mt2 / ms2
     if count < 2:
         return estimate_of(second - first, None, count), None
-    # What each seed adds to a function of four means, to first order.
+    # First-order contribution of each seed to the difference and to θ. Both have shape (S,).
     to_difference = (t2 - second * s2) / ms2 - (t1 - first * s1) / ms1
     to_product = (t2 - mt2) * ms1 + mt2 * (s1 - ms1) - (t1 - mt1) * ms2 - mt1 * (s2 - ms2)
     difference = float(np.var(to_difference, ddof=1)) / count + image_variances(-1 / ms1, 1 / ms2)
@@ -284,11 +296,14 @@ def change_of_ratio(
 
 
 def fieller(numerators: Floats, denominators: Floats, numerator_image_variance: float = 0.0) -> Ratio:
-    """The ratio of two paired means and its interval (Fieller 1954).
+    """Return the ratio of two paired means with its interval (Fieller 1954).
+
+    The interval holds every ratio r at which t − r·s is within t(S − 1) standard errors of zero, a quadratic inequality in r.
+    It is bounded if the denominator's mean is significantly different from zero (g < 1).
 
     Args:
-        numerators: One a seed. Shape `(n,)`.
-        denominators: One a seed. Shape `(n,)`.
+        numerators: One for each seed. Shape `(S,)`.
+        denominators: One for each seed. Shape `(S,)`.
         numerator_image_variance: Variance of the numerators' mean from resampling images.
     """
     count = len(numerators)

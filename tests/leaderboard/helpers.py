@@ -21,8 +21,8 @@ def world(suite, seeds, draw, *, levels, source=None, seed_noise=0.01, tasks=("a
     columns = [Column(protocol="probe", task=task) for task in tasks]
     labels = np.zeros(IMAGES, dtype=np.int64) if labels is None else labels
     evidence = Evidence(
-        name="made-up", suite=suite, rows=rows, columns=columns, extra=[], values={}, source={}, report={}, stored=[],
-        apart=[], problems=[], partial=False,
+        name="made-up", suite=suite, rows=rows, columns=columns, other_columns=[], values={}, source={}, report={}, entries=[],
+        excluded=[], problems=[], partial=False,
     )  # fmt: skip
     source = source or (lambda row, seed: 0.05 + 0.2 * row[1])
     for row in rows:

@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from lrbench.config.arms import snapshot_keys
 from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision, decide, overall
-from lrbench.leaderboard.evidence import Column, without_decay
+from lrbench.leaderboard.evidence import Column, is_without_decay
 from lrbench.stats import saturation
 from lrbench.stats.intervals import estimate, estimate_of, fieller, holm, image_variance
 from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
@@ -58,7 +58,7 @@ def test_the_adjusted_p_decides():
         Decision(claim=CLAIMS[1], column=Column(protocol="probe", task=task), boundary=1, effects=(("d", effect),), p=p)
         for task, p in (("a", 0.03), ("b", 0.5), ("c", 0.001))
     ]
-    judged = claims._family(CLAIMS[1], members)
+    judged = claims.judge_family(members)
     assert [each.adjusted for each in judged] == pytest.approx([0.06, 0.5, 0.003])
     assert [each.verdict for each in judged] == ["inconclusive", "inconclusive", "supported"]
 
@@ -103,7 +103,7 @@ def test_too_few_or_missing_seeds_decide_nothing_and_say_so(tiny):
     draw = np.random.default_rng(2)
     few = world(tiny, 2, draw, levels=lambda row: 0.9 - 0.2 * row[1])
     assert {each.verdict for each in decide(few)} == {"inconclusive"}
-    assert "2 pretraining seeds: 3 are the least" in {each.reason for each in decide(few)}
+    assert "2 pretraining seeds, at least 3 are needed" in {each.reason for each in decide(few)}
     lacking = world(tiny, 4, draw, levels=lambda row: 0.9 - 0.2 * row[1])
     del lacking.values[lacking.columns[0]].correct[("step", 2), 3]
     assert {each.reason for each in verdicts(lacking, "C2")} == {"incomplete: 3 of 4 seeds"}
@@ -288,21 +288,21 @@ def test_no_verdict_by_extrapolation_or_from_a_handful_of_snapshots():
     labels, hits = np.zeros(50, dtype=np.int64), np.ones((8, 50))
     inside = [np.linspace(0.3, 0.8, 8)]
     outside = residual(inside, [hits], [0.25], np.ones((1, 50)), labels, "top1", "x")
-    assert outside.estimate is None and "lies outside the fitted 30.0 to 80.0 %" in outside.reason
+    assert outside.estimate is None and "is outside the fitted 30.0 to 80.0 %" in outside.reason
     few = residual([inside[0][:5]], [hits[:5]], [0.4], np.ones((1, 50)), labels, "top1", "x")
-    assert few.estimate is None and "5 snapshots without decay a seed, 8 are needed" in few.reason
+    assert few.estimate is None and "5 snapshots without decay per seed, 8 are needed" in few.reason
     assert draw is not None
 
 
 def test_the_null_stands_on_snapshots_whose_rate_never_fell(tiny, monkeypatch):
     rows = [(arm, stage) for arm, stage in dict.fromkeys((key.arm, key.stage) for key in snapshot_keys(tiny, seed=0))]
-    assert [row for row in rows if without_decay(tiny, row)] == [
+    assert [row for row in rows if is_without_decay(tiny, row)] == [
         ("step", 1), ("hold", 2), ("constant", 3), ("average", 2),
     ]  # fmt: skip
     draw = np.random.default_rng(14)
     evidence = world(tiny, 3, draw, levels=lambda row: 0.6, source=lambda row, seed: 0.3 + 0.1 * row[1])
     assert {each.reason for each in verdicts(evidence, "C4")} == {
-        "not identified: 4 snapshots without decay a seed, 8 are needed"
+        "not identified: 4 snapshots without decay per seed, 8 are needed"
     }
     # With enough snapshots the claim is decided; here the least number is lowered to what the suite has.
     monkeypatch.setattr(saturation, "LEAST_SNAPSHOTS", 4)
@@ -322,9 +322,9 @@ def test_trail_feeds_the_null_and_is_nobodys_control(tiny):
     suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average", "trail")})
     evidence = world(suite, 3, np.random.default_rng(0), levels=lambda row: 0.6)
     trail = [row for row in evidence.rows if row[0] == "trail"]
-    assert trail and all(without_decay(suite, row) for row in trail)
-    assert not any(row[0] == "trail" for pair in evidence.controls() for row in pair)
+    assert trail and all(is_without_decay(suite, row) for row in trail)
+    assert not any(row[0] == "trail" for pair in evidence.control_pairs() for row in pair)
     # The mean of a stage that never saw another rate feeds it too, and is a control as the stage itself is.
     mean = ("constant-average", 3)
-    assert without_decay(suite, mean) and not without_decay(suite, ("average", 3))
-    assert (("step", 3), mean) in evidence.controls() and evidence.before(mean) == ("hold", 2)
+    assert is_without_decay(suite, mean) and not is_without_decay(suite, ("average", 3))
+    assert (("step", 3), mean) in evidence.control_pairs() and evidence.previous(mean) == ("hold", 2)

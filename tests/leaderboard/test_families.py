@@ -57,7 +57,7 @@ def test_targets_without_results_count_among_those_that_are_looked_at(tiny):
         if each.column.task == "a":
             assert each.p == whole["a", each.boundary].p and each.adjusted == pytest.approx(min(1.0, 4 * each.p))
         else:
-            assert each.p is None and each.adjusted is None and each.reason == "no results yet"
+            assert each.p is None and each.adjusted is None and each.reason == "no results"
         assert each.family == 4
 
 
@@ -91,7 +91,7 @@ def test_the_detectable_effect_of_a_family_is_found_in_about_four_of_five_runs_a
     for _ in range(2000):
         effect = estimate(draw.normal(size, spread, seeds))
         member = replace(blank, effects=(("difference", effect),), p=effect.p)
-        found += claims._family(CLAIMS[1], [member, *others])[0].verdict != "inconclusive"
+        found += claims.judge_family([member, *others])[0].verdict != "inconclusive"
     assert found / 2000 == pytest.approx(0.8, abs=0.03)
 
 
@@ -100,5 +100,5 @@ def test_a_family_of_one_is_not_adjusted():
     member = Decision(
         claim=CLAIMS[1], column=Column(protocol="probe", task="a"), boundary=1, effects=(("d", effect),), p=0.03
     )
-    (judged,) = claims._family(CLAIMS[1], [member])
+    (judged,) = claims.judge_family([member])
     assert judged.adjusted == 0.03 and judged.verdict == "supported"

@@ -37,7 +37,7 @@ def test_foreign_snapshots_alone_have_their_page_and_no_more(workspace, tiny, lr
     assert "timm:resnet18" in page and "- tiny-objects: Its test images may be among the source's." in page
     latex = lrbench("leaderboard", "--format", "latex").out
     assert latex.startswith("% In the preamble: \\usepackage{booktabs}\n\n\\begin{table}\n")
-    assert r"\caption{foreign, probe. Percent, with the 95 \% interval" in latex and "timm:resnet18" in latex
+    assert r"\caption{foreign, probe. Percent, with Wilson's 95 \% interval" in latex and "timm:resnet18" in latex
     assert r"tiny-objects top-1, 40.}" in latex and r"\label{tab:foreign-probe}" in latex
     assert lrbench("leaderboard", "--protocol", "probe").out.startswith("### foreign, probe\n\n| snapshot")
     assert lrbench("leaderboard", "--protocol", "knn").status == 2
@@ -70,17 +70,18 @@ def test_foreign_snapshots_have_intervals_over_images_and_a_leader_where_one_lea
     assert accuracy["b"] == f"50.0 [{50 - half:.1f}, {50 + half:.1f}]"
     assert accuracy["a"] == accuracy["alias"] == "**97.5 [87.1, 99.6]**"
     assert (
-        "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: best" in page and "Transfer seeds are averaged." in page
+        "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: significantly" in page
+        and "Transfer seeds are averaged." in page
     )
     # All right is no proof of no error: 40 / (40 + z²).
     (perfect,) = [row for row in page.splitlines() if row.startswith("| perfect")]
     assert perfect.split("|")[3].strip() == "100.0 [91.2, 100.0]"
     add("c", 3, weights="c")
     page = render_foreign(workspace.results)
-    assert not shown(page)["a"].startswith("**") and "Bold" not in page and "No row leads its column" in page
+    assert not shown(page)["a"].startswith("**") and "Bold" not in page and "No row is significantly better" in page
     add("d", 39, settings={"other": 1})
     page = render_foreign(workspace.results)
-    assert "Not comparable down the column" in page and "**97.5" not in page
+    assert "Not comparable within the column" in page and "**97.5" not in page
 
 
 def test_classes_of_few_images_make_the_interval_wide_and_no_leader(workspace, tiny):

@@ -129,23 +129,23 @@ def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(worksp
             put(workspace, suite, stage=1, seed=seed, wrong=wrong, transfer_seed=transfer_seed)
         put(workspace, suite, stage=2, seed=seed, wrong=1)
     (body,) = gather(workspace.results, suite)
-    assert body.level(("step", 1), OBJECTS).mean == pytest.approx(1 - 12 / 40)
-    assert body.level(("step", 2), OBJECTS) is None and body.missing(("step", 2), OBJECTS) == [0, 1]
+    assert body.accuracy(("step", 1), OBJECTS).mean == pytest.approx(1 - 12 / 40)
+    assert body.accuracy(("step", 2), OBJECTS) is None and body.missing(("step", 2), OBJECTS) == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"protocol_version": 0}, "another protocol version"),
-        ({"preprocessing": {"size": 64}}, "another preprocessing"),
-        ({"task": {"fingerprint": "b" * 64}}, "other images or labels of the target"),
-        ({"snapshot": {"source_fingerprint": "c" * 64}}, "other images of the source"),
-        ({"snapshot": {"batchnorm": "raw"}}, "another kind of BatchNorm statistics"),
+        ({"protocol_version": 0}, "a different protocol version"),
+        ({"preprocessing": {"size": 64}}, "different preprocessing"),
+        ({"task": {"fingerprint": "b" * 64}}, "different images or labels of the target"),
+        ({"snapshot": {"source_fingerprint": "c" * 64}}, "different images of the source"),
+        ({"snapshot": {"batchnorm": "raw"}}, "a different kind of BatchNorm statistics"),
         (
             {"snapshot": {"sha256": "9" * 64}},
-            "of other weights of that snapshot (99999999) than most of its results (step1200)",
+            "different weights of this snapshot (99999999) than most of its results (step1200)",
         ),
-        ({"settings": {"probe": {"strengths": 3}}}, "other settings (probe was not set and here {'strengths': 3})"),
+        ({"settings": {"probe": {"strengths": 3}}}, "different settings (probe was not set and here {'strengths': 3})"),
     ],
 )
 def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, change, reason):
@@ -441,7 +441,7 @@ def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
     assert len(frame) == 72 and frame.partial.sum() == 1
     by = frame[(frame.protocol == "probe") & ~frame.partial].groupby(["arm", "stage", "task"]).headline.mean()
     assert by["step", 1, "tiny-objects"] == pytest.approx(0.75)
-    with pytest.raises(InputError, match="There are: tiny"):
+    with pytest.raises(InputError, match="Suites with results: tiny"):
         package.load_results(workspace.root, suite="large")
     missed = lrbench("leaderboard", "--arm", "sidestep")
     assert missed.status == 2 and "The arms of these results: average, constant, hold, step" in missed.err

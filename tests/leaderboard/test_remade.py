@@ -17,7 +17,7 @@ def test_what_was_transferred_on_the_side_does_not_say_which_weights_a_suites_ta
     for protocol in ("knn", "fewshot", "depth"):
         put(workspace, suite, stage=1, wrong=20, source=0.3, protocol=protocol)
     (body,) = gather(workspace.results, suite)
-    assert body.level(("step", 1), OBJECTS).mean == pytest.approx(0.9) and body.apart == []
+    assert body.accuracy(("step", 1), OBJECTS).mean == pytest.approx(0.9) and body.excluded == []
 
 
 def test_a_transfer_on_the_side_of_newer_weights_is_shown_and_said_to_be(workspace, tiny):
@@ -46,5 +46,5 @@ def test_of_two_sets_of_weights_with_as_many_results_the_same_columns_stay_whole
         put(workspace, tiny, stage=stage, wrong=4, protocol="knn", snapshot={"sha256": "7" * 64})
     (body,) = gather(workspace.results, tiny)
     knn = Column(protocol="knn", task=OBJECTS.task)
-    assert all(body.level(("step", stage), OBJECTS) for stage in (1, 2, 3))
-    assert not any(body.level(("step", stage), knn) for stage in (1, 2, 3)) and len(body.apart) == 3
+    assert all(body.accuracy(("step", stage), OBJECTS) for stage in (1, 2, 3))
+    assert not any(body.accuracy(("step", stage), knn) for stage in (1, 2, 3)) and len(body.excluded) == 3

@@ -8,7 +8,7 @@ from lrbench.config.arms import SnapshotKey, kept_epochs, learning_rate, owned_s
 from lrbench.config.loading import validated
 from lrbench.config.suite import Suite
 from lrbench.core.errors import InputError
-from lrbench.leaderboard.evidence import without_decay
+from lrbench.leaderboard.evidence import is_without_decay
 
 ARMS = ["step", "hold", "constant", "average", "constant-average"]
 
@@ -178,7 +178,7 @@ def test_arms_share_what_they_can(suite):
         assert parent.first_epoch < stretch.kept_epoch < parent.last_epoch
         assert kept_epochs(suite, parent)[stretch.kept_epoch] is True
     # What the saturation null may be fitted to.
-    arms = {key.arm for key in keys if key.stage > 0 and without_decay(suite, (key.arm, key.stage))}
+    arms = {key.arm for key in keys if key.stage > 0 and is_without_decay(suite, (key.arm, key.stage))}
     # Each state of a run without decay once.
     assert {"step", "hold", "average", "small"} <= arms and not arms & {"cosine", "raise", "early", "late"}
 
