@@ -16,6 +16,7 @@ from lrbench.leaderboard import page
 from lrbench.store.index import load_index
 from lrbench.store.results import load_result, read_result
 from tests.leaderboard.fake import put, rewrite
+from tests.leaderboard.helpers import suite_page
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -39,7 +40,7 @@ def test_results_of_every_schema_stay_readable(home, schema):
     (foreign,) = records(workspace, "foreign")
     assert foreign.result.snapshot.reference == "timm:resnet10t"
     page.write(workspace, ["tiny", "foreign"])
-    text = (workspace.leaderboard / "tiny.md").read_text()
+    text = suite_page(workspace)
     assert "| step/stage1" in text and "Unreadable" not in text and "Excluded" not in text
 
 
@@ -159,7 +160,7 @@ def test_damaged_results_are_named_and_the_others_shown(place, tiny, lrbench):
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.json"))).write_text("{}")
     written = lrbench("leaderboard")
     assert written.status == 0 and "6 results are left out" in written.err
-    text = (workspace.leaderboard / "tiny.md").read_text()
+    text = suite_page(workspace)
     assert "| 75.0" in text and "| 50.0" in text
     left_out = text.split("## Unreadable results")[1]
     for name in (bad[0].name, bad[1].name, "nowhere-to-go.json", "loop.json", "folder.json", "\\udcff.json"):

@@ -94,8 +94,8 @@ def _bold(shown: ForeignTable) -> str:
     """Return the meaning of bold type, or that no row leads; empty if there is only one row."""
     if any(cell.startswith("**") for row in shown.rows for cell in row.values() if isinstance(cell, Marked)):
         return (
-            "Bold: significantly better than every other row of its column (paired difference, 95 %), except rows that are right "
-            "on exactly the same images."
+            "Bold: significantly better than every other row of its column (paired difference, 95 %), except rows that are "
+            "right on exactly the same images."
         )
     return "No row is significantly better than every other row of its column." if len(shown.rows) > 1 else ""
 
