@@ -36,13 +36,13 @@ def test_a_protocol_for_some_arms_alone_is_used_on_them_and_nothing_is_missing(l
     assert lrbench("leaderboard", "more", "--check").status == 0
 
 
-def test_pages_say_what_each_arm_is_and_compare_what_can_be_compared(home, done):
-    page = (home / "leaderboard" / "more.md").read_text()
+def test_pages_describe_arms_and_compare_same_epochs(home, done):
+    page = "".join((home / "leaderboard" / name).read_text() for name in ("more.md", "more-details.md"))
     for line in (
         "- `step`: the rate falls from 0.1 to 0.01 to 0.001 after epochs 3, 5.",
         "- `early`: `step` with its boundaries at epochs 2, 4.",
         "- `cosine`: the rate falls from 0.1 to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries.",
-        "- `raise`: from the end of `step`, 2 epochs more at 0.1.",
+        "- `raise`: 2 more epochs at 0.1 after the end of `step`.",
     ):
         assert line in page
     held, controls = (
@@ -53,5 +53,5 @@ def test_pages_say_what_each_arm_is_and_compare_what_can_be_compared(home, done)
     # After as many epochs of training: `early` at the end alone, `cosine` at every boundary, `raise` never.
     assert "step/stage3 − early/stage3" in controls and "step/stage2 − early/stage2" not in controls
     assert "step/stage2 − cosine/stage2" in controls and "raise" not in controls
-    gains = page.split("## probe: difference to the stage before")[1].split("##")[0]
+    gains = page.split("## probe: difference from the previous stage")[1].split("##")[0]
     assert "raise/stage4 − step/stage3" in gains and "early/stage1 − step/stage0" in gains

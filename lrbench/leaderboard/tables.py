@@ -102,7 +102,7 @@ def accuracy_legend(evidence: Evidence, protocol: str) -> str:
     )
     seeds = len(evidence.seeds)
     if seeds == 1:
-        return f"Percent. One pretraining seed, so no interval. Headline metric: {headline}. {NOTHING}: no result."
+        return f"Percent, from one pretraining seed, so without intervals. Headline metric: {headline}. {NOTHING}: no result."
     lacks_seeds = any(
         accuracy is not None and accuracy.seeds < seeds
         for column in columns

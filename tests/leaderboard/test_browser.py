@@ -66,7 +66,7 @@ def names(shown):
     return shown.eval_on_selector_all("#accuracy tbody tr", "rows => rows.map(row => row.dataset.row)")
 
 
-def test_the_table_is_the_suites_and_sorts_either_way(opened):
+def test_accuracy_table_sorts_both_ways(opened):
     shown = opened()
     assert names(shown)[0] == "step/stage0" and len(names(shown)) == 9
     assert shown.inner_text('[data-cell="step/stage1 tiny-objects"]') == "60.0"
@@ -77,7 +77,7 @@ def test_the_table_is_the_suites_and_sorts_either_way(opened):
     assert names(shown)[0] == "step/stage0" and names(shown)[-1] == "hold/stage2"
 
 
-def test_arms_text_and_protocol_filter(opened):
+def test_rows_filter_by_arm_text_and_protocol(opened):
     shown = opened()
     shown.uncheck('#arms input[value="average"]')
     shown.uncheck('#arms input[value="constant"]')
@@ -90,7 +90,7 @@ def test_arms_text_and_protocol_filter(opened):
     assert names(shown) == ["step/stage3", "hold/stage3"]
 
 
-def test_a_cell_opens_its_results_and_links_to_their_records(opened, place):
+def test_cell_opens_its_results_with_links_to_records(opened, place):
     shown = opened()
     shown.click('[data-cell="hold/stage2 tiny-objects"]')
     assert shown.inner_text("#details-title") == "hold/stage2 → tiny-objects, probe"
@@ -103,7 +103,7 @@ def test_a_cell_opens_its_results_and_links_to_their_records(opened, place):
     assert not shown.is_visible("#details")
 
 
-def test_the_keyboard_alone_sorts_opens_and_closes(opened):
+def test_keyboard_sorts_opens_and_closes(opened):
     shown = opened()
     shown.focus('[data-sort="source"]')
     shown.keyboard.press("Enter")
@@ -118,7 +118,7 @@ def test_the_keyboard_alone_sorts_opens_and_closes(opened):
 
 
 @pytest.mark.parametrize("figure", ["stages", "forest", "tradeoff"])
-def test_figures_have_marks_with_tooltips_for_pointer_and_keyboard(opened, figure):
+def test_figure_marks_have_tooltips(opened, figure):
     shown = opened()
     marks = shown.query_selector_all(f"#{figure} .mark")
     assert marks and not shown.is_visible("#tip")
@@ -132,7 +132,7 @@ def test_figures_have_marks_with_tooltips_for_pointer_and_keyboard(opened, figur
     assert shown.is_visible("#tip")
 
 
-def test_suites_change_and_their_words_are_words_only(opened):
+def test_suite_titles_are_escaped(opened):
     shown = opened()
     shown.select_option("#suite", "other")
     assert shown.inner_text("#title") == "</script><b id='injected'>Other</b>"
@@ -140,14 +140,14 @@ def test_suites_change_and_their_words_are_words_only(opened):
     assert shown.query_selector_all("#protocols button")[0].inner_text() == "knn"
 
 
-def test_colours_follow_the_system_and_the_button(opened):
+def test_colours_follow_system_and_button(opened):
     shown = opened(color_scheme="dark")
     dark = shown.evaluate("getComputedStyle(document.body).backgroundColor")
     shown.click("#theme")
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(opened):
+def test_page_fits_on_a_phone(opened):
     shown = opened(width=390, height=800, has_touch=True)
     assert shown.evaluate("document.documentElement.scrollWidth") <= 390
     drawings = shown.eval_on_selector_all(
@@ -160,7 +160,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(opened):
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
 
 
-def test_which_checkpoint_stands_on_the_first_screen(opened):
+def test_first_screen_shows_which_checkpoint(opened):
     shown = opened()
     box = shown.query_selector("#checkpoints").bounding_box()
     assert box["y"] + box["height"] <= 900
@@ -168,7 +168,7 @@ def test_which_checkpoint_stands_on_the_first_screen(opened):
     assert cells[0] == ["tiny-objects", "hold/stage2 (88.8 %)", "all 8 others", "none"]
 
 
-def test_the_nulls_curve_is_drawn_and_named(opened, place, monkeypatch):
+def test_saturation_null_is_drawn_and_named(opened, place, monkeypatch):
     shown = opened()
     assert not shown.query_selector_all("#tradeoff path.null") and "null" not in shown.text_content("#tradeoff")
     monkeypatch.setattr("lrbench.leaderboard.figure_data.LEAST_SNAPSHOTS", 4)
@@ -178,7 +178,7 @@ def test_the_nulls_curve_is_drawn_and_named(opened, place, monkeypatch):
     assert "saturation null (fit without decay)" in shown.text_content("#tradeoff")
 
 
-def test_snapshots_from_elsewhere_have_their_view(opened, place, tiny):
+def test_foreign_snapshots_have_a_view(opened, place, tiny):
     names = {"arm": None, "stage": None, "pretraining_seed": None, "source_accuracy": None}
     for name, wrong in (("timm:<b id='injected'>a", 1), ("b", 20)):
         snapshot = {**names, "reference": name, "sha256": name[-1] * 64}

@@ -18,7 +18,7 @@ from tests.leaderboard.fake import fill, put
 from tests.leaderboard.helpers import OBJECTS, suite_page, table_after
 
 
-def test_the_headline_table_holds_the_means_and_intervals(workspace, tiny):
+def test_accuracy_table_has_means_and_intervals(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 8 + 2 * seed)
     rows = table_after(suite_page(workspace), "## probe: accuracy")
     assert rows[0] == ["snapshot", "source", "tiny-objects", "tiny-indoor"]
@@ -38,7 +38,7 @@ def test_the_headline_table_holds_the_means_and_intervals(workspace, tiny):
     assert rows[2][1] == f"25.5 ± {100 * source.half_width:.1f}"
 
 
-def test_accuracies_without_any_spread_are_not_taken_for_certain(workspace, tiny):
+def test_perfect_accuracy_has_an_interval(workspace, tiny):
     """Every network predicts every image right: that says little of what other images would have shown."""
     fill(workspace, tiny, lambda row, seed, task: 0)
     text = suite_page(workspace)
@@ -50,7 +50,7 @@ def test_accuracies_without_any_spread_are_not_taken_for_certain(workspace, tiny
     assert {row[2] for row in differences} == {f"0.0 ± {half:.1f}"}
 
 
-def test_differences_are_paired_and_controls_compare_the_same_stage(workspace, tiny):
+def test_differences_and_controls_are_paired(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: {("step", 2): 4, ("hold", 2): 10}.get(row, 6))
     text = suite_page(workspace)
     rows = {row[0]: row for row in table_after(text, "## probe: difference from the previous stage")}
@@ -73,7 +73,7 @@ def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
     assert rows["step/stage1"][1].startswith("0.50 [")
 
 
-def test_transferability_on_the_scale_of_log_odds(workspace, tiny):
+def test_transferability_on_the_log_odds_scale(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
     (body,) = gather(workspace.results, tiny)
     found = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
@@ -96,7 +96,7 @@ def test_transferability_on_the_scale_of_log_odds(workspace, tiny):
     assert found.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
 
 
-def test_bold_needs_a_lead_that_is_beyond_the_interval(workspace, tiny):
+def test_bold_needs_a_significant_lead(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 10)
     rows = table_after(suite_page(workspace), "## probe: accuracy")
     assert not [cell for row in rows for cell in row if "**" in cell]
@@ -106,7 +106,7 @@ def test_bold_needs_a_lead_that_is_beyond_the_interval(workspace, tiny):
     assert leader(bodies[0], OBJECTS) is None
 
 
-def test_missing_cells_are_null_and_named_and_never_averaged_over(workspace, tiny):
+def test_missing_cells_are_listed(workspace, tiny):
     fill(workspace, tiny)
     workspace.results.joinpath("tiny", "step-seed1-stage2.tiny-objects.probe.seed0.json").unlink()
     for seed in (0, 1):
@@ -121,7 +121,7 @@ def test_missing_cells_are_null_and_named_and_never_averaged_over(workspace, tin
     assert "69 of 72 (incomplete)" in (workspace.leaderboard / "README.md").read_text()
 
 
-def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(workspace, tiny):
+def test_transfer_seeds_are_averaged_if_complete(workspace, tiny):
     suite = tiny.model_copy(update={"transfer_seeds": (0, 1)})
     for seed in (0, 1):
         for transfer_seed in (0, 1):
@@ -148,7 +148,7 @@ def test_transfer_seeds_are_averaged_and_a_cell_that_lacks_one_is_missing(worksp
         ({"settings": {"probe": {"strengths": 3}}}, "different settings (probe was not set and here {'strengths': 3})"),
     ],
 )
-def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, change, reason):
+def test_results_that_are_not_comparable_are_excluded(workspace, tiny, change, reason):
     fill(workspace, tiny)
     put(workspace, tiny, arm="step", stage=2, seed=1, **change)
     text = suite_page(workspace)
@@ -158,7 +158,7 @@ def test_what_is_not_comparable_is_kept_apart_with_the_reason(workspace, tiny, c
     assert apart[1][0] == "step-seed1-stage2.tiny-objects.probe.seed0" and apart[1][2] == reason
 
 
-def test_partial_results_are_never_ranked_with_full_ones(workspace, tiny):
+def test_partial_results_have_separate_tables(workspace, tiny):
     fill(workspace, tiny)
     put(workspace, tiny, arm="step", stage=2, seed=1, wrong=0, partial=True)
     text = suite_page(workspace)
@@ -168,7 +168,7 @@ def test_partial_results_are_never_ranked_with_full_ones(workspace, tiny):
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "newer", "renamed", "predictions"])
-def test_a_bad_file_is_named_and_left_out(workspace, tiny, damage):
+def test_unreadable_file_is_named_and_left_out(workspace, tiny, damage):
     fill(workspace, tiny)
     path = workspace.results / "tiny" / "step-seed1-stage2.tiny-objects.probe.seed0.json"
     record = json.loads(path.read_text())
@@ -189,7 +189,7 @@ def test_a_bad_file_is_named_and_left_out(workspace, tiny, damage):
     assert {row[0]: row for row in table_after(text, "## probe: accuracy")}["step/stage2"][2] == "75.0 (1 of 2 seeds)"
 
 
-def test_extra_transfers_have_their_own_table(workspace, tiny, lrbench):
+def test_other_transfers_have_a_table(workspace, tiny, lrbench):
     fill(workspace, tiny)
     put(workspace, tiny, arm="step", stage=2, protocol="finetune")
     text = suite_page(workspace)
@@ -202,7 +202,7 @@ def test_extra_transfers_have_their_own_table(workspace, tiny, lrbench):
     assert lrbench("leaderboard", "tiny", "--protocol", "finetune", "--arm", "hold").status == 2
 
 
-def test_a_transfer_on_the_side_with_partial_data_adds_a_table_and_no_more(workspace, tiny):
+def test_other_transfer_on_partial_data_adds_one_table(workspace, tiny):
     fill(workspace, tiny)
     before = suite_page(workspace)
     put(workspace, tiny, arm="step", stage=2, protocol="finetune", partial=True)
@@ -212,7 +212,7 @@ def test_a_transfer_on_the_side_with_partial_data_adds_a_table_and_no_more(works
     assert not any(word in partial for word in ("verdict on", "C1 diminishing", "Missing", "which checkpoint"))
 
 
-def test_damaged_results_are_named_wherever_results_are_shown(workspace, tiny, lrbench):
+def test_damaged_results_are_named_by_every_command(workspace, tiny, lrbench):
     fill(workspace, tiny)
     whole = lrbench("leaderboard")
     assert whole.out.splitlines() == [
@@ -230,7 +230,7 @@ def test_damaged_results_are_named_wherever_results_are_shown(workspace, tiny, l
         )
 
 
-def test_the_same_results_give_the_same_bytes_and_check_notices_any_change(workspace, tiny, lrbench):
+def test_pages_are_reproducible_and_check_detects_changes(workspace, tiny, lrbench):
     fill(workspace, tiny)
     assert lrbench("leaderboard").status == 0
     before = {path: path.read_bytes() for path in workspace.leaderboard.rglob("*") if path.suffix in {".md", ".csv"}}
@@ -246,7 +246,7 @@ def test_the_same_results_give_the_same_bytes_and_check_notices_any_change(works
     assert all(path.read_bytes() == content for path, content in before.items() if path.is_file())
 
 
-def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):
+def test_readme_is_updated_between_markers(workspace, tiny):
     fill(workspace, tiny)
     readme = workspace.root / "README.md"
     readme.write_text("above\n<!-- lrbench:begin tiny -->\nstale words\n<!-- lrbench:end tiny -->\nbelow\n")
@@ -258,7 +258,7 @@ def test_the_readmes_tables_are_written_between_their_markers(workspace, tiny):
     assert page.stale(page.build(workspace, ["tiny"], draw=False)) == []
 
 
-def test_the_figures_data_are_the_tables(workspace, tiny, drawn):
+def test_figure_data_match_the_tables(workspace, tiny, drawn):
     fill(workspace, tiny, lambda row, seed, task: 4 if row == ("hold", 2) else 10)
     text = suite_page(workspace)
     folder = workspace.leaderboard / "figures"
@@ -284,7 +284,7 @@ def test_the_figures_data_are_the_tables(workspace, tiny, drawn):
         assert f"figures/tiny-{name}.svg" in text
 
 
-def test_the_nulls_curve_is_drawn_where_enough_snapshots_carry_it(workspace, tiny, monkeypatch):
+def test_null_curve_needs_enough_snapshots(workspace, tiny, monkeypatch):
     fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
     (body,) = gather(workspace.results, tiny)
 
@@ -307,7 +307,7 @@ def test_the_nulls_curve_is_drawn_where_enough_snapshots_carry_it(workspace, tin
     )
 
 
-def test_panels_of_a_figure_share_their_scales(workspace, tiny):
+def test_panels_share_their_scales(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
     (body,) = gather(workspace.results, tiny)
     for drawing in figures(body):
@@ -317,7 +317,7 @@ def test_panels_of_a_figure_share_their_scales(workspace, tiny):
         )
 
 
-def test_pdf_figures_are_drawn_where_asked_for_and_then_kept(workspace, tiny, lrbench, drawn):
+def test_pdf_figures_are_kept_up_to_date(workspace, tiny, lrbench, drawn):
     fill(workspace, tiny)
     folder = workspace.leaderboard / "figures"
     assert lrbench("leaderboard").status == 0 and not list(folder.glob("*.pdf"))
@@ -333,7 +333,7 @@ def test_pdf_figures_are_drawn_where_asked_for_and_then_kept(workspace, tiny, lr
     assert refused.status == 2 and "--figures" in refused.err
 
 
-def test_parquet_goes_to_a_pipe_and_not_to_a_terminal(workspace, tiny, lrbench, monkeypatch, tmp_path):
+def test_parquet_is_not_printed_to_a_terminal(workspace, tiny, lrbench, monkeypatch, tmp_path):
     fill(workspace, tiny)
     file = tmp_path / "results.parquet"
     with file.open("wb") as out:
@@ -344,7 +344,7 @@ def test_parquet_goes_to_a_pipe_and_not_to_a_terminal(workspace, tiny, lrbench, 
     assert refused.status == 2 and "--out results.parquet" in refused.err
 
 
-def test_figures_are_drawn_again_only_when_their_data_change(workspace, tiny, monkeypatch):
+def test_figures_are_drawn_only_if_data_changed(workspace, tiny, monkeypatch):
     fill(workspace, tiny)
     suite_page(workspace)
     names = []
@@ -365,7 +365,7 @@ def test_figures_are_drawn_again_only_when_their_data_change(workspace, tiny, mo
     assert names == ["stages", "source-learned"]
 
 
-def test_every_row_leads_to_its_records(workspace, tiny):
+def test_rows_link_to_all_records(workspace, tiny):
     fill(workspace, tiny)
     put(workspace, tiny, arm="step", stage=2, protocol="finetune")
     text = suite_page(workspace)
@@ -378,7 +378,7 @@ def test_every_row_leads_to_its_records(workspace, tiny):
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet", "latex", "md"])
-def test_results_come_in_other_forms_and_filtered(workspace, tiny, lrbench, form):
+def test_results_in_other_formats_are_filtered(workspace, tiny, lrbench, form):
     fill(workspace, tiny)
     out = workspace.root / f"out.{form}"
     arguments = ["leaderboard", "--format", form, "--protocol", "knn", "--arm", "hold", "--out", out]
@@ -394,7 +394,7 @@ def test_results_come_in_other_forms_and_filtered(workspace, tiny, lrbench, form
     assert frame.headline.between(0, 1).all() and (workspace.root / frame.path[0]).is_file()
 
 
-def test_a_suite_is_named_by_its_file_too_and_a_misspelt_one_gets_a_suggestion(workspace, tiny, lrbench, home):
+def test_suite_by_file_and_misspelt_suite(workspace, tiny, lrbench, home):
     fill(workspace, tiny)
     named, by_path = (lrbench("leaderboard", name, "--format", "csv") for name in ("tiny", "tiny.toml"))
     assert named.status == 0 and named.out == by_path.out
@@ -403,7 +403,7 @@ def test_a_suite_is_named_by_its_file_too_and_a_misspelt_one_gets_a_suggestion(w
     assert "`lrbench run quick` makes them" in lrbench("leaderboard", "quick").err
 
 
-def test_the_ending_of_a_file_says_its_format(workspace, tiny, lrbench, home):
+def test_file_ending_selects_the_format(workspace, tiny, lrbench, home):
     fill(workspace, tiny)
     assert lrbench("leaderboard", "tiny", "--out", "a.csv").status == 0
     assert (home / "a.csv").read_text() == lrbench("leaderboard", "tiny", "--format", "csv").out
@@ -416,7 +416,7 @@ def test_the_ending_of_a_file_says_its_format(workspace, tiny, lrbench, home):
 @pytest.mark.parametrize(
     "change", [{"task": {"content_sha256": "b" * 64}}, {"settings": {"probe": 1}}, {"protocol_version": 9}]
 )
-def test_rows_that_do_not_compare_have_other_terms(workspace, tiny, lrbench, change):
+def test_terms_differ_if_rows_are_not_comparable(workspace, tiny, lrbench, change):
     put(workspace, tiny, stage=1)
     put(workspace, tiny, stage=2)
     put(workspace, tiny, stage=3, **change)
@@ -424,7 +424,7 @@ def test_rows_that_do_not_compare_have_other_terms(workspace, tiny, lrbench, cha
     assert first == second != third
 
 
-def test_what_a_reader_should_know_of_a_target_stands_on_the_page(workspace, tiny, tmp_path):
+def test_page_shows_notes_of_targets(workspace, tiny, tmp_path):
     with (tmp_path / "tasks" / "tiny-objects.toml").open("a") as file:
         file.write('\n[about]\nnotes = ["Its test images may be among the source\'s."]\n')
     fill(workspace, tiny)
@@ -432,7 +432,7 @@ def test_what_a_reader_should_know_of_a_target_stands_on_the_page(workspace, tin
     assert line.endswith("Its test images may be among the source's.")
 
 
-def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
+def test_load_results_returns_a_tidy_frame(workspace, tiny, lrbench):
     fill(workspace, tiny)
     put(workspace, tiny, arm="step", stage=2, seed=1, partial=True)
     import lrbench as package
@@ -449,13 +449,13 @@ def test_load_results_gives_a_tidy_frame(workspace, tiny, lrbench):
     assert mistyped.status == 2 and "did you mean 'probe'?" in mistyped.err.lower()
 
 
-def test_no_results_says_how_to_make_some(lrbench):
+def test_no_results_suggests_a_run(lrbench):
     nothing = lrbench("leaderboard")
     assert nothing.status == 2 and "lrbench run quick" in nothing.err
     assert lrbench("leaderboard", "quick").status == 2
 
 
-def test_what_the_source_did_is_said_of_runs_that_have_every_stage(workspace, tiny):
+def test_source_accuracy_uses_runs_with_every_stage(workspace, tiny):
     suite = tiny.model_copy(update={"seeds": (0, 1, 2)})
     accuracies = {0: (0.5, 0.6, 0.7), 1: (0.1, 0.2), 2: (0.3, 0.4, 0.9)}
     for seed, stages in accuracies.items():

@@ -10,7 +10,7 @@ from tests.leaderboard.helpers import OBJECTS, suite_page, table_after
 OTHER = {"snapshot": {"sha256": "9" * 64}}
 
 
-def test_what_was_transferred_on_the_side_does_not_say_which_weights_a_suites_tables_are_of(workspace, tiny):
+def test_other_transfers_do_not_choose_the_weights(workspace, tiny):
     """The suite's one cell was transferred again, and of the former weights more is there by other protocols."""
     suite = tiny.model_copy(update={"targets": tiny.targets[:1], "protocols": ("probe",)})
     put(workspace, suite, stage=1, wrong=4, source=0.7, **OTHER)
@@ -20,7 +20,7 @@ def test_what_was_transferred_on_the_side_does_not_say_which_weights_a_suites_ta
     assert body.accuracy(("step", 1), OBJECTS).mean == pytest.approx(0.9) and body.excluded == []
 
 
-def test_a_transfer_on_the_side_of_newer_weights_is_shown_and_said_to_be(workspace, tiny):
+def test_other_transfer_of_newer_weights_is_noted(workspace, tiny):
     """As in a clone, whose results another machine made, after one snapshot was pretrained and transferred."""
     fill(workspace, tiny)
     newer = put(workspace, tiny, stage=2, wrong=4, protocol="fewshot", **OTHER)
@@ -33,14 +33,14 @@ def test_a_transfer_on_the_side_of_newer_weights_is_shown_and_said_to_be(workspa
     assert "different weights" not in suite_page(workspace)
 
 
-def test_the_source_accuracy_is_that_of_the_weights_in_the_suites_own_columns(workspace, tiny):
+def test_source_accuracy_is_of_the_suites_weights(workspace, tiny):
     fill(workspace, tiny)
     put(workspace, tiny, stage=2, wrong=4, protocol="fewshot", source=0.9, **OTHER)
     (body,) = gather(workspace.results, tiny)
     assert body.source[("step", 2), 0] == pytest.approx(0.45)
 
 
-def test_of_two_sets_of_weights_with_as_many_results_the_same_columns_stay_whole(workspace, tiny):
+def test_tie_of_weights_keeps_the_same_columns_complete(workspace, tiny):
     for stage, sha256 in ((1, "5"), (2, "0"), (3, "f")):
         put(workspace, tiny, stage=stage, wrong=4, snapshot={"sha256": sha256 * 64})
         put(workspace, tiny, stage=stage, wrong=4, protocol="knn", snapshot={"sha256": "7" * 64})

@@ -31,7 +31,7 @@ def checkpoint(evidence):
     return dict(zip(("target", "best", "tied", "behind"), cells, strict=True))
 
 
-def test_what_lacks_seeds_is_neither_the_best_nor_said_to_be_behind_what_it_leads(tiny):
+def test_row_that_lacks_seeds_is_not_best(tiny):
     evidence = flat(tiny)
     for seed in range(5):
         set_level(evidence, ("step", 1), seed, 0.8 + 0.002 * seed)
@@ -45,7 +45,7 @@ def test_what_lacks_seeds_is_neither_the_best_nor_said_to_be_behind_what_it_lead
     assert not tables.is_better(evidence, ("step", 1), ("hold", 2), evidence.columns[0])
 
 
-def test_a_significant_p_beside_inconclusive_comes_with_its_reason(tiny):
+def test_significant_p_of_inconclusive_claim_is_explained(tiny):
     def rows(evidence):
         lines = summary.claim_evidence(evidence, decide(evidence))
         return {line["claim"].split()[0]: (line["verdict"], line["clearest comparison"]) for line in lines}
@@ -63,14 +63,14 @@ def test_a_significant_p_beside_inconclusive_comes_with_its_reason(tiny):
     )
 
 
-def test_equal_ends_are_said_once(tiny):
+def test_range_with_equal_ends_is_one_number(tiny):
     evidence = flat(tiny)
     alike = [each for each in verdicts(evidence, "C2") if each.boundary == 1]
     (line,) = [line for line in summary.claim_evidence(evidence, alike) if "C2" in line["claim"]]
     assert line["smallest detectable effect"] == f"{100 * alike[0].detectable:.1f}"
 
 
-def test_the_strong_sense_counts_what_can_be_decided(tiny):
+def test_answer_counts_testable_pairs(tiny):
     """`standard` fine-tunes `step` and `hold` alone."""
     assert "cannot be decided, because it needs the arms hold and average" in summary.answer(
         flat(tiny.model_copy(update={"arms": ("step", "hold", "constant")})), []
@@ -90,27 +90,27 @@ def test_the_strong_sense_counts_what_can_be_decided(tiny):
         ((0.1, 0.5, 0.4, 0.8), "T of stage 2 is undefined: the source lost accuracy"),
     ],
 )
-def test_why_there_is_no_t_is_told_apart(tiny, path, said):
+def test_reasons_for_undefined_t_differ(tiny, path, said):
     noise = np.random.default_rng(0).normal(0, 0.005, (5, 4))
     evidence = flat(tiny, source=lambda row, seed: path[row[1]] + noise[seed, row[1]])
     assert said in verdicts(evidence, "C1")[0].reason
 
 
-def test_one_seed_is_said_to_be_one_and_not_that_t_is_undefined(tiny):
+def test_one_seed_is_the_reason_before_undefined_t(tiny):
     evidence = flat(tiny, seeds=1)
     assert {each.reason for each in verdicts(evidence, "C1")} == {"1 pretraining seed, at least 3 are needed"}
     page = render_suite(evidence.suite, evidence, decide(evidence), [], partial=False)
     assert "Bold:" not in page and "no claim is decided, because at least 3 pretraining seeds are needed" in page
 
 
-def test_what_is_not_there_is_named(tiny):
+def test_reason_names_missing_rows(tiny):
     evidence = flat(tiny)
     for seed in range(5):
         del correct_of(evidence)[("average", 2), seed]
     assert verdicts(evidence, "C3")[0].reason == "no results of average/stage2"
 
 
-def test_controls_whose_rate_falls_have_their_own_table(tiny):
+def test_controls_with_decay_have_a_table(tiny):
     suite = tiny.model_copy(update={"arms": ("step", "hold", "cosine")})
     evidence = flat(suite)
     page = render_details(evidence.suite, [evidence], [decide(evidence)], [])
@@ -124,7 +124,7 @@ def test_controls_whose_rate_falls_have_their_own_table(tiny):
     )
 
 
-def test_mcnemars_p_stands_where_every_image_counts_alike(tiny):
+def test_mcnemar_p_needs_equal_image_weights(tiny):
     unequal = np.repeat([0, 1], [300, 100])
     for labels, metric, there in (
         (unequal, "mean_per_class", False), (unequal, "top1", True), (np.repeat([0, 1], 200), "mean_per_class", True),
@@ -133,7 +133,7 @@ def test_mcnemars_p_stands_where_every_image_counts_alike(tiny):
         assert (", p " in run_differences(evidence, "probe")) is there
 
 
-def test_results_of_partial_data_alone_are_said_to_be_wherever_they_are_shown(workspace, tiny):
+def test_partial_data_is_stated_on_every_page(workspace, tiny):
     readme = workspace.root / "README.md"
     readme.write_text("<!-- lrbench:begin tiny -->\n<!-- lrbench:end tiny -->\n")
     fill(workspace, tiny)
@@ -147,7 +147,7 @@ def test_results_of_partial_data_alone_are_said_to_be_wherever_they_are_shown(wo
     assert "partial data): no claim is decided" in text and "Incomplete: 1 of 72 cells have results." in text
 
 
-def test_other_test_images_under_one_fingerprint_stand_apart(workspace, tiny, monkeypatch):
+def test_different_labels_under_one_fingerprint_are_excluded(workspace, tiny, monkeypatch):
     from tests.leaderboard import fake
 
     fill(workspace, tiny)
