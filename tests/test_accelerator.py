@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.config.arms import SnapshotKey, segment
 from lrbench.config.protocols import Finetune
+from lrbench.config.schedule import SnapshotKey, segment
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE
+from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard
@@ -86,7 +86,7 @@ def test_the_device_of_these_tests_notices_a_look():
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_an_update_waits_for_nothing(micro_batch):
     step = Step(
-        network(), SCHEDULE, Training(compile=False), NORMALISE, DEVICE, ALONE,
+        network(), SCHEDULE, Training(compile=False), NORMALISE, DEVICE, SINGLE_PROCESS,
         micro_batch=micro_batch, updates=1, say=print,
     )  # fmt: skip
     loss, correct = step(torch.zeros(8, SIZE, SIZE, 3, dtype=torch.uint8), torch.arange(8) % 5, 0.1, 0)
@@ -110,7 +110,7 @@ def test_between_two_looks_training_waits_for_nothing(monkeypatch):
     trainer = Trainer(
         model, segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
         lambda made: Step(
-            made, SCHEDULE, Training(compile=False), NORMALISE, DEVICE, ALONE, micro_batch=None, updates=1, say=print
+            made, SCHEDULE, Training(compile=False), NORMALISE, DEVICE, SINGLE_PROCESS, micro_batch=None, updates=1, say=print
         ),
         Progress(update=0, weights=model.state_dict()),
         keep_mean=False, keep_epochs={}, device=DEVICE,

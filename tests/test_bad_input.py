@@ -94,7 +94,7 @@ def test_a_file_where_a_folder_should_be(refused, pretrained):
 def test_a_workspace_that_cannot_be_made_is_said_in_words(lrbench, monkeypatch):
     monkeypatch.setenv("LRBENCH_HOME", "/proc/nowhere/deeper")
     outcome = lrbench("run", "quick")
-    assert outcome.status == 2 and "no folder can be made in /proc. Choose another place" in outcome.err
+    assert outcome.status == 2 and "no folder can be created in /proc. Choose another folder" in outcome.err
 
 
 @pytest.mark.parametrize("folder", ["cache", "leaderboard", "checkpoints"])
@@ -102,7 +102,7 @@ def test_a_file_where_a_workspace_folder_should_be(lrbench, home, folder):
     (home / folder).write_bytes(b"x")
     outcome = lrbench("run", "tiny.toml", "--workers", "1", "--set", "seeds=[0]", "--set", 'arms=["step"]')
     assert outcome.status == 2, outcome.err
-    assert f"{folder} stands in the way" in outcome.err and "Traceback" not in outcome.err
+    assert f"{folder} is in the way" in outcome.err and "Traceback" not in outcome.err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "architecture"])
@@ -148,7 +148,7 @@ def test_a_full_disk(pretrained):
     arguments = command("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
     done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 1, done.stderr
-    assert "could not be written" in done.stderr and "Nothing already saved was touched" in done.stderr
+    assert "could not be written" in done.stderr and "Existing files are unchanged" in done.stderr
     assert "Traceback" not in done.stderr
     assert kept(pretrained) == before
     again = subprocess.run(arguments, capture_output=True, text=True)

@@ -10,8 +10,8 @@ import torch
 
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE
-from lrbench.core.machine import fix_cublas
+from lrbench.core.distributed import SINGLE_PROCESS
+from lrbench.core.machine import set_cublas_workspace
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard, StoredPixels
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("LRBENCH_TEST_GPU") != "1", reason="needs a GPU: LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py"
 )
 # Before the first product of matrices.
-fix_cublas()
+set_cublas_workspace()
 DEVICE = pick_device()
 CPU = torch.device("cpu")
 SIZE, COUNT = 32, 40
@@ -73,7 +73,7 @@ def step(model, **training):
     schedule = Schedule(epochs=4, boundaries=(2,), rates=(0.1, 0.01), batch=8)
     normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, DEVICE)
     return Step(
-        placed(model, DEVICE).train(), schedule, Training(**training), normalise, DEVICE, ALONE,
+        placed(model, DEVICE).train(), schedule, Training(**training), normalise, DEVICE, SINGLE_PROCESS,
         micro_batch=None, updates=1, say=pytest.fail,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 
 from lrbench.cli import progress
 from lrbench.cli.progress import Display
-from lrbench.core.control import about
+from lrbench.core.control import rounded_duration
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -44,7 +44,7 @@ def test_plain_lines_say_how_long_it_goes_on_once_that_can_be_told(monkeypatch, 
     [(4.4, "about 4 s"), (89, "about 89 s"), (600, "about 10 min"), (9000, "about 2.5 h"), (4e5, "about 111 h")],
 )
 def test_a_length_of_time_is_told_in_the_unit_that_fits(seconds, said):
-    assert about(seconds) == said
+    assert rounded_duration(seconds) == said
 
 
 def test_lines_of_a_suites_jobs_say_how_long_they_go_on(monkeypatch, capfd):

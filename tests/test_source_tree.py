@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lrbench.config.loading import shipped_folder
+from lrbench.config.registry import shipped_folder
 from lrbench.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,10 +57,10 @@ def test_tasks_that_are_nowhere_are_said_to_be_missing(monkeypatch, tmp_path):
     def missing(package):
         raise ModuleNotFoundError(package)
 
-    monkeypatch.setattr("lrbench.config.loading.importlib.resources.files", missing)
+    monkeypatch.setattr("lrbench.config.registry.importlib.resources.files", missing)
     assert shipped_folder("lrbench.suites") == ROOT / "benchmark" / "suites"
-    monkeypatch.setattr("lrbench.config.loading.__file__", str(tmp_path / "lrbench" / "registry" / "loading.py"))
+    monkeypatch.setattr("lrbench.config.registry.__file__", str(tmp_path / "lrbench" / "config" / "registry.py"))
     with pytest.raises(
-        InputError, match=r"lrbench\.tasks was not found beside .*Install lrbench from its source folder"
+        InputError, match=r"lrbench\.tasks was not found next to .*Install lrbench from its source folder"
     ):
         shipped_folder("lrbench.tasks")

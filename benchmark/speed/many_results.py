@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lrbench.config import load_suite
-from lrbench.config.arms import snapshot_keys
+from lrbench.config.schedule import snapshot_keys
 from lrbench.core.files import sha256_bytes
 from lrbench.core.workspace import Workspace
 from lrbench.store.predictions import Predictions, encode_predictions

@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrbench.config import load_task
-from lrbench.config.arms import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, segment
 from lrbench.config.suite import Input, Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE
+from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
@@ -75,7 +75,7 @@ def network(architecture: str) -> nn.Module:
 def step_of(model: nn.Module, compiled: bool) -> Step:
     """The engine's step."""
     return Step(
-        model, SCHEDULE, Training(precision=PRECISION, compile=compiled), NORMALISE, DEVICE, ALONE,
+        model, SCHEDULE, Training(precision=PRECISION, compile=compiled), NORMALISE, DEVICE, SINGLE_PROCESS,
         micro_batch=None, updates=1, say=print,
     )  # fmt: skip
 

@@ -15,10 +15,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.arms import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, segment
 from lrbench.config.suite import Input, Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE
+from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
@@ -39,7 +39,7 @@ def _trainer(batches, schedule, model, device, *, compiled=False, precision=_PRE
     model = model.to(device, memory_format=torch.channels_last)
     training = Training(precision=precision, compile=compiled)
     step = partial(
-        Step, schedule=schedule, training=training, normalise=normalise, device=device, ranks=ALONE,
+        Step, schedule=schedule, training=training, normalise=normalise, device=device, ranks=SINGLE_PROCESS,
         micro_batch=None, updates=1, say=print,
     )  # fmt: skip
     return Trainer(

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.arms import SnapshotKey
 from lrbench.config.protocols import Finetune
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.workspace import Place, Workspace
 from lrbench.data.examples import EvaluationTransform

@@ -22,7 +22,7 @@ from lrbench.cli import (
 )
 from lrbench.cli.common import note, one_paragraph, show
 from lrbench.cli.usage import Commands, explain_usage
-from lrbench.core.errors import LrbenchError, reported, show_traceback
+from lrbench.core.errors import LrbenchError, as_user_error, print_traceback
 
 app = Commands(
     name="lrbench",
@@ -75,12 +75,12 @@ def _exit_status(error: BaseException) -> int:
         raise error
     if isinstance(error, typer.Abort) or _interrupted(error):
         if debug:
-            show_traceback(error)
+            print_traceback(error)
         note(f"lrbench: {INTERRUPTED}")
         return 130
     if isinstance(error, LrbenchError):
         if debug:
-            show_traceback(error)
+            print_traceback(error)
         elif not error.silent:
             note(one_paragraph("lrbench", str(error)))
         return error.exit_status
@@ -93,7 +93,7 @@ def _exit_status(error: BaseException) -> int:
         else:
             note(one_paragraph("lrbench", explain_usage(error)))
         return 2
-    shown = reported(error)
+    shown = as_user_error(error)
     note(one_paragraph("lrbench", str(shown)))
     return shown.exit_status
 

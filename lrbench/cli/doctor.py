@@ -46,13 +46,13 @@ def _size(folder: Path) -> str:
 def _machine(workspace: Any) -> dict[str, str]:
     import torch
 
-    from lrbench.core.machine import cores_here, memory_here
+    from lrbench.core.machine import available_cores, total_memory
 
     existing = next(path for path in (workspace.root.absolute(), *workspace.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     machine = {"system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}"}
-    machine["cores"] = str(cores_here())
-    machine["memory"] = f"{memory_here() / 2**30:.0f} GiB"
+    machine["cores"] = str(available_cores())
+    machine["memory"] = f"{total_memory() / 2**30:.0f} GiB"
     machine["disk free"] = f"{free:,.0f} GiB at {existing}"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)

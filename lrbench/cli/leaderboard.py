@@ -135,7 +135,7 @@ def _with_results(workspace: "Workspace", name: str) -> str:
         InputError: It has none.
     """
     from lrbench.config import find_suites, load_suite, suggestion
-    from lrbench.config.loading import means_a_file
+    from lrbench.config.registry import is_path
     from lrbench.core.errors import InputError
     from lrbench.store.results import suites_with_results
     from lrbench.store.suites import effective_path
@@ -143,12 +143,12 @@ def _with_results(workspace: "Workspace", name: str) -> str:
     known = suites_with_results(workspace.results)
     if name in known:
         return name
-    is_path = means_a_file(name)
-    if is_path and (named := load_suite(name).name) in known:
+    by_path = is_path(name)
+    if by_path and (named := load_suite(name).name) in known:
         return named
     ways = (
         f"`lrbench run {name}` makes them"
-        if is_path or name in find_suites() or effective_path(workspace, name).is_file()
+        if by_path or name in find_suites() or effective_path(workspace, name).is_file()
         else f"There are: {', '.join(known) or 'none'}"
     )
     raise InputError(

@@ -47,13 +47,13 @@ def pretrain(
         workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache, trackers=trackers
     )
     with together() as ranks:
-        ranks.first_does(lambda: save_suite(workspace, chosen))
-        plan = ranks.first_does(lambda: make_plan(chosen, place, arm=arm, seed=seed))
-        if ranks.first:
+        ranks.run_on_main(lambda: save_suite(workspace, chosen))
+        plan = ranks.run_on_main(lambda: make_plan(chosen, place, arm=arm, seed=seed))
+        if ranks.is_main:
             missing = sum(not each.made for each in plan.snapshots)
             note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to compute")
         do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
-        if not ranks.first:
+        if not ranks.is_main:
             return
     paths = [snapshot_path(workspace.checkpoints, chosen.name, each.key) for each in plan.snapshots]
     if json_:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lrbench.cli.common import note
-from lrbench.core.control import Control, about, stopping_on_signals
+from lrbench.core.control import Control, rounded_duration, stopping_on_signals
 from lrbench.core.escaping import for_terminal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Pace:
         _, _, first, since = self._first
         if done == first:
             return ""
-        return f", {about((total - done) * (now - since) / (done - first))} left"
+        return f", {rounded_duration((total - done) * (now - since) / (done - first))} left"
 
 
 class Display:

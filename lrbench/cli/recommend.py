@@ -121,7 +121,7 @@ def recommend(
 
 
 def _of_suite(workspace: Any, name: str | None) -> list[str]:
-    from lrbench.config.arms import snapshot_keys
+    from lrbench.config.schedule import snapshot_keys
     from lrbench.core.errors import InputError
     from lrbench.store.snapshots import snapshot_path
     from lrbench.store.suites import suite_in_use

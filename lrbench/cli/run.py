@@ -64,22 +64,22 @@ def run(
     )
     failure: LrbenchError | None = None
     with together() as ranks:
-        ranks.first_does(lambda: save_suite(workspace, chosen))
-        ranks.first_does(lambda: write_suite_with_results(workspace, chosen))
-        plan = ranks.first_does(lambda: make_plan(chosen, place, seed=seed))
-        if ranks.first:
+        ranks.run_on_main(lambda: save_suite(workspace, chosen))
+        ranks.run_on_main(lambda: write_suite_with_results(workspace, chosen))
+        plan = ranks.run_on_main(lambda: make_plan(chosen, place, seed=seed))
+        if ranks.is_main:
             note(plan.summary())
             if (replaced := plan.replaced()) is not None:
                 warn(replaced)
             if (of_others := plan.of_others()) is not None:
                 note(of_others)
         # Before days of training: a target may be missing.
-        ranks.first_does(lambda: _check_data(plan, place))
+        ranks.run_on_main(lambda: _check_data(plan, place))
         try:
             do_jobs(plan.jobs(), plan, place, workers=workers, ranks=ranks)
         except LrbenchError as error:
             failure = error
-        if not ranks.first:
+        if not ranks.is_main:
             if failure is not None:
                 raise failure
             return

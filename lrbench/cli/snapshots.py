@@ -204,7 +204,7 @@ def add(
 
     Where some do not, all that do not are listed on stdout. A classifier may be there, of any number of classes, or not.
     """
-    from lrbench.config.loading import apply_changes
+    from lrbench.config.toml_files import apply_changes
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import FOREIGN, Workspace
     from lrbench.models.foreign import Origin, take_in

@@ -39,7 +39,7 @@ def suites(
 
 
 def _row(suite: "Suite") -> dict[str, Any]:
-    from lrbench.config.arms import snapshot_keys
+    from lrbench.config.schedule import snapshot_keys
 
     keys = snapshot_keys(suite)
     cells = sum(suite.uses(protocol, key.arm) for key in keys for protocol in suite.protocols)

@@ -105,7 +105,7 @@ def transfer(
     or a list of records where several were asked for.
     """
     from lrbench.config import load_task
-    from lrbench.core.errors import FailureError, InputError, InterruptedWork, reported
+    from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.store.cells import Cell
     from lrbench.store.references import snapshot_folder
@@ -139,7 +139,7 @@ def transfer(
                 except Exception as error:
                     if alone:
                         raise
-                    failed.append(_Failed(reference.text, cell, reported(error)))
+                    failed.append(_Failed(reference.text, cell, as_user_error(error)))
                     continue
                 paths.append(path)
                 show_result(path, task, as_json=json_)
@@ -168,12 +168,12 @@ def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str
         asked: How many were asked for.
         of_one_kind: Whether all have one task and one protocol, which need not be named.
     """
-    from lrbench.core.errors import sentence
+    from lrbench.core.errors import as_sentence
 
     names: dict[str, list[str]] = {}
     for each in failed:
         name = each.snapshot if of_one_kind else f"{each.snapshot} → {each.cell.task} ({each.cell.protocol})"
-        names.setdefault(sentence(str(each.error)), []).append(name)
+        names.setdefault(as_sentence(str(each.error)), []).append(name)
     reasons = " ".join(f"{some(group)}: {reason}" for reason, group in names.items())
     return f"{len(failed)} of {asked} transfers failed. {reasons}"
 

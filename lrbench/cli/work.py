@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from lrbench.core.distributed import Ranks
+    from lrbench.core.distributed import ProcessGroup
     from lrbench.core.workspace import Place
     from lrbench.jobs.job import Job
     from lrbench.jobs.plan import Plan
@@ -31,18 +31,18 @@ TrackOption = Annotated[
 
 
 @contextmanager
-def together() -> "Iterator[Ranks]":
+def together() -> "Iterator[ProcessGroup]":
     """The processes that torchrun started beside this one; by itself where there are none."""
-    from lrbench.core.distributed import ALONE, joined, started_together
+    from lrbench.core.distributed import SINGLE_PROCESS, init_process_group, launched_by_torchrun
 
-    if not started_together():
-        yield ALONE
+    if not launched_by_torchrun():
+        yield SINGLE_PROCESS
         return
-    with joined() as ranks:
+    with init_process_group() as ranks:
         yield ranks
 
 
-def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int | None, ranks: "Ranks") -> None:
+def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int | None, ranks: "ProcessGroup") -> None:
     """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM stop them at the next step, saved.
 
     Raises:
@@ -51,7 +51,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     from lrbench.cli.progress import Display
     from lrbench.core.control import Control, stopping_on_signals
     from lrbench.core.files import remove_file
-    from lrbench.core.machine import fix_cublas
+    from lrbench.core.machine import set_cublas_workspace
     from lrbench.jobs.local import run_jobs
     from lrbench.jobs.together import run_jobs_together
     from lrbench.store.lineage import snapshot_exists
@@ -60,19 +60,19 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
     suite = plan.suite
     if suite.training.deterministic:
         # Before any worker's first transfer.
-        fix_cublas()
+        set_cublas_workspace()
     for snapshot in plan.snapshots:
-        if snapshot.made and ranks.first:
+        if snapshot.made and ranks.is_main:
             # Left by a process that was killed between writing the snapshot and deleting its progress. Whoever deletes the
             # snapshot to compute it again means all of it.
             remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, snapshot.key)))
     control = Control()
-    with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.first) as display:
-        if ranks.alone:
+    with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.is_main) as display:
+        if ranks.is_single:
             run_jobs(jobs, suite, place, control, display, workers=workers)
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)
-    if ranks.first and any(not snapshot.made for snapshot in plan.snapshots):
+    if ranks.is_main and any(not snapshot.made for snapshot in plan.snapshots):
         # A stage that was deleted and computed again may have other weights than its children started from.
         for snapshot in plan.snapshots:
             snapshot_exists(suite, snapshot.key, place.workspace)

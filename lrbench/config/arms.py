@@ -1,210 +1,200 @@
-"""Arms: which stretches of training a suite needs, where each starts, and which snapshots they share.
+"""Learning-rate arms: one record per arm. Adding a record to `ARMS` adds an arm to every part of lrbench."""
 
-A *segment* is one stage of one arm: it starts from the complete state at the end of its parent segment and trains at
-one learning rate for that stage's epochs. Stages that two arms share are one segment, owned by the arm that trains it.
-"""
-
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lrbench.config.suite import Schedule, Suite
-from lrbench.core.errors import InputError
-
-MEAN_OF = {"average": "hold", "constant-average": "constant"}
-"""Arms whose snapshots are means of the epoch-end weights of another arm's stage."""
+if TYPE_CHECKING:
+    from lrbench.config.suite import Schedule
 
 
-@dataclass(frozen=True, order=True, kw_only=True)
-class SnapshotKey:
-    """Which snapshot of a suite: arm, pretraining seed and stage. `str()` gives `arm/seed0/stage1`."""
+def _stage_rate(schedule: "Schedule", stage: int) -> float:
+    return schedule.rates[stage - 1]
 
-    arm: str
-    seed: int
-    stage: int
 
-    def __str__(self) -> str:
-        return f"{self.arm}/seed{self.seed}/stage{self.stage}"
+def _previous_rate(schedule: "Schedule", stage: int) -> float:
+    return schedule.rates[stage - 2]
+
+
+def _first_rate(schedule: "Schedule", _stage: int) -> float:
+    return schedule.rates[0]
+
+
+def _small_rate(schedule: "Schedule", _stage: int) -> float:
+    return schedule.small_rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
-    """One stage of one arm for one seed.
+class Arm:
+    """One learning-rate schedule under test.
 
     Attributes:
-        key: The snapshot at its end.
-        parent: The snapshot whose state it starts from; None for the initialisation.
-        rate: Learning rate, by which a warm-up ends; 0 for the initialisation. With `cosine`, the highest.
-        first_epoch: Epoch at whose start it begins, counted from the start of pretraining.
-        last_epoch: Epoch at whose end it ends (exclusive end of the range).
-        averaged: True when the snapshot is the mean of the parent's epoch-end weights and nothing is trained.
-        kept_epoch: The epoch after which the parent's training kept the snapshot's weights; nothing is trained.
-        cosine: Whether the rate falls along half a cosine over all epochs, and not at boundaries.
+        name: Name in suites, paths, results and pages.
+        rate: Learning rate of a stage (from 1), given the schedule and the stage's number.
+        falls: True when the rate falls during training, at boundaries or continuously.
+        cosine: True when the rate falls from `rate` to 0 along half a cosine over all epochs.
+        shift: Sign with which the arm moves every boundary by `schedule.shift_epochs`; 0 for the schedule's boundaries.
+        extra_stage: True when the arm adds a stage of `schedule.raised_epochs` after the last.
+        shares: Arm that owns the first stages of this one; None when the arm owns all of its stages.
+        shared_stages: Last stage that is shared with `shares`; None for all stages of the schedule.
+        trunk: Arm from whose previous stage each stage starts; None for the previous stage of this arm.
+        mean_of: Arm whose epoch-end weights are averaged over each stage; nothing is trained.
+        kept_from: Arm whose training saves intermediate weights for this one: for every stage of an arm that is
+            `intermediate`, else for the first stage.
+        intermediate: True when snapshots are intermediate weights of `kept_from`, numbered by epoch instead of stage.
+        marker: Matplotlib marker in figures.
+        description: One line for pages, a template for `describe`.
+        comparison: Difference from `step`, for the pages that compare the two; None when they are never compared.
     """
 
-    key: SnapshotKey
-    parent: SnapshotKey | None
-    rate: float
-    first_epoch: int
-    last_epoch: int
-    averaged: bool = False
-    kept_epoch: int | None = None
+    name: str
+    rate: Callable[["Schedule", int], float] = _stage_rate
+    falls: bool = False
     cosine: bool = False
+    shift: int = 0
+    extra_stage: bool = False
+    shares: str | None = "step"
+    shared_stages: int | None = 0
+    trunk: str | None = None
+    mean_of: str | None = None
+    kept_from: str | None = None
+    intermediate: bool = False
+    marker: str
+    description: str
+    comparison: str | None = None
 
     @property
-    def derived(self) -> bool:
-        """Whether the snapshot comes out of its parent's training, which went on beyond it."""
-        return self.averaged or self.kept_epoch is not None
+    def needs(self) -> tuple[str, ...]:
+        """Arms that a suite with this arm must have too."""
+        return tuple(dict.fromkeys(filter(None, (self.mean_of, self.kept_from, self.trunk, self.shares))))
 
     @property
-    def branches(self) -> bool:
-        """Whether training goes on from what the parent's training kept on its way; from `trail`'s snapshots none does."""
-        return self.kept_epoch is not None and self.key.arm != "trail"
+    def is_averaged(self) -> bool:
+        """True when the epoch-end weights of this arm are averaged for another arm."""
+        return any(arm.mean_of == self.name for arm in ARMS.values())
+
+    def ends(self, schedule: "Schedule") -> tuple[int, ...]:
+        """Epoch at which each stage ends, from stage 0, which ends at 0, to the last."""
+        if self.intermediate:
+            return (0, *schedule.trail_epochs)
+        boundaries = (boundary + self.shift * schedule.shift_epochs for boundary in schedule.boundaries)
+        extra = (schedule.epochs + schedule.raised_epochs,) if self.extra_stage else ()
+        return (0, *boundaries, schedule.epochs, *extra)
+
+    def is_kept(self, stage: int) -> bool:
+        """True when the snapshot of a stage is saved by the training of `kept_from`."""
+        return self.kept_from is not None and (self.intermediate or stage == 1)
+
+    def describe(self, schedule: "Schedule") -> str:
+        """Return the arm's description with the schedule's numbers filled in."""
+        ends = self.ends(schedule)
+        return self.description.format(
+            rates=" to ".join(f"{rate:g}" for rate in schedule.rates),
+            first_rate=f"{schedule.rates[0]:g}",
+            small_rate=f"{schedule.small_rate:g}",
+            boundaries=", ".join(map(str, ends[1:-1])),
+            epochs=", ".join(map(str, ends[1:])),
+            raised_epochs=schedule.raised_epochs,
+        )
 
 
-def last_stage(arm: str, schedule: Schedule) -> int:
-    """The last stage of an arm. Those of `trail` are numbered by the epochs at which it keeps weights."""
-    return len(schedule.trail_epochs) if arm == "trail" else len(schedule.ends_of(arm)) - 1
+_REGISTERED = (
+    Arm(
+        name="step",
+        falls=True,
+        shares=None,
+        marker="o",
+        description="the rate falls from {rates} after epochs {boundaries}",
+    ),
+    Arm(
+        name="hold",
+        rate=_previous_rate,
+        trunk="step",
+        shared_stages=1,
+        marker="s",
+        description="each stage again from the same weights, momentum and order of images, at the rate of the previous stage",
+        comparison="`hold` branches from `step` at the previous boundary with the same weights, momentum and data order, and "
+        "trains for as many updates",
+    ),
+    Arm(
+        name="constant",
+        rate=_first_rate,
+        shares="hold",
+        shared_stages=2,
+        marker="^",
+        description="the rate stays {first_rate}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
+        comparison="`constant` never lets the rate fall",
+    ),
+    Arm(
+        name="average",
+        rate=_previous_rate,
+        mean_of="hold",
+        shared_stages=1,
+        marker="D",
+        description="the mean of `hold`'s weights at the ends of the stage's epochs",
+        comparison="`average` is the mean of `hold`'s weights",
+    ),
+    Arm(
+        name="constant-average",
+        rate=_first_rate,
+        mean_of="constant",
+        shares="average",
+        shared_stages=2,
+        marker="d",
+        description="the mean of `constant`'s weights at the ends of the stage's epochs; shares stage 2 with `average`",
+        comparison="`constant-average` is the mean of its weights",
+    ),
+    Arm(
+        name="trail",
+        rate=_first_rate,
+        kept_from="constant",
+        intermediate=True,
+        marker="v",
+        description="intermediate weights of the run without decay, after epochs {epochs}",
+    ),
+    Arm(
+        name="early",
+        falls=True,
+        shift=-1,
+        kept_from="step",
+        marker="<",
+        description="`step` with its boundaries at epochs {boundaries}",
+        comparison="`early` lets the rate fall sooner",
+    ),
+    Arm(
+        name="late",
+        falls=True,
+        shift=1,
+        kept_from="hold",
+        marker=">",
+        description="`step` with its boundaries at epochs {boundaries}",
+        comparison="`late` lets it fall later",
+    ),
+    Arm(
+        name="small",
+        rate=_small_rate,
+        marker="P",
+        description="the rate is {small_rate} from the start",
+        comparison="`small` has a small rate from the start",
+    ),
+    Arm(
+        name="cosine",
+        rate=_first_rate,
+        falls=True,
+        cosine=True,
+        marker="X",
+        description="the rate falls from {first_rate} to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries",
+        comparison="`cosine` lets it fall throughout",
+    ),
+    Arm(
+        name="raise",
+        rate=_first_rate,
+        extra_stage=True,
+        shared_stages=None,
+        marker="*",
+        description="{raised_epochs} more epochs at {first_rate} after the end of `step`",
+    ),
+)
 
-
-def owner(arm: str, stage: int, schedule: Schedule) -> str:
-    """The arm that trains stage `stage` of `arm`: shared stages have one owner.
-
-    Every arm shares stage 0 with `step`; `hold`, `constant` and their means share stage 1 too, and `raise` all of `step`'s;
-    `constant` shares stage 2 with `hold`, and so does the mean of the one with the mean of the other.
-    """
-    shared = {"hold": 1, "constant": 1, "average": 1, "constant-average": 1, "raise": schedule.stages}.get(arm, 0)
-    if stage <= shared:
-        return "step"
-    return {"constant": "hold", "constant-average": "average"}.get(arm, arm) if stage == 2 else arm
-
-
-def owned_stages(arm: str, schedule: Schedule) -> tuple[int, ...]:
-    """Stages that `arm` owns, under a schedule."""
-    return tuple(stage for stage in range(last_stage(arm, schedule) + 1) if owner(arm, stage, schedule) == arm)
-
-
-def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
-    """The segment that ends in snapshot `key`.
-
-    Raises:
-        InputError: The arm has no such stage of its own.
-    """
-    arm, stage = key.arm, key.stage
-    if stage not in owned_stages(arm, schedule):
-        stages = ", ".join(f"stage{each}" for each in owned_stages(arm, schedule))
-        raise InputError(f"{arm} has no stage{stage} of its own. It has {stages}.")
-    if stage == 0:
-        return Segment(key=key, parent=None, rate=0.0, first_epoch=0, last_epoch=0)
-    if arm == "trail":
-        return _kept(schedule, key, "constant", schedule.trail_epochs[stage - 1])
-    if arm in ("early", "late") and stage == 1:
-        # A moved first boundary lies on the way of `step`'s first stage, or of `hold`'s going on from it.
-        return _kept(schedule, key, "step" if arm == "early" else "hold", schedule.ends_of(arm)[1])
-    # Rate i belongs to stage i; `hold` keeps the rate of the stage before, `constant` that of stage 1.
-    rate = {
-        "hold": schedule.rates[stage - 2],
-        "average": schedule.rates[stage - 2],
-        "constant": schedule.rates[0],
-        "constant-average": schedule.rates[0],
-        "cosine": schedule.rates[0],
-        "raise": schedule.rates[0],
-        "small": schedule.small_rate,
-    }.get(arm)
-    trunk = "step" if arm == "hold" else MEAN_OF.get(arm, arm)
-    before = stage if arm in MEAN_OF else stage - 1
-    ends = schedule.ends_of(arm)
-    return Segment(
-        key=key,
-        parent=SnapshotKey(arm=owner(trunk, before, schedule), seed=key.seed, stage=before),
-        rate=schedule.rates[stage - 1] if rate is None else rate,
-        first_epoch=ends[stage - 1],
-        last_epoch=ends[stage],
-        averaged=arm in MEAN_OF,
-        cosine=arm == "cosine",
-    )
-
-
-def _kept(schedule: Schedule, key: SnapshotKey, trunk: str, epoch: int) -> Segment:
-    """A snapshot that the run at the first rate, as `trunk` knows it, passes at the end of an epoch."""
-    ends = schedule.ends
-    stage = next(number for number, end in enumerate(ends) if end > epoch)
-    return Segment(
-        key=key,
-        parent=SnapshotKey(arm=owner(trunk, stage, schedule), seed=key.seed, stage=stage),
-        rate=schedule.rates[0],
-        first_epoch=ends[stage - 1],
-        last_epoch=epoch,
-        kept_epoch=epoch,
-    )
-
-
-def learning_rate(schedule: Schedule, stretch: Segment, update: int, updates_per_epoch: int) -> float:
-    """The rate of one update: a function of its number and of nothing else.
-
-    Args:
-        schedule: The suite's schedule.
-        stretch: The segment that the update belongs to.
-        update: Its number, from 0, counted from the start of pretraining.
-        updates_per_epoch: Updates in an epoch.
-
-    Returns:
-        The segment's rate; in the warm-up the share `(update + 1) / updates of the warm-up` of it; with `cosine` the rate of
-        half a cosine that begins after the warm-up and would reach 0 after the last update (Loshchilov and Hutter 2017,
-        without restarts).
-    """
-    warmup = schedule.warmup * updates_per_epoch
-    if update < warmup:
-        return stretch.rate * (update + 1) / warmup
-    if not stretch.cosine:
-        return stretch.rate
-    return cosine_rate(stretch.rate, update - warmup, schedule.epochs * updates_per_epoch - warmup)
-
-
-def cosine_rate(rate: float, update: int, updates: int) -> float:
-    """Learning rate of an update (from 0) on half a cosine from `rate` to 0 (Loshchilov and Hutter 2017, eq. 5)."""
-    return rate * 0.5 * (1.0 + math.cos(math.pi * update / updates))
-
-
-def snapshot_keys(suite: Suite, *, arm: str | None = None, seed: int | None = None) -> list[SnapshotKey]:
-    """Every snapshot of a suite, parents before children, seed by seed; optionally those that one arm or seed needs.
-
-    Raises:
-        InputError: The suite has no such arm or seed.
-    """
-    if arm is not None and arm not in suite.arms:
-        raise InputError(f"suite {suite.name} has no arm {arm!r}. It has {', '.join(suite.arms)}.")
-    if seed is not None and seed not in suite.seeds:
-        listed = ", ".join(map(str, suite.seeds))
-        raise InputError(f"suite {suite.name} has no seed {seed}. It has {listed}.")
-    keys: list[SnapshotKey] = []
-    for each_seed in suite.seeds if seed is None else (seed,):
-        for each_arm in suite.arms if arm is None else (arm,):
-            for stage in range(last_stage(each_arm, suite.schedule) + 1):
-                key = SnapshotKey(arm=owner(each_arm, stage, suite.schedule), seed=each_seed, stage=stage)
-                _with_parents(suite.schedule, key, keys)
-    return keys
-
-
-def kept_epochs(suite: Suite, stretch: Segment) -> dict[int, bool]:
-    """Epochs of a segment after which its training keeps the weights for another arm.
-
-    Returns:
-        For each such epoch, whether the momentum is kept too, because training goes on from there.
-    """
-    kept: dict[int, bool] = {}
-    for arm in ("trail", "early", "late"):
-        for stage in owned_stages(arm, suite.schedule) if arm in suite.arms else ():
-            found = segment(suite.schedule, SnapshotKey(arm=arm, seed=stretch.key.seed, stage=stage))
-            if found.kept_epoch is not None and found.parent == stretch.key:
-                # `trail` comes first, so an arm that goes on from the same epoch has the last word.
-                kept[found.kept_epoch] = found.branches
-    return kept
-
-
-def _with_parents(schedule: Schedule, key: SnapshotKey, keys: list[SnapshotKey]) -> None:
-    if key in keys:
-        return
-    parent = segment(schedule, key).parent
-    if parent is not None:
-        _with_parents(schedule, parent, keys)
-    keys.append(key)
+ARMS: dict[str, Arm] = {arm.name: arm for arm in _REGISTERED}
+"""All arms by name."""

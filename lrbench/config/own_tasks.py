@@ -1,4 +1,4 @@
-"""Task files that a suite names: known by their tasks' names to every process that has the suite."""
+"""Task files that suites name, known by task name to every process that has the suite."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,14 @@ _paths: dict[str, Path] = {}
 
 
 def remember(files: Mapping[str, str]) -> None:
-    """Make tasks known by name in this process.
+    """Register task files in this process.
 
     Args:
-        files: The TOML file of each task.
+        files: TOML file by task name.
     """
     _paths.update({name: Path(path) for name, path in files.items()})
 
 
 def remembered() -> Mapping[str, Path]:
-    """The TOML file of each task that a suite of this process names."""
+    """Return the TOML files of the tasks that suites of this process name, by task name."""
     return _paths

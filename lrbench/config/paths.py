@@ -1,6 +1,6 @@
-"""The paths that a task's TOML may name, checked in one place.
+"""Checks of the paths and addresses in a task's TOML.
 
-What is written stays below the data root. What is read may be elsewhere where the user names it by an absolute path.
+Files are written below the data root only. Files to read may be elsewhere, given by an absolute path.
 """
 
 from typing import Annotated
@@ -8,19 +8,19 @@ from urllib.parse import urlparse
 
 from pydantic import AfterValidator, Field
 
-LONGEST_NAME = 255
-"""Bytes in a name that file systems take."""
-LONGEST_PATH = 1024
-"""Bytes in a path that a TOML or an archive may name: with the data root before it, below what systems take."""
-DEEPEST_PATH = 64
-"""Folders in such a path."""
-# Beside a downloaded file are `<name>.part.again`, `.<name>.lock` and the like.
-_LONGEST_DOWNLOAD = 200
+MAX_NAME_BYTES = 255
+"""Limit of file systems on a name."""
+MAX_PATH_BYTES = 1024
+"""Limit on a path in a TOML or archive, which leaves room for the data root."""
+MAX_PATH_DEPTH = 64
+"""Limit on the folders of such a path."""
+# Leaves room for `<name>.part.again`, `.<name>.lock` and the like.
+_MAX_DOWNLOAD_BYTES = 200
 
 
 def path_problem(path: str) -> str | None:
-    """Return why a path cannot be used below a folder, as the end of a sentence that begins with it; None where it can."""
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in path):
+    """Return why a path cannot be used below a folder, as the end of a sentence; None if it can."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
         return "holds a control character"
     if path.startswith("/") or ".." in path.split("/"):
         return "leads out of it"
@@ -28,15 +28,15 @@ def path_problem(path: str) -> str | None:
         return "has no name"
     size = len(path.encode(errors="surrogateescape"))
     longest = max(len(part.encode(errors="surrogateescape")) for part in path.split("/"))
-    if longest > LONGEST_NAME or size > LONGEST_PATH:
-        return f"is longer than file systems take ({LONGEST_NAME} bytes a name, {LONGEST_PATH:,} a path)"
-    if path.count("/") > DEEPEST_PATH:
-        return f"is deeper than {DEEPEST_PATH} folders"
+    if longest > MAX_NAME_BYTES or size > MAX_PATH_BYTES:
+        return f"is longer than file systems allow ({MAX_NAME_BYTES} bytes a name, {MAX_PATH_BYTES:,} a path)"
+    if path.count("/") > MAX_PATH_DEPTH:
+        return f"is deeper than {MAX_PATH_DEPTH} folders"
     return None
 
 
 def _below(path: str) -> str:
-    """A folder of the data root, to which files may be written."""
+    """Check a folder in the data root, in which files may be written."""
     problem = path_problem(path) if path != "." else None
     if problem == "leads out of it" or path.startswith("~"):
         raise ValueError(f"{path!r} leads out of the data root: name a folder in it")
@@ -46,7 +46,7 @@ def _below(path: str) -> str:
 
 
 def _named(path: str) -> str:
-    """A folder of the data root that is not the root itself."""
+    """Check a folder in the data root other than the root."""
     if all(part in ("", ".") for part in path.split("/")):
         raise ValueError(f"{path!r} has no name: name the folder that appears")
     return _below(path)
@@ -59,12 +59,12 @@ def _file_name(name: str) -> str:
 
 
 def _readable(path: str) -> str:
-    """A file or a folder that is read: relative to the data, or absolute."""
+    """Check a file or folder to read, relative to the data root or absolute."""
     if path == ".":
         return path
     problem = path_problem(path.lstrip("/"))
     if problem == "leads out of it":
-        raise ValueError(f"{path!r} leads out through `..`: name a path below the data root, or an absolute one")
+        raise ValueError(f"{path!r} contains `..`: give a path below the data root, or an absolute one")
     if problem:
         raise ValueError(f"{path[:80]!r} {problem}")
     return path
@@ -77,7 +77,7 @@ def _all_readable(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 def download_name(url: str) -> str:
-    """Return the file name under which an address is stored."""
+    """Return the file name under which a download is stored."""
     return urlparse(url).path.rpartition("/")[2]
 
 
@@ -89,8 +89,8 @@ def _address(url: str) -> str:
     if address.scheme not in ("http", "https") or not address.netloc or not url.isprintable():
         raise ValueError(f"{url[:80]!r} is not an address that begins with https:// or http://")
     name = download_name(url)
-    if path_problem(name) or len(name.encode()) > _LONGEST_DOWNLOAD:
-        raise ValueError(f"{url[:80]!r} does not end in a file's name of up to {_LONGEST_DOWNLOAD} bytes")
+    if path_problem(name) or len(name.encode()) > _MAX_DOWNLOAD_BYTES:
+        raise ValueError(f"{url[:80]!r} does not end in a file's name of up to {_MAX_DOWNLOAD_BYTES} bytes")
     return url
 
 
@@ -98,6 +98,6 @@ Below = Annotated[str, AfterValidator(_below)]
 NamedBelow = Annotated[str, AfterValidator(_named)]
 FileName = Annotated[str, AfterValidator(_file_name)]
 Readable = Annotated[str, AfterValidator(_readable)]
-# One path, or several of which the first that is there counts.
+# One path, or several, of which the first that exists is used.
 ReadableOrMore = Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(_all_readable)]
 Address = Annotated[str, AfterValidator(_address)]

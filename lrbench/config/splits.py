@@ -1,4 +1,4 @@
-"""How a task may say which of its images are for training and which for testing."""
+"""Rules that divide a task's images into training and test images."""
 
 from typing import Annotated, Literal
 
@@ -9,13 +9,13 @@ from lrbench.config.strict import Count, OneOrMore, Strict, WholeSeed
 
 
 class FirstSplit(Strict):
-    """Train on the first `train` images of each class, in the order of their names; test on the rest.
+    """Train on the first `train` images of each class by name, test on the rest.
 
-    This is how Caltech-256 is split by the code of the transfer papers that give it (files 1 to 60 of each class).
+    The published code of transfer papers splits Caltech-256 in this way (files 1 to 60 of each class).
 
     Attributes:
-        train: Training images of each class.
-        test_images: At most so many test images of each class, the next in order; the others are left out.
+        train: Training images per class.
+        test_images: Maximum number of test images per class, the next by name. The others are not used.
     """
 
     kind: Literal["first"]
@@ -24,12 +24,12 @@ class FirstSplit(Strict):
 
 
 class ListedSplit(Strict):
-    """A list of the test images, shipped beside the task's TOML; every other image is for training.
+    """A list of the test images next to the task's TOML. All other images are for training.
 
     Attributes:
-        test: The list's file name, beside the TOML: one image a line, as `class/file` or as a file number. Its first lines
-            may be comments, which begin with `# `.
-        sha256: The list's own hash, so that two people with one hash have one split.
+        test: File name of the list, relative to the TOML, with one image per line as `class/file` or file number. The first
+            lines may be comments that start with `# `.
+        sha256: Hash of the list, which identifies the split.
     """
 
     kind: Literal["listed"]
@@ -38,16 +38,16 @@ class ListedSplit(Strict):
 
 
 class DrawnSplit(Strict):
-    """A stratified test split drawn from the seed: the same images for everyone with the same files.
+    """A stratified test split drawn from the seed, identical for everyone with the same files.
 
-    The list of the images drawn is written down beside the results (`leaderboard/splits/`), in the form of a `listed`
-    split, and its hash stands in each result.
+    The list of drawn images is written to `leaderboard/splits/`, in the format of a `listed` split, and each result records
+    its hash.
 
     Attributes:
-        test: Share of each class's images, rounded, at least one.
-        train: Number of training images of each class, in place of `test`; the rest are for testing.
-        test_images: At most so many test images of each class; the others that would be are left out.
-        seed: Keys the draw.
+        test: Share of each class's images for testing, rounded, at least one image.
+        train: Training images per class, instead of `test`. The rest are for testing.
+        test_images: Maximum number of test images per class. The others are not used.
+        seed: Seed of the draw.
     """
 
     kind: Literal["drawn"] = "drawn"
@@ -57,20 +57,20 @@ class DrawnSplit(Strict):
     seed: WholeSeed = 0
 
     @model_validator(mode="after")
-    def _one_rule(self) -> "DrawnSplit":
+    def _check_rule(self) -> "DrawnSplit":
         if self.train is not None and "test" in self.model_fields_set:
-            raise ValueError("give train (images a class) or test (a share), not both")
+            raise ValueError("give train (images per class) or test (a share), not both")
         return self
 
 
 class ColumnSplit(Strict):
-    """A column of the table says for what each image is.
+    """A column of the table with the split of each image.
 
     Attributes:
-        name: The column.
-        train: What it says of training images, or several such words.
+        name: Name of the column.
+        train: Value, or several values, for training images.
         test: The same for test images.
-        val: The same for validation images, where there are any.
+        val: The same for validation images, if there are any.
     """
 
     kind: Literal["column"]
@@ -80,10 +80,14 @@ class ColumnSplit(Strict):
     val: OneOrMore | None = None
 
     @model_validator(mode="after")
-    def _one_split_each(self) -> "ColumnSplit":
-        given = [each for each in (self.train, self.test, self.val) if each is not None]
-        words = [word for each in given for word in ((each,) if isinstance(each, str) else each)]
-        twice = [word for word in dict.fromkeys(words) if words.count(word) > 1]
-        if twice:
-            raise ValueError(f"the word {twice[0]!r} stands for more than one split")
+    def _check_unique(self) -> "ColumnSplit":
+        values = [
+            value
+            for names in (self.train, self.test, self.val)
+            if names is not None
+            for value in ((names,) if isinstance(names, str) else names)
+        ]
+        duplicates = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+        if duplicates:
+            raise ValueError(f"the value {duplicates[0]!r} names more than one split")
         return self

@@ -1,11 +1,20 @@
-"""What a suite is: the whole experiment in one TOML file."""
+"""Suites: one experiment in one TOML file."""
 
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from lrbench.config import own_tasks
+from lrbench.config.arms import ARMS
 from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.config.strict import (
     Arguments,
@@ -22,41 +31,35 @@ from lrbench.config.strict import (
 )
 from lrbench.core.workspace import FOREIGN
 
-ArmName = Literal[
-    "step", "hold", "constant", "average", "constant-average", "trail", "early", "late", "small", "cosine", "raise"
-]
 ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
-# A plan lists every cell.
-_MOST_CELLS = 1_000_000
+# A plan lists every cell in memory.
+_MAX_CELLS = 1_000_000
 
-# On the scale [0, 1]; timm's networks have deviations from 0.14 to 1, and 1/255 is of images that are not scaled.
+# On the scale [0, 1]. timm's networks use deviations from 1/255 (unscaled images) to 1.
 _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Std = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
-# Arms that start from another arm's state cannot be run without it.
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "hold": ("step",),
-    "constant": ("hold",),
-    "average": ("hold",),
-    "constant-average": ("constant", "average"),
-    "trail": ("constant",),
-    "early": ("step",),
-    "late": ("hold",),
-    "small": ("step",),
-    "cosine": ("step",),
-    "raise": ("step",),
-}
+
+def _registered(value: object) -> str:
+    if isinstance(value, str) and value in ARMS:
+        return value
+    *names, last = map(repr, ARMS)
+    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(names)} or {last}"})
+
+
+ArmName = Annotated[str, PlainValidator(_registered)]
+"""Name of an arm in `ARMS`."""
 
 
 class Model(Strict):
-    """The network: a timm architecture and the keyword arguments it is made with."""
+    """A timm architecture and its keyword arguments."""
 
     architecture: Text
     arguments: Arguments = {}
 
 
 class Input(Strict):
-    """How an image becomes the network's input.
+    """Preprocessing of images.
 
     Attributes:
         size: Side of the square input in pixels.
@@ -64,8 +67,8 @@ class Input(Strict):
             resize 256, crop 224).
         mean: Subtracted from each channel, on the scale [0, 1].
         std: Divides each channel, on the scale [0, 1].
-        crop_mode: `center` keeps the image's shape and cuts the middle out; `squash` resizes both sides alike, which changes
-            the shape (some of timm's networks were evaluated so).
+        crop_mode: `center` keeps the aspect ratio and crops the centre. `squash` resizes both sides to the same length, as
+            some timm networks are evaluated.
     """
 
     size: Annotated[int, Field(ge=8, le=8192)]
@@ -76,8 +79,8 @@ class Input(Strict):
     crop_mode: Literal["center", "squash"] = "center"
 
     @model_serializer(mode="wrap")
-    def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Snapshots and suites from before there was a choice keep their bytes and hashes.
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes and hashes of snapshots and suites that are older than the key.
         content: dict[str, Any] = write(self)
         if self.crop_mode == "center":
             content.pop("crop_mode", None)
@@ -85,22 +88,21 @@ class Input(Strict):
 
 
 class Schedule(Strict):
-    """Pretraining of the `step` arm: SGD with momentum whose learning rate falls at each boundary.
+    """Pretraining of the arm `step`: SGD with momentum whose learning rate falls at each boundary.
 
     Attributes:
-        epochs: Where the last stage ends.
-        boundaries: Epochs after which the rate falls: stage i ends at the i-th.
+        epochs: Epoch at which the last stage ends.
+        boundaries: Epochs after which the rate falls. Stage i ends at the i-th.
         rates: Learning rate of each stage, one more than there are boundaries.
-        batch: Images in one update. An epoch has `train images // batch` updates; the images left over differ from
-            epoch to epoch.
+        batch: Images per update. An epoch has `train images // batch` updates; the remaining images differ between epochs.
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
-        trail: Into how many equal parts the arm `trail` divides the epochs: it keeps the weights of the run without decay at
-            the end of each part where no stage ends.
-        warmup: Epochs at the start over which the rate rises in a straight line to the first stage's, in every arm; 0 for none.
-        shift: Epochs by which the arms `early` and `late` move every boundary; by default a third of the shortest stage, at
+        trail: Number of equal parts into which the arm `trail` divides the epochs. It saves the weights of the run without
+            decay at the end of each part, except where a stage ends.
+        warmup: Epochs at the start over which the rate rises linearly to that of stage 1, in every arm.
+        shift: Epochs by which the arms `early` and `late` move every boundary. Default: a third of the shortest stage, at
             least one epoch.
-        small: The rate of the arm `small`; by default that of stage 2.
-        raised: Epochs of the arm `raise` after the last stage; by default as many as the last stage has.
+        small: Rate of the arm `small`. Default: the rate of stage 2.
+        raised: Epochs that the arm `raise` adds after the last stage. Default: as many as the last stage has.
     """
 
     epochs: Epochs
@@ -119,29 +121,29 @@ class Schedule(Strict):
 
     @field_validator("boundaries")
     @classmethod
-    def _rising(cls, boundaries: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_boundaries(cls, boundaries: tuple[int, ...]) -> tuple[int, ...]:
         if any(after <= before for before, after in itertools.pairwise(boundaries)):
-            raise ValueError(f"boundaries must rise from one to the next, not {list(boundaries)}")
+            raise ValueError(f"boundaries must increase, not {list(boundaries)}")
         return boundaries
 
     @field_validator("rates")
     @classmethod
-    def _falling(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_rates(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
         if any(after >= before for before, after in itertools.pairwise(rates)):
-            raise ValueError(f"rates must fall at every boundary, not {list(rates)}")
+            raise ValueError(f"rates must decrease, not {list(rates)}")
         return rates
 
     @model_validator(mode="after")
-    def _fits(self) -> "Schedule":
+    def _check_lengths(self) -> "Schedule":
         if self.boundaries[-1] >= self.epochs:
             raise ValueError(
-                f"boundaries must lie before the end: the last is {self.boundaries[-1]}, and training ends at epoch "
+                f"boundaries must be before the end: the last is {self.boundaries[-1]}, and training ends at epoch "
                 f"{self.epochs}"
             )
         if len(self.rates) != len(self.boundaries) + 1:
             raise ValueError(
-                f"{len(self.boundaries)} boundaries make {len(self.boundaries) + 1} stages, which need as many rates; "
-                f"rates has {len(self.rates)}"
+                f"{len(self.boundaries)} boundaries define {len(self.boundaries) + 1} stages with a rate each, but rates has "
+                f"{len(self.rates)} values"
             )
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
@@ -159,59 +161,51 @@ class Schedule(Strict):
         return min(end - start for start, end in itertools.pairwise(self.ends))
 
     @property
-    def shifted_by(self) -> int:
-        """Epochs by which `early` and `late` move the boundaries."""
+    def shift_epochs(self) -> int:
+        """Epochs by which the arms `early` and `late` move the boundaries."""
         return self.shift or max(1, self.shortest // 3)
 
     @property
     def small_rate(self) -> float:
-        """The rate of the arm `small`."""
+        """Rate of the arm `small`."""
         return self.small or self.rates[1]
 
     @property
     def raised_epochs(self) -> int:
-        """Epochs that the arm `raise` trains for."""
+        """Epochs that the arm `raise` adds."""
         return self.raised or self.epochs - self.boundaries[-1]
-
-    def ends_of(self, arm: str) -> tuple[int, ...]:
-        """Epoch at which each stage of an arm ends, from stage 0 to its last, `trail` apart."""
-        if arm in ("early", "late"):
-            shift = self.shifted_by if arm == "late" else -self.shifted_by
-            return (0, *(boundary + shift for boundary in self.boundaries), self.epochs)
-        return (*self.ends, self.epochs + self.raised_epochs) if arm == "raise" else self.ends
 
     @property
     def stages(self) -> int:
-        """Number of stages, the initialisation (stage 0) not counted."""
+        """Number of stages without the initialisation (stage 0)."""
         return len(self.rates)
 
     @property
     def trail_epochs(self) -> tuple[int, ...]:
-        """Epochs after which the arm `trail` keeps weights, rising."""
+        """Epochs after which the arm `trail` saves weights, in increasing order."""
         parts = {round(self.epochs * part / self.trail) for part in range(1, self.trail)}
         return tuple(sorted(parts - {0, *self.ends}))
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Epoch at which each stage ends, from stage 0 (which ends at 0) to the last."""
+        """Epoch at which each stage ends, from stage 0, which ends at 0, to the last."""
         return (0, *self.boundaries, self.epochs)
 
 
 class Training(Strict):
-    """How pretraining is computed. `precision` and `threads` tell snapshots of two suites apart; the rest a machine may decide.
+    """Computation of pretraining. Only `precision` and `threads` belong to the recipe that identifies snapshots.
 
     Attributes:
-        precision: Of the forward pass: `bfloat16` (autocast; weights, sums and BatchNorm stay in single precision) is faster on
-            GPUs that have it.
-        micro_batch: Images in one forward and backward pass of one process, whose gradients are added up to the batch. With
-            BatchNorm layers these are the images that share statistics. By default a process's whole share of the batch, or
-            what the snapshots that training goes on from were made with.
-        compile: Whether the network is compiled (`torch.compile`); by default on a GPU, where the schedule has updates enough
-            to win back the time that compiling takes. Where it fails, training goes on without.
-        deterministic: Whether a GPU must give the same bits each time, which is slower. A CPU always does.
-        threads: CPU threads that compute the updates of one process. Sums of floats depend on their number, and after many
-            updates so do the weights; it is fixed so that neither `--workers` nor the machine decides. A GPU's updates do not
-            depend on it.
+        precision: Precision of the forward pass. `bfloat16` (autocast; weights, sums and BatchNorm stay in float32) is faster
+            on GPUs that support it.
+        micro_batch: Images per forward and backward pass of one process; gradients are accumulated to the batch. With
+            BatchNorm layers these images share statistics. Default: a process's share of the batch, or the value with which
+            the parent snapshot was trained.
+        compile: True to compile the network (`torch.compile`). Default: on a GPU, when the schedule has enough updates to
+            recover the compilation time. If compilation fails, training continues without it.
+        deterministic: True to make a GPU bit-reproducible, which is slower. A CPU always is.
+        threads: CPU threads that compute the updates of one process. Sums of floats depend on it, so it is fixed independently
+            of `--workers` and the machine. Updates on a GPU do not depend on it.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -221,13 +215,13 @@ class Training(Strict):
     threads: Threads = 1
 
     @model_serializer(mode="wrap")
-    def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Suites from before there was a choice keep their bytes.
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes of suites that are older than the key.
         return without_one_thread(write(self))
 
 
 class BatchNorm(Strict):
-    """Re-estimation of BatchNorm's running statistics at a boundary, on that many training images."""
+    """Re-estimation of BatchNorm's running statistics for each snapshot, on `images` training images."""
 
     images: Annotated[int, Field(ge=2, le=10**9)] = 4096
 
@@ -239,13 +233,12 @@ class Suite(Strict):
         source: Task to pretrain on.
         targets: Tasks to transfer to.
         arms: Learning-rate schedules under test.
-        protocols: How each snapshot is transferred.
-        seeds: Pretraining seeds: the unit of replication.
-        transfer_seeds: Seeds of each transfer (its validation split, its order of images).
-        protocol_arms: For a protocol, the arms whose own snapshots it is used on; all arms for protocols not named here.
-        validation: Share of a target's training images held out for selection where it has no validation split.
-        task_files: TOML files of tasks that are not registered, by the tasks' names. `load_suite` fills it in where `source` or
-            `targets` give a path.
+        protocols: Transfer protocols.
+        seeds: Pretraining seeds, the unit of replication.
+        transfer_seeds: Seeds of each transfer (validation split, order of images).
+        protocol_arms: Arms on whose snapshots a protocol is used, by protocol. Default: all arms.
+        validation: Share of training images held out for selection on targets without a validation split.
+        task_files: TOML files of unregistered tasks, by task name. `load_suite` adds the paths given as `source` or `targets`.
     """
 
     name: Name
@@ -275,85 +268,83 @@ class Suite(Strict):
         own_tasks.remember(self.task_files)
 
     @model_validator(mode="after")
-    def _tasks_are_known(self) -> "Suite":
+    def _remember_task_files(self) -> "Suite":
         own_tasks.remember(self.task_files)
         return self
 
     @model_serializer(mode="wrap")
-    def _files_where_there_are_any(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_empty_task_files(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = write(self)
         if not self.task_files:
             content.pop("task_files", None)
         return content
 
     def uses(self, protocol: str, arm: str) -> bool:
-        """Whether a protocol is to be used on an arm's own snapshots."""
+        """Return True if a protocol is used on the snapshots that an arm owns."""
         return arm in next((arms for name, arms in self.protocol_arms.items() if name == protocol), self.arms)
 
     @field_validator("name")
     @classmethod
-    def _not_taken(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if name == FOREIGN:
-            raise ValueError(f"{FOREIGN!r} is the folder of snapshots from elsewhere: give the suite another name")
+            raise ValueError(f"{FOREIGN!r} is the folder of imported snapshots: give the suite another name")
         return name
 
     @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")
     @classmethod
-    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is named twice")
+    def _check_unique(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        duplicates = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+        if duplicates:
+            raise ValueError(f"{duplicates[0]!r} is named twice")
         return values
 
     @model_validator(mode="after")
-    def _branches_have_trunks(self) -> "Suite":
+    def _check_arms(self) -> "Suite":
         for arm in self.arms:
-            for trunk in _NEEDS.get(arm, ()):
-                if trunk not in self.arms:
-                    raise ValueError(f"arm {arm!r} starts from {trunk!r}: name {trunk!r} among the arms too")
+            for needed in ARMS[arm].needs:
+                if needed not in self.arms:
+                    raise ValueError(f"arm {arm!r} starts from {needed!r}: add {needed!r} to the arms")
         schedule = self.schedule
-        for arm in ("early", "late"):
-            ends = schedule.ends_of(arm)
+        for arm in (arm for arm in self.arms if ARMS[arm].shift):
+            ends = ARMS[arm].ends(schedule)
             fits = (
                 list(ends) == sorted(set(ends))
                 and ends[1] > schedule.warmup
-                and schedule.shifted_by < schedule.shortest
+                and schedule.shift_epochs < schedule.shortest
             )
-            if arm in self.arms and not fits:
+            if not fits:
                 raise ValueError(
                     f"arm {arm!r} would move the boundaries to epochs {', '.join(map(str, ends[1:-1]))}, which leaves a stage "
-                    f"without an epoch or ends the first within the warm-up: make the stages longer, set schedule.shift "
-                    f"smaller, or leave {arm!r} out"
+                    f"without an epoch or ends the first one during warm-up: lengthen the stages, lower schedule.shift, or "
+                    f"remove {arm!r}"
                 )
         return self
 
     @model_validator(mode="after")
-    def _can_be_listed(self) -> "Suite":
+    def _check_size(self) -> "Suite":
         snapshots = len(self.arms) * (self.schedule.stages + 1) + len(self.schedule.trail_epochs)
         cells = snapshots * len(self.seeds) * len(self.targets) * len(self.protocols) * len(self.transfer_seeds)
-        if cells > _MOST_CELLS:
+        if cells > _MAX_CELLS:
             raise ValueError(
                 f"up to {snapshots:,} snapshots a seed, {len(self.seeds):,} seeds, {len(self.targets):,} targets, "
                 f"{len(self.protocols)} protocols and {len(self.transfer_seeds):,} transfer seeds make {cells:,} cells, more "
-                f"than {_MOST_CELLS:,}: divide them among several suites"
+                f"than {_MAX_CELLS:,}: split them into several suites"
             )
         return self
 
     @field_validator("protocol_arms")
     @classmethod
-    def _step_stays(cls, arms: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def _check_protocol_arms_have_step(cls, arms: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         without = [protocol for protocol, listed in arms.items() if "step" not in listed]
         if without:
-            raise ValueError(
-                f"protocol_arms.{without[0]} leaves out `step`, which every claim compares with: name it too"
-            )
+            raise ValueError(f"protocol_arms.{without[0]} must include `step`, with which every claim compares")
         return arms
 
     @model_validator(mode="after")
-    def _protocol_arms_are_there(self) -> "Suite":
+    def _check_protocol_arms(self) -> "Suite":
         for protocol, listed in self.protocol_arms.items():
             missing = [arm for arm in listed if arm not in self.arms]
             if protocol not in self.protocols or missing:
-                what = f"arm {missing[0]!r}" if missing else f"protocol {protocol!r}"
-                raise ValueError(f"protocol_arms.{protocol} speaks of {what}, which the suite does not name")
+                unknown = f"arm {missing[0]!r}" if missing else f"protocol {protocol!r}"
+                raise ValueError(f"protocol_arms.{protocol} names {unknown}, which the suite does not have")
         return self

@@ -1,4 +1,4 @@
-"""What a task is: a labelled image-classification data set with its official splits and headline metric."""
+"""Tasks: labelled image-classification data sets with official splits and a headline metric."""
 
 import shlex
 from pathlib import Path
@@ -15,10 +15,10 @@ METRIC_NAMES = {"top1": "top-1", "mean_per_class": "mean per class"}
 
 
 class FoldersFiles(Strict):
-    """One folder a class under `root`; the split comes from `split`.
+    """One folder per class in `root`, divided by `split`.
 
     Attributes:
-        exclude: Folders that are no classes.
+        exclude: Folders that are not classes.
     """
 
     layout: Literal["folders"]
@@ -28,13 +28,13 @@ class FoldersFiles(Strict):
 
 
 class SplitFoldersFiles(Strict):
-    """`train/<class>/…` and `test/<class>/…`, with `val/<class>/…` for selection where it is given.
+    """`train/<class>/…` and `test/<class>/…`, and optionally `val/<class>/…` for selection.
 
     Attributes:
-        flat_labels: What may say the labels of a folder whose images lie in it directly, the first that is found: a CSV file
-            of image and class, a text file of image and class index, torchvision's `meta.bin`, or ImageNet's development
-            kit. Sought in the root and the three folders above.
-        every: Take every so-many-th class, of the classes sorted by name, from the first: a smaller task in the same files.
+        flat_labels: Candidates for the labels of a folder without class folders; the first that exists is used. A CSV file of
+            image and class, a text file of image and class index, torchvision's `meta.bin`, or ImageNet's development kit,
+            in the root or one of the three folders above it.
+        every: Use every n-th class in the order of their names, from the first, for a smaller task on the same files.
     """
 
     layout: Literal["split-folders"]
@@ -50,14 +50,13 @@ class ListsFiles(Strict):
     """Text files that name each split's images.
 
     Attributes:
-        images: Folder of the images, relative to the root, or several to try.
-        train: File naming the training images, or several to try, sought in the root and beside the image folder.
+        images: Folder of the images, relative to the root, or several candidates.
+        train: File that names the training images, or several candidates, in the root or next to the image folder.
         test: The same for the test images.
-        val: The same for validation images, where the data set has them.
-        label: `folder` when the class is the image's own folder; `path` when it is the whole path above the image (as in
-            SUN397, whose classes lie two and three folders deep); `column` when each line ends in a number that is the
-            class's index.
-        hashes: `md5:…` or `sha256:…` of the list files, by split; another hash is refused as half-copied.
+        val: The same for validation images, if the data set has them.
+        label: `folder` if the image's folder is the class; `path` if the whole path above the image is (as in SUN397, whose
+            classes are two or three folders deep); `column` if each line ends in the class index.
+        hashes: `md5:…` or `sha256:…` of the list files, by split. A file with another hash is refused as incomplete.
     """
 
     layout: Literal["lists"]
@@ -79,19 +78,19 @@ class ListsFiles(Strict):
 
 
 class TableFiles(Strict):
-    """Tables with a header (CSV) that name each image and its class: one for each split, or one that `split` divides.
+    """Tables with a header (CSV) of images and classes: one per split, or one that `split` divides.
 
     Attributes:
-        images: Folder of the images, relative to the root, or several to try.
-        file: The table of all images, or several names to try, sought in the root and beside the image folder.
-        train: In place of `file`, the table of the training images.
-        test: The table of the test images.
-        val: The table of the validation images, where there is one.
-        image: Column of the images' paths; by default the first.
-        label: Column of their classes; by default the second.
-        ending: What the paths lack of the files' names, as `.jpg`.
-        separator: Between columns; by default a tab in `.tsv` files, a comma in others.
-        split: Which images of `file` are for testing.
+        images: Folder of the images, relative to the root, or several candidates.
+        file: Table of all images, or several candidates, in the root or next to the image folder.
+        train: Table of the training images, instead of `file`.
+        test: Table of the test images.
+        val: Table of the validation images, if there is one.
+        image: Column of the images' paths. Default: the first.
+        label: Column of the classes. Default: the second.
+        ending: Extension to append to the paths, such as `.jpg`.
+        separator: Column separator. Default: a tab in `.tsv` files, else a comma.
+        split: Rule that divides the images of `file`.
     """
 
     layout: Literal["table"]
@@ -108,21 +107,21 @@ class TableFiles(Strict):
     split: Annotated[ColumnSplit | FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
 
     @model_validator(mode="after")
-    def _one_way(self) -> "TableFiles":
-        tables = [each for each in (self.train, self.test, self.val) if each is not None]
+    def _check_tables(self) -> "TableFiles":
+        tables = [table for table in (self.train, self.test, self.val) if table is not None]
         if self.file is None and (self.train is None or self.test is None):
             raise ValueError(
-                "name one table of all images (file), or those of training and test images (train and test)"
+                "name one table of all images (file), or one each for training and test images (train and test)"
             )
         if self.file is not None and tables:
             raise ValueError("name one table of all images (file), or one for each split (train, test, val), not both")
         if self.file is None and "split" in self.model_fields_set:
-            raise ValueError("split divides one table of all images (file); here each split has a table of its own")
+            raise ValueError("split divides one table of all images (file), but each split has a table here")
         return self
 
 
 class IndexedFiles(Strict):
-    """Text files joined on an image id, as CUB-200-2011 and NABirds have them: never joined on the line number."""
+    """Text files that are joined on an image id (not on the line number), as in CUB-200-2011 and NABirds."""
 
     layout: Literal["indexed"]
     root: ReadableOrMore = "."
@@ -133,21 +132,21 @@ class IndexedFiles(Strict):
     classes: Readable = "classes.txt"
 
 
-def _with_train_and_test(splits: dict[str, Any]) -> dict[str, Any]:
+def _require_train_and_test(splits: dict[str, Any]) -> dict[str, Any]:
     missing = [split for split in ("train", "test") if split not in splits]
     if missing:
-        raise ValueError(f"there is no {missing[0]!r} among {sorted(splits)}: name training and test images")
+        raise ValueError(f"there is no {missing[0]!r} among {sorted(splits)}: name both training and test images")
     return splits
 
 
 class HubFiles(Strict):
-    """A Hugging Face data set, read through `datasets` at a pinned revision.
+    """A Hugging Face data set, read with `datasets` at a pinned revision.
 
     Attributes:
-        id: `owner/name`, or a folder of Parquet or image files on disk.
-        revision: Commit hash or tag; results of another revision are another task. Not needed for a folder on disk, whose
-            images' sizes in bytes tell it from another.
-        splits: Our split names to theirs, such as `test = "validation"`.
+        id: `owner/name`, or a folder of Parquet or image files.
+        revision: Commit hash or tag. Results of different revisions are not compared. Not needed for a folder, which is
+            identified by the sizes of its images.
+        splits: Names of the data set's splits, such as `test = "validation"`.
         label_offset: Subtracted from every label, for data sets that count from 1.
     """
 
@@ -163,16 +162,16 @@ class HubFiles(Strict):
     @field_validator("splits")
     @classmethod
     def _train_and_test(cls, splits: dict[str, str]) -> dict[str, str]:
-        return _with_train_and_test(splits)
+        return _require_train_and_test(splits)
 
 
 class TorchvisionFiles(Strict):
-    """A class of `torchvision.datasets`, built once a split with the arguments given for it.
+    """A class of `torchvision.datasets`, created for each split.
 
     Attributes:
-        dataset: The class's name.
+        dataset: Name of the class.
         splits: Keyword arguments by split, such as `train = { split = "trainval" }`.
-        root: Folder handed to the class as `root`, relative to the data root.
+        root: Argument `root` of the class, relative to the data root.
     """
 
     layout: Literal["torchvision"]
@@ -182,23 +181,23 @@ class TorchvisionFiles(Strict):
 
     @field_validator("splits")
     @classmethod
-    def _reading_only(cls, splits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _check_arguments(cls, splits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for split, arguments in splits.items():
-            given = sorted({"root", "download"} & arguments.keys())
-            if given:
-                raise ValueError(f"{split} holds {given[0]!r}, which lrbench gives itself: leave it out")
-        return _with_train_and_test(splits)
+            reserved = sorted({"root", "download"} & arguments.keys())
+            if reserved:
+                raise ValueError(f"{split} holds {reserved[0]!r}, which lrbench sets: remove it")
+        return _require_train_and_test(splits)
 
 
 class SyntheticFiles(Strict):
-    """Images made on the spot from a seed, or carried by a library: nothing to download.
+    """Images generated from a seed or included in a library, without download.
 
     Attributes:
-        generator: Which part of the embedded world (`source`, `objects`, `birds`, `indoor`, `sketch`) or `digits`.
+        generator: Part of the synthetic world (`source`, `objects`, `birds`, `indoor`, `sketch`) or `digits`.
         size: Side of the square images in pixels.
         train: Number of training images.
         test: Number of test images.
-        options: The generator's own parameters.
+        options: Parameters of the generator.
     """
 
     layout: Literal["synthetic"]
@@ -228,13 +227,14 @@ class Archive(Strict):
 
     Attributes:
         url: Official address.
-        mirrors: Tried in order when the official address fails.
-        md5: Published hash; `sha256` where that is what is published.
-        bytes: Size, checked where no hash is published.
-        unpacks_to: Folder that appears when it is unpacked; None for a file that is used as it is.
-        inner: File name of the archive inside it that holds the folder; None where it does itself.
-        images: Number of image files that it holds, junk not counted: fewer mean that unpacking was cut short.
-        into: Folder to unpack in (or to put the file in), relative to the data root.
+        mirrors: Addresses to try in order when the official one fails.
+        md5: Published MD5 hash, if there is one.
+        sha256: Published SHA-256 hash, if there is one.
+        bytes: Size, checked when no hash is published.
+        unpacks_to: Folder that unpacking creates; None for a file that is not unpacked.
+        inner: File name of the archive inside this one that holds the folder; None if this one holds it.
+        images: Number of image files in it. Fewer files mean that unpacking was interrupted.
+        into: Folder to unpack in, or to store the file in, relative to the data root.
     """
 
     url: Address
@@ -248,21 +248,20 @@ class Archive(Strict):
     into: Below = "."
 
     @model_validator(mode="after")
-    def _folder_beside_file(self) -> "Archive":
+    def _check_unpacks_to(self) -> "Archive":
         if self.unpacks_to == download_name(self.url):
             raise ValueError(
-                f"unpacks_to is {self.unpacks_to!r}, which is the downloaded file's own name: a file and a folder cannot "
-                "share it, so fetch this data by hand"
+                f"unpacks_to is {self.unpacks_to!r}, which is also the downloaded file's name: get this data by hand"
             )
         return self
 
 
 class About(Strict):
-    """What a reader of a result should know of the data.
+    """Information on the data for readers of results.
 
     Attributes:
-        sanity: By protocol, between which headlines (fractions) published figures and experience put a ResNet-50 pretrained
-            on ImageNet; outside, something may be wrong with the data or the weights.
+        sanity: Expected range of the headline (a fraction) of a ResNet-50 pretrained on ImageNet, by protocol. A result
+            outside it may indicate a problem with the data or the weights.
     """
 
     homepage: str | None = None
@@ -273,28 +272,28 @@ class About(Strict):
 
 
 class Prepare(Strict):
-    """How the prepared cache keeps images: `pixels` (uint8, exact) or `jpeg` (re-encoded, for the largest sets)."""
+    """Format of the pixel cache: `pixels` (uint8, exact) or `jpeg` (re-encoded, for the largest data sets)."""
 
     format: Literal["pixels", "jpeg"] = "pixels"
     quality: Annotated[int, Field(ge=1, le=100)] = 90
 
 
 class Task(Strict):
-    """One task, as its TOML says it.
+    """One task.
 
-    A TOML may begin with `like = "caltech256"`: what it does not say is then as in that registered task. Its keys stand for the
-    whole, but in the tables `files`, `prepare` and `about`, where each key stands for itself.
+    A TOML may start with `like = "caltech256"` to take its missing keys from that registered task. Tables are replaced as a
+    whole, except `files`, `prepare` and `about`, which are merged key by key.
 
     Attributes:
-        name: What it is called on the command line and in results.
-        metric: The headline: `top1` or `mean_per_class`, as the field reports this data set.
-        classes: Number of classes; counted from the files when not pinned.
-        counts: Number of images by split; data with fewer is half-copied.
-        least: By split, as many images as any class of the whole data has at least; a class with fewer is half-copied.
-        most: By split, as many as any class has at most; one with more holds another's images.
-        orientation: Whether the orientation that images' metadata state is applied: `stored` (no) or `upright` (yes). Where a
-            shipped task says nothing, it is not; where a user's says nothing, such images are refused.
-        manual: How to get the data by hand where no download exists.
+        name: Name on the command line and in results.
+        metric: Headline metric that publications report for the data set.
+        classes: Number of classes. Default: counted from the files.
+        counts: Number of images by split. Data with fewer images is incomplete.
+        least: Minimum number of images per class, by split. A class with fewer images is incomplete.
+        most: Maximum number of images per class, by split. A class with more images contains those of another.
+        orientation: `upright` applies the orientation in the images' metadata, `stored` ignores it. Default: `stored` for
+            shipped tasks; in other tasks, images with an orientation are refused.
+        manual: How to get the data by hand when it cannot be downloaded.
     """
 
     name: Name
@@ -311,49 +310,49 @@ class Task(Strict):
     prepare: Prepare = Prepare()
     about: About = About()
 
-    # Where the TOML was read. Not a field: it is no part of what the task is, so no hash or record of a task holds it.
+    # Not fields, because the file's path must not enter hashes and records of the task.
     _path: Path | None = PrivateAttr(default=None)
     _registered: bool = PrivateAttr(default=True)
 
     def read_from(self, path: Path, *, registered: bool) -> None:
-        """Remember which file the task was read from.
+        """Record the file that the task was read from.
 
         Args:
-            path: The TOML file, as the user gave it where it is not registered.
-            registered: Whether the task's name alone finds the file again.
+            path: The TOML file, as the user gave it if it is not registered.
+            registered: True if the file can be found by the task's name.
         """
         self._path, self._registered = path, registered
 
     @property
     def display_title(self) -> str:
-        """The title, or else the name."""
+        """Title, or the name of a task without one."""
         return self.title or self.name
 
     @property
     def upright(self) -> bool:
-        """Whether the orientation that images' metadata state is applied."""
+        """True when the orientation in the images' metadata is applied."""
         return self.orientation == "upright"
 
     @property
     def argument(self) -> str:
-        """What stands for the task on a command line: its name, or the path of a TOML that is not registered."""
+        """Argument that selects the task on a command line: its name, or the path of an unregistered TOML."""
         return self.name if self._registered or self._path is None else shlex.quote(str(self._path))
 
     @property
     def path(self) -> Path | None:
-        """The TOML file; None for a task that was read from none."""
+        """TOML file of the task, or None."""
         return self._path
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the TOML file, where split lists lie beside it; None for a task that was read from no file."""
+        """Folder of the TOML file, which also holds split lists, or None."""
         return None if self._path is None else self._path.parent
 
     @model_validator(mode="after")
-    def _counts_fit_classes(self) -> "Task":
+    def _check_counts(self) -> "Task":
         if self.classes and "train" in self.counts and self.counts["train"] < self.classes:
             raise ValueError(
-                f"counts.train is {self.counts['train']}, fewer than the {self.classes} classes: each class needs at "
-                "least one training image"
+                f"counts.train is {self.counts['train']}, less than the number of classes ({self.classes}): each class needs "
+                "at least one training image"
             )
         return self

@@ -1,1 +1,1 @@
-"""What every other package uses: errors, files, locks, random streams, the machine and its processes."""
+"""Errors, files, locks, random streams and processes, used by every other package."""

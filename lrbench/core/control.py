@@ -1,4 +1,4 @@
-"""How long work reports its progress, and learns that it should stop."""
+"""Progress reports and stop requests of long work."""
 
 import signal
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-def about(seconds: float) -> str:
+def rounded_duration(seconds: float) -> str:
     """Return an estimated duration in words: `about 40 s`, `about 3 min`, `about 2.5 h`."""
     if seconds < 90:
         return f"about {seconds:.0f} s"
@@ -17,24 +17,24 @@ def about(seconds: float) -> str:
 
 
 class Control:
-    """Controls work in this process: progress is not shown, and work stops once `stop` was called."""
+    """Connects long work to its caller. This base class shows nothing; work stops after `stop` is called."""
 
     def __init__(self) -> None:
         self._stopped = False
 
     def stop(self) -> None:
-        """Ask the work to stop at its next step."""
+        """Request a stop at the next step."""
         self._stopped = True
 
     def stop_requested(self) -> bool:
-        """Whether the work should save and end."""
+        """Return True if the work should save its state and end."""
         return self._stopped
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Report how much of the current piece of work is done."""
+        """Report the progress of the current piece of work."""
 
     def say(self, text: str) -> None:
-        """Report something in one line."""
+        """Report one line of text."""
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def stopping_on_signals(control: Control) -> Iterator[None]:
         control.stop()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    # nohup has it ignored, and so it stays.
+    # nohup ignores SIGHUP; keep that.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}

@@ -1,4 +1,4 @@
-"""Processes that pretrain together, as `torchrun` starts them: which one this is, and what they tell each other."""
+"""The process group that `torchrun` starts for pretraining on several processes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,55 +8,55 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrbench.core.errors import InputError, LrbenchError
-from lrbench.core.machine import cores_here, processes_here
+from lrbench.core.machine import available_cores, local_world_size
 
 if TYPE_CHECKING:
     import torch
 
-# One process may wait long for another: until a large data set is prepared, or the last fine-tuning of a suite is done. When
-# one dies, torchrun notices and ends the others; no clock need do it.
-_PATIENCE = timedelta(days=7)
+# A process may wait for hours until another has prepared a data set or finished fine-tuning. torchrun ends the others when one
+# process dies.
+_TIMEOUT = timedelta(days=7)
 
 Value = TypeVar("Value")
 
 
-def started_together() -> bool:
-    """Whether `torchrun` started this process beside others."""
+def launched_by_torchrun() -> bool:
+    """Return True if `torchrun` started this process together with others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """This process among those that work together. All of them must call a method for any of them to go on.
+class ProcessGroup:
+    """This process within a group. Its collective methods return only after every process of the group has called them.
 
     Attributes:
-        rank: Which one this is, from 0.
-        world: How many there are.
+        rank: Index of this process, from 0.
+        world_size: Number of processes.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+    def is_main(self) -> bool:
+        """True for rank 0, the process that writes files and prints."""
         return self.rank == 0
 
     @property
-    def alone(self) -> bool:
-        """Whether there is no other process."""
-        return self.world == 1
+    def is_single(self) -> bool:
+        """True when the group has one process."""
+        return self.world_size == 1
 
-    def first_does(self, work: Callable[[], Value]) -> Value:
-        """Let the first process do something, and give all of them what came out.
+    def run_on_main(self, work: Callable[[], Value]) -> Value:
+        """Call `work` on rank 0 and return its result on every rank.
 
         Raises:
-            LrbenchError: What the first process met; on all of them.
+            LrbenchError: The error that `work` raised on rank 0, on every rank.
         """
-        if self.alone:
+        if self.is_single:
             return work()
         outcome: list[Any] = [None]
-        if self.first:
+        if self.is_main:
             try:
                 outcome = [(work(), None)]
             except LrbenchError as error:
@@ -64,71 +64,71 @@ class Ranks:
         import torch.distributed as distributed
 
         distributed.broadcast_object_list(outcome, src=0)
-        value, failed = outcome[0]
-        if failed is not None:
-            raise self.said_once(failed)
+        value, failure = outcome[0]
+        if failure is not None:
+            raise self.mark_shared(failure)
         result: Value = value
         return result
 
-    def said_once(self, error: LrbenchError) -> LrbenchError:
-        """An error that all of them meet: the first process says it, the others need not say it again."""
-        error.silent = not self.first
+    def mark_shared(self, error: LrbenchError) -> LrbenchError:
+        """Return an error that every rank raises, marked so that only rank 0 reports it."""
+        error.silent = not self.is_main
         error.shared = True
         return error
 
-    def gather(self, value: Value) -> list[Value]:
-        """Everyone's value, in the order of the ranks, to everyone."""
-        if self.alone:
+    def all_gather(self, value: Value) -> list[Value]:
+        """Return the values of all ranks, in the order of the ranks."""
+        if self.is_single:
             return [value]
         import torch.distributed as distributed
 
-        values: list[Any] = [None] * self.world
+        values: list[Any] = [None] * self.world_size
         distributed.all_gather_object(values, value)
         return values
 
-    def add(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        """Everyone's tensors added up, in place."""
-        if not self.alone:
+    def all_reduce(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """Sum a tensor over all ranks, in place."""
+        if not self.is_single:
             import torch.distributed as distributed
 
             distributed.all_reduce(tensor)
         return tensor
 
 
-ALONE = Ranks()
-"""A process that works by itself."""
+SINGLE_PROCESS = ProcessGroup()
+"""The group of a process that works by itself."""
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started: over NCCL where each has a GPU, else over Gloo.
+def init_process_group() -> Iterator[ProcessGroup]:
+    """Join the processes that `torchrun` started: with NCCL when there are GPUs, else with Gloo.
 
     Raises:
-        InputError: There are GPUs, and more processes than these.
+        InputError: There are more processes on this machine than GPUs.
     """
     import torch
 
-    # An optimiser's first step imports this, and where a group is there by then, it is held on to for good: its threads then
-    # live on after the farewell, and now and then one of them aborts a process that has done all its work.
+    # The first optimiser step imports torch._dynamo. Imported while a process group exists, it keeps a reference to the group:
+    # the group's threads then outlive destroy_process_group and can abort the process at exit.
     import torch._dynamo
     import torch.distributed as distributed
     from torch.distributed.rendezvous import rendezvous
 
-    beside, gpus = processes_here(), torch.cuda.device_count()
-    if gpus and beside > gpus:
+    processes, gpus = local_world_size(), torch.cuda.device_count()
+    if gpus and processes > gpus:
         raise InputError(
-            f"{beside} processes were started on this machine, which has {gpus} GPU{'s' if gpus > 1 else ''}: each needs its "
-            f"own. Start at most {gpus} (--nproc-per-node {gpus}), or hide the GPUs (CUDA_VISIBLE_DEVICES=-1) to work on the "
-            "CPU."
+            f"{processes} processes were started on this machine, which has {gpus} GPU{'s' if gpus > 1 else ''}: each needs "
+            f"its own. Start at most {gpus} (--nproc-per-node {gpus}), or hide the GPUs (CUDA_VISIBLE_DEVICES=-1) to work on "
+            "the CPU."
         )
     on_gpus = gpus > 0
     if on_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
-        # torchrun gives each process one thread, whatever the cores.
-        torch.set_num_threads(max(1, cores_here() // beside))
-    store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    # Processes that were started again share a store with those before them, whose addresses must not be taken for theirs.
+        # torchrun limits each process to one thread.
+        torch.set_num_threads(max(1, available_cores() // processes))
+    store, rank, world_size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+    # Processes that torchrun restarts share the store with the previous ones; the prefix hides the old addresses.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     distributed.init_process_group(
         "nccl" if on_gpus else "gloo",
@@ -136,18 +136,18 @@ def joined() -> Iterator[Ranks]:
             f"lrbench attempt {attempt}", store
         ),
         rank=rank,
-        world_size=world,
-        timeout=_PATIENCE,
+        world_size=world_size,
+        timeout=_TIMEOUT,
     )
-    together = False
+    all_finished = False
     try:
-        yield Ranks(rank=rank, world=world)
-        together = True
+        yield ProcessGroup(rank=rank, world_size=world_size)
+        all_finished = True
     except LrbenchError as error:
-        together = error.shared
+        all_finished = error.shared
         raise
     finally:
-        # NCCL's farewell waits for the others, who may be waiting for this process: where it fails alone it just ends, which
-        # torchrun notices.
-        if together or not on_gpus:
+        # NCCL waits here for ranks that may be waiting for this one. A process that failed by itself just exits, and torchrun
+        # ends the others.
+        if all_finished or not on_gpus:
             distributed.destroy_process_group()

@@ -1,15 +1,15 @@
-"""Text from outside made safe to show: on a terminal, and in Markdown."""
+"""Escaping of foreign text for terminals and Markdown."""
 
 import html
 import re
 
-# Control characters, including C1 ones, and the marks that change the direction or the place of text.
+# Control characters (C0 and C1) and invisible marks that reorder or join text.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _MARKUP = re.compile(r"([\\`*_\[\]|])")
 
 
 def for_terminal(text: str) -> str:
-    r"""Replace what a terminal would obey by its escaped spelling; line ends and tabs stay.
+    r"""Escape control characters and bidirectional marks. Line ends and tabs stay.
 
     >>> for_terminal("a\x1b[2Jb")
     'a\\x1b[2Jb'
@@ -18,7 +18,7 @@ def for_terminal(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    r"""Make text show as itself in Markdown, also within a table cell.
+    r"""Escape Markdown and HTML, so that text shows literally, also within a table cell.
 
     >>> for_markdown("a|b <img>")
     'a\\|b &lt;img&gt;'

@@ -1,4 +1,4 @@
-"""Whole files or none: atomic writes, bounded reads, canonical JSON and hashes."""
+"""Atomic writes, bounded reads, canonical JSON and hashes."""
 
 import errno
 import hashlib
@@ -13,75 +13,75 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lrbench.core.errors import FailureError, InputError, sentence
+from lrbench.core.errors import FailureError, InputError, as_sentence
 from lrbench.core.leftovers import remove_leftovers, temporary_name
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# Something of another kind is where a file or folder is needed.
+# A file where a folder is needed, or the reverse.
 _BLOCKED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
-# What moves the files that lrbench writes.
-_WHERE = "data with --data-root or LRBENCH_DATA, all else with LRBENCH_HOME"
+# Options that choose another folder.
+_OPTIONS = "--data-root or LRBENCH_DATA for data, LRBENCH_HOME for everything else"
 
 
 @contextmanager
 def writing(path: Path, *, then: str = "it continues from what is saved") -> Iterator[None]:
-    """Turn a system error raised while `path` is written into one clear paragraph.
+    """Convert a system error raised while `path` is written to an error for users.
 
     Args:
-        path: What is written.
-        then: What the same command does when it can write again.
+        path: File or folder that is written.
+        then: What the same command does when it is run again.
 
     Raises:
-        FailureError: The disk is full or the write failed; existing files are untouched.
-        InputError: The place cannot be written: a file instead of a folder, no permission, a name that is too long.
+        FailureError: The disk is full or the write failed. Existing files are unchanged.
+        InputError: `path` cannot be written: a file instead of a folder, missing permissions, a name that is too long.
     """
     try:
         yield
     except OSError as error:
-        # A library's own error, as a download's.
+        # Raised by a library, for example by a download.
         if error.errno is None:
             raise
         reason = os.strerror(error.errno).lower()
         if error.errno in _NO_ROOM:
             raise FailureError(
-                f"{path} could not be written: {reason}. Nothing already saved was touched. Free some space, or choose a "
-                f"larger disk ({_WHERE}), and run the same command again; {then}."
+                f"{path} could not be written: {reason}. Existing files are unchanged. Free some space or choose a larger disk "
+                f"({_OPTIONS}), and run the same command again; {then}."
             ) from error
         if error.errno in _BLOCKED:
             blocked = next((p for p in [path, *path.parents] if os.path.lexists(p) and not p.is_dir()), path)
             raise InputError(
-                f"{path} cannot be written: {blocked} stands in the way ({reason}). Move it aside, or choose another "
-                f"folder ({_WHERE})."
+                f"{path} cannot be written: {blocked} is in the way ({reason}). Move it, or choose another folder "
+                f"({_OPTIONS})."
             ) from error
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(
-                f"{path} cannot be written: {reason}. Choose a shorter name or folder ({_WHERE})."
+                f"{path} cannot be written: {reason}. Choose a shorter name or folder ({_OPTIONS})."
             ) from error
         if error.errno == errno.ENOENT and not path.parent.exists():
             parent = next(p for p in path.absolute().parents if p.exists())
             raise InputError(
-                f"{path} cannot be written: no folder can be made in {parent}. Choose another place ({_WHERE})."
+                f"{path} cannot be written: no folder can be created in {parent}. Choose another folder ({_OPTIONS})."
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise InputError(
-                f"{path} cannot be written: {reason}. Change its permissions, or choose another folder ({_WHERE})."
+                f"{path} cannot be written: {reason}. Change its permissions, or choose another folder ({_OPTIONS})."
             ) from error
         if error.errno == errno.ENOENT:
-            # A file that another process took away.
+            # Another process removed a file.
             raise
         many = error.errno in {errno.EMFILE, errno.ENFILE}
         remedy = "Raise the limit (`ulimit -n`)" if many else "Check the disk or the network file system"
         raise FailureError(
-            f"{path} could not be written: {reason}. Nothing already saved was touched. {remedy}, and run the same command "
-            f"again; {then}."
+            f"{path} could not be written: {reason}. Existing files are unchanged. {remedy}, and run the same command again; "
+            f"{then}."
         ) from error
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it to disk and rename it into place.
+    """Yield a temporary path next to `path`; on success, flush it to disk and rename it to `path`.
 
-    A reader sees the old file or the whole new one, also after a power cut: the file is synced before the rename and
+    A reader sees the old file or the complete new one, also after a power cut: the file is synced before the rename and
     the folder after it.
     """
     with writing(path):
@@ -95,22 +95,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             sync_folder(path.parent)
         except FileNotFoundError as error:
-            # Of the body too: a reader's missing file is an error of its own kind.
+            # The error may come from the body of the `with` block.
             if temporary.exists():
                 raise
             raise FailureError(
-                f"{path} could not be written: its temporary file {temporary.name} vanished. Stop whatever cleans up that "
-                "folder, and run the same command again."
+                f"{path} could not be written: its temporary file {temporary.name} vanished. Stop the program that cleans up "
+                "the folder, and run the same command again."
             ) from error
         finally:
-            # Where this fails too, the error above says why; the next command removes the file.
+            # The next command removes a file that stays.
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success its content appears in `path`, which is missing or empty before."""
+    """Yield a temporary folder next to `path`; on success, move its content to `path`, which must be missing or empty."""
     with writing(path, then="it starts again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers([path.parent], below=False)
@@ -119,7 +119,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             if path.is_dir():
-                # It may be somebody's current folder, which has to stay the same one.
+                # A shell may have it as its current folder, so it is not replaced.
                 for content in sorted(temporary.iterdir()):
                     os.replace(content, path / content.name)
             else:
@@ -130,10 +130,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def user_path(text: str | Path) -> Path:
-    """Return the path that a user typed, with `~` and `~NAME` expanded where there is such a user.
+    """Return the path that a user typed, with `~` and `~NAME` expanded.
 
     Raises:
-        InputError: It is not UTF-8, as which lrbench's own files and several libraries write paths.
+        InputError: The path is not UTF-8, which lrbench's files and several libraries need.
     """
     path = Path(os.path.expanduser(text))
     try:
@@ -146,16 +146,16 @@ def user_path(text: str | Path) -> Path:
 
 
 class DamagedFile(InputError):
-    """A file of lrbench's own, or of a known format, whose content cannot be used.
+    """A file whose content cannot be used.
 
     Args:
         path: The file.
-        reason: What is wrong with it, as a clause.
+        reason: What is wrong, as a clause.
         remedy: What to do, as a sentence.
     """
 
     def __init__(self, path: Path, reason: str, remedy: str) -> None:
-        super().__init__(f"{path} is damaged: {sentence(reason)} {remedy}")
+        super().__init__(f"{path} is damaged: {as_sentence(reason)} {remedy}")
         self.path, self.reason, self.remedy = path, reason, remedy
 
     def __reduce__(self) -> tuple[type["DamagedFile"], tuple[Path, str, str]]:
@@ -172,14 +172,14 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; never wait for a pipe or a device.
+    """Open a regular file for reading, without waiting for a pipe or device.
 
     Raises:
-        FileNotFoundError: Nothing is there.
-        InputError: It is not a regular file, or it cannot be read.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is not a regular one, or it cannot be read.
     """
     try:
-        # O_NONBLOCK: opening a pipe would otherwise wait for a writer.
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
@@ -193,20 +193,20 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
-    """Read a whole regular file.
+    """Return the content of a regular file.
 
     Args:
         path: The file.
-        limit: Largest size in bytes that is read; None for no limit.
+        limit: Largest accepted size in bytes; None for no limit.
 
     Raises:
-        FileNotFoundError: Nothing is there.
-        InputError: It is not a regular file, larger than the limit, or it cannot be read.
+        FileNotFoundError: The file does not exist.
+        InputError: The file is not a regular one, is larger than the limit, or cannot be read.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if limit is not None and size > limit:
-            raise InputError(f"{path} has {size:,} bytes, more than the {limit:,} that lrbench reads of such a file.")
+            raise InputError(f"{path} has {size:,} bytes, more than the {limit:,} that lrbench reads.")
         try:
             return file.read()
         except OSError as error:
@@ -214,17 +214,18 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
 
 
 def read_json(path: Path, remedy: str, *, limit: int = 256 << 20) -> Any:
-    """Read a UTF-8 JSON file.
+    """Return the content of a UTF-8 JSON file.
 
     Args:
         path: The file.
-        remedy: What to do where it is damaged, as a sentence.
-        limit: Largest size in bytes that is read.
+        remedy: What to do when the file is damaged, as a sentence.
+        limit: Largest accepted size in bytes.
 
     Raises:
-        FileNotFoundError: Nothing is there.
-        DamagedFile: It is not JSON in UTF-8, or it cannot be represented (nesting, huge numbers, lone surrogates).
-        InputError: It is not a regular file, or it is too large or unreadable.
+        FileNotFoundError: The file does not exist.
+        DamagedFile: The file is not JSON in UTF-8, or its content cannot be represented (nesting, huge numbers, lone
+            surrogates).
+        InputError: The file is not a regular one, is too large, or cannot be read.
     """
     try:
         return parse_json(read_bytes(path, limit=limit))
@@ -233,16 +234,16 @@ def read_json(path: Path, remedy: str, *, limit: int = 256 << 20) -> Any:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Parse JSON strictly: no NaN or infinities, no lone surrogates.
+    """Parse JSON without NaN, infinities and lone surrogates.
 
     Raises:
-        ValueError: It is not such JSON; the message says why in one clause.
+        ValueError: The text is not such JSON. The message is one clause.
     """
     try:
         text = content if isinstance(content, str) else content.decode()
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if _SURROGATE.search(text):
-            # Escaped pairs are valid; a lone half cannot be written as UTF-8 again.
+            # A pair of escaped surrogates is valid; a lone one cannot be encoded as UTF-8.
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
@@ -286,15 +287,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write `content` to `path` atomically, as UTF-8 with the line ends it has."""
+    """Write `content` to `path` atomically, as UTF-8 with unchanged line ends."""
     write_bytes(path, content.encode())
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a regular file, or make it; never wait for a pipe.
+    """Append a line to a regular file, creating it if needed, without waiting for a pipe.
 
     Raises:
-        LrbenchError: It is not a regular file, or it cannot be written.
+        LrbenchError: The file is not a regular one, or it cannot be written.
     """
     with writing(path):
         try:
@@ -311,7 +312,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file if it exists. Unlike `unlink`, this accepts a missing file on a read-only file system, too."""
+    """Remove a file if it exists. Unlike `unlink`, accept a missing file on a read-only file system."""
     with writing(path):
         if os.path.lexists(path):
             path.unlink(missing_ok=True)
@@ -323,32 +324,32 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON spelling of `value`: sorted keys, no spaces, so that equal content has equal bytes."""
+    """Return `value` as JSON with sorted keys and no spaces, so that equal content has equal bytes."""
     return _CANONICAL.encode(value)
 
 
-# Made once: `json.dumps` would make one at each call.
+# `json.dumps` would create an encoder in each call.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
 def sha256_bytes(content: bytes) -> str:
-    """Hexadecimal SHA-256 of `content`."""
+    """Return the hexadecimal SHA-256 of `content`."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Hexadecimal SHA-256 of the canonical JSON of `value`."""
+    """Return the hexadecimal SHA-256 of the canonical JSON of `value`."""
     return sha256_bytes(canonical_json(value).encode())
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of the file at `path`."""
+    """Return the hexadecimal SHA-256 of the file at `path`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Two processes that want to make the same file: one works, the other waits and then finds it made."""
+"""Locks between processes that make the same file."""
 
 import errno
 import fcntl
@@ -13,20 +13,21 @@ from lrbench.core.errors import InterruptedWork
 from lrbench.core.files import writing
 
 _POLL_SECONDS = 0.2
-# A short wait is nothing to speak of.
-_PATIENCE_SECONDS = 10.0
+_MESSAGE_AFTER_SECONDS = 10.0
 
 
+# Not filelock: it needs write access to a lock file, which another user of a shared folder may own.
 @contextmanager
 def locked(path: Path, control: Control) -> Iterator[bool]:
-    """Hold the right to make `path`; wait while another process has it. A killed process holds nothing.
+    """Hold the lock `.NAME.lock` next to `path`, waiting while another process holds it.
 
-    Gives whether nobody else can be making `path`: False on a file system without locks, where another process may be, so that
-    what looks like a killed process's may be in use, and on a read-only one.
+    Yields:
+        True when the lock is held. False on a read-only file system and on one without locks, where another process may be
+        writing `path`.
 
     Raises:
         InterruptedWork: Asked to stop while waiting.
-        LrbenchError: The folder of `path` cannot be made.
+        LrbenchError: The folder of `path` cannot be created.
     """
     lock = path.with_name(f".{path.name}.lock")
     handle: int | None
@@ -35,12 +36,11 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
         try:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except PermissionError:
-            # Another user's, in a shared folder: where locks are the system's own, one that is read can be held too.
+            # Another user's lock file: on local file systems a file opened for reading can be locked, too.
             handle = os.open(lock, os.O_RDONLY)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            # Nothing can be made on a read-only file system; existing files can be used.
             handle = None
     if handle is None:
         yield False
@@ -52,19 +52,19 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
 
 
 def _acquire(handle: int, path: Path, control: Control) -> bool:
-    """Wait for the lock; gives whether it is held, and False where there are no locks."""
-    begun, told = time.monotonic(), False
+    """Wait for the lock; return False if the file system has no locks."""
+    start, has_reported = time.monotonic(), False
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if not told and time.monotonic() - begun > _PATIENCE_SECONDS:
-                control.say(f"waiting for another process that is making {path}")
-                told = True
+            if not has_reported and time.monotonic() - start > _MESSAGE_AFTER_SECONDS:
+                control.say(f"waiting for another process that is writing {path}")
+                has_reported = True
             if control.stop_requested():
                 raise InterruptedWork("stopped while waiting for another process that does the same work.") from None
             time.sleep(_POLL_SECONDS)
         except OSError:
-            # Some network file systems have no locks; files are still written whole, only perhaps twice.
+            # Some network file systems have no locks. Files are still written atomically, at worst twice.
             return False

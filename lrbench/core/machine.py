@@ -1,4 +1,4 @@
-"""What computed: the device, the libraries' versions, and lrbench's own revision."""
+"""The machine that computes: device, cores, memory, library versions and lrbench's revision."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def device_name(device: Any) -> str:
-    """What the device is called: the GPU's name, or `cpu`."""
+    """Return the GPU's name, or the type of another device."""
     if device.type != "cuda":
         return str(device.type)
     import torch
@@ -18,10 +18,10 @@ def device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device)
 
 
-def arithmetic_of(device: Any) -> dict[str, str]:
-    """How a GPU computes what is said to be in single precision; nothing for other devices, which keep to it.
+def float32_modes(device: Any) -> dict[str, str]:
+    """Return the precision of a GPU's float32 convolutions and matrix products; empty for other devices.
 
-    By torch's defaults convolutions take TF32 (a mantissa of 10 bits) where a GPU has it, and matrix products do not.
+    By default torch uses TF32 (10 bits of mantissa) for convolutions on GPUs that have it, and float32 for matrix products.
     """
     if device.type != "cuda":
         return {}
@@ -34,13 +34,13 @@ def arithmetic_of(device: Any) -> dict[str, str]:
     }
 
 
-def cores_here() -> int:
-    """How many of this machine's cores this process may use."""
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_here() -> int:
-    """Bytes of memory that this machine, or the container of this process, has."""
+def total_memory() -> int:
+    """Return the memory of this machine or container in bytes."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
@@ -49,18 +49,18 @@ def memory_here() -> int:
     return min(memory, int(limit)) if limit.isdecimal() else memory
 
 
-def processes_here() -> int:
-    """How many processes torchrun started on this machine; 1 where it started none."""
+def local_world_size() -> int:
+    """Return the number of processes that torchrun started on this machine, 1 without torchrun."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what computes: lrbench, torch, torchvision and timm."""
+    """Return the versions of lrbench, torch, torchvision and timm."""
     return {name: installed_version(name) for name in ("lrbench", "torch", "torchvision", "timm")}
 
 
 def installed_version(name: str) -> str:
-    """Version of an installed distribution; for others `unknown (not installed)`, as for lrbench run from its source tree."""
+    """Return the version of a distribution, or `unknown (not installed)`, as when lrbench runs from its source tree."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -68,7 +68,7 @@ def installed_version(name: str) -> str:
 
 
 def requirements() -> list[str]:
-    """Names of the distributions that lrbench needs; none where it is run from its source tree."""
+    """Return the names of lrbench's required distributions, none when it runs from its source tree."""
     try:
         required = requires("lrbench") or []
     except PackageNotFoundError:
@@ -78,8 +78,8 @@ def requirements() -> list[str]:
 
 @lru_cache(maxsize=1)
 def source_revision() -> str | None:
-    """Git revision of lrbench's own checkout, with `+` after it when files differ; None for an installed package."""
-    checkout = Path(__file__).resolve().parents[1]
+    """Return the git revision of lrbench's checkout, with `+` for uncommitted changes; None for an installed package."""
+    checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
     try:
@@ -98,9 +98,9 @@ def source_revision() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def fix_cublas() -> None:
-    """Have cuBLAS give the same bits each time, for which it needs a workspace of a fixed size; here and in started processes.
+def set_cublas_workspace() -> None:
+    """Give cuBLAS a workspace of fixed size, which makes it deterministic, in this process and those that it starts.
 
-    torch looks at this at its first product of matrices on a GPU, whether determinism is asked for by then or not.
+    Must be called before the first matrix product on a GPU, when torch reads the setting.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,7 +1,7 @@
-"""Random numbers as pure functions of what they are for.
+"""Random streams keyed by words such as a seed, a purpose and an epoch.
 
-Every stream is keyed by words (a seed, a purpose, an epoch), so that nothing depends on what was drawn before: a resumed
-run, another number of processes or a branch that starts at a boundary all draw the same numbers.
+A stream does not depend on earlier draws. A resumed run, a different number of processes and a branch that starts at a boundary
+therefore draw the same numbers.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from lrbench.core.files import canonical_json
 
 
 def derive(*words: int | str) -> int:
-    """A 63-bit integer that depends on every word and their order.
+    """Return a 63-bit integer that depends on every word and on their order.
 
     Example:
         ``derive(seed, "order", epoch)`` keys the sample order of one epoch.
@@ -22,5 +22,5 @@ def derive(*words: int | str) -> int:
 
 
 def generator(*words: int | str) -> np.random.Generator:
-    """A counter-based NumPy generator keyed by `words`."""
+    """Return a counter-based NumPy generator keyed by `words`."""
     return np.random.Generator(np.random.Philox(key=derive(*words)))

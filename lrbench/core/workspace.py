@@ -1,4 +1,4 @@
-"""Where things lie: checkpoints, results and caches under LRBENCH_HOME; data under the data roots."""
+"""Folders of snapshots, results and caches (`LRBENCH_HOME`) and of data (`LRBENCH_DATA`)."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lrbench.core.files import user_path
 from lrbench.core.leftovers import remove_leftovers
 
 FOREIGN = "foreign"
-"""The folder of snapshots that belong to no suite, and of their results."""
+"""Folder of snapshots that belong to no suite, and of their results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,37 +17,36 @@ class Workspace:
     """The folders of one workspace.
 
     Attributes:
-        root: `LRBENCH_HOME`, or else the current folder; empty, it counts as unset.
+        root: `LRBENCH_HOME`, or the current folder when that is unset or empty.
     """
 
     root: Path
 
     @classmethod
     def current(cls) -> "Workspace":
-        """The workspace of this process.
+        """Return the workspace of this process.
 
         Raises:
-            InputError: `LRBENCH_HOME` names something that is not a folder, or a folder whose path is not UTF-8.
+            InputError: `LRBENCH_HOME` is not a folder, or its path is not UTF-8.
         """
         root = user_path(os.environ.get("LRBENCH_HOME") or ".")
         user_path(root.absolute())
         if root.exists() and not root.is_dir():
             raise InputError(
-                f"LRBENCH_HOME is {root}, which is a file, not a folder. Set it to a folder (it is made when it does "
-                "not exist)."
+                f"LRBENCH_HOME is {root}, which is a file, not a folder. Set it to a folder; lrbench creates a missing one."
             )
         return cls(root=root)
 
     @classmethod
     def for_writing(cls) -> "Workspace":
-        """The workspace of this process, for a command that writes: temporary files of killed processes are removed.
+        """Return the workspace of this process after removing the temporary files of killed processes.
 
         Raises:
-            InputError: As `current`.
+            InputError: See `current`.
         """
         workspace = cls.current()
         remove_leftovers([workspace.checkpoints, workspace.leaderboard, workspace.cache])
-        # The README's tables are written there; the rest of the folder is the user's.
+        # README files with tables are in the root; its subfolders belong to the user.
         remove_leftovers([workspace.root], below=False)
         return workspace
 
@@ -58,35 +57,35 @@ class Workspace:
 
     @property
     def leaderboard(self) -> Path:
-        """Markdown, figures and, under `results/`, one JSON a cell."""
+        """Pages and figures, with the results in `results/`."""
         return self.root / "leaderboard"
 
     @property
     def results(self) -> Path:
-        """One folder a suite, one JSON a cell."""
+        """Results: one folder per suite, one JSON file per cell."""
         return self.leaderboard / "results"
 
     @property
     def drawn_splits(self) -> Path:
-        """Lists of the test images of tasks whose split lrbench drew."""
+        """Lists of test images of tasks whose split lrbench draws at random."""
         return self.leaderboard / "splits"
 
     @property
     def cache(self) -> Path:
-        """Prepared pixels; safe to delete."""
+        """Prepared pixels. The folder can be deleted at any time."""
         return self.root / "cache"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where work reads and writes.
+    """Folders and options of a command's work.
 
     Attributes:
-        workspace: Holds the snapshots, the results and the pixel cache.
-        roots: Folders in which data is looked for.
-        partial: Whether data that is not whole is accepted.
-        cached: Whether prepared pixels are kept.
-        trackers: What training curves are sent to, beside the log.
+        workspace: Folders of snapshots, results and the pixel cache.
+        roots: Folders to search for data.
+        partial: True to accept incomplete data.
+        cached: True to cache prepared pixels.
+        trackers: Experiment trackers that receive the training curves, in addition to the log.
     """
 
     workspace: Workspace
@@ -97,14 +96,14 @@ class Place:
 
     @property
     def pixel_cache(self) -> Path | None:
-        """Where prepared pixels are kept; None to keep none."""
+        """Folder of the pixel cache, or None without a cache."""
         return self.workspace.cache if self.cached else None
 
 
 def data_roots(flag: Path | None = None) -> tuple[Path, ...]:
-    """The folder in which data is looked for: `--data-root`, else `LRBENCH_DATA`, else `./data`.
+    """Return the folders to search for data: `--data-root`, else `LRBENCH_DATA`, else `./data`.
 
-    `LRBENCH_DATA` may name several folders, separated as in PATH; empty, it counts as unset.
+    `LRBENCH_DATA` may name several folders, separated as in PATH. An empty value counts as unset.
     """
     if flag is not None:
         return (user_path(flag),)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import EpsImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
-from lrbench.core.errors import InputError, sentence
+from lrbench.core.errors import InputError, as_sentence
 from lrbench.data.c_stderr import capture_c_stderr
 from lrbench.data.image_formats import READ_FORMATS, explain_unreadable
 from lrbench.data.jpeg import Bytes, decode_jpeg
@@ -48,8 +48,8 @@ class UndecodableImage(InputError):
 
     def __init__(self, name: str, reason: str, task: str = "TASK") -> None:
         super().__init__(
-            f"{name} could not be read as an image: {sentence(reason)} Replace it from the original archive, or remove it if "
-            f"the data is your own. `lrbench data verify {task}` (with the same --data-root) lists all such files."
+            f"{name} could not be read as an image: {as_sentence(reason)} Replace it from the original archive, or remove it "
+            f"if the data is your own. `lrbench data verify {task}` (with the same --data-root) lists all such files."
         )
         self.name = name
         self.reason = reason

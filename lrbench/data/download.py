@@ -6,7 +6,7 @@ from typing import Any
 
 from lrbench.config.task import Archive, Task
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork, sentence
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_sentence
 from lrbench.core.files import sync_folder, writing
 from lrbench.data.archives.extract import is_archive
 
@@ -103,7 +103,7 @@ def _download(task: Task, archive: Archive, path: Path, part: Path, control: Con
         part.unlink(missing_ok=True)
     resume = f" The same command continues from the {received:,} bytes received." if is_pinned and received else ""
     raise FailureError(
-        f"{path.name} of task {task.name} could not be downloaded. {sentence('; '.join(problems))}{resume} You can also "
+        f"{path.name} of task {task.name} could not be downloaded. {as_sentence('; '.join(problems))}{resume} You can also "
         f"download it yourself{expected} to {path} and run the same command again."
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lrbench.config.paths import download_name
 from lrbench.config.task import Archive, HubFiles, Task, TorchvisionFiles
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, sentence
+from lrbench.core.errors import FailureError, InputError, as_sentence
 from lrbench.core.files import writing
 from lrbench.core.locks import locked
 from lrbench.data.archives.marker import is_marked
@@ -66,7 +66,7 @@ def fetch(task: Task, root: Path, control: Control, *, roots: Sequence[Path] = (
             str(Path(archive.into, archive.unpacks_to or download_name(archive.url))) for archive in task.archives
         )
         raise FailureError(
-            f"all files of task {task.name} are in {root}, but its data is incomplete: {sentence('; '.join(problems))} "
+            f"all files of task {task.name} are in {root}, but its data is incomplete: {as_sentence('; '.join(problems))} "
             f"Move {targets} out of {root} and run the same command again."
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lrbench.config import load_task
-from lrbench.config.loading import is_shipped
+from lrbench.config.registry import is_shipped
 from lrbench.config.task import Task
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError

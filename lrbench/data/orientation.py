@@ -1,6 +1,6 @@
 """Orientations stated in image metadata, which a user's task must handle explicitly."""
 
-from lrbench.config.loading import is_shipped
+from lrbench.config.registry import is_shipped
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 

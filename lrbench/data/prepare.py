@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lrbench.config.loading import is_shipped
+from lrbench.config.registry import is_shipped
 from lrbench.core.control import Control
-from lrbench.core.machine import cores_here
+from lrbench.core.machine import available_cores
 from lrbench.data.examples import EvaluationTransform, SplitName, TaskData
 from lrbench.data.jpeg import Bytes, decode_known_jpeg
 from lrbench.data.pixel_cache import PixelCache
@@ -29,7 +29,7 @@ def prepare_splits(
     """
     pixels, damaged = {}, []
     for split in splits:
-        images = ResizedImages(data, split, transform, cores_here(), control)
+        images = ResizedImages(data, split, transform, available_cores(), control)
         pixels[split], damaged_in_split = _prepare(images, cache)
         damaged += damaged_in_split
     if damaged and not is_shipped(data.task):
@@ -61,7 +61,7 @@ def prepare(
         FailureError: The disk is full; finished shards are kept.
         InterruptedWork: A stop was requested; finished shards are kept.
     """
-    images = ResizedImages(data, split, transform, workers or cores_here(), control or Control())
+    images = ResizedImages(data, split, transform, workers or available_cores(), control or Control())
     return _prepare(images, cache)[0]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lrbench.config.loading import is_shipped
+from lrbench.config.registry import is_shipped
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.data.decode import UndecodableImage, collect_findings

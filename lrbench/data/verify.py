@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
-from lrbench.core.machine import cores_here
+from lrbench.core.machine import available_cores
 from lrbench.data.decode import UndecodableImage, collect_findings
 from lrbench.data.examples import SplitName, TaskData
 from lrbench.data.memory_budget import DecodingBudget
@@ -91,7 +91,7 @@ def verify(data: TaskData, control: Control) -> Verification:
     # All zeros for an image that does not decode.
     digests = {name: np.zeros((len(split), _DIGEST_BYTES), np.uint8) for name, split in data.splits.items()}
     total, budget = sum(len(split) for split in data.splits.values()), DecodingBudget()
-    with ThreadPoolExecutor(max_workers=cores_here()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         done = 0
         for block in _blocks(data):
             for (name, index), checked in zip(
@@ -140,7 +140,7 @@ def _find_repeated(data: TaskData, digests: dict[SplitName, npt.NDArray[np.uint8
 
 def _blocks(data: TaskData) -> Iterator[list[tuple[SplitName, int]]]:
     images = [(name, index) for name, split in data.splits.items() for index in range(len(split))]
-    size = _IMAGES_PER_THREAD * cores_here()
+    size = _IMAGES_PER_THREAD * available_cores()
     for start in range(0, len(images), size):
         yield images[start : start + size]
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.config import Suite, Task, load_task
-from lrbench.config.arms import MEAN_OF, kept_epochs, segment
+from lrbench.config.arms import ARMS
+from lrbench.config.schedule import kept_epochs, segment
 from lrbench.config.task import HubFiles, SyntheticFiles, TorchvisionFiles
-from lrbench.core.control import about
+from lrbench.core.control import rounded_duration
 from lrbench.core.errors import InputError
 from lrbench.core.files import parse_json, read_bytes
 from lrbench.core.workspace import Place, Workspace
@@ -179,11 +180,11 @@ class _Network:
             stretch = segment(suite.schedule, each.key)
             total += self.weights
             if stretch.derived:
-                total += self.parameters if each.key.arm in ("early", "late") else 0
+                total += self.parameters if stretch.branches else 0
                 continue
             total += self.parameters if each.key.stage else 0
             # The sum of epoch-end weights is kept in double precision.
-            total += 2 * self.weights if each.key.arm in MEAN_OF.values() else 0
+            total += 2 * self.weights if ARMS[each.key.arm].is_averaged else 0
             total += sum(
                 self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, stretch).values()
             )
@@ -263,7 +264,7 @@ def _transfer_seconds(workspace: Workspace, plan: Plan) -> float | None:
 
 
 def _time(seconds: float | None) -> str:
-    return " (not timed here yet)" if seconds is None else f" ({about(seconds)})"
+    return " (not timed here yet)" if seconds is None else f" ({rounded_duration(seconds)})"
 
 
 def _hours(hours: float) -> str:

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from lrbench.config import Suite
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.workspace import Place
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import SuiteSnapshot
@@ -42,9 +42,9 @@ class PretrainJob(Job):
 
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Make the snapshot; says its source accuracy."""
-        return self.run_together(suite, place, control, ALONE)
+        return self.run_together(suite, place, control, SINGLE_PROCESS)
 
-    def run_together(self, suite: Suite, place: Place, control: Control, ranks: Ranks) -> str:
+    def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """The same, with the other processes."""
         from lrbench.pretrain.segments import make_snapshot
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
-from lrbench.core.machine import cores_here
+from lrbench.core.machine import available_cores
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job
 from lrbench.jobs.worker import work
@@ -93,7 +93,7 @@ class _Run:
         self._done: set[str] = set()
         self._errors: list[LrbenchError] = []
         self._suite, self._place, self._control, self._observer = suite, place, control, observer
-        cores = cores_here()
+        cores = available_cores()
         most = workers or max(1, min(cores // suite.training.threads, _MOST_WORKERS))
         self._threads = max(1, cores // most)
         self._wanted = min(most, len(jobs))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from lrbench.config import Suite, load_task
-from lrbench.config.arms import SnapshotKey, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
-from lrbench.core.distributed import Ranks
+from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import InterruptedWork, LrbenchError
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job, PretrainJob
@@ -12,7 +12,7 @@ from lrbench.jobs.local import STOPPED, Observer
 
 
 def run_jobs_together(
-    jobs: Sequence[Job], suite: Suite, place: Place, control: Control, observer: Observer, ranks: Ranks
+    jobs: Sequence[Job], suite: Suite, place: Place, control: Control, observer: Observer, ranks: ProcessGroup
 ) -> None:
     """Run jobs until all are done.
 
@@ -30,17 +30,17 @@ def run_jobs_together(
     """
     for job in jobs:
         if isinstance(job, PretrainJob):
-            if ranks.first:
+            if ranks.is_main:
                 observer.started(job)
             line = job.run_together(suite, place, _Watched(job, control, observer), ranks)
-            if ranks.first:
+            if ranks.is_main:
                 observer.finished(job, line)
             # A signal may reach one process before another.
-            if any(ranks.gather(control.stop_requested())):
-                raise ranks.said_once(InterruptedWork(STOPPED))
+            if any(ranks.all_gather(control.stop_requested())):
+                raise ranks.mark_shared(InterruptedWork(STOPPED))
     transfers = [job for job in jobs if not isinstance(job, PretrainJob)]
     met: LrbenchError | None = None
-    for job in transfers[ranks.rank :: ranks.world]:
+    for job in transfers[ranks.rank :: ranks.world_size]:
         if control.stop_requested():
             break
         observer.started(job)
@@ -48,12 +48,12 @@ def run_jobs_together(
             observer.finished(job, job.run(suite, place, _Watched(job, control, observer)))
         except LrbenchError as error:
             met = met or error
-    everyones = ranks.gather((met, control.stop_requested()))
+    everyones = ranks.all_gather((met, control.stop_requested()))
     if any(stopped for _, stopped in everyones):
-        raise ranks.said_once(InterruptedWork(STOPPED))
+        raise ranks.mark_shared(InterruptedWork(STOPPED))
     for failed, _ in everyones:
         if failed is not None:
-            raise ranks.said_once(failed)
+            raise ranks.mark_shared(failed)
 
 
 class _Watched(Control):

@@ -10,7 +10,7 @@ from threading import Lock
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
-from lrbench.core.errors import LrbenchError, reported
+from lrbench.core.errors import LrbenchError, as_user_error
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job
 
@@ -84,7 +84,7 @@ def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[st
     try:
         return "done", job.run(suite, place, control)
     except Exception as error:
-        return "failed", _plain(reported(error, f"`{job.name}`"))
+        return "failed", _plain(as_user_error(error, f"`{job.name}`"))
 
 
 def _plain(error: LrbenchError) -> LrbenchError:

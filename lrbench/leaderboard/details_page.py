@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from lrbench.config import Suite
+from lrbench.config.arms import ARMS
 from lrbench.core.escaping import for_markdown
 from lrbench.leaderboard import summary, tables, verdicts
 from lrbench.leaderboard.claims import Decision
@@ -100,8 +101,8 @@ def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Seque
                 "T shrinks by saturation alone; read it together with the differences and the controls. On the log-odds scale, "
                 f"which has no ceiling:\n\n{tables.transferability(evidence, protocol, scale='logit')}",
             ),
-            ("decay against its controls", _controls(evidence, protocol)),
-            ("other ways to let the rate fall", _falling_controls(evidence, protocol)),
+            ("decay against its controls", _controls(evidence, protocol, falling=False)),
+            ("other ways to let the rate fall", _controls(evidence, protocol, falling=True)),
             (
                 "decisions",
                 f"{verdicts.decision_table(evidence, decisions, protocol)}\n\n"
@@ -125,43 +126,22 @@ def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Seque
     return parts
 
 
-def _controls(evidence: Evidence, protocol: str) -> str:
-    """Return the differences of `step` and the arms whose rate does not fall, with what those arms are."""
-    descriptions = {
-        "hold": "`hold` branches from `step` at the previous boundary with the same weights, momentum and data order, and "
-        "trains for as many updates",
-        "average": "`average` is the mean of `hold`'s weights",
-        "constant": "`constant` never lets the rate fall",
-        "constant-average": "`constant-average` is the mean of its weights",
-        "small": "`small` has a small rate from the start",
-    }
-    return _control_text(
-        evidence,
-        tables.control_differences(evidence, protocol, falling=False),
-        descriptions,
-        "letting the rate fall transfers worse than the control",
-    )
-
-
-def _falling_controls(evidence: Evidence, protocol: str) -> str:
-    """Return the differences of `step` and the arms whose rate falls otherwise, with what those arms are."""
-    descriptions = {
-        "early": "`early` lets the rate fall sooner",
-        "late": "`late` lets it fall later",
-        "cosine": "`cosine` lets it fall throughout",
-    }
-    return _control_text(
-        evidence,
-        tables.control_differences(evidence, protocol, falling=True),
-        descriptions,
-        "`step` transfers worse than the other arm",
-    )
-
-
-def _control_text(evidence: Evidence, differences: str, descriptions: dict[str, str], meaning: str) -> str:
+def _controls(evidence: Evidence, protocol: str, *, falling: bool) -> str:
+    """Return the differences of `step` and the arms whose rate falls, or does not fall, with descriptions of those arms."""
+    differences = tables.control_differences(evidence, protocol, falling=falling)
     if not differences:
         return ""
-    shown = "; ".join(text for arm, text in descriptions.items() if arm in evidence.suite.arms)
+    meaning = (
+        "`step` transfers worse than the other arm"
+        if falling
+        else "letting the rate fall transfers worse than the control"
+    )
+    # A mean follows the arm that it averages, because its description refers to that arm.
+    names = list(ARMS)
+    arms = sorted(ARMS.values(), key=lambda arm: (names.index(arm.mean_of or arm.name), arm.mean_of is not None))
+    shown = "; ".join(
+        arm.comparison for arm in arms if arm.comparison and arm.falls == falling and arm.name in evidence.suite.arms
+    )
     return f"{differences}\n\nIn points, paired over seeds and images. Below zero: {meaning}. {shown}."
 
 

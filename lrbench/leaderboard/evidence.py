@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrbench.config import Suite
-from lrbench.config.arms import SnapshotKey, owner, segment
+from lrbench.config.arms import ARMS
+from lrbench.config.schedule import SnapshotKey, owner, segment
 from lrbench.stats.intervals import (
     Estimate,
     Floats,
@@ -252,7 +253,7 @@ class Evidence:
         schedule = self.suite.schedule
         for stage in range(2, schedule.stages + 1):
             for arm in self.suite.arms:
-                if arm in ("step", "trail") or schedule.ends_of(arm)[stage] != schedule.ends[stage]:
+                if ARMS[arm].intermediate or ARMS[arm].ends(schedule)[stage] != schedule.ends[stage]:
                     continue
                 row = (owner(arm, stage, schedule), stage)
                 if (("step", stage), row) not in pairs and row[0] != "step" and row in self.rows:
@@ -269,8 +270,6 @@ def is_without_decay(suite: Suite, row: Row) -> bool:
 
     The first stages of `early` and `late` do not count: `trail` samples the same run, and no state may count twice.
     """
-    if row[0] in ("early", "late"):
-        return False
     key: SnapshotKey | None = SnapshotKey(arm=row[0], seed=suite.seeds[0], stage=row[1])
     rates = set()
     while key is not None and key.stage > 0:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas
 
+from lrbench.config.arms import ARMS
 from lrbench.leaderboard.evidence import Evidence, Row, is_without_decay
 from lrbench.leaderboard.markup import CHANGE, SHARE
 from lrbench.leaderboard.tables import REPORT
@@ -25,7 +26,7 @@ def stage_data(evidence: Evidence) -> pandas.DataFrame:
 
 def _staged(evidence: Evidence) -> list[Row]:
     """Return the snapshots at the ends of stages, without those of `trail`."""
-    return [row for row in evidence.rows if row[0] != "trail"]
+    return [row for row in evidence.rows if not ARMS[row[0]].intermediate]
 
 
 def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas
 
+from lrbench.config.arms import ARMS
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.figure_data import forest_data, learned_data, null_curve, stage_data, tradeoff_data
 from lrbench.leaderboard.tables import REPORT
@@ -191,21 +192,6 @@ def _bars(panel: Any, rows: pandas.DataFrame, shift: float, style: dict[str, Any
         panel.errorbar(rows.stage + shift, rows["mean"], yerr=_errors(rows), **sizes, **style)
 
 
-_ARM_MARKERS = {
-    "step": "o",
-    "hold": "s",
-    "constant": "^",
-    "average": "D",
-    "constant-average": "d",
-    "trail": "v",
-    "early": "<",
-    "late": ">",
-    "small": "P",
-    "cosine": "X",
-    "raise": "*",
-}
-
-
 def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(evidence.suite.protocols)
     canvas, panels = _panels(len(protocols))
@@ -216,13 +202,13 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
             points, colour = mine[mine.target == target], _style(index)["color"]
             step = points[points.arm == "step"].sort_values("stage")
             panel.plot(step.source_error, step.target_error, color=colour, linewidth=1.2, label=target)
-            for arm, marker in _ARM_MARKERS.items():
-                each = points[points.arm == arm]
-                face = colour if arm == "step" else "white"
+            for arm in ARMS.values():
+                each = points[points.arm == arm.name]
+                face = colour if arm.name == "step" else "white"
                 panel.plot(
                     each.source_error,
                     each.target_error,
-                    marker,
+                    arm.marker,
                     color=colour,
                     markerfacecolor=face,
                     markersize=5,
@@ -240,10 +226,10 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     panels[0].invert_xaxis()
     panels[0].invert_yaxis()
     panels[0].set_ylabel("target error, %")
-    for arm, marker in _ARM_MARKERS.items():
-        if (data.arm == arm).any():
-            face = "k" if arm == "step" else "white"
-            panels[0].plot([], [], f"k{marker}", markerfacecolor=face, label=arm)
+    for arm in ARMS.values():
+        if (data.arm == arm.name).any():
+            face = "k" if arm.name == "step" else "white"
+            panels[0].plot([], [], f"k{arm.marker}", markerfacecolor=face, label=arm.name)
     if fitted:
         panels[0].plot([], [], "k--", linewidth=1, label="saturation null (fit without decay)")
     _legend(canvas, panels[0], columns=5)
@@ -299,7 +285,7 @@ def _draw_learned(_evidence: Evidence, data: pandas.DataFrame) -> Any:
                 capsize=2.5,
                 elinewidth=0.9,
                 label=str(arm),
-                **{**_style(index), "marker": _ARM_MARKERS[str(arm)]},
+                **{**_style(index), "marker": ARMS[str(arm)].marker},
             )
         panel.set_title(REPORT[measure], fontsize=9.5)
     stages = sorted(set(data.stage))

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from lrbench.config import Suite
-from lrbench.config.arms import snapshot_keys
 from lrbench.config.explain import explain
-from lrbench.config.loading import differences as changed_values
+from lrbench.config.schedule import snapshot_keys
+from lrbench.config.toml_files import differences as changed_values
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_json
 from lrbench.leaderboard.evidence import Column, Evidence, Row, Values

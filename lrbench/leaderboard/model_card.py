@@ -9,7 +9,7 @@ import timm
 import tomli_w
 
 from lrbench.config import load_task
-from lrbench.config.loading import find_registered_tasks, is_shipped
+from lrbench.config.registry import find_registered_tasks, is_shipped
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
 from lrbench.core.workspace import FOREIGN, Workspace

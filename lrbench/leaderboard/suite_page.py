@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lrbench.config import Suite
+from lrbench.config.arms import ARMS
 from lrbench.core.escaping import for_markdown
 from lrbench.leaderboard import summary, tables
 from lrbench.leaderboard.claims import Decision
@@ -87,25 +88,7 @@ def suite_sentence(suite: Suite) -> str:
 def _arms(suite: Suite) -> str:
     """Return a list of what each arm of the suite does."""
     schedule = suite.schedule
-    first, rates = schedule.rates[0], " to ".join(f"{rate:g}" for rate in schedule.rates)
-
-    def epochs(numbers: Sequence[int]) -> str:
-        return ", ".join(map(str, numbers))
-
-    descriptions = {
-        "step": f"the rate falls from {rates} after epochs {epochs(schedule.boundaries)}",
-        "hold": "each stage again from the same weights, momentum and order of images, at the rate of the previous stage",
-        "constant": f"the rate stays {first:g}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
-        "average": "the mean of `hold`'s weights at the ends of the stage's epochs",
-        "constant-average": "the mean of `constant`'s weights at the ends of the stage's epochs; shares stage 2 with `average`",
-        "trail": f"intermediate weights of the run without decay, after epochs {epochs(schedule.trail_epochs)}",
-        "early": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('early')[1:-1])}",
-        "late": f"`step` with its boundaries at epochs {epochs(schedule.ends_of('late')[1:-1])}",
-        "small": f"the rate is {schedule.small_rate:g} from the start",
-        "cosine": f"the rate falls from {first:g} to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries",
-        "raise": f"{schedule.raised_epochs} more epochs at {first:g} after the end of `step`",
-    }
-    lines = [f"- `{arm}`: {descriptions[arm]}." for arm in suite.arms]
+    lines = [f"- `{arm}`: {ARMS[arm].describe(schedule)}." for arm in suite.arms]
     if schedule.warmup:
         lines.append(f"- In every arm the rate rises to its first value over the first {schedule.warmup} epochs.")
     lines.append("- `stage0` is the initialisation.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lrbench.config import find_tasks
+from lrbench.config.arms import ARMS
 from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
 from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
@@ -19,9 +20,6 @@ REPORT = {
     "memorised": "wrong training labels memorised",
 }
 """Measures of a source's report, with their headings."""
-
-FALLING = ("early", "late", "cosine")
-"""Arms other than `step` whose learning rate falls."""
 
 LOGME = (
     "LogME is the logarithm of the evidence per image for a linear model of the target's training labels. A larger score "
@@ -119,7 +117,9 @@ def accuracy_legend(evidence: Evidence, protocol: str) -> str:
 def differences(evidence: Evidence, protocol: str) -> str:
     """Return the paired difference of each snapshot and the previous stage."""
     pairs = [
-        (row, before) for row in evidence.rows if row[0] != "trail" and (before := evidence.previous(row)) is not None
+        (row, before)
+        for row in evidence.rows
+        if not ARMS[row[0]].intermediate and (before := evidence.previous(row)) is not None
     ]
     return _paired_differences(evidence, protocol, pairs)
 
@@ -132,7 +132,7 @@ def control_differences(evidence: Evidence, protocol: str, *, falling: bool) -> 
         protocol: The transfer protocol.
         falling: Whether to show the arms whose rate falls at other epochs, or those whose rate does not fall.
     """
-    pairs = [pair for pair in evidence.control_pairs() if (pair[1][0] in FALLING) == falling]
+    pairs = [pair for pair in evidence.control_pairs() if ARMS[pair[1][0]].falls == falling]
     return _paired_differences(evidence, protocol, pairs)
 
 

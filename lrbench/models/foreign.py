@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.config.loading import validated
+from lrbench.config.loading import validate
 from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
 from lrbench.core.machine import library_versions
@@ -217,7 +217,7 @@ def _refuse_values(file: Path, tensors: Mapping[str, torch.Tensor], model: nn.Mo
 
 def _input(model: nn.Module, origin: Origin) -> Input:
     size = {"size": origin.arguments["img_size"]} if "img_size" in origin.arguments else {}
-    return validated(Input, {**input_of(model).model_dump(mode="json"), **size, **origin.input}, "--input")
+    return validate(Input, {**input_of(model).model_dump(mode="json"), **size, **origin.input}, "--input")
 
 
 def _classes(origin: Origin, tensors: Mapping[str, torch.Tensor]) -> int:

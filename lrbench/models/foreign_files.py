@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lrbench.core.errors import InputError, sentence
+from lrbench.core.errors import InputError, as_sentence
 from lrbench.core.files import open_regular
 from lrbench.models.tensors import load_tensors
 from lrbench.store.file_kinds import file_kind
@@ -73,7 +73,7 @@ def named_tensors(file: Path, key: str | None) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise InputError(f"there is no file {file}.") from None
     if kind.form == "other":
-        raise InputError(f"{file} was not loaded: {sentence(kind.description)} {kind.advice}".rstrip())
+        raise InputError(f"{file} was not loaded: {as_sentence(kind.description)} {kind.advice}".rstrip())
     content = load_tensors(file) if kind.form == "safetensors" else _loaded(file)
     content = _meant(file, content, key)
     if not isinstance(content, dict):

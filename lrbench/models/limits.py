@@ -14,7 +14,7 @@ from torch.nn.modules.module import (
 )
 
 from lrbench.config import suggestion
-from lrbench.core.errors import InputError, sentence
+from lrbench.core.errors import InputError, as_sentence
 from lrbench.core.files import canonical_json, parse_json
 
 # Arguments of `timm.create_model` that fetch or load weights, or say which.
@@ -45,7 +45,7 @@ def refuse_unknown(architecture: str) -> None:
 def not_made(architecture: str, arguments: Mapping[str, Any], reason: str) -> InputError:
     """The error for a network that timm does not make."""
     return InputError(
-        f"timm could not make {architecture!r} with the arguments {dict(arguments)}: {sentence(reason)} Correct "
+        f"timm could not make {architecture!r} with the arguments {dict(arguments)}: {as_sentence(reason)} Correct "
         "model.architecture or model.arguments."
     )
 
@@ -111,7 +111,7 @@ def refuse_misfit(
         key = keys[1] if own else " or ".join(keys)
         raise InputError(
             f"{where}{architecture} does not turn images of {size} × {size} pixels and 3 channels into features and scores: "
-            f"{sentence(reason)} Correct {key}."
+            f"{as_sentence(reason)} Correct {key}."
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrbench.config import suggestion
-from lrbench.core.errors import InputError, sentence
+from lrbench.core.errors import InputError, as_sentence
 from lrbench.models.limits import forward_problem, limited, refuse_arguments
 from lrbench.store.references import PretrainedWeights
 
@@ -71,7 +71,7 @@ def _refuse_unusable(weights: PretrainedWeights) -> None:
     problem = forward_problem(model, int(getattr(model, "num_classes", 0)), -1)
     if problem:
         raise InputError(
-            f"{text} does not turn images into features and scores: {sentence(problem)} Use another model."
+            f"{text} does not turn images into features and scores: {as_sentence(problem)} Use another model."
         )
 
 

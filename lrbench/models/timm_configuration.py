@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lrbench.config.loading import validated
+from lrbench.config.loading import validate
 from lrbench.config.suite import Input
 
 
@@ -30,4 +30,4 @@ def input_of(model: nn.Module) -> Input:
         # timm's third mode, "border", pads small images; lrbench crops instead.
         "crop_mode": "squash" if configuration["crop_mode"] == "squash" else "center",
     }
-    return validated(Input, content, "timm's configuration of the network")
+    return validate(Input, content, "timm's configuration of the network")

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lrbench.config import Suite
-from lrbench.config.arms import MEAN_OF, Segment, SnapshotKey, kept_epochs
+from lrbench.config.arms import ARMS
+from lrbench.config.schedule import Segment, SnapshotKey, kept_epochs
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
 from lrbench.core.workspace import Workspace
@@ -23,7 +24,7 @@ from lrbench.store.suites import recipe
 
 def keeps_mean(segment: Segment) -> bool:
     """Whether another arm may take the mean of this stage's epoch-end weights."""
-    return segment.key.arm in MEAN_OF.values()
+    return ARMS[segment.key.arm].is_averaged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from lrbench.config import Suite
-from lrbench.config.arms import Segment, SnapshotKey, kept_epochs, learning_rate, owned_stages, segment
+from lrbench.config.arms import ARMS
+from lrbench.config.schedule import Segment, SnapshotKey, kept_epochs, learning_rate, next_segment, segment
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.core.files import remove_file
 from lrbench.core.locks import locked
@@ -57,7 +58,7 @@ _SOME = 10
 
 
 def make_snapshot(
-    suite: Suite, key: SnapshotKey, place: Place, control: Control, ranks: Ranks = ALONE
+    suite: Suite, key: SnapshotKey, place: Place, control: Control, ranks: ProcessGroup = SINGLE_PROCESS
 ) -> SnapshotMetadata:
     """Make one snapshot from its parent, or find it made already.
 
@@ -78,9 +79,9 @@ def make_snapshot(
     """
     path = snapshot_path(place.workspace.checkpoints, suite.name, key)
     with ExitStack() as held:
-        alone = ranks.first_does(lambda: held.enter_context(locked(path, control)))
-        ranks.first_does(lambda: _clear_away(path, control, alone=alone))
-        made = ranks.first_does(lambda: _made(suite, key, place.workspace))
+        alone = ranks.run_on_main(lambda: held.enter_context(locked(path, control)))
+        ranks.run_on_main(lambda: _clear_away(path, control, alone=alone))
+        made = ranks.run_on_main(lambda: _made(suite, key, place.workspace))
         return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks, alone=alone).run()
 
 
@@ -105,7 +106,15 @@ class _Making:
     """One snapshot in the making: what its steps share."""
 
     def __init__(
-        self, suite: Suite, stretch: Segment, place: Place, path: Path, control: Control, ranks: Ranks, *, alone: bool
+        self,
+        suite: Suite,
+        stretch: Segment,
+        place: Place,
+        path: Path,
+        control: Control,
+        ranks: ProcessGroup,
+        *,
+        alone: bool,
     ) -> None:
         # Whether no other process can be making the same snapshot.
         self.alone = alone
@@ -130,11 +139,11 @@ class _Making:
                 size=suite.input.size,
                 augmentation=suite.schedule.augmentation,
                 rank=ranks.rank,
-                world=ranks.world,
+                world=ranks.world_size,
             )
         except InputError as error:
             # Every process meets it.
-            raise ranks.said_once(error) from error
+            raise ranks.mark_shared(error) from error
 
     def run(self) -> SnapshotMetadata:
         """Make the snapshot.
@@ -173,8 +182,8 @@ class _Making:
             updates_per_epoch=self.batches.updates_per_epoch,
             say=self.control.say,
         )
-        end = self.ranks.first_does(lambda: beginning.find(model))
-        self.shared = self.ranks.first_does(lambda: self._shared(end, model))
+        end = self.ranks.run_on_main(lambda: beginning.find(model))
+        self.shared = self.ranks.run_on_main(lambda: self._shared(end, model))
         end = replace(end, batchnorm_shared=self.shared)
         if end.update > self.segment.first_epoch * self.batches.updates_per_epoch and not self.segment.derived:
             self.saved = end.update
@@ -182,14 +191,14 @@ class _Making:
         if self.segment.parent is not None and not self.segment.derived:
             end = self._train(model, end)
             # Every process has the same weights, but BatchNorm's running statistics are those of its own images.
-            end = replace(end, weights=self.ranks.first_does(lambda: end.weights))
+            end = replace(end, weights=self.ranks.run_on_main(lambda: end.weights))
         if (broken := end.not_finite()) is not None:
-            raise self.ranks.said_once(self._not_finite(end, broken))
+            raise self.ranks.mark_shared(self._not_finite(end, broken))
         model.load_state_dict(end.weights)
         model.eval()
         raw = evaluate(model, self.source, self.normalise, self.control, self.ranks)
         images = self.suite.batchnorm.images
-        statistics, sample = self.ranks.first_does(
+        statistics, sample = self.ranks.run_on_main(
             lambda: reestimate(model, self.source.train, self.normalise, images=images, seed=key.seed)
         )
         scores = raw
@@ -197,7 +206,7 @@ class _Making:
             model.load_state_dict(statistics, strict=False)
             scores = evaluate(model, self.source, self.normalise, self.control, self.ranks)
         metadata = self._metadata(end, scores, raw)
-        return self.ranks.first_does(lambda: self._write_or_find(end, metadata, statistics, sample))
+        return self.ranks.run_on_main(lambda: self._write_or_find(end, metadata, statistics, sample))
 
     def _write_or_find(
         self, end: Progress, metadata: SnapshotMetadata, statistics: dict[str, torch.Tensor], sample: dict[str, Any]
@@ -232,7 +241,7 @@ class _Making:
         Raises:
             InputError: That number of images cannot be had with this number of processes.
         """
-        share = self.suite.schedule.batch // self.ranks.world
+        share = self.suite.schedule.batch // self.ranks.world_size
         asked = self.suite.training.micro_batch
         if self.segment.derived:
             return start.batchnorm_shared
@@ -242,14 +251,14 @@ class _Making:
         if shared == 1:
             raise InputError(
                 f"{self.segment.key} would have BatchNorm statistics of one image, which has no variance: of a batch of "
-                f"{self.suite.schedule.batch}, each of {self.ranks.world} processes has {share} at once"
+                f"{self.suite.schedule.batch}, each of {self.ranks.world_size} processes has {share} at once"
                 f"{' and training.micro_batch says 1' if asked else ''}. Give each at least two images."
             )
         if share % shared == 0:
             if self.segment.parent is None:
                 return None
             before = start.batchnorm_shared
-            if before not in (None, shared) and self.ranks.first:
+            if before not in (None, shared) and self.ranks.is_main:
                 self.control.say(
                     f"{self.segment.key}: {shared} images share BatchNorm statistics from here on, as training.micro_batch "
                     f"says; before it were {before}"
@@ -258,14 +267,14 @@ class _Making:
         said = "training.micro_batch says" if asked else f"{self.segment.parent} was trained"
         raise InputError(
             f"{self.segment.key} would not be the same training: {shared} images share BatchNorm statistics, as {said}, and "
-            f"each of {self.ranks.world} processes has {share} of a batch of {self.suite.schedule.batch}, which is no "
+            f"each of {self.ranks.world_size} processes has {share} of a batch of {self.suite.schedule.batch}, which is no "
             f"multiple. Start a number of processes that gives each a multiple of {shared} images, or choose another number "
             f"knowingly: --set training.micro_batch={share}."
         )
 
     def _train(self, model: nn.Module, start: Progress) -> Progress:
         started = time.perf_counter()
-        first, writes = start.update, self.ranks.first
+        first, writes = start.update, self.ranks.is_main
         with (
             closing(open_trackers(self.place.trackers if writes else (), self.suite, self.path)) as tracker,
             closing(Saver(self._save, self.device)) as saver,
@@ -298,7 +307,7 @@ class _Making:
 
     def _stopped(self, first: int, started: float) -> None:
         """Time what was trained before a stop, so that `plan` knows the pace of a run that is often stopped."""
-        if self.ranks.first and self.saved is not None and self.saved > first:
+        if self.ranks.is_main and self.saved is not None and self.saved > first:
             self._timing(self.saved - first, time.perf_counter() - started)
 
     def _step(self, model: nn.Module) -> Step:
@@ -315,7 +324,7 @@ class _Making:
         )
 
     def _epoch(self, records: list[dict[str, Any]], tracker: Tracker) -> None:
-        if self.ranks.first:
+        if self.ranks.is_main:
             write_log(self.path, self.segment.key.stage, records, self.control.say)
             tracker.record(records[-1])
 
@@ -329,7 +338,7 @@ class _Making:
                 "seconds": round(seconds, 3),
                 "images_per_second": round(images / seconds, 1),
                 "device": device_name(self.device),
-                "processes": self.ranks.world,
+                "processes": self.ranks.world_size,
             },
         )
 
@@ -392,14 +401,8 @@ class _Making:
         return learning_rate(self.suite.schedule, stretch, update, self.batches.updates_per_epoch)
 
     def _next_rate(self, update: int) -> float | None:
-        """The rate after the boundary: of the segment that goes on from here in the same arm, or in `constant`."""
-        key, schedule = self.segment.key, self.suite.schedule
-        if key.arm == "trail":
+        """Learning rate of the update after the snapshot, or None after the last stage."""
+        if ARMS[self.segment.key.arm].intermediate:
             return self._rate(self.segment, update)
-        for arm in (key.arm, "constant"):
-            following = SnapshotKey(arm=arm, seed=key.seed, stage=key.stage + 1)
-            if arm in self.suite.arms and following.stage in owned_stages(arm, schedule):
-                stretch = segment(schedule, following)
-                if stretch.parent == key:
-                    return self._rate(stretch, update)
-        return None
+        following = next_segment(self.suite, self.segment.key)
+        return None if following is None else self._rate(following, update)

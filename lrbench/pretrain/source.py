@@ -9,7 +9,7 @@ from torch import nn
 
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.memo import memoised
 from lrbench.core.workspace import Place
 from lrbench.data.examples import TaskData
@@ -70,7 +70,11 @@ class SourceScores:
 
 
 def evaluate(
-    model: nn.Module, source: Source, normalise: InputNormalisation, control: Control, ranks: Ranks = ALONE
+    model: nn.Module,
+    source: Source,
+    normalise: InputNormalisation,
+    control: Control,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> SourceScores:
     """Score a network on the source: every image once, however many processes share the work.
 
@@ -85,7 +89,7 @@ def evaluate(
     def predictions(pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
         every = np.arange(len(pixels)) if indices is None else indices
         # Slices differ in size by one image at most; nothing is padded, so nothing is counted twice.
-        mine = np.array_split(every, ranks.world)[ranks.rank]
+        mine = np.array_split(every, ranks.world_size)[ranks.rank]
         found = np.empty(0, dtype=np.int64)
         if len(mine):
             found = forward_all(
@@ -95,7 +99,7 @@ def evaluate(
                 indices=mine,
                 each=lambda done: control.progress(done, len(mine), unit),
             ).numpy()
-        return np.concatenate(ranks.gather(found))
+        return np.concatenate(ranks.all_gather(found))
 
     test, train = source.data.splits["test"], source.data.splits["train"]
     correct = predictions(source.test, "test images") == test.labels

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lrbench.config.suite import Schedule, Training
-from lrbench.core.distributed import Ranks
+from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import FailureError
-from lrbench.core.machine import fix_cublas
+from lrbench.core.machine import set_cublas_workspace
 from lrbench.models.networks import InputNormalisation, batchnorm_layers, no_memory, seed_draws
 
 # Compiling takes about a minute: a schedule with fewer updates than this would not win it back.
@@ -40,7 +40,7 @@ class Step:
         training: Training,
         normalise: InputNormalisation,
         device: torch.device,
-        ranks: Ranks,
+        ranks: ProcessGroup,
         *,
         micro_batch: int | None,
         updates: int,
@@ -65,7 +65,7 @@ class Step:
             fused=True,
         )
         self._forward: Any = model
-        if not ranks.alone:
+        if not ranks.is_single:
             parallel: Any = nn.parallel.DistributedDataParallel
             # BatchNorm's running statistics are each process's own; the first one's are kept. Newer versions of torch have
             # another word for that.
@@ -143,7 +143,7 @@ class Step:
 
     def _quiet(self, quiet: bool) -> AbstractContextManager[Any]:
         """Processes exchange gradients once an update, with the last piece."""
-        return self._forward.no_sync() if quiet and not self._ranks.alone else nullcontext()
+        return self._forward.no_sync() if quiet and not self._ranks.is_single else nullcontext()
 
     def _use_less(self, total: int, error: Exception) -> None:
         now = self.micro_batch or total
@@ -154,7 +154,7 @@ class Step:
             why = "under BatchNorm fewer images would share statistics, which is another training"
         elif self._random:
             why = "its random dropping depends on the pieces"
-        elif not self._ranks.alone:
+        elif not self._ranks.is_single:
             why = "the other processes would not know"
         elif now == 1:
             why = "a single image is too much"
@@ -197,7 +197,7 @@ def arithmetic(device: torch.device, *, deterministic: bool) -> Iterator[None]:
         yield
         return
     if deterministic:
-        fix_cublas()
+        set_cublas_workspace()
     searches = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.config.arms import Segment, learning_rate
+from lrbench.config.schedule import Segment, learning_rate
 from lrbench.config.suite import Schedule
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE, Ranks
+from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
@@ -58,7 +58,7 @@ class Trainer:
         keep_mean: bool,
         keep_epochs: Mapping[int, bool],
         device: torch.device,
-        ranks: Ranks = ALONE,
+        ranks: ProcessGroup = SINGLE_PROCESS,
         last_good: Callable[[], str] = lambda: "The last good state is its parent",
         each_epoch: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     ) -> None:
@@ -136,10 +136,10 @@ class Trainer:
             stopping = control.stop_requested()
             due = time.monotonic() - saved > SAVE_SECONDS
             # Processes that work together look, stop and save at the same updates, so none decides for itself.
-            if len(pending) >= look_every or ends_epoch or (self._ranks.alone and (stopping or due)):
+            if len(pending) >= look_every or ends_epoch or (self._ranks.is_single and (stopping or due)):
                 stopping, due = self._look(pending, hits, stopping, due)
                 control.progress(progress.update - self.first_update, self.last_update - self.first_update, "updates")
-            elif not self._ranks.alone:
+            elif not self._ranks.is_single:
                 continue
             if ends_epoch:
                 self._end_epoch(rate)
@@ -149,8 +149,8 @@ class Trainer:
                 if stopping:
                     wait()
                     # None leaves before the first has written: torchrun ends those that are left.
-                    self._ranks.gather(None)
-                    raise self._ranks.said_once(
+                    self._ranks.all_gather(None)
+                    raise self._ranks.mark_shared(
                         InterruptedWork(
                             f"stopped at update {progress.update:,} of {self.last_update:,} of {self.segment.key}; it is "
                             "saved. Run the same command again to go on from there."
@@ -185,9 +185,9 @@ class Trainer:
     ) -> tuple[bool, bool]:
         """Take note of losses and hits; gives whether any process should stop, and whether any would save."""
         ranks = self._ranks
-        losses = torch.stack(pending).double() / ranks.world
+        losses = torch.stack(pending).double() / ranks.world_size
         told = torch.tensor([stopping, due], dtype=torch.float64, device=losses.device)
-        values = ranks.add(torch.cat([losses, torch.stack(hits).sum()[None].double(), told])).tolist()
+        values = ranks.all_reduce(torch.cat([losses, torch.stack(hits).sum()[None].double(), told])).tolist()
         *values, correct, stops, dues = values
         first = self._progress.update - len(pending)
         for offset, value in enumerate(values):
@@ -211,7 +211,7 @@ class Trainer:
             "made so far is kept. Use a smaller rate in schedule.rates under a new suite name (--set name=NAME), or look "
             "at the images for wrong values."
         )
-        raise self._ranks.said_once(error)
+        raise self._ranks.mark_shared(error)
 
     def _end_epoch(self, rate: float) -> None:
         progress, updates = self._progress, self._batches.updates_per_epoch

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from lrbench.config import Suite, Task, load_task
-from lrbench.config.loading import apply_changes, differences, is_shipped, validated
+from lrbench.config.loading import validate
 from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe
+from lrbench.config.registry import is_shipped
 from lrbench.config.strict import Strict
+from lrbench.config.toml_files import apply_changes, differences
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
 from lrbench.core.workspace import Place, Workspace
@@ -60,7 +62,7 @@ class TransferSettings(Strict):
                 )
         content = self.model_dump(mode="json")
         apply_changes(content, changes)
-        return validated(TransferSettings, content, "the settings", changed=True)
+        return validate(TransferSettings, content, "the settings", changed=True)
 
     def record(self, protocol: str, task: Task, reference: Reference, workspace: Workspace) -> dict[str, Any]:
         """What a cell of this snapshot, protocol and task is asked for, as its result states it.

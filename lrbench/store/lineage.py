@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from lrbench.config import Suite
-from lrbench.config.arms import SnapshotKey, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Workspace
 from lrbench.store.snapshots import read_metadata, replaced_parent, snapshot_path

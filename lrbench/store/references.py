@@ -8,11 +8,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from lrbench.config import Suite, suggestion
-from lrbench.config.arms import SnapshotKey, last_stage, owner
-from lrbench.config.suite import ArmName
+from lrbench.config.arms import ARMS
+from lrbench.config.schedule import SnapshotKey, last_stage, owner
 from lrbench.core.errors import InputError
 from lrbench.core.files import user_path
 from lrbench.core.workspace import FOREIGN, Workspace
@@ -184,12 +184,7 @@ def _resolve_snapshot(text: str, workspace: Workspace, suite_name: str | None, a
         rest = rest[:-1]
     if len(rest) == 2:
         suite_name, rest = rest[0], rest[1:]
-    elif (
-        rest
-        and suite_name is None
-        and rest[0] not in get_args(ArmName)
-        and effective_path(workspace, rest[0]).is_file()
-    ):
+    elif rest and suite_name is None and rest[0] not in ARMS and effective_path(workspace, rest[0]).is_file():
         suite_name, rest = rest[0], []
     if rest:
         arm = rest[0]

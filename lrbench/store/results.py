@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_json, sha256_bytes, sha256_json, write_bytes, write_json
 from lrbench.store.predictions import REMEDY, Predictions, encode_predictions, read_predictions

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, canonical_json, sha256_bytes, sha256_file, write_bytes

@@ -9,7 +9,9 @@ from typing import Any
 import tomli_w
 
 from lrbench.config import Suite, find_suites, load_suite, suggestion
-from lrbench.config.loading import differences, means_a_file, validated
+from lrbench.config.loading import validate
+from lrbench.config.registry import is_path
+from lrbench.config.toml_files import differences
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_bytes, read_json, sha256_json, write_json, write_text
 from lrbench.core.workspace import Workspace
@@ -83,7 +85,7 @@ def read_effective(path: Path) -> Suite:
     import tomllib
 
     try:
-        suite = validated(Suite, tomllib.loads(read_bytes(path, limit=_LARGEST).decode()), path)
+        suite = validate(Suite, tomllib.loads(read_bytes(path, limit=_LARGEST).decode()), path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing. The next run of the suite writes it again.") from None
     except RecursionError as error:
@@ -111,7 +113,7 @@ def suite_in_use(workspace: Workspace, name: str | None) -> Suite:
     """
     if name is not None:
         path = effective_path(workspace, name)
-        if means_a_file(name) or not os.path.isfile(path):
+        if is_path(name) or not os.path.isfile(path):
             _refuse_misspelt(workspace, name)
             return load_suite(name)
         return read_effective(path)
@@ -140,7 +142,7 @@ def suite_to_run(workspace: Workspace, name: str, changes: Sequence[str], say: C
         InputError: There is no such suite, or its TOML is invalid.
     """
     path = effective_path(workspace, name)
-    if means_a_file(name) or name in find_suites() or not os.path.isfile(path):
+    if is_path(name) or name in find_suites() or not os.path.isfile(path):
         _refuse_misspelt(workspace, name)
         return load_suite(name, changes)
     # The user's own TOML may have changed since.
@@ -155,7 +157,7 @@ def _refuse_misspelt(workspace: Workspace, name: str) -> None:
         InputError: The name is misspelt.
     """
     shipped = find_suites()
-    if means_a_file(name) or name in shipped or suggestion(name, shipped) or os.path.isfile(f"{name}.toml"):
+    if is_path(name) or name in shipped or suggestion(name, shipped) or os.path.isfile(f"{name}.toml"):
         return
     if near := suggestion(name, [path.parent.name for path in sorted(workspace.checkpoints.glob("*/suite.toml"))]):
         raise InputError(

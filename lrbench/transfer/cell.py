@@ -12,7 +12,7 @@ from torch import nn
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.core.files import sha256_json
-from lrbench.core.machine import arithmetic_of, device_name, library_versions
+from lrbench.core.machine import device_name, float32_modes, library_versions
 from lrbench.core.workspace import Place
 from lrbench.data.examples import Identity
 from lrbench.data.split_lists import write_drawn_split, write_image_list
@@ -389,7 +389,7 @@ class Transfer:
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "timings": {name: round(seconds, 4) for name, seconds in outcome.timings.items()},
             "device": device_name(self._device),
-            "arithmetic": arithmetic_of(self._device),
+            "arithmetic": float32_modes(self._device),
             "versions": library_versions(),
         }
         predictions = Predictions(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lrbench.config import load_task
-from lrbench.config.loading import validated
+from lrbench.config.loading import validate
 from lrbench.core.control import Control
-from lrbench.core.errors import InputError, InterruptedWork, LrbenchError, reported
+from lrbench.core.errors import InputError, InterruptedWork, LrbenchError, as_user_error
 from lrbench.core.files import read_json, sha256_json, write_json
 from lrbench.core.workspace import Place, Workspace
 from lrbench.data.loading import load_task_data
@@ -369,7 +369,7 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
         raise
     except Exception as error:
         # One network of a strange kind must not end the comparison of the others.
-        candidate.problem = str(reported(error))
+        candidate.problem = str(as_user_error(error))
 
 
 def _cross_path(place: Place, result: Result) -> Path:
@@ -391,7 +391,7 @@ def _kept(path: Path) -> CrossValidation | None:
     with suppress(FileNotFoundError, InputError):
         content = read_json(path, "It is computed again.")
         if isinstance(content, dict) and content.pop("sha256", None) == sha256_json(content):
-            return validated(CrossValidation, content, path)
+            return validate(CrossValidation, content, path)
     return None
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lrbench.config import load_task
-from lrbench.config.loading import shipped_folder
+from lrbench.config.registry import shipped_folder
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
 from lrbench.data.loading import find_task_data, load_task_data

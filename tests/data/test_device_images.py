@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from lrbench.config import load_task
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.data import device_images as module

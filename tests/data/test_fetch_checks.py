@@ -269,7 +269,7 @@ def test_a_full_disk_under_a_data_root_is_answered_with_the_data_root(home, serv
     monkeypatch.setattr("lrbench.data.download._download_from", full)
     with pytest.raises(
         FailureError,
-        match=r"choose a larger disk \(data with --data-root or LRBENCH_DATA, all else with LRBENCH_HOME\)",
+        match=r"choose a larger disk \(--data-root or LRBENCH_DATA for data, LRBENCH_HOME for everything else\)",
     ):
         fetch(task(home, server), home / "data", Control())
 

@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.data.prefetch import prefetch, prefetch_threads
 from lrbench.pretrain.segments import make_snapshot

@@ -224,7 +224,7 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(resized_images.ResizedImages, "stream", dies)
-        patch.setattr(module, "cores_here", lambda: 1)
+        patch.setattr(module, "available_cores", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             prepare(data, "train", TRANSFORM, cache=home / "cache")
     (part,) = (home / "cache" / "pixels").glob(".*.part")
@@ -328,7 +328,7 @@ def test_an_image_that_does_not_decode_is_named(home, data):
 
 def test_a_file_where_the_cache_should_be_is_named(home, data):
     (home / "cache").write_bytes(b"x")
-    with pytest.raises(InputError, match="cache stands in the way"):
+    with pytest.raises(InputError, match="cache is in the way"):
         prepare(data, "train", TRANSFORM, cache=home / "cache")
     (home / "cache").unlink()
     prepare(data, "train", TRANSFORM, cache=home / "cache")

@@ -330,7 +330,7 @@ def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkey
         make(self, *arguments)
 
     monkeypatch.setattr(resized_images.ResizedImages, "__init__", seen)
-    monkeypatch.setattr(module, "cores_here", lambda: 3)
+    monkeypatch.setattr(module, "available_cores", lambda: 3)
     prepare(data, "train", TRANSFORM, cache=None)
     prepare(data, "train", TRANSFORM, cache=None, workers=2)
     assert found == [3, 2]

@@ -3,7 +3,7 @@
 import pytest
 
 from lrbench.config import load_task
-from lrbench.config.loading import find_tasks, is_shipped
+from lrbench.config.registry import find_tasks, is_shipped
 from lrbench.config.splits import ListedSplit
 from lrbench.config.task import FoldersFiles
 from lrbench.core.errors import InputError

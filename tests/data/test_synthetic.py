@@ -76,10 +76,10 @@ def test_images_that_memory_cannot_hold_are_refused(home, monkeypatch, generator
     (home / "large.toml").write_text(
         f'name = "large"\n\n[files]\nlayout = "synthetic"\ngenerator = "{generator}"\nsize = 64\ntrain = 1000\ntest = 20\n'
     )
-    monkeypatch.setattr(synthetic, "memory_here", lambda: 20 << 20)
+    monkeypatch.setattr(synthetic, "total_memory", lambda: 20 << 20)
     with pytest.raises(
         InputError, match=r"task large: drawing 1,000 images of 64 px takes \d+ GiB of memory, and this machine"
     ):
         load_task_data(load_task("large.toml"), [])
-    monkeypatch.setattr(synthetic, "memory_here", lambda: 1 << 30)
+    monkeypatch.setattr(synthetic, "total_memory", lambda: 1 << 30)
     assert len(load_task_data(load_task("large.toml"), []).splits["train"]) == 1000

@@ -65,7 +65,7 @@ def test_half_copied_data_is_refused_without_partial(lrbench, home):
 
 def test_all_cores_open_images_and_progress_is_told(home, monkeypatch):
     asked, told = [], []
-    monkeypatch.setattr(verify_module, "cores_here", lambda: 3)
+    monkeypatch.setattr(verify_module, "available_cores", lambda: 3)
     pool = verify_module.ThreadPoolExecutor
     monkeypatch.setattr(
         verify_module, "ThreadPoolExecutor", lambda max_workers: asked.append(max_workers) or pool(max_workers)

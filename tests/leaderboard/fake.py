@@ -103,7 +103,7 @@ def rewrite_predictions(path: Path, table: arrow.Table) -> None:
 
 def fill(workspace: Workspace, suite: Suite, wrong: Any = lambda row, seed, task: 10) -> None:
     """Write every cell of a suite."""
-    from lrbench.config.arms import snapshot_keys
+    from lrbench.config.schedule import snapshot_keys
 
     for key in snapshot_keys(suite):
         for task in suite.targets:

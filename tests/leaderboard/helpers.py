@@ -5,7 +5,7 @@ import re
 import numpy as np
 from scipy import stats
 
-from lrbench.config.arms import snapshot_keys
+from lrbench.config.schedule import snapshot_keys
 from lrbench.leaderboard import page
 from lrbench.leaderboard.claims import CLAIMS, decide
 from lrbench.leaderboard.evidence import Column, Evidence, Values

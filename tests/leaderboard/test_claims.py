@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrbench.config.arms import snapshot_keys
+from lrbench.config.schedule import snapshot_keys
 from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision, decide, overall
 from lrbench.leaderboard.evidence import Column, is_without_decay

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lrbench.config.arms import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, segment
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import ALONE
+from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
@@ -111,7 +111,7 @@ def network():
 
 def stepper(schedule, training=None, **others):
     settings = {"micro_batch": None, "updates": 1, "say": lambda text: None} | others
-    return lambda model: Step(model, schedule, training or Training(), NORMALISE, CPU, ALONE, **settings)
+    return lambda model: Step(model, schedule, training or Training(), NORMALISE, CPU, SINGLE_PROCESS, **settings)
 
 
 def gradients(model, micro_batch, **others):

@@ -142,7 +142,7 @@ def test_a_micro_batch_that_divides_nothing_is_refused_by_the_first_job(tiny, pl
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("name=foreign", "'foreign' is the folder of snapshots from elsewhere"),
+        ("name=foreign", "'foreign' is the folder of imported snapshots"),
         ("batchnorm.images=1", "batchnorm.images"),
     ],
 )
@@ -171,16 +171,16 @@ def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place
 
 
 def test_two_processes_that_meet_one_fault_say_it_once(tiny, place):
-    from lrbench.core.distributed import Ranks
+    from lrbench.core.distributed import ProcessGroup
 
-    class Second(Ranks):
-        def first_does(self, work):
+    class Second(ProcessGroup):
+        def run_on_main(self, work):
             return work()
 
     with pytest.raises(InputError, match="cannot be divided evenly") as refused:
         make_snapshot(
             tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"batch": 33})}),
-            key("step", 0), place, Control(), Second(rank=1, world=2),
+            key("step", 0), place, Control(), Second(rank=1, world_size=2),
         )  # fmt: skip
     assert refused.value.silent and refused.value.shared
     assert torch.get_num_threads() == 1

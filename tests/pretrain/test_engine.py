@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrbench.config.arms import SnapshotKey, learning_rate, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, learning_rate, segment, snapshot_keys
 from lrbench.config.suite import Schedule, Suite, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import Ranks
+from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.pretrain import trainer as trainer_module
 from lrbench.pretrain.saving import Saver
@@ -135,7 +135,7 @@ def test_what_drops_at_random_is_drawn_by_the_update_and_the_process_alone(rank)
     def seeds(first, rank):
         drawn = []
         going = trainer_of(
-            stretch, schedule, Progress(update=first, weights=network().state_dict()), ranks=Ranks(rank=rank)
+            stretch, schedule, Progress(update=first, weights=network().state_dict()), ranks=ProcessGroup(rank=rank)
         )
         step = going._step
 

@@ -222,7 +222,9 @@ def test_nesterovs_momentum_is_that_of_torch():
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8, nesterov=True, weight_decay=0.0)
     images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
     mine, other = network(), network()
-    step = Step(mine, schedule, Training(), NORMALISE, CPU, ranks_module.ALONE, micro_batch=None, updates=1, say=print)
+    step = Step(
+        mine, schedule, Training(), NORMALISE, CPU, ranks_module.SINGLE_PROCESS, micro_batch=None, updates=1, say=print
+    )
     theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for _ in range(3):
         step(images, torch.arange(8) % 3, 0.1, 0)
@@ -246,7 +248,7 @@ class Lonely(nn.Module):
 
 def test_out_of_memory_beside_other_processes_stops(monkeypatch):
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Lonely)
-    monkeypatch.setattr("tests.pretrain.helpers.ALONE", ranks_module.Ranks(rank=0, world=2))
+    monkeypatch.setattr("tests.pretrain.helpers.SINGLE_PROCESS", ranks_module.ProcessGroup(rank=0, world_size=2))
     with pytest.raises(FailureError, match=r"the other processes would not know.*--set training.micro_batch=4"):
         gradients(Greedy(4), None)
 
@@ -284,7 +286,7 @@ def test_on_a_gpu_a_schedule_long_enough_is_compiled(monkeypatch, updates, compi
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append(options))
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
     Step(
-        network(), schedule, Training(), NORMALISE, torch.device("cuda"), ranks_module.ALONE,
+        network(), schedule, Training(), NORMALISE, torch.device("cuda"), ranks_module.SINGLE_PROCESS,
         micro_batch=None, updates=updates, say=print,
     )  # fmt: skip
     assert bool(asked) is compiled
@@ -295,7 +297,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with (
         pytest.raises(InputError, match=r"4 processes were started on this machine, which has 2 GPUs.*at most 2"),
-        ranks_module.joined(),
+        ranks_module.init_process_group(),
     ):
         pass
 
@@ -319,9 +321,9 @@ def test_a_process_on_a_gpu_that_fails_alone_does_not_wait_for_the_others(monkey
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda kind, **_: said.append(kind))
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("farewell"))
     threads = torch.get_num_threads()
-    with suppress(FailureError, ZeroDivisionError), ranks_module.joined() as ranks:
+    with suppress(FailureError, ZeroDivisionError), ranks_module.init_process_group() as ranks:
         if error is not None:
-            raise ranks.said_once(error) if shared else error
+            raise ranks.mark_shared(error) if shared else error
     torch.set_num_threads(threads)
     assert said == ["nccl" if gpus else "gloo", *(["farewell"] if waits else [])]
 

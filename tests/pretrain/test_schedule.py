@@ -4,8 +4,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrbench.config.arms import SnapshotKey, kept_epochs, learning_rate, owned_stages, owner, segment, snapshot_keys
-from lrbench.config.loading import validated
+from lrbench.config.arms import ARMS as REGISTERED
+from lrbench.config.loading import validate
+from lrbench.config.schedule import SnapshotKey, kept_epochs, learning_rate, owned_stages, owner, segment, snapshot_keys
 from lrbench.config.suite import Suite
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import is_without_decay
@@ -120,7 +121,7 @@ def test_every_arm_has_the_rates_that_it_is_named_for(suite, warmup):
     suite = with_arms(suite, *MOVED, warmup=warmup)
     assume(suite is not None)
     schedule, per_epoch = suite.schedule, 3
-    shift, total = schedule.shifted_by, schedule.epochs * per_epoch
+    shift, total = schedule.shift_epochs, schedule.epochs * per_epoch
     warm = warmup * per_epoch
 
     def expected(boundaries, rates):
@@ -152,7 +153,7 @@ def test_every_arm_has_the_rates_that_it_is_named_for(suite, warmup):
         )
         for stage in owned_stages(arm, schedule):
             # Every snapshot lies on its arm's boundary, with the same past as the arm's last.
-            epoch = schedule.ends_of(arm)[stage]
+            epoch = REGISTERED[arm].ends(schedule)[stage]
             stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
             assert stretch.last_epoch == epoch
             assert rates_along(suite, stretch.key) == pytest.approx(each[: epoch * per_epoch])
@@ -188,12 +189,12 @@ def test_arms_share_what_they_can(suite):
     [
         ({"schedule": {"warmup": 3}}, r"warmup \(3 epochs\) must end before the first boundary \(epoch 3\)"),
         ({"schedule": {"shift": 2}}, r"shift \(2\) must be shorter than the shortest stage \(1 epochs\)"),
-        ({"arms": ["step", "early"]}, r"arm 'early' would move the boundaries to epochs 2, 4.*leave 'early' out"),
+        ({"arms": ["step", "early"]}, r"arm 'early' would move the boundaries to epochs 2, 4.*remove 'early'"),
         ({"arms": ["step", "late"]}, "arm 'late' starts from 'hold'"),
         ({"arms": ["step", "raise", "raise"]}, "'raise' is named twice"),
-        ({"protocol_arms": {"knn": ["hold"]}}, r"protocol_arms\.knn leaves out `step`"),
-        ({"protocol_arms": {"knn": ["step", "cosine"]}}, r"protocol_arms\.knn speaks of arm 'cosine'"),
-        ({"protocol_arms": {"depth": ["step"]}}, r"protocol_arms\.depth speaks of protocol 'depth'"),
+        ({"protocol_arms": {"knn": ["hold"]}}, r"protocol_arms\.knn must include `step`"),
+        ({"protocol_arms": {"knn": ["step", "cosine"]}}, r"protocol_arms\.knn names arm 'cosine'"),
+        ({"protocol_arms": {"depth": ["step"]}}, r"protocol_arms\.depth names protocol 'depth'"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(tiny, tmp_path, changes, message):
@@ -201,4 +202,4 @@ def test_schedules_that_cannot_be_are_refused(tiny, tmp_path, changes, message):
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
     with pytest.raises(InputError, match=message):
-        validated(Suite, content, tmp_path / "suite.toml")
+        validate(Suite, content, tmp_path / "suite.toml")

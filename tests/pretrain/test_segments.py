@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.arms import snapshot_keys
+from lrbench.config.schedule import snapshot_keys
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data.batches import Batches
@@ -70,7 +70,7 @@ def test_means_are_those_of_the_epoch_end_weights_of_the_stage(tiny, place, arm,
 
 def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
     """As where a version that kept no sum of weights had been at work before."""
-    from lrbench.pretrain import beginning
+    from lrbench.pretrain import beginning, segments
 
     class Stops(Control):
         def __init__(self):
@@ -86,7 +86,8 @@ def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
 
     make(tiny, key("step", 1), place)
     with monkeypatch.context() as patched:
-        patched.setattr(beginning, "MEAN_OF", {})
+        patched.setattr(beginning, "keeps_mean", lambda segment: False)
+        patched.setattr(segments, "keeps_mean", lambda segment: False)
         with pytest.raises(InterruptedWork):
             make_snapshot(tiny, key("hold", 2), place, Stops())
     goes_on = Stops()

@@ -13,7 +13,7 @@ import pytest
 
 from lrbench.config import load_suite
 from lrbench.core.control import Control
-from lrbench.core.distributed import Ranks
+from lrbench.core.distributed import ProcessGroup
 from lrbench.models.loading import load_raw
 from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.source import evaluate, open_source
@@ -102,7 +102,7 @@ def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, m
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     seen = []
 
-    class Gathers(Ranks):
+    class Gathers(ProcessGroup):
         def gather(self, value):
             seen.append(value)
             return [value]
@@ -114,7 +114,7 @@ def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, m
     normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))
     for rank in range(world):
         try:
-            evaluate(torch.nn.Identity(), source, normalise, Control(), Gathers(rank=rank, world=world))
+            evaluate(torch.nn.Identity(), source, normalise, Control(), Gathers(rank=rank, world_size=world))
         except ValueError:
             # A slice alone is no whole split, which is all that is asked of here.
             continue

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.references import SuiteSnapshot

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.models.networks import InputNormalisation
 from lrbench.transfer.selection import LabelledFeatures, validation_split
 

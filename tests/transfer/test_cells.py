@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lrbench.config.arms import SnapshotKey, cosine_rate
+from lrbench.config.schedule import SnapshotKey, cosine_rate
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData

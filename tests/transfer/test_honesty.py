@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrbench.config.arms import SnapshotKey
 from lrbench.config.protocols import Probe
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.models.networks import create_model, penultimate, placed

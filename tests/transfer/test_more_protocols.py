@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from lrbench.config.arms import SnapshotKey
 from lrbench.config.protocols import Fewshot, Knn, Probe
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file

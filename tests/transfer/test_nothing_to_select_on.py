@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lrbench.config.arms import SnapshotKey
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.suites import write_effective

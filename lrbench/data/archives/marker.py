@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from lrbench.config.loading import is_shipped
+from lrbench.config.registry import is_shipped
 from lrbench.config.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
 from lrbench.core.errors import InputError
 from lrbench.core.files import read_json, sha256_file, write_json

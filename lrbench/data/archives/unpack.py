@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lrbench.config.task import Archive
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, sentence
+from lrbench.core.errors import FailureError, InputError, as_sentence
 from lrbench.core.files import sync_folder, writing
 from lrbench.data.archives.extract import check_only_files_and_folders, extract
 from lrbench.data.archives.marker import mark_unpacked
@@ -93,7 +93,7 @@ def _explain_errors(path: Path, target: Path) -> Iterator[None]:
         yield
     except RefusedArchive as error:
         raise FailureError(
-            f"{path} could not be unpacked: {sentence(str(error))} Unpack it yourself, check its contents, and move its "
+            f"{path} could not be unpacked: {as_sentence(str(error))} Unpack it yourself, check its contents, and move its "
             f"folder to {target}."
         ) from error
     # zipfile raises RuntimeError for encrypted files, and ValueError or struct.error for some damage.
@@ -114,7 +114,9 @@ def _explain_errors(path: Path, target: Path) -> Iterator[None]:
             if error.errno not in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
                 raise
             reason = "it is damaged: a file and a folder have the same name"
-        raise FailureError(f"{path} could not be unpacked: {sentence(reason)} Delete it and fetch it again.") from error
+        raise FailureError(
+            f"{path} could not be unpacked: {as_sentence(reason)} Delete it and fetch it again."
+        ) from error
 
 
 def _extract_inner(path: Path, folder: Path, inner: str, budget: SizeBudget, control: Control) -> Path:

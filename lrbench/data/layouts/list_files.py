@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from lrbench.config.loading import task_folders
+from lrbench.config.registry import task_folders
 from lrbench.config.splits import ListedSplit
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError

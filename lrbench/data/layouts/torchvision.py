@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lrbench.config.task import Task, TorchvisionFiles
-from lrbench.core.errors import FailureError, InputError, LrbenchError, sentence
+from lrbench.core.errors import FailureError, InputError, LrbenchError, as_sentence
 from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, rgb_pixels
 from lrbench.data.examples import ImageSource, Split, SplitName
@@ -202,7 +202,7 @@ def _reason(error: Exception) -> str:
 def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> InputError:
     where = "" if task.path is None else f" in {task.path}"
     return InputError(
-        f"task {task.name}: torchvision's {files.dataset}: {sentence(str(error))} Correct files.splits{where}."
+        f"task {task.name}: torchvision's {files.dataset}: {as_sentence(str(error))} Correct files.splits{where}."
     )
 
 
@@ -225,8 +225,8 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
                 raise _wrong_arguments(task, files, error) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FailureError(
-                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {sentence(reason)} Try again, "
-                f"or get it by hand: {task.manual or 'see the data set’s own page.'}"
+                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {as_sentence(reason)} Try "
+                f"again, or get it by hand: {task.manual or 'see the data set’s own page.'}"
             ) from error
 
 

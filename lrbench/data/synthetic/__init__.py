@@ -13,7 +13,7 @@ from PIL import Image
 from lrbench.config.task import SyntheticFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_bytes
-from lrbench.core.machine import memory_here
+from lrbench.core.machine import total_memory
 from lrbench.data.examples import Split, SplitName, TaskData
 from lrbench.data.jpeg import Bytes
 from lrbench.data.synthetic.stream import Stream
@@ -74,7 +74,7 @@ def load_synthetic(task: Task) -> TaskData:
         raise InputError(f"{where}: files.train is {files.train}, fewer than its {len(names)} classes.")
     pixels = max(files.train, files.test) * files.size**2
     needed = pixels * (_BYTES_A_DIGITS_PIXEL if files.generator == "digits" else _BYTES_A_PIXEL)
-    if needed > (memory := memory_here()):
+    if needed > (memory := total_memory()):
         raise InputError(
             f"{where}: drawing {max(files.train, files.test):,} images of {files.size:,} px takes {needed / 2**30:,.0f} GiB of "
             f"memory, and this machine has {memory / 2**30:,.0f} GiB. Set files.train, files.test or files.size lower."

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrbench.config.arms import cosine_rate
 from lrbench.config.protocols import Finetune
+from lrbench.config.schedule import cosine_rate
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.core.seeds import derive

@@ -98,9 +98,9 @@ def test_another_machines_folder_is_as_young_as_its_newest_file(tmp_path):
 
 
 def test_machines_and_containers_have_different_names(monkeypatch):
-    here = leftovers._place()
+    here = leftovers._machine_id()
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
-    assert leftovers._place.__wrapped__() != here
+    assert leftovers._machine_id.__wrapped__() != here
 
 
 @pytest.mark.parametrize("name", ["a.part", ".a.part", "a.tar.gz.part", ".notes.partial", ".a.json.toolong_name.part"])
@@ -150,7 +150,7 @@ LEFT = [
 
 @pytest.mark.parametrize("verb", ["leaderboard", "run", "pretrain", "transfer", "recommend", "prepare", "add"])
 def test_commands_that_write_remove_what_dead_writers_left(lrbench, home, verb):
-    here = leftovers._place()
+    here = leftovers._machine_id()
     left = [home / f"{path}.{here}-{4_000_000}-1-01234567.part" for path in LEFT]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def test_commands_that_write_remove_what_dead_writers_left(lrbench, home, verb):
 
 
 def test_reading_removes_nothing(lrbench, home):
-    left = home / f"leaderboard/.quick.md.{leftovers._place()}-4000000-1-01234567.part"
+    left = home / f"leaderboard/.quick.md.{leftovers._machine_id()}-4000000-1-01234567.part"
     left.parent.mkdir()
     left.write_text("half")
     lrbench("leaderboard", "--check")

@@ -4,7 +4,7 @@ import pytest
 import timm
 
 from lrbench.config import find_suites, find_tasks, load_suite, load_task
-from lrbench.config.arms import snapshot_keys
+from lrbench.config.schedule import snapshot_keys
 from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import is_without_decay
@@ -174,10 +174,10 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
     [
         ("batch = 32", "batchs = 32", "schedule.batchs", "Did you mean 'batch'?"),
         ("batch = 32", 'batch = "32"', "schedule.batch", "must be a whole number, not '32'."),
-        ("boundaries = [3, 5]", "boundaries = [5, 3]", "schedule.boundaries", "must rise"),
-        ("boundaries = [3, 5]", "boundaries = [3, 6]", "schedule", "must lie before the end"),
+        ("boundaries = [3, 5]", "boundaries = [5, 3]", "schedule.boundaries", "must increase"),
+        ("boundaries = [3, 5]", "boundaries = [3, 6]", "schedule", "must be before the end"),
         ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01]", "schedule", "3 stages"),
-        ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.2, 0.001]", "schedule.rates", "must fall"),
+        ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.2, 0.001]", "schedule.rates", "must decrease"),
         ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01, 0.0]", "schedule.rates", "greater than 0"),
         ("rates = [0.1, 0.01, 0.001]", "rates = [nan, 0.01, 0.001]", "schedule.rates", ""),
         ("rates = [0.1, 0.01, 0.001]", "rates = [inf, 0.01, 0.001]", "schedule.rates", ""),
@@ -227,7 +227,7 @@ def test_a_wrong_suite_is_refused_with_file_key_and_what_was_expected(home, old,
         ('root = "x"', "root = 3", "`files.root` must be text (in quotes) or a list (in brackets), not 3."),
         ('root = "x"', 'split = { kind = "random" }', "`files.split.kind` must be one of first, listed, drawn, not 'random'."),
         ('root = "x"', "split = { test = 0.5 }", "`files.split.kind` is missing: it is one of first, listed, drawn."),
-        ('"mine"', '"My Data"', "`name` must be of small letters, digits, `.`, `_` and `-`, not 'My Data'."),
+        ('"mine"', '"My Data"', "`name` must consist of lowercase letters, digits, `.`, `_` and `-`, not 'My Data'."),
         ("[files]", "counts = { training = 5 }\n[files]", "`counts`: a key must be one of train, val, test, not 'training'. "
          "Did you mean 'train'?"),
         ("[files]", "classes = 1\n[files]", "`classes` must be 2 or more, not 1."),
@@ -291,7 +291,7 @@ def test_what_a_missing_hash_is_and_that_a_task_may_be_like_another_is_said(home
     with pytest.raises(InputError, match=r"`files\.split\.sha256` is missing \(`sha256sum`"):
         load_task(str(path))
     path.write_text('name = "mine"\nliek = "cub200"\n[files]\nlayout = "folders"\nroot = "m"\n')
-    with pytest.raises(InputError, match=r"`liek` is not a known key\. Did you mean 'like'\? Known here: .*like"):
+    with pytest.raises(InputError, match=r"`liek` is not a known key\. Did you mean 'like'\? Known keys: .*like"):
         load_task(str(path))
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from lrbench.config import broken_tasks, load_suite, load_task
-from lrbench.config.loading import apply_changes
 from lrbench.config.strict import arguments_problem
+from lrbench.config.toml_files import apply_changes
 from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
 from tests.helpers import TINY_SUITE
@@ -36,9 +36,9 @@ from tests.helpers import TINY_SUITE
         (f"name={'a' * 5000}", "`name` must have no more than 100 characters, not 'aaa"),
         (f"title={'a' * 5000}", "`title` must have no more than 500 characters"),
         ("training.threads=1000000", "`training.threads` must be 4,096 or less"),
-        ("model.arguments.width=[nan]", "`model.arguments`: width is 9,223,372,036,854,775,807 or more, or no finite number"),
+        ("model.arguments.width=[nan]", "`model.arguments`: width must be a finite number up to 9,223,372,036,854,775,807"),
         (f"model.arguments.width={[1] * 2000}", "`model.arguments`: it holds 2,010 values, more than 2,000"),
-        (f"model.arguments.width={'[' * 20}{']' * 20}", "`model.arguments`: width is nested more than 8 deep"),
+        (f"model.arguments.width={'[' * 20}{']' * 20}", "`model.arguments`: width is nested more than 8 levels deep"),
         (f"seeds={'1' * 5000}", "--set seeds: a number has thousands of digits"),
         (f"seeds=0x{'f' * 5000}", "(after --set): a number has thousands of digits"),
         (f"seeds={'[' * 5000}", "--set seeds: lists or tables are nested too deeply"),
@@ -141,7 +141,7 @@ def test_a_transfer_seed_longer_than_a_file_name_is_refused(lrbench, command):
         ('layout = "torchvision"\ndataset = "CIFAR10"\nsplits = {}', "`files.splits`: there is no 'train' among []"),
         (
             'layout = "torchvision"\ndataset = "CIFAR10"\nsplits = { train = { download = true }, test = {} }',
-            "train holds 'download', which lrbench gives itself",
+            "train holds 'download', which lrbench sets",
         ),
         (
             'layout = "torchvision"\ndataset = "CIFAR10"\nsplits = { train = { a = nan }, test = {} }',
@@ -155,7 +155,7 @@ def test_a_transfer_seed_longer_than_a_file_name_is_refused(lrbench, command):
         ('layout = "split-folders"\nflat_labels = ["../x"]', "`files.flat_labels.0`: '../x' leads out"),
         ('layout = "folders"\nroot = ""', "`files.root`: '' has no name"),
         ('layout = "folders"\nroot = "a\\u0000b"', "`files.root`: 'a\\x00b' holds a control character"),
-        (f'layout = "folders"\nroot = "{"a" * 300}"', "is longer than file systems take"),
+        (f'layout = "folders"\nroot = "{"a" * 300}"', "is longer than file systems allow"),
         ('layout = "folders"\nsplit = { kind = "listed", test = "../l.txt", sha256 = "x" }', "'../l.txt' leads out"),
     ],
     ids=lambda value: value[:60],
@@ -177,7 +177,7 @@ def test_a_task_that_could_not_be_read_is_refused_with_its_key(home, files, said
         ('url = "https://[::1/x"', "is not an address"),
         ('url = "https://e.org/a.tar"\nmirrors = ["ftp://e.org/a.tar"]', "`archives.0.mirrors.0`"),
         ('url = "https://e.org/a.tar"\nunpacks_to = "."', "'.' has no name"),
-        ('url = "https://e.org/a.tar"\nunpacks_to = "a.tar"', "is the downloaded file's own name"),
+        ('url = "https://e.org/a.tar"\nunpacks_to = "a.tar"', "is also the downloaded file's name"),
         ('url = "https://e.org/a.tar"\ninner = "*/x"', "must be a file's name, without folders"),
         ('url = "https://e.org/a.tar"\ninto = "a\\u001bb"', "holds a control character"),
     ],

@@ -1,0 +1,201 @@
+"""Training segments of a suite: their parents, epochs and learning rates.
+
+A *segment* is one stage of one arm. It starts from the complete state at the end of its parent segment and trains for the
+stage's epochs. A stage that several arms share is one segment, owned by the arm that trains it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from lrbench.config.arms import ARMS
+from lrbench.config.suite import Schedule, Suite
+from lrbench.core.errors import InputError
+
+
+@dataclass(frozen=True, order=True, kw_only=True)
+class SnapshotKey:
+    """Arm, pretraining seed and stage of a suite's snapshot. `str()` gives `arm/seed0/stage1`."""
+
+    arm: str
+    seed: int
+    stage: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}/seed{self.seed}/stage{self.stage}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One stage of one arm for one seed.
+
+    Attributes:
+        key: The snapshot at its end.
+        parent: The snapshot whose state it starts from; None for the initialisation.
+        rate: Learning rate after a warm-up, the highest one with `cosine`; 0 for the initialisation.
+        first_epoch: Epoch at whose start it begins, counted from the start of pretraining.
+        last_epoch: Epoch at whose end it ends (exclusive end of the range).
+        averaged: True when the snapshot is the mean of the parent's epoch-end weights and nothing is trained.
+        kept_epoch: Epoch after which the parent's training saves the snapshot's weights; nothing is trained.
+        cosine: True when the rate falls along half a cosine over all epochs instead of at boundaries.
+    """
+
+    key: SnapshotKey
+    parent: SnapshotKey | None
+    rate: float
+    first_epoch: int
+    last_epoch: int
+    averaged: bool = False
+    kept_epoch: int | None = None
+    cosine: bool = False
+
+    @property
+    def derived(self) -> bool:
+        """True when the snapshot is computed or saved by the parent's training."""
+        return self.averaged or self.kept_epoch is not None
+
+    @property
+    def branches(self) -> bool:
+        """True when training continues from intermediate weights that the parent's training saves."""
+        return self.kept_epoch is not None and not ARMS[self.key.arm].intermediate
+
+
+def last_stage(arm: str, schedule: Schedule) -> int:
+    """Return the number of an arm's last stage."""
+    return len(ARMS[arm].ends(schedule)) - 1
+
+
+def owner(arm: str, stage: int, schedule: Schedule) -> str:
+    """Return the arm that owns a stage of `arm`: `arm`, or the arm that it shares the stage with."""
+    record = ARMS[arm]
+    shared = schedule.stages if record.shared_stages is None else record.shared_stages
+    return arm if record.shares is None or stage > shared else owner(record.shares, stage, schedule)
+
+
+def owned_stages(arm: str, schedule: Schedule) -> tuple[int, ...]:
+    """Return the stages that an arm owns."""
+    return tuple(stage for stage in range(last_stage(arm, schedule) + 1) if owner(arm, stage, schedule) == arm)
+
+
+def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
+    """Return the segment that ends in snapshot `key`.
+
+    Raises:
+        InputError: The arm does not own the stage.
+    """
+    arm, stage = key.arm, key.stage
+    if stage not in owned_stages(arm, schedule):
+        stages = ", ".join(f"stage{number}" for number in owned_stages(arm, schedule))
+        raise InputError(f"{arm} has no stage{stage} of its own. It has {stages}.")
+    if stage == 0:
+        return Segment(key=key, parent=None, rate=0.0, first_epoch=0, last_epoch=0)
+    record = ARMS[arm]
+    ends = record.ends(schedule)
+    rate = record.rate(schedule, stage)
+
+    def parent(trunk: str, trunk_stage: int) -> SnapshotKey:
+        return SnapshotKey(arm=owner(trunk, trunk_stage, schedule), seed=key.seed, stage=trunk_stage)
+
+    if record.kept_from is not None and record.is_kept(stage):
+        trunk_ends = ARMS[record.kept_from].ends(schedule)
+        trunk_stage = next(number for number, end in enumerate(trunk_ends) if end > ends[stage])
+        return Segment(
+            key=key,
+            parent=parent(record.kept_from, trunk_stage),
+            rate=rate,
+            first_epoch=trunk_ends[trunk_stage - 1],
+            last_epoch=ends[stage],
+            kept_epoch=ends[stage],
+        )
+    return Segment(
+        key=key,
+        parent=parent(record.mean_of, stage) if record.mean_of else parent(record.trunk or arm, stage - 1),
+        rate=rate,
+        first_epoch=ends[stage - 1],
+        last_epoch=ends[stage],
+        averaged=record.mean_of is not None,
+        cosine=record.cosine,
+    )
+
+
+def next_segment(suite: Suite, key: SnapshotKey) -> Segment | None:
+    """Return the segment that continues from snapshot `key` after a boundary, or None if there is none.
+
+    It belongs to the same arm where that arm continues from `key`, else to an arm that shares the snapshot.
+    """
+    stage = key.stage + 1
+    for arm in dict.fromkeys((key.arm, *suite.arms)):
+        if stage <= suite.schedule.stages and stage in owned_stages(arm, suite.schedule):
+            following = segment(suite.schedule, SnapshotKey(arm=arm, seed=key.seed, stage=stage))
+            if following.parent == key and not following.derived:
+                return following
+    return None
+
+
+def learning_rate(schedule: Schedule, segment: Segment, update: int, updates_per_epoch: int) -> float:
+    """Learning rate of one update: a function of the update's number only.
+
+    Args:
+        schedule: The suite's schedule.
+        segment: The segment that the update belongs to.
+        update: Its number, from 0, counted from the start of pretraining.
+        updates_per_epoch: Updates in an epoch.
+
+    Returns:
+        The segment's rate. In the warm-up it is multiplied by `(update + 1) / warm-up updates`. With `cosine` it follows half
+        a cosine that starts after the warm-up and would reach 0 after the last update (Loshchilov and Hutter 2017, without
+        restarts).
+    """
+    warmup = schedule.warmup * updates_per_epoch
+    if update < warmup:
+        return segment.rate * (update + 1) / warmup
+    if not segment.cosine:
+        return segment.rate
+    return cosine_rate(segment.rate, update - warmup, schedule.epochs * updates_per_epoch - warmup)
+
+
+def cosine_rate(rate: float, update: int, updates: int) -> float:
+    """Learning rate of an update (from 0) on half a cosine from `rate` to 0 (Loshchilov and Hutter 2017, eq. 5)."""
+    return rate * 0.5 * (1.0 + math.cos(math.pi * update / updates))
+
+
+def snapshot_keys(suite: Suite, *, arm: str | None = None, seed: int | None = None) -> list[SnapshotKey]:
+    """Return all snapshots of a suite, or those that one arm or seed needs: parents before children, seed by seed.
+
+    Raises:
+        InputError: The suite has no such arm or seed.
+    """
+    if arm is not None and arm not in suite.arms:
+        raise InputError(f"suite {suite.name} has no arm {arm!r}. It has {', '.join(suite.arms)}.")
+    if seed is not None and seed not in suite.seeds:
+        listed = ", ".join(map(str, suite.seeds))
+        raise InputError(f"suite {suite.name} has no seed {seed}. It has {listed}.")
+    keys: dict[SnapshotKey, None] = {}
+
+    def add(key: SnapshotKey) -> None:
+        parent = segment(suite.schedule, key).parent
+        if parent is not None and parent not in keys:
+            add(parent)
+        keys[key] = None
+
+    for one_seed in suite.seeds if seed is None else (seed,):
+        for name in suite.arms if arm is None else (arm,):
+            for stage in range(last_stage(name, suite.schedule) + 1):
+                add(SnapshotKey(arm=owner(name, stage, suite.schedule), seed=one_seed, stage=stage))
+    return list(keys)
+
+
+def kept_epochs(suite: Suite, trunk: Segment) -> dict[int, bool]:
+    """Return the epochs of a segment after which its training saves the weights for another arm.
+
+    Returns:
+        For each such epoch, True when the momentum is saved too, because training continues from there.
+    """
+    kept: dict[int, bool] = {}
+    for arm in ARMS.values():
+        if arm.kept_from is None or arm.name not in suite.arms:
+            continue
+        for stage in owned_stages(arm.name, suite.schedule):
+            branch = segment(suite.schedule, SnapshotKey(arm=arm.name, seed=trunk.key.seed, stage=stage))
+            if branch.kept_epoch is not None and branch.parent == trunk.key:
+                kept[branch.kept_epoch] = kept.get(branch.kept_epoch, False) or branch.branches
+    return kept
