@@ -1,5 +1,7 @@
 """Predictions: the file that the record names, in agreement with it, with names of images and classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet as parquet
@@ -7,9 +9,10 @@ import pytest
 import torch
 
 import lrbench
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
-from lrbench.store.cells import PROTOCOL_VERSIONS, _whole
+from lrbench.store.cells import _whole
 from lrbench.store.index import load_index
 from lrbench.store.predictions import Predictions, encode_predictions, read_predictions
 from lrbench.store.results import StoredResult, read_result
@@ -61,14 +64,14 @@ def test_predictions_that_contradict_their_record_are_refused(place, path, colum
     index = load_index(place.workspace.results, "tiny", place.workspace.cache)
     assert index.entries == () and said in index.problems[0]
     version = read_result(path).protocol_version
-    assert PROTOCOL_VERSIONS["probe"] == version + 1
+    assert PROTOCOLS["probe"].version == version + 1
     assert whole_at_version(path, version) is None
 
 
 def whole_at_version(path, version):
     """What counts as a whole result where the protocol has this version."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROTOCOL_VERSIONS, "probe", version)
+        patch.setitem(PROTOCOLS, "probe", replace(PROTOCOLS["probe"], version=version))
         return _whole(path, read_result(path).snapshot.sha256, "probe")
 
 

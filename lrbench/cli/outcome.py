@@ -36,9 +36,10 @@ def show_result(path: Path, task: str, *, as_json: bool) -> None:
     partner = result.settings.get("partner")
     if partner is not None and partner.get("sha256") == result.snapshot.sha256:
         warn("concat.partner is the snapshot itself, so this result equals the probe's.")
-    if result.protocol == "fewshot" and result.train_count < result.chosen["shots"] * result.task.classes:
+    shots = result.chosen.get("shots")
+    if shots is not None and result.train_count < shots * result.task.classes:
         warn(
-            f"some classes have fewer than {result.chosen['shots']} training images, and all of those were used: "
+            f"some classes have fewer than {shots} training images, and all of those were used: "
             f"{result.train_count:,} images of {result.task.classes:,} classes."
         )
     tried = result.selection.get("candidates", ())
@@ -77,10 +78,12 @@ def _warn_of_an_unlikely_result(result: "Result", task: str) -> None:
 
 def describe(result: "Result") -> str:
     """Return a result as one line."""
+    from lrbench.config.protocols import gives_evidence
+
     names = {"top1": "top-1", "mean_per_class": "mean per-class accuracy"}
     other = "mean_per_class" if result.task.metric == "top1" else "top1"
-    # What LogME ranks by comes first: its accuracy is that of a fixed linear model.
-    score = f"LogME {result.chosen['logme']:.3f}, " if result.protocol == "logme" else ""
+    # LogME comes before the accuracy, which is that of a fixed linear model.
+    score = f"LogME {result.chosen['logme']:.3f}, " if gives_evidence(result.protocol) else ""
     return (
         f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): {score}"
         f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ from lrbench.cli.common import (
     warn,
 )
 from lrbench.cli.outcome import show_result
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.control import Control
 
 if TYPE_CHECKING:
@@ -36,16 +36,11 @@ if TYPE_CHECKING:
 _MANY_UPDATES = 20_000
 
 
-class Protocol(StrEnum):
-    """The protocols; typer takes a list of an enumeration's values, but not of a Literal's."""
-
-    PROBE = "probe"
-    KNN = "knn"
-    FINETUNE = "finetune"
-    FEWSHOT = "fewshot"
-    CONCAT = "concat"
-    DEPTH = "depth"
-    LOGME = "logme"
+def _check_protocols(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        if name not in PROTOCOLS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PROTOCOLS))}.")
+    return names
 
 
 def transfer(
@@ -63,13 +58,13 @@ def transfer(
         typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML. Repeatable."),
     ],
     protocol: Annotated[
-        list[Protocol] | None,
+        list[str] | None,
         typer.Option(
             "--protocol",
             metavar="NAME",
-            help="probe: logistic regression on frozen features. knn: nearest neighbours. finetune: the whole network "
-            "trained. fewshot: a probe on a few images a class. concat: a probe on two snapshots' features together. "
-            "depth: a probe after each stage. logme: evidence, untuned. Repeatable. [default: probe]",
+            callback=_check_protocols,
+            help=" ".join(f"{known.name}: {known.help}." for known in PROTOCOLS.values())
+            + " Repeatable. [default: probe]",
         ),
     ] = None,
     suite: Annotated[
@@ -114,7 +109,7 @@ def transfer(
     workspace = Workspace.for_writing()
     # Wrong names are refused before anything is computed.
     tasks = list(dict.fromkeys(tasks))
-    protocols = list(dict.fromkeys(each.value for each in protocol or [Protocol.PROBE]))
+    protocols = list(dict.fromkeys(protocol or ["probe"]))
     for task in tasks:
         load_task(task)
     references = _references(snapshots, workspace, suite, arm)
@@ -261,7 +256,7 @@ class _Snapshot:
         there = transfer.standing(cell)
         if there.done and not again:
             return self._existing(there.path)
-        if cell.protocol == "finetune":
+        if PROTOCOLS[cell.protocol].trains:
             _say_what_a_grid_takes(self._settings.finetune)
         with showing_progress(f"{cell.protocol} {cell.task}") as self._control.display:
             return transfer.run(cell, replace=again)

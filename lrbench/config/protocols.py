@@ -1,9 +1,11 @@
-"""What a suite says of each protocol: its grid, its budget, or what is fixed beforehand."""
+"""The transfer protocols: a registry of descriptions, and the settings tables of a suite that they read."""
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import PydanticKnownError
 
 from lrbench.config.strict import BatchSize, Count, NotNegative, Positive, Strict, Text, Threads, without_one_thread
 
@@ -102,3 +104,118 @@ class Concat(Strict):
     """
 
     partner: Text = "step/stage1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Description of a transfer protocol. Its implementation is imported only where it runs.
+
+    Attributes:
+        name: Name in suites, results and `--protocol`.
+        version: Version of the procedure. Raise it with every change that can change a result: results of two versions are
+            never ranked together.
+        help: Description in `lrbench transfer --help`.
+        module: Dotted name of the implementation; see `lrbench.transfer.protocols`.
+        tables: Settings tables that it reads and that its results record.
+        features: Features that it reads: of the penultimate layer, of every stage of the network, or of the penultimate layer
+            of the snapshot and of its partner (`concat.partner`).
+        selects: Whether it selects hyper-parameters on validation images.
+        logits: Whether its scores are logits, so that calibration error and likelihood are defined.
+        evidence: Whether its results hold LogME (`chosen.logme`), which ranks snapshots without test images.
+        trains: Whether it trains the network instead of reading frozen features.
+        memory_advice: Sentence for the out-of-memory error: which settings need less memory.
+    """
+
+    name: str
+    version: int
+    help: str
+    module: str
+    tables: tuple[str, ...] = ()
+    features: Literal["penultimate", "stages", "partner"] = "penultimate"
+    selects: bool = True
+    logits: bool = True
+    evidence: bool = False
+    trains: bool = False
+    memory_advice: str = ""
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="probe",
+            version=2,
+            help="logistic regression on frozen features",
+            module="lrbench.transfer.protocols.probe",
+            tables=("probe",),
+        ),
+        Protocol(
+            name="knn",
+            version=3,
+            help="nearest neighbours",
+            module="lrbench.transfer.protocols.knn",
+            tables=("knn",),
+            logits=False,
+        ),
+        Protocol(
+            name="finetune",
+            version=2,
+            help="the whole network trained",
+            module="lrbench.transfer.protocols.finetune",
+            tables=("finetune",),
+            trains=True,
+            memory_advice='Or lower finetune.batch, set finetune.precision = "bfloat16", or turn off finetune.halving, which '
+            "keeps every network of the grid.",
+        ),
+        Protocol(
+            name="fewshot",
+            version=1,
+            help="a probe on a few images a class",
+            module="lrbench.transfer.protocols.fewshot",
+            tables=("fewshot", "probe"),
+            selects=False,
+        ),
+        Protocol(
+            name="concat",
+            version=1,
+            help="a probe on two snapshots' features together",
+            module="lrbench.transfer.protocols.probe",
+            tables=("concat", "probe"),
+            features="partner",
+        ),
+        Protocol(
+            name="depth",
+            version=1,
+            help="a probe after each stage",
+            module="lrbench.transfer.protocols.depth",
+            tables=("probe",),
+            features="stages",
+        ),
+        Protocol(
+            name="logme",
+            version=2,
+            help="evidence, untuned",
+            module="lrbench.transfer.protocols.logme",
+            selects=False,
+            logits=False,
+            evidence=True,
+        ),
+    )
+}
+"""Every protocol by its name, in the order in which they are listed."""
+
+
+def gives_evidence(name: str) -> bool:
+    """Return whether results of a protocol hold LogME; False for a name that is not registered."""
+    return name in PROTOCOLS and PROTOCOLS[name].evidence
+
+
+def _registered(name: Any) -> Any:
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        # The same kind of error as a Literal's, for which messages exist.
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, PROTOCOLS))})
+    return name
+
+
+ProtocolName = Annotated[str, BeforeValidator(_registered)]
+"""Name of a registered protocol."""

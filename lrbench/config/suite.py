@@ -15,7 +15,7 @@ from pydantic_core import PydanticKnownError
 
 from lrbench.config import own_tasks
 from lrbench.config.arms import ARMS
-from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe
+from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe, ProtocolName
 from lrbench.config.strict import (
     Arguments,
     BatchSize,
@@ -31,7 +31,6 @@ from lrbench.config.strict import (
 )
 from lrbench.core.workspace import FOREIGN
 
-ProtocolName = Literal["probe", "knn", "finetune", "fewshot", "concat", "depth", "logme"]
 # A plan lists every cell in memory.
 _MAX_CELLS = 1_000_000
 

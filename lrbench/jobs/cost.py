@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lrbench.config import Suite, Task, load_task
 from lrbench.config.arms import ARMS
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.schedule import kept_epochs, segment
 from lrbench.config.task import HubFiles, SyntheticFiles, TorchvisionFiles
 from lrbench.core.control import rounded_duration
@@ -112,7 +113,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     pace = _update_seconds(workspace.checkpoints / suite.name)
     network = _Network.of(suite, classes or 1000) if updates or missing else None
     grid = suite.finetune
-    tuned = sum(not cell.done for cell in plan.cells if cell.cell.protocol == "finetune")
+    tuned = sum(not cell.done for cell in plan.cells if PROTOCOLS[cell.cell.protocol].trains)
     # Every grid point, then once more on all training images.
     tuning_images = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates * grid.batch
     pixels = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from lrbench.config import Suite, load_task
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.schedule import SnapshotKey, segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
@@ -141,7 +142,8 @@ class Plan:
                 cells = tuple(cell.cell for cell in self.cells if cell.snapshot == each.key and not cell.done)
                 if cells:
                     keys = {each.key}
-                    if any(cell.protocol == "concat" for cell in cells) and (partner := self._partner(each.key)):
+                    has_partner = any(PROTOCOLS[cell.protocol].features == "partner" for cell in cells)
+                    if has_partner and (partner := self._partner(each.key)):
                         keys.add(partner)
                     missing = tuple(f"pretrain {key}" for key in sorted(keys - made))
                     jobs.append(

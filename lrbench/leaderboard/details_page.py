@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
+from lrbench.config.protocols import gives_evidence
 from lrbench.core.escaping import for_markdown
 from lrbench.leaderboard import summary, tables, verdicts
 from lrbench.leaderboard.claims import Decision
@@ -117,7 +118,7 @@ def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Seque
                 "is too narrow, and it decides nothing either.",
             ),
         ]
-        if protocol == "logme":
+        if gives_evidence(protocol):
             targets = [column.task for column in tables.of_protocol(evidence, protocol)]
             sections.insert(0, ("scores", _logme_scores(evidence, targets)))
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in sections if text]
@@ -158,7 +159,7 @@ def _other_transfers(evidence: Evidence, level: str) -> list[str]:
                 f"{listed}."
             )
         parts.append(f"{level} {protocol}: other transfers\n\n{tables.other_transfers(evidence, protocol)}\n\n{text}")
-        if protocol == "logme":
+        if gives_evidence(protocol):
             parts.append(_logme_scores(evidence, [column.task for column in columns]))
     return parts
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrbench.config.protocols import gives_evidence
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
 from lrbench.core.workspace import FOREIGN
@@ -113,7 +114,7 @@ def foreign_tables(index: Index) -> list[ForeignTable]:
                 ForeignTable(
                     protocol=protocol,
                     rows=_rows(entries, columns),
-                    scores=_scores(entries, list(columns)) if protocol == "logme" else (),
+                    scores=_scores(entries, list(columns)) if gives_evidence(protocol) else (),
                     targets="; ".join(column.description for column in columns.values()),
                     warning=warning if mixed else "",
                     averaged=len({(*_row_of(entry), entry.task) for entry in entries}) < len(entries),

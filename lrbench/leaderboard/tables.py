@@ -7,6 +7,7 @@ import numpy as np
 
 from lrbench.config import find_tasks
 from lrbench.config.arms import ARMS
+from lrbench.config.protocols import gives_evidence
 from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
 from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
@@ -185,7 +186,7 @@ def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
     """Return LogME scores by snapshot and target, with intervals over seeds."""
     scores: dict[tuple[Row, str], dict[int, list[float]]] = {}
     for entry in evidence.entries:
-        score = logme_score(entry) if entry.protocol == "logme" else None
+        score = logme_score(entry) if gives_evidence(entry.protocol) else None
         if score is not None:
             assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
             by_seed = scores.setdefault(((entry.arm, entry.stage), entry.task), {})

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lrbench.config import Suite, Task, load_task
 from lrbench.config.loading import validate
-from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe
+from lrbench.config.protocols import PROTOCOLS, Concat, Fewshot, Finetune, Knn, Probe
 from lrbench.config.registry import is_shipped
 from lrbench.config.strict import Strict
 from lrbench.config.toml_files import apply_changes, differences
@@ -22,9 +22,6 @@ from lrbench.store.snapshots import identity
 
 if TYPE_CHECKING:
     from lrbench.data.examples import Identity
-
-PROTOCOL_VERSIONS = {"probe": 2, "knn": 3, "finetune": 2, "fewshot": 1, "concat": 1, "depth": 1, "logme": 2}
-"""Rises with every change of a protocol that can change a figure; results of two versions are never ranked together."""
 
 
 class TransferSettings(Strict):
@@ -52,7 +49,7 @@ class TransferSettings(Strict):
         Raises:
             InputError: A change that cannot be made, or of something that none of the protocols reads.
         """
-        read = tuple(dict.fromkeys(["validation", *(table for each in protocols for table in _TABLES[each])]))
+        read = tuple(dict.fromkeys(["validation", *(table for name in protocols for table in PROTOCOLS[name].tables)]))
         for change in changes:
             table = change.partition("=")[0].partition(".")[0].strip()
             if "=" in change and table not in read:
@@ -74,29 +71,17 @@ class TransferSettings(Strict):
         if task.upright:
             described["orientation"] = task.orientation
         record: dict[str, Any] = {"task_sha256": sha256_json(described)}
-        if protocol not in {"fewshot", "logme"}:
+        if PROTOCOLS[protocol].selects:
             record["validation"] = self.validation
-        for name in _TABLES[protocol]:
+        for name in PROTOCOLS[protocol].tables:
             record[name] = getattr(self, name).model_dump(mode="json")
-        if protocol == "concat":
+        if PROTOCOLS[protocol].features == "partner":
             partner = resolve_partner(reference, self.concat.partner, workspace)
             sha256 = None
             if not isinstance(partner, PretrainedWeights) and partner.path.is_file():
                 sha256 = identity(partner.path)
             record["partner"] = {"reference": partner.text, "sha256": sha256}
         return record
-
-
-# The settings that each protocol reads.
-_TABLES = {
-    "probe": ("probe",),
-    "knn": ("knn",),
-    "finetune": ("finetune",),
-    "fewshot": ("fewshot", "probe"),
-    "concat": ("concat", "probe"),
-    "depth": ("probe",),
-    "logme": (),
-}
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -228,7 +213,7 @@ def _whole(path: Path, sha256: str, protocol: str) -> Result | None:
     try:
         stored = StoredResult(result=read_result(path), path=path)
         result = stored.result
-        if result.snapshot.sha256 != sha256 or result.protocol_version != PROTOCOL_VERSIONS[protocol]:
+        if result.snapshot.sha256 != sha256 or result.protocol_version != PROTOCOLS[protocol].version:
             return None
         # Damaged predictions are computed again.
         _ = stored.predictions

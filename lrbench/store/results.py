@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lrbench.config.protocols import gives_evidence
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_json, sha256_bytes, sha256_json, write_bytes, write_json
@@ -144,7 +145,7 @@ class Result(_Record):
         candidates = self.selection.get("candidates", [])
         if not isinstance(candidates, list) or not all(_scored(candidate) for candidate in candidates):
             raise ValueError("`selection.candidates` is not a list of tables with a `score` each")
-        if self.protocol == "logme" and "logme" not in self.chosen:
+        if gives_evidence(self.protocol) and "logme" not in self.chosen:
             raise ValueError("`chosen` lacks logme")
         return self
 

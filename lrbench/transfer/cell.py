@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.core.files import sha256_json
@@ -27,7 +28,6 @@ from lrbench.models.networks import (
     stages,
 )
 from lrbench.store.cells import (
-    PROTOCOL_VERSIONS,
     Cell,
     Standing,
     TransferSettings,
@@ -38,7 +38,7 @@ from lrbench.store.references import Reference, SuiteSnapshot, resolve_partner
 from lrbench.store.results import write_result
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.metrics import calibration, metrics
-from lrbench.transfer.protocols import depth, fewshot, knn, logme, probe
+from lrbench.transfer.protocols import Draw, implementation
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
 from lrbench.transfer.protocols.finetune import Finetuning
 from lrbench.transfer.protocols.points import Points
@@ -121,14 +121,10 @@ class Transfer:
         except RuntimeError as error:
             if not no_memory(error):
                 raise
-            smaller = {
-                "finetune": " Or give it less at a time: a smaller finetune.batch, finetune.precision = "
-                '"bfloat16", or no finetune.halving, which keeps every network of the grid.'
-            }.get(cell.protocol, "")
             raise FailureError(
-                f"there is not memory enough on the {self._device.type} to transfer {self._reference.text} to {cell.task} "
-                f"({cell.protocol}): {str(error).splitlines()[0]} What is done already is kept. Free memory (other "
-                f"processes on the same GPU take of it) and run the same command again.{smaller}"
+                f"out of memory on the {self._device.type} when transferring {self._reference.text} to {cell.task} "
+                f"({cell.protocol}): {str(error).splitlines()[0]} Free memory, for example of other processes on the same "
+                f"GPU, and run the same command again. {PROTOCOLS[cell.protocol].memory_advice}".rstrip()
             ) from error
 
     def cross_validate(self, cell: Cell) -> CrossValidation:
@@ -165,15 +161,16 @@ class Transfer:
         place = self._place
         if not replace:
             self.standing(cell).refuse_to_replace()
-        if cell.protocol == "concat" and not (self._found and cell.protocol in self._found[1]):
+        protocol = PROTOCOLS[cell.protocol]
+        if protocol.features == "partner" and not (self._found and "partner" in self._found[1]):
             # One that is missing, or does not fit, is found before any image is read.
             self._loaded_partner()
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
         if not replace:
             self.standing(cell, target.identity).refuse_to_replace()
         sealed = SealedLabels(target.data.splits["test"].labels)
-        points = Points(self._points_path(target, cell) if cell.protocol == "finetune" else None)
-        if cell.protocol == "finetune":
+        points = Points(self._points_path(target, cell) if protocol.trains else None)
+        if protocol.trains:
             with computing_threads(self._device, self._settings.finetune.threads):
                 outcome = self._finetune(target, cell, points)
         else:
@@ -187,24 +184,26 @@ class Transfer:
         """Positions of the images to train on and to select on, of which there must be some."""
         train, validation = target.development.split(self._settings.validation, cell.seed)
         if not len(validation):
+            others = " or ".join(f"--protocol {known.name}" for known in PROTOCOLS.values() if not known.selects)
             raise InputError(
-                f"{cell.task} has one training image of each class and no validation images of its own, so none can be held "
-                f"out to choose the hyper-parameters of {cell.protocol} on. Give its classes more training images, or use a "
-                "protocol that chooses nothing (--protocol fewshot or --protocol logme)."
+                f"{cell.task} has one training image of each class and no validation split, so no image can be held out to "
+                f"select the hyper-parameters of {cell.protocol}. Add training images, or use a protocol that selects "
+                f"nothing ({others})."
             )
         return train, validation
 
     def _frozen(self, target: Target, cell: Cell) -> _Outcome:
         # Before features are extracted, since there may be nothing to select on.
-        split = (slice(None), slice(0)) if cell.protocol in {"fewshot", "logme"} else self._split(target, cell)
+        split = self._split(target, cell) if PROTOCOLS[cell.protocol].selects else (slice(None), slice(0))
         found = self._features_of(target, cell)
         features = found.features
         labels = torch.from_numpy(target.development.labels)
         everything = LabelledFeatures(features=features.development, labels=labels)
-        module, settings = self._protocol(cell, features)
+        module = implementation(cell.protocol)
+        settings = module.configure(self._settings, widths=features.widths, seed=cell.seed)
         classes, metric = len(target.data.classes), target.data.task.metric
         started = time.perf_counter()
-        given = {"classes": classes, "settings": settings, "control": self._control}
+        given: dict[str, Any] = {"classes": classes, "settings": settings, "control": self._control}
         # The parts are copies, together as large as the whole: no name keeps them beyond the selection.
         choice = module.select(*map(everything.part, split), metric=metric, **given)
         selected = time.perf_counter()
@@ -217,30 +216,15 @@ class Transfer:
             "fit": time.perf_counter() - selected,
         }
         diagnostics = {**fitted.diagnostics, "features": found.diagnostics}
-        if cell.protocol == "fewshot":
-            diagnostics["images_sha256"] = self._keep_shots(target, choice, cell.seed)
+        if fitted.draw is not None:
+            diagnostics["images_sha256"] = self._write_draw(target, fitted.draw, cell.seed)
         return _Outcome(choice=choice, scores=scores, diagnostics=diagnostics, timings=timings)
 
-    def _protocol(self, cell: Cell, features: Features) -> tuple[Any, Any]:
-        """The module that selects and fits, and what it works with."""
-        chosen = self._settings
-        found: dict[str, tuple[Any, Any]] = {
-            "probe": (probe, chosen.probe),
-            "concat": (probe, chosen.probe),
-            "knn": (knn, chosen.knn),
-            "depth": (depth, depth.DepthSettings(probe=chosen.probe, widths=features.widths)),
-            "fewshot": (fewshot, fewshot.FewshotSettings(fewshot=chosen.fewshot, probe=chosen.probe, seed=cell.seed)),
-            "logme": (logme, None),
-        }
-        return found[cell.protocol]
-
-    def _keep_shots(self, target: Target, choice: Choice, seed: int) -> str:
-        shots = int(choice.chosen["shots"])
-        drawn = fewshot.draw(target.development.labels, shots, seed)
+    def _write_draw(self, target: Target, draw: Draw, seed: int) -> str:
         name = target.data.task.name
-        head = f"# {shots} training images of each class of {name}, drawn by lrbench for transfer seed {seed}."
-        lines = [target.development.ids[position] for position in drawn]
-        return write_image_list(self._place.workspace.drawn_splits, f"{name}-{shots}shot-seed{seed}", head, lines)
+        head = f"# {draw.description} of {name}, drawn by lrbench for transfer seed {seed}."
+        lines = [target.development.ids[position] for position in draw.positions]
+        return write_image_list(self._place.workspace.drawn_splits, f"{name}-{draw.name}-seed{seed}", head, lines)
 
     def _finetune(self, target: Target, cell: Cell, points: Points) -> _Outcome:
         train, validation = self._split(target, cell)
@@ -278,7 +262,7 @@ class Transfer:
         """Where scores of the grid are kept until the cell is done: under all that decides them."""
         task = target.data.task
         decides = {
-            "protocol_version": PROTOCOL_VERSIONS[cell.protocol],
+            "protocol_version": PROTOCOLS[cell.protocol].version,
             "snapshot": [self._snapshot.sha256, self._snapshot.batchnorm],
             "task": [target.identity.fingerprint, target.identity.content, task.metric],
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
@@ -293,21 +277,21 @@ class Transfer:
 
     def _features_of(self, target: Target, cell: Cell) -> _Found:
         """The features that a protocol reads; one task's are kept, since the next cell is most often of the same."""
-        kind = cell.protocol if cell.protocol in {"concat", "depth"} else "penultimate"
+        kind = PROTOCOLS[cell.protocol].features
         # The snapshot, its BatchNorm statistics and its transform are this object's own; the rest of the key is the target.
         if not self._found or self._found[0] != target.identity:
             self._found = (target.identity, {})
         kept = self._found[1]
         if kind not in kept:
             started = time.perf_counter()
-            if kind == "concat":
+            if kind == "partner":
                 own = self._features_of(target, replace(cell, protocol="probe")).features
                 partner = placed(self._loaded_partner().model, self._device)
                 features = own.beside(self._extract(partner, target, penultimate))
                 # What comes next may need the memory.
                 self._partner = None
             else:
-                read = stages if kind == "depth" else penultimate
+                read = stages if kind == "stages" else penultimate
                 features = self._extract(self._model, target, read)
             if not bool(torch.isfinite(features.development).all() & torch.isfinite(features.test).all()):
                 raise InputError(
@@ -317,7 +301,7 @@ class Transfer:
                 )
             extracted = time.perf_counter()
             # Of several depths, those that come last are the network's own features.
-            own_width = features.widths[-1] if kind == "depth" else sum(features.widths)
+            own_width = features.widths[-1] if kind == "stages" else sum(features.widths)
             described = self._described(target, features.development[:, -own_width:])
             kept[kind] = _Found(
                 features=features,
@@ -347,13 +331,12 @@ class Transfer:
     def _write(self, target: Target, cell: Cell, outcome: _Outcome, labels: torch.Tensor) -> Path:
         task = target.data.task
         measured, diagnostics = metrics(outcome.scores, labels), outcome.diagnostics
-        if cell.protocol not in {"knn", "logme"}:
-            # Votes and regression targets are no logits.
+        if PROTOCOLS[cell.protocol].logits:
             error, likelihood = calibration(outcome.scores, labels)
             measured = {**measured, "expected_calibration_error": error}
             diagnostics = {**diagnostics, "negative_log_likelihood": likelihood}
         record = {
-            "protocol_version": PROTOCOL_VERSIONS[cell.protocol],
+            "protocol_version": PROTOCOLS[cell.protocol].version,
             "suite": self._reference.results_folder,
             "snapshot": self.record.model_dump(mode="json"),
             "task": {
@@ -402,7 +385,7 @@ class Transfer:
         return write_result(self._place.workspace.results, record, predictions)
 
     def _augmentation(self, cell: Cell) -> str | None:
-        return self._settings.finetune.augmentation if cell.protocol == "finetune" else None
+        return self._settings.finetune.augmentation if PROTOCOLS[cell.protocol].trains else None
 
     def _drawn_split(self, target: Target) -> dict[str, str]:
         if target.data.drawn_list is None:

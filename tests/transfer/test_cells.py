@@ -8,18 +8,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.schedule import SnapshotKey, cosine_rate
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
 from lrbench.models.tensors import load_tensors
-from lrbench.store.cells import PROTOCOL_VERSIONS, Cell, TransferSettings, standing_of_file
+from lrbench.store.cells import Cell, TransferSettings, standing_of_file
 from lrbench.store.predictions import read_predictions
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import batchnorm_path, read_metadata, write_snapshot
 from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols import finetune as finetune_module
+from lrbench.transfer.protocols import implementation
 from lrbench.transfer.target import open_target
 from tests.leaderboard.fake import rewrite
 
@@ -30,7 +32,7 @@ def test_no_memory_in_a_transfer_is_one_paragraph(reference, place, monkeypatch)
 
     monkeypatch.setattr(cell_module, "extract", full)
     monkeypatch.setattr(finetune_module._Run, "_begin", full)
-    for protocol, advice in (("probe", "run the same command again."), ("finetune", "a smaller finetune.batch")):
+    for protocol, advice in (("probe", "run the same command again."), ("finetune", "Or lower finetune.batch")):
         with pytest.raises(FailureError, match=rf"to tiny-objects \({protocol}\): CUDA out of memory.*{advice}"):
             transfer(reference, place).run(Cell(task="tiny-objects", protocol=protocol, seed=0))
 
@@ -47,7 +49,7 @@ def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(refe
     predictions = read_predictions(path.with_suffix(".parquet"), result.predictions_sha256)
     assert result.test_count == len(predictions.label) == 40 and result.train_count == 48
     assert result.metrics["top1"] == pytest.approx(np.mean(predictions.label == predictions.prediction))
-    assert result.protocol_version == PROTOCOL_VERSIONS[protocol]
+    assert result.protocol_version == PROTOCOLS[protocol].version
     assert result.snapshot.reference == "tiny/step/seed0/stage1" and result.snapshot.batchnorm == "re-estimated"
     assert result.snapshot.source_accuracy is not None and not result.partial
     assert result.chosen and result.selection["candidates"] and result.device and result.versions["torch"]
@@ -71,7 +73,7 @@ def test_selection_sees_a_part_and_the_final_fit_everything(reference, place, pr
 
         monkeypatch.setattr(finetune_module._Run, "train", spy)
     else:
-        module = {"probe": cell_module.probe, "knn": cell_module.knn}[protocol]
+        module = implementation(protocol)
         select, fit = module.select, module.fit
         monkeypatch.setattr(
             module,
@@ -132,7 +134,7 @@ def test_a_result_of_partial_images_does_not_stand_for_whole_ones_whatever_its_s
     assert not done(place, True) and done(replace(place, partial=True), True)
 
 
-@pytest.mark.parametrize("protocol", sorted(PROTOCOL_VERSIONS))
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, place, protocol, monkeypatch):
     """The same cell with every test label changed gives the same choice and predictions: nothing read them before."""
     cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
@@ -304,10 +306,10 @@ def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol
         if split:
             # The same name, as if it were other images.
             target = replace(target, identity=replace(target.identity, **{split: f"another {task}"}))
-        kind = protocol if protocol in ("depth", "concat") else "penultimate"
+        kind = PROTOCOLS[protocol].features
         if kept[name][0] != target.identity:
             kept[name] = (target.identity, set())
-        needs = {"concat": {"concat", "penultimate"}}.get(kind, {kind}) - kept[name][1]
+        needs = {"partner": {"partner", "penultimate"}}.get(kind, {kind}) - kept[name][1]
         before = len(extracted)
         with mock.patch.object(cell_module, "extract", counted):
             found = transfers[name]._features_of(target, Cell(task=task, protocol=protocol, seed=0)).features

@@ -11,7 +11,8 @@ import torch
 
 from lrbench.config.protocols import Probe
 from lrbench.core.control import Control
-from lrbench.transfer.protocols import probe
+from lrbench.store.cells import TransferSettings
+from lrbench.transfer.protocols import Fitted, probe
 from lrbench.transfer.selection import Choice, LabelledFeatures
 
 
@@ -35,6 +36,11 @@ class DepthSettings:
         """The columns of one depth."""
         start = sum(self.widths[: level - 1])
         return features[:, start : start + self.widths[level - 1]]
+
+
+def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> DepthSettings:
+    """Return the settings of the probe with the widths of the stages."""
+    return DepthSettings(probe=settings.probe, widths=widths)
 
 
 def select(
@@ -82,7 +88,7 @@ def select(
     )
 
 
-class FittedDepth:
+class FittedDepth(Fitted):
     """A probe at the chosen depth."""
 
     def __init__(self, fitted: probe.FittedProbe, settings: DepthSettings, level: int) -> None:

@@ -13,7 +13,8 @@ import torch
 from lrbench.config.protocols import Fewshot, Probe
 from lrbench.core.control import Control
 from lrbench.core.seeds import generator
-from lrbench.transfer.protocols import probe
+from lrbench.store.cells import TransferSettings
+from lrbench.transfer.protocols import Draw, probe
 from lrbench.transfer.selection import Choice, LabelledFeatures, by_class
 
 
@@ -38,6 +39,11 @@ def draw(labels: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[np
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
+def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> FewshotSettings:
+    """Return the settings of the draw and of the probe, with the seed."""
+    return FewshotSettings(fewshot=settings.fewshot, probe=settings.probe, seed=seed)
+
+
 def select(
     train: LabelledFeatures,
     validation: LabelledFeatures,
@@ -60,8 +66,11 @@ def fit(
     Raises:
         InterruptedWork: Asked to stop.
     """
-    drawn = torch.from_numpy(draw(data.labels.numpy(), int(choice.chosen["shots"]), settings.seed))
+    shots = int(choice.chosen["shots"])
+    positions = draw(data.labels.numpy(), shots, settings.seed)
+    drawn = torch.from_numpy(positions)
     few = LabelledFeatures(features=data.features[drawn], labels=data.labels[drawn])
     fitted = probe.fit(few, choice, classes=classes, settings=settings.probe, control=control)
     fitted.diagnostics["images"] = len(drawn)
+    fitted.draw = Draw(positions=positions, name=f"{shots}shot", description=f"{shots} training images of each class")
     return fitted

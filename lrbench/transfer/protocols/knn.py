@@ -7,8 +7,10 @@ import torch
 from lrbench.config.protocols import Knn
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
+from lrbench.store.cells import TransferSettings
 from lrbench.transfer.blocks import rows_at_once
 from lrbench.transfer.metrics import accuracies
+from lrbench.transfer.protocols import Fitted
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
 # The similarity matrix of as many queries as are looked at together, also against a million training images.
@@ -126,6 +128,11 @@ def _nearest(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
     return nearest, whose.gather(1, order)
 
 
+def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> Knn:
+    """Return the numbers of neighbours to try."""
+    return settings.knn
+
+
 def select(
     train: LabelledFeatures,
     validation: LabelledFeatures,
@@ -159,7 +166,7 @@ def select(
     return Choice(chosen={"neighbours": best["neighbours"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 
-class FittedKnn:
+class FittedKnn(Fitted):
     """Neighbours among everything that may be looked at, with the chosen k."""
 
     def __init__(self, neighbours: Neighbours, k: int, control: Control | None = None) -> None:

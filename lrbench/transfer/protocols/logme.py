@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from lrbench.core.control import Control
+from lrbench.store.cells import TransferSettings
 from lrbench.transfer.blocks import add_by_class, product, rows_at_once
+from lrbench.transfer.protocols import Fitted
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed
 
 _ITERATIONS = 100
@@ -150,6 +152,10 @@ class EvidenceChoice(Choice):
     evidence: Evidence
 
 
+def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> None:
+    """Return nothing: LogME has no settings."""
+
+
 def select(
     train: LabelledFeatures,
     validation: LabelledFeatures,
@@ -182,7 +188,7 @@ def select(
     return EvidenceChoice(chosen={"logme": evidence.score}, candidates=(), edge=False, metric=metric, evidence=evidence)
 
 
-class FittedLogme:
+class FittedLogme(Fitted):
     """The posterior mean, as a classifier."""
 
     def __init__(self, evidence: Evidence) -> None:

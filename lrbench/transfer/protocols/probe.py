@@ -14,8 +14,10 @@ import torch
 
 from lrbench.config.protocols import Probe
 from lrbench.core.control import Control
+from lrbench.store.cells import TransferSettings
 from lrbench.transfer.blocks import product, rows_at_once
 from lrbench.transfer.metrics import headline
+from lrbench.transfer.protocols import Fitted
 from lrbench.transfer.protocols.lbfgs import MEMORY, minimise
 from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
 
@@ -276,6 +278,11 @@ class _Problems:
         return values, slopes.flatten(1)
 
 
+def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> Probe:
+    """Return the settings of the probe."""
+    return settings.probe
+
+
 def select(
     train: LabelledFeatures,
     validation: LabelledFeatures,
@@ -320,7 +327,7 @@ def select(
     return Choice(chosen={"strength": best["strength"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 
-class FittedProbe:
+class FittedProbe(Fitted):
     """A probe with the chosen strength, fitted on everything that may be looked at.
 
     Attributes:
