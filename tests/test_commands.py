@@ -10,7 +10,7 @@ from lrbench.cli.usage import explain_usage
 from lrbench.config import load_task
 from lrbench.jobs.cost import estimate_cost
 from lrbench.jobs.plan import make_plan
-from lrbench.store.cells import Standing, cell_path
+from lrbench.store.cells import CellStatus, cell_path
 from lrbench.store.suites import write_effective
 from tests import trees
 from tests.leaderboard.fake import put
@@ -238,12 +238,12 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
     # In a clone they are another machine's.
     assert "72 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
 
-    def standing(place, reference, cell, settings):
+    def status(place, reference, cell, settings):
         path = cell_path(place.workspace, reference, "", cell, load_task(cell.task))
-        return Standing(path=path, done=path.is_file() and "indoor" not in path.name)
+        return CellStatus(path=path, is_done=path.is_file() and "indoor" not in path.name)
 
     monkeypatch.setattr("lrbench.jobs.plan.snapshot_exists", lambda *given: True)
-    monkeypatch.setattr("lrbench.jobs.plan.standing_of_file", standing)
+    monkeypatch.setattr("lrbench.jobs.plan.status_before_loading", status)
     assert "71 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
     put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
     # 35 cells of each.

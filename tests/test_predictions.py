@@ -12,7 +12,7 @@ import lrbench
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
-from lrbench.store.cells import _whole
+from lrbench.store.cells import _stored_result
 from lrbench.store.index import load_index
 from lrbench.store.predictions import Predictions, encode_predictions, read_predictions
 from lrbench.store.results import StoredResult, read_result
@@ -72,7 +72,8 @@ def whole_at_version(path, version):
     """What counts as a whole result where the protocol has this version."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROTOCOLS, "probe", replace(PROTOCOLS["probe"], version=version))
-        return _whole(path, read_result(path).snapshot.sha256, "probe")
+        found = _stored_result(path, read_result(path).snapshot.sha256, "probe")
+    return None if found is None else found.result
 
 
 def test_a_whole_result_counts_as_done(path):

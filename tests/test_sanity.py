@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lrbench.config import load_suite
-from lrbench.store.cells import Standing
+from lrbench.store.cells import CellStatus
+from lrbench.store.results import StoredResult, read_result
 from tests.leaderboard.fake import put
 
 BAND = "[about]\nsanity = { probe = [0.62, 0.71] }\n"
@@ -32,7 +33,8 @@ def transferred(home, place, lrbench, monkeypatch):
         path = put(
             place.workspace, suite, target="banded", wrong=wrong, snapshot={**foreign, **snapshot}, partial=partial
         )
-        monkeypatch.setattr("lrbench.store.cells.standing_of_file", lambda *_: Standing(path=path, done=True))
+        status = CellStatus(path=path, is_done=True, stored=StoredResult(result=read_result(path), path=path))
+        monkeypatch.setattr("lrbench.store.cells.status_before_loading", lambda *_: status)
         return lrbench("transfer", "--snapshot", "timm:resnet50", "--task", "banded.toml")
 
     return run

@@ -2,30 +2,28 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrbench.cli.common import note, show, warn
 
 if TYPE_CHECKING:
-    from lrbench.store.results import Result
+    from lrbench.store.results import Result, StoredResult
 
 
-def show_result(path: Path, task: str, *, as_json: bool) -> None:
-    """Print a result, and what a reader of it should know.
+def show_result(stored: "StoredResult", task: str, *, as_json: bool) -> None:
+    """Print a result with the notes and warnings that belong to it.
 
     Args:
-        path: Its file.
+        stored: The result and its path.
         task: Its task, as the user named it.
         as_json: Leave out the result itself, which is printed as JSON later.
     """
     from lrbench.config import load_task
-    from lrbench.store.results import read_result
 
-    result = read_result(path)
+    result = stored.result
     if not as_json:
         show(describe(result))
-        note(f"stored in {path}")
+        note(f"stored in {stored.path}")
     if result.selection.get("edge"):
         warn(
             f"the best point of the grid is on its edge ({_words(result.chosen)}), so a wider grid may do better. "

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,8 +26,9 @@ if TYPE_CHECKING:
     from lrbench.config.protocols import Finetune
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace
-    from lrbench.store.cells import Cell, TransferSettings
+    from lrbench.store.cells import Cell, Overwrite, TransferSettings
     from lrbench.store.references import Reference
+    from lrbench.store.results import Result, StoredResult
     from lrbench.transfer.cell import Transfer
 
 
@@ -102,9 +102,8 @@ def transfer(
     from lrbench.config import load_task
     from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
-    from lrbench.store.cells import Cell
+    from lrbench.store.cells import Cell, Overwrite
     from lrbench.store.references import snapshot_folder
-    from lrbench.store.results import read_result
 
     workspace = Workspace.for_writing()
     # Wrong names are refused before anything is computed.
@@ -114,11 +113,11 @@ def transfer(
         load_task(task)
     references = _references(snapshots, workspace, suite, arm)
     settings = [_settings(reference, workspace, suite) for reference in references]
-    settings = [(chosen.changed(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
+    settings = [(chosen.with_changes(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     asked = len(references) * len(tasks) * len(protocols)
     alone = asked == 1 and snapshot_folder(snapshots[0], workspace) is None
-    paths: list[Path] = []
+    results: list[Result] = []
     failed: list[_Failed] = []
     try:
         for reference, (chosen, default_seed) in zip(references, settings, strict=True):
@@ -126,7 +125,7 @@ def transfer(
             for task, kind in product(tasks, protocols):
                 cell = Cell(task=task, protocol=kind, seed=default_seed if seed is None else seed)
                 try:
-                    path = snapshot.result(cell, again=again)
+                    stored = snapshot.result(cell, Overwrite.ALWAYS if again else Overwrite.NEVER)
                 except InterruptedWork:
                     if failed:
                         warn(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))
@@ -136,12 +135,12 @@ def transfer(
                         raise
                     failed.append(_Failed(reference.text, cell, as_user_error(error)))
                     continue
-                paths.append(path)
-                show_result(path, task, as_json=json_)
+                results.append(stored.result)
+                show_result(stored, task, as_json=json_)
     finally:
         # Results are printed also where the work was stopped.
-        if json_ and (paths or failed):
-            records = [read_result(path).model_dump(by_alias=True, mode="json") for path in paths]
+        if json_ and (results or failed):
+            records = [result.model_dump(by_alias=True, mode="json") for result in results]
             emit_json(records[0] if alone else records)
     if failed:
         error_kind = InputError if all(isinstance(each.error, InputError) for each in failed) else FailureError
@@ -236,34 +235,30 @@ class _Snapshot:
         self._control = _Shown()
         self._transfer: Transfer | None = None
 
-    def result(self, cell: "Cell", *, again: bool) -> Path:
-        """Return where a cell's result is, after computing it unless it exists."""
+    def result(self, cell: "Cell", overwrite: "Overwrite") -> "StoredResult":
+        """Return the result of a cell, which is computed unless the policy keeps the existing one."""
         from lrbench.cli.progress import showing_progress
         from lrbench.config import load_task
         from lrbench.data.loading import find_task_data
-        from lrbench.store.cells import standing_of_file
+        from lrbench.store.cells import status_before_loading
+        from lrbench.store.results import StoredResult, read_result
 
-        # Before anything is loaded.
-        there = None if again else standing_of_file(self._place, self._reference, cell, self._settings)
-        if there is not None:
-            there.refuse_to_replace()
-            if there.done:
-                return self._existing(there.path)
-        # Missing data is reported before a network is loaded.
-        find_task_data(load_task(cell.task), self._place.roots)
-        # Not under the display: until the work has steps, Ctrl-C need not wait for one.
-        transfer = self._loaded()
-        there = transfer.standing(cell)
-        if there.done and not again:
-            return self._existing(there.path)
+        status = status_before_loading(self._place, self._reference, cell, self._settings)
+        existing = None if status is None else status.existing_result(overwrite)
+        if existing is None:
+            # Missing data is reported before a network is loaded.
+            find_task_data(load_task(cell.task), self._place.roots)
+            # Loading is not under the progress display, so that Ctrl-C ends it at once.
+            transfer = self._loaded()
+            existing = transfer.status(cell).existing_result(overwrite) if status is None else None
+        if existing is not None:
+            note(f"{existing.path} exists, so nothing was computed (--again computes it again)")
+            return existing
         if PROTOCOLS[cell.protocol].trains:
-            _say_what_a_grid_takes(self._settings.finetune)
+            _note_long_grid(self._settings.finetune)
         with showing_progress(f"{cell.protocol} {cell.task}") as self._control.display:
-            return transfer.run(cell, replace=again)
-
-    def _existing(self, path: Path) -> Path:
-        note(f"{path} exists, so nothing was computed (--again computes it again)")
-        return path
+            path = transfer.run(cell)
+        return StoredResult(result=read_result(path), path=path)
 
     def _loaded(self) -> "Transfer":
         from lrbench.store.references import SuiteSnapshot
@@ -283,7 +278,7 @@ class _Snapshot:
         return self._transfer
 
 
-def _say_what_a_grid_takes(chosen: "Finetune") -> None:
+def _note_long_grid(chosen: "Finetune") -> None:
     """On a CPU, before it is begun: the default grid takes days there for an ordinary network."""
     from lrbench.models.networks import pick_device
 

@@ -11,7 +11,7 @@ from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.workspace import Place
-from lrbench.store.cells import Cell, TransferSettings
+from lrbench.store.cells import Cell, Overwrite, TransferSettings
 from lrbench.store.references import SuiteSnapshot
 
 
@@ -67,7 +67,8 @@ class TransferJob(Job):
 
         reference = SuiteSnapshot(suite=suite, key=self.key, checkpoints=place.workspace.checkpoints)
         transfer = Transfer(reference, TransferSettings.of(suite), place, control)
-        missing = [cell for cell in self.cells if not transfer.standing(cell).done]
+        # The plan is older than this job: another process may have computed some of the cells since.
+        missing = [cell for cell in self.cells if transfer.status(cell).existing_result(Overwrite.STALE) is None]
         for cell in missing:
             transfer.run(cell)
         return f"{self.key}: {len(missing)} cells transferred"

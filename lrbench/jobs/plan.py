@@ -11,7 +11,7 @@ from lrbench.config.schedule import SnapshotKey, segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
-from lrbench.store.cells import Cell, TransferSettings, cell_path, standing_of_file
+from lrbench.store.cells import Cell, TransferSettings, cell_path, status_before_loading
 from lrbench.store.lineage import check_intermediate_weights, snapshot_exists
 from lrbench.store.references import SuiteSnapshot, resolve_partner
 from lrbench.store.suites import SuiteMismatch, write_effective
@@ -204,15 +204,15 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
-            there = standing_of_file(place, reference, cell, settings) if made else None
+            status = status_before_loading(place, reference, cell, settings) if made else None
             # A suite's results are named by the snapshot's place, whatever its hash.
             lies = not made and cell_path(place.workspace, reference, "", cell, tasks[name]).is_file()
             cells.append(
                 PlannedCell(
                     snapshot=key,
                     cell=cell,
-                    done=there is not None and there.done,
-                    replaces=None if there is None else there.otherwise,
+                    done=status is not None and status.is_done,
+                    replaces=None if status is None else status.stale_reason,
                     of_others=lies,
                 )
             )

@@ -1,9 +1,10 @@
-"""Cells: one snapshot, target, protocol and transfer seed each, and when one is done."""
+"""Cells, the units of transfer work, and the status of their results."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,15 +21,12 @@ from lrbench.store.references import PretrainedWeights, Reference, SuiteSnapshot
 from lrbench.store.results import Result, StoredResult, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.store.snapshots import identity
 
-if TYPE_CHECKING:
-    from lrbench.data.examples import Identity
-
 
 class TransferSettings(Strict):
-    """How snapshots are transferred: the part of a suite that protocols read.
+    """Settings of a transfer: the part of a suite that protocols read.
 
     Attributes:
-        validation: Share of the training images held out for selection where a task has no validation split.
+        validation: Fraction of the training images held out for selection if a task has no validation split.
     """
 
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -40,29 +38,35 @@ class TransferSettings(Strict):
 
     @classmethod
     def of(cls, suite: Suite) -> "TransferSettings":
-        """The settings of a suite."""
+        """Return the transfer settings of a suite."""
         return cls(**{name: getattr(suite, name) for name in cls.model_fields})
 
-    def changed(self, protocols: Sequence[str], changes: Sequence[str]) -> "TransferSettings":
-        """Return these settings with other values, as `--set` gives them.
+    def with_changes(self, protocols: Sequence[str], changes: Sequence[str]) -> "TransferSettings":
+        """Return these settings with values changed by `--set`.
+
+        Args:
+            protocols: Protocols of the command.
+            changes: `key=value` each.
 
         Raises:
-            InputError: A change that cannot be made, or of something that none of the protocols reads.
+            InputError: A change is invalid, or none of the protocols reads its table.
         """
-        read = tuple(dict.fromkeys(["validation", *(table for name in protocols for table in PROTOCOLS[name].tables)]))
+        tables = tuple(
+            dict.fromkeys(["validation", *(table for name in protocols for table in PROTOCOLS[name].tables)])
+        )
         for change in changes:
             table = change.partition("=")[0].partition(".")[0].strip()
-            if "=" in change and table not in read:
+            if "=" in change and table not in tables:
                 raise InputError(
-                    f"--set {change}: {', '.join(protocols)} does not read `{table}`, so nothing would change. It reads "
-                    f"{', '.join(read)}. What a snapshot was pretrained with is set in `lrbench pretrain` and `lrbench run`."
+                    f"--set {change}: {', '.join(protocols)} does not read `{table}`; it reads {', '.join(tables)}. Settings "
+                    "of pretraining are changed with `lrbench pretrain` and `lrbench run`."
                 )
         content = self.model_dump(mode="json")
         apply_changes(content, changes)
         return validate(TransferSettings, content, "the settings", changed=True)
 
     def record(self, protocol: str, task: Task, reference: Reference, workspace: Workspace) -> dict[str, Any]:
-        """What a cell of this snapshot, protocol and task is asked for, as its result states it.
+        """Return the `settings` entry of a cell's result: all that was requested for it.
 
         Raises:
             InputError: `concat.partner` names no snapshot.
@@ -86,137 +90,151 @@ class TransferSettings(Strict):
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Cell:
-    """One unit of transfer work: a target task, a protocol and a transfer seed, for a snapshot known from elsewhere."""
+    """A unit of transfer work: target task, protocol and transfer seed. The snapshot is given separately."""
 
     task: str
     protocol: str
     seed: int
 
 
+class Overwrite(Enum):
+    """Policy for existing results.
+
+    A cell is done if its result is whole, of the same weights, and computed with the same settings on the same images. Results
+    of different weights or of an older protocol version, and damaged ones, are replaced under every policy.
+
+    Attributes:
+        ALWAYS: Compute every cell.
+        STALE: Compute cells that are not done, and replace results computed with different settings or images.
+        NEVER: Compute cells that are not done, but refuse to replace results computed with different settings or images.
+    """
+
+    ALWAYS = "always"
+    STALE = "stale"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellStatus:
+    """Status of a cell's result.
+
+    Attributes:
+        path: Path of the result, which need not exist.
+        is_done: Whether the result exists and would be the same if it were computed now.
+        stale_reason: Why an existing result differs from this request, or None if it may be replaced.
+        stored: The existing result, where `is_done` or `stale_reason` refers to one.
+    """
+
+    path: Path
+    is_done: bool
+    stale_reason: str | None = None
+    stored: StoredResult | None = field(default=None, repr=False, compare=False)
+
+    def existing_result(self, overwrite: Overwrite) -> StoredResult | None:
+        """Return the existing result if a policy keeps it, or None if the cell has to be computed.
+
+        Raises:
+            InputError: The policy is `NEVER`, and the result was computed with different settings or images.
+        """
+        if overwrite is Overwrite.NEVER and self.stale_reason is not None:
+            raise InputError(
+                f"{self.path} was computed with different settings or images: {self.stale_reason}. Add --again to replace it. "
+                "To keep both results, give the task a different name or set LRBENCH_HOME to a different folder."
+            )
+        return self.stored if self.is_done and overwrite is not Overwrite.ALWAYS else None
+
+
 def cell_path(workspace: Workspace, reference: Reference, sha256: str, cell: Cell, task: Task) -> Path:
-    """Where a cell's result lies.
+    """Return the path of a cell's result.
 
     Args:
-        workspace: Holds the results.
+        workspace: Workspace of the results.
         reference: The snapshot.
-        sha256: Its hash.
+        sha256: Hash of the snapshot.
         cell: The cell.
-        task: Its task.
+        task: The task of the cell.
     """
     slug = suite_slug(reference.key) if isinstance(reference, SuiteSnapshot) else foreign_slug(reference.text, sha256)
     name = cell_key(snapshot=slug, task=task.name, protocol=cell.protocol, seed=cell.seed)
     return result_path(workspace.results, reference.results_folder, name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What is there of a cell.
-
-    Attributes:
-        path: Where its result lies, or will.
-        done: Whether it is there: whole, of the snapshot that is present, and computed as it would be now.
-        otherwise: In what a whole result of the same weights differs from what would be computed now, in words; None where
-            nothing would be lost. Results of other weights and of older protocols are out of date, and damaged ones are
-            none: these are in nobody's way.
-    """
-
-    path: Path
-    done: bool
-    otherwise: str | None = None
-
-    def refuse_to_replace(self) -> None:
-        """Keep a result that was made with other settings, on other images or for another task of the same name.
-
-        Raises:
-            InputError: There is one.
-        """
-        if self.otherwise is not None:
-            raise InputError(
-                f"{self.path} holds this cell's result, but computed otherwise: {self.otherwise}. --again computes it as it "
-                "would be now and replaces that result; to keep both, give the task a name of its own, or work in another "
-                "folder (LRBENCH_HOME)."
-            )
-
-
-def standing_of_file(place: Place, reference: Reference, cell: Cell, settings: TransferSettings) -> Standing | None:
-    """`standing` for a snapshot that is not loaded; None for one that is no file, which has no hash until it is."""
-    if isinstance(reference, PretrainedWeights):
-        return None
-    return standing(place, reference, cell, settings, sha256=identity(snapshot_file(reference)))
-
-
-def standing(
-    place: Place,
-    reference: Reference,
-    cell: Cell,
-    settings: TransferSettings,
-    *,
-    sha256: str,
-    data: "Identity | None" = None,
-) -> Standing:
-    """What is there of a cell; looks at files only, without loading the network.
-
-    Args:
-        place: Where results lie, where data is looked for, and whether results from partial data will do.
-        reference: The snapshot.
-        cell: The cell.
-        settings: How it would be transferred.
-        sha256: Hash of the snapshot.
-        data: What the task's images are now; None to look where they are a user's own.
+def status_before_loading(
+    place: Place, reference: Reference, cell: Cell, settings: TransferSettings
+) -> CellStatus | None:
+    """Return the status of a cell whose snapshot is not loaded, or None for a snapshot without a file, whose hash is unknown.
 
     Raises:
-        InputError: There is no such snapshot or task.
+        InputError: The snapshot or the task does not exist.
+    """
+    if isinstance(reference, PretrainedWeights):
+        return None
+    return cell_status(place, reference, cell, settings, sha256=identity(snapshot_file(reference)))
+
+
+def cell_status(
+    place: Place, reference: Reference, cell: Cell, settings: TransferSettings, *, sha256: str
+) -> CellStatus:
+    """Return the status of a cell from its files.
+
+    Args:
+        place: Folders of results and data, and whether results of partial data are accepted.
+        reference: The snapshot.
+        cell: The cell.
+        settings: Settings of the request.
+        sha256: Hash of the snapshot.
+
+    Raises:
+        InputError: The task, or the partner that `concat.partner` names, does not exist.
     """
     task = load_task(cell.task)
     path = cell_path(place.workspace, reference, sha256, cell, task)
-    result = _whole(path, sha256, cell.protocol)
-    # A partial source marks every result of its snapshots; only a partial target asks for another computation.
-    if result is None or (
-        result.partial and not place.partial and (result.task.partial or not result.snapshot.source_partial)
-    ):
-        return Standing(path=path, done=False)
+    missing = CellStatus(path=path, is_done=False)
+    stored = _stored_result(path, sha256, cell.protocol)
+    if stored is None:
+        return missing
+    result = stored.result
+    # A partial source marks every result of its snapshots; computing the cell again would not change that.
+    if result.partial and not place.partial and (result.task.partial or not result.snapshot.source_partial):
+        return missing
     before = dict(result.settings)
     now = settings.record(cell.protocol, task, reference, place.workspace)
     if before.pop("partner", None) != now.pop("partner", None) and before.get("concat") == now.get("concat"):
-        # The other snapshot of `concat` is not what it was: out of date.
-        return Standing(path=path, done=False)
-    described = before.pop("task_sha256", None) == now.pop("task_sha256")
-    changes = differences(before, now)
-    if not described:
-        changes.append(f"the TOML of {task.name} says otherwise now (files, counts, classes or metric)")
-    elif images := _of_other_images(result, data or _own_data(cell.task, task, place)):
-        changes.append(f"{task.name} {images}")
-    return Standing(path=path, done=not changes, otherwise=", ".join(changes) or None)
+        # The weights of the partner have changed.
+        return missing
+    is_same_task = before.pop("task_sha256", None) == now.pop("task_sha256")
+    reasons = differences(before, now)
+    if not is_same_task:
+        reasons.append(f"the TOML of {task.name} has changed (files, counts, classes or metric)")
+    elif difference := _image_difference(result, cell.task, task, place):
+        reasons.append(f"{task.name} {difference}")
+    return CellStatus(path=path, is_done=not reasons, stale_reason=", ".join(reasons) or None, stored=stored)
 
 
-def _own_data(name: str, task: Task, place: Place) -> "Identity | None":
+def _image_difference(result: Result, name: str, task: Task, place: Place) -> str | None:
+    """Return how a user's own images differ from those of a result; None if they are the same or missing."""
     if is_shipped(task):
-        # Official data does not change; and looking at data takes libraries.
+        # Official data does not change, and reading it needs heavy imports.
         return None
+    from lrbench.data.examples import Identity
     from lrbench.data.loading import user_data_identity
 
-    return user_data_identity(name, place.roots)
-
-
-def _of_other_images(result: Result, data: "Identity | None") -> str | None:
-    from lrbench.data.examples import Identity
-
-    if data is None:
+    images = user_data_identity(name, place.roots)
+    if images is None:
         return None
-    return data.difference(Identity(fingerprint=result.task.fingerprint, content=result.task.content_sha256))
+    return images.difference(Identity(fingerprint=result.task.fingerprint, content=result.task.content_sha256))
 
 
-def _whole(path: Path, sha256: str, protocol: str) -> Result | None:
-    """A cell's result where it is whole and of these weights and the protocol's present version."""
+def _stored_result(path: Path, sha256: str, protocol: str) -> StoredResult | None:
+    """Return the result at a path if it is whole, of these weights and of the current protocol version."""
     if not path.is_file() or not path.with_suffix(".parquet").is_file():
         return None
     try:
         stored = StoredResult(result=read_result(path), path=path)
-        result = stored.result
-        if result.snapshot.sha256 != sha256 or result.protocol_version != PROTOCOLS[protocol].version:
+        if stored.result.snapshot.sha256 != sha256 or stored.result.protocol_version != PROTOCOLS[protocol].version:
             return None
-        # Damaged predictions are computed again.
+        # Read to find damage: damaged predictions are computed again.
         _ = stored.predictions
     except InputError:
         return None
-    return result
+    return stored

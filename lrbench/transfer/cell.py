@@ -27,12 +27,7 @@ from lrbench.models.networks import (
     placed,
     stages,
 )
-from lrbench.store.cells import (
-    Cell,
-    Standing,
-    TransferSettings,
-    standing,
-)
+from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot, resolve_partner
 from lrbench.store.results import write_result
@@ -91,33 +86,23 @@ class Transfer:
         self._partner: LoadedSnapshot | None = None
         self.record = snapshot_record(self._snapshot, in_suite=isinstance(reference, SuiteSnapshot))
 
-    def standing(self, cell: Cell, data: Identity | None = None) -> Standing:
-        """What is there of the cell.
+    def status(self, cell: Cell) -> CellStatus:
+        """Return the status of a cell of this snapshot."""
+        return cell_status(self._place, self._reference, cell, self._settings, sha256=self._snapshot.sha256)
 
-        Args:
-            cell: The cell.
-            data: What its task's images are now; None to look where they are a user's own.
-        """
-        return standing(self._place, self._reference, cell, self._settings, sha256=self._snapshot.sha256, data=data)
-
-    def run(self, cell: Cell, *, replace: bool = True) -> Path:
-        """Compute one cell and write its result.
-
-        Args:
-            cell: The cell.
-            replace: Whether a result of the same weights that was computed with other settings or on other images gives way.
+    def run(self, cell: Cell) -> Path:
+        """Compute one cell and write its result; an existing one is replaced.
 
         Returns:
-            Where the result lies.
+            Path of the result.
 
         Raises:
-            InputError: The target's data is missing, half-copied or does not decode, or leaves no image to select on; a
-                result is in the way.
-            FailureError: Fine-tuning diverged, there is not memory enough, or the disk is full.
-            InterruptedWork: Asked to stop.
+            InputError: The target's data is missing, incomplete or does not decode, or no image can be held out for selection.
+            FailureError: Fine-tuning diverged, memory ran out, or the disk is full.
+            InterruptedWork: A stop was requested.
         """
         try:
-            return self._run(cell, replace)
+            return self._run(cell)
         except RuntimeError as error:
             if not no_memory(error):
                 raise
@@ -153,21 +138,17 @@ class Transfer:
             score=score, strength=strength, images=images, seconds=round(time.perf_counter() - started, 4)
         )
 
-    def _run(self, cell: Cell, replace: bool) -> Path:
+    def _run(self, cell: Cell) -> Path:
         if self._control.stop_requested():
             raise InterruptedWork(
                 "stopped between two cells; those done are kept. Run the same command again to go on."
             )
         place = self._place
-        if not replace:
-            self.standing(cell).refuse_to_replace()
         protocol = PROTOCOLS[cell.protocol]
         if protocol.features == "partner" and not (self._found and "partner" in self._found[1]):
             # One that is missing, or does not fit, is found before any image is read.
             self._loaded_partner()
         target = open_target(cell.task, self._input, place.roots, place.partial, place.pixel_cache, self._control)
-        if not replace:
-            self.standing(cell, target.identity).refuse_to_replace()
         sealed = SealedLabels(target.data.splits["test"].labels)
         points = Points(self._points_path(target, cell) if protocol.trains else None)
         if protocol.trains:

@@ -17,7 +17,7 @@ from lrbench.core.files import read_json, sha256_json, write_json
 from lrbench.core.workspace import Place, Workspace
 from lrbench.data.loading import load_task_data
 from lrbench.stats.resampling import mcnemar, paired_interval
-from lrbench.store.cells import Cell, TransferSettings, standing_of_file
+from lrbench.store.cells import Cell, Overwrite, TransferSettings, status_before_loading
 from lrbench.store.references import (
     PretrainedWeights,
     Reference,
@@ -327,31 +327,32 @@ def _scope(count: int, names: int, probed: int) -> str:
 def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> None:
     """Find or compute a snapshot's results of some protocols, from one extraction of its features."""
     transfer: Transfer | None = None
-    task, again = work.task, work.again
+    task = work.task
+    overwrite = Overwrite.ALWAYS if work.again else Overwrite.NEVER
     try:
         for protocol in protocols:
             cell = Cell(task=task, protocol=protocol, seed=work.seed)
-            there = None if again else standing_of_file(work.place, candidate.reference, cell, work.settings)
-            if there is not None and there.done:
-                path = there.path
-            else:
+            status = status_before_loading(work.place, candidate.reference, cell, work.settings)
+            stored = None if status is None else status.existing_result(overwrite)
+            if stored is None:
                 transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
-                there = transfer.standing(cell)
-                path = there.path if there.done and not again else transfer.run(cell, replace=again)
-            result = read_result(path)
+                stored = transfer.status(cell).existing_result(overwrite) if status is None else None
+            if stored is None:
+                path = transfer.run(cell)
+                stored = StoredResult(result=read_result(path), path=path)
+            result = stored.result
             # Features that serve both protocols are counted once.
             shared = () if protocol == protocols[0] else ("features", "diagnostics")
             candidate.seconds += sum(spent for name, spent in result.timings.items() if name not in shared)
             if protocol == "logme":
                 candidate.logme = float(result.chosen["logme"])
                 continue
-            probe = StoredResult(result=result, path=path)
             if work.basis.folds is None:
-                candidate.score = Candidate(reference=candidate.reference, probe=probe).validation
+                candidate.score = Candidate(reference=candidate.reference, probe=stored).validation
             else:
-                cross = None if again else _kept(_cross_path(work.place, result))
+                cross = None if work.again else _kept(_cross_path(work.place, result))
                 if cross is None:
                     transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                     cross = transfer.cross_validate(cell)
@@ -364,7 +365,7 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
                     f"its result of the probe on {task} has no score on validation images, by which snapshots are ranked: "
                     "there were none when it was made. Give the task's classes more training images, then add --again"
                 )
-            candidate.probe = probe
+            candidate.probe = stored
     except InterruptedWork:
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
 from lrbench.models.tensors import load_tensors
-from lrbench.store.cells import Cell, TransferSettings, standing_of_file
+from lrbench.store.cells import Cell, TransferSettings, status_before_loading
 from lrbench.store.predictions import read_predictions
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import batchnorm_path, read_metadata, write_snapshot
@@ -98,14 +98,14 @@ def test_done_means_this_snapshot_these_settings_and_whole_files(reference, plac
     settings = TransferSettings.of(tiny)
 
     def done():
-        found = standing_of_file(place, reference, cell, settings)
-        return found.path if found.done else None
+        found = status_before_loading(place, reference, cell, settings)
+        return found.path if found.is_done else None
 
     assert done() is None
     path = transfer(reference, place).run(cell)
     assert done() == path
     other = TransferSettings.of(tiny.model_copy(update={"knn": tiny.knn.model_copy(update={"neighbours": (1,)})}))
-    assert not standing_of_file(place, reference, cell, other).done
+    assert not status_before_loading(place, reference, cell, other).is_done
     content = path.with_suffix(".parquet").read_bytes()
     path.with_suffix(".parquet").unlink()
     assert done() is None
@@ -127,7 +127,7 @@ def test_a_result_of_partial_images_does_not_stand_for_whole_ones_whatever_its_s
             record["task"]["partial"] = partial
 
         rewrite(path, mark)
-        return standing_of_file(place, reference, cell, TransferSettings.of(tiny)).done
+        return status_before_loading(place, reference, cell, TransferSettings.of(tiny)).is_done
 
     # What is partial is the source: nothing to transfer again.
     assert done(place, False)
@@ -196,7 +196,7 @@ def test_half_precision_is_another_setting_and_learns_nearly_the_same(reference,
         grid = tiny.finetune.model_copy(update={"rates": (0.01,), "updates": 8, "precision": precision})
         settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
         cell = Cell(task="tiny-objects", protocol="finetune", seed=0)
-        assert not standing_of_file(place, reference, cell, settings).done
+        assert not status_before_loading(place, reference, cell, settings).is_done
         result = read_result(Transfer(reference, settings, place, Control()).run(cell))
         assert result.settings["finetune"]["precision"] == precision
         scores[precision] = result.diagnostics["negative_log_likelihood"]

@@ -14,7 +14,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
 from lrbench.jobs.plan import make_plan
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.store.cells import Cell, Standing, TransferSettings, standing_of_file
+from lrbench.store.cells import Cell, CellStatus, TransferSettings, status_before_loading
 from lrbench.store.references import PretrainedWeights, SuiteSnapshot, resolve_partner
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import snapshot_path
@@ -204,7 +204,7 @@ def test_each_is_a_cell_like_any_other(reference, place, protocol):
     assert result.chosen and result.test_count == 40
     assert ("expected_calibration_error" in result.metrics) == (protocol != "logme")
     assert set(result.diagnostics["features"]) == {"class_separation", "effective_rank", "feature_norm"}
-    assert standing_of_file(place, reference, cell, settings) == Standing(path=path, done=True)
+    assert status_before_loading(place, reference, cell, settings) == CellStatus(path=path, is_done=True)
     if protocol == "fewshot":
         assert result.train_count == 20
         (written,) = (place.workspace.leaderboard / "splits").iterdir()
@@ -225,7 +225,7 @@ def test_another_partner_is_another_cell(reference, place, tiny):
     partner.path.write_bytes(
         snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=0)).read_bytes()
     )
-    assert not standing_of_file(place, reference, cell, settings).done
+    assert not status_before_loading(place, reference, cell, settings).is_done
 
 
 def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrbench, reference, place):
