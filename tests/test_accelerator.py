@@ -22,7 +22,7 @@ from lrbench.models.networks import InputNormalisation, create_model, penultimat
 from lrbench.pretrain.state import Progress
 from lrbench.pretrain.step import Step
 from lrbench.pretrain.trainer import Trainer
-from lrbench.transfer.protocols.finetune import Finetuning, _Run
+from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
 
@@ -123,17 +123,19 @@ def test_between_two_looks_training_waits_for_nothing(monkeypatch):
 
 def test_finetuning_looks_once_after_its_last_update(monkeypatch):
     # The new classifier is drawn on the CPU, before the first update.
-    monkeypatch.setattr(Finetuning, "_fresh", lambda self: network())
+    monkeypatch.setattr(FinetuneContext, "new_model", lambda self: network())
     pixels = Plain()
-    tuning = Finetuning(
-        network(),
-        Development(pixels=JoinedPixels([pixels]), labels=LABELS, ids=[""] * COUNT, given=np.array([], dtype=np.int64)),
+    context = FinetuneContext(
+        model=network(),
+        development=Development(
+            pixels=JoinedPixels([pixels]), labels=LABELS, ids=[""] * COUNT, given=np.array([], dtype=np.int64)
+        ),
         classes=7, size=SIZE, normalise=NORMALISE, settings=Finetune(updates=9, batch=8), seed=0, device=DEVICE,
         points=Points(None),
     )  # fmt: skip
     control = Counts()
     with pytest.raises(RuntimeError, match="meta"):
-        _Run(tuning, np.arange(COUNT), 0.01, 1e-4).train(9, control)
+        TrainingRun(context, UpdateProgress((9,), 0), np.arange(COUNT), 0.01, 1e-4).train(9, control)
     assert control.done == 9
 
 

@@ -34,11 +34,11 @@ def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation
 
 
 def test_where_all_are_probed_each_snapshots_features_are_extracted_once(lrbench, home, monkeypatch):
-    from lrbench.transfer import cell
+    from lrbench.transfer import features
 
     pretrained(lrbench)
-    extract, extracted = cell.extract, []
-    monkeypatch.setattr(cell, "extract", lambda *given: extracted.append(1) or extract(*given))
+    extract, extracted = features.extract, []
+    monkeypatch.setattr(features, "extract", lambda *given: extracted.append(1) or extract(*given))
     done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert done.status == 0 and len(extracted) == 2
 
@@ -206,14 +206,14 @@ def test_foreign_names_all_that_were_taken_in_from_any_folder(lrbench, home, mon
 
 def test_small_validation_splits_are_replaced_by_cross_validation(lrbench, home, monkeypatch):
     """tiny-objects has 48 training images, of which eight would be held out."""
-    from lrbench.transfer import cell
+    from lrbench.transfer import features
 
     taken_in(lrbench, home)
     monkeypatch.setattr(
         "lrbench.transfer.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2))
     )
-    extract, extracted = cell.extract, []
-    monkeypatch.setattr(cell, "extract", lambda *given: extracted.append(1) or extract(*given))
+    extract, extracted = features.extract, []
+    monkeypatch.setattr(features, "extract", lambda *given: extracted.append(1) or extract(*given))
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "foreign", "--json")
     first = json.loads(lrbench(*command).out)
     assert first["ranked_by"] == {"images": 48, "validation": 8, "folds": 5} and len(extracted) == 2

@@ -671,7 +671,7 @@ def test_weights_that_are_not_finite_are_not_taken_in_nor_transferred(lrbench, h
     write_with(snapshot, tensors)
     for protocol in ("probe", "logme"):
         refused = lrbench("transfer", "--snapshot", str(snapshot), "--task", "tiny-objects", "--protocol", protocol)
-        assert refused.status == 2 and "are not finite, so nothing can be learnt" in refused.err
+        assert refused.status == 2 and "are not finite, so nothing can be learned" in refused.err
 
 
 def test_a_snapshot_that_is_not_made_yet_says_how_it_is(lrbench, snapshot):

@@ -114,8 +114,8 @@ def prepare_pixels(scene: Scene) -> None:
 
 def keep_points(scene: Scene) -> None:
     points = Points(scene.home / "cache" / "finetune" / "cell.json")
-    points.put((0.1, 0.0, 3), {"top1": 0.5}, 1.0)
-    points.keep("run", {"update": 1, "seconds": 1.0, "weights": {"w": torch.ones(300_000)}, "optimiser": {}})
+    points.add((0.1, 0.0, 3), {"top1": 0.5}, 1.0)
+    points.save_run("run", {"update": 1, "seconds": 1.0, "weights": {"w": torch.ones(300_000)}, "optimiser": {}})
 
 
 def fetch_data(scene: Scene) -> None:

@@ -22,7 +22,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import resolve_reference
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.protocols.finetune import Finetuning, _Run
+from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
 
@@ -78,9 +78,9 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
         pixels=JoinedPixels([pixels]), labels=labels, ids=data.splits["train"].ids, given=np.arange(0)
     )
     settings = Finetune(updates=updates)
-    tuning = Finetuning(
-        model,
-        development,
+    context = FinetuneContext(
+        model=model,
+        development=development,
         classes=classes,
         size=size,
         normalise=normalise,
@@ -93,7 +93,7 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
     targets = torch.from_numpy(labels[: settings.batch]).to(device)
 
     def bare():
-        fresh = tuning._fresh().train()
+        fresh = context.new_model().train()
         optimiser = torch.optim.SGD(fresh.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
         for _ in range(updates):
             loss = nn.functional.cross_entropy(fresh(normalise(batch)), targets)
@@ -104,7 +104,9 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
 
     against(
         f"{updates} updates of fine-tuning a ResNet-18 at {size} px, against a bare loop on one batch that is there",
-        lambda: _Run(tuning, np.arange(len(labels)), 0.01, 0.0).train(updates, Control()),
+        lambda: TrainingRun(context, UpdateProgress((updates,), 0), np.arange(len(labels)), 0.01, 0.0).train(
+            updates, Control()
+        ),
         bare,
         rounds=15,
     )

@@ -250,7 +250,8 @@ class _Snapshot:
             find_task_data(load_task(cell.task), self._place.roots)
             # Loading is not under the progress display, so that Ctrl-C ends it at once.
             transfer = self._loaded()
-            existing = transfer.status(cell).existing_result(overwrite) if status is None else None
+            if status is None:
+                existing = transfer.status(cell).existing_result(overwrite)
         if existing is not None:
             note(f"{existing.path} exists, so nothing was computed (--again computes it again)")
             return existing

@@ -338,10 +338,11 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
                 transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
-                stored = transfer.status(cell).existing_result(overwrite) if status is None else None
-            if stored is None:
-                path = transfer.run(cell)
-                stored = StoredResult(result=read_result(path), path=path)
+                if status is None:
+                    stored = transfer.status(cell).existing_result(overwrite)
+                if stored is None:
+                    path = transfer.run(cell)
+                    stored = StoredResult(result=read_result(path), path=path)
             result = stored.result
             # Features that serve both protocols are counted once.
             shared = () if protocol == protocols[0] else ("features", "diagnostics")

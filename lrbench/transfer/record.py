@@ -1,20 +1,48 @@
-"""What a result says of the weights that were transferred, and of how images became their inputs."""
+"""The record of a result: scores and choice of a protocol, the weights, and how images became inputs."""
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.suite import Input
+from lrbench.core.machine import device_name, float32_modes, library_versions
 from lrbench.data.examples import EvaluationTransform
 from lrbench.models.loading import LoadedSnapshot
+from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.results import SnapshotRecord
+from lrbench.transfer.metrics import calibration, metrics
+from lrbench.transfer.selection import Choice
+from lrbench.transfer.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Outcome of a protocol, before the test labels are opened.
+
+    Attributes:
+        choice: The selected hyper-parameters.
+        scores: Scores of the test images. Shape `(M, C)`.
+        train_count: Number of images of the final fit.
+        diagnostics: Diagnostics of the final fit and of the features.
+        timings: Seconds of each step.
+    """
+
+    choice: Choice
+    scores: torch.Tensor
+    train_count: int
+    diagnostics: dict[str, Any]
+    timings: dict[str, float]
 
 
 def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotRecord:
-    """What a result says of the snapshot.
+    """Return the `snapshot` entry of a result.
 
     Args:
         snapshot: The snapshot.
-        in_suite: Whether it is named as a suite's own; else its result lies among those of foreign ones, whatever its header
-            says.
+        in_suite: Whether it was named as a snapshot of a suite. A suite's file that is named by its path counts as foreign,
+            because it may come from the same suite of another machine.
     """
     metadata = snapshot.metadata
     return SnapshotRecord(
@@ -23,7 +51,6 @@ def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotReco
         batchnorm=snapshot.batchnorm,
         architecture=metadata.architecture,
         random=snapshot.random,
-        # A suite's snapshot that is named by its path is foreign: it may come from another machine's suite.
         arm=metadata.arm if in_suite else None,
         stage=metadata.stage if in_suite else None,
         pretraining_seed=metadata.seed if in_suite else None,
@@ -38,17 +65,16 @@ def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotReco
     )
 
 
-def preprocessing(
-    transform: EvaluationTransform, given: Input, augmentation: str | None, *, upright: bool
-) -> dict[str, Any]:
-    """How images became inputs; results that differ in it are never ranked together.
+def preprocessing(target: Target, given: Input, settings: TransferSettings, cell: Cell) -> dict[str, Any]:
+    """Return the `preprocessing` entry of a result; results that differ in it are never ranked together.
 
     Args:
-        transform: How test images are resized and cropped.
+        target: The prepared target.
         given: The network's input.
-        augmentation: Of training images, where the network was trained on them.
-        upright: Whether the orientation that images' metadata state was applied.
+        settings: Settings of the transfer, which have the augmentation of fine-tuning.
+        cell: The cell.
     """
+    transform: EvaluationTransform = target.transform
     return {
         "size": transform.size,
         "resize": transform.resize,
@@ -56,6 +82,76 @@ def preprocessing(
         "mean": list(given.mean),
         "std": list(given.std),
         **({"crop_mode": "squash"} if transform.squash else {}),
-        **({} if augmentation is None else {"augmentation": augmentation}),
-        **({"orientation": "upright"} if upright else {}),
+        **({"augmentation": settings.finetune.augmentation} if PROTOCOLS[cell.protocol].trains else {}),
+        **({"orientation": "upright"} if target.data.task.upright else {}),
+    }
+
+
+def result_record(
+    cell: Cell,
+    target: Target,
+    outcome: Outcome,
+    labels: torch.Tensor,
+    *,
+    suite: str,
+    snapshot: SnapshotRecord,
+    preprocessing: dict[str, Any],
+    settings: dict[str, Any],
+    split_sha256: str | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return the record of a result, without the entries that `write_result` adds.
+
+    Args:
+        cell: The cell.
+        target: The prepared target.
+        outcome: Outcome of the protocol.
+        labels: Labels of the test images. Shape `(M,)`.
+        suite: Folder of the result.
+        snapshot: The `snapshot` entry.
+        preprocessing: The `preprocessing` entry.
+        settings: The `settings` entry.
+        split_sha256: Hash of the list of test images, if lrbench drew them.
+        device: Device of the computation.
+    """
+    protocol, task, choice = PROTOCOLS[cell.protocol], target.data.task, outcome.choice
+    measured, diagnostics = metrics(outcome.scores, labels), outcome.diagnostics
+    if protocol.logits:
+        error, likelihood = calibration(outcome.scores, labels)
+        measured = {**measured, "expected_calibration_error": error}
+        diagnostics = {**diagnostics, "negative_log_likelihood": likelihood}
+    validation = "validation split" if len(target.development.given) else "held-out share of train"
+    return {
+        "protocol_version": protocol.version,
+        "suite": suite,
+        "snapshot": snapshot.model_dump(mode="json"),
+        "task": {
+            "name": task.name,
+            "fingerprint": target.identity.fingerprint,
+            "content_sha256": target.identity.content,
+            "classes": len(target.data.classes),
+            "metric": task.metric,
+            **({} if split_sha256 is None else {"split_sha256": split_sha256}),
+            **({"partial": True} if target.data.partial else {}),
+        },
+        "protocol": cell.protocol,
+        "seed": cell.seed,
+        "preprocessing": preprocessing,
+        "partial": target.data.partial or snapshot.source_partial,
+        "metrics": measured,
+        "train_count": outcome.train_count,
+        "test_count": len(labels),
+        "chosen": choice.chosen,
+        "selection": {
+            "metric": choice.metric,
+            "on": validation if choice.candidates else "nothing: fixed beforehand",
+            "edge": choice.edge,
+            "candidates": list(choice.candidates),
+        },
+        "diagnostics": diagnostics,
+        "settings": settings,
+        "timings": {name: round(seconds, 4) for name, seconds in outcome.timings.items()},
+        "device": device_name(device),
+        "arithmetic": float32_modes(device),
+        "versions": library_versions(),
     }

@@ -1,26 +1,19 @@
 """A target task, prepared for a snapshot's input: pixels shared by every snapshot, seed and protocol."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
-from lrbench.core.errors import InterruptedWork
 from lrbench.core.memo import memoised
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepared import prepare_task
-from lrbench.models.networks import InputNormalisation, forward_all
 from lrbench.transfer.selection import validation_split
-
-Read = Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor] | torch.Tensor]
-"""Gives a batch's features, or several kinds that are set side by side: `lrbench.models.networks.penultimate` or `stages`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,80 +117,3 @@ def open_target(
         ),
         test=pixels["test"],
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Features of a target under one snapshot, or under several side by side.
-
-    Attributes:
-        development: Of the training and validation images. Shape `(N, D)`, float32.
-        test: Of the test images. Shape `(M, D)`, float32.
-        widths: Of the parts that lie side by side; they sum to D.
-    """
-
-    development: torch.Tensor
-    test: torch.Tensor
-    widths: tuple[int, ...]
-
-    def to(self, device: torch.device) -> "Features":
-        """The same on a device, where protocols then work on them."""
-        return Features(development=self.development.to(device), test=self.test.to(device), widths=self.widths)
-
-    def beside(self, other: "Features") -> "Features":
-        """These and other features of the same images side by side."""
-        return Features(
-            development=torch.cat([self.development, other.development], dim=1),
-            test=torch.cat([self.test, other.test], dim=1),
-            widths=(*self.widths, *other.widths),
-        )
-
-
-def extract(
-    model: nn.Module,
-    target: Target,
-    normalise: InputNormalisation,
-    control: Control,
-    read: Read,
-) -> Features:
-    """Extract features of every image once, without augmentation.
-
-    Args:
-        model: In evaluation mode, on the device of `normalise`.
-        target: The prepared task.
-        normalise: Turns images into inputs.
-        control: Told how far the extraction is.
-        read: Gives a batch's features.
-
-    Raises:
-        InterruptedWork: Asked to stop.
-    """
-    total = len(target.development.pixels) + len(target.test)
-    done = 0
-    widths: tuple[int, ...] = ()
-
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        nonlocal widths
-        found = read(model, images)
-        parts = [found] if isinstance(found, torch.Tensor) else list(found)
-        widths = tuple(part.shape[1] for part in parts)
-        return torch.cat(parts, dim=1).float()
-
-    def run(pixels: JoinedPixels | Pixels) -> torch.Tensor:
-        nonlocal done
-        start = done
-
-        def watch(count: int) -> None:
-            control.progress(start + count, total, "images")
-            if control.stop_requested():
-                raise InterruptedWork(
-                    f"stopped while features of {target.data.task.name} were extracted; the cells already done are kept. Run "
-                    "the same command again to go on."
-                )
-
-        features = forward_all(forward, pixels, normalise, each=watch)
-        done += len(pixels)
-        return features
-
-    development, test = run(target.development.pixels), run(target.test)
-    return Features(development=development, test=test, widths=widths)

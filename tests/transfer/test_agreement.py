@@ -10,6 +10,7 @@ from lrbench.config.protocols import Finetune, Probe
 from lrbench.core.control import Control
 from lrbench.transfer.protocols import logme, probe
 from lrbench.transfer.protocols.finetune import Finetuning
+from lrbench.transfer.protocols.finetune_run import FinetuneContext
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice, LabelledFeatures
 from lrbench.transfer.target import Development, JoinedPixels
@@ -70,8 +71,10 @@ def test_the_new_classifier_is_keyed_by_the_transfer_seed():
     for state, seed in enumerate((0, 1, 2, 0)):
         torch.manual_seed(state)
         tuning = Finetuning(
-            network, development, classes=3, size=8, normalise=NORMALISE, settings=settings, seed=seed, device=CPU,
-            points=Points(None),
+            FinetuneContext(
+                model=network, development=development, classes=3, size=8, normalise=NORMALISE, settings=settings,
+                seed=seed, device=CPU, points=Points(None),
+            )
         )  # fmt: skip
         found = tuning.fit(choice, Control()).scores(Images())
         # The same seed gives the same classifier, whatever else was drawn.

@@ -19,9 +19,9 @@ from lrbench.store.predictions import read_predictions
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import batchnorm_path, read_metadata, write_snapshot
 from lrbench.transfer import cell as cell_module
+from lrbench.transfer import features as features_module
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.protocols import finetune as finetune_module
-from lrbench.transfer.protocols import implementation
+from lrbench.transfer.protocols import finetune_run, implementation
 from lrbench.transfer.target import open_target
 from tests.leaderboard.fake import rewrite
 
@@ -30,8 +30,8 @@ def test_no_memory_in_a_transfer_is_one_paragraph(reference, place, monkeypatch)
     def full(*arguments, **others):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    monkeypatch.setattr(cell_module, "extract", full)
-    monkeypatch.setattr(finetune_module._Run, "_begin", full)
+    monkeypatch.setattr(features_module, "extract", full)
+    monkeypatch.setattr(finetune_run.TrainingRun, "_start", full)
     for protocol, advice in (("probe", "run the same command again."), ("finetune", "Or lower finetune.batch")):
         with pytest.raises(FailureError, match=rf"to tiny-objects \({protocol}\): CUDA out of memory.*{advice}"):
             transfer(reference, place).run(Cell(task="tiny-objects", protocol=protocol, seed=0))
@@ -65,13 +65,13 @@ def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(refe
 def test_selection_sees_a_part_and_the_final_fit_everything(reference, place, protocol, monkeypatch):
     seen = {}
     if protocol == "finetune":
-        train = finetune_module._Run.train
+        train = finetune_run.TrainingRun.train
 
         def spy(self, *rest):
             seen.setdefault("counts", []).append(len(self._subset))
             return train(self, *rest)
 
-        monkeypatch.setattr(finetune_module._Run, "train", spy)
+        monkeypatch.setattr(finetune_run.TrainingRun, "train", spy)
     else:
         module = implementation(protocol)
         select, fit = module.select, module.fit
@@ -159,9 +159,9 @@ def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, p
 
 def test_finetuning_leaves_the_snapshot_alone_and_uses_the_cosine(reference, place):
     working = transfer(reference, place)
-    before = {name: tensor.clone() for name, tensor in working._snapshot.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in working._network.snapshot.model.state_dict().items()}
     working.run(Cell(task="tiny-objects", protocol="finetune", seed=0))
-    for name, tensor in working._snapshot.model.state_dict().items():
+    for name, tensor in working._network.snapshot.model.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert cosine_rate(0.1, 0, 10) == pytest.approx(0.1)
     assert cosine_rate(0.1, 5, 10) == pytest.approx(0.05)
@@ -171,15 +171,15 @@ def test_finetuning_leaves_the_snapshot_alone_and_uses_the_cosine(reference, pla
 def test_a_grid_point_that_diverges_is_never_chosen_and_all_of_them_is_a_failure(reference, place, monkeypatch):
     cross_entropy = nn.functional.cross_entropy
     rate = {}
-    cosine = finetune_module.cosine_rate
+    cosine = finetune_run.cosine_rate
     monkeypatch.setattr(
-        finetune_module, "cosine_rate", lambda base, *rest: rate.__setitem__("now", base) or cosine(base, *rest)
+        finetune_run, "cosine_rate", lambda base, *rest: rate.__setitem__("now", base) or cosine(base, *rest)
     )
 
     def breaks(logits, labels):
         return cross_entropy(logits, labels) * (float("nan") if rate["now"] in bad else 1.0)
 
-    monkeypatch.setattr(finetune_module.nn.functional, "cross_entropy", breaks)
+    monkeypatch.setattr(finetune_run.nn.functional, "cross_entropy", breaks)
     bad = {0.05}
     path = transfer(reference, place).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
     result = read_result(path)
@@ -205,17 +205,17 @@ def test_half_precision_is_another_setting_and_learns_nearly_the_same(reference,
 
 def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place, tiny, monkeypatch):
     trained = {}
-    train = finetune_module._Run.train
+    train = finetune_run.TrainingRun.train
 
     def spy(self, end, control):
         train(self, end, control)
         trained[self._rate, len(self._subset)] = self._update
 
-    monkeypatch.setattr(finetune_module._Run, "train", spy)
+    monkeypatch.setattr(finetune_run.TrainingRun, "train", spy)
     fed = []
-    batches = finetune_module.training_batches
+    batches = finetune_run.training_batches
     monkeypatch.setattr(
-        finetune_module,
+        finetune_run,
         "training_batches",
         lambda made, first, last, device: fed.append((first, last)) or batches(made, first, last, device),
     )
@@ -245,7 +245,7 @@ def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place
 
 
 def test_halving_keeps_those_that_are_best_on_validation(reference, place, tiny, monkeypatch):
-    monkeypatch.setattr(finetune_module._Run, "_judged", lambda self, validation, metric: {"score": self._rate})
+    monkeypatch.setattr(finetune_run.TrainingRun, "_evaluate", lambda self, validation, metric: {"score": self._rate})
     grid = tiny.finetune.model_copy(update={"rates": (0.01, 0.02, 0.03, 0.04), "updates": 16, "halving": True})
     settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
     path = Transfer(reference, settings, place, Control()).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
@@ -293,7 +293,7 @@ def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol
     }
     assert not batchnorm_path(raw.path).exists()
     extracted = []
-    extract = cell_module.extract
+    extract = features_module.extract
 
     def counted(model, target, *rest):
         extracted.append(target.data.task.name)
@@ -311,12 +311,10 @@ def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol
             kept[name] = (target.identity, set())
         needs = {"partner": {"partner", "penultimate"}}.get(kind, {kind}) - kept[name][1]
         before = len(extracted)
-        with mock.patch.object(cell_module, "extract", counted):
-            found = transfers[name]._features_of(target, Cell(task=task, protocol=protocol, seed=0)).features
+        with mock.patch.object(features_module, "extract", counted):
+            found = transfers[name]._features.get(target, kind).features
         assert len(extracted) - before == len(needs)
         kept[name][1].update(needs)
-        fresh = (
-            transfer(snapshots[name], place)._features_of(target, Cell(task=task, protocol=protocol, seed=0)).features
-        )
+        fresh = transfer(snapshots[name], place)._features.get(target, kind).features
         assert torch.equal(found.test, fresh.test) and torch.equal(found.development, fresh.development)
         assert found.widths == fresh.widths

@@ -8,23 +8,32 @@ from torch import nn
 from lrbench.config.protocols import Finetune
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError
-from lrbench.transfer.protocols import finetune as module
-from lrbench.transfer.protocols.finetune import Finetuning, _Run
+from lrbench.transfer.protocols import finetune_run
+from lrbench.transfer.protocols.finetune import Finetuning
+from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Development, JoinedPixels
 from tests.transfer.helpers import CPU, LABELS, NORMALISE, Images, Network
 
 
-def tuning(network, **settings):
+def context(network, **settings):
     given = Finetune(**{"updates": 6, "batch": 8, "augmentation": "none", "rates": (0.1,), "decays": (0.0,)} | settings)
     development = Development(
         pixels=JoinedPixels([Images()]), labels=LABELS, ids=[""] * 24, given=np.array([], dtype=np.int64)
     )
-    return Finetuning(
-        network, development, classes=3, size=8, normalise=NORMALISE, settings=given, seed=0, device=CPU,
+    return FinetuneContext(
+        model=network, development=development, classes=3, size=8, normalise=NORMALISE, settings=given, seed=0, device=CPU,
         points=Points(None),
     )  # fmt: skip
+
+
+def tuning(network, **settings):
+    return Finetuning(context(network, **settings))
+
+
+def training_run(shared, rate=0.1, decay=0.0):
+    return TrainingRun(shared, UpdateProgress((shared.settings.updates,), 0), np.arange(24), rate, decay)
 
 
 @pytest.mark.parametrize(
@@ -51,34 +60,34 @@ def test_progress_counts_the_whole_grid_and_the_refit(halving, total, seen):
     assert watching.told == [(done, total, "updates") for done in seen]
 
 
-def batches(owner):
-    """The batches that the run sees."""
+def batches(shared):
+    """Batches of the run."""
     from lrbench.core.seeds import derive
     from lrbench.data.batches import Batches
 
     return Batches(
         pixels=Images(), labels=LABELS, seed=derive(0, "finetune"), batch=8, size=8,
-        augmentation=owner._settings.augmentation, subset=np.arange(24),
+        augmentation=shared.settings.augmentation, subset=np.arange(24),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("rate", "decay", "momentum"), [(0.05, 0.0, 0.9), (0.05, 0.002, 0.9), (0.05, 0.002, 0.0)])
 def test_a_run_is_sgd_with_nesterovs_momentum_half_a_cosine_and_decay_over_rate(rate, decay, momentum):
-    owner = tuning(Network(), momentum=momentum)
-    run = _Run(owner, np.arange(24), rate, decay)
+    shared = context(Network(), momentum=momentum)
+    run = training_run(shared, rate, decay)
     run.train(6, Control())
-    other = owner._fresh().train()
+    other = shared.new_model().train()
     optimiser = torch.optim.SGD(
         other.parameters(), lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay / rate
     )
-    fed = batches(owner)
+    fed = batches(shared)
     for update in range(6):
         optimiser.param_groups[0]["lr"] = rate / 2 * (1 + np.cos(np.pi * update / 6))
         images, labels = fed.at(update)
         optimiser.zero_grad()
         nn.functional.cross_entropy(other(NORMALISE(images)), labels).backward()
         optimiser.step()
-    before = owner._fresh().state_dict()
+    before = shared.new_model().state_dict()
     for name, tensor in run.model.state_dict().items():
         torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-6)
         # Everything learns, BatchNorm's statistics too.
@@ -87,31 +96,31 @@ def test_a_run_is_sgd_with_nesterovs_momentum_half_a_cosine_and_decay_over_rate(
 
 def test_the_grid_is_augmented_as_the_settings_say(monkeypatch):
     asked = []
-    feed = module.training_batches
+    feed = finetune_run.training_batches
     monkeypatch.setattr(
-        module, "training_batches", lambda made, *rest: asked.append(made.augmentation) or feed(made, *rest)
+        finetune_run, "training_batches", lambda made, *rest: asked.append(made.augmentation) or feed(made, *rest)
     )
-    _Run(tuning(Network(), augmentation="flip"), np.arange(24), 0.1, 0.0).train(6, Control())
+    training_run(context(Network(), augmentation="flip")).train(6, Control())
     assert asked == ["flip"]
 
 
 def test_scores_are_those_of_the_evaluated_network_in_single_precision():
-    owner = tuning(Network(), precision="bfloat16")
-    run = _Run(owner, np.arange(24), 0.1, 0.0)
+    shared = context(Network(), precision="bfloat16")
+    run = training_run(shared)
     run.train(6, Control())
     with torch.inference_mode():
         expected = run.model.eval()(NORMALISE(torch.from_numpy(Images.values)))
-    assert torch.equal(owner._scores(run.model, Images()), expected)
+    assert torch.equal(shared.scores(run.model, Images()), expected)
     # Scored twice, and after training, nothing in the network has moved.
-    assert torch.equal(owner._scores(run.model, Images()), expected) and not run.model.training
+    assert torch.equal(shared.scores(run.model, Images()), expected) and not run.model.training
 
 
 def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
     found = []
     for state in (1, 2):
-        owner = tuning(Network(drop=0.5))
+        shared = context(Network(drop=0.5))
         torch.manual_seed(state)
-        run = _Run(owner, np.arange(24), 0.1, 0.0)
+        run = training_run(shared)
         run.train(6, Control())
         found.append(run.model.state_dict())
         # Whoever draws afterwards is not disturbed.
@@ -134,16 +143,18 @@ def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
     ],
 )
 def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_told(monkeypatch, scores, chosen, edge):
-    monkeypatch.setattr(_Run, "train", lambda self, end, control: None)
-    monkeypatch.setattr(_Run, "_judged", lambda self, *_: {"score": scores.get((self._rate, self._decay), 0.1)})
+    monkeypatch.setattr(TrainingRun, "train", lambda self, end, control: None)
+    monkeypatch.setattr(
+        TrainingRun, "_evaluate", lambda self, *_: {"score": scores.get((self._rate, self._decay), 0.1)}
+    )
     owner = tuning(Network(), rates=(0.01, 0.1, 1.0), decays=(0.0, 1e-3))
     choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
     assert (choice.chosen["learning_rate"], choice.chosen["weight_decay"]) == chosen and choice.edge is edge
 
 
 def test_a_lone_survivor_of_halving_at_the_largest_rate_is_at_an_edge(monkeypatch):
-    monkeypatch.setattr(_Run, "train", lambda self, end, control: None)
-    monkeypatch.setattr(_Run, "_judged", lambda self, *_: {"score": self._rate})
+    monkeypatch.setattr(TrainingRun, "train", lambda self, end, control: None)
+    monkeypatch.setattr(TrainingRun, "_evaluate", lambda self, *_: {"score": self._rate})
     owner = tuning(Network(), rates=(0.01, 0.1, 1.0), updates=64, halving=True)
     choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
     assert sum("updates" in each for each in choice.candidates) == 2
@@ -161,7 +172,10 @@ def test_a_network_that_is_no_longer_finite_after_its_last_update_diverged(updat
     with pytest.raises(FailureError, match="diverged at every learning rate"):
         alone.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
     frozen = Choice(chosen={"learning_rate": 1e38, "weight_decay": 0.0}, candidates=(), edge=False, metric="top1")
-    with pytest.raises(FailureError, match=r"diverged on training and validation images|answers are not finite"):
+    with pytest.raises(
+        FailureError,
+        match=r"diverged on training and validation images|logits .* not finite",
+    ):
         alone.fit(frozen, Control()).scores(Images())
 
 
@@ -169,13 +183,13 @@ def test_answers_that_are_not_finite_are_no_scores(monkeypatch):
     owner = tuning(Network(), updates=2)
     frozen = Choice(chosen={"learning_rate": 0.1, "weight_decay": 0.0}, candidates=(), edge=False, metric="top1")
     fitted = owner.fit(frozen, Control())
-    monkeypatch.setattr(owner, "_scores", lambda *_: torch.tensor([[0.0, float("nan")]]))
-    with pytest.raises(FailureError, match="answers are not finite"):
+    monkeypatch.setattr(FinetuneContext, "scores", lambda *_: torch.tensor([[0.0, float("nan")]]))
+    with pytest.raises(FailureError, match="logits of the fine-tuned network are not finite"):
         fitted.scores(Images())
 
 
 def test_a_run_that_diverged_is_not_trained_on(monkeypatch):
-    monkeypatch.setattr(module, "_LOOK", 2)
+    monkeypatch.setattr(finetune_run, "_CHECK_INTERVAL", 2)
     owner = tuning(Network(), updates=9, rates=(1e30, 0.01))
     choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
     assert {each["learning_rate"]: each.get("updates") for each in choice.candidates} == {0.01: None, 1e30: 2}

@@ -18,10 +18,11 @@ from lrbench.store.references import PretrainedWeights, SuiteSnapshot, WeightsFi
 from lrbench.store.results import read_result
 from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
+from lrbench.transfer.features import extract
 from lrbench.transfer.protocols import logme, probe
 from lrbench.transfer.recommend import Candidate, on_equal_terms, recommend
 from lrbench.transfer.selection import LabelledFeatures
-from lrbench.transfer.target import extract, open_target
+from lrbench.transfer.target import open_target
 from tests.transfer.helpers import problem
 
 
@@ -95,13 +96,13 @@ def test_concat_reads_the_partner_of_the_snapshots_own_seed(tiny, place):
     }
     target = open_target("tiny-objects", tiny.input, place.roots, False, place.workspace.cache, Control())
     alone = {
-        key: extract(working._model, target, working._normalise, Control(), penultimate).test
+        key: extract(working._network.model, target, working._network.normalise, Control(), penultimate).test
         for key, working in (
             (key, Transfer(each, TransferSettings.of(tiny), place, Control())) for key, each in named.items()
         )
     }
     together = Transfer(named[own], TransferSettings.of(tiny), place, Control())
-    found = together._features_of(target, Cell(task="tiny-objects", protocol="concat", seed=0)).features
+    found = together._features.get(target, "partner").features
     assert torch.equal(found.test, torch.cat([alone[own], alone[partner]], dim=1))
     assert not torch.equal(alone[partner], alone[other])
 
@@ -233,7 +234,7 @@ def test_a_stop_is_heeded_while_features_are_extracted(reference, place):
     control = Control()
     control.progress = lambda done, total, unit: unit == "images" and control.stop()
     working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
-    with pytest.raises(InterruptedWork, match="while features of tiny-objects were extracted"):
+    with pytest.raises(InterruptedWork, match="while extracting features of tiny-objects"):
         working.run(Cell(task="tiny-objects", protocol="probe", seed=0))
 
 
@@ -241,14 +242,14 @@ def test_a_stop_is_heeded_while_features_are_extracted(reference, place):
 def test_a_stop_is_heeded_within_a_protocol(reference, place, protocol, monkeypatch):
     control = Control()
     working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
-    extract = working._features_of
+    extract = working._features.get
 
     def extracted(*given):
         found = extract(*given)
         control.stop()
         return found
 
-    monkeypatch.setattr(working, "_features_of", extracted)
+    monkeypatch.setattr(working._features, "get", extracted)
     with pytest.raises(InterruptedWork, match="stopped within a cell"):
         working.run(Cell(task="tiny-objects", protocol=protocol, seed=0))
 

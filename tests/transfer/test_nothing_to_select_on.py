@@ -8,7 +8,7 @@ from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.suites import write_effective
-from lrbench.transfer import cell
+from lrbench.transfer import cell, features
 from tests import trees
 from tests.helpers import one_paragraph
 from tests.leaderboard.fake import rewrite
@@ -30,8 +30,8 @@ def lonely(home, tiny, place):
 
 
 def test_what_selects_on_validation_images_is_refused_before_any_work(lonely, lrbench, home, monkeypatch):
-    for name in ("extract", "Finetuning"):
-        monkeypatch.setattr(cell, name, lambda *given, **named: pytest.fail("work was begun"))
+    for module, name in ((features, "extract"), (cell, "Finetuning")):
+        monkeypatch.setattr(module, name, lambda *given, **named: pytest.fail("work was begun"))
     for protocol in ("probe", "knn", "depth", "concat", "finetune"):
         refused = lrbench("transfer", "--task", lonely, "--snapshot", "stage2", "--protocol", protocol)
         assert refused.status == 2 and one_paragraph(refused.err), refused.err

@@ -10,7 +10,7 @@ from lrbench.pretrain.state import load
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.results import read_result
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.protocols import finetune
+from lrbench.transfer.protocols import finetune_run
 from lrbench.transfer.protocols.points import Points
 
 CELL = Cell(task="tiny-objects", protocol="finetune", seed=0)
@@ -32,13 +32,13 @@ class StopsAt(Control):
 def trained(monkeypatch):
     """How far each run was trained, in order."""
     runs = []
-    train = finetune._Run.train
+    train = finetune_run.TrainingRun.train
 
     def spy(self, end, control):
         train(self, end, control)
         runs.append((self._rate, end))
 
-    monkeypatch.setattr(finetune._Run, "train", spy)
+    monkeypatch.setattr(finetune_run.TrainingRun, "train", spy)
     return runs
 
 
@@ -59,7 +59,7 @@ def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, pl
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     assert trained == [(0.001, 6), (0.01, 6), (0.05, 6), (trained[-1][0], 6)] and kept(place) == []
     trained.clear()
-    with pytest.raises(InterruptedWork, match="2 scores of this one's grid"):
+    with pytest.raises(InterruptedWork, match="2 scores of this cell's grid"):
         # In the third run, each of which has six updates.
         Transfer(reference, settings, place, StopsAt(15)).run(CELL)
     assert len(kept(place)) == 1
@@ -82,17 +82,17 @@ def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, 
     """The grid's third run after its third update, and the refit after its second."""
     settings = of(tiny, rates=(0.001, 0.01, 0.05))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
-    with pytest.raises(InterruptedWork, match=f"the network in work after {(update - 1) % 6 + 1} of 6 updates"):
+    with pytest.raises(InterruptedWork, match=f"the network after {(update - 1) % 6 + 1} of 6 updates"):
         Transfer(reference, settings, place, StopsAt(update)).run(CELL)
     begun = []
-    begin = finetune._Run._begin
+    start = finetune_run.TrainingRun._start
 
     def spy(self, end):
-        made = begin(self, end)
+        made = start(self, end)
         begun.append(self._update)
         return made
 
-    monkeypatch.setattr(finetune._Run, "_begin", spy)
+    monkeypatch.setattr(finetune_run.TrainingRun, "_start", spy)
     path = Transfer(reference, settings, place, Control()).run(CELL)
     assert begun == ([3, 0] if update == 15 else [2])
     assert content(path) == whole
@@ -102,18 +102,18 @@ def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, 
 def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference, place, tiny, monkeypatch):
     settings = of(tiny, rates=(0.01,))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
-    monkeypatch.setattr(finetune, "SAVE_SECONDS", -1.0)
-    put = Points.put
+    monkeypatch.setattr(finetune_run, "SAVE_SECONDS", -1.0)
+    add = Points.add
 
     def killed(self, point, found, seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Points, "put", killed)
+    monkeypatch.setattr(Points, "add", killed)
     with pytest.raises(KeyboardInterrupt):
         Transfer(reference, settings, place, Control()).run(CELL)
     (state,) = (place.workspace.cache / "finetune").glob("*.pt")
     assert load(state)["update"] == 5
-    monkeypatch.setattr(Points, "put", put)
+    monkeypatch.setattr(Points, "add", add)
     state.write_bytes(state.read_bytes()[:-100])
     assert content(Transfer(reference, settings, place, Control()).run(CELL)) == whole
 
@@ -135,12 +135,12 @@ def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, train
 def test_a_damaged_file_of_points_costs_no_more_than_time(tmp_path):
     path = tmp_path / "points.json"
     points = Points(path)
-    points.put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
+    points.add((0.1, 0.0, 5), {"score": 0.5}, 2.0)
     again = Points(path)
     assert (
         again.get((0.1, 0.0, 5)) == {"score": 0.5}
         and again.get((0.1, 0.0, 6)) is None
-        and again.spared["selection"] == 2.0
+        and again.earlier_seconds["selection"] == 2.0
     )
     path.write_text(path.read_text()[:-10])
     assert len(Points(path)) == 0
@@ -152,7 +152,7 @@ def write_points(path, points):
 
 def test_a_changed_score_is_not_believed(tmp_path):
     path = tmp_path / "points.json"
-    Points(path).put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
+    Points(path).add((0.1, 0.0, 5), {"score": 0.5}, 2.0)
     path.write_text(path.read_text().replace("0.5", "0.9"))
     assert len(Points(path)) == 0
 
@@ -201,7 +201,7 @@ def test_what_is_no_point_counts_as_none(tmp_path, point):
 def test_a_pipe_instead_of_points_counts_as_none(tmp_path):
     os.mkfifo(tmp_path / "points.json")
     os.mkfifo(tmp_path / "points.pt")
-    assert len(points := Points(tmp_path / "points.json")) == 0 and points.kept("fit") is None
+    assert len(points := Points(tmp_path / "points.json")) == 0 and points.load_run("fit") is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_pipe_instead_of_points_counts_as_none(tmp_path):
 def test_a_kept_run_that_is_none_begins_again(tmp_path, change):
     points = Points(tmp_path / "points.json")
     whole = {"update": 5, "weights": {"a": torch.ones(1)}, "optimiser": {}, "seconds": 1.0}
-    points.keep("fit", whole)
-    assert points.kept("fit")["update"] == 5
-    points.keep("fit", whole | change)
-    assert points.kept("fit") is None
+    points.save_run("fit", whole)
+    assert points.load_run("fit")["update"] == 5
+    points.save_run("fit", whole | change)
+    assert points.load_run("fit") is None

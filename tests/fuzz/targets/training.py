@@ -114,8 +114,8 @@ def make_points(folder: Path) -> Path:
     from lrbench.transfer.protocols.points import Points
 
     points = Points(folder / "points.json")
-    points.put((0.1, 0.0, 5), {"score": 0.5}, 2.0)
-    points.put((0.01, 1e-4, 5), {"score": 0.0, "diverged": True, "updates": 3}, 1.5)
+    points.add((0.1, 0.0, 5), {"score": 0.5}, 2.0)
+    points.add((0.01, 1e-4, 5), {"score": 0.0, "diverged": True, "updates": 3}, 1.5)
     return folder / "points.json"
 
 
@@ -126,7 +126,7 @@ def use_points(path: Path) -> object:
     points = Points(path)
     if not len(points):
         raise InputError("counts as none")
-    return [points.get((0.1, 0.0, 5)), points.get((0.01, 1e-4, 5)), len(points), points.spared]
+    return [points.get((0.1, 0.0, 5)), points.get((0.01, 1e-4, 5)), len(points), points.earlier_seconds]
 
 
 TARGETS = [
