@@ -1,17 +1,17 @@
-"""Double precision for a part of the features at a time: the whole would be twice their size."""
+"""float64 arithmetic on blocks of float32 features: a float64 copy of all of them would double their size."""
 
 import torch
 
 _BYTES = 16 << 20
 
 
-def rows_at_once(width: int) -> int:
-    """How many rows of so many numbers are in double precision at a time."""
+def rows_per_block(width: int) -> int:
+    """Return the number of rows of `width` float64 numbers in a block."""
     return max(1, _BYTES // (8 * width))
 
 
-def product(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """`values @ weights` in double precision. Shape `(N, C)`.
+def float64_product(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return `values @ weights` in float64. Shape `(N, C)`.
 
     Args:
         values: Shape `(N, D)`.
@@ -19,7 +19,7 @@ def product(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
     weights = weights.to(values.device)
     scores = torch.empty(len(values), weights.shape[1], dtype=torch.float64, device=values.device)
-    rows = rows_at_once(values.shape[1])
+    rows = rows_per_block(values.shape[1])
     for part, block in zip(torch.split(scores, rows), torch.split(values, rows), strict=True):
         part[:] = block.double() @ weights
     return scores
@@ -30,12 +30,12 @@ def add_by_class(sums: torch.Tensor, values: torch.Tensor, labels: torch.Tensor)
 
     Args:
         sums: Shape `(C, D)`.
-        values: Shape `(N, D)`, of the same dtype.
-        labels: Shape `(N,)`, on the same device.
+        values: Of the same dtype. Shape `(N, D)`.
+        labels: On the same device. Shape `(N,)`.
     """
     if values.device.type == "cpu":
         sums.index_add_(0, labels, values)
         return
-    # Where many threads add at once, the order of the additions varies, and so do the last bits.
-    own = labels == torch.arange(len(sums), device=labels.device)[:, None]
-    sums += own.to(values.dtype) @ values
+    # `index_add_` on a GPU adds in varying order, which changes the last bits.
+    is_member = labels == torch.arange(len(sums), device=labels.device)[:, None]
+    sums += is_member.to(values.dtype) @ values

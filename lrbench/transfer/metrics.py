@@ -1,45 +1,44 @@
-"""Metrics of scores against labels, each a fraction in [0, 1]."""
+"""Metrics of scores against labels: accuracies as fractions in [0, 1], calibration error and likelihood."""
 
 import torch
 
-from lrbench.transfer.blocks import rows_at_once
+from lrbench.transfer.blocks import rows_per_block
 
 _BINS = 15
 
 
 def metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Top-1, top-5 and mean per-class accuracy.
+    """Return top-1, top-5 and mean per-class accuracy.
 
     Args:
         scores: Larger means more likely. Shape `(N, C)`.
         labels: Shape `(N,)`.
 
     Returns:
-        `top1`; `top5` (1 where there are at most five classes); `mean_per_class`, the mean over classes that have images
-        of the share of their images predicted right.
+        `top1`; `top5` (1 for at most five classes); `mean_per_class`, the mean recall over classes that have images.
     """
     labels = labels.cpu()
-    predicted, above = torch.empty_like(labels), torch.empty_like(labels)
-    rows = rows_at_once(scores.shape[1])
-    for block, own_labels, best, better in zip(
-        *(torch.split(each, rows) for each in (scores, labels, predicted, above)), strict=True
-    ):
+    # `ranks` holds the number of classes that score above the label.
+    predicted, ranks = torch.empty_like(labels), torch.empty_like(labels)
+    rows = rows_per_block(scores.shape[1])
+    blocks = (torch.split(tensor, rows) for tensor in (scores, labels, predicted, ranks))
+    for block, block_labels, block_predicted, block_ranks in zip(*blocks, strict=True):
         block = block.cpu()
-        best[:] = block.argmax(1)
-        own = block.gather(1, own_labels[:, None])
-        # Ties count as argmax breaks them: the class that comes first wins.
-        earlier = torch.arange(block.shape[1])[None, :] < own_labels[:, None]
-        better[:] = (block > own).sum(1) + ((block == own) & earlier).sum(1)
-    found = accuracies(predicted, labels, scores.shape[1])
+        block_predicted[:] = block.argmax(1)
+        label_scores = block.gather(1, block_labels[:, None])
+        # Ties are broken as by argmax: the lower class wins.
+        is_lower = torch.arange(block.shape[1])[None, :] < block_labels[:, None]
+        block_ranks[:] = (block > label_scores).sum(1) + ((block == label_scores) & is_lower).sum(1)
+    accuracy = accuracies(predicted, labels, scores.shape[1])
     return {
-        "top1": found["top1"],
-        "top5": float((above < 5).double().mean()),
-        "mean_per_class": found["mean_per_class"],
+        "top1": accuracy["top1"],
+        "top5": float((ranks < 5).double().mean()),
+        "mean_per_class": accuracy["mean_per_class"],
     }
 
 
 def accuracies(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
-    """Top-1 and mean per-class accuracy, for which no scores are needed.
+    """Return top-1 and mean per-class accuracy of predictions.
 
     Args:
         predicted: Shape `(N,)`.
@@ -54,38 +53,38 @@ def accuracies(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> d
     counts = torch.bincount(labels, minlength=classes).double()
     hits = torch.bincount(labels, weights=correct, minlength=classes)
     present = counts > 0
+    # scikit-learn's balanced_accuracy_score rounds the last bit differently, and results are compared to the bit.
     return {"top1": float(correct.mean()), "mean_per_class": float((hits[present] / counts[present]).mean())}
 
 
 def calibration(scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """How far probabilities can be believed.
+    """Return the expected calibration error and the negative log-likelihood of logits.
 
     Args:
         scores: Logits. Shape `(N, C)`.
         labels: Shape `(N,)`.
 
     Returns:
-        Expected calibration error (Guo et al. 2017, eq. 5; 15 bins of equal width of the largest probability), a fraction in
-        [0, 1]; and the mean negative log-likelihood in nats.
+        Expected calibration error in [0, 1] (Guo et al. 2017, eq. 5; 15 bins of equal width of the largest probability), and
+        mean negative log-likelihood in nats.
     """
     labels = labels.cpu()
     predicted = torch.empty_like(labels)
     confidence = torch.empty(len(labels), dtype=torch.float64)
-    own = torch.empty_like(confidence)
-    rows = rows_at_once(scores.shape[1])
-    for block, own_labels, *parts in zip(
-        *(torch.split(each, rows) for each in (scores, labels, confidence, predicted, own)), strict=True
-    ):
+    likelihoods = torch.empty_like(confidence)
+    rows = rows_per_block(scores.shape[1])
+    blocks = (torch.split(tensor, rows) for tensor in (scores, labels, confidence, predicted, likelihoods))
+    for block, block_labels, block_confidence, block_predicted, block_likelihoods in zip(*blocks, strict=True):
         logs = torch.log_softmax(block.double().cpu(), dim=1)
-        parts[0][:], parts[1][:] = logs.exp().max(1)
-        parts[2][:] = logs.gather(1, own_labels[:, None]).squeeze(1)
+        block_confidence[:], block_predicted[:] = logs.exp().max(1)
+        block_likelihoods[:] = logs.gather(1, block_labels[:, None]).squeeze(1)
     correct = (predicted == labels).double()
-    # Bins are open below and closed above.
+    # Bins exclude their lower end and include their upper end.
     bins = (torch.ceil(confidence * _BINS) - 1).clamp(0, _BINS - 1).long()
     gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence - correct)
-    return float(gaps.abs().sum() / len(labels)), float(-own.mean())
+    return float(gaps.abs().sum() / len(labels)), float(-likelihoods.mean())
 
 
 def headline(scores: torch.Tensor, labels: torch.Tensor, metric: str) -> float:
-    """One metric by its name."""
+    """Return one of `metrics` by its name."""
     return metrics(scores, labels)[metric]

@@ -1,4 +1,4 @@
-"""What keeps selection honest: the validation split, the frozen choice, and test labels that open once."""
+"""Honest selection: the validation split, the frozen choice, and test labels that can be read once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def by_class(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Indices]]:
-    """Each class that has images, with the positions of its images, both rising.
+    """Yield each class that has images with the positions of its images, both rising.
 
     Args:
         labels: Class of each image. Shape `(N,)`.
@@ -27,13 +27,13 @@ def by_class(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Indices]]:
 
 
 def validation_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Split training images into those to train on and those to select on, class by class.
+    """Split training images into those to train on and those to select on, stratified by class.
 
-    Of a class with n images, max(1, round(fraction · n)) go to validation; a class with one image keeps it for training.
+    max(1, round(fraction · n)) of the n images of a class go to validation; the image of a class with only one is trained on.
 
     Args:
         labels: Class of each training image. Shape `(N,)`.
-        fraction: Share of each class held out.
+        fraction: Fraction of each class held out.
         seed: Transfer seed, which keys the draw.
 
     Returns:
@@ -49,7 +49,7 @@ def validation_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFeatures:
-    """Features with their labels.
+    """Features with labels.
 
     Attributes:
         features: Shape `(N, D)`, float32.
@@ -60,19 +60,19 @@ class LabelledFeatures:
     labels: torch.Tensor
 
     def part(self, positions: Indices | slice) -> "LabelledFeatures":
-        """Some of them: a copy where they are named one by one."""
+        """Return the rows at positions; a copy unless they are a slice."""
         return LabelledFeatures(features=self.features[positions], labels=self.labels[positions])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Hyper-parameters chosen on validation, frozen.
+    """Hyper-parameters selected on validation, frozen.
 
     Attributes:
-        chosen: The hyper-parameters by name.
-        candidates: Each point of the grid with its `score` on validation.
-        edge: Whether the best lies on the grid's edge, and nothing further in does as well.
-        metric: What `score` is: `top1` or `mean_per_class`.
+        chosen: Selected hyper-parameters by name.
+        candidates: Points of the grid, each with its `score` on validation.
+        edge: Whether the best point is on the edge of the grid (`on_edge`).
+        metric: Metric of `score`: `top1` or `mean_per_class`.
     """
 
     chosen: dict[str, float | int]
@@ -82,74 +82,72 @@ class Choice:
 
 
 def on_edge(candidates: Sequence[dict[str, Any]], name: str, ends: Sequence[float]) -> bool:
-    """Whether the best lies at an end of the grid, and nothing further in does as well: then a wider grid may do better.
+    """Return whether an end of the grid scores better than all values inside it, so that a wider grid may do better.
 
     Args:
-        candidates: Each point of the grid with its `score`.
+        candidates: Points of the grid, each with its `score`.
         name: The hyper-parameter.
-        ends: The values beyond which the grid could go on.
+        ends: Values at which the grid could be extended.
     """
     best: dict[float, float] = {}
-    for each in candidates:
-        best[each[name]] = max(each["score"], best.get(each[name], each["score"]))
-    top, within = max(best.values()), [score for value, score in best.items() if value not in ends]
-    # Of a grid of ends alone, one end may be better than the other; a single value is no grid.
-    return top > max(within) if within else len(set(best.values())) > 1
+    for candidate in candidates:
+        value, score = candidate[name], candidate["score"]
+        best[value] = max(score, best.get(value, score))
+    inside = [score for value, score in best.items() if value not in ends]
+    # Without inner values, ends that differ are an edge; a single value is not a grid.
+    return max(best.values()) > max(inside) if inside else len(set(best.values())) > 1
 
 
-def heed(control: Control | None) -> None:
-    """End a protocol's work where that was asked for; a cell is begun anew next time.
+def raise_if_stopped(control: Control | None) -> None:
+    """Stop the current cell if a stop was requested.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
     """
     if control is not None and control.stop_requested():
         raise InterruptedWork(
-            "stopped within a cell, which will be computed from its beginning; the cells already done are kept. Run the same "
-            "command again to go on."
+            "stopped within a cell, which starts from scratch next time. Finished cells are saved. Run the same command again "
+            "to continue."
         )
 
 
 class SealedLabels:
-    """Test labels behind a seal: they open once, for a frozen choice and scores of every test image.
+    """Test labels that can be read once, in exchange for a frozen choice and the scores of every test image.
 
     Args:
         labels: Shape `(N,)`.
     """
 
     def __init__(self, labels: npt.NDArray[np.int64]) -> None:
-        kept: list[npt.NDArray[np.int64]] = [labels.copy()]
+        sealed: list[npt.NDArray[np.int64]] = [labels.copy()]
         self._count = len(labels)
 
         def take() -> npt.NDArray[np.int64]:
-            if not kept:
-                raise RuntimeError("the test labels were opened before: a protocol may read them once")
-            return kept.pop()
+            if not sealed:
+                raise RuntimeError("the test labels have been opened already; a protocol may read them once")
+            return sealed.pop()
 
-        # A closure, so that no attribute leads to the labels.
+        # A closure, so that no attribute holds the labels.
         self._take: Callable[[], npt.NDArray[np.int64]] = take
 
     def open(self, choice: Choice, scores: torch.Tensor) -> npt.NDArray[np.int64]:
-        """Break the seal.
+        """Return the labels. Shape `(N,)`.
 
         Args:
             choice: The frozen choice.
-            scores: The protocol's scores of every test image, made without the labels. Shape `(N, C)`.
-
-        Returns:
-            The labels. Shape `(N,)`.
+            scores: Scores of every test image, computed without the labels. Shape `(N, C)`.
 
         Raises:
-            RuntimeError: They were opened before.
-            TypeError: There is no choice, or there are not scores for every image, or some are not finite.
+            RuntimeError: The labels have been opened already.
+            TypeError: The choice is empty, or scores are missing or not finite.
         """
         if not isinstance(choice, Choice) or not choice.chosen:
-            raise TypeError("test labels open for a frozen Choice only")
+            raise TypeError("test labels open only for a frozen Choice")
         if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != self._count:
-            raise TypeError(f"test labels open for scores of shape ({self._count}, classes) only")
+            raise TypeError(f"test labels open only for scores of shape ({self._count}, classes)")
         if not bool(torch.isfinite(scores).all()):
-            raise TypeError("test labels open for finite scores only")
+            raise TypeError("test labels open only for finite scores")
         return self._take()
 
     def __reduce__(self) -> str:
-        raise TypeError("sealed labels do not travel")
+        raise TypeError("sealed labels cannot be pickled")

@@ -1,4 +1,4 @@
-"""A target task, prepared for a snapshot's input: pixels shared by every snapshot, seed and protocol."""
+"""A target task, prepared for the input of a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from lrbench.transfer.selection import validation_split
 
 @dataclass(frozen=True, kw_only=True)
 class Development:
-    """The images a protocol may look at with their labels: training and, where there is one, validation images.
+    """Training and validation images, whose labels a protocol may read.
 
     Attributes:
-        pixels: The images, training images first.
+        pixels: Pixels of the images, training images first.
         labels: Shape `(N,)`.
         ids: Name of each image.
-        given: Positions of the data set's own validation images; empty where it has none.
+        given: Positions of the images of the data set's validation split; empty without one.
     """
 
     pixels: "JoinedPixels"
@@ -33,14 +33,14 @@ class Development:
     given: npt.NDArray[np.int64]
 
     def split(self, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Positions to train on and to select on: the data set's own validation split, or else a stratified share."""
+        """Return positions to train on and to select on: the data set's validation split, or else a stratified fraction."""
         if len(self.given):
             return np.setdiff1d(np.arange(len(self.labels)), self.given), self.given
         return validation_split(self.labels, fraction, seed)
 
 
 class JoinedPixels:
-    """Several splits' pixels one after the other."""
+    """Pixels of several splits, concatenated."""
 
     def __init__(self, parts: Sequence[Pixels]) -> None:
         self._parts = parts
@@ -50,7 +50,7 @@ class JoinedPixels:
         return int(self._starts[-1])
 
     def evaluation(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Evaluation crops. Shape `(B, S, S, 3)`."""
+        """Return evaluation crops. Shape `(B, S, S, 3)`."""
         if len(self._parts) == 1:
             return self._parts[0].evaluation(indices)
         owners = np.searchsorted(self._starts, indices, side="right") - 1
@@ -62,12 +62,12 @@ class JoinedPixels:
 
     @property
     def plain(self) -> Sequence[Shard] | None:
-        """All images as plain pixels, or None where some are not kept so."""
+        """All images as uncompressed pixels, or None if some are compressed."""
         parts = [part.plain for part in self._parts]
         return None if None in parts else [shard for part in parts for shard in part or ()]
 
     def resized(self, index: int) -> npt.NDArray[np.uint8]:
-        """One whole resized image. Shape `(h, w, 3)`."""
+        """Return one resized image, not cropped. Shape `(h, w, 3)`."""
         owner = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[owner].resized(int(index - self._starts[owner]))
 
@@ -77,11 +77,11 @@ class Target:
     """A prepared target task.
 
     Attributes:
-        data: Its classes and splits.
-        identity: Tells these images and labels from others.
-        transform: The evaluation transform of its pixels.
+        data: Classes and splits.
+        identity: Hashes of the images and labels.
+        transform: Evaluation transform of the pixels.
         development: Training and validation images with labels.
-        test: Test images; their labels stay sealed until a choice is frozen.
+        test: Test images. Their labels stay sealed until a choice is frozen.
     """
 
     data: TaskData

@@ -152,7 +152,7 @@ def test_a_stop_is_heeded_between_blocks_of_classes(monkeypatch):
 
 
 def test_a_long_fit_reports_its_iterations_and_stops_within_one(monkeypatch):
-    monkeypatch.setattr(probe, "_SILENT", 0.0)
+    monkeypatch.setattr(probe, "_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(probe, "_LOGIT_BYTES", 4 * 50 * 10)
     data, told, control = made(200, 8, 50), [], Control()
     control.progress = lambda done, total, unit: told.append((done, total, unit))

@@ -1,4 +1,4 @@
-"""Cross-validation of the probe: a finer score than a small validation split gives. Test images have no part in it."""
+"""Cross-validation of the probe on training and validation images, for tasks with a small validation split."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from lrbench.config.strict import Count, NotNegative, Strict
 from lrbench.core.control import Control
 from lrbench.core.seeds import generator
 from lrbench.store.results import Fraction
-from lrbench.transfer.blocks import product
+from lrbench.transfer.blocks import float64_product
 from lrbench.transfer.metrics import accuracies
 from lrbench.transfer.protocols.probe import Standardiser, solve
 from lrbench.transfer.selection import Indices, LabelledFeatures
@@ -18,13 +18,13 @@ FOLDS = 5
 
 
 class CrossValidation(Strict):
-    """The probe's score over all folds.
+    """Score of the probe over all folds.
 
     Attributes:
-        score: The headline at the best strength, over the images of all folds.
-        strength: That strength; of several that score the same, the strongest.
-        images: Number of images that are in a fold.
-        seconds: How long it took.
+        score: Headline metric at the best strength, over the images of all folds.
+        strength: The best strength; the strongest of equal ones.
+        images: Number of images in the folds.
+        seconds: Duration.
     """
 
     score: Fraction
@@ -34,7 +34,7 @@ class CrossValidation(Strict):
 
 
 def assign_folds(labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS) -> Indices:
-    """The fold of each image, class by class: the images of a class differ by at most one between the folds.
+    """Return the fold of each image, stratified: the folds have equally many images of a class, up to one.
 
     Args:
         labels: Shape `(N,)`.
@@ -42,10 +42,10 @@ def assign_folds(labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS) -
         folds: Number of folds.
 
     Returns:
-        Shape `(N,)`; -1 for the image of a class that has no other, which is always trained on.
+        Shape `(N,)`. The only image of a class has fold -1: it is always trained on.
     """
     assigned: Indices = np.full(len(labels), -1, dtype=np.int64)
-    # Each class continues where the one before it ended, so that the folds are equally large.
+    # Each class continues at the fold where the previous one ended, so that the folds are equally large.
     position = 0
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -59,21 +59,18 @@ def assign_folds(labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS) -
 def cross_validate(
     data: LabelledFeatures, *, classes: int, metric: str, settings: Probe, seed: int, control: Control | None = None
 ) -> tuple[float, float]:
-    """The probe's headline over the images of all folds, each scored by a fit on the others, at the best strength.
+    """Return the score at the best strength and that strength. Each fold is scored by a fit on the others.
 
     Args:
-        data: Everything that may be looked at with its labels.
+        data: Training and validation images.
         classes: Number of classes.
         metric: `top1` or `mean_per_class`.
-        settings: The probe's grid, tolerance and most iterations.
+        settings: Grid, tolerance and iteration limit of the probe.
         seed: Transfer seed.
-        control: Told how far the work is; may stop it.
-
-    Returns:
-        The score, and the strength.
+        control: Receives progress and may request a stop.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
     """
     grid = settings.grid()
     folds = torch.from_numpy(assign_folds(data.labels.cpu().numpy(), seed))
@@ -87,10 +84,10 @@ def cross_validate(
         )
         inputs = standardise(data.features[held_out])
         for row, fit in enumerate(fits):
-            predicted[row, held_out] = product(inputs, fit.weights).argmax(1).cpu()
-    scored = folds >= 0
-    labels = data.labels.cpu()[scored]
-    scores = [accuracies(row[scored], labels, classes)[metric] for row in predicted]
-    # The grid falls from the strongest, and `index` finds the first of equals.
+            predicted[row, held_out] = float64_product(inputs, fit.weights).argmax(1).cpu()
+    in_fold = folds >= 0
+    labels = data.labels.cpu()[in_fold]
+    scores = [accuracies(row[in_fold], labels, classes)[metric] for row in predicted]
+    # The strongest of equals: the grid is falling, and `index` returns the first.
     best = scores.index(max(scores))
     return scores[best], grid[best]

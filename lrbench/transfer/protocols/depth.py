@@ -1,6 +1,6 @@
-"""The probe after each stage of the network: how deep lies what the target needs?
+"""The probe after each stage of the network.
 
-Depth and strength are chosen together on validation; the scores of all depths stand among the candidates.
+Depth and strength are selected together on validation. The candidates hold the score of each depth.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from lrbench.transfer.selection import Choice, LabelledFeatures
 
 @dataclass(frozen=True, kw_only=True)
 class DepthSettings:
-    """What the protocol works with.
+    """Settings of the protocol.
 
     Attributes:
-        probe: The probe at each depth.
-        widths: Number of features of each depth, shallowest first; they lie side by side.
+        probe: Settings of the probe at each depth.
+        widths: Number of features of each depth, shallowest first; the features are concatenated.
     """
 
     probe: Probe
     widths: Sequence[int]
 
-    def of(self, data: LabelledFeatures, level: int) -> LabelledFeatures:
-        """The features of one depth, counted from 1."""
+    def select(self, data: LabelledFeatures, level: int) -> LabelledFeatures:
+        """Return labelled features of one depth, counted from 1."""
         return LabelledFeatures(features=self.cut(data.features, level), labels=data.labels)
 
     def cut(self, features: torch.Tensor, level: int) -> torch.Tensor:
-        """The columns of one depth."""
+        """Return the columns of one depth."""
         start = sum(self.widths[: level - 1])
         return features[:, start : start + self.widths[level - 1]]
 
@@ -52,17 +52,17 @@ def select(
     settings: DepthSettings,
     control: Control | None = None,
 ) -> Choice:
-    """Choose depth and strength on validation; of equal scores the deeper wins.
+    """Select depth and strength on validation; of equal scores the deeper wins.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
     """
     candidates: list[dict[str, Any]] = []
     edges: dict[int, bool] = {}
     for level in range(len(settings.widths), 0, -1):
         best = probe.select(
-            settings.of(train, level),
-            settings.of(validation, level),
+            settings.select(train, level),
+            settings.select(validation, level),
             classes=classes,
             metric=metric,
             settings=settings.probe,
@@ -89,25 +89,25 @@ def select(
 
 
 class FittedDepth(Fitted):
-    """A probe at the chosen depth."""
+    """A probe at the selected depth."""
 
     def __init__(self, fitted: probe.FittedProbe, settings: DepthSettings, level: int) -> None:
         self._fitted, self._settings, self._level = fitted, settings, level
         self.diagnostics = fitted.diagnostics
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits. Shape `(N, C)`, float64."""
+        """Return logits. Shape `(N, C)`, float64."""
         return self._fitted.scores(self._settings.cut(features, self._level))
 
 
 def fit(
     data: LabelledFeatures, choice: Choice, *, classes: int, settings: DepthSettings, control: Control | None = None
 ) -> FittedDepth:
-    """Fit once at the chosen depth with the chosen strength.
+    """Fit once at the selected depth with the selected strength.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
     """
     level = int(choice.chosen["depth"])
-    fitted = probe.fit(settings.of(data, level), choice, classes=classes, settings=settings.probe, control=control)
+    fitted = probe.fit(settings.select(data, level), choice, classes=classes, settings=settings.probe, control=control)
     return FittedDepth(fitted, settings, level)

@@ -1,7 +1,7 @@
 """The probe on a few images of each class.
 
-Nothing is selected: with five images a class, a validation split of thousands would be another task. The strength is fixed in
-the suite, and the draw is keyed by the transfer seed.
+The suite fixes the strength: selecting it on thousands of validation images would not be few-shot learning. The transfer seed
+keys the draw.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from lrbench.transfer.selection import Choice, LabelledFeatures, by_class
 
 @dataclass(frozen=True, kw_only=True)
 class FewshotSettings:
-    """What the protocol works with.
+    """Settings of the protocol.
 
     Attributes:
-        fewshot: Images of each class, and the strength.
-        probe: Tolerance and most iterations of the fit.
+        fewshot: Number of images of each class, and the strength.
+        probe: Tolerance and iteration limit of the fit.
         seed: Transfer seed, which keys the draw.
     """
 
@@ -34,7 +34,7 @@ class FewshotSettings:
 
 
 def draw(labels: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[np.int64]:
-    """Positions of the images drawn, rising: `shots` of each class, or all of a class that has fewer."""
+    """Return positions of the drawn images, rising: `shots` of each class, or all of a class that has fewer."""
     drawn = [generator(seed, "few shots", label).permutation(members)[:shots] for label, members in by_class(labels)]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
@@ -53,7 +53,7 @@ def select(
     settings: FewshotSettings,
     control: Control | None = None,
 ) -> Choice:
-    """The fixed strength; no image is looked at."""
+    """Return the fixed strength; images are not used."""
     chosen = {"shots": settings.fewshot.shots, "strength": settings.fewshot.strength}
     return Choice(chosen=chosen, candidates=(), edge=False, metric=metric)
 
@@ -61,10 +61,10 @@ def select(
 def fit(
     data: LabelledFeatures, choice: Choice, *, classes: int, settings: FewshotSettings, control: Control | None = None
 ) -> probe.FittedProbe:
-    """Fit on the images drawn.
+    """Fit on the drawn images.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
     """
     shots = int(choice.chosen["shots"])
     positions = draw(data.labels.numpy(), shots, settings.seed)

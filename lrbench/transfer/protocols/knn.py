@@ -1,4 +1,14 @@
-"""Nearest neighbours under cosine similarity: exact, in chunks, without anything to fit but k."""
+"""k nearest neighbours under cosine similarity, exact.
+
+N training images with features of width D, in C classes. A query q and a training image i, both scaled to length one, have the
+similarity s(q, i) = q · x_i in [-1, 1]. The k nearest images vote, and class c scores
+
+    votes(c) + (sum of s over its voters) / (2k + 1)     if votes(c) > 0,
+    max over images i of class c of s(q, i) / 4          otherwise.
+
+The sum of at most k similarities over 2k + 1 is in (-1/2, 1/2), so that it only breaks ties between equal votes; a quarter is
+below every score with a vote. The second line orders classes without votes, which top-5 needs.
+"""
 
 from typing import Any
 
@@ -8,22 +18,22 @@ from lrbench.config.protocols import Knn
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.store.cells import TransferSettings
-from lrbench.transfer.blocks import rows_at_once
+from lrbench.transfer.blocks import rows_per_block
 from lrbench.transfer.metrics import accuracies
 from lrbench.transfer.protocols import Fitted
-from lrbench.transfer.selection import Choice, LabelledFeatures, heed, on_edge
+from lrbench.transfer.selection import Choice, LabelledFeatures, on_edge, raise_if_stopped
 
-# The similarity matrix of as many queries as are looked at together, also against a million training images.
+# Memory of the similarities of one chunk of queries.
 _BYTES = 256 << 20
 
 
 class Neighbours:
-    """The nearest training images of each query; of images equally near, those first in the training set.
+    """Nearest training images of queries. Of equally near images the first in the training set are taken.
 
     Args:
-        data: What is searched.
-        classes: Number of classes.
-        most: Largest k that will be asked for.
+        data: Training images.
+        classes: Number of classes C.
+        most: Largest k.
     """
 
     def __init__(self, data: LabelledFeatures, *, classes: int, most: int) -> None:
@@ -33,99 +43,91 @@ class Neighbours:
         self._most = min(most, len(self._labels))
 
     def scores(self, features: torch.Tensor, k: int, control: Control | None = None) -> torch.Tensor:
-        """Votes; ties are broken by the mean similarity of those who gave them, and without votes by a class's nearest image.
+        """Return the score of each class. Shape `(Q, C)`, float64.
 
         Args:
-            features: Queries. Shape `(N, D)`.
-            k: How many neighbours vote.
-            control: May stop the work.
-
-        Returns:
-            Shape `(N, C)`, float64.
+            features: Queries. Shape `(Q, D)`.
+            k: Number of neighbours that vote.
+            control: May request a stop.
 
         Raises:
-            InterruptedWork: Asked to stop.
+            InterruptedWork: A stop was requested.
         """
         scores = torch.empty(len(features), self._classes, dtype=torch.float64, device=features.device)
         for part, chunk in zip(self._chunks(scores), self._chunks(features), strict=True):
-            heed(control)
+            raise_if_stopped(control)
             part[:] = self._scores(chunk, k)
         return scores
 
     def predictions(
         self, features: torch.Tensor, neighbours: list[int], control: Control | None = None
     ) -> torch.Tensor:
-        """The class that scores best, for each k: all that a choice of k needs.
+        """Return the class with the best score for each k. Shape `(len(neighbours), Q)`.
 
         Args:
-            features: Queries. Shape `(N, D)`.
+            features: Queries. Shape `(Q, D)`.
             neighbours: Values of k.
-            control: May stop the work.
-
-        Returns:
-            Shape `(len(neighbours), N)`.
+            control: May request a stop.
 
         Raises:
-            InterruptedWork: Asked to stop.
+            InterruptedWork: A stop was requested.
         """
-        found = []
+        predictions = []
         for chunk in self._chunks(features):
-            heed(control)
-            found.append(self._predictions(chunk, neighbours))
-        return torch.cat(found, dim=1)
+            raise_if_stopped(control)
+            predictions.append(self._predictions(chunk, neighbours))
+        return torch.cat(predictions, dim=1)
 
     def _chunks(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.split(rows, max(1, _BYTES // (4 * len(self._features))))
 
-    # A method's names end with it: no chunk's similarities are there when the next one's are made.
+    # A method of its own, so that the similarities of a chunk are freed before those of the next are computed.
     def _scores(self, chunk: torch.Tensor, k: int) -> torch.Tensor:
         similarity = _unit(chunk) @ self._features.T
-        nearest, whose = _nearest(similarity, min(k, self._most))
-        votes = self._votes(nearest, self._labels[whose], k)
-        # The nearest image of each class; one without images comes after all that have some.
+        nearest, images = _nearest(similarity, min(k, self._most))
+        votes = self._votes(nearest, self._labels[images], k)
+        # -2 puts classes without training images last.
         closest = similarity.new_full(votes.shape, -2.0)
         closest.scatter_reduce_(1, self._labels.expand(len(similarity), -1), similarity, "amax")
-        # What has votes is above a half, as its similarities take less than half a vote: a quarter stays below.
         return torch.where(votes > 0, votes, closest.double() / 4)
 
     def _predictions(self, chunk: torch.Tensor, neighbours: list[int]) -> torch.Tensor:
-        nearest, whose = _nearest(_unit(chunk) @ self._features.T, self._most)
-        labels = self._labels[whose]
+        nearest, images = _nearest(_unit(chunk) @ self._features.T, self._most)
+        labels = self._labels[images]
         return torch.stack([self._votes(nearest[:, :k], labels[:, :k], k).argmax(1) for k in neighbours])
 
     def _votes(self, nearest: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-        """Votes, and as a fraction of one vote the mean similarity of those who gave them. Shape `(N, C)`."""
+        """Return votes plus the tie-breaking term of similarities. Shape `(Q, C)`."""
         votes = torch.zeros(len(nearest), self._classes, dtype=torch.float64, device=nearest.device)
         votes.scatter_add_(1, labels, torch.ones_like(nearest, dtype=torch.float64))
-        nearness = torch.zeros_like(votes)
-        nearness.scatter_add_(1, labels, nearest.double())
-        # Similarities lie in [-1, 1]: scaled to less than half a vote, they only break ties.
-        return votes + nearness / (2.0 * k + 1.0)
+        similarities = torch.zeros_like(votes)
+        similarities.scatter_add_(1, labels, nearest.double())
+        return votes + similarities / (2.0 * k + 1.0)
 
 
 def _nearest(similarity: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k most similar columns of each row, in order; of equal ones those that come first.
+    """Return the k largest similarities of each row and their columns, in falling order; of equal ones the first columns.
 
-    `topk` alone takes any of several equal ones, and others for another k.
+    `topk` alone takes any of several equal columns, and different ones for a different k.
 
     Args:
-        similarity: Shape `(N, M)`.
-        k: At most M.
+        similarity: Shape `(Q, N)`.
+        k: At most N.
 
     Returns:
-        Their similarities and their positions. Shape `(N, k)` each.
+        Similarities and columns. Shape `(Q, k)` each.
     """
-    nearest, whose = similarity.topk(k, dim=1)
+    nearest, columns = similarity.topk(k, dim=1)
     least = nearest[:, -1:]
     crowded = torch.nonzero((similarity >= least).sum(1) > k).flatten()
     if len(crowded):
         rows, bound = similarity[crowded], least[crowded]
         tied = rows == bound
         room = k - (rows > bound).sum(1, keepdim=True)
-        whose[crowded] = torch.nonzero((rows > bound) | (tied & (tied.cumsum(1) <= room)))[:, 1].view(-1, k)
-    whose = whose.sort(dim=1).values
-    nearest, order = similarity.gather(1, whose).sort(dim=1, descending=True, stable=True)
-    return nearest, whose.gather(1, order)
+        columns[crowded] = torch.nonzero((rows > bound) | (tied & (tied.cumsum(1) <= room)))[:, 1].view(-1, k)
+    columns = columns.sort(dim=1).values
+    nearest, order = similarity.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return nearest, columns.gather(1, order)
 
 
 def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> Knn:
@@ -142,32 +144,32 @@ def select(
     settings: Knn,
     control: Control | None = None,
 ) -> Choice:
-    """Choose k on validation; of equal scores the largest k wins.
+    """Select k on validation; of equal scores the largest k wins.
 
     Raises:
-        InterruptedWork: Asked to stop.
+        InterruptedWork: A stop was requested.
         InputError: Every k of the grid is larger than the number of training images.
     """
     grid = sorted((k for k in settings.neighbours if k <= len(train.labels)), reverse=True)
     if not grid:
         raise InputError(
             f"every value of knn.neighbours ({', '.join(map(str, settings.neighbours))}) is larger than the "
-            f"{len(train.labels)} training images. Name a smaller one (--set knn.neighbours=[1])."
+            f"{len(train.labels)} training images. Add a smaller one, for example --set knn.neighbours=[1]."
         )
     predicted = Neighbours(train, classes=classes, most=grid[0]).predictions(validation.features, grid, control)
     candidates: list[dict[str, Any]] = [
-        {"neighbours": k, "score": accuracies(each, validation.labels, classes)[metric]}
-        for k, each in zip(grid, predicted, strict=True)
+        {"neighbours": k, "score": accuracies(predictions, validation.labels, classes)[metric]}
+        for k, predictions in zip(grid, predicted, strict=True)
     ]
     best = max(candidates, key=lambda candidate: candidate["score"])
-    # k = 1 is the end of the road, not the edge of a grid that could go on; nor is the largest that the images allow.
-    cut = len(grid) < len(settings.neighbours)
-    edge = not cut and on_edge(candidates, "neighbours", grid[:1])
+    # The grid cannot be extended below 1, nor above the number of training images.
+    is_cut = len(grid) < len(settings.neighbours)
+    edge = not is_cut and on_edge(candidates, "neighbours", grid[:1])
     return Choice(chosen={"neighbours": best["neighbours"]}, candidates=tuple(candidates), edge=edge, metric=metric)
 
 
 class FittedKnn(Fitted):
-    """Neighbours among everything that may be looked at, with the chosen k."""
+    """Neighbours among training and validation images, with the selected k."""
 
     def __init__(self, neighbours: Neighbours, k: int, control: Control | None = None) -> None:
         self._neighbours = neighbours
@@ -176,25 +178,25 @@ class FittedKnn(Fitted):
         self.diagnostics: dict[str, Any] = {}
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """Votes, ties broken by similarity. Shape `(N, C)`."""
+        """Return votes, with ties broken by similarity. Shape `(Q, C)`, float64."""
         return self._neighbours.scores(features, self._k, self._control)
 
 
 def fit(
     data: LabelledFeatures, choice: Choice, *, classes: int, settings: Knn, control: Control | None = None
 ) -> FittedKnn:
-    """Take everything as neighbours, with the chosen k."""
+    """Search all training and validation images, with the selected k."""
     k = int(choice.chosen["neighbours"])
     return FittedKnn(Neighbours(data, classes=classes, most=k), k, control)
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
-    """Features of length one, whatever their scale; zeros stay zeros. Shape `(N, D)`, float32."""
+    """Return features scaled to length one; zeros stay zeros. Shape `(N, D)`, float32."""
     unit = torch.empty_like(features)
-    rows = rows_at_once(features.shape[1])
+    rows = rows_per_block(features.shape[1])
     for part, block in zip(torch.split(unit, rows), torch.split(features, rows), strict=True):
-        # Squares end at 1e-38 and 1e38 in single precision. By a power of two, which may itself lie beyond that, the largest
-        # entry comes near one and no digit changes.
+        # Squares may overflow or underflow in float32. Scaling by a power of two (itself perhaps out of range, hence float64)
+        # brings the largest entry near one and changes no digit.
         _, exponents = block.abs().amax(1, keepdim=True).frexp()
         part[:] = torch.nn.functional.normalize((block.double() * torch.exp2(-exponents.double())).float(), dim=1)
     return unit

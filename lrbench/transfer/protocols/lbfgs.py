@@ -1,8 +1,16 @@
-"""L-BFGS on many smooth problems of one shape at once: each has its own history, step and stopping, all share the products.
+"""L-BFGS on many smooth problems of one shape at once, which share matrix products.
 
-Nocedal and Wright 2006, algorithm 7.4 (two loops), with the step length found by bisection on the weak Wolfe conditions (Lewis
-and Overton 2013) or, where the objective's rounding hides a decrease, on their approximation in slopes (Hager and Zhang 2005,
-eq. 4.1).
+SciPy and torch solve one problem at a time; a grid of strengths is P problems on the same features, on one device.
+
+P problems with K parameters: points x and gradients g of shape (P, K), values f of shape (P,). Each problem has its own history
+of M pairs (s, y), the changes of x and g in a step. The direction is -H g by the two-loop recursion of Nocedal and Wright 2006,
+algorithm 7.4, with H₀ = (s·y / y·y) I of the latest pair. The step length t is found by bisection on the weak Wolfe conditions
+(Lewis and Overton 2013), with the slope d = g·direction < 0 before the step and d(t) after it:
+
+    f(t) <= f + 1e-4 t d   and   d(t) >= 0.9 d.
+
+Where rounding of f hides a decrease, the first is replaced by its approximation in slopes, d(t) <= (2e-4 - 1) d (Hager and
+Zhang 2005, eq. 4.1).
 """
 
 import math
@@ -12,27 +20,26 @@ from dataclasses import dataclass
 import torch
 
 Evaluate = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Takes points, shape `(p, K)`, and the numbers of their problems, shape `(p,)`; gives values, float64 of shape `(p,)`, and
-gradients, shape `(p, K)`."""
+"""Function of points, shape `(p, K)`, and the indices of their problems, shape `(p,)`, that returns values, shape `(p,)` in
+float64, and gradients, shape `(p, K)`."""
 
-# Pairs of past steps that are kept. More took no fewer iterations on features like a network's.
 MEMORY = 10
+"""Number M of pairs in a history."""
 _DECREASE, _CURVATURE = 1e-4, 0.9
 _EXPANSION, _STEPS, _ROUNDING = 4.0, 30, 16
-# After so many steps that better nothing, a problem is at the end of what its precision can tell.
+# Steps without improvement after which a problem has reached the limit of its precision.
 _PATIENCE = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Minimum:
-    """Where each problem stopped.
+    """Final state of each problem.
 
     Attributes:
         points: Shape `(P, K)`.
-        iterations: Of each problem. Shape `(P,)`.
-        converged: Whether each met both of its limits. Shape `(P,)`.
-        scales: The inverse of a curvature met on the way, which a problem near it may start with; 0 where none was met.
-            Shape `(P,)`.
+        iterations: Number of iterations. Shape `(P,)`.
+        converged: Whether both limits were reached. Shape `(P,)`.
+        scales: Latest s·y / y·y, an inverse curvature with which a similar problem may start; 0 without a pair. Shape `(P,)`.
     """
 
     points: torch.Tensor
@@ -43,33 +50,35 @@ class Minimum:
 
 @dataclass
 class _State:
-    """The problems that are still going, compacted: entry i of each tensor is problem `which[i]`'s."""
+    """Active problems: entry i of each tensor belongs to problem `which[i]`."""
 
     which: torch.Tensor
     points: torch.Tensor
     values: torch.Tensor
     gradients: torch.Tensor
-    # Of the last accepted pair, s·y / y·y: the size of the first guess at the inverse Hessian. 0 where there was none.
+    # s·y / y·y of the latest pair; 0 without one.
     scales: torch.Tensor
-    # Problems without a pair of their own.
+    # Problems that have no pair yet.
     fresh: torch.Tensor
+    # s, y and 1 / s·y, oldest first; 1 / s·y is 0 for problems without the pair.
     pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-    # The lowest value and the smallest gradient so far, and for how many steps neither was bettered.
+    # Lowest value and smallest gradient, and the number of steps since one of them improved.
     lowest: torch.Tensor
     smallest: torch.Tensor
     waited: torch.Tensor
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def restrict(self, rows: torch.Tensor) -> None:
+        """Drop all problems but those at `rows`."""
         self.which, self.points, self.values = self.which[rows], self.points[rows], self.values[rows]
         self.gradients, self.scales, self.fresh = self.gradients[rows], self.scales[rows], self.fresh[rows]
         self.pairs = [(s[rows], y[rows], r[rows]) for s, y, r in self.pairs]
         self.lowest, self.smallest, self.waited = self.lowest[rows], self.smallest[rows], self.waited[rows]
 
-    def watch(self) -> None:
-        """Note whether the last step bettered a problem by more than its rounding."""
+    def count_waiting(self) -> None:
+        """Count the steps since a problem improved by more than rounding."""
         size = self.gradients.abs().amax(1)
-        better = (self.values < self.lowest - _rounding(self)) | (size < self.smallest)
-        self.waited = torch.where(better, 0, self.waited + 1)
+        improved = (self.values < self.lowest - _rounding(self)) | (size < self.smallest)
+        self.waited = torch.where(improved, 0, self.waited + 1)
         self.lowest, self.smallest = torch.minimum(self.lowest, self.values), torch.minimum(self.smallest, size)
 
 
@@ -82,28 +91,28 @@ def minimise(
     iterations: torch.Tensor,
     scales: torch.Tensor | None = None,
 ) -> Minimum:
-    """Minimise P smooth problems from given points.
+    """Minimise P smooth problems.
 
-    A problem is done when no entry of its gradient is larger than its limit and the decrease that the quadratic model still
-    promises, half of g·H·g, is below `decrement`; it gives up when no step leads down, when steps bettered nothing for long,
-    or when its iterations are used up.
+    A problem converges when no entry of its gradient exceeds its limit and the decrease that the quadratic model predicts,
+    g·H·g / 2, is at most `decrement`. It stops without convergence when no step decreases it, when it does not improve for
+    many steps, or at its iteration limit.
 
     Args:
-        evaluate: Values and gradients of the problems asked for.
-        start: Shape `(P, K)`; its dtype is that of the work.
-        limits: Largest entry of the gradient at which each is done. Shape `(P,)`.
-        decrement: Largest decrease still promised.
-        iterations: Most iterations of each. Shape `(P,)`.
-        scales: What `Minimum.scales` was of problems near these. Shape `(P,)`.
+        evaluate: Function that returns values and gradients.
+        start: Starting points, in the dtype of the computation. Shape `(P, K)`.
+        limits: Largest entry of the gradient at convergence. Shape `(P,)`.
+        decrement: Largest predicted decrease at convergence.
+        iterations: Iteration limits. Shape `(P,)`.
+        scales: `Minimum.scales` of similar problems. Shape `(P,)`.
     """
     count = len(start)
-    every = torch.arange(count, device=start.device)
+    problems = torch.arange(count, device=start.device)
     points, used = start.clone(), torch.zeros(count, dtype=torch.int64, device=start.device)
     converged = torch.zeros(count, dtype=torch.bool, device=start.device)
-    met = torch.zeros_like(start[:, 0])
-    values, gradients = evaluate(points, every)
+    final_scales = torch.zeros_like(start[:, 0])
+    values, gradients = evaluate(points, problems)
     state = _State(
-        which=every,
+        which=problems,
         points=points.clone(),
         values=values,
         gradients=gradients,
@@ -118,34 +127,34 @@ def minimise(
         directions = _directions(state)
         slopes = (state.gradients * directions).sum(1).double()
         small = state.gradients.abs().amax(1) <= limits[state.which]
-        # Before the first step nothing is known of the curvature, and the promise means nothing.
+        # Without a pair the curvature is unknown, and so is the predicted decrease.
         done = small & ((-slopes / 2 <= decrement) & ~state.fresh | (state.gradients == 0).all(1))
-        going = ~done & (used[state.which] < iterations[state.which]) & (state.waited < _PATIENCE)
-        # A GPU is waited for wherever a mask selects: most iterations end no problem, and one question says so.
-        if not bool(going.all()):
-            over, on = torch.nonzero(~going).flatten(), torch.nonzero(going).flatten()
+        active = ~done & (used[state.which] < iterations[state.which]) & (state.waited < _PATIENCE)
+        # Indexing by a mask waits for the GPU, so one check skips it in iterations that end no problem.
+        if not bool(active.all()):
+            ended, rows = torch.nonzero(~active).flatten(), torch.nonzero(active).flatten()
             converged[state.which] |= done
-            points[state.which[over]], met[state.which[over]] = state.points[over], state.scales[over]
-            directions, slopes = directions[on], slopes[on]
-            state.keep(on)
-            if not len(on):
+            points[state.which[ended]], final_scales[state.which[ended]] = state.points[ended], state.scales[ended]
+            directions, slopes = directions[rows], slopes[rows]
+            state.restrict(rows)
+            if not len(rows):
                 break
         moved = _step(evaluate, state, directions, slopes)
         used[state.which] += moved
-        state.watch()
+        state.count_waiting()
         stuck = ~moved
         if bool(stuck.any()):
-            # A first step along the gradient that fails ends it; a later one may have been misled by its history.
-            ended = stuck & state.fresh & (state.scales == 0)
-            over = torch.nonzero(ended).flatten()
-            points[state.which[over]] = state.points[over]
-            _forget(state, stuck)
-            state.keep(torch.nonzero(~ended).flatten())
-    return Minimum(points=points, iterations=used, converged=converged, scales=met)
+            # A failed step along the gradient ends the problem; any other is tried again without history.
+            is_over = stuck & state.fresh & (state.scales == 0)
+            ended = torch.nonzero(is_over).flatten()
+            points[state.which[ended]] = state.points[ended]
+            _clear_history(state, stuck)
+            state.restrict(torch.nonzero(~is_over).flatten())
+    return Minimum(points=points, iterations=used, converged=converged, scales=final_scales)
 
 
 def _directions(state: _State) -> torch.Tensor:
-    """-H·g by the two loops; pairs of problems that lack them weigh nothing."""
+    """Return -H g by the two-loop recursion. Shape `(p, K)`."""
     work = state.gradients.clone()
     weights = []
     for steps, changes, inverse in reversed(state.pairs):
@@ -159,11 +168,11 @@ def _directions(state: _State) -> torch.Tensor:
 
 
 def _step(evaluate: Evaluate, state: _State, directions: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
-    """Move each problem along its direction; gives which of them moved. Shape `(p,)`."""
+    """Move each problem along its direction; return which of them moved. Shape `(p,)`."""
     count = len(state.which)
     device = state.points.device
     lengths = torch.ones(count, dtype=torch.float64, device=device)
-    # Where no curvature was met, a direction has the gradient's size, which says nothing of the distance.
+    # Without a curvature, the first step has at most length 1.
     norms = state.gradients.double().norm(dim=1)
     lengths = torch.where(state.scales == 0, (1 / norms.clamp(min=1e-300)).clamp(max=1.0), lengths)
     low, high = torch.zeros_like(lengths), torch.full_like(lengths, math.inf)
@@ -175,40 +184,40 @@ def _step(evaluate: Evaluate, state: _State, directions: torch.Tensor, slopes: t
         if not len(pending):
             break
         length, before, slope = lengths[pending], state.values[pending], slopes[pending]
-        heading = _rows(directions, pending)
-        tried = torch.addcmul(_rows(state.points, pending), length[:, None].to(directions.dtype), heading)
-        value, gradient = evaluate(tried, state.which[pending])
-        ahead = (gradient * heading).sum(1).double()
+        direction = _rows(directions, pending)
+        trial = torch.addcmul(_rows(state.points, pending), length[:, None].to(directions.dtype), direction)
+        value, gradient = evaluate(trial, state.which[pending])
+        new_slope = (gradient * direction).sum(1).double()
         lower = value <= before + _DECREASE * length * slope
-        level = (value <= before + rounding[pending]) & (ahead <= (2 * _DECREASE - 1) * slope)
+        level = (value <= before + rounding[pending]) & (new_slope <= (2 * _DECREASE - 1) * slope)
         lower = lower | level
-        flatter = ahead >= _CURVATURE * slope
-        found = lower & flatter & torch.isfinite(value)
-        hits = int(found.sum())
+        flatter = new_slope >= _CURVATURE * slope
+        is_accepted = lower & flatter & torch.isfinite(value)
+        hits = int(is_accepted.sum())
         if hits == count:
-            # The common case: every first try will do, and nothing needs to be copied.
-            points, values, gradients, moved = tried, value, gradient, found
+            # Usually all problems accept the first trial, and nothing is copied.
+            points, values, gradients, moved = trial, value, gradient, is_accepted
             break
         low[pending] = torch.where(lower & ~flatter, length, low[pending])
         high[pending] = torch.where(lower, high[pending], length)
         halves = (low[pending] + high[pending]) / 2
         lengths[pending] = torch.where(torch.isinf(high[pending]), _EXPANSION * length, halves)
         if hits:
-            rows = torch.nonzero(found).flatten()
+            rows = torch.nonzero(is_accepted).flatten()
             accepted = pending[rows]
             points, gradients = (
-                into.index_copy(0, accepted, _rows(new, rows)) for into, new in ((points, tried), (gradients, gradient))
+                into.index_copy(0, accepted, _rows(new, rows)) for into, new in ((points, trial), (gradients, gradient))
             )
             values[accepted] = value[rows]
             moved[accepted] = True
-            pending = pending[~found]
-    _remember(state, points, gradients, moved)
+            pending = pending[~is_accepted]
+    _add_pair(state, points, gradients, moved)
     state.points, state.values, state.gradients = points, values, gradients
     return moved
 
 
 def _rounding(state: _State) -> torch.Tensor:
-    # Values are differences of numbers of the size of one (or larger), whose rounding they carry however small they are.
+    # Values are sums of terms of size 1 or larger, so that their rounding error does not shrink with them.
     return _ROUNDING * torch.finfo(state.points.dtype).eps * state.values.abs().clamp(min=1.0)
 
 
@@ -216,12 +225,11 @@ def _rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return tensor if len(rows) == len(tensor) else tensor[rows]
 
 
-def _remember(state: _State, points: torch.Tensor, gradients: torch.Tensor, moved: torch.Tensor) -> None:
+def _add_pair(state: _State, points: torch.Tensor, gradients: torch.Tensor, moved: torch.Tensor) -> None:
     steps, changes = points - state.points, gradients - state.gradients
     along = (steps * changes).sum(1)
     curved = moved & (along > 0)
-    nothing = torch.zeros_like(along)
-    inverse = torch.where(curved, 1 / torch.where(curved, along, 1.0), nothing)
+    inverse = torch.where(curved, 1 / torch.where(curved, along, 1.0), torch.zeros_like(along))
     sizes = changes.square().sum(1)
     state.scales = torch.where(curved, along / torch.where(curved, sizes, 1.0), state.scales)
     state.fresh = state.fresh & ~curved
@@ -229,8 +237,7 @@ def _remember(state: _State, points: torch.Tensor, gradients: torch.Tensor, move
         state.pairs = [*state.pairs[-(MEMORY - 1) :], (steps, changes, inverse)]
 
 
-def _forget(state: _State, stuck: torch.Tensor) -> None:
-    """Drop the history of problems that no step led down."""
+def _clear_history(state: _State, stuck: torch.Tensor) -> None:
     state.pairs = [(s, y, torch.where(stuck, torch.zeros_like(r), r)) for s, y, r in state.pairs]
     state.scales = torch.where(stuck, torch.zeros_like(state.scales), state.scales)
     state.fresh = state.fresh | stuck
