@@ -25,7 +25,9 @@ def test_a_class_with_too_few_images_for_the_draw_is_named(tmp_path):
     trees.caltech101(tmp_path)
     for picture in sorted((tmp_path / "101_ObjectCategories" / "Faces").iterdir())[29:]:
         picture.unlink()
-    with pytest.raises(InputError, match="class 'Faces' of task caltech101 has 29 images, and 30 of each class"):
+    with pytest.raises(
+        InputError, match=r"class 'Faces' of task caltech101 has 29 images, and files\.split\.train takes 30"
+    ):
         load("caltech101", tmp_path)
 
 
@@ -194,7 +196,7 @@ def test_test_images_of_a_class_may_be_no_more_than_so_many(tmp_path):
 def test_an_empty_class_folder_is_named(tmp_path):
     trees.caltech256(tmp_path)
     (tmp_path / "256_ObjectCategories" / "003.backpack").mkdir()
-    with pytest.raises(InputError, match=r"'003\.backpack'.*without any image"):
+    with pytest.raises(InputError, match=r"'003\.backpack'.*has no images"):
         load("caltech256", tmp_path)
 
 
@@ -237,17 +239,15 @@ def test_a_folder_that_is_no_class_can_be_left_out_by_its_name(home):
     folder.mkdir(parents=True)
     (folder / "read.me").write_text("of what is here")
     with pytest.raises(
-        InputError, match=r"'clutter' holds 'read\.me'; .*jpg.*files\.exclude = \[\"clutter\"\] in its TOML"
+        InputError, match=r"'clutter' has 'read\.me'; .*jpg.*files\.exclude = \[\"clutter\"\] in the task's TOML"
     ):
         own_folders(home, ["cat", "dog"])
     trees.save(folder / "scan.png", trees.image(0, 0), "PNG")
     (home / "mine.toml").write_text(MINE + 'exclude = ["cluter"]\n')
-    with pytest.raises(
-        InputError, match=r"names 'cluter', and no folder in .*mine is called so\. Did you mean 'clutter'\?"
-    ):
+    with pytest.raises(InputError, match=r"names 'cluter', but .*mine has no such folder\. Did you mean 'clutter'\?"):
         load_task_data(load_task("mine.toml"), [home / "data"])
     (home / "mine.toml").write_text(MINE + 'exclude = ["CLUTTER"]\n')
-    with pytest.raises(InputError, match=r"names 'CLUTTER', and no folder .* Did you mean 'clutter'\?"):
+    with pytest.raises(InputError, match=r"names 'CLUTTER', but .* has no such folder\. Did you mean 'clutter'\?"):
         load_task_data(load_task("mine.toml"), [home / "data"])
     (home / "mine.toml").write_text(MINE + 'exclude = ["clutter", "BACKGROUND"]\n')
     assert load_task_data(load_task("mine.toml"), [home / "data"]).classes == ("cat", "dog")
@@ -257,7 +257,7 @@ def test_folders_of_splits_are_not_taken_for_classes(home):
     for split in ("train", "test"):
         trees.save(home / "data" / "mine" / split / "cat" / "1.png", trees.image(0, 0), "PNG")
     (home / "mine.toml").write_text(MINE)
-    with pytest.raises(InputError, match=r'called .test., .train.: layout = "split-folders" reads those'):
+    with pytest.raises(InputError, match=r'folders .test., .train.: use layout = "split-folders"'):
         load_task_data(load_task("mine.toml"), [home / "data"])
 
 
@@ -300,7 +300,7 @@ def test_a_split_list_lies_beside_a_toml_that_is_not_registered(home):
     data = load_task_data(load_task(str(path)), [home / "data"])
     assert list(data.splits["test"].ids) == ["cat/0.png", "dog/3.png"]
     path.with_suffix(".txt").unlink()
-    with pytest.raises(InputError, match=r"pinned\.txt.*Looked at: .*elsewhere/pinned\.txt.*beside the task's TOML"):
+    with pytest.raises(InputError, match=r"pinned\.txt.*Looked at: .*elsewhere/pinned\.txt.*next to the task's TOML"):
         load_task_data(load_task(str(path)), [home / "data"])
 
 
@@ -316,7 +316,7 @@ def test_another_split_list_than_the_one_pinned_is_not_whole(home):
 def test_test_images_that_a_split_list_names_and_that_are_not_there_are_named(home):
     own_folders(home, ["cat", "dog"])
     path = pin(home, "pinned", "cat/0.png\ncat/9.png\ndog/3.png\n")
-    with pytest.raises(InputError, match=r"1 of 3 test images that the split names are not there \('cat/9\.png'\)"):
+    with pytest.raises(InputError, match=r"1 of 3 test images in the split list are missing \('cat/9\.png'\)"):
         load_task_data(load_task(str(path)), [home / "data"])
 
 
@@ -365,10 +365,10 @@ def test_sketches_that_were_numbered_anew_are_told_apart(tmp_path):
             )
             trees.save(tmp_path / "twins" / "png" / name / f"{number + 1}.png", trees.image(label, 0), "PNG")
     with pytest.raises(
-        InputError, match=r"gives class 'alarm clock' \d+ test images, and it has 16 of each.*numbered anew"
+        InputError, match=r"class 'alarm clock' has \d+ test images instead of 16\)\. Some mirrors renumber"
     ):
         load("sketch250", tmp_path / "turns")
-    with pytest.raises(InputError, match=r"3 files are called '1'.*numbered anew"):
+    with pytest.raises(InputError, match=r"3 files are named '1'\)\. Some mirrors renumber"):
         load("sketch250", tmp_path / "twins")
 
 

@@ -45,7 +45,7 @@ def test_classes_called_by_numbers_from_one_are_not_counted_from_zero(home):
     assert read(home)["1.png"] == "2"
     labels.write_text("".join(f"{number}.png {number}\n" for number in range(12)))
     with pytest.raises(
-        InputError, match=r"labels\.txt, line 1: class 0 does not exist; the 12 classes are called by numbers"
+        InputError, match=r"labels\.txt, line 1: class 0 does not exist; the names of the 12 classes are numbers"
     ):
         read(home)
 
@@ -57,7 +57,7 @@ def test_a_number_counts_classes_that_any_order_puts_in_one_place(home):
 
 def test_a_labelled_image_that_is_not_there_is_named(home):
     flat(home, ["ant", "bee"]).write_text("0.png 0\n1.png 1\n2.png 1\n")
-    with pytest.raises(InputError, match=r"1 of 3 images that .*labels\.txt names are not in test \('2'\)"):
+    with pytest.raises(InputError, match=r"1 of 3 images in .*labels\.txt are missing from test \('2'\)"):
         read(home)
 
 
@@ -67,14 +67,14 @@ def test_a_labelled_image_that_is_not_there_is_named(home):
 def test_a_number_that_may_stand_for_two_classes_is_refused(home, classes):
     flat(home, classes).write_text("".join(f"{number}.png {number}\n" for number in range(len(classes))))
     with pytest.raises(
-        InputError, match=r"labels\.txt says classes as numbers, which are ambiguous: .* CSV file of image"
+        InputError, match=r"labels\.txt gives classes as numbers, which are ambiguous: .* CSV file of image"
     ):
         read(home)
 
 
 def test_two_classes_called_by_one_number_are_refused(home):
     flat(home, ["1", "01", "2"]).write_text("0.png 1\n1.png 1\n2.png 2\n")
-    with pytest.raises(InputError, match=r"says classes as numbers, and '0?1' and '0?1' are one number"):
+    with pytest.raises(InputError, match=r"gives classes as numbers, but '0?1' and '0?1' are the same number"):
         read(home)
 
 
@@ -84,7 +84,7 @@ def test_two_classes_called_by_one_number_are_refused(home):
 def test_an_image_with_two_classes_is_refused(home, labels, content):
     flat(home, ["ant", "bee"], labels).write_text(content)
     with pytest.raises(
-        InputError, match=r"labels\.(txt|csv), line [23]: image '0' has class 'bee', and 'ant' in a line before"
+        InputError, match=r"labels\.(txt|csv), line [23]: image '0' has class 'bee', but an earlier line has 'ant'"
     ):
         read(home)
 
@@ -99,7 +99,7 @@ def test_an_image_with_two_classes_is_refused(home, labels, content):
         ),
         (
             "0.png 0\n".encode("utf-16"),
-            r"labels\.\w+ is not a text file in UTF-8: .*as UTF-16 does\). Save it (as CSV )?in UTF-8",
+            r"labels\.\w+ is not a text file in UTF-8: .*looks like UTF-16\). Save it (as CSV )?in UTF-8",
         ),
     ],
 )
@@ -112,9 +112,9 @@ def test_labels_in_another_encoding_are_refused(home, labels, content, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("0.png " + "1" * 5000, r"line 1: '0\.png 111.*…' is not an image and the number of its class"),
-        ("0.png ²", "is not an image and the number of its class"),
-        ("0" * 9000, "line 1: it has 9,000 characters, more than the 8,192"),
+        ("0.png " + "1" * 5000, r"line 1: '0\.png 111.*…' is not an image and a class number"),
+        ("0.png ²", "is not an image and a class number"),
+        ("0" * 9000, "line 1: the line has 9,000 characters, more than the limit of 8,192"),
     ],
 )
 def test_numbers_and_lines_without_end_are_refused(home, content, said):
@@ -127,7 +127,7 @@ def test_numbers_and_lines_without_end_are_refused(home, content, said):
 def test_a_list_that_is_one_huge_line_is_not_shown(home):
     labels = flat(home, ["ant", "bee"])
     labels.write_bytes(b"a" * (200 << 20))
-    with pytest.raises(InputError, match="line 1: it has 209,715,200 characters") as refused:
+    with pytest.raises(InputError, match="line 1: the line has 209,715,200 characters") as refused:
         read(home)
     assert len(str(refused.value)) < 500
     with labels.open("wb") as file:

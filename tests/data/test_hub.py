@@ -47,7 +47,7 @@ def test_a_gated_hub_data_set_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", gated)
     with pytest.raises(
-        InputError, match=r"is a gated dataset.*terms accepted on its page and a token \(`hf auth login`"
+        InputError, match=r"is a gated dataset.*accept its terms on its page and log in with `hf auth login`"
     ):
         load_task_data(load_task("imagenet1k-hub"), [tmp_path])
 
@@ -68,7 +68,7 @@ def test_other_columns_are_named_in_the_toml(home):
     task = hub(home, column="fine", image="picture", more={"label": "fine", "image": "picture"})
     assert load_task_data(task, [home]).classes == ("cat", "dog")
     with pytest.raises(
-        InputError, match=r"has no column 'image'; it has picture, fine\. Set files\.image and files\.label"
+        InputError, match=r"has no column 'image'; its columns are picture, fine\. Set files\.image and files\.label"
     ):
         load_task_data(hub(home, column="fine", image="picture"), [home])
 
@@ -96,7 +96,9 @@ def test_labels_that_are_words_are_classes_in_sorted_order(home):
 )
 def test_labels_of_another_kind_are_named(home, kind, labels):
     feature = datasets.List(datasets.Value("int64")) if kind == "list" else datasets.Value(kind)
-    with pytest.raises(InputError, match=r"column 'label' that are neither whole numbers nor words.*(0\.5|None|\[0\])"):
+    with pytest.raises(
+        InputError, match=r"column 'label' that are neither all integers nor all text.*(0\.5|None|\[0\])"
+    ):
         load_task_data(hub(home, feature, labels), [home])
 
 
@@ -181,6 +183,6 @@ def test_the_commit_that_a_revision_means_on_the_day_is_part_of_the_fingerprint(
 def test_images_named_as_labels_are_not_poured_out(home):
     described = hub(home)
     swapped = described.files.model_copy(update={"label": "image"})
-    with pytest.raises(InputError, match=r"Name the column of the labels.*its columns are image, label") as refused:
+    with pytest.raises(InputError, match=r"Set files\.label .* the labels; the columns are image, label") as refused:
         load_task_data(described.model_copy(update={"files": swapped}), [home])
     assert len(str(refused.value)) < 700

@@ -1,4 +1,4 @@
-"""ImageNet as people have it: half unpacked, flat, Kaggle's, the Hub's, and one class in ten."""
+"""ImageNet as people have it: partly unpacked, flat, Kaggle's, the Hub's, and one class in ten."""
 
 import shutil
 
@@ -38,7 +38,7 @@ def test_imagenet_reads_both_folders_and_odd_containers(tmp_path):
 def test_imagenet_half_unpacked_is_recognised(tmp_path):
     trees.imagenet(tmp_path)
     pack(tmp_path / "imagenet" / "train" / "n01440766")
-    with pytest.raises(InputError, match=r"half unpacked: 1 classes are still archives \('n01440766\.tar'\)"):
+    with pytest.raises(InputError, match=r"partly unpacked: 1 classes are still archives \('n01440766\.tar'\)"):
         load_task_data(load_task("imagenet1k"), [tmp_path])
 
 
@@ -46,7 +46,7 @@ def test_a_half_unpacked_imagenet_is_read_without_the_packed_classes_where_parti
     trees.imagenet(tmp_path)
     pack(tmp_path / "imagenet" / "train" / "n01440765")
     data = load("imagenet1k", tmp_path)
-    assert data.classes == ("n01440764", "n01440766") and any("half unpacked" in each for each in data.problems)
+    assert data.classes == ("n01440764", "n01440766") and any("partly unpacked" in each for each in data.problems)
     assert counts(data, "test") == {"n01440764": 3, "n01440766": 3}
 
 
@@ -54,7 +54,7 @@ def test_an_imagenet_of_which_only_archives_are_there_says_to_unpack_them(tmp_pa
     trees.imagenet(tmp_path)
     for folder in sorted((tmp_path / "imagenet" / "train").iterdir()):
         pack(folder)
-    with pytest.raises(InputError, match=r"half unpacked: it holds 3 archives.* Unpack each archive"):
+    with pytest.raises(InputError, match=r"partly unpacked: it has 3 archives.* Unpack each archive"):
         load("imagenet1k", tmp_path)
 
 
@@ -68,7 +68,9 @@ def test_archives_kept_beside_their_classes_folders_are_no_problem(home):
     # But a folder that was made and not filled is one that unpacking did not come to.
     for picture in folders[1].iterdir():
         picture.unlink()
-    with pytest.raises(InputError, match=r"train is half unpacked: 1 classes are still archives \('n01440765\.tar'\)"):
+    with pytest.raises(
+        InputError, match=r"train is partly unpacked: 1 classes are still archives \('n01440765\.tar'\)"
+    ):
         load_task_data(task, [home / "data"])
     assert len(load_task_data(task, [home / "data"], partial=True).classes) == 2
 
@@ -78,9 +80,7 @@ def test_a_missing_class_is_put_down_to_the_archives_where_there_are_any(tmp_pat
     train = tmp_path / "imagenet" / "train"
     pack(train / "n01440766")
     shutil.rmtree(train / "n01440765")
-    with pytest.raises(
-        InputError, match=r"half unpacked.*and it has test images of class 'n01440765', but no training"
-    ):
+    with pytest.raises(InputError, match=r"partly unpacked.*and has test images of class 'n01440765', but no training"):
         load("imagenet1k", tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_a_list_of_numbers_is_refused_where_the_classes_are_not_those_that_it_co
         shutil.rmtree(images / "train" / wnids[0])
     else:
         shutil.copytree(images / "train" / wnids[0], images / "train" / "n00000000")
-    with pytest.raises(InputError, match=r"val\.txt says the classes .* as numbers.* would mean other classes"):
+    with pytest.raises(InputError, match=r"val\.txt numbers the .* classes.* would mean other classes"):
         load_task_data(task, [root], partial=True)
     # What names the classes will do.
     torchvision_meta(images, wnids, right)
@@ -263,7 +263,7 @@ def test_every_tenth_class_of_a_half_copied_imagenet_is_not_whole(home):
     whole = load_task_data(load_task("tenth.toml"), [home / "data"])
     for split in ("train", "val"):
         shutil.rmtree(home / "data" / "imagenet" / split / "n01440765")
-    with pytest.raises(InputError, match=r"29 class folders, and the whole data set 30.*may be others"):
+    with pytest.raises(InputError, match=r"29 class folders instead of 30.*may take different classes"):
         load_task_data(load_task("tenth.toml"), [home / "data"])
     # An archive counts as the class that it is.
     (home / "data" / "imagenet" / "train" / "n01440765.tar").write_bytes(b"x")

@@ -128,11 +128,11 @@ def test_the_classes_of_a_column_are_in_the_order_of_their_numbers(home):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        (["a/1.jpg", "b/1.jpg", "a/2.jpg"], r"name 1 images both for train and for test \('pictures/a/2\.jpg'\)"),
+        (["a/1.jpg", "b/1.jpg", "a/2.jpg"], r"name 1 images for both train and test \('pictures/a/2\.jpg'\)"),
         (["a/1.jpg", "b/1.jpg", "a/1.jpg"], r"train\.txt of task listed names 'a/1\.jpg' twice"),
-        (["a/1.jpg", "b/1.jpg", "../b/1.jpg"], r"train\.txt names '\.\./b/1\.jpg', which leads out of the folder"),
+        (["a/1.jpg", "b/1.jpg", "../b/1.jpg"], r"train\.txt names '\.\./b/1\.jpg', which is outside the image folder"),
         (["a/1.jpg", "1.jpg"], r"train\.txt, line 2: '1\.jpg' is not `class/file`"),
-        (["a/1.jpg", "b/1.jpg", "a/7.jpg"], r"1 of 3 listed train images are not there \('a/7\.jpg'\)"),
+        (["a/1.jpg", "b/1.jpg", "a/7.jpg"], r"1 of 3 listed train images are missing \('a/7\.jpg'\)"),
     ],
 )
 def test_lists_that_cannot_be_right_are_refused(home, train, said):
@@ -154,7 +154,7 @@ def test_lists_none_of_whose_images_is_there_say_where_the_first_was_looked_for(
 def test_lists_of_numbers_that_are_read_for_names_alone_are_told_what_says_so(home):
     pictures(home, ["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"])
     task = listed(home, ["a/1.jpg 0", "b/1.jpg 1"], ["a/2.jpg 0", "b/2.jpg 1"])
-    with pytest.raises(InputError, match=r"'a/1\.jpg' is, and its line goes on with a number, 0\..*label = \"column\""):
+    with pytest.raises(InputError, match=r"'a/1\.jpg' does, and its line ends with the number 0\..*label = \"column\""):
         load_task_data(task, [home / "data"])
 
 
@@ -201,14 +201,14 @@ def test_cubs_classes_are_in_the_order_of_their_numbers(tmp_path):
     [
         ("image_class_labels.txt", lambda lines: lines[1:], r"1 ids are in only one of them"),
         ("train_test_split.txt", lambda lines: ["999 1", *lines[1:]], r"2 ids are in only one of them"),
-        ("train_test_split.txt", lambda lines: [lines[0][:-1] + "2", *lines[1:]], r"has '2' where 0 or 1 should be"),
+        ("train_test_split.txt", lambda lines: [lines[0][:-1] + "2", *lines[1:]], r"has '2' instead of 0 or 1"),
         (
             "image_class_labels.txt",
             lambda lines: [lines[0][:-1] + "9", *lines[1:]],
-            r"names classes that .* not have: '9'",
+            r"has class ids that .* not have: '9'",
         ),
         ("images.txt", lambda lines: [lines[0], *lines], r"line 2: the id 1 occurs twice"),
-        ("images.txt", lambda lines: ["1 ../../x.jpg", *lines[1:]], r"leads out of the folder"),
+        ("images.txt", lambda lines: ["1 ../../x.jpg", *lines[1:]], r"is outside the image folder"),
         ("classes.txt", lambda lines: ["1", *lines[1:]], r"line 1: '1' is not an id, a space and a value"),
     ],
 )
@@ -224,10 +224,10 @@ def test_cubs_missing_images_are_named_and_a_class_without_any_is_refused(tmp_pa
     pictures_there = sorted(folder.iterdir())
     pictures_there[0].unlink()
     problems = " ".join(load("cub200", tmp_path).problems)
-    assert f"1 of 30 images in images.txt are not there ('{folder.name}/{pictures_there[0].name}')" in problems
+    assert f"1 of 30 images in images.txt are missing ('{folder.name}/{pictures_there[0].name}')" in problems
     for picture in pictures_there[1:]:
         picture.unlink()
-    with pytest.raises(InputError, match=r"1 class folders of task cub200 .* hold none of their images"):
+    with pytest.raises(InputError, match=r"1 class folders of task cub200 .* have none of their images"):
         load("cub200", tmp_path)
     shutil.rmtree(folder)
     assert len(load("cub200", tmp_path).classes) == 2
@@ -245,7 +245,5 @@ def test_cub_without_its_images_says_where_they_were_looked_for(tmp_path, left):
     with pytest.raises(InputError) as missing:
         load("cub200", tmp_path)
     said = str(missing.value)
-    assert said.startswith(
-        f"none of the 30 images that {home / 'images.txt'} names is there: the first was looked for at "
-    )
+    assert said.startswith(f"none of the 30 images in {home / 'images.txt'} exists; the first was looked for at ")
     assert f"looked for at {home / 'images' / first}. Copy the images of task cub200 to {home / 'images'}" in said

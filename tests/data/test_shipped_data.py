@@ -136,7 +136,7 @@ def test_a_whole_data_set_is_not_taken_for_another_one_half_copied(sketches, tmp
 def test_a_data_root_with_a_part_of_the_class_folders_says_how_to_use_it(sketches, tmp_path):
     task, root = load_task("sketch250"), copied(sketches, tmp_path / "mine", 150)
     with pytest.raises(
-        InputError, match=r"it has 150 of 250 class folders; if they are a part .* call that folder png, and say"
+        InputError, match=r"it has 150 of 250 class folders; if this is part .* rename it to png and pass"
     ):
         find_task_data(task, [root])
     root.rename(tmp_path / "png")

@@ -78,7 +78,7 @@ def test_images_that_memory_cannot_hold_are_refused(home, monkeypatch, generator
     )
     monkeypatch.setattr(synthetic, "total_memory", lambda: 20 << 20)
     with pytest.raises(
-        InputError, match=r"task large: drawing 1,000 images of 64 px takes \d+ GiB of memory, and this machine"
+        InputError, match=r"task large: rendering 1,000 images of 64 px needs \d+ GiB of memory, but this machine"
     ):
         load_task_data(load_task("large.toml"), [])
     monkeypatch.setattr(synthetic, "total_memory", lambda: 1 << 30)

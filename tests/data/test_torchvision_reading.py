@@ -174,19 +174,20 @@ def test_labels_far_beyond_the_names_are_called_by_their_numbers(home, monkeypat
 def test_labels_that_are_no_whole_numbers_are_refused(home, monkeypatch, labels):
     rows(monkeypatch, labels={True: labels, False: labels})
     with pytest.raises(
-        InputError, match="torchvision's MNIST does not give one image and one whole number a row for task own"
+        InputError,
+        match="torchvision's MNIST does not return one image and one integer label for each item \\(task own\\)",
     ):
         load_task_data(own(home, "MNIST"), [home / "data"])
 
 
 def test_splits_that_are_the_same_images_are_refused(home):
-    with pytest.raises(InputError, match="gives train and test the same arguments, so they would be the same images"):
+    with pytest.raises(InputError, match="gives train and test the same arguments, so they would have the same images"):
         load_task_data(own(home, "MNIST", "{ train = true }", "{ train = true }"), [home / "data"])
     trees.food101(home / "data")
     task = own(home, "Food101", '{ split = "train" }', '{ split = "test" }')
     meta = home / "data" / "food-101" / "meta"
     (meta / "test.json").write_text((meta / "train.json").read_text())
     with pytest.raises(
-        InputError, match=r"12 images of task own are both in train and in test \('food-101/images/apple_pie"
+        InputError, match=r"12 images of task own are in both train and test \('food-101/images/apple_pie"
     ):
         load_task_data(task, [home / "data"])

@@ -151,7 +151,7 @@ def test_cars_says_how_to_get_them_by_hand_and_names_no_command_that_cannot(lrbe
     said = str(caught.value)
     assert "data fetch" not in said and "stanford_cars/cars_train/" in said
     outcome = lrbench("data", "fetch", "cars")
-    assert outcome.status == InputError.exit_status and "StanfordCars downloads nothing" in outcome.err
+    assert outcome.status == InputError.exit_status and "torchvision cannot download StanfordCars" in outcome.err
     assert "stanford_cars/cars_train/" in outcome.err and "Try again" not in outcome.err
     assert "data fetch" not in outcome.err
 

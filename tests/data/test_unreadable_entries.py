@@ -1,4 +1,4 @@
-"""What is called like an image and is no file: a link that leads nowhere, a pipe, a folder."""
+"""What is called like an image and is no file: a broken link, a pipe, a folder."""
 
 import os
 
@@ -11,10 +11,10 @@ from tests import trees
 from tests.data.reading import MINE, load
 
 KINDS = {
-    "a link that leads nowhere": lambda path: path.symlink_to("not there"),
+    "a broken link": lambda path: path.symlink_to("not there"),
     "a pipe, socket or device": os.mkfifo,
 }
-KINDS_AND_CIRCLE = [*KINDS.items(), ("a link that leads nowhere", lambda path: path.symlink_to(path.name))]
+KINDS_AND_CIRCLE = [*KINDS.items(), ("a broken link", lambda path: path.symlink_to(path.name))]
 
 
 def instead(path, make):
@@ -35,7 +35,7 @@ def test_what_is_called_like_an_image_and_is_none_makes_data_not_whole(home, wha
     assert not load_task_data(task, roots).partial
     instead(home / "data" / "mine" / "train" / "c1" / "3.png", make)
     with pytest.raises(
-        InputError, match=rf"is incomplete: .*1 called like an image cannot be read \('c1/3\.png' is {what}\)"
+        InputError, match=rf"is incomplete: .*1 entry with an image's name cannot be read \('c1/3\.png' is {what}\)"
     ):
         load_task_data(task, roots)
     data = load_task_data(task, roots, partial=True)
@@ -43,30 +43,30 @@ def test_what_is_called_like_an_image_and_is_none_makes_data_not_whole(home, wha
     for number in (0, 1, 2, 4):
         instead(home / "data" / "mine" / "train" / "c1" / f"{number}.png", make)
     # Their endings are right: nothing is said of endings.
-    with pytest.raises(InputError, match=rf"'c1' .* is without any image: in 'c1', 5 called like .*{what}.*…\)\. Copy"):
+    with pytest.raises(
+        InputError, match=rf"'c1' .* has no images \('c1': 5 entries with images' names .*{what}.*…\)\)\. Copy"
+    ):
         load_task_data(task, roots, partial=True)
 
 
 def test_a_link_that_leads_nowhere_is_said_where_it_would_shift_the_first_images(tmp_path):
     root = trees.caltech256(tmp_path)
-    instead(root / "256_ObjectCategories" / "056.dog" / "056_0001.jpg", KINDS["a link that leads nowhere"])
-    assert any(
-        "'056.dog/056_0001.jpg' is a link that leads nowhere" in each for each in load("caltech256", root).problems
-    )
+    instead(root / "256_ObjectCategories" / "056.dog" / "056_0001.jpg", KINDS["a broken link"])
+    assert any("'056.dog/056_0001.jpg' is a broken link" in each for each in load("caltech256", root).problems)
 
 
 def test_in_a_flat_folder_they_are_said_too(home):
     root = trees.imagenet_kaggle(home / "data")
     folder = root / "ILSVRC" / "Data" / "CLS-LOC" / "val"
     first, *others = sorted(folder.iterdir())
-    instead(first, KINDS["a link that leads nowhere"])
+    instead(first, KINDS["a broken link"])
     assert any(
-        f"in val, 1 called like an image cannot be read ({first.name!r} is" in each
+        f"in val, 1 entry with an image's name cannot be read ({first.name!r} is" in each
         for each in load("imagenet1k", root).problems
     )
     for path in others:
         instead(path, KINDS["a pipe, socket or device"])
-    with pytest.raises(InputError, match="val of task imagenet1k holds no image that can be read: in val, 9 called"):
+    with pytest.raises(InputError, match="val of task imagenet1k has no readable image: in val, 9 entries"):
         load("imagenet1k", root)
 
 

@@ -40,7 +40,7 @@ def test_images_beside_class_folders_make_data_half_sorted(home, lrbench, split)
     folder = split_folders(home) / split
     for number in range(20):
         trees.save(folder / f"beside{number}.png", trees.image(0, 100 + number), "PNG")
-    said = f"20 images lie beside the class folders in {folder} ('beside0.png', "
+    said = f"20 images are next to the class folders in {folder} ('beside0.png', "
     with pytest.raises(InputError) as refused:
         read(home)
     assert said in str(refused.value) and "--partial" in str(refused.value)
@@ -55,7 +55,7 @@ def test_images_beside_the_folders_of_a_drawn_split_make_it_half_sorted(home):
     trees.mine(home / "mine")
     (home / "mine.toml").write_text(MINE)
     trees.save(home / "mine" / "x.png", trees.image(0, 100), "PNG")
-    with pytest.raises(InputError, match=r"1 images lie beside the class folders in .*mine \('x\.png'\)"):
+    with pytest.raises(InputError, match=r"1 images are next to the class folders in .*mine \('x\.png'\)"):
         read(home)
 
 
@@ -106,7 +106,7 @@ def test_a_list_that_was_cut_comes_before_what_follows_from_it(home):
         'hashes = { train = "md5:00000000000000000000000000000000" }\n'
     )
     with pytest.raises(
-        InputError, match=r"train\.txt is not the list that the task pins .* A consequence may be: .* twice"
+        InputError, match=r"train\.txt is not the list that the task pins .* This may have caused: .* twice"
     ):
         read(home)
 
@@ -134,7 +134,7 @@ def test_images_one_folder_deeper_are_said_to_be_there(home, layout):
         (klass / "boxes.txt").write_text("")
     if layout == "folders":
         (home / "mine.toml").write_text(MINE.replace('root = "mine"', 'root = "mine/train"'))
-    with pytest.raises(InputError, match=r"one folder deeper.*c0/images") as refused:
+    with pytest.raises(InputError, match=r"one folder too deep.*c0/images") as refused:
         read(home)
     assert "Copy the class again" not in str(refused.value)
 
@@ -147,7 +147,7 @@ def test_a_test_folder_whose_images_lie_in_one_folder_is_named(home):
             trees.save(folder / "test" / "images" / f"{klass.name}-{picture.name}", trees.image(0, 0), "PNG")
         shutil.rmtree(klass)
     with pytest.raises(
-        InputError, match=r"test of task mine holds its test images in one folder, 'images', which is no class"
+        InputError, match=r"test of task mine has all test images in one folder, 'images', which is not a class"
     ):
         read(home)
 
@@ -162,7 +162,7 @@ def test_class_folders_in_two_unicode_forms_are_one_class(home):
 
 def test_two_folders_of_one_class_in_two_unicode_forms_are_refused(home):
     split_folders(home, (CAFE, DECOMPOSED, "other"))
-    with pytest.raises(InputError, match=r"has two class folders called .*'cafe\\u0301' and 'caf\\xe9'"):
+    with pytest.raises(InputError, match=r"has two class folders named .*'cafe\\u0301' and 'caf\\xe9'"):
         read(home)
 
 
@@ -208,7 +208,7 @@ def test_two_files_that_are_alike_are_not_guessed_between(home):
         'name = "mine"\n[files]\nlayout = "lists"\nroot = "mine"\ntrain = "train.txt"\ntest = "test.txt"\n'
     )
     with pytest.raises(
-        InputError, match=r"class folders .* hold none of their listed images|1 of 2 listed test images are not"
+        InputError, match=r"class folders .* have none of their listed images|1 of 2 listed test images are missing"
     ):
         read(home)
 

@@ -18,8 +18,8 @@ class FileImages:
     Attributes:
         root: Folder of the images.
         paths: Path of each image relative to `root`.
-        task: What stands for the task on a command line, for the advice in an error.
-        upright: Whether the orientation that images' metadata state is applied.
+        task: The task as a command-line argument, for error messages.
+        upright: Whether the orientation in the images' metadata is applied.
     """
 
     root: Path
@@ -28,10 +28,10 @@ class FileImages:
     upright: bool = False
 
     def read(self, index: int) -> Bytes:
-        """Image `index` as RGB. Shape `(H, W, 3)`.
+        """Return image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
-            InputError: It cannot be read or decoded; the message names the file.
+            InputError: It cannot be read or decoded; names the file.
         """
         path = self.root / self.paths[index]
         try:
@@ -43,19 +43,19 @@ class FileImages:
         return decode(content, str(path), task=self.task, upright=self.upright)
 
     def stamp(self) -> str:
-        """SHA-256 over every file's name, size and modification time; a file that is gone counts as such."""
+        """Return the SHA-256 over every file's name, size and modification time."""
         return hash_file_stats(self.root, self.paths)[0]
 
     def content(self) -> str:
-        """SHA-256 over every file's size."""
+        """Return the SHA-256 over every file's size."""
         return hash_file_stats(self.root, self.paths)[1]
 
 
 def hash_file_stats(root: Path, paths: Sequence[str]) -> tuple[str, str]:
-    """What the files `paths` in `root` are, without reading them; one that is gone counts as such.
+    """Hash the metadata of the files `paths` in `root` without reading them; a missing file is hashed as missing.
 
     Returns:
-        SHA-256 over names, sizes and modification times, and SHA-256 over the sizes alone, which copies share.
+        SHA-256 over names, sizes and modification times, and SHA-256 over sizes alone, which copies share.
     """
     lines, sizes = [], []
     for path in paths:
@@ -64,7 +64,7 @@ def hash_file_stats(root: Path, paths: Sequence[str]) -> tuple[str, str]:
             lines.append(f"{status.st_size} {status.st_mtime_ns} {path}")
             sizes.append(str(status.st_size))
         except (OSError, ValueError):
-            # A name with a null byte is no name of a file.
+            # ValueError: a name with a null byte.
             lines.append(f"gone {path}")
             sizes.append("gone")
     return sha256_bytes("\n".join(lines).encode(errors="surrogateescape")), sha256_bytes("\n".join(sizes).encode())

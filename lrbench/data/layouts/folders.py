@@ -8,7 +8,7 @@ from lrbench.config.splits import FirstSplit, ListedSplit
 from lrbench.config.task import FoldersFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.class_splits import Images, draw, split_first
+from lrbench.data.layouts.class_splits import ImagesByClass, draw_split, split_first
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get
 from lrbench.data.layouts.display import first_few, printable
 from lrbench.data.layouts.image_folders import (
@@ -24,7 +24,7 @@ from lrbench.data.layouts.unicode_names import normalize_name
 
 
 def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path:
-    """The folder that holds the class folders.
+    """Return the folder that contains the class folders.
 
     Raises:
         InputError: It was not found.
@@ -34,33 +34,34 @@ def find_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Path
         roots,
         files.root,
         wanted="one folder for each class",
-        objection=_no_class_folders,
+        objection=_describe_missing_images,
         classes=lambda path: (len(set(list_class_folders(path)) - set(files.exclude)), task.classes),
     )
 
 
 def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> LayoutData:
-    """Read a data set of class folders and split it by its rule.
+    """Read class folders and split their images by the task's rule.
 
     Raises:
-        InputError: Not found, an empty class folder, a class too small for the rule, or a split list that is not there.
+        InputError: The data was not found, a class folder is empty, a class is too small for the rule, or the split list is
+            missing.
     """
     root = find_folders(task, files, roots)
-    scanned = scan_class_folders(task, root, files.exclude)
-    images = scanned.images
+    folders = scan_class_folders(task, root, files.exclude)
+    images = folders.images
     problems: list[str] = []
     drawn: list[str] = []
     left_out: set[Sample] = set()
     if isinstance(files.split, FirstSplit):
         tested, left_out = split_first(images, files.split)
     elif isinstance(files.split, ListedSplit):
-        tested, problems = _listed(task, files.split, images, (root, *roots))
+        tested, problems = _split_by_list(task, files.split, images, (root, *roots))
     else:
-        tested, left_out = draw(task, files.split, images)
+        tested, left_out = draw_split(task, files.split, images)
         drawn = sorted(f"{name}/{image}" for name, image in tested)
     samples: dict[SplitName, list[Sample]] = {"train": [], "test": []}
-    for name, found in images.items():
-        for image in found:
+    for name, names in images.items():
+        for image in names:
             if (name, image) not in left_out:
                 samples["test" if (name, image) in tested else "train"].append((name, f"{name}/{image}"))
     return from_files(
@@ -69,36 +70,40 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Layo
         images=root,
         classes=list(images),
         samples=samples,
-        problems=[*scanned.problems, *describe_unsorted_images(task, root, "train", scanned.beside), *problems],
+        problems=[*folders.problems, *describe_unsorted_images(task, root, "train", folders.unsorted), *problems],
         drawn=drawn,
-        unused=[*scanned.beside, *scanned.unused],
+        unused=[*folders.unsorted, *folders.unused],
     )
 
 
-def _no_class_folders(path: Path) -> str | None:
+def _describe_missing_images(path: Path) -> str | None:
+    """Return why a folder does not look like class folders of images, or None if it does."""
     names = list_class_folders(path)
     if not names:
-        return "no folders in it"
+        return "it has no folders"
     if any(has_images(path / name) for name in names):
         return None
     if {"train", "test"} <= set(names) or {"train", "val"} <= set(names):
-        return f'no images in its folders, which are called {first_few(names)}: layout = "split-folders" reads those'
+        return f'no images in its folders {first_few(names)}: use layout = "split-folders"'
     for name in names:
-        if (deeper := find_nested_images(path / name)) is not None:
-            return f"no images in its folders, but one folder deeper, as in {deeper}: move the images of each class up"
+        if (nested := find_nested_images(path / name)) is not None:
+            return f"its images are one folder too deep, as in {nested}: move the images of each class up"
     return "no images in its folders"
 
 
-def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Path]) -> tuple[set[Sample], list[str]]:
-    paths = [f"{name}/{image}" for name, found in images.items() for image in found]
+def _split_by_list(
+    task: Task, split: ListedSplit, images: ImagesByClass, folders: Sequence[Path]
+) -> tuple[set[Sample], list[str]]:
+    """Return the test images that a list names, by path or by number, and problems with the list."""
+    paths = [f"{name}/{image}" for name, names in images.items() for image in names]
     known = {printable(path): path for path in paths}
-    lines, problems = read_test_list(task, split, beside, known)
-    numbers = not any("/" in line for line in lines)
-    if numbers:
+    lines, problems = read_test_list(task, split, folders, known)
+    has_numbers = not any("/" in line for line in lines)
+    if has_numbers:
         known = {PurePosixPath(name).stem: path for name, path in known.items()}
         if len(known) < len(paths):
-            twin, count = Counter(PurePosixPath(path).stem for path in paths).most_common(1)[0]
-            raise _renumbered(task, f"{count} files are called {twin!r}")
+            stem, count = Counter(PurePosixPath(path).stem for path in paths).most_common(1)[0]
+            raise _renumbered_error(task, f"{count} files are named {stem!r}")
     similar = {normalize_name(name): path for name, path in known.items()}
     known |= {
         line: similar[normalize_name(line)] for line in lines if line not in known and normalize_name(line) in similar
@@ -106,32 +111,34 @@ def _listed(task: Task, split: ListedSplit, images: Images, beside: Sequence[Pat
     missing = [line for line in lines if line not in known]
     if missing:
         problems.append(
-            f"{len(missing):,} of {len(lines):,} test images that the split names are not there ({first_few(missing)})"
+            f"{len(missing):,} of {len(lines):,} test images in the split list are missing ({first_few(missing)})"
         )
     tested = {known[line] for line in lines if line in known}
-    if numbers:
-        _refuse_renumbered(task, tested)
-    # A class is a folder right here, so its name holds no `/`.
+    if has_numbers:
+        _reject_renumbered(task, tested)
+    # A class is a direct subfolder, so its name has no `/`.
     return {(name, image) for name, _, image in (path.partition("/") for path in tested)}, problems
 
 
-def _refuse_renumbered(task: Task, tested: Set[str]) -> None:
-    """Refuse files whose numbers are not the original's, where each class should have as many test images as the others.
+def _reject_renumbered(task: Task, tested: Set[str]) -> None:
+    """Reject files that do not have the original numbers, if every class should have the same number of test images.
+
+    A class with fewer test images may just be an incomplete copy.
 
     Raises:
-        InputError: A class has more. (One with fewer may just have been copied in part.)
+        InputError: A class has more test images than it should.
     """
-    each, rest = divmod(task.counts.get("test", 0), task.classes or 1)
-    if task.classes is None or not each or rest:
+    expected, rest = divmod(task.counts.get("test", 0), task.classes or 1)
+    if task.classes is None or not expected or rest:
         return
     by_class = Counter(path.partition("/")[0] for path in tested)
     for name, count in sorted(by_class.items()):
-        if count > each:
-            raise _renumbered(task, f"it gives class {name!r} {count} test images, and it has {each} of each class")
+        if count > expected:
+            raise _renumbered_error(task, f"class {name!r} has {count} test images instead of {expected}")
 
 
-def _renumbered(task: Task, sign: str) -> InputError:
+def _renumbered_error(task: Task, sign: str) -> InputError:
     return InputError(
-        f"the split of task {task.name} is a list of file numbers that count through the whole data set, but {sign}. "
-        f"These files were numbered anew (some mirrors do); get the original ones. {how_to_get(task)}"
+        f"the split of task {task.name} lists file numbers of the original data set, but these files have other numbers "
+        f"({sign}). Some mirrors renumber the files; get the original ones. {how_to_get(task)}"
     )

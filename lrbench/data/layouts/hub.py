@@ -21,24 +21,24 @@ from lrbench.data.layouts.hub_files import read_image, reject_other_class_names,
 from lrbench.data.layouts.layout_data import LayoutData, from_labels
 from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
-# `datasets` keeps a data set of the Hub in a folder that is called by its commit: `NAME/CONFIG/VERSION/COMMIT/…`.
+# `datasets` stores a data set of the Hub in a folder named by its commit: `NAME/CONFIG/VERSION/COMMIT/…`.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# No data set has so many classes; differences of such numbers still fit into 64 bits.
+# More than any number of classes; differences of such numbers fit into 64 bits.
 _LARGEST_LABEL = 1 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubImages:
-    """An `ImageSource` over a column of encoded images, or of paths to images.
+    """An `ImageSource` over a column of encoded images or of paths to images.
 
     Attributes:
-        table: The split's column of images, left undecoded. No other column: reading a row decodes all there are.
-        column: The images' column.
-        where: What the table is called in an error.
-        task: What stands for the task on a command line, for the advice in an error.
-        folders: Folders in which images that are given as paths may be; relative paths start at the first.
-        sizes_identify: Whether no revision says which images these are, so that their sizes do.
-        upright: Whether the orientation that images' metadata state is applied.
+        table: The split's column of images, not decoded. It has no other column, since reading a row decodes all columns.
+        column: Name of the column.
+        where: Name of the table in errors.
+        task: The task as a command-line argument, for error messages.
+        folders: Folders that may contain images given as paths; relative paths start at the first.
+        sizes_identify: Whether image sizes identify the images, because no revision does.
+        upright: Whether the orientation in the images' metadata is applied.
     """
 
     table: Any = field(repr=False)
@@ -50,10 +50,10 @@ class HubImages:
     upright: bool
 
     def read(self, index: int) -> Bytes:
-        """Image `index` as RGB. Shape `(H, W, 3)`.
+        """Return image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
-            InputError: It cannot be read or decoded; the message names the row.
+            InputError: It cannot be read or decoded; names the row.
         """
         value = self.table[index][self.column] or {}
         name = f"row {index} of {self.where}"
@@ -68,7 +68,7 @@ class HubImages:
         return decode(content, name, task=self.task, upright=self.upright)
 
     def stamp(self) -> str:
-        """The content's fingerprint, and that of the files that rows name by path."""
+        """Return the table's fingerprint, combined with the metadata of files that rows name by path."""
         _, paths = self._sizes_and_paths()
         fingerprint = str(self.table._fingerprint)
         if not paths:
@@ -76,7 +76,7 @@ class HubImages:
         return sha256_bytes(f"{fingerprint} {hash_file_stats(self.folders[0], list(paths.values()))[0]}".encode())
 
     def content(self) -> str | None:
-        """SHA-256 over the size of every image; None where a revision says more."""
+        """Return the SHA-256 over the size of every image; None if a revision identifies them."""
         if not self.sizes_identify:
             return None
         sizes, paths = self._sizes_and_paths()
@@ -84,7 +84,7 @@ class HubImages:
         return sha256_bytes(f"{sizes} {files}".encode())
 
     def _sizes_and_paths(self) -> tuple[list[int | None], dict[int, str]]:
-        """The bytes in each row, None where it has none; and the paths of those rows by their numbers."""
+        """Return the image size of each row, None for a row without bytes, and the paths of such rows by row number."""
         import pyarrow.compute as pc
 
         column = self.table.with_format("arrow")[:][self.column]
@@ -96,23 +96,23 @@ class HubImages:
 
 
 def find_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> Path | None:
-    """The folder of a local data set, or None for one that `datasets` fetches.
+    """Return the folder of a local data set, or None for one that `datasets` downloads.
 
     Raises:
-        InputError: There is no such folder, and no revision of a data set of the Hub is given.
+        InputError: There is no such folder, and the task names no revision on the Hub.
     """
     places = [root / files.id for root in (Path(), *roots)]
     folder = next((place for place in places if os.path.isdir(place)), None)
     if folder is None and files.revision is None:
         raise InputError(
             f"the data of task {task.name} was not found: there is no folder {' or '.join(map(str, places))}, and "
-            "files.revision is not set. Copy the folder there, or set files.revision to a commit of that data set on the Hub."
+            "files.revision is not set. Copy the folder there, or set files.revision to a commit of the data set on the Hub."
         )
     return folder
 
 
 def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
-    """Read a data set through `datasets`, images left encoded.
+    """Read a data set with `datasets`; no image is decoded.
 
     Raises:
         InputError: It cannot be loaded (no network, no permission, no such revision, a loading script), a split or a
@@ -121,17 +121,17 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     import datasets
 
     folder = find_hub(task, files, roots)
-    tables = {split: _load(datasets, task, files, folder, theirs) for split, theirs in files.splits.items()}
+    tables = {split: _load(datasets, task, files, folder, hub_split) for split, hub_split in files.splits.items()}
     for table in tables.values():
         for column in (files.image, files.label):
             if column not in table.column_names:
                 hint = (
-                    " A folder of images has labels only if every image is in the folder of its class, all equally deep."
+                    " A folder of images has labels only if every image is in a class folder, all at the same depth."
                     if table.column_names == [files.image]
                     else ""
                 )
                 raise InputError(
-                    f"the data of task {task.name} has no column {column!r}; it has {', '.join(table.column_names)}. "
+                    f"the data of task {task.name} has no column {column!r}; its columns are {', '.join(table.column_names)}. "
                     f"Set files.image and files.label in the task's TOML.{hint}"
                 )
     where = str(folder or files.id)
@@ -141,42 +141,42 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     folders = resolve_image_folders(datasets, files, folder)
     splits: dict[SplitName, Split] = {}
     for split, table in tables.items():
-        theirs = files.splits[split]
+        hub_split = files.splits[split]
         images = HubImages(
             table=_images(datasets, task, files, where, table),
             column=files.image,
-            where=f"{task.name} ({theirs}, {files.image})",
+            where=f"{task.name} ({hub_split}, {files.image})",
             task=task.argument,
             folders=folders,
             sizes_identify=folder is not None and files.revision is None,
             upright=task.upright,
         )
         splits[split] = Split(
-            ids=[f"{theirs}/{index}" for index in range(len(table))], labels=labels[split], images=images
+            ids=[f"{hub_split}/{index}" for index in range(len(table))], labels=labels[split], images=images
         )
-    # Rows have no names: the commit that they are rows of says which images they are, or else their sizes.
+    # Rows have no names, so the commit, or else the image sizes, identify the images.
     edition = (
         commit or files.revision or sha256_bytes(str([split.images.content() for split in splits.values()]).encode())
     )
-    reading = from_labels(task, where, names, splits, offset=files.label_offset)
-    return replace(reading, edition=f"{files.config or ''}@{edition}")
+    data = from_labels(task, where, names, splits, offset=files.label_offset)
+    return replace(data, edition=f"{files.config or ''}@{edition}")
 
 
 def _images(datasets: Any, task: Task, files: HubFiles, where: str, table: Any) -> Any:
-    """The column of images as encoded bytes and paths."""
+    """Return the column of images as encoded bytes and paths."""
     try:
         return table.select_columns([files.image]).cast_column(files.image, datasets.Image(decode=False))
     except Exception as error:
-        # Arrow and `datasets` raise several kinds on columns that hold anything else.
+        # Arrow and `datasets` raise several kinds of errors on other columns.
         raise InputError(
             f"the data of task {task.name} at {where} has no images in its column {files.image!r}, but "
-            f"{str(table.features[files.image])[:100]}. Name the column of the images in files.image of the task's TOML; its "
+            f"{str(table.features[files.image])[:100]}. Set files.image in the task's TOML to the column of the images; the "
             f"columns are {', '.join(table.column_names)}."
         ) from error
 
 
 def _commit(tables: Sequence[Any]) -> str | None:
-    """The commit that tables were read at, where `datasets` tells it: a branch or a tag may be another one tomorrow."""
+    """Return the commit of the tables if `datasets` reports it. A branch or a tag may change; a commit does not."""
     folders = {Path(file["filename"]).parent.name for table in tables for file in table.cache_files}
     commits = {name for name in folders if _COMMIT.fullmatch(name)}
     return commits.pop() if len(folders) == len(commits) == 1 else None
@@ -185,7 +185,7 @@ def _commit(tables: Sequence[Any]) -> str | None:
 def _labels(
     datasets: Any, task: Task, files: HubFiles, where: str, tables: Mapping[SplitName, Any]
 ) -> tuple[list[str], dict[SplitName, npt.NDArray[np.int64]]]:
-    """The class names where the data has them, and the labels of each split; words are classes in sorted order."""
+    """Return the class names, empty if the data has none, and the labels of each split. Text labels are sorted."""
     columns = {split: table[files.label][:] for split, table in tables.items()}
     values = [value for column in columns.values() for value in column]
     if values and all(isinstance(value, str) for value in values):
@@ -196,39 +196,39 @@ def _labels(
             split: np.array([position[class_of[value]] for value in column], dtype=np.int64)
             for split, column in columns.items()
         }
-    # Of an image, in whose column labels were looked for, some hundred thousand signs.
-    strange = sorted(
+    # The repr of an image in that column may have some hundred thousand characters.
+    invalid = sorted(
         {repr(value)[:60] for value in values if not isinstance(value, int) or abs(value) > _LARGEST_LABEL}
     )
-    if strange:
-        there = ", ".join(next(iter(tables.values())).features)
+    if invalid:
+        columns_text = ", ".join(next(iter(tables.values())).features)
         raise InputError(
-            f"the data of task {task.name} at {where} has labels in its column {files.label!r} that are neither whole numbers "
-            f"nor words throughout: {', '.join(strange[:3])}. Name the column of the labels in files.label of the task's TOML; "
-            f"its columns are {there}."
+            f"the data of task {task.name} at {where} has labels in its column {files.label!r} that are neither all integers "
+            f"nor all text: {', '.join(invalid[:3])}. Set files.label in the task's TOML to the column of the labels; the "
+            f"columns are {columns_text}."
         )
     features = [table.features[files.label] for table in tables.values()]
-    names = next((list(each.names) for each in features if isinstance(each, datasets.ClassLabel)), [])
+    names = next((list(feature.names) for feature in features if isinstance(feature, datasets.ClassLabel)), [])
     return names, {split: np.array(column, dtype=np.int64) - files.label_offset for split, column in columns.items()}
 
 
 def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
     log = datasets.utils.logging
     verbosity = log.get_verbosity()
-    # It logs what the error below says, with file names as they are.
+    # It logs what the error below reports, with unescaped file names.
     log.set_verbosity(log.CRITICAL)
     try:
         if folder is not None:
             return datasets.load_dataset(str(folder), files.config, split=split)
         return datasets.load_dataset(files.id, files.config, split=split, revision=files.revision)
     except Exception as error:
-        # The library raises a dozen kinds of exception; the first line of each says most.
+        # The library raises a dozen kinds of exceptions; their first lines are the most useful.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(
             f"the data of task {task.name} ({folder or f'{files.id}, revision {files.revision}'}, split {split!r}) could not "
-            f"be loaded: {reason[:300]}. A gated data set needs its terms accepted on its page and a token (`hf auth "
-            "login`); without a network, copy the Hugging Face cache (HF_HOME) or put the data set's folder under the "
-            "data root and name it in files.id."
+            f"be loaded: {reason[:300]}. If it is gated, accept its terms on its page and log in with `hf auth login`. Without "
+            "a network, copy the Hugging Face cache (HF_HOME), or copy the data set under the data root and set files.id to "
+            "its folder."
         ) from error
     finally:
         log.set_verbosity(verbosity)

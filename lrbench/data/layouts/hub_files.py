@@ -1,4 +1,4 @@
-"""Files of a Hub data set: where an image's path may lead, and what each data file calls its classes."""
+"""Files of a Hugging Face data set: images given as paths, and the class names of each data file."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,43 +13,43 @@ from lrbench.data.examples import SplitName
 
 
 def resolve_image_folders(datasets: Any, files: HubFiles, folder: Path | None) -> tuple[Path, ...]:
-    """The folders that may hold images which a row names by path, all links resolved.
+    """Return the folders that may contain images named by path, with links resolved.
 
     Args:
-        datasets: The library.
+        datasets: The module `datasets`.
         files: The task's `[files]`.
-        folder: The data set's folder; None for one of the Hub, whose files are in the library's caches.
+        folder: The data set's folder; None for a data set of the Hub, whose files are in the library's caches.
 
     Returns:
-        First the one that relative paths start at.
+        The folders; relative paths start at the first.
     """
     if folder is None:
         cache = _hub_cache(files)
         folders = [cache, Path(datasets.config.DOWNLOADED_DATASETS_PATH), Path(datasets.config.EXTRACTED_DATASETS_PATH)]
     else:
-        # In the Hub's cache, snapshots hold links to the blobs beside them.
+        # In the Hub's cache, snapshots are links to the blobs next to them.
         folders = [folder, *([folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [])]
-    return tuple(Path(os.path.realpath(each)) for each in folders)
+    return tuple(Path(os.path.realpath(path)) for path in folders)
 
 
 def read_image(folders: tuple[Path, ...], path: str) -> bytes:
-    """The content of an image that a row names by path.
+    """Return the content of an image that a row names by path.
 
     Args:
-        folders: As `resolve_image_folders` gives them.
+        folders: Result of `resolve_image_folders`.
         path: Absolute, or relative to the first folder.
 
     Raises:
-        ValueError: It leads out of the folders, or no file of that name is there; says so in a clause.
+        ValueError: The path is outside the folders, or there is no such file; the message is a clause.
         InputError: It is not a regular file, too large, or unreadable.
     """
     file = Path(os.path.realpath(folders[0] / path))
     if not any(file.is_relative_to(folder) for folder in folders):
-        raise ValueError(f"it is given as the path {path!r}, which leads out of the data set's folder {folders[0]}")
+        raise ValueError(f"its path {path!r} is outside the data set's folder {folders[0]}")
     try:
         return read_bytes(file, limit=MOST_IMAGE_BYTES)
     except FileNotFoundError as error:
-        raise ValueError(f"it is given as the path {path!r}, and there is no file {file}") from error
+        raise ValueError(f"its path is {path!r}, but there is no file {file}") from error
 
 
 def reject_other_class_names(
@@ -60,15 +60,15 @@ def reject_other_class_names(
     commit: str | None,
     tables: Mapping[SplitName, Any],
 ) -> None:
-    """Refuse data files that number their classes differently: `datasets` reads all files with the first one's names.
+    """Reject data files that number their classes differently: `datasets` uses the first file's names for all files.
 
     Args:
-        datasets: The library.
+        datasets: The module `datasets`.
         task: The task, for messages.
         files: Its `[files]`.
-        folder: The data set's folder; None for one of the Hub.
-        commit: The commit that a data set of the Hub was read at, where it is known.
-        tables: The splits as they were read.
+        folder: The data set's folder; None for a data set of the Hub.
+        commit: Commit of a data set of the Hub, if known.
+        tables: The table of each split.
 
     Raises:
         InputError: Names two files and the first class that differs.
@@ -81,33 +81,33 @@ def reject_other_class_names(
         return
     first, names = next(iter(named.items()))
     advice = (
-        f"Write the files of task {task.name} again with one list of classes, or with the classes' names as words in column "
+        f"Write the files of task {task.name} with one list of class names, or with the class names as text in column "
         f"{files.label!r}."
     )
-    for where, others in named.items():
-        if others != names:
-            number = next(n for n in range(max(len(names), len(others))) if names[n : n + 1] != others[n : n + 1])
-            ours, theirs = (repr(each[number]) if number < len(each) else "missing" for each in (names, others))
+    for where, other in named.items():
+        if other != names:
+            number = next(n for n in range(max(len(names), len(other))) if names[n : n + 1] != other[n : n + 1])
+            ours, theirs = (repr(part[number]) if number < len(part) else "missing" for part in (names, other))
             raise InputError(
                 f"the data files of task {task.name} number their classes differently: class {number} is {ours} in {first} "
                 f"and {theirs} in {where}. {advice}"
             )
     for where, feature in features.items():
-        # Words are looked up in the names, so they are right where all other files have names.
+        # Text is looked up in the names, so it is correct if all other files have names.
         if where not in named and (getattr(feature, "dtype", None) != "string" or where.startswith("split ")):
             raise InputError(
-                f"column {files.label!r} names its classes in {first} and not in {where}, so numbers may stand for other "
-                f"classes there. {advice}"
+                f"column {files.label!r} has class names in {first} but not in {where}, where numbers may mean other classes. "
+                f"{advice}"
             )
 
 
 def _local_data_files(datasets: Any, files: HubFiles, folder: Path) -> Iterator[Path]:
-    given = datasets.load_dataset_builder(str(folder), files.config).config.data_files or {}
-    return (Path(path) for paths in given.values() for path in paths)
+    data_files = datasets.load_dataset_builder(str(folder), files.config).config.data_files or {}
+    return (Path(path) for paths in data_files.values() for path in paths)
 
 
 def _cached_data_files(files: HubFiles, commit: str | None) -> list[Path]:
-    """The data files of one commit in the Hub's cache; those of the configuration where paths say which these are."""
+    """Return the data files of one commit in the Hub's cache, only those of the configuration if paths identify them."""
     if commit is None:
         return []
     folder = _hub_cache(files) / "snapshots" / commit
@@ -123,7 +123,7 @@ def _hub_cache(files: HubFiles) -> Path:
 
 
 def _label_feature(datasets: Any, path: Path, column: str) -> Any:
-    """What a Parquet or Arrow file says of its column of labels; None where it says nothing."""
+    """Return the feature of the label column in a Parquet or Arrow file; None if the file does not describe it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -136,11 +136,11 @@ def _label_feature(datasets: Any, path: Path, column: str) -> Any:
             with path.open("rb") as file:
                 schema = pa.ipc.open_stream(file).schema
     except (OSError, pa.ArrowInvalid):
-        # Not a file that the rows came from: these were read.
+        # The rows do not come from this file: theirs could be read.
         return None
     try:
         return datasets.Features.from_arrow_schema(schema).get(column) if column in schema.names else None
     except Exception as error:
-        # What `datasets` raises depends on which word of the description is damaged.
-        reason = f"its description of the columns is not that of `datasets` ({type(error).__name__})"
+        # The error of `datasets` depends on which part of the description is damaged.
+        reason = f"its description of the columns is not one of `datasets` ({type(error).__name__})"
         raise DamagedFile(path, reason, "Copy it or write it again.") from error

@@ -1,4 +1,4 @@
-"""Files that say the class of each image of a flat folder: Kaggle's, Caffe's, torchvision's and ILSVRC's own."""
+"""Files that give the class of each image of a flat folder: Kaggle's, Caffe's, torchvision's and ILSVRC's own."""
 
 import csv
 import io
@@ -14,31 +14,31 @@ from lrbench.data.layouts.display import first_few, shorten
 from lrbench.data.layouts.list_files import MOST_LIST_BYTES, is_number, read_lines, read_text
 from lrbench.data.layouts.matlab import read_struct
 
-Reader = Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]
-"""Takes the file, the images' names and the classes' names, sorted; gives the class of each image without its ending."""
+LabelReader = Callable[[Path, Sequence[str], Sequence[str]], dict[str, str]]
+"""Takes the file, the images' names and the classes' names, sorted. Returns the class of each image by its stem."""
 
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
-def choose_label_reader(path: Path) -> Reader:
-    """The reader of a file, by its ending."""
+def choose_label_reader(path: Path) -> LabelReader:
+    """Return the reader of a label file by its ending."""
     if path.is_dir():
-        return _from_development_kit
-    return {".csv": _from_solutions, ".bin": _from_meta}.get(path.suffix, _from_list)
+        return _read_development_kit
+    return {".csv": _read_solutions, ".bin": _read_meta}.get(path.suffix, _read_list)
 
 
 def has_class_positions(path: Path, classes: Sequence[str]) -> bool:
-    """Whether a file says classes as positions in the list of their names, so that none of them may be missing."""
-    return choose_label_reader(path) is _from_list and not all(map(is_number, classes))
+    """Return whether a file gives classes as positions in the sorted list of all classes, so that none may be missing."""
+    return choose_label_reader(path) is _read_list and not all(map(is_number, classes))
 
 
 def stem(name: str) -> str:
-    """An image's name without its ending."""
+    """Return an image's name without its ending."""
     return os.path.splitext(name)[0]
 
 
-def _from_solutions(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Kaggle's `ImageId,PredictionString`; the first word of the second column is the class."""
+def _read_solutions(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Read Kaggle's `ImageId,PredictionString`; the first word of the second column is the class."""
     labels: dict[str, str] = {}
     try:
         for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), start=1):
@@ -48,51 +48,49 @@ def _from_solutions(path: Path, images: Sequence[str], classes: Sequence[str]) -
                 raise InputError(
                     f"{path}, line {number}: {shorten(','.join(row))} is not `ImageId,class …`. Get the file again."
                 )
-            _add(path, number, labels, row[0], row[1].split()[0])
+            _add_label(path, number, labels, row[0], row[1].split()[0])
     except csv.Error as error:
         raise InputError(f"{path} is not a CSV file: {error}. Get the file again.") from error
     return labels
 
 
-def _from_list(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """Lines `file number`: the class of that name where classes are called by numbers, else of that position from 0."""
+def _read_list(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Read lines `file number`. The number is the class's name if all names are numbers, else its position from 0."""
     class_of = _classes_by_number(path, classes)
     labels: dict[str, str] = {}
     for line_number, line in enumerate(read_lines(path), start=1):
         name, _, number = line.rstrip().rpartition(" ")
         if not name or not is_number(number):
             raise InputError(
-                f"{path}, line {line_number}: {shorten(line)} is not an image and the number of its class. Get it again."
+                f"{path}, line {line_number}: {shorten(line)} is not an image and a class number. Get the file again."
             )
         if int(number) not in class_of:
             known = (
-                f"the {len(classes):,} classes are called by numbers ({first_few(classes)})"
+                f"the names of the {len(classes):,} classes are numbers ({first_few(classes)})"
                 if all(map(is_number, classes))
                 else f"there are {len(classes):,} classes, numbered from 0"
             )
             raise InputError(f"{path}, line {line_number}: class {number} does not exist; {known}. Correct the list.")
-        _add(path, line_number, labels, stem(name.rpartition("/")[2]), class_of[int(number)])
+        _add_label(path, line_number, labels, stem(name.rpartition("/")[2]), class_of[int(number)])
     return labels
 
 
 def _classes_by_number(path: Path, classes: Sequence[str]) -> dict[int, str]:
-    """The class that each number stands for.
+    """Return the class that each number stands for.
 
     Raises:
-        InputError: It may stand for several.
+        InputError: A number is ambiguous.
     """
-    advice = (
-        "Name the classes themselves in a CSV file of image and class, or move each image into the folder of its class."
-    )
+    advice = "Use a CSV file of image and class name, or move each image into the folder of its class."
     if all(map(is_number, classes)):
-        named = {int(name): name for name in classes}
-        if len(named) < len(classes):
-            twin = next(name for name in classes if named[int(name)] != name)
+        class_of = {int(name): name for name in classes}
+        if len(class_of) < len(classes):
+            twin = next(name for name in classes if class_of[int(name)] != name)
             raise InputError(
-                f"{path} says classes as numbers, and {twin!r} and {named[int(twin)]!r} are one number. {advice}"
+                f"{path} gives classes as numbers, but {twin!r} and {class_of[int(twin)]!r} are the same number. {advice}"
             )
-        return named
-    # Names that begin with numbers, or differ in case, come in another order in other programs.
+        return class_of
+    # Other programs may sort names with numbers or capital letters differently.
     natural = sorted(
         classes, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name.casefold())]
     )
@@ -101,33 +99,33 @@ def _classes_by_number(path: Path, classes: Sequence[str]) -> dict[int, str]:
     )
     if misplaced is not None:
         raise InputError(
-            f"{path} says classes as numbers, which are ambiguous: {misplaced!r} has another place when names are sorted as "
-            f"text than when they are sorted by their numbers. {advice}"
+            f"{path} gives classes as numbers, which are ambiguous: {misplaced!r} has different positions in textual and in "
+            f"numerical order. {advice}"
         )
     return dict(enumerate(classes))
 
 
-def _add(path: Path, line: int, labels: dict[str, str], image: str, klass: str) -> None:
-    """Note an image's class.
+def _add_label(path: Path, line: int, labels: dict[str, str], image: str, klass: str) -> None:
+    """Add an image's class.
 
     Raises:
-        InputError: It has another one already.
+        InputError: The image already has a different class.
     """
     if labels.setdefault(image, klass) != klass:
         raise InputError(
-            f"{path}, line {line}: image {shorten(image)} has class {klass!r}, and {labels[image]!r} in a line before. Get "
-            "it again."
+            f"{path}, line {line}: image {shorten(image)} has class {klass!r}, but an earlier line has {labels[image]!r}. Get "
+            "the file again."
         )
 
 
-def _from_meta(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """torchvision's `meta.bin`: the class of each validation image, in the order of their names."""
+def _read_meta(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Read torchvision's `meta.bin`: the class of each validation image, in the order of their names."""
     import torch
 
     try:
         content = read_bytes(path, limit=MOST_LIST_BYTES)
         with warnings.catch_warnings():
-            # torch's own, about a kind of pickle that the error below names.
+            # torch warns about a kind of pickle that the error below reports.
             warnings.simplefilter("ignore")
             _, wnids = torch.load(io.BytesIO(content), weights_only=True)
         if not isinstance(wnids, list | tuple) or not all(isinstance(wnid, str) for wnid in wnids):
@@ -135,15 +133,15 @@ def _from_meta(path: Path, images: Sequence[str], classes: Sequence[str]) -> dic
     except InputError:
         raise
     except Exception as error:
-        # torch raises a handful of kinds on a file that is damaged or holds more than plain data.
-        raise InputError(f"{path} is not torchvision's meta.bin ({type(error).__name__}). Take it away.") from error
-    return _in_order(images, wnids)
+        # torch raises several kinds of errors on files that are damaged or contain more than plain data.
+        raise InputError(f"{path} is not torchvision's meta.bin ({type(error).__name__}). Remove it.") from error
+    return _label_by_number(images, wnids)
 
 
-def _from_development_kit(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    """The kit's ground truth, which counts classes by ILSVRC's own numbers, and its table of them."""
+def _read_development_kit(path: Path, images: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Read the development kit: ground truth in ILSVRC's class numbers, and the table of these numbers."""
     table, truth = path / "data" / "meta.mat", path / "data" / _GROUND_TRUTH
-    advice = f"Get the kit of ILSVRC 2012 again: it needs data/{table.name} and data/{truth.name}."
+    advice = f"Get the ILSVRC 2012 development kit again: data/{table.name} and data/{truth.name} are needed."
     try:
         rows = read_struct(
             read_bytes(table, limit=MOST_LIST_BYTES), "synsets", ("ILSVRC2012_ID", "WNID"), limit=MOST_LIST_BYTES
@@ -154,22 +152,20 @@ def _from_development_kit(path: Path, images: Sequence[str], classes: Sequence[s
         raise DamagedFile(table, str(error), advice) from error
     wnid_of = {str(number).removesuffix(".0"): str(wnid) for number, wnid in rows}
     if len(wnid_of) < len(rows):
-        raise DamagedFile(table, "several classes have one number", advice)
-    ordered = []
+        raise DamagedFile(table, "several classes have the same number", advice)
+    wnids = []
     for line, number in enumerate(read_lines(truth), start=1):
         if number.strip() not in wnid_of:
-            raise InputError(
-                f"{truth}, line {line}: {shorten(number)} is not the number of a class in {table}. {advice}"
-            )
-        ordered.append(wnid_of[number.strip()])
-    return _in_order(images, ordered)
+            raise InputError(f"{truth}, line {line}: {shorten(number)} is not a class number of {table}. {advice}")
+        wnids.append(wnid_of[number.strip()])
+    return _label_by_number(images, wnids)
 
 
-def _in_order(images: Sequence[str], ordered: Sequence[str]) -> dict[str, str]:
-    """Labels by the number in `ILSVRC2012_val_00000293.JPEG`, so that missing images shift nothing."""
+def _label_by_number(images: Sequence[str], wnids: Sequence[str]) -> dict[str, str]:
+    """Label images by the number in `ILSVRC2012_val_00000293.JPEG`, so that missing images shift no label."""
     labels = {}
     for image in images:
         match = re.search(r"(\d{8})$", stem(image))
-        if match and 0 < int(match[1]) <= len(ordered):
-            labels[stem(image)] = ordered[int(match[1]) - 1]
+        if match and 0 < int(match[1]) <= len(wnids):
+            labels[stem(image)] = wnids[int(match[1]) - 1]
     return labels

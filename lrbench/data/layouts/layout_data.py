@@ -1,4 +1,4 @@
-"""What every layout's reader gives back, and the images of a split that lie in files."""
+"""The data that every layout's reader returns, and checks that all readers share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,22 +14,22 @@ from lrbench.data.layouts.display import first_few, printable
 from lrbench.data.layouts.file_images import FileImages
 
 Sample = tuple[str, str]
-"""One image: its class, and its path relative to the folder of the images (`/` between parts)."""
+"""Class of one image, and its path relative to the image folder (`/` between parts)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutData:
-    """A task's data as found, before it is held against what the task pins.
+    """A task's data as found on disk, before it is compared with the counts and classes that the task pins.
 
     Attributes:
-        where: Where it was found, for messages.
+        where: Folder or name of the data, for messages.
         classes: Class names in the order of their labels.
         splits: The splits; none is empty.
         problems: Signs that the data is incomplete, each a clause for a message.
-        drawn: The test images where lrbench drew the split, sorted; empty where the data set brings one.
-        edition: What tells this data from another edition of it, where its images' names do not (`hub`).
-        unused: Content that is not used: of class folders, files that are no images by their endings, and folders; images
-            beside class folders; images beside listed ones that no list names.
+        drawn: Test images of a split that lrbench drew, sorted; empty if the data set has its own split.
+        edition: Identifies the version of the data if the image names do not (`hub`).
+        unused: Content that is not used: files in class folders that are not images, nested folders, images next to
+            class folders, and images that no list names.
     """
 
     where: str
@@ -53,35 +53,35 @@ def from_files(
     drawn: Sequence[str] = (),
     unused: Sequence[str] = (),
 ) -> LayoutData:
-    """Assemble a reading from the images found on disk.
+    """Build the layout data of images that are files.
 
     Args:
         task: The task.
         root: The data set's folder, for messages.
         images: Folder that the samples' paths are relative to.
-        classes: Class names in the order of their labels; those without any image are left out.
+        classes: Class names in the order of their labels; classes without images are left out.
         samples: The images of each split.
-        ids: Names of a split's images where they are not their paths.
-        problems: What the reader found missing.
-        drawn: Test images that were drawn, where the data set has no split of its own.
+        ids: Image names by split, if they differ from the paths.
+        problems: Signs that the data is incomplete.
+        drawn: Test images that were drawn, if the data set has no split.
         unused: Content that is not used.
 
     Raises:
-        InputError: A split without images, or a class with test images but none to train on.
+        InputError: A split has no images, or a class has test images but no training images.
     """
     present = {name for split in samples.values() for name, _ in split}
     names = tuple(name for name in classes if name in present)
-    reject_empty_splits(task, str(root), {split: len(found) for split, found in samples.items()}, problems)
+    reject_empty_splits(task, str(root), {split: len(members) for split, members in samples.items()}, problems)
     reject_untrained_classes(
-        task, str(root), {split: {name for name, _ in found} for split, found in samples.items()}, problems
+        task, str(root), {split: {name for name, _ in members} for split, members in samples.items()}, problems
     )
     label_of = {name: label for label, name in enumerate(names)}
     splits: dict[SplitName, Split] = {}
-    for split, found in samples.items():
-        paths = tuple(path for _, path in found)
+    for split, members in samples.items():
+        paths = tuple(path for _, path in members)
         splits[split] = Split(
             ids=tuple(map(printable, (ids or {}).get(split, paths))),
-            labels=np.array([label_of[name] for name, _ in found], dtype=np.int64),
+            labels=np.array([label_of[name] for name, _ in members], dtype=np.int64),
             images=FileImages(root=images, paths=paths, task=task.argument, upright=task.upright),
         )
     return LayoutData(
@@ -97,65 +97,66 @@ def from_files(
 def from_labels(
     task: Task, where: str, names: Sequence[str], splits: Mapping[SplitName, Split], *, offset: int = 0
 ) -> LayoutData:
-    """Assemble a reading from splits whose labels a library gives.
+    """Build the layout data of splits whose labels come from a library.
 
     Args:
         task: The task.
-        where: Where the data is, for messages.
-        names: Class names in the order of the labels; those without any image are left out. None where numbers are the names.
+        where: Folder or name of the data, for messages.
+        names: Class names in the order of the labels, or empty to name classes by their numbers. Classes without images
+            are left out.
         splits: The splits.
-        offset: What was subtracted from every label.
+        offset: Number that was subtracted from every label.
 
     Raises:
-        InputError: A split without images, a label below zero or beyond the names, or a class with test images but none to
-            train on.
+        InputError: A split has no images, a label is negative or has no name, or a class has test images but no training
+            images.
     """
     reject_empty_splits(task, where, {split: len(images) for split, images in splits.items()})
     present = sorted(set().union(*(np.unique(split.labels).tolist() for split in splits.values())))
     if present[0] < 0:
         raise InputError(
-            f"the data of task {task.name} at {where} has the label {present[0] + offset}, which is below {offset}: a split "
-            "without labels, or a wrong files.label_offset in the task's TOML."
+            f"the data of task {task.name} at {where} has the label {present[0] + offset}, which is below {offset}. Either a "
+            "split has no labels, or files.label_offset in the task's TOML is wrong."
         )
     if names and present[-1] >= len(names):
         raise InputError(
-            f"the data of task {task.name} at {where} has the label {present[-1] + offset} and only {len(names)} class names. "
+            f"the data of task {task.name} at {where} has the label {present[-1] + offset} but only {len(names)} class names. "
             "Check files.label_offset in the task's TOML."
         )
     name_of = {label: names[label] if names else str(label + offset) for label in present}
     reject_untrained_classes(
-        task, where, {split: {name_of[label] for label in np.unique(each.labels)} for split, each in splits.items()}
+        task, where, {name: {name_of[label] for label in np.unique(split.labels)} for name, split in splits.items()}
     )
     return LayoutData(
         where=where,
         classes=tuple(map(printable, name_of.values())),
-        splits={split: replace(each, labels=np.searchsorted(present, each.labels)) for split, each in splits.items()},
+        splits={name: replace(split, labels=np.searchsorted(present, split.labels)) for name, split in splits.items()},
     )
 
 
 @contextmanager
 def prepend_causes(causes: Sequence[str]) -> Iterator[None]:
-    """Put what is known to be wrong before an error that may be its consequence.
+    """Put known problems before an error that they may have caused.
 
     Args:
-        causes: What is wrong, each a clause.
+        causes: The problems, each a clause.
     """
     try:
         yield
     except InputError as error:
         if causes:
-            raise InputError(f"{'; '.join(causes)}. A consequence may be: {error}") from error
+            raise InputError(f"{'; '.join(causes)}. This may have caused: {error}") from error
         raise
 
 
 def reject_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int], problems: Sequence[str] = ()) -> None:
-    """Refuse data with no image at all in one of its splits.
+    """Reject data with a split that has no images.
 
     Args:
         task: The task.
-        where: Where the data is.
-        counts: The number of images in each split.
-        problems: What else is missing, which may be the cause.
+        where: Folder or name of the data.
+        counts: Number of images in each split.
+        problems: Known problems, which may be the cause.
 
     Raises:
         InputError: Names the split.
@@ -163,21 +164,21 @@ def reject_empty_splits(task: Task, where: str, counts: Mapping[SplitName, int],
     for split, count in counts.items():
         if count == 0:
             raise InputError(
-                f"the data of task {task.name} at {where} {_cause(problems)}has no {split} image at all. Copy the whole data "
-                "set there, or check the split that the task's TOML asks for."
+                f"the data of task {task.name} at {where} {_describe_cause(problems)}has no {split} images. Copy the whole "
+                "data set, or correct the split in the task's TOML."
             )
 
 
 def reject_untrained_classes(
     task: Task, where: str, classes: Mapping[SplitName, set[str]], problems: Sequence[str] = ()
 ) -> None:
-    """Refuse data in which a class is tested but never trained on: its accuracy would be zero for a reason of copying.
+    """Reject data in which a class is tested but has no training images: its accuracy would always be zero.
 
     Args:
         task: The task.
-        where: Where the data is.
-        classes: The classes of each split's images.
-        problems: What else is missing, which may be the cause.
+        where: Folder or name of the data.
+        classes: Classes of each split's images.
+        problems: Known problems, which may be the cause.
 
     Raises:
         InputError: Names the classes.
@@ -185,17 +186,12 @@ def reject_untrained_classes(
     for split in ("test", "val"):
         missing = sorted(classes.get(split, set()) - classes["train"])
         if missing:
+            named = f"class {missing[0]!r}" if len(missing) == 1 else f"{len(missing)} classes ({first_few(missing)})"
             raise InputError(
-                f"the data of task {task.name} at {where} {_cause(problems)}has {split} images of {_class_words(missing)}, but "
-                f"no training image of {'it' if len(missing) == 1 else 'them'}. Copy the missing training images, or take "
-                f"the {split} images out as well."
+                f"the data of task {task.name} at {where} {_describe_cause(problems)}has {split} images of {named}, but "
+                f"no training images. Copy the missing training images, or remove these {split} images."
             )
 
 
-def _cause(problems: Sequence[str]) -> str:
-    """The words before a consequence that say what may have caused it."""
-    return f"is incomplete: {'; '.join(problems)}; and it " if problems else ""
-
-
-def _class_words(names: Sequence[str]) -> str:
-    return f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({first_few(names)})"
+def _describe_cause(problems: Sequence[str]) -> str:
+    return f"is incomplete ({'; '.join(problems)}) and " if problems else ""

@@ -1,4 +1,4 @@
-"""Images that a file names, a list's or a table's: where they are sought, and which of them are there."""
+"""Images that a list or a table names: find their folder, and which of them exist."""
 
 import itertools
 import os
@@ -21,12 +21,12 @@ from lrbench.data.layouts.unicode_names import PathLookup, unify_unicode_forms
 
 @dataclass(frozen=True, kw_only=True)
 class ListedImages:
-    """What is there of the images that a file names.
+    """The images that a file names, divided into existing and missing ones.
 
     Attributes:
-        samples: Class and path, relative to the data set's folder, of each image that is there.
-        ids: What the file calls each of these, wherever their folder lies.
-        missing: What it calls those that are not there.
+        samples: Class and path, relative to the data set's folder, of each existing image.
+        ids: Name of each existing image in the file, without the image folder.
+        missing: Names of the images that do not exist.
     """
 
     samples: list[Sample]
@@ -35,35 +35,35 @@ class ListedImages:
 
 
 def existing_image_folders(names: OneOrMore, root: Path) -> list[str]:
-    """The folders that are there of those that may hold the images, relative to `root`."""
+    """Return the candidate image folders that exist, relative to `root`."""
     return [name for name in candidates(names) if os.path.isdir(root / name)]
 
 
 def find_list(root: Path, folders: Sequence[str], names: OneOrMore) -> Path | None:
-    """The first of several file names that is there, in `root` or beside a folder of the images."""
+    """Return the first of several file names that exists, in `root` or next to an image folder."""
     folders_of_lists = list(dict.fromkeys([root, *((root / folder).parent for folder in folders)]))
     places = [place / name for name in candidates(names) for place in folders_of_lists]
     return next((place for place in places if os.path.isfile(place)), None)
 
 
 def describe_missing_parts(root: Path, images: OneOrMore, lists: Sequence[OneOrMore]) -> str | None:
-    """Why a folder does not hold the images' folder and all lists; None where it does."""
+    """Return which of the image folder and the lists a folder lacks, or None if it has all of them."""
     folders = existing_image_folders(images, root)
     if not folders:
-        return f"no folder {' or '.join(candidates(images))} in it"
-    missing = [candidates(each)[0] for each in lists if find_list(root, folders, each) is None]
-    return f"no {' and no '.join(missing)} in it or beside {root / folders[0]}" if missing else None
+        return f"it has no folder {' or '.join(candidates(images))}"
+    missing = [candidates(names)[0] for names in lists if find_list(root, folders, names) is None]
+    return f"no {' and no '.join(missing)} in it or next to {root / folders[0]}" if missing else None
 
 
 def choose_image_folder(root: Path, folders: Sequence[str], named: Sequence[Sample]) -> str:
-    """The first folder that holds any of the named images: another one may only be called like it."""
+    """Return the first folder that has any of the named images."""
     if len(folders) == 1:
         return folders[0]
     return next((folder for folder in folders if has_any_image(root, folder, named)), folders[0])
 
 
 def has_any_image(root: Path, folder: str, named: Sequence[Sample]) -> bool:
-    """Whether any of the named images is in a folder; looks no further than the first that is."""
+    """Return whether any of the named images is in a folder; stops at the first."""
     files = PathLookup(root)
     return any(os.path.isfile(root / image_path(folder, image)) for _, image in named) or any(
         files.find(image_path(folder, image)) for _, image in named
@@ -71,91 +71,90 @@ def has_any_image(root: Path, folder: str, named: Sequence[Sample]) -> bool:
 
 
 def image_path(folder: str, image: str) -> str:
-    """A named image's path relative to the data set's folder."""
+    """Return a named image's path relative to the data set's folder."""
     return image if folder == "." else f"{folder}/{image}"
 
 
 def find_listed_images(root: Path, folder: str, named: Sequence[Sample]) -> ListedImages:
-    """Which of the named images are there, in whatever Unicode form and with endings in upper or lower case."""
-    found, files = ListedImages(samples=[], ids=[], missing=[]), PathLookup(root)
+    """Find the named images, in any Unicode form and with endings in upper or lower case."""
+    listed, files = ListedImages(samples=[], ids=[], missing=[]), PathLookup(root)
     for klass, image in named:
         path = files.find(image_path(folder, image))
         if path is not None:
-            found.samples.append((klass, path))
-            found.ids.append(image)
+            listed.samples.append((klass, path))
+            listed.ids.append(image)
         else:
-            found.missing.append(image)
-    return found
+            listed.missing.append(image)
+    return listed
 
 
 def unify_class_names(named: Mapping[SplitName, Sequence[Sample]]) -> dict[SplitName, list[Sample]]:
-    """The images of each split with their classes, whose names differ in more than their Unicode form."""
+    """Return the samples of each split with one Unicode form for each class."""
     class_of = unify_unicode_forms(klass for samples in named.values() for klass, _ in samples)
     return {split: [(class_of[klass], image) for klass, image in samples] for split, samples in named.items()}
 
 
 def find_unlisted_images(task: Task, root: Path, samples: Mapping[SplitName, Sequence[Sample]]) -> list[str]:
-    """The images beside those of a task that it does not name; none where counts say that all are named.
+    """Return images in the folders of a task's images that it does not name; none if the task pins counts.
 
     Args:
         task: The task.
-        root: The folder that the paths of `samples` are relative to.
+        root: Folder that the paths of `samples` are relative to.
         samples: The images of each split.
     """
     if {"train", "test"} <= task.counts.keys():
         return []
-    used = {path for found in samples.values() for _, path in found}
+    used = {path for members in samples.values() for _, path in members}
     folders = sorted({posixpath.dirname(path) for path in used})
-    there = (posixpath.join(folder, name) for folder in folders for name in list_images(root / folder)[0])
-    return [path for path in there if path not in used]
+    existing = (posixpath.join(folder, name) for folder in folders for name in list_images(root / folder)[0])
+    return [path for path in existing if path not in used]
 
 
-def describe_missing_images(found: ListedImages, of: int, what: str) -> list[str]:
-    """A clause that says that named images are not there; none where all are.
+def describe_missing_images(images: ListedImages, count: int, kind: str) -> list[str]:
+    """Return a clause about missing images, or nothing if all exist.
 
     Args:
-        found: What is there.
-        of: How many are named.
-        what: Which images, as `listed test`.
+        images: Existing and missing images.
+        count: Number of named images.
+        kind: Which images, as `listed test`.
     """
-    if not found.missing:
+    if not images.missing:
         return []
-    return [f"{len(found.missing):,} of {of:,} {what} images are not there ({first_few(found.missing)})"]
+    return [f"{len(images.missing):,} of {count:,} {kind} images are missing ({first_few(images.missing)})"]
 
 
 def no_images_error(task: Task, path: Path, first: Path, count: int, hint: str = "") -> InputError:
-    """The error for a file none of whose images is there.
+    """Return the error for a file none of whose images exists.
 
     Args:
         task: The task.
         path: The list or table.
-        first: Where its first image was looked for.
-        count: How many it names.
-        hint: What else may be the cause, as a sentence that ends in a space.
+        first: Path at which its first image was looked for.
+        count: Number of images that it names.
+        hint: Another possible cause, as a sentence that ends in a space.
     """
     return InputError(
-        f"none of the {count:,} images that {path} lists is there: the first was looked for at {first}. {hint}Copy the "
-        f"images, or set files.images in the TOML of task {task.name} to the folder that these names are relative to."
+        f"none of the {count:,} images in {path} exists; the first was looked for at {first}. {hint}Copy the images, or set "
+        f"files.images in the TOML of task {task.name} to the folder that these names are relative to."
     )
 
 
 def reject_shared_images(task: Task, root: Path, listed: Mapping[SplitName, Sequence[Sample]]) -> None:
-    """Refuse splits that share images, however their paths are spelt.
+    """Reject splits that share images, however their paths are spelt.
 
     Raises:
         InputError: Names them.
     """
-    paths = {split: {posixpath.normpath(path) for _, path in named} for split, named in listed.items()}
+    paths = {split: {posixpath.normpath(path) for _, path in samples} for split, samples in listed.items()}
     for one, other in itertools.combinations(paths, 2):
         shared = sorted(paths[one] & paths[other])
         if shared:
             raise InputError(
-                f"the lists of task {task.name} at {root} name {len(shared):,} images both for {one} and for {other} "
-                f"({first_few(shared)}), so what is learnt by heart would be tested, or selected by. Get the original "
-                "lists again."
+                f"the lists of task {task.name} at {root} name {len(shared):,} images for both {one} and {other} "
+                f"({first_few(shared)}). Splits must not overlap; get the original lists."
             )
 
 
 def sort_classes(names: set[str]) -> list[str]:
-    """In the order of their numbers where all are whole numbers, else of their names."""
+    """Sort class names numerically if all are whole numbers, otherwise as text."""
     return sorted(names, key=lambda name: (int(name), name)) if all(map(is_number, names)) else sorted(names)

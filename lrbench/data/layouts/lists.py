@@ -1,4 +1,4 @@
-"""The layout `lists`: text files name the images of each split, one a line, as `class/file.jpg`."""
+"""The layout `lists`: text files name the images of each split, one on each line, as `class/file.jpg`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -35,32 +35,31 @@ from lrbench.data.layouts.listed_images import (
 
 
 def find_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> Path:
-    """The folder that holds the images' folder and the lists.
+    """Return the folder that contains the image folder and the lists.
 
     Raises:
         InputError: It was not found.
     """
-
-    names = [candidates(each)[0] for each in _list_names(files).values()]
-    wanted = f"the image folder {' or '.join(candidates(files.images))} and the lists {', '.join(names)}"
+    lists = list(_list_names(files).values())
+    names = ", ".join(candidates(names)[0] for names in lists)
     return find_data_folder(
         task,
         roots,
         files.root,
-        wanted=wanted,
-        objection=lambda root: describe_missing_parts(root, files.images, list(_list_names(files).values())),
+        wanted=f"the image folder {' or '.join(candidates(files.images))} and the lists {names}",
+        objection=lambda root: describe_missing_parts(root, files.images, lists),
     )
 
 
 def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> LayoutData:
     """Read a data set whose splits are lists of file names.
 
-    A name is split at `/` and never at spaces, which file names hold. Listed files are taken whatever their ending;
-    images that no list names are not part of the task.
+    Names are split at `/` and never at spaces, which file names may contain. Listed files may have any ending. Images that
+    no list names are not part of the task.
 
     Raises:
-        InputError: Not found, a line that is no `class/file`, an image that is listed twice, or a class none of whose
-            images is there although its folder is.
+        InputError: The data was not found, a line is not `class/file`, an image is listed twice, or a class has a folder but
+            none of its images.
     """
     root = find_lists(task, files, roots)
     folders = existing_image_folders(files.images, root)
@@ -76,23 +75,23 @@ def read_lists(task: Task, files: ListsFiles, roots: Sequence[Path]) -> LayoutDa
     ids: dict[SplitName, list[str]] = {}
     samples: dict[SplitName, list[Sample]] = {}
     with prepend_causes(tuple(problems)):
-        lines = {split: _samples(task, path, read_lines(path), files.label) for split, path in paths.items()}
+        lines = {split: _parse_lines(task, path, read_lines(path), files.label) for split, path in paths.items()}
         for split, named in unify_class_names(lines).items():
             path, folder = paths[split], choose_image_folder(root, folders, named)
             listed[split] = [(klass, image_path(folder, image)) for klass, image in named]
-            found = find_listed_images(root, folder, named)
-            samples[split], ids[split] = found.samples, found.ids
-            if named and not found.samples:
+            images = find_listed_images(root, folder, named)
+            samples[split], ids[split] = images.samples, images.ids
+            if named and not images.samples:
                 if files.label != "column":
-                    _refuse_columns(task, path, root, folder, named)
+                    _reject_label_column(task, path, root, folder, named)
                 raise no_images_error(
                     task, path, root / listed[split][0][1], len(named), _table_hint(path, named[0][1])
                 )
-            problems.extend(describe_missing_images(found, len(named), f"listed {split}"))
+            problems.extend(describe_missing_images(images, len(named), f"listed {split}"))
         reject_shared_images(task, root, listed)
         if files.label != "column":
-            _refuse_emptied(task, root, listed, samples)
-    names = {name for found in listed.values() for name, _ in found}
+            _reject_emptied_folders(task, root, listed, samples)
+    names = {name for members in listed.values() for name, _ in members}
     return from_files(
         task,
         root=root,
@@ -112,27 +111,32 @@ def _list_names(files: ListsFiles) -> dict[SplitName, OneOrMore]:
     return names
 
 
-def _samples(task: Task, path: Path, lines: Sequence[str], label: str) -> list[Sample]:
+def _parse_lines(task: Task, path: Path, lines: Sequence[str], label: str) -> list[Sample]:
+    """Return class and image of each line.
+
+    Raises:
+        InputError: A line has another form, a path is outside the image folder, or an image occurs twice.
+    """
     samples = []
     for number, line in enumerate(lines, start=1):
         if label == "column":
             name, _, klass = line.rstrip().rpartition(" ")
             if not name or not is_number(klass):
                 raise InputError(
-                    f"{path}, line {number}: {shorten(line)} is not an image's path followed by a space and the number of "
-                    f'its class, as task {task.name} says (label = "column").'
+                    f"{path}, line {number}: {shorten(line)} is not an image path, a space and a class number, as "
+                    f'label = "column" of task {task.name} requires. Correct the list or files.label.'
                 )
             klass = str(int(klass))
         else:
-            # SUN397's lists start at the root of its images.
+            # SUN397's lists start with `/`.
             name = line.removeprefix("/" if label == "path" else "./")
             klass, slash, file = name.rpartition("/")
             if label == "folder":
                 klass = klass.rpartition("/")[2]
             if not slash or not klass or not file:
                 raise InputError(
-                    f"{path}, line {number}: {shorten(line)} is not `class/file`, as task {task.name} needs. "
-                    f"{_table_hint(path, line)}Get the original list again."
+                    f"{path}, line {number}: {shorten(line)} is not `class/file`, as task {task.name} requires. "
+                    f"{_table_hint(path, line)}Get the original list."
                 )
         reject_outside_path(path, name)
         samples.append((klass, name))
@@ -141,39 +145,38 @@ def _samples(task: Task, path: Path, lines: Sequence[str], label: str) -> list[S
 
 
 def _table_hint(path: Path, line: str) -> str:
-    """A sentence for a file that is rather a table with columns; nothing for another."""
+    """Return a sentence if the file looks like a table with columns, else nothing."""
     if path.suffix.lower() not in (".csv", ".tsv") and "," not in line and "\t" not in line:
         return ""
-    return 'If it is a table with a column of images and one of their classes, layout = "table" reads it. '
+    return 'If it is a table with a column of images and a column of classes, use layout = "table". '
 
 
-def _refuse_columns(task: Task, path: Path, root: Path, folder: str, named: Sequence[Sample]) -> None:
-    """Refuse a list that was read for names alone, and whose lines are a name and the number of its class.
+def _reject_label_column(task: Task, path: Path, root: Path, folder: str, named: Sequence[Sample]) -> None:
+    """Reject a list without a label column whose lines are an image and a number.
 
     Raises:
-        InputError: Names the key that says so.
+        InputError: Names the key to set.
     """
     _, line = named[0]
     name, space, number = line.rstrip().rpartition(" ")
     if space and is_number(number) and os.path.isfile(root / image_path(folder, name)):
         raise InputError(
-            f"no image that {path} lists is there, but {name!r} is, and its line goes on with a number, {number}. If that is "
-            f'the number of its class, say so in the TOML of task {task.name}: label = "column" under [files].'
+            f"none of the images in {path} exists, but {name!r} does, and its line ends with the number {number}. If that is "
+            f'the class number, set label = "column" under [files] in the TOML of task {task.name}.'
         )
 
 
-def _refuse_emptied(
+def _reject_emptied_folders(
     task: Task,
     images: Path,
     listed: Mapping[SplitName, Sequence[Sample]],
     samples: Mapping[SplitName, Sequence[Sample]],
 ) -> None:
-    present = {name for found in samples.values() for name, _ in found}
-    folders = {name: path.rpartition("/")[0] for found in listed.values() for name, path in found}
+    present = {name for members in samples.values() for name, _ in members}
+    folders = {name: path.rpartition("/")[0] for members in listed.values() for name, path in members}
     emptied = sorted(name for name in folders if name not in present and os.path.isdir(images / folders[name]))
     if emptied:
         raise InputError(
-            f"{len(emptied)} class folders of task {task.name} in {images} hold none of their listed images "
-            f"({first_few(emptied)}). Copy these classes again; what is to be left out has to go from the lists as well as "
-            "from the folders."
+            f"{len(emptied)} class folders of task {task.name} in {images} have none of their listed images "
+            f"({first_few(emptied)}). Copy these classes again, or remove both their folders and their lines in the lists."
         )

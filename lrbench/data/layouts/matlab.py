@@ -1,4 +1,4 @@
-"""Structure arrays in MATLAB's files of version 5, every length checked: scipy's reader can crash on damaged files.
+"""Structure arrays in MATLAB files of version 5. Every length is checked: SciPy's reader can crash on damaged files.
 
 Format: MathWorks, "MAT-File Format", chapter 1.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 _HEADER = 128
 _ORDERS = {b"IM": "<", b"MI": ">"}
-# Types of elements, those of numbers with the letter that `struct` has for them.
+# Element types; those of numbers with their `struct` format.
 _COMPRESSED, _MATRIX = 15, 14
 _NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
 _ENCODINGS = {2: "utf-8", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
-# Classes of matrices.
+# Matrix classes.
 _STRUCT, _CHARACTERS = 2, 4
 
 
@@ -26,19 +26,19 @@ class _Element:
 
 
 def read_struct(content: bytes, name: str, fields: Sequence[str], *, limit: int) -> list[tuple[float | str, ...]]:
-    """The entries of a structure array.
+    """Return the entries of a structure array.
 
     Args:
-        content: The file.
+        content: Content of the file.
         name: The array's name.
-        fields: Fields that hold one number or one text each.
-        limit: Most bytes that a compressed element may come to.
+        fields: Fields with one number or one text each.
+        limit: Maximum size of a decompressed element in bytes.
 
     Returns:
         The fields of each entry, in the order of `fields`.
 
     Raises:
-        ValueError: The file is damaged, or holds no such array; says why in a clause.
+        ValueError: The file is damaged or has no such array; the message is a clause.
     """
     order = _ORDERS.get(content[_HEADER - 2 : _HEADER])
     if order is None:
@@ -54,11 +54,11 @@ def read_struct(content: bytes, name: str, fields: Sequence[str], *, limit: int)
                     return rows
     except (struct.error, zlib.error, OverflowError, UnicodeDecodeError) as error:
         raise ValueError(f"it is damaged ({error})") from error
-    raise ValueError(f"it holds no structure array {name!r}")
+    raise ValueError(f"it has no structure array {name!r}")
 
 
 def _elements(content: memoryview, order: str) -> Iterator[_Element]:
-    """The elements of a file or of a matrix, one after another."""
+    """Yield the elements of a file or a matrix."""
     position = 0
     while position + 8 <= len(content):
         kind, size = struct.unpack_from(f"{order}II", content, position)
@@ -68,7 +68,7 @@ def _elements(content: memoryview, order: str) -> Iterator[_Element]:
             kind, size = kind & 0xFFFF, kind >> 16
         start = position + (4 if small else 8)
         if size > (4 if small else len(content) - start):
-            raise ValueError(f"an element of {size:,} bytes is cut short")
+            raise ValueError(f"an element of {size:,} bytes is truncated")
         yield _Element(kind, content[start : start + size])
         # Padded to eight bytes, unless it is compressed.
         position = position + 8 if small else start + (size if kind == _COMPRESSED else -(-size // 8) * 8)
@@ -77,7 +77,7 @@ def _elements(content: memoryview, order: str) -> Iterator[_Element]:
 def _next(elements: Iterator[_Element]) -> _Element:
     element = next(elements, None)
     if element is None:
-        raise ValueError("a matrix is cut short")
+        raise ValueError("a matrix is truncated")
     return element
 
 
@@ -88,7 +88,7 @@ def _class(flags: _Element, order: str) -> int:
 def _numbers(element: _Element, order: str) -> tuple[float, ...]:
     code = _NUMBERS.get(element.kind)
     if code is None:
-        raise ValueError(f"an element of type {element.kind} holds no numbers")
+        raise ValueError(f"an element of type {element.kind} has no numbers")
     size = struct.calcsize(code)
     return struct.unpack(f"{order}{len(element.content) // size}{code}", element.content)
 
@@ -96,7 +96,7 @@ def _numbers(element: _Element, order: str) -> tuple[float, ...]:
 def _rows(
     parts: Iterator[_Element], order: str, name: str, fields: Sequence[str]
 ) -> list[tuple[float | str, ...]] | None:
-    """The entries of a structure array after its flags; None where it has another name."""
+    """Return the entries of a structure array whose flags were read; None if it has another name."""
     count = math.prod(int(size) for size in _numbers(_next(parts), order))
     if bytes(_next(parts).content) != name.encode():
         return None
@@ -109,7 +109,7 @@ def _rows(
     if missing:
         raise ValueError(f"its structure array {name!r} has no field {missing[0]!r}")
     rows = []
-    # A count that is wrong ends where the content does.
+    # A wrong count raises at the end of the content.
     for _ in range(count):
         values = {field: _next(parts) for field in known}
         rows.append(tuple(_value(values[field], order) for field in fields))
@@ -117,10 +117,10 @@ def _rows(
 
 
 def _value(element: _Element, order: str) -> float | str:
-    """The number or the text that a matrix holds."""
+    """Return the number or the text in a matrix."""
     parts = _elements(element.content, order)
     if element.kind != _MATRIX:
-        raise ValueError(f"an element of type {element.kind} is no matrix")
+        raise ValueError(f"an element of type {element.kind} is not a matrix")
     kind = _class(_next(parts), order)
     _next(parts)
     _next(parts)
@@ -131,5 +131,5 @@ def _value(element: _Element, order: str) -> float | str:
         return bytes(data.content).decode(encoding + endian)
     values = _numbers(data, order)
     if len(values) != 1:
-        raise ValueError(f"a field holds {len(values):,} numbers instead of one")
+        raise ValueError(f"a field has {len(values):,} numbers instead of one")
     return values[0]

@@ -1,4 +1,4 @@
-"""Libraries that read data and may also write or download: while they read, they can do neither."""
+"""A context in which libraries can read files but cannot write or download."""
 
 import os
 import sys
@@ -21,15 +21,15 @@ _thread = threading.local()
 
 
 class ReadOnlyError(PermissionError):
-    """Code that should only read tried to write a file, to download, or to start a program."""
+    """Code that should only read tried to write a file, download, or start a program."""
 
 
 @contextmanager
 def reading_only() -> Iterator[None]:
-    """Let this thread open files for reading and do nothing else to the system; refused calls raise `ReadOnlyError`.
+    """Raise `ReadOnlyError` if this thread changes files, opens a connection or starts a program.
 
-    It is an `OSError`, as libraries expect of a folder that cannot be made: `os.makedirs(path, exist_ok=True)` passes where the
-    folder is there, and Python leaves its bytecode unwritten.
+    The error is an `OSError`, which libraries expect of a read-only disk: `os.makedirs(path, exist_ok=True)` succeeds if the
+    folder exists, and Python skips writing bytecode.
     """
     _add_hook()
     before = getattr(_thread, "reading_only", False)
@@ -42,7 +42,7 @@ def reading_only() -> Iterator[None]:
 
 @cache
 def _add_hook() -> None:
-    # Hooks cannot be removed; this one passes everything unless its thread is within `reading_only`.
+    # Audit hooks cannot be removed; this one does nothing outside `reading_only`.
     sys.addaudithook(_refuse)
 
 
@@ -52,10 +52,10 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open":
         path, _, flags = arguments
         if isinstance(flags, int) and flags & _WRITING and path != os.devnull:
-            raise ReadOnlyError(f"it would write {path!r}, and data is only read here")
+            raise ReadOnlyError(f"writing {path!r} is not allowed while data is read")
     elif event in _CHANGES:
-        raise ReadOnlyError(f"it would make or change {arguments[0]!r}, and data is only read here")
+        raise ReadOnlyError(f"changing {arguments[0]!r} is not allowed while data is read")
     elif event in _NETWORK:
-        raise ReadOnlyError("it would download, and data is only read here")
+        raise ReadOnlyError("downloading is not allowed while data is read")
     elif event in _PROGRAMS:
-        raise ReadOnlyError(f"it would start {arguments[0]!r}, and data is only read here")
+        raise ReadOnlyError(f"starting {arguments[0]!r} is not allowed while data is read")

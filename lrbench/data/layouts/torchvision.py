@@ -1,4 +1,4 @@
-"""The layout `torchvision`: a class of `torchvision.datasets`, built once a split from files that are there."""
+"""The layout `torchvision`: a class of `torchvision.datasets`, built from existing files once for each split."""
 
 import inspect
 import os
@@ -25,21 +25,21 @@ from lrbench.data.layouts.read_only import reading_only
 from lrbench.data.layouts.torchvision_classes import dataset_class, is_downloadable
 
 _DOWNLOAD_ADVICE = r"[.,]? You can use download=True to download it.*"
-# How it says that an argument is none that it knows (`verify_str_arg`).
+# Errors about arguments that the class does not accept (`verify_str_arg`).
 _ARGUMENT = re.compile(
     "^Unknown value .* for argument|^Expected type .* for argument|unexpected keyword argument|required positional argument"
 )
-# Where they keep their classes' names.
+# Attributes of torchvision's classes: class names, ...
 _CLASSES = ("classes", "all_categories")
-# Where torchvision's classes keep their files' paths, or pairs of a path and a label.
+# ... file paths or pairs of path and label, ...
 _PATHS = ("_image_files", "_images", "_samples", "samples", "imgs", "images", "data")
-# Where they keep the folder of their files, absolute or relative to their root.
+# ... and the folder of the files, absolute or relative to the root.
 _FOLDERS = ("_base_folder", "base_folder", "raw_folder", "_data_path")
 
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """An `ImageSource` over a torchvision data set whose images do not lie in files of their own."""
+    """An `ImageSource` over a torchvision data set whose images are not separate files."""
 
     data: Any = field(repr=False)
     root: Path
@@ -48,10 +48,10 @@ class TorchvisionImages:
     task: str
 
     def read(self, index: int) -> Bytes:
-        """Image `index` as RGB. Shape `(H, W, 3)`.
+        """Return image `index` as RGB. Shape `(H, W, 3)`.
 
         Raises:
-            InputError: It does not decode; the message says where it is.
+            InputError: It cannot be decoded; names the image.
         """
         try:
             with reading_only():
@@ -61,20 +61,20 @@ class TorchvisionImages:
             raise UndecodableImage(f"{self.split} image {index} under {self.root}", str(error), self.task) from error
 
     def stamp(self) -> str:
-        """SHA-256 of how the data set was built, of its labels, and of its files' sizes and modification times."""
+        """Return the SHA-256 of the data set's arguments, its labels, and its files' sizes and modification times."""
         files = hash_file_stats(self.root, _data_files(self.data, self.root))[0]
         return sha256_bytes(f"{self.data!r} {self.labels} {files}".encode(errors="surrogateescape"))
 
     def content(self) -> None:
-        """Nothing: the images lie together in a few files."""
+        """Return None: a few files contain all images, so sizes identify nothing."""
         return
 
 
 def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> Path:
-    """The first root from which the class can be built.
+    """Return the first root from which the class can be built.
 
     Raises:
-        InputError: None can, or the task's arguments are wrong.
+        InputError: There is none, or the task's arguments are wrong.
     """
     return _build(task, files, roots)[0]
 
@@ -83,8 +83,8 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     """Build each split with its arguments; nothing is written or downloaded.
 
     Raises:
-        InputError: torchvision has no such class, its files are not there or damaged, splits are the same images or number
-            their classes differently, or a class is tested but not trained on.
+        InputError: torchvision has no such class, its files are missing or damaged, splits share images or number their
+            classes differently, or a class is tested but not trained on.
     """
     root, built = _build(task, files, roots)
     try:
@@ -98,16 +98,16 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     except LrbenchError:
         raise
     except Exception as error:
-        # Classes without labels or without a length raise whatever their code happens to.
+        # Classes without labels or without a length may raise any error.
         raise InputError(
-            f"torchvision's {files.dataset} does not give one image and one whole number a row for task {task.name}: "
-            f"{_reason(error)}. Name another class in files.dataset, or read the files with another layout."
+            f"torchvision's {files.dataset} does not return one image and one integer label for each item (task {task.name}): "
+            f"{_reason(error)}. Set files.dataset to another class, or use another layout."
         ) from error
     _reject_shared_images(task, splits)
     highest = (
         max(int(split.labels.max()) for split in splits.values() if len(split)) if any(map(len, splits.values())) else 0
     )
-    # Some classes name fewer than they have, such as coarser ones.
+    # Some data sets name fewer classes than they have labels.
     return from_labels(task, str(root), names if highest < len(names) else (), splits)
 
 
@@ -118,13 +118,13 @@ def _split(task: Task, name: SplitName, data: Any, root: Path) -> Split:
         ids = [f"{name}/{index}" for index in range(len(labels))]
         images: ImageSource = TorchvisionImages(data, root, tuple(labels), name, task.argument)
     else:
-        # Files are read by content, as in every other layout: the classes look at neither depth nor transparency.
+        # Files are decoded as in every other layout; the classes ignore bit depth and transparency.
         ids, images = list(map(printable, paths)), FileImages(root=root, paths=paths, task=task.argument)
     return Split(ids=ids, labels=np.asarray(labels, dtype=np.int64), images=images)
 
 
 def _refuse_other_numbers(task: Task, files: TorchvisionFiles, root: Path, classes: Mapping[SplitName, Any]) -> None:
-    """Refuse splits that number their classes differently, as those classes do that list the folders of a split.
+    """Reject splits that number their classes differently, which happens if a class lists the folders of each split.
 
     Raises:
         InputError: Names the first class that differs.
@@ -136,13 +136,13 @@ def _refuse_other_numbers(task: Task, files: TorchvisionFiles, root: Path, class
         pairs = enumerate(zip_longest(first, names, fillvalue="missing"))
         number, (ours, theirs) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
         raise InputError(
-            f"torchvision's {files.dataset} at {root} numbers the classes of task {task.name} differently: class {number} is "
-            f"{ours!r} in train and {theirs!r} in {split}. Copy the whole data set again."
+            f"torchvision's {files.dataset} at {root} numbers the classes of the splits of task {task.name} differently: "
+            f"class {number} is {ours!r} in train and {theirs!r} in {split}. Copy the whole data set again."
         )
 
 
 def _reject_shared_images(task: Task, splits: Mapping[SplitName, Split]) -> None:
-    """Refuse splits that share image files.
+    """Reject splits that share image files.
 
     Raises:
         InputError: Names them.
@@ -151,8 +151,8 @@ def _reject_shared_images(task: Task, splits: Mapping[SplitName, Split]) -> None
         shared = sorted(set(splits[one].ids) & set(splits[other].ids))
         if shared:
             raise InputError(
-                f"{len(shared):,} images of task {task.name} are both in {one} and in {other} ({first_few(shared)}). Give each "
-                "split other arguments in files.splits."
+                f"{len(shared):,} images of task {task.name} are in both {one} and {other} ({first_few(shared)}). Give each "
+                "split different arguments in files.splits."
             )
 
 
@@ -163,8 +163,8 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
         other = given.setdefault(repr(sorted(arguments.items())), split)
         if other != split:
             raise InputError(
-                f"files.splits of task {task.name} gives {other} and {split} the same arguments, so they would be the same "
-                f"images. Give each its own; where torchvision's {files.dataset} knows no splits, use another layout."
+                f"files.splits of task {task.name} gives {other} and {split} the same arguments, so they would have the same "
+                f"images. Give each split different arguments; if {files.dataset} has no splits, use another layout."
             )
         try:
             inspect.signature(make).bind(root="", **arguments)
@@ -184,7 +184,7 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
                 if _ARGUMENT.search(str(error)):
                     raise _wrong_arguments(task, files, error) from error
                 damaged = damaged or not isinstance(error, RuntimeError | OSError)
-                # torchvision speaks of an argument that a user of lrbench does not have.
+                # torchvision advises an argument that lrbench does not offer.
                 tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', _reason(error))})")
     raise InputError(
         f"the data of task {task.name} was not found{', or could not be read,' if damaged else ''} by torchvision's "
@@ -193,7 +193,7 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error of others' code, with its kind where that alone says what it is."""
+    """Return the first line of a library's error, with its type unless the message is self-explanatory."""
     first = (str(error).strip().splitlines() or [""])[0]
     kind = "" if isinstance(error, RuntimeError | OSError) and first else type(error).__name__
     return shorten(": ".join(filter(None, (kind, first))), quote=False).removesuffix(".")
@@ -207,15 +207,15 @@ def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> I
 
 
 def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
-    """Have torchvision download and unpack a data set whose task names no archives; it checks hashes, begins anew each time.
+    """Let torchvision download and unpack a data set whose task names no archives. It checks hashes and cannot resume.
 
     Raises:
-        InputError: The class downloads nothing, or the task's arguments are wrong; says what to do.
+        InputError: torchvision cannot download the data set, or the task's arguments are wrong.
         FailureError: The download failed.
     """
     make = dataset_class(task, files)
     if not is_downloadable(files):
-        raise InputError(f"torchvision's {files.dataset} downloads nothing (task {task.name}). {how_to_get(task)}")
+        raise InputError(f"torchvision cannot download {files.dataset} (task {task.name}). {how_to_get(task)}")
     root.mkdir(parents=True, exist_ok=True)
     for arguments in files.splits.values():
         try:
@@ -225,30 +225,30 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
                 raise _wrong_arguments(task, files, error) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FailureError(
-                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {as_sentence(reason)} Try "
-                f"again, or get it by hand: {task.manual or 'see the data set’s own page.'}"
+                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {as_sentence(reason)} Try again, "
+                f"or get it by hand: {task.manual or 'see the page of the data set.'}"
             ) from error
 
 
 def _paths(data: Any, root: Path) -> tuple[str, ...] | None:
-    """The path of each image relative to the root, or None where the class names no files."""
+    """Return the path of each image relative to the root, or None if the class names no files."""
     for name in _PATHS:
         given = getattr(data, name, None)
         if not isinstance(given, list | tuple) or len(given) != len(data):
             continue
-        files = [each[0] if isinstance(each, tuple | list) and each else each for each in given]
+        files = [entry[0] if isinstance(entry, tuple | list) and entry else entry for entry in given]
         if not all(isinstance(file, str | os.PathLike) for file in files):
             continue
         base = os.path.join(os.path.abspath(root), "")
         absolute = [os.path.abspath(file) for file in files]
-        # Paths elsewhere would name this machine's folders, and twins would name two images.
+        # Paths outside the root depend on the machine, and duplicate paths would name two images.
         if len(set(absolute)) == len(absolute) and all(path.startswith(base) for path in absolute):
             return tuple(path.removeprefix(base) for path in absolute)
     return None
 
 
 def _data_files(data: Any, root: Path) -> list[str]:
-    """The files of a class that names none: those in its own folder, or those that lie in the root itself."""
+    """Return the files of a class that names none: those in its folder, or else those directly in the root."""
     given = next((folder for name in _FOLDERS if (folder := getattr(data, name, None))), None)
     if given is not None and os.path.isdir(root / given):
         return sorted(
@@ -266,5 +266,5 @@ def _labels(data: Any) -> list[int]:
     samples = getattr(data, "samples", None) or getattr(data, "_samples", None)
     if samples is not None and len(samples) == len(data):
         return [int(sample[1]) for sample in samples]
-    # Slow but always right: some classes keep their labels nowhere.
+    # Slow but always right: some classes have no list of labels.
     return [int(data[index][1]) for index in range(len(data))]

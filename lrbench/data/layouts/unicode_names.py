@@ -1,4 +1,4 @@
-"""Names that are one to a user and two to a file system: Unicode's composed and decomposed forms, and the case of endings."""
+"""Names that look the same but differ on disk: in composed and decomposed Unicode, and in the case of file endings."""
 
 import os
 import unicodedata
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def unify_unicode_forms(names: Iterable[str]) -> dict[str, str]:
-    """For each name, the first of those that differ from it in their Unicode form alone."""
+    """Map each name to the first of the names that differ from it only in Unicode form."""
     first: dict[str, str] = {}
     return {name: first.setdefault(unicodedata.normalize("NFC", name), name) for name in names}
 
 
 def normalize_name(name: str) -> str:
-    """What names share that differ in their Unicode form, or in the case of their ending."""
+    """Return the name in composed Unicode with its ending in lower case."""
     stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + ending.lower()
 
 
 class PathLookup:
-    """Files of a folder by names that are alike; each folder in it is listed once.
+    """Finds files of a folder by normalized names. Each folder below it is listed once.
 
     Args:
         root: The folder.
@@ -30,25 +30,25 @@ class PathLookup:
         self._listings: dict[str, dict[str, set[str]]] = {}
 
     def find(self, path: str) -> str | None:
-        """The path of the file that is there, which may be spelt differently; None where none is, or several are alike."""
+        """Return the path of the file as it is spelt on disk; None if there is none, or several match equally well."""
         if os.path.isfile(self._root / path):
             return path
-        found = ""
+        on_disk = ""
         for part in path.split("/"):
-            names = self._listing(found).get(normalize_name(part), set())
+            names = self._list_folder(on_disk).get(normalize_name(part), set())
             if part not in names and len(names) != 1:
                 return None
-            found = os.path.join(found, part if part in names else next(iter(names)))
-        return found if os.path.isfile(self._root / found) else None
+            on_disk = os.path.join(on_disk, part if part in names else next(iter(names)))
+        return on_disk if os.path.isfile(self._root / on_disk) else None
 
-    def _listing(self, folder: str) -> dict[str, set[str]]:
+    def _list_folder(self, folder: str) -> dict[str, set[str]]:
         if folder not in self._listings:
             listing: dict[str, set[str]] = {}
             try:
                 for name in [*os.listdir(self._root / folder), ".", ".."]:
                     listing.setdefault(normalize_name(name), set()).add(name)
             except OSError:
-                # No folder, or none that may be read: nothing is found in it.
+                # Missing or unreadable: nothing is found in it.
                 pass
             self._listings[folder] = listing
         return self._listings[folder]

@@ -1,6 +1,6 @@
-"""The embedded world and handwritten digits: tasks that need no download.
+"""The synthetic world and handwritten digits: tasks that need no download.
 
-The digits are real: scikit-learn carries 1,797 of them.
+The digits are the 1,797 real images that scikit-learn includes.
 """
 
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ from lrbench.data.synthetic.world import Rendered, Request, check_options
 
 __all__ = ["load_synthetic"]
 
-# What drawing takes at most for each pixel of a split, measured on all generators; digits need no drawing.
-_BYTES_A_PIXEL, _BYTES_A_DIGITS_PIXEL = 150, 12
-# Rises when the same seed gives other images: prepared pixels and results of another version are another task.
+# Peak memory of rendering for each pixel of a split, measured on all generators; digits are not rendered.
+_BYTES_PER_PIXEL, _BYTES_PER_DIGITS_PIXEL = 150, 12
+# Increased when the same seed gives different images: prepared pixels and results of another version do not apply.
 WORLD_VERSION = 1
 
 
 @dataclass(frozen=True)
 class RenderedImages:
-    """An `ImageSource` over images that are rendered when first asked for."""
+    """An `ImageSource` over images that are rendered at the first access."""
 
     files: SyntheticFiles
     split: str
@@ -40,24 +40,24 @@ class RenderedImages:
         return _render(self.files.model_dump_json(), self.split)
 
     def read(self, index: int) -> Bytes:
-        """Image `index` as RGB. Shape `(H, W, 3)`."""
+        """Return image `index` as RGB. Shape `(H, W, 3)`."""
         image: Bytes = self._rendered.pixels[index]
         return image
 
     def stamp(self) -> str:
-        """SHA-256 of all pixels of the split."""
+        """Return the SHA-256 of all pixels of the split."""
         return sha256_bytes(self._rendered.pixels.tobytes())
 
     def content(self) -> None:
-        """Nothing: the task's options decide every pixel."""
+        """Return None: the task's options determine every pixel."""
         return
 
 
 def load_synthetic(task: Task) -> TaskData:
-    """The splits of an embedded task; the same bits from the same seed on every machine.
+    """Return the splits of a synthetic task, which are the same bits from the same seed on every machine.
 
     Raises:
-        InputError: An unknown generator or option, or more pixels than this machine has memory to draw.
+        InputError: The generator or an option is unknown, or rendering needs more memory than this machine has.
     """
     files = task.files
     assert isinstance(files, SyntheticFiles)
@@ -66,18 +66,18 @@ def load_synthetic(task: Task) -> TaskData:
         names = [str(digit) for digit in range(10)]
         if files.train + files.test > 1797:
             raise InputError(
-                f"{where}: files.train + files.test is {files.train + files.test}, but there are 1,797 digits."
+                f"{where}: files.train + files.test is {files.train + files.test}, but there are only 1,797 digits. Lower them."
             )
     else:
         names = check_options(files.generator, files.options, where).classes(files.options)
     if files.train < len(names):
-        raise InputError(f"{where}: files.train is {files.train}, fewer than its {len(names)} classes.")
+        raise InputError(f"{where}: files.train is {files.train}, less than the {len(names)} classes. Raise it.")
     pixels = max(files.train, files.test) * files.size**2
-    needed = pixels * (_BYTES_A_DIGITS_PIXEL if files.generator == "digits" else _BYTES_A_PIXEL)
+    needed = pixels * (_BYTES_PER_DIGITS_PIXEL if files.generator == "digits" else _BYTES_PER_PIXEL)
     if needed > (memory := total_memory()):
         raise InputError(
-            f"{where}: drawing {max(files.train, files.test):,} images of {files.size:,} px takes {needed / 2**30:,.0f} GiB of "
-            f"memory, and this machine has {memory / 2**30:,.0f} GiB. Set files.train, files.test or files.size lower."
+            f"{where}: rendering {max(files.train, files.test):,} images of {files.size:,} px needs {needed / 2**30:,.0f} GiB "
+            f"of memory, but this machine has {memory / 2**30:,.0f} GiB. Lower files.train, files.test or files.size."
         )
     key = files.model_dump_json()
     splits: dict[SplitName, Split] = {}
@@ -102,7 +102,7 @@ def _render(key: str, split: str) -> Rendered:
     if files.generator == "digits":
         return _digits(files, split)
     request = Request(seed=files.seed, split=split, count=count, size=files.size, options=files.options)
-    generator = check_options(files.generator, files.options, "the embedded world")
+    generator = check_options(files.generator, files.options, "the synthetic world")
     return generator.render(request)
 
 

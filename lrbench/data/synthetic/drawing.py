@@ -1,7 +1,7 @@
 """Drawing batches of small images with exact arithmetic.
 
-Only `+ - * /`, comparisons and integer operations are used: they give the same bits everywhere, which sines, powers and
-sums do not. All functions work on batches: `B` images of `S × S` pixels.
+Only `+ - * /`, comparisons and integer operations are used. They give the same bits on every machine; sines, powers and sums
+do not. All functions work on batches of `B` images of `S × S` pixels.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Mask = npt.NDArray[np.bool_]
 
 SHAPES = ("disc", "square", "diamond", "triangle", "cross", "ring", "bar", "hourglass")
 TEXTURES = ("solid", "rows", "columns", "diagonals", "checks", "dots")
-# Saturated colours that differ in hue; equal in nothing else that matters.
+# Saturated colours that differ in hue.
 HUES = np.array(
     [
         [226, 58, 52], [240, 150, 40], [222, 214, 58], [72, 188, 76],
@@ -25,17 +25,17 @@ HUES = np.array(
     ],
     dtype=np.float64,
 )  # fmt: skip
-# Cosine and sine of small turns, from Pythagorean triples: exact to the last bit everywhere.
+# Cosine and sine of small rotations from Pythagorean triples, which are the same bits on every machine.
 _TURNS = np.array([[1.0, 0.0], [24 / 25, 7 / 25], [24 / 25, -7 / 25], [40 / 41, 9 / 41], [40 / 41, -9 / 41]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where each image's object is.
+    """Position of each image's object.
 
     Attributes:
         x, y: Centre in pixels. Shape `(B,)`.
-        radius: Half its extent in pixels. Shape `(B,)`.
+        radius: Half the object's extent in pixels. Shape `(B,)`.
         turn: Index of a small rotation. Shape `(B,)`.
     """
 
@@ -46,7 +46,7 @@ class Placement:
 
 
 def place(stream: Stream, count: int, size: int, low: float, high: float) -> Placement:
-    """Random placements wholly inside the image; `low` and `high` bound the radius as shares of the side."""
+    """Return random placements inside the image; `low` and `high` bound the radius as fractions of the side."""
     radius = stream.between(low, high, count) * size
     room = size - 2 * radius
     return Placement(
@@ -58,7 +58,7 @@ def place(stream: Stream, count: int, size: int, low: float, high: float) -> Pla
 
 
 def local_coordinates(placement: Placement, size: int) -> tuple[Floats, Floats]:
-    """Pixel centres in each object's own coordinates, where the object spans [-1, 1]. Shapes `(B, S, S)`."""
+    """Return pixel centres in object coordinates, in which the object spans [-1, 1]. Shapes `(B, S, S)`."""
     axis = np.arange(size, dtype=np.float64) + 0.5
     across = (axis[None, None, :] - placement.x[:, None, None]) / placement.radius[:, None, None]
     down = (axis[None, :, None] - placement.y[:, None, None]) / placement.radius[:, None, None]
@@ -67,7 +67,7 @@ def local_coordinates(placement: Placement, size: int) -> tuple[Floats, Floats]:
 
 
 def shape_mask(kind: int, u: Floats, v: Floats) -> Mask:
-    """Pixels inside shape `kind` (an index into `SHAPES`), in local coordinates."""
+    """Return the mask of shape `kind`, an index into `SHAPES`, in object coordinates."""
     wide, high = np.abs(u), np.abs(v)
     squared = u * u + v * v
     masks = {
@@ -85,7 +85,7 @@ def shape_mask(kind: int, u: Floats, v: Floats) -> Mask:
 
 
 def shape_masks(kinds: Integers, u: Floats, v: Floats) -> Mask:
-    """One mask an image, each of its own kind. Shape `(B, S, S)`."""
+    """Return one mask for each image. Shape `(B, S, S)`."""
     result = np.zeros(u.shape, dtype=np.bool_)
     for kind in np.unique(kinds):
         chosen = kinds == kind
@@ -94,7 +94,7 @@ def shape_masks(kinds: Integers, u: Floats, v: Floats) -> Mask:
 
 
 def texture_levels(kinds: Integers, width: Integers, phase_x: Integers, phase_y: Integers, size: int) -> Floats:
-    """Brightness of each image's texture, 0 or 1, from integer pixel positions. Shape `(B, S, S)`.
+    """Return the brightness of each image's texture, 0 or 1, from integer pixel positions. Shape `(B, S, S)`.
 
     Args:
         kinds: Indices into `TEXTURES`. Shape `(B,)`.
@@ -124,7 +124,7 @@ def texture_levels(kinds: Integers, width: Integers, phase_x: Integers, phase_y:
 
 
 def outline(mask: Mask, thickness: int = 1) -> Mask:
-    """The border of each mask, `thickness` pixels wide, inside it."""
+    """Return the inner border of each mask, `thickness` pixels wide."""
     inner = mask
     for _ in range(thickness):
         shrunk = inner.copy()
@@ -138,7 +138,7 @@ def outline(mask: Mask, thickness: int = 1) -> Mask:
 
 
 def background(stream: Stream, count: int, size: int, knots: int = 4) -> Floats:
-    """Smooth random colours, bilinear between `knots × knots` random ones. Shape `(B, S, S, 3)`, in [60, 180)."""
+    """Return smooth random colours, bilinear between `knots × knots` random ones. Shape `(B, S, S, 3)`, in [60, 180)."""
     grid = stream.between(60, 180, count, knots, knots, 3)
     position = (np.arange(size, dtype=np.float64) + 0.5) / size * (knots - 1)
     lower = np.minimum(np.floor(position).astype(np.int64), knots - 2)
@@ -149,7 +149,7 @@ def background(stream: Stream, count: int, size: int, knots: int = 4) -> Floats:
 
 
 def paint(image: Floats, mask: Mask, colour: Floats) -> None:
-    """Put `colour`, of shape `(B, S, S, 3)` or broadcast to it, where `mask` is True; in place."""
+    """Set the image to `colour`, of shape `(B, S, S, 3)` or broadcast to it, where `mask` is True; in place."""
     np.copyto(image, colour, where=mask[..., None])
 
 

@@ -1,6 +1,6 @@
-"""Random numbers for the embedded world that are the same on every machine and NumPy release.
+"""Random numbers that are the same on every machine and NumPy release.
 
-NumPy promises a fixed stream only for a bit generator's raw integers, so everything is made from those by exact
+NumPy guarantees a fixed stream only for a bit generator's raw integers, so all numbers are computed from those by exact
 operations.
 """
 
@@ -11,29 +11,29 @@ from lrbench.core.seeds import derive
 
 
 class Stream:
-    """A stream keyed by words, drawn from in order."""
+    """A stream of random numbers keyed by words."""
 
     def __init__(self, *words: int | str) -> None:
         self._bits = np.random.Philox(key=derive(*words))
 
     def uniform(self, *shape: int) -> npt.NDArray[np.float64]:
-        """Uniform numbers in [0, 1), multiples of 2^-53."""
+        """Return uniform numbers in [0, 1), multiples of 2^-53."""
         count = int(np.prod(shape, dtype=np.int64))
         raw = np.asarray(self._bits.random_raw(count), dtype=np.uint64)
         return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
 
     def between(self, low: float, high: float, *shape: int) -> npt.NDArray[np.float64]:
-        """Uniform numbers in [low, high)."""
+        """Return uniform numbers in [low, high)."""
         return low + (high - low) * self.uniform(*shape)
 
     def integers(self, high: int, *shape: int) -> npt.NDArray[np.int64]:
-        """Uniform integers from 0 to `high - 1`."""
+        """Return uniform integers from 0 to `high - 1`."""
         return np.floor(self.uniform(*shape) * high).astype(np.int64)
 
     def permutation(self, count: int) -> npt.NDArray[np.int64]:
-        """A random order of `0 … count - 1`."""
+        """Return a random order of `0 … count - 1`."""
         return np.argsort(self.uniform(count), kind="stable")
 
     def balanced_labels(self, count: int, classes: int) -> npt.NDArray[np.int64]:
-        """Labels in random order whose class counts differ by one at most. Shape `(count,)`."""
+        """Return labels in random order; class counts differ by at most one. Shape `(count,)`."""
         return (np.arange(count, dtype=np.int64) % classes)[self.permutation(count)]

@@ -1,8 +1,8 @@
-"""The embedded world: images whose evidence is known to be simple or complex.
+"""The synthetic world: images whose evidence is known to be simple or complex.
 
-Complexity is meant as the class-conditional entropy of a pattern. *Simple* evidence is one combination of shape, texture
-and hue a class, at a random place: entropy 0 in those factors. *Complex* evidence is one of K random templates a class:
-entropy log K. Each source image carries one of the two. Targets share the simple factors, never the templates.
+Complexity is the class-conditional entropy of a pattern. *Simple* evidence is one combination of shape, texture and hue for
+each class, at a random position: entropy 0 in those factors. *Complex* evidence is one of K random templates for each class:
+entropy log K. Each source image has one of the two. Targets share the simple factors but not the templates.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from lrbench.data.synthetic.drawing import HUES, SHAPES, TEXTURES
 from lrbench.data.synthetic.stream import Stream
 
 Integers = npt.NDArray[np.int64]
-# Every image is noisy; the level is part of the world, not of a run.
+# Noise amplitude in grey levels; sketches have none.
 _NOISE = 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """One split's images.
+    """The images of one split.
 
     Attributes:
         pixels: Shape `(N, S, S, 3)`, uint8.
-        labels: The labels a learner is given. Shape `(N,)`.
-        annotations: What else is known of each image. Shape `(N,)` each.
+        labels: Training labels, some of which may be wrong. Shape `(N,)`.
+        annotations: Other known properties of each image. Shape `(N,)` each.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -38,7 +38,7 @@ class Rendered:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to render: a split of a generator's task."""
+    """The split to render."""
 
     seed: int
     split: str
@@ -47,17 +47,17 @@ class Request:
     options: dict[str, int | float]
 
     def stream(self, generator: str) -> Stream:
-        """The split's own stream."""
+        """Return the random stream of the split."""
         return Stream("world", self.seed, generator, self.split)
 
     def option(self, name: str, default: int) -> int:
-        """A whole-numbered option."""
+        """Return an integer option."""
         return int(self.options.get(name, default))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """A part of the world: how many classes it has, what options it takes, and how it draws."""
+    """One task family of the world: its classes, options and rendering function."""
 
     classes: Callable[[dict[str, int | float]], list[str]]
     options: tuple[str, ...]
@@ -65,9 +65,9 @@ class Generator:
 
 
 def combinations(seed: int) -> Integers:
-    """All (shape, texture, hue) combinations in the world's own order. Shape `(384, 3)`.
+    """Return all (shape, texture, hue) combinations in the order of the seed. Shape `(384, 3)`.
 
-    The source takes its classes from the front, `objects` from the back, so that no target class is a source class.
+    The source takes its classes from the front and `objects` from the back, so that they share no class.
     """
     every = np.array(
         [(shape, texture, hue) for shape in range(len(SHAPES)) for texture in range(len(TEXTURES)) for hue in range(8)]
@@ -82,17 +82,17 @@ def _combination_names(rows: Integers) -> list[str]:
 def _textured(
     stream: Stream, textures: Integers, colours: drawing.Floats, size: int, width: Integers
 ) -> drawing.Floats:
-    """Textured colour for whole images; `colours` has shape `(B, 3)`. Shape `(B, S, S, 3)`."""
+    """Return textured colour for whole images; `colours` has shape `(B, 3)`. Shape `(B, S, S, 3)`."""
     count = len(textures)
     phases = stream.integers(size, 2, count)
     levels = drawing.texture_levels(textures, width, phases[0], phases[1], size)
-    # Brightness varies a little from image to image, so that hue, not one RGB value, is the evidence.
+    # Brightness varies between images, so that hue is the evidence and not one RGB value.
     shade = stream.between(0.8, 1.1, count)[:, None, None, None]
     return colours[:, None, None, :] * (0.35 + 0.65 * levels[..., None]) * shade
 
 
 def _draw_objects(stream: Stream, rows: Integers, size: int) -> drawing.Floats:
-    """Objects of the given (shape, texture, hue) over random backgrounds. Shape `(B, S, S, 3)`."""
+    """Draw objects of the given (shape, texture, hue) over random backgrounds. Shape `(B, S, S, 3)`."""
     image = drawing.background(stream, len(rows), size)
     placement = drawing.place(stream, len(rows), size, 0.22, 0.36)
     u, v = drawing.local_coordinates(placement, size)
@@ -104,7 +104,7 @@ def _draw_objects(stream: Stream, rows: Integers, size: int) -> drawing.Floats:
 
 
 def _draw_templates(stream: Stream, templates: npt.NDArray[np.float64], size: int) -> drawing.Floats:
-    """Templates, of shape `(B, G, G)` in {-1, 1}, at random places over random backgrounds. Shape `(B, S, S, 3)`."""
+    """Draw templates, of shape `(B, G, G)` in {-1, 1}, at random positions over random backgrounds. Shape `(B, S, S, 3)`."""
     count, cells, _ = templates.shape
     image = drawing.background(stream, count, size)
     cell = max(2, size // 12)
@@ -148,7 +148,7 @@ def _source(request: Request) -> Rendered:
 
 
 def _objects(request: Request) -> Rendered:
-    """New combinations of the source's factors; the part of Caltech-256."""
+    """Render new combinations of the source's factors, as a stand-in for Caltech-256."""
     classes = request.option("classes", 15)
     stream = request.stream("objects")
     labels = stream.balanced_labels(request.count, classes)
@@ -156,14 +156,14 @@ def _objects(request: Request) -> Rendered:
     return Rendered(pixels=drawing.finish(image, stream, _NOISE), labels=labels)
 
 
-# A bird's class: where its mark is, how wide its stripes are, and which of two near shades it has.
+# Classes of birds: position of the mark, width of the stripes, and one of two similar shades.
 _BIRDS = [(mark, stripe, shade) for mark in range(3) for stripe in range(2) for shade in range(2)]
 _MARKS = np.array([[-0.4, -0.35], [0.4, -0.35], [0.0, 0.45]])
 _PLUMAGE = np.array([[76.0, 172.0, 84.0], [76.0, 164.0, 132.0]])
 
 
 def _birds(request: Request) -> Rendered:
-    """One shape with fine differences; the part of CUB-200."""
+    """Render one shape with fine differences, as a stand-in for CUB-200."""
     stream = request.stream("birds")
     labels = stream.balanced_labels(request.count, len(_BIRDS))
     mark, stripe, shade = np.array(_BIRDS)[labels].T
@@ -181,11 +181,11 @@ def _birds(request: Request) -> Rendered:
 
 
 def _indoor_arrangements(seed: int) -> Integers:
-    """Ten arrangements of four different textures in a room's four corners. Shape `(10, 4)`."""
+    """Return ten arrangements of four different textures in a room's four corners. Shape `(10, 4)`."""
     stream = Stream("world", seed, "arrangements")
     chosen: list[tuple[int, ...]] = []
     while len(chosen) < 10:
-        # `solid` (index 0) is left out: it says nothing about the corner it is in.
+        # `solid` (index 0) is left out, since it does not show its corner.
         arrangement = tuple(int(texture) + 1 for texture in stream.permutation(len(TEXTURES) - 1)[:4])
         if arrangement not in chosen:
             chosen.append(arrangement)
@@ -193,7 +193,7 @@ def _indoor_arrangements(seed: int) -> Integers:
 
 
 def _indoor(request: Request) -> Rendered:
-    """Layouts of textures in any colours; the part of MIT Indoor."""
+    """Render layouts of textures in any colours, as a stand-in for MIT Indoor."""
     stream = request.stream("indoor")
     arrangements = _indoor_arrangements(request.seed)
     labels = stream.balanced_labels(request.count, len(arrangements))
@@ -211,12 +211,12 @@ def _indoor(request: Request) -> Rendered:
     return Rendered(pixels=drawing.finish(image, stream, _NOISE), labels=labels)
 
 
-# Outer and inner shape of each sketch; ring and hourglass have no room inside.
+# Outer and inner shape of each sketch; nothing fits into a ring or an hourglass.
 _SKETCHES = [(outer, inner) for outer in range(4) for inner in (0, 1, 4)]
 
 
 def _sketch(request: Request) -> Rendered:
-    """Outlines without colour or texture; the part of Sketch."""
+    """Render outlines without colour or texture, as a stand-in for Sketch."""
     stream = request.stream("sketch")
     labels = stream.balanced_labels(request.count, len(_SKETCHES))
     outer, inner = np.array(_SKETCHES)[labels].T
@@ -228,7 +228,7 @@ def _sketch(request: Request) -> Rendered:
     drawing.paint(
         image, drawing.outline(drawing.shape_masks(outer, u, v), thickness), np.array([20, 20, 20], dtype=np.float64)
     )
-    # A triangle's middle lies lower than its box's.
+    # The centre of a triangle is below the centre of its box.
     drop = np.where(outer == SHAPES.index("triangle"), 0.25, 0.0)[:, None, None]
     inside = drawing.shape_masks(inner, u / 0.42, (v - drop) / 0.42)
     drawing.paint(image, drawing.outline(inside, thickness), np.array([20, 20, 20], dtype=np.float64))
@@ -265,23 +265,22 @@ GENERATORS: dict[str, Generator] = {
 
 
 def check_options(name: str, options: dict[str, int | float], where: str) -> Generator:
-    """The generator called `name`, its options looked over.
+    """Return the generator `name` after checking its options.
 
     Raises:
-        InputError: No such generator, or an option that it does not take or that makes no sense.
+        InputError: There is no such generator, or an option is unknown or out of range.
     """
     if name not in GENERATORS:
         raise InputError(
-            f"{where}: files.generator is {name!r}, which the embedded world does not have. It has "
-            f"{', '.join(sorted(GENERATORS))} and digits."
+            f"{where}: unknown files.generator {name!r}. Choose from {', '.join(sorted(GENERATORS))} and digits."
         )
     generator = GENERATORS[name]
     limits = {"classes": (2, 192), "templates": (1, 10_000), "wrong": (0, 0.9), "complex": (0, 1)}
     for option, value in options.items():
         if option not in generator.options:
             known = ", ".join(generator.options) or "none"
-            raise InputError(f"{where}: files.options.{option} is not an option of {name!r}. It takes: {known}.")
+            raise InputError(f"{where}: files.options.{option} is not an option of {name!r}. Its options: {known}.")
         low, high = limits[option]
         if not low <= value <= high:
-            raise InputError(f"{where}: files.options.{option} must be from {low} to {high}, not {value}.")
+            raise InputError(f"{where}: files.options.{option} is {value}, but must be between {low} and {high}.")
     return generator
