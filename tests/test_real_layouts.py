@@ -1,4 +1,4 @@
-"""From ImageNet's layout to all four targets' layouts and the leaderboard, through the command line, on real files."""
+"""Pretraining, transfer and leaderboard from the command line, on files in the official layouts."""
 
 import json
 
@@ -75,7 +75,7 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
             assert record["snapshot"]["reference"] == "small/step/seed0/stage2"
     other = lrbench("transfer", "--snapshot", "hold/stage3", "--task", "cub200", "--partial", "--suite", "small")
     assert other.status == 0 and "small/hold/seed0/stage3 → cub200" in other.out
-    # Who reads a figure on birds is told of what it may owe to the source.
+    # Results on birds have a note about overlap with the source.
     assert (
         "cub200: The data set's page warns that its test images may be among ImageNet's training images." in other.err
     )
@@ -90,8 +90,8 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
     assert "resnet10t (random weights)" in (home / "leaderboard" / "foreign.md").read_text()
 
 
-def test_the_papers_suite_goes_through_all_its_stages(lrbench, home, data):
-    """`imagenet` as it is but for size: its 30, 60 and 90 epochs, its arms, targets and protocols."""
+def test_imagenet_suite_runs_all_stages(lrbench, home, data):
+    """Smaller `imagenet` with its 30, 60 and 90 epochs, its arms, targets and protocols."""
     smaller = (
         "name=imagenet-small", "seeds=[0]", "input.size=32", "schedule.batch=8", "probe.strengths=3",
         "model.arguments={layers=[1,1,1,1],channels=[8,8,16,16]}", "finetune.rates=[0.01]", "finetune.decays=[0.0]",
@@ -119,7 +119,7 @@ def test_the_papers_suite_goes_through_all_its_stages(lrbench, home, data):
     assert again.status == 0 and "16 of 16 snapshots and 164 of 164 cells are done" in again.err
 
 
-def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data):
+def test_existing_transfer_is_not_recomputed(lrbench, home, data):
     first = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "indoor67", "--partial", "--protocol", "knn")
     assert first.status == 0
     added = home / "weights.safetensors"
@@ -133,11 +133,11 @@ def test_a_transfer_that_is_there_is_found_without_computing(lrbench, home, data
     assert lrbench(*arguments).status == 0
     again = lrbench(*arguments)
     assert again.status == 0 and "nothing was computed" in again.err
-    # Without --partial the partial result does not count, and the data is looked at again.
-    assert lrbench(*[each for each in arguments if each != "--partial"]).status == 2
+    # Without --partial the partial result does not count, and the data is read again.
+    assert lrbench(*[argument for argument in arguments if argument != "--partial"]).status == 2
 
 
-def test_a_second_snapshot_of_a_task_decodes_nothing(lrbench, home, data, monkeypatch):
+def test_second_snapshot_of_a_task_decodes_nothing(lrbench, home, data, monkeypatch):
     from lrbench.data.layouts.file_images import FileImages
     from lrbench.transfer.target import open_target
 
@@ -150,5 +150,5 @@ def test_a_second_snapshot_of_a_task_decodes_nothing(lrbench, home, data, monkey
         assert lrbench(*arguments).status == 0
         assert bool(decoded) == (number == 0)
         decoded.clear()
-        # As another process would: only what lies on disk is known.
+        # Like another process, which knows only the files.
         open_target.cache_clear()

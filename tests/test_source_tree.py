@@ -1,4 +1,4 @@
-"""A source tree that is not installed: PYTHONPATH names it, and no distribution is called lrbench."""
+"""A source tree that is not installed but on PYTHONPATH."""
 
 import json
 import os
@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def uninstalled(home, tmp_path):
-    """Run a command line with every library but an installed lrbench."""
-    # A copy without lrbench.egg-info: an editable install leaves it in the root, and Python would find it there.
+    """Run a command line with all libraries except an installed lrbench."""
+    # A copy without lrbench.egg-info, which an editable install leaves in the root.
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("lrbench", "benchmark", "tasks"):
@@ -31,7 +31,7 @@ def uninstalled(home, tmp_path):
                 (libraries / entry.name).symlink_to(entry)
 
     def run(*arguments):
-        # -S: no .pth file, of which an editable install is one.
+        # -S ignores .pth files, which editable installs use.
         return subprocess.run(
             [sys.executable, "-S", "-m", "lrbench", *arguments],
             env={**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{libraries}"},
@@ -43,7 +43,7 @@ def uninstalled(home, tmp_path):
     return run
 
 
-def test_a_source_tree_that_is_not_installed_works(uninstalled):
+def test_source_tree_works_without_installation(uninstalled):
     version = uninstalled("--version")
     assert version.returncode == 0 and version.stdout.startswith("lrbench 0.")
     done = uninstalled("doctor", "--json")
@@ -53,7 +53,7 @@ def test_a_source_tree_that_is_not_installed_works(uninstalled):
     assert {"cub200", "digits"} <= set(shown["tasks"]) and {"quick", "imagenet"} <= set(shown["suites"])
 
 
-def test_tasks_that_are_nowhere_are_said_to_be_missing(monkeypatch, tmp_path):
+def test_missing_shipped_tasks_are_reported(monkeypatch, tmp_path):
     def missing(package):
         raise ModuleNotFoundError(package)
 

@@ -1,4 +1,4 @@
-"""Small trees in the exact official layouts of the real data sets, with really encoded images and the known traps."""
+"""Small trees in the official layouts of the real data sets, with encoded images and the known irregularities."""
 
 import io
 import json
@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# Every image of a class has the class's colour under noise, so that a probe has something to find.
+# Every image of a class has the colour of the class with noise, so that classes can be learned.
 _PALETTE = np.random.default_rng(0).integers(40, 215, size=(300, 3))
 
 
 def image(label: int, number: int, *, size: tuple[int, int] = (64, 48), mode: str = "RGB") -> Image.Image:
-    """One image of a class."""
+    """Return one image of a class."""
     noise = np.random.default_rng([label, number]).integers(-30, 31, size=(size[1], size[0], 3))
     pixels = np.clip(_PALETTE[label] + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels).convert(mode)
 
 
 def save(path: Path, picture: Image.Image, kind: str = "JPEG") -> None:
-    """Write an image as `kind`, whatever the file is called."""
+    """Write an image in the format `kind`, whatever the ending of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     picture.save(buffer, format=kind)
@@ -30,7 +30,7 @@ def save(path: Path, picture: Image.Image, kind: str = "JPEG") -> None:
 def imagenet(root: Path, *, classes: int = 3, train: int = 8, val: int = 3) -> Path:
     """`imagenet/train/<wnid>/*.JPEG` and `imagenet/val/<wnid>/*.JPEG`; a CMYK JPEG and a PNG called .JPEG among them.
 
-    As in the original, the numbers of validation images say nothing of their classes: here these take turns.
+    As in the original, consecutive validation images have different classes.
     """
     for label in range(classes):
         wnid = f"n{1440764 + label:08d}"
@@ -45,7 +45,7 @@ def imagenet(root: Path, *, classes: int = 3, train: int = 8, val: int = 3) -> P
 
 
 def caltech256(root: Path, *, classes: int = 4, extra: int = 4) -> Path:
-    """`256_ObjectCategories/001.ak47/001_0001.jpg`: more than 60 a class, a gap in the numbers, the archive's junk."""
+    """`256_ObjectCategories/001.ak47/001_0001.jpg`: more than 60 for each class, a gap in the numbers, the archive's junk."""
     names = ["001.ak47", "056.dog", "198.spider", "257.clutter", "002.american-flag"][:classes]
     for label, name in enumerate(names):
         numbers = [number for number in range(1, 62 + extra) if number != 7]
@@ -63,7 +63,7 @@ def caltech256(root: Path, *, classes: int = 4, extra: int = 4) -> Path:
 
 
 def cub200(root: Path, *, classes: int = 3, train: int = 6, test: int = 4) -> Path:
-    """`CUB_200_2011` with its five text files, lines in no order, and `attributes.txt` beside it."""
+    """`CUB_200_2011` with its five text files, unordered lines, and `attributes.txt` next to it."""
     home = root / "CUB_200_2011"
     names = [
         "001.Black_footed_Albatross",
@@ -89,7 +89,7 @@ def cub200(root: Path, *, classes: int = 3, train: int = 6, test: int = 4) -> Pa
 
 
 def indoor67(root: Path, *, train: int = 6, test: int = 3) -> Path:
-    """`Images/<class>/*.jpg` and the two lists without final newlines; odd names, GIF and BMP bytes called .jpg."""
+    """`Images/<class>/*.jpg` and the two lists without final newlines; unusual names, GIF and BMP content named .jpg."""
     home = root / "indoorCVPR_09"
     listed: dict[str, list[str]] = {"train": [], "test": []}
     odd = {
@@ -105,7 +105,7 @@ def indoor67(root: Path, *, train: int = 6, test: int = 3) -> Path:
                 kind = "GIF" if "_gif" in file else "BMP" if "_BMP" in file else "JPEG"
                 save(home / "Images" / name / file, image(label, number + 100 * (split == "test")), kind)
                 listed[split].append(f"{name}/{file}")
-        # In neither list, as most of the real data set's images.
+        # In neither list, like most images of the real data set.
         save(home / "Images" / name / "Unlisted.JPG", image(label, 999))
     (home / "TrainImages.txt").write_text("\n".join(listed["train"]))
     (home / "TestImages.txt").write_text("\n".join(listed["test"]))
@@ -113,7 +113,7 @@ def indoor67(root: Path, *, train: int = 6, test: int = 3) -> Path:
 
 
 def indoor67_kaggle(root: Path) -> Path:
-    """Kaggle's copy: `indoorCVPR_09/Images/<class>`, the annotations, and the two lists beside them."""
+    """Kaggle's copy: `indoorCVPR_09/Images/<class>`, the annotations, and the two lists next to them."""
     indoor67(root)
     for name in ("TrainImages.txt", "TestImages.txt"):
         (root / "indoorCVPR_09" / name).rename(root / name)
@@ -124,14 +124,14 @@ def indoor67_kaggle(root: Path) -> Path:
 
 
 def sketch250(root: Path, *, per_class: int = 80) -> Path:
-    """`png/<class>/<number>.png` numbered through all classes, black on white, grey; names with spaces and brackets."""
+    """`png/<class>/<number>.png` numbered across classes, black on white, greyscale; names with spaces and brackets."""
     for label, name in enumerate(["airplane", "alarm clock", "mouse (animal)"]):
         for number in range(80 * label + 1, 80 * label + 1 + per_class):
             pixels = np.full((40, 40), 255, dtype=np.uint8)
             offset = number % 7
             pixels[5 + offset : 9 + offset + 4 * label, 4:36] = 0
             save(root / "png" / name / f"{number}.png", Image.fromarray(pixels), "PNG")
-    # In the order of strings, as the original's: 1, 10, 11, …, 2.
+    # Sorted as text like the original: 1, 10, 11, …, 2.
     names = sorted(f"{path.parent.name}/{path.name}" for path in (root / "png").glob("*/*.png"))
     (root / "png" / "filelist.txt").write_text("".join(f"{name}\n" for name in names))
     return root
@@ -165,7 +165,7 @@ def pets(root: Path) -> Path:
 
 
 def aircraft(root: Path) -> Path:
-    """`fgvc-aircraft-2013b/data/images/<number>.jpg`, the variants, and a list a split of `number variant`."""
+    """`fgvc-aircraft-2013b/data/images/<number>.jpg`, the variants, and for each split a list of `number variant`."""
     base = root / "fgvc-aircraft-2013b" / "data"
     variants = ("707-320", "A340-600", "DC-10")
     base.mkdir(parents=True)
@@ -204,7 +204,7 @@ def cars(root: Path) -> Path:
 
 
 def dtd(root: Path) -> Path:
-    """`dtd/dtd/images/<class>/…` and `dtd/dtd/labels/<split>1.txt`: the archive's folder inside one of torchvision's."""
+    """`dtd/dtd/images/<class>/…` and `dtd/dtd/labels/<split>1.txt`: the archive's folder inside torchvision's folder."""
     base = root / "dtd" / "dtd"
     for split in ("train", "val", "test"):
         lines = []
@@ -246,7 +246,7 @@ def cifar(root: Path, *, folder: str = "cifar-10-batches-py") -> Path:
 
 
 def imagenet_kaggle(root: Path, *, classes: int = 3, train: int = 8, val: int = 3, solutions: bool = True) -> Path:
-    """Kaggle's copy: `ILSVRC/Data/CLS-LOC/{train/<wnid>,val}` with `val` flat, and the solutions at the top."""
+    """Kaggle's copy: `ILSVRC/Data/CLS-LOC/{train/<wnid>,val}` with `val` flat, and the solutions at the top level."""
     imagenet(root, classes=classes, train=train, val=val)
     base = root / "ILSVRC" / "Data" / "CLS-LOC"
     base.parent.mkdir(parents=True)
@@ -258,7 +258,7 @@ def imagenet_kaggle(root: Path, *, classes: int = 3, train: int = 8, val: int = 
     for folder in [each for each in (base / "val").iterdir() if each.is_dir()]:
         folder.rmdir()
     if solutions:
-        # In no order, as the original.
+        # Unordered like the original.
         (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(reversed(rows)))
     (root / "ILSVRC" / "ImageSets" / "CLS-LOC").mkdir(parents=True)
     (root / "ILSVRC" / "ImageSets" / "CLS-LOC" / "val.txt").write_text("ILSVRC2012_val_00000001 1\n")
@@ -280,7 +280,7 @@ def sun397(root: Path) -> Path:
 
 
 def caltech101(root: Path) -> Path:
-    """`101_ObjectCategories/<class>/image_0001.jpg` with its folder of clutter."""
+    """`101_ObjectCategories/<class>/image_0001.jpg` with its clutter folder."""
     for label, name in enumerate(("BACKGROUND_Google", "Faces", "accordion")):
         for number in range(1, 36 + label):
             save(root / "101_ObjectCategories" / name / f"image_{number:04d}.jpg", image(label, number, size=(24, 20)))
@@ -296,7 +296,7 @@ def eurosat(root: Path) -> Path:
 
 
 def mine(folder: Path) -> Path:
-    """Data of a user's own: `c0` and `c1` with five PNG images each."""
+    """User data: `c0` and `c1` with five PNG images each."""
     for label in range(2):
         for number in range(5):
             save(folder / f"c{label}" / f"{number}.png", image(label, number), "PNG")

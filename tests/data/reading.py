@@ -1,4 +1,4 @@
-"""What tests of layouts share: a task read from a small tree, and its images counted."""
+"""Helpers of the tests of layouts."""
 
 from collections import Counter
 
@@ -15,4 +15,4 @@ def load(name, root, **options):
 
 
 MINE = 'name = "mine"\n\n[files]\nlayout = "folders"\nroot = "mine"\n'
-"""A user's class folders, whose split is drawn."""
+"""Task of class folders with a drawn split."""

@@ -1,4 +1,4 @@
-"""Data sets of one folder a class: which images of each are for testing, and whether the folders are the right ones."""
+"""The layout `folders`: splits of the class folders, and detection of the right folder."""
 
 import hashlib
 import os
@@ -15,13 +15,13 @@ from tests import trees
 from tests.data.reading import MINE, counts, load
 
 
-def test_caltech101_draws_thirty_a_class_without_the_clutter(tmp_path):
+def test_caltech101_draws_30_per_class_without_clutter(tmp_path):
     data = load("caltech101", trees.caltech101(tmp_path))
     assert data.classes == ("Faces", "accordion")
     assert set(counts(data, "train").values()) == {30} and counts(data, "test") == {"Faces": 6, "accordion": 7}
 
 
-def test_a_class_with_too_few_images_for_the_draw_is_named(tmp_path):
+def test_class_too_small_for_drawn_split_is_reported(tmp_path):
     trees.caltech101(tmp_path)
     for picture in sorted((tmp_path / "101_ObjectCategories" / "Faces").iterdir())[29:]:
         picture.unlink()
@@ -31,13 +31,13 @@ def test_a_class_with_too_few_images_for_the_draw_is_named(tmp_path):
         load("caltech101", tmp_path)
 
 
-def test_eurosat_draws_a_fifth(tmp_path):
+def test_eurosat_tests_on_a_fifth(tmp_path):
     data = load("eurosat", trees.eurosat(tmp_path))
     assert counts(data, "test") == {"AnnualCrop": 2, "SeaLake": 2}
     assert counts(data, "train") == {"AnnualCrop": 8, "SeaLake": 8}
 
 
-def test_a_drawn_split_is_written_down_and_can_be_pinned(home):
+def test_drawn_split_is_saved_and_can_be_pinned(home):
     data = load("eurosat", trees.eurosat(home / "data"))
     digest = write_drawn_split(home / "splits", data)
     (path,) = (home / "splits").iterdir()
@@ -51,7 +51,7 @@ def test_a_drawn_split_is_written_down_and_can_be_pinned(home):
 
 
 @pytest.mark.parametrize("place", ["data/mine", "data"])
-def test_a_list_of_test_images_may_lie_with_the_images(home, place):
+def test_split_list_may_be_next_to_the_images(home, place):
     own_folders(home, ["cat", "dog"])
     path = pin(home / "tasks", "pinned", "cat/1.png\ndog/0.png\n")
     path.with_suffix(".txt").rename(home / place / "pinned.txt")
@@ -62,23 +62,23 @@ def test_a_list_of_test_images_may_lie_with_the_images(home, place):
         load_task_data(load_task(str(path)), [home / "data"])
 
 
-def test_caltech_trains_on_the_first_sixty_names_and_passes_over_junk(tmp_path):
+def test_caltech256_trains_on_first_60_names_and_ignores_junk(tmp_path):
     data = load("caltech256", trees.caltech256(tmp_path))
     assert data.classes == ("001.ak47", "056.dog", "198.spider", "257.clutter")
     assert set(counts(data, "train").values()) == {60}
-    # Number 7 is missing, so the sixty first names end at 61 and four are left.
+    # Number 7 is missing, so the first 60 names end at 61 and four are left.
     assert set(counts(data, "test").values()) == {4}
     tested = sorted(name for name in data.splits["test"].ids if name.startswith("001"))
     assert tested[0] == "001.ak47/001_0062.jpg"
 
 
 @pytest.mark.parametrize("inner", ["", "256_ObjectCategories"])
-def test_caltech_is_found_when_the_data_root_is_the_folder_itself(tmp_path, inner):
+def test_data_root_may_be_the_data_set_folder(tmp_path, inner):
     trees.caltech256(tmp_path)
     assert len(load("caltech256", tmp_path / inner).classes) == 4
 
 
-def test_a_folder_of_other_pictures_in_the_data_root_is_no_data_set(tmp_path):
+def test_unrelated_picture_folders_are_not_a_data_set(tmp_path):
     trees.save(tmp_path / "first" / "holiday" / "1.jpg", trees.image(0, 0))
     trees.save(tmp_path / "first" / "train" / "station" / "1.jpg", trees.image(0, 0))
     for name in ("caltech256", "sketch250", "caltech101", "eurosat", "imagenet1k", "imagenet100"):
@@ -89,7 +89,7 @@ def test_a_folder_of_other_pictures_in_the_data_root_is_no_data_set(tmp_path):
     assert len(data.classes) == 4
 
 
-def test_a_named_folder_in_a_later_root_goes_before_the_first_root_itself(home):
+def test_named_folder_in_later_root_precedes_first_root_itself(home):
     for label in range(2):
         trees.save(home / "first" / f"c{label}" / "1.jpg", trees.image(label, 0))
         trees.save(home / "second" / "mine" / f"c{label}" / "1.jpg", trees.image(label, 0))
@@ -99,14 +99,14 @@ def test_a_named_folder_in_a_later_root_goes_before_the_first_root_itself(home):
     assert find_task_data(load_task("mine.toml"), roots[:1]) == str(home / "first")
 
 
-def test_the_first_root_that_holds_the_named_folder_counts(tmp_path):
+def test_first_root_with_the_named_folder_is_used(tmp_path):
     for name in ("a", "b"):
         trees.caltech256(tmp_path / name)
-    found = find_task_data(load_task("caltech256"), [tmp_path / "none", tmp_path / "b", tmp_path / "a"])
-    assert found == str(tmp_path / "b" / "256_ObjectCategories")
+    folder = find_task_data(load_task("caltech256"), [tmp_path / "none", tmp_path / "b", tmp_path / "a"])
+    assert folder == str(tmp_path / "b" / "256_ObjectCategories")
 
 
-def test_a_whole_data_set_may_lie_in_the_data_root_itself(home):
+def test_complete_data_set_may_be_the_data_root(home):
     for label in range(3):
         for number in range(4):
             trees.save(home / "data" / f"c{label}" / f"{number}.jpg", trees.image(label, number))
@@ -114,7 +114,7 @@ def test_a_whole_data_set_may_lie_in_the_data_root_itself(home):
     assert len(load_task_data(load_task("mine.toml"), [home / "data"]).classes) == 3
 
 
-def test_sketch_takes_sixteen_of_each_eighty_from_the_shipped_list(tmp_path):
+def test_sketch250_tests_on_16_of_80_from_shipped_list(tmp_path):
     data = load("sketch250", trees.sketch250(tmp_path))
     assert counts(data, "train") == {"airplane": 64, "alarm clock": 64, "mouse (animal)": 64}
     assert counts(data, "test") == {"airplane": 16, "alarm clock": 16, "mouse (animal)": 16}
@@ -124,7 +124,7 @@ def test_sketch_takes_sixteen_of_each_eighty_from_the_shipped_list(tmp_path):
 
 
 def ranked_sketches():
-    """File numbers of each class in the order of the hash that the lists' heads name."""
+    """Yield the file numbers of each class in the order of the hash that the lists' headers describe."""
     for start in range(1, 20001, 80):
         yield sorted(range(start, start + 80), key=lambda n: hashlib.sha256(f"sketch250 {n}".encode()).hexdigest())
 
@@ -134,12 +134,12 @@ def listed_sketches(name):
     return [int(line) for line in lines if not line.startswith("#")]
 
 
-def test_the_sketch_list_is_what_its_head_says():
+def test_sketch250_list_matches_its_header():
     expected = [number for ranked in ranked_sketches() for number in sorted(ranked[:16])]
     assert listed_sketches("sketch250") == expected
 
 
-def test_the_sketch_folds_are_what_their_heads_say_and_test_each_image_once(tmp_path):
+def test_sketch250_folds_match_headers_and_partition_images(tmp_path):
     folds = [listed_sketches(f"sketch250-fold{fold}") for fold in range(3)]
     assert sorted(number for listed in folds for number in listed) == list(range(1, 20001))
     for fold, listed in enumerate(folds):
@@ -149,7 +149,7 @@ def test_the_sketch_folds_are_what_their_heads_say_and_test_each_image_once(tmp_
     assert set(counts(load("sketch250-fold2", tmp_path), "test").values()) == {26}
 
 
-def test_caltechs_other_protocols_read_the_same_files(tmp_path):
+def test_caltech256_variants_read_the_same_files(tmp_path):
     trees.caltech256(tmp_path)
     objects = load("caltech256-objects", tmp_path)
     assert objects.classes == ("001.ak47", "056.dog", "198.spider")
@@ -163,12 +163,12 @@ def test_caltechs_other_protocols_read_the_same_files(tmp_path):
     griffin = load("caltech256-griffin", tmp_path)
     assert griffin.classes == objects.classes
     assert set(counts(griffin, "train").values()) == {30} and set(counts(griffin, "test").values()) == {25}
-    # Drawn, and not the last by name; what is tested with more training images is tested with fewer too.
+    # The images are drawn, not the last by name. Images tested with 60 training images are also tested with 30.
     first = set(load("caltech256", tmp_path).splits["test"].ids)
     assert tested[60] != first and tested[60] < tested[30]
 
 
-def test_test_images_of_a_class_may_be_no_more_than_so_many(tmp_path):
+def test_test_images_per_class_can_be_capped(tmp_path):
     trees.caltech256(tmp_path)
     whole, capped = (load(name, tmp_path) for name in ("caltech256", "caltech256-l2sp"))
     assert capped.splits["train"].ids == whole.splits["train"].ids
@@ -179,13 +179,13 @@ def test_test_images_of_a_class_may_be_no_more_than_so_many(tmp_path):
         '{ kind = "drawn", train = 50, test_images = 3 }',
         '{ kind = "drawn", train = 50 }',
     )
-    found = []
+    variants = []
     for kind in kinds:
         content.write_text(
             f'name = "own"\n[files]\nlayout = "folders"\nroot = "256_ObjectCategories"\nsplit = {kind}\n'
         )
-        found.append(load(str(content), tmp_path))
-    first, drawn, uncapped = found
+        variants.append(load(str(content), tmp_path))
+    first, drawn, uncapped = variants
     for data in (first, drawn):
         assert set(counts(data, "train").values()) == {50} and set(counts(data, "test").values()) == {3}
     assert next(name for name in first.splits["test"].ids if name.startswith("001")) == "001.ak47/001_0052.jpg"
@@ -193,14 +193,14 @@ def test_test_images_of_a_class_may_be_no_more_than_so_many(tmp_path):
     assert set(drawn.splits["test"].ids) < set(uncapped.splits["test"].ids)
 
 
-def test_an_empty_class_folder_is_named(tmp_path):
+def test_empty_class_folder_is_reported(tmp_path):
     trees.caltech256(tmp_path)
     (tmp_path / "256_ObjectCategories" / "003.backpack").mkdir()
     with pytest.raises(InputError, match=r"'003\.backpack'.*has no images"):
         load("caltech256", tmp_path)
 
 
-def test_a_users_folder_needs_five_lines_and_draws_the_same_split_each_time(home):
+def test_user_folder_needs_five_lines_and_split_is_repeatable(home):
     for label in range(3):
         for number in range(10):
             trees.save(home / "data" / "mine" / f"class {label}" / f"{number}.png", trees.image(label, number), "PNG")
@@ -213,7 +213,7 @@ def test_a_users_folder_needs_five_lines_and_draws_the_same_split_each_time(home
 
 
 def own_folders(home, classes, images=5):
-    """Class folders of a user's own under `data/mine`, and the TOML that names them."""
+    """Write class folders under `data/mine` and a task for them; return its data."""
     for label, klass in enumerate(classes):
         for number in range(images):
             trees.save(home / "data" / "mine" / klass / f"{number}.png", trees.image(label, number), "PNG")
@@ -222,7 +222,7 @@ def own_folders(home, classes, images=5):
 
 
 def pin(folder, name, listed, digest=None):
-    """A list of test images beside a TOML that names it; gives the TOML."""
+    """Write a list of test images and a TOML that pins it; return the path of the TOML."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.txt").write_bytes(listed.encode())
     digest = digest or hashlib.sha256(listed.encode()).hexdigest()
@@ -234,10 +234,10 @@ def pin(folder, name, listed, digest=None):
     return path
 
 
-def test_a_folder_that_is_no_class_can_be_left_out_by_its_name(home):
+def test_folder_that_is_not_a_class_can_be_excluded(home):
     folder = home / "data" / "mine" / "clutter"
     folder.mkdir(parents=True)
-    (folder / "read.me").write_text("of what is here")
+    (folder / "read.me").write_text("notes")
     with pytest.raises(
         InputError, match=r"'clutter' has 'read\.me'; .*jpg.*files\.exclude = \[\"clutter\"\] in the task's TOML"
     ):
@@ -253,7 +253,7 @@ def test_a_folder_that_is_no_class_can_be_left_out_by_its_name(home):
     assert load_task_data(load_task("mine.toml"), [home / "data"]).classes == ("cat", "dog")
 
 
-def test_folders_of_splits_are_not_taken_for_classes(home):
+def test_split_folders_are_not_taken_for_classes(home):
     for split in ("train", "test"):
         trees.save(home / "data" / "mine" / split / "cat" / "1.png", trees.image(0, 0), "PNG")
     (home / "mine.toml").write_text(MINE)
@@ -261,7 +261,7 @@ def test_folders_of_splits_are_not_taken_for_classes(home):
         load_task_data(load_task("mine.toml"), [home / "data"])
 
 
-def test_a_class_without_test_images_is_not_whole_unless_the_toml_says_so(home):
+def test_class_without_test_images_is_incomplete_unless_pinned(home):
     for split, classes in (("train", ("cat", "dog")), ("test", ("cat",))):
         for klass in classes:
             trees.save(home / "data" / "mine" / split / klass / "1.png", trees.image(0, 0), "PNG")
@@ -273,13 +273,13 @@ def test_a_class_without_test_images_is_not_whole_unless_the_toml_says_so(home):
     assert counts(load_task_data(load_task("mine.toml"), [home / "data"]), "test") == {"cat": 1}
 
 
-def test_a_drawn_split_is_the_same_on_every_machine_and_in_every_version(home):
+def test_drawn_split_is_the_same_everywhere(home):
     data = own_folders(home, ["cat", "dog"], images=10)
-    # Written down once: another draw would be another split under the same name.
+    # Fixed values: a different draw would change the split of existing tasks.
     assert list(data.splits["test"].ids) == ["cat/0.png", "cat/5.png", "dog/0.png", "dog/7.png"]
 
 
-def test_the_seed_and_the_share_of_a_draw_are_the_tomls(home):
+def test_toml_sets_seed_and_share_of_drawn_split(home):
     first = own_folders(home, ["cat", "dog"], images=10)
     tests = {}
     for seed, share in ((0, 0.2), (1, 0.2), (0, 0.5)):
@@ -294,7 +294,7 @@ def test_the_seed_and_the_share_of_a_draw_are_the_tomls(home):
     assert tests[0, 0.2] < tests[0, 0.5]
 
 
-def test_a_split_list_lies_beside_a_toml_that_is_not_registered(home):
+def test_split_list_is_next_to_an_unregistered_toml(home):
     own_folders(home, ["cat", "dog"])
     path = pin(home / "elsewhere", "pinned", "cat/0.png\ndog/3.png\n")
     data = load_task_data(load_task(str(path)), [home / "data"])
@@ -304,7 +304,7 @@ def test_a_split_list_lies_beside_a_toml_that_is_not_registered(home):
         load_task_data(load_task(str(path)), [home / "data"])
 
 
-def test_another_split_list_than_the_one_pinned_is_not_whole(home):
+def test_split_list_with_another_hash_is_reported(home):
     own_folders(home, ["cat", "dog"])
     path = pin(home, "pinned", "cat/0.png\ndog/3.png\n", digest="0" * 64)
     with pytest.raises(
@@ -313,14 +313,14 @@ def test_another_split_list_than_the_one_pinned_is_not_whole(home):
         load_task_data(load_task(str(path)), [home / "data"])
 
 
-def test_test_images_that_a_split_list_names_and_that_are_not_there_are_named(home):
+def test_missing_images_of_a_split_list_are_reported(home):
     own_folders(home, ["cat", "dog"])
     path = pin(home, "pinned", "cat/0.png\ncat/9.png\ndog/3.png\n")
     with pytest.raises(InputError, match=r"1 of 3 test images in the split list are missing \('cat/9\.png'\)"):
         load_task_data(load_task(str(path)), [home / "data"])
 
 
-def test_a_split_list_that_names_an_image_twice_is_refused(home):
+def test_split_list_with_duplicates_is_rejected(home):
     own_folders(home, ["cat", "dog"])
     path = pin(home, "pinned", "cat/0.png\ndog/3.png\ncat/0.png\n")
     with pytest.raises(InputError, match=r"names 'cat/0\.png' twice"):
@@ -328,7 +328,7 @@ def test_a_split_list_that_names_an_image_twice_is_refused(home):
 
 
 @pytest.mark.parametrize("klass", ["#a", "# a"])
-def test_a_class_whose_name_begins_with_a_hash_is_tested_when_its_draw_is_pinned(home, klass):
+def test_pinned_split_keeps_classes_that_start_with_hash(home, klass):
     drawn = own_folders(home, [klass, "b"])
     path = pin(home, "pinned", "# A comment.\n#\n" + drawn.drawn_list)
     pinned = load_task_data(load_task(str(path)), [home / "data"])
@@ -336,7 +336,7 @@ def test_a_class_whose_name_begins_with_a_hash_is_tested_when_its_draw_is_pinned
     assert counts(pinned, "test") == {klass: 1, "b": 1}
 
 
-def test_names_that_are_not_utf8_are_read_fingerprinted_and_pinned(home):
+def test_names_that_are_not_utf8_can_be_read_and_pinned(home):
     own_folders(home, ["cat", "dog"])
     folder = os.fsencode(home / "data" / "mine")
     for name in (b"/cat/", b"/caf\xe9/"):
@@ -355,11 +355,11 @@ def test_names_that_are_not_utf8_are_read_fingerprinted_and_pinned(home):
     assert pinned.splits["test"].ids == drawn.splits["test"].ids
 
 
-def test_sketches_that_were_numbered_anew_are_told_apart(tmp_path):
+def test_renumbered_sketches_are_rejected(tmp_path):
     names = ("airplane", "alarm clock", "mouse (animal)")
     for label, name in enumerate(names):
         for number in range(80):
-            # Numbered in turns, as by one who shuffled the files.
+            # The numbers cycle through the classes.
             trees.save(
                 tmp_path / "turns" / "png" / name / f"{3 * number + label + 1}.png", trees.image(label, 0), "PNG"
             )
@@ -372,6 +372,6 @@ def test_sketches_that_were_numbered_anew_are_told_apart(tmp_path):
         load("sketch250", tmp_path / "twins")
 
 
-def test_sketches_copied_in_part_are_no_renumbered_ones(tmp_path):
+def test_incomplete_sketches_are_not_taken_for_renumbered(tmp_path):
     trees.sketch250(tmp_path, per_class=70)
     assert set(counts(load("sketch250", tmp_path), "test").values()) <= set(range(10, 17))

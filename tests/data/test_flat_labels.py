@@ -1,4 +1,4 @@
-"""Labels of a flat test folder: numbers that stand for classes, and label files that are damaged or ambiguous."""
+"""Labels of flat test folders: class numbers, and damaged or ambiguous label files."""
 
 import io
 import os
@@ -17,7 +17,7 @@ TOML = 'name = "mine"\n\n[files]\nlayout = "split-folders"\nroot = "mine"\nflat_
 
 
 def flat(home, classes, labels="labels.txt"):
-    """Two training images of each class, and one test image of each in a flat folder, `test/<position of its class>.png`."""
+    """Write two training images and one test image of each class; the latter are `test/<position of the class>.png`."""
     for number, name in enumerate(classes):
         trees.save(home / "mine" / "train" / name / f"{number}.png", trees.image(number, 0), "PNG")
         trees.save(home / "mine" / "test" / f"{number}.png", trees.image(number, 1), "PNG")
@@ -26,20 +26,20 @@ def flat(home, classes, labels="labels.txt"):
 
 
 def read(home):
-    """The class of each test image, by the image's name."""
+    """Return the class of each test image by name."""
     data = load_task_data(load_task("mine.toml"), [home])
     test = data.splits["test"]
     return {name.rpartition("/")[2]: data.classes[label] for name, label in zip(test.ids, test.labels, strict=True)}
 
 
 @pytest.mark.parametrize("form", ["{}", "{:02d}"])
-def test_a_number_is_the_class_that_is_called_by_it(home, form):
+def test_number_means_the_class_of_that_name(home, form):
     classes = [form.format(number) for number in range(12)]
     flat(home, classes).write_text("".join(f"{number}.png {number}\n" for number in range(12)))
     assert read(home) == {f"{number}.png": name for number, name in enumerate(classes)}
 
 
-def test_classes_called_by_numbers_from_one_are_not_counted_from_zero(home):
+def test_classes_named_from_one_are_not_counted_from_zero(home):
     labels = flat(home, [str(number) for number in range(1, 13)])
     labels.write_text("".join(f"{number}.png {number + 1}\n" for number in range(12)))
     assert read(home)["1.png"] == "2"
@@ -50,12 +50,12 @@ def test_classes_called_by_numbers_from_one_are_not_counted_from_zero(home):
         read(home)
 
 
-def test_a_number_counts_classes_that_any_order_puts_in_one_place(home):
+def test_number_is_position_of_unambiguous_names(home):
     flat(home, ["ant", "bee", "cat"]).write_text("0.png 0\n1.png 1\n2.png 2\n")
     assert read(home) == {"0.png": "ant", "1.png": "bee", "2.png": "cat"}
 
 
-def test_a_labelled_image_that_is_not_there_is_named(home):
+def test_missing_labelled_image_is_reported(home):
     flat(home, ["ant", "bee"]).write_text("0.png 0\n1.png 1\n2.png 1\n")
     with pytest.raises(InputError, match=r"1 of 3 images in .*labels\.txt are missing from test \('2'\)"):
         read(home)
@@ -64,7 +64,7 @@ def test_a_labelled_image_that_is_not_there_is_named(home):
 @pytest.mark.parametrize(
     "classes", [["c1", "c2", "c10"], ["1", "2", "other"], ["apple", "Zebra"], ["0", "1", "10", "2", "other"]]
 )
-def test_a_number_that_may_stand_for_two_classes_is_refused(home, classes):
+def test_ambiguous_class_number_is_rejected(home, classes):
     flat(home, classes).write_text("".join(f"{number}.png {number}\n" for number in range(len(classes))))
     with pytest.raises(
         InputError, match=r"labels\.txt gives classes as numbers, which are ambiguous: .* CSV file of image"
@@ -72,7 +72,7 @@ def test_a_number_that_may_stand_for_two_classes_is_refused(home, classes):
         read(home)
 
 
-def test_two_classes_called_by_one_number_are_refused(home):
+def test_two_classes_with_one_number_are_rejected(home):
     flat(home, ["1", "01", "2"]).write_text("0.png 1\n1.png 1\n2.png 2\n")
     with pytest.raises(InputError, match=r"gives classes as numbers, but '0?1' and '0?1' are the same number"):
         read(home)
@@ -81,7 +81,7 @@ def test_two_classes_called_by_one_number_are_refused(home):
 @pytest.mark.parametrize(
     ("labels", "content"), [("labels.txt", "0.png 0\n0.png 1\n"), ("labels.csv", "i,c\n0,ant\n0,bee\n")]
 )
-def test_an_image_with_two_classes_is_refused(home, labels, content):
+def test_image_with_two_classes_is_rejected(home, labels, content):
     flat(home, ["ant", "bee"], labels).write_text(content)
     with pytest.raises(
         InputError, match=r"labels\.(txt|csv), line [23]: image '0' has class 'bee', but an earlier line has 'ant'"
@@ -103,7 +103,7 @@ def test_an_image_with_two_classes_is_refused(home, labels, content):
         ),
     ],
 )
-def test_labels_in_another_encoding_are_refused(home, labels, content, said):
+def test_labels_in_other_encodings_are_rejected(home, labels, content, said):
     flat(home, ["ant", "bee"], labels).write_bytes(content)
     with pytest.raises(InputError, match=said):
         read(home)
@@ -117,14 +117,14 @@ def test_labels_in_another_encoding_are_refused(home, labels, content, said):
         ("0" * 9000, "line 1: the line has 9,000 characters, more than the limit of 8,192"),
     ],
 )
-def test_numbers_and_lines_without_end_are_refused(home, content, said):
+def test_endless_numbers_and_lines_are_rejected(home, content, said):
     flat(home, ["ant", "bee"]).write_text(content)
     with pytest.raises(InputError, match=said) as refused:
         read(home)
     assert len(str(refused.value)) < 800
 
 
-def test_a_list_that_is_one_huge_line_is_not_shown(home):
+def test_huge_line_is_not_printed(home):
     labels = flat(home, ["ant", "bee"])
     labels.write_bytes(b"a" * (200 << 20))
     with pytest.raises(InputError, match="line 1: the line has 209,715,200 characters") as refused:
@@ -137,7 +137,7 @@ def test_a_list_that_is_one_huge_line_is_not_shown(home):
 
 
 @pytest.mark.parametrize("labels", ["labels.txt", "labels.csv", "labels.bin"])
-def test_labels_in_a_pipe_are_not_waited_for(home, labels):
+def test_label_pipe_does_not_block(home, labels):
     os.mkfifo(flat(home, ["ant", "bee"], labels))
     with pytest.raises(InputError, match=r"labels\.\w+ is a pipe, not a regular file"):
         read(home)
@@ -154,7 +154,7 @@ def kit(home, synsets=None, *, compressed=False):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_development_kit_numbers_classes_in_its_own_way(home, compressed):
+def test_development_kit_uses_ilsvrc_class_numbers(home, compressed):
     rows = np.array(
         [(7, "bee", "a word", np.zeros((0, 0))), (3, "ant", "two words", np.arange(3.0))],
         dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("children", object)],
@@ -168,7 +168,7 @@ def test_a_development_kit_numbers_classes_in_its_own_way(home, compressed):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_development_kit_with_any_damage_is_refused(home, compressed):
+def test_damaged_development_kit_is_rejected(home, compressed):
     path, content = kit(home, compressed=compressed)
     for number in range(300):
         random = np.random.default_rng(number)
@@ -185,7 +185,7 @@ def test_a_development_kit_with_any_damage_is_refused(home, compressed):
 
 
 @pytest.mark.parametrize("synsets", [np.zeros((2, 2)), np.array([{"a": 1}], dtype=object)])
-def test_a_development_kit_of_another_kind_is_refused(home, synsets):
+def test_development_kit_without_classes_is_rejected(home, synsets):
     path, content = kit(home, synsets)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"meta\.mat is damaged: .*synsets"):
@@ -200,7 +200,7 @@ def shared(depth):
 
 
 @pytest.mark.parametrize("second", [shared(40), [["ant"]], "ant", torch.zeros(1), {"ant": 1}, None])
-def test_a_meta_bin_that_lists_no_words_is_refused(home, second):
+def test_meta_bin_without_class_list_is_rejected(home, second):
     torch.save(({}, second), flat(home, ["ant", "bee"], "meta.bin"))
     with pytest.raises(InputError, match=r"meta\.bin is not torchvision's meta\.bin"):
         read(home)

@@ -1,4 +1,4 @@
-"""Hugging Face data sets, read from folders in their formats; nothing is fetched."""
+"""The layout `hub`, on local folders; nothing is downloaded."""
 
 import io
 import json
@@ -22,7 +22,7 @@ CATS_AND_DOGS = datasets.ClassLabel(names=["cat", "dog"])
 
 
 def hub(home, label=CATS_AND_DOGS, labels=(0, 1), *, column="label", image="image", more=None, extra=(), first=0):
-    """A folder of Parquet files, six rows to train on and four to test, and a task of the user's own that reads it."""
+    """Write Parquet files with six training and four test rows; return a task that reads them."""
     features = datasets.Features({image: datasets.Image(), column: label, **{name: kind for name, kind, _ in extra}})
     (home / "hubset").mkdir(exist_ok=True)
     for split, count in (("train", 6), ("test", 4)):
@@ -39,7 +39,7 @@ def hub(home, label=CATS_AND_DOGS, labels=(0, 1), *, column="label", image="imag
     return load_task("hub.toml")
 
 
-def test_a_gated_hub_data_set_says_what_to_do(tmp_path, monkeypatch):
+def test_gated_data_set_error_says_how_to_log_in(tmp_path, monkeypatch):
     def gated(*arguments, **options):
         raise datasets.exceptions.DatasetNotFoundError(
             "Dataset 'ILSVRC/imagenet-1k' is a gated dataset on the Hub. You must be authenticated to access it."
@@ -52,19 +52,19 @@ def test_a_gated_hub_data_set_says_what_to_do(tmp_path, monkeypatch):
         load_task_data(load_task("imagenet1k-hub"), [tmp_path])
 
 
-def test_the_shipped_hub_data_sets_are_pinned_to_a_commit():
+def test_shipped_hub_tasks_pin_a_commit():
     revisions = {name: task.files.revision for name in find_tasks() if (task := load_task(name)).files.layout == "hub"}
     assert revisions and all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions.values())
 
 
-def test_a_hub_data_set_in_a_folder_is_read(home):
+def test_local_folder_is_read(home):
     data = load_task_data(hub(home), [home])
     assert data.classes == ("cat", "dog")
     assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
     assert data.splits["test"].images.read(1).shape == (48, 64, 3)
 
 
-def test_other_columns_are_named_in_the_toml(home):
+def test_toml_names_other_columns(home):
     task = hub(home, column="fine", image="picture", more={"label": "fine", "image": "picture"})
     assert load_task_data(task, [home]).classes == ("cat", "dog")
     with pytest.raises(
@@ -73,7 +73,7 @@ def test_other_columns_are_named_in_the_toml(home):
         load_task_data(hub(home, column="fine", image="picture"), [home])
 
 
-def test_labels_that_count_from_one_are_offset(home):
+def test_label_offset_is_subtracted(home):
     numbers = datasets.Value("int64")
     data = load_task_data(hub(home, numbers, (1, 2), more={"label_offset": 1}), [home])
     assert data.classes == ("1", "2") and data.splits["train"].labels.tolist() == [0, 1] * 3
@@ -81,12 +81,12 @@ def test_labels_that_count_from_one_are_offset(home):
         load_task_data(hub(home, numbers, (0, 1), more={"label_offset": 1}), [home])
 
 
-def test_a_split_without_labels_is_refused(home):
+def test_split_without_labels_is_rejected(home):
     with pytest.raises(InputError, match="has the label -1, which is below 0: a split without labels"):
         load_task_data(hub(home, datasets.Value("int64"), (-1,)), [home])
 
 
-def test_labels_that_are_words_are_classes_in_sorted_order(home):
+def test_text_labels_are_sorted_classes(home):
     data = load_task_data(hub(home, datasets.Value("string"), ("dog", "ant", "cat")), [home])
     assert data.classes == ("ant", "cat", "dog") and data.splits["train"].labels.tolist() == [2, 0, 1] * 2
 
@@ -94,7 +94,7 @@ def test_labels_that_are_words_are_classes_in_sorted_order(home):
 @pytest.mark.parametrize(
     ("kind", "labels"), [("float32", (0.5, 1.0)), ("string", ("cat", None)), ("int64", (0, None)), ("list", ([0], [1]))]
 )
-def test_labels_of_another_kind_are_named(home, kind, labels):
+def test_labels_of_other_types_are_rejected(home, kind, labels):
     feature = datasets.List(datasets.Value("int64")) if kind == "list" else datasets.Value(kind)
     with pytest.raises(
         InputError, match=r"column 'label' that are neither all integers nor all text.*(0\.5|None|\[0\])"
@@ -102,13 +102,13 @@ def test_labels_of_another_kind_are_named(home, kind, labels):
         load_task_data(hub(home, feature, labels), [home])
 
 
-def test_a_damaged_image_in_another_column_does_not_matter(home):
+def test_damaged_image_in_another_column_is_ignored(home):
     mask = {"bytes": b"broken", "path": None}
     data = load_task_data(hub(home, extra=[("mask", datasets.Image(), mask)]), [home])
     assert data.splits["train"].images.read(0).shape == (48, 64, 3)
 
 
-def test_a_damaged_row_is_named_with_an_advice_that_works(home, lrbench):
+def test_damaged_row_is_named_with_working_advice(home, lrbench):
     task = hub(home)
     content = io.BytesIO()
     trees.image(0, 0).save(content, "PNG")
@@ -123,7 +123,7 @@ def test_a_damaged_row_is_named_with_an_advice_that_works(home, lrbench):
     assert outcome.status == 1 and "bad test image row 0 of hubbed (test, image)" in outcome.out
 
 
-def test_a_file_rewritten_with_other_images_of_the_same_labels_is_prepared_anew(home):
+def test_rewritten_file_is_prepared_again(home):
     transform = EvaluationTransform.of(Input(size=32, crop_fraction=0.875))
 
     def prepared(first):
@@ -138,17 +138,17 @@ def test_a_file_rewritten_with_other_images_of_the_same_labels_is_prepared_anew(
     assert before.fingerprint == after.fingerprint and not np.array_equal(old, new)
 
 
-def test_another_revision_is_another_data_set(home):
+def test_fingerprint_depends_on_revision(home):
     first = load_task_data(hub(home), [home])
     other = load_task_data(hub(home, more={"revision": "v2"}), [home])
     assert list(first.splits["test"].ids) == list(other.splits["test"].ids) == [f"test/{row}" for row in range(4)]
     assert first.fingerprint == load_task_data(hub(home), [home]).fingerprint != other.fingerprint
-    # The folder that holds it says nothing: it is another on each machine.
+    # The location of the folder does not matter.
     elsewhere = load_task_data(hub(home, more={"id": str(home / "hubset")}), [home])
     assert elsewhere.fingerprint == first.fingerprint
 
 
-def test_the_revision_and_the_configuration_are_those_of_the_toml(home, monkeypatch):
+def test_revision_and_config_come_from_toml(home, monkeypatch):
     table = datasets.Dataset.from_dict(
         {"image": [trees.image(0, 0), trees.image(1, 0)], "label": [0, 1]},
         features=datasets.Features({"image": datasets.Image(), "label": CATS_AND_DOGS}),
@@ -163,8 +163,8 @@ def test_the_revision_and_the_configuration_are_those_of_the_toml(home, monkeypa
     assert data.splits["test"].ids == ["validation/0", "validation/1"] and data.edition == "full@abc"
 
 
-def test_the_commit_that_a_revision_means_on_the_day_is_part_of_the_fingerprint(home, monkeypatch):
-    """`datasets` resolves a revision to a commit, and hands its builder that in place of a hash of the files."""
+def test_fingerprint_has_the_commit_of_the_revision(home, monkeypatch):
+    """`datasets` resolves a revision to a commit, which its builder uses instead of a hash of the files."""
     task = hub(home)
     task = task.model_copy(update={"files": task.files.model_copy(update={"id": "owner/name"})})
 
@@ -177,10 +177,10 @@ def test_the_commit_that_a_revision_means_on_the_day_is_part_of_the_fingerprint(
 
     first, second, local = at("1" * 40), at("2" * 40), at("0123456789abcdef")
     assert first.edition == "@" + "1" * 40 and second.edition == "@" + "2" * 40 and local.edition == "@main"
-    assert len({each.fingerprint for each in (first, second, local)}) == 3
+    assert len({data.fingerprint for data in (first, second, local)}) == 3
 
 
-def test_images_named_as_labels_are_not_poured_out(home):
+def test_error_for_image_column_as_labels_is_short(home):
     described = hub(home)
     swapped = described.files.model_copy(update={"label": "image"})
     with pytest.raises(InputError, match=r"Set files\.label .* the labels; the columns are image, label") as refused:

@@ -1,4 +1,4 @@
-"""Folders that the `hub` layout reads: images given as paths, class names of each file, and what tells two folders apart."""
+"""Files of the layout `hub`: images given as paths, class names of each file, and identity of a folder."""
 
 import os
 
@@ -16,7 +16,7 @@ ABC = ("ant", "bee", "cat")
 
 
 def write(home, split, labels, *, names=ABC, images=None, feature=None, folder="hubset", number=0):
-    """One Parquet file of a split; `images` are paths or None, else encoded images."""
+    """Write one Parquet file of a split; `images` are paths, None or encoded images."""
     (home / folder).mkdir(exist_ok=True)
     feature = feature or datasets.ClassLabel(names=list(names))
     rows = {
@@ -39,13 +39,13 @@ def read(home, toml=LOCAL):
 
 
 def paths(home, named):
-    """A data set whose only test image is given as the path `named`, and that image's source."""
+    """Return a data set whose only test image is given as the path `named`, and its image source."""
     write(home, "train", [0, 1])
     write(home, "test", [0, 1], images=[{"bytes": None, "path": str(named)}, trees.image(1, 0)])
     return read(home).splits["test"].images
 
 
-def test_a_relative_path_starts_at_the_data_sets_folder(home, monkeypatch):
+def test_relative_path_starts_at_data_set_folder(home, monkeypatch):
     trees.save(home / "hubset" / "pictures" / "x.png", trees.image(0, 7, size=(10, 6)), "PNG")
     trees.save(home / "elsewhere" / "pictures" / "x.png", trees.image(0, 7, size=(20, 20)), "PNG")
     images = paths(home, "pictures/x.png")
@@ -56,7 +56,7 @@ def test_a_relative_path_starts_at_the_data_sets_folder(home, monkeypatch):
 @pytest.mark.parametrize(
     "named", ["/dev/zero", "../secret.png", "inside/../../secret.png", "link.png", "linked/secret.png"]
 )
-def test_a_path_out_of_the_data_sets_folder_is_refused(home, named):
+def test_path_outside_data_set_folder_is_rejected(home, named):
     trees.save(home / "secret.png", trees.image(0, 0), "PNG")
     (home / "hubset").mkdir()
     (home / "hubset" / "link.png").symlink_to(home / "secret.png")
@@ -65,19 +65,19 @@ def test_a_path_out_of_the_data_sets_folder_is_refused(home, named):
         paths(home, named).read(0)
 
 
-def test_an_absolute_path_within_the_folder_is_read(home):
+def test_absolute_path_inside_folder_is_read(home):
     trees.save(home / "hubset" / "x.png", trees.image(0, 7, size=(10, 6)), "PNG")
     assert paths(home, home / "hubset" / "x.png").read(0).shape == (6, 10, 3)
 
 
-def test_a_pipe_is_not_waited_for(home):
+def test_pipe_does_not_block(home):
     (home / "hubset").mkdir()
     os.mkfifo(home / "hubset" / "x.png")
     with pytest.raises(InputError, match=r"row 0 of hubbed .*x\.png is a pipe, not a regular file"):
         paths(home, "x.png").read(0)
 
 
-def test_a_file_that_is_too_large_for_an_image_is_not_read(home):
+def test_oversized_file_is_not_read(home):
     (home / "hubset").mkdir()
     with open(home / "hubset" / "x.png", "wb") as file:
         file.truncate(1 << 40)
@@ -86,14 +86,14 @@ def test_a_file_that_is_too_large_for_an_image_is_not_read(home):
 
 
 @pytest.mark.parametrize("named", ["not there.png", "https://example.org/x.png", "x" * 5000, "a\0b"])
-def test_a_path_that_leads_to_no_file_is_a_bad_image(home, named):
+def test_path_without_file_is_a_bad_image(home, named):
     images = paths(home, named)
     with pytest.raises(InputError, match=r"row 0 of hubbed .*could not be read as an image"):
         images.read(0)
     assert len(images.stamp()) == 64 and images.read(1).shape == (48, 64, 3)
 
 
-def test_a_row_without_an_image_is_named_by_verify(home, lrbench):
+def test_verify_names_row_without_image(home, lrbench):
     write(home, "train", [0, 1])
     write(home, "test", [0, 1], images=[None, trees.image(1, 0)])
     read(home)
@@ -101,7 +101,7 @@ def test_a_row_without_an_image_is_named_by_verify(home, lrbench):
     assert outcome.status == 1 and "row 0 of hubbed (test, image): the row has no image" in outcome.out
 
 
-def test_a_column_that_holds_no_images_is_named(home):
+def test_column_without_images_is_reported(home):
     write(home, "train", [0, 1])
     write(home, "test", [0, 1])
     with pytest.raises(InputError, match=r"no images in its column 'label', but ClassLabel.*columns are image, label"):
@@ -116,7 +116,7 @@ def test_a_column_that_holds_no_images_is_named(home):
         read(home)
 
 
-def test_an_image_beside_class_folders_is_said_to_take_all_labels_away(home):
+def test_image_next_to_class_folders_explains_missing_labels(home):
     for split in ("train", "test"):
         for label, name in enumerate(ABC):
             trees.save(home / "hubset" / split / name / "1.png", trees.image(label, 0), "PNG")
@@ -127,14 +127,14 @@ def test_an_image_beside_class_folders_is_said_to_take_all_labels_away(home):
 
 
 @pytest.mark.parametrize("label", [1 << 62, -(1 << 62)])
-def test_numbers_too_large_for_a_class_are_refused(home, label):
+def test_labels_too_large_are_rejected(home, label):
     write(home, "train", [0, label], feature=datasets.Value("int64"), images=[trees.image(0, 0)] * 2)
     write(home, "test", [0], feature=datasets.Value("int64"))
     with pytest.raises(InputError, match=f"neither all integers nor all text: {label}"):
         read(home)
 
 
-def test_numbers_far_apart_need_no_names_between(home):
+def test_sparse_labels_are_accepted(home):
     labels = [0, 1 << 39]
     for split in ("train", "test"):
         write(home, split, labels, feature=datasets.Value("int64"), images=[trees.image(0, 0)] * 2)
@@ -151,14 +151,14 @@ def test_numbers_far_apart_need_no_names_between(home):
         (("ant", "bee", "cat", "dog"), "class 3 is missing in .* and 'dog' in"),
     ],
 )
-def test_splits_that_number_their_classes_differently_are_refused(home, names, said):
+def test_splits_with_different_class_numbers_are_rejected(home, names, said):
     write(home, "train", [0, 1, 2])
     write(home, "test", [0, 1], names=names)
     with pytest.raises(InputError, match=f"task hubbed number their classes differently: {said}"):
         read(home)
 
 
-def test_files_of_one_split_that_number_classes_differently_are_refused(home):
+def test_files_with_different_class_numbers_are_rejected(home):
     write(home, "train", [0, 1, 2])
     write(home, "train", [0, 1, 2], names=ABC[::-1], number=1)
     write(home, "test", [0, 1])
@@ -167,7 +167,7 @@ def test_files_of_one_split_that_number_classes_differently_are_refused(home):
 
 
 @pytest.mark.parametrize("unnamed", ["train", "test"])
-def test_numbers_beside_a_file_that_names_its_classes_are_refused(home, unnamed):
+def test_numbers_next_to_a_file_with_names_are_rejected(home, unnamed):
     for split in ("train", "test"):
         write(home, split, [0, 1], feature=datasets.Value("int64") if split == unnamed else None)
     with pytest.raises(InputError, match=r"has class names in .* but not in .*, where numbers may mean other classes"):
@@ -175,7 +175,7 @@ def test_numbers_beside_a_file_that_names_its_classes_are_refused(home, unnamed)
 
 
 @pytest.mark.parametrize("metadata", [b"\xff", b"[", b'{"info": {"features": {"label": "x"}}}', b"{}"])
-def test_a_damaged_description_of_columns_is_named(home, metadata):
+def test_damaged_column_description_is_reported(home, metadata):
     write(home, "train", [0, 1])
     write(home, "test", [0, 1])
     path = home / "hubset" / "test-0.parquet"
@@ -187,21 +187,21 @@ def test_a_damaged_description_of_columns_is_named(home, metadata):
         read(home)
 
 
-def test_words_beside_named_numbers_are_those_classes(home):
+def test_text_next_to_named_numbers_means_those_classes(home):
     write(home, "train", [0, 1, 2])
     write(home, "test", ["cat", "ant", "bee"], feature=datasets.Value("string"))
     data = read(home)
     assert [data.classes[label] for label in data.splits["test"].labels] == ["cat", "ant", "bee"]
 
 
-def test_numbers_as_words_beside_named_numbers_are_refused(home):
+def test_numeric_text_next_to_named_numbers_is_rejected(home):
     write(home, "train", ["0", "1"], feature=datasets.Value("string"))
     write(home, "test", [0, 1])
     with pytest.raises(InputError, match=r"has class names in .*test-0\.parquet but not in "):
         read(home)
 
 
-def test_the_commit_in_the_cache_is_held_to_one_list_of_classes(home, monkeypatch, tmp_path):
+def test_cached_commit_must_have_one_list_of_classes(home, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     from lrbench.data.layouts import hub_files
@@ -219,7 +219,7 @@ def test_the_commit_in_the_cache_is_held_to_one_list_of_classes(home, monkeypatc
         hub_files.reject_other_class_names(datasets, task, task.files, None, "1" * 40, {"train": table, "test": table})
 
 
-def test_a_folder_needs_no_revision_and_its_content_tells_it_apart(home):
+def test_folder_is_identified_by_content_without_revision(home):
     for split in ("train", "test"):
         write(home, split, [0, 1])
         write(home, split, [0, 1], folder="copy")
@@ -231,7 +231,7 @@ def test_a_folder_needs_no_revision_and_its_content_tells_it_apart(home):
     assert other.identity.content != first.identity.content
 
 
-def test_files_that_rows_name_by_path_count_as_content(home):
+def test_files_named_by_path_are_content(home):
     def at(size):
         trees.save(home / "hubset" / "x.png", trees.image(0, 7, size=(size, size)), "PNG")
         images = paths(home, "x.png")
@@ -241,6 +241,6 @@ def test_files_that_rows_name_by_path_count_as_content(home):
     assert small != large and before != after
 
 
-def test_a_data_set_of_the_hub_needs_a_revision(home):
+def test_hub_data_set_needs_a_revision(home):
     with pytest.raises(InputError, match=r"there is no folder hubset or .*hubset, and files\.revision is not set"):
         read(home)

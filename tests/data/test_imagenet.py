@@ -1,4 +1,4 @@
-"""ImageNet as people have it: partly unpacked, flat, Kaggle's, the Hub's, and one class in ten."""
+"""Common forms of ImageNet: partly unpacked, flat, Kaggle's, the Hub's, and every tenth class."""
 
 import shutil
 
@@ -19,14 +19,14 @@ def pack(folder):
 
 
 def mine(home, name="mine", **changes):
-    """ImageNet of three classes, as a TOML of the user's own."""
+    """Return a task for ImageNet with three classes."""
     keys = {"classes": 3, **changes}
     lines = "".join(f"{key} = {value}\n" for key, value in keys.items())
     (home / f"{name}.toml").write_text(f'name = "mine"\nlike = "imagenet1k"\n{lines}')
     return load_task(f"{name}.toml")
 
 
-def test_imagenet_reads_both_folders_and_odd_containers(tmp_path):
+def test_imagenet_reads_both_folders_and_unusual_files(tmp_path):
     data = load("imagenet1k", trees.imagenet(tmp_path))
     assert data.classes == ("n01440764", "n01440765", "n01440766")
     assert (len(data.splits["train"]), len(data.splits["test"])) == (24, 9)
@@ -35,22 +35,22 @@ def test_imagenet_reads_both_folders_and_odd_containers(tmp_path):
             assert split.images.read(index).shape[2] == 3
 
 
-def test_imagenet_half_unpacked_is_recognised(tmp_path):
+def test_partly_unpacked_imagenet_is_reported(tmp_path):
     trees.imagenet(tmp_path)
     pack(tmp_path / "imagenet" / "train" / "n01440766")
     with pytest.raises(InputError, match=r"partly unpacked: 1 classes are still archives \('n01440766\.tar'\)"):
         load_task_data(load_task("imagenet1k"), [tmp_path])
 
 
-def test_a_half_unpacked_imagenet_is_read_without_the_packed_classes_where_partial(tmp_path):
+def test_partial_imagenet_leaves_out_packed_classes(tmp_path):
     trees.imagenet(tmp_path)
     pack(tmp_path / "imagenet" / "train" / "n01440765")
     data = load("imagenet1k", tmp_path)
-    assert data.classes == ("n01440764", "n01440766") and any("partly unpacked" in each for each in data.problems)
+    assert data.classes == ("n01440764", "n01440766") and any("partly unpacked" in problem for problem in data.problems)
     assert counts(data, "test") == {"n01440764": 3, "n01440766": 3}
 
 
-def test_an_imagenet_of_which_only_archives_are_there_says_to_unpack_them(tmp_path):
+def test_imagenet_of_archives_only_says_to_unpack(tmp_path):
     trees.imagenet(tmp_path)
     for folder in sorted((tmp_path / "imagenet" / "train").iterdir()):
         pack(folder)
@@ -58,14 +58,14 @@ def test_an_imagenet_of_which_only_archives_are_there_says_to_unpack_them(tmp_pa
         load("imagenet1k", tmp_path)
 
 
-def test_archives_kept_beside_their_classes_folders_are_no_problem(home):
+def test_archives_next_to_unpacked_classes_are_ignored(home):
     trees.imagenet(home / "data")
     task = mine(home, counts="{ train = 24, test = 9 }")
     folders = sorted((home / "data" / "imagenet" / "train").iterdir())
     for folder in folders:
         folder.with_suffix(".tar").write_bytes(b"x")
     assert not load_task_data(task, [home / "data"]).partial
-    # But a folder that was made and not filled is one that unpacking did not come to.
+    # An empty class folder was not unpacked.
     for picture in folders[1].iterdir():
         picture.unlink()
     with pytest.raises(
@@ -75,7 +75,7 @@ def test_archives_kept_beside_their_classes_folders_are_no_problem(home):
     assert len(load_task_data(task, [home / "data"], partial=True).classes) == 2
 
 
-def test_a_missing_class_is_put_down_to_the_archives_where_there_are_any(tmp_path):
+def test_missing_class_error_names_packed_archives(tmp_path):
     trees.imagenet(tmp_path)
     train = tmp_path / "imagenet" / "train"
     pack(train / "n01440766")
@@ -84,7 +84,7 @@ def test_a_missing_class_is_put_down_to_the_archives_where_there_are_any(tmp_pat
         load("imagenet1k", tmp_path)
 
 
-def test_imagenet_with_flat_validation_images_and_no_labels_says_what_to_do(tmp_path):
+def test_flat_validation_images_without_labels_are_rejected(tmp_path):
     trees.imagenet_kaggle(tmp_path, solutions=False)
     with pytest.raises(
         InputError, match=r"val is flat.*LOC_val_solution\.csv, meta/val\.txt, meta\.bin.*Move each image"
@@ -100,7 +100,7 @@ def images_and_labels(data):
     return data.splits["test"].ids, data.splits["test"].labels
 
 
-def test_kaggles_imagenet_is_the_same_data_set_as_torchvisions(tmp_path):
+def test_kaggle_and_torchvision_imagenet_are_identical(tmp_path):
     plain = load("imagenet1k", trees.imagenet(tmp_path / "plain"))
     kaggle = load("imagenet1k", trees.imagenet_kaggle(tmp_path / "kaggle"))
     assert kaggle.fingerprint == plain.fingerprint
@@ -111,7 +111,7 @@ def test_kaggles_imagenet_is_the_same_data_set_as_torchvisions(tmp_path):
 
 
 def flat_without_solutions(tmp_path):
-    """A flat tree, its images' folder, the classes in order, and the right class of each image in the order of names."""
+    """Return a flat tree, its image folder, the classes, and the class of each image in the order of names."""
     root = trees.imagenet_kaggle(tmp_path / "flat", solutions=False)
     images = root / "ILSVRC" / "Data" / "CLS-LOC"
     wnids = sorted(folder.name for folder in (images / "train").iterdir())
@@ -135,7 +135,7 @@ def development_kit(images, wnids, right):
 
     kit = images / "ILSVRC2012_devkit_t12" / "data"
     kit.mkdir(parents=True)
-    # ILSVRC's own numbers are not in the order of the wnids, and its table has inner nodes too.
+    # ILSVRC's numbers do not follow the order of the wnids, and its table also has inner nodes.
     numbers = {wnid: 3 - position for position, wnid in enumerate(wnids)}
     rows = [(numbers[wnid], wnid, "words") for wnid in wnids] + [(1001, "n00001740", "entity")]
     kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object)]
@@ -150,28 +150,28 @@ def names_with_classes(images, wnids, right):
 
 
 @pytest.mark.parametrize("source", [caffe_list, torchvision_meta, development_kit, names_with_classes])
-def test_flat_validation_images_get_their_labels_from_what_users_have(home, source):
+def test_flat_validation_images_accept_all_label_files(home, source):
     task = mine(home)
     root, images, wnids, right = flat_without_solutions(home)
     source(images, wnids, right)
     data = load_task_data(task, [root], partial=True)
     plain = load_task_data(task, [trees.imagenet(home / "plain")], partial=True)
     assert data.fingerprint == plain.fingerprint
-    found = {name[:23]: klass for name, klass in classes_of_tests(data).items()}
-    assert found == {f"ILSVRC2012_val_{number + 1:08d}": klass for number, klass in enumerate(right)}
+    classes = {name[:23]: klass for name, klass in classes_of_tests(data).items()}
+    assert classes == {f"ILSVRC2012_val_{number + 1:08d}": klass for number, klass in enumerate(right)}
 
 
-def test_a_list_of_numbers_counts_the_classes_that_are_still_archives(home):
+def test_class_numbers_count_packed_classes(home):
     task = mine(home)
     root, images, wnids, right = flat_without_solutions(home)
     caffe_list(images, wnids, right)
     pack(images / "train" / wnids[0])
-    found = classes_of_tests(load_task_data(task, [root], partial=True))
-    assert found == {f"ILSVRC2012_val_{n + 1:08d}.JPEG": klass for n, klass in enumerate(right) if klass != wnids[0]}
+    classes = classes_of_tests(load_task_data(task, [root], partial=True))
+    assert classes == {f"ILSVRC2012_val_{n + 1:08d}.JPEG": klass for n, klass in enumerate(right) if klass != wnids[0]}
 
 
 @pytest.mark.parametrize("change", ["one is missing", "one too many"])
-def test_a_list_of_numbers_is_refused_where_the_classes_are_not_those_that_it_counts(home, change):
+def test_class_numbers_are_rejected_if_classes_are_missing(home, change):
     task = mine(home)
     root, images, wnids, right = flat_without_solutions(home)
     caffe_list(images, wnids, right)
@@ -181,20 +181,20 @@ def test_a_list_of_numbers_is_refused_where_the_classes_are_not_those_that_it_co
         shutil.copytree(images / "train" / wnids[0], images / "train" / "n00000000")
     with pytest.raises(InputError, match=r"val\.txt numbers the .* classes.* would mean other classes"):
         load_task_data(task, [root], partial=True)
-    # What names the classes will do.
+    # A file with class names works.
     torchvision_meta(images, wnids, right)
     assert load_task_data(task, [root], partial=True).problems
 
 
-def test_a_missing_flat_image_shifts_no_label(tmp_path):
+def test_missing_flat_image_shifts_no_label(tmp_path):
     root, images, wnids, right = flat_without_solutions(tmp_path)
     torchvision_meta(images, wnids, right)
     (images / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()
-    found = classes_of_tests(load("imagenet1k", root))
-    assert found == {f"ILSVRC2012_val_{n + 1:08d}.JPEG": klass for n, klass in enumerate(right) if n != 1}
+    classes = classes_of_tests(load("imagenet1k", root))
+    assert classes == {f"ILSVRC2012_val_{n + 1:08d}.JPEG": klass for n, klass in enumerate(right) if n != 1}
 
 
-def test_labels_of_other_classes_or_images_are_named(tmp_path):
+def test_labels_of_other_classes_or_images_are_reported(tmp_path):
     root, images, _, _ = flat_without_solutions(tmp_path)
     solutions = images / "LOC_val_solution.csv"
     solutions.write_text(
@@ -212,7 +212,7 @@ def test_labels_of_other_classes_or_images_are_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_meta_bin_that_holds_code_is_refused(tmp_path):
+def test_meta_bin_with_code_is_rejected(tmp_path):
     import pickle
 
     root, images, _, _ = flat_without_solutions(tmp_path)
@@ -227,14 +227,14 @@ def test_a_meta_bin_that_holds_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_meta_bin_beside_class_folders_changes_nothing(tmp_path):
+def test_meta_bin_next_to_class_folders_is_ignored(tmp_path):
     trees.imagenet(tmp_path)
     before = load("imagenet1k", tmp_path).fingerprint
     torchvision_meta(tmp_path / "imagenet", ["n1"], ["n1"])
     assert load("imagenet1k", tmp_path).fingerprint == before
 
 
-def test_a_class_missing_from_train_is_named(tmp_path):
+def test_class_missing_from_train_is_reported(tmp_path):
     trees.imagenet(tmp_path)
     folder = tmp_path / "imagenet" / "train" / "n01440764"
     for picture in folder.iterdir():
@@ -244,7 +244,7 @@ def test_a_class_missing_from_train_is_named(tmp_path):
         load("imagenet1k", tmp_path)
 
 
-def test_every_tenth_class_is_a_task_of_its_own(tmp_path):
+def test_every_tenth_class_is_a_separate_task(tmp_path):
     trees.imagenet(tmp_path / "folders", classes=23, train=2, val=1)
     trees.imagenet_kaggle(tmp_path / "flat", classes=23, train=2, val=1)
     every = [load("imagenet100", tmp_path / layout) for layout in ("folders", "flat")]
@@ -254,8 +254,8 @@ def test_every_tenth_class_is_a_task_of_its_own(tmp_path):
     assert every[0].fingerprint == every[1].fingerprint
 
 
-def test_every_tenth_class_of_a_half_copied_imagenet_is_not_whole(home):
-    # Of thirty classes one is missing: those taken are still three, but not the right ones.
+def test_every_tenth_class_of_incomplete_imagenet_is_reported(home):
+    # One of thirty classes is missing: three are taken, but not the right ones.
     (home / "tenth.toml").write_text(
         'name = "tenth"\nlike = "imagenet1k"\nclasses = 3\ncounts = { train = 6, test = 3 }\n[files]\nevery = 10\n'
     )
@@ -265,12 +265,12 @@ def test_every_tenth_class_of_a_half_copied_imagenet_is_not_whole(home):
         shutil.rmtree(home / "data" / "imagenet" / split / "n01440765")
     with pytest.raises(InputError, match=r"29 class folders instead of 30.*may take different classes"):
         load_task_data(load_task("tenth.toml"), [home / "data"])
-    # An archive counts as the class that it is.
+    # An archive counts as its class.
     (home / "data" / "imagenet" / "train" / "n01440765.tar").write_bytes(b"x")
     assert load_task_data(load_task("tenth.toml"), [home / "data"], partial=True).fingerprint == whole.fingerprint
 
 
-def test_a_class_that_was_cut_short_is_not_whole_where_counts_are_not_known(home):
+def test_truncated_class_is_reported_without_counts(home):
     trees.imagenet(home / "data", classes=5, train=4, val=1)
     changes = {"classes": 5, "counts": "{}", "least": "{ train = 4 }"}
     assert len(load_task_data(mine(home, **changes), [home / "data"]).splits["train"]) == 20
@@ -285,7 +285,7 @@ def test_a_class_that_was_cut_short_is_not_whole_where_counts_are_not_known(home
     assert load_task("imagenet100").least == {"train": 732, "test": 50}
 
 
-def test_a_class_with_images_of_another_is_not_whole(home):
+def test_class_with_images_of_another_is_reported(home):
     trees.imagenet(home / "data", classes=3, train=4, val=2)
     changes = {"counts": "{ train = 12, test = 6 }", "most": "{ test = 2 }"}
     assert not load_task_data(mine(home, **changes), [home / "data"]).partial
@@ -296,6 +296,6 @@ def test_a_class_with_images_of_another_is_not_whole(home):
         load_task_data(mine(home, **changes), [home / "data"])
 
 
-def test_kaggles_imagenet_is_found_inside_a_folder_of_its_own(tmp_path):
+def test_kaggle_imagenet_is_found_in_a_subfolder(tmp_path):
     trees.imagenet_kaggle(tmp_path / "imagenet")
     assert len(load("imagenet1k", tmp_path).classes) == 3

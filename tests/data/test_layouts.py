@@ -1,4 +1,4 @@
-"""What holds for every layout: data that is not there or not whole, counts that are pinned, litter, fingerprints."""
+"""Behaviour of all layouts: missing and incomplete data, pinned counts, system files, fingerprints."""
 
 from typing import get_args
 
@@ -26,7 +26,7 @@ from tests.data.reading import MINE, counts, load
         ("eurosat", trees.eurosat),
     ],
 )
-def test_small_trees_are_half_copied_unless_partial(tmp_path, name, tree):
+def test_incomplete_data_needs_partial(tmp_path, name, tree):
     tree(tmp_path)
     task = load_task(name)
     with pytest.raises(InputError, match=f"the data of task {name} at .* is incomplete: .*--partial"):
@@ -36,7 +36,7 @@ def test_small_trees_are_half_copied_unless_partial(tmp_path, name, tree):
 
 
 @pytest.mark.parametrize("name", ["imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"])
-def test_missing_data_says_what_was_looked_for_where_and_how_to_get_it(tmp_path, name):
+def test_missing_data_error_names_paths_and_how_to_get_it(tmp_path, name):
     with pytest.raises(InputError) as missing:
         load_task_data(load_task(name), [tmp_path / "data"])
     message = str(missing.value)
@@ -45,13 +45,13 @@ def test_missing_data_says_what_was_looked_for_where_and_how_to_get_it(tmp_path,
     assert "--data-root" in message
 
 
-def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+def test_file_instead_of_folder_is_reported(tmp_path):
     (tmp_path / "CUB_200_2011").write_bytes(b"x")
     with pytest.raises(InputError, match="CUB_200_2011 is a file"):
         load("cub200", tmp_path)
 
 
-def test_the_fingerprint_changes_with_any_image_label_or_split(home):
+def test_fingerprint_changes_with_a_label(home):
     trees.mine(home / "data" / "mine")
     (home / "mine.toml").write_text(MINE)
     before = load_task_data(load_task("mine.toml"), [home / "data"]).fingerprint
@@ -60,7 +60,7 @@ def test_the_fingerprint_changes_with_any_image_label_or_split(home):
 
 
 def own(home, kind="PNG", ending="png", split=""):
-    """Two class folders of five images each, and the TOML that names them."""
+    """Write two class folders of five images each and a task for them; return the task."""
     for label in range(2):
         for number in range(5):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.{ending}", trees.image(label, number), kind)
@@ -68,12 +68,12 @@ def own(home, kind="PNG", ending="png", split=""):
     return load_task("mine.toml")
 
 
-def test_endings_count_in_upper_and_lower_case(home):
+def test_image_endings_ignore_case(home):
     data = load_task_data(own(home, "JPEG", "JPG"), [home / "data"])
     assert counts(data, "train") == {"c0": 4, "c1": 4}
 
 
-def test_what_systems_leave_lying_about_is_passed_over(home):
+def test_system_files_are_ignored(home):
     task = own(home)
     before = load_task_data(task, [home / "data"]).fingerprint
     folder = home / "data" / "mine"
@@ -95,7 +95,7 @@ def test_what_systems_leave_lying_about_is_passed_over(home):
         ("counts = { val = 1 }\n", "it has 0 val images, expected 1"),
     ],
 )
-def test_data_with_other_counts_than_the_task_pins_is_not_whole(home, pins, said):
+def test_wrong_counts_make_data_incomplete(home, pins, said):
     task = own(home, split=pins)
     with pytest.raises(InputError, match=said):
         load_task_data(task, [home / "data"])
@@ -103,12 +103,12 @@ def test_data_with_other_counts_than_the_task_pins_is_not_whole(home, pins, said
     assert data.partial and data.problems == (said,)
 
 
-def test_data_with_the_counts_that_the_task_pins_is_whole(home):
+def test_data_with_pinned_counts_is_complete(home):
     task = own(home, split="classes = 2\ncounts = { train = 8, test = 2 }\n")
     assert not load_task_data(task, [home / "data"], partial=True).partial
 
 
-def test_the_advice_for_a_toml_that_is_not_registered_names_the_file(home, lrbench):
+def test_advice_names_an_unregistered_toml_by_path(home, lrbench):
     (home / "my tasks").mkdir()
     (home / "my tasks" / "mine.toml").write_text(
         MINE + '[[archives]]\nurl = "http://127.0.0.1:9/mine.zip"\nunpacks_to = "mine"\n'
@@ -126,7 +126,7 @@ def test_the_advice_for_a_toml_that_is_not_registered_names_the_file(home, lrben
     assert lrbench("data", "verify", "my tasks/mine.toml").status == 1
 
 
-def test_where_a_toml_lies_is_no_part_of_the_task(home):
+def test_location_of_toml_is_not_part_of_the_task(home):
     own(home)
     (home / "elsewhere").mkdir()
     (home / "elsewhere" / "mine.toml").write_text(MINE)

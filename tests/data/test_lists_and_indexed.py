@@ -1,4 +1,4 @@
-"""Data sets whose splits are text files: lists of images, and files joined on an image id."""
+"""The layouts `lists` and `indexed`: lists of images, and text files joined on an image id."""
 
 import shutil
 
@@ -11,13 +11,13 @@ from tests import trees
 from tests.data.reading import counts, load
 
 
-def test_sun397_takes_its_classes_from_whole_paths(tmp_path):
+def test_sun397_classes_are_whole_paths(tmp_path):
     data = load("sun397", trees.sun397(tmp_path))
     assert data.classes == ("a/abbey", "a/apartment_building/outdoor", "b/bistro/outdoor")
     assert set(counts(data, "train").values()) == {5} and set(counts(data, "test").values()) == {4}
 
 
-def test_indoor_reads_the_lists_and_odd_names_and_containers(tmp_path):
+def test_indoor67_reads_lists_and_unusual_files(tmp_path):
     data = load("indoor67", trees.indoor67(tmp_path))
     assert counts(data, "train") == {"buffet": 6, "mall": 7, "nursery": 8}
     assert "mall/shopping mall.jpg" in data.splits["train"].ids
@@ -28,19 +28,19 @@ def test_indoor_reads_the_lists_and_odd_names_and_containers(tmp_path):
             assert split.images.read(index).shape == (48, 64, 3)
 
 
-def test_indoor_with_other_lists_is_not_whole(tmp_path):
+def test_indoor67_with_other_lists_is_incomplete(tmp_path):
     with pytest.raises(InputError, match="not the list that the task pins"):
         load_task_data(load_task("indoor67"), [trees.indoor67(tmp_path)])
 
 
-def test_indoor_with_a_listed_image_missing_names_it(tmp_path):
+def test_indoor67_reports_missing_listed_image(tmp_path):
     trees.indoor67(tmp_path)
     (tmp_path / "indoorCVPR_09" / "Images" / "mall" / "shopping mall.jpg").unlink()
     data = load("indoor67", tmp_path)
     assert any("shopping mall.jpg" in problem for problem in data.problems)
 
 
-def test_cub_joins_on_the_image_id(tmp_path):
+def test_cub200_joins_on_image_id(tmp_path):
     data = load("cub200", trees.cub200(tmp_path))
     assert data.classes[0] == "001.Black_footed_Albatross"
     assert set(counts(data, "train").values()) == {6}
@@ -50,7 +50,7 @@ def test_cub_joins_on_the_image_id(tmp_path):
             assert name.startswith(data.classes[label])
 
 
-def test_cub_of_2010_is_told_apart(tmp_path):
+def test_cub200_of_2010_is_rejected(tmp_path):
     (tmp_path / "CUB_200_2011" / "lists").mkdir(parents=True)
     (tmp_path / "CUB_200_2011" / "lists" / "train.txt").write_text("x")
     with pytest.raises(InputError, match="CUB-200 of 2010"):
@@ -58,7 +58,7 @@ def test_cub_of_2010_is_told_apart(tmp_path):
 
 
 def listed(home, train, test, *, label="folder", images='"pictures"', name="listed"):
-    """A task of the user's own whose splits are the two lists, beside the folders of the images."""
+    """Return a task whose splits are the two lists, next to the image folders."""
     for split, lines in (("train", train), ("test", test)):
         (home / "data" / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines))
     (home / f"{name}.toml").write_text(
@@ -73,7 +73,7 @@ def pictures(home, names, folder="pictures"):
         trees.save(home / "data" / folder / name, trees.image(number % 5, number))
 
 
-def test_kaggles_indoor_has_its_lists_beside_the_images_folders(tmp_path):
+def test_kaggle_indoor67_has_lists_next_to_image_folder(tmp_path):
     kaggle, plain = (
         load("indoor67", tree(tmp_path / tree.__name__)) for tree in (trees.indoor67_kaggle, trees.indoor67)
     )
@@ -81,15 +81,15 @@ def test_kaggles_indoor_has_its_lists_beside_the_images_folders(tmp_path):
     assert kaggle.splits["test"].images.read(0).shape == (48, 64, 3)
 
 
-def test_another_folder_called_images_does_not_hide_indoors(tmp_path):
+def test_unrelated_images_folder_does_not_hide_indoor67(tmp_path):
     trees.indoor67_kaggle(tmp_path)
     trees.save(tmp_path / "images" / "buffet" / "mine.jpg", trees.image(0, 0))
     data = load("indoor67", tmp_path)
     assert counts(data, "train") == {"buffet": 6, "mall": 7, "nursery": 8}
-    assert not any("not there" in problem for problem in data.problems)
+    assert not any("missing" in problem for problem in data.problems)
 
 
-def test_lists_may_lie_beside_the_images_one_folder_deeper(tmp_path):
+def test_lists_may_be_one_folder_deeper(tmp_path):
     home = trees.indoor67(tmp_path) / "indoorCVPR_09"
     inner = home / "indoorCVPR_09"
     inner.mkdir()
@@ -98,7 +98,7 @@ def test_lists_may_lie_beside_the_images_one_folder_deeper(tmp_path):
     assert len(load("indoor67", tmp_path).classes) == 3
 
 
-def test_lists_of_numbers_may_be_relative_to_a_folder_for_each_split(home):
+def test_lists_may_use_one_image_folder_per_split(home):
     pictures(home, [f"c{k}/{n}.jpg" for k in range(2) for n in range(3)], "train")
     pictures(home, [f"{n}.jpg" for n in range(4)], "val")
     train = [f"c{k}/{n}.jpg {k}" for k in range(2) for n in range(3)]
@@ -116,7 +116,7 @@ def test_lists_of_numbers_may_be_relative_to_a_folder_for_each_split(home):
     assert data.splits["test"].images.read(3).shape == (48, 64, 3)
 
 
-def test_the_classes_of_a_column_are_in_the_order_of_their_numbers(home):
+def test_column_classes_are_sorted_by_number(home):
     numbers = [10, 2, 1]
     names = [f"{n}_{k}.jpg" for n in numbers for k in range(2)]
     pictures(home, names)
@@ -135,14 +135,14 @@ def test_the_classes_of_a_column_are_in_the_order_of_their_numbers(home):
         (["a/1.jpg", "b/1.jpg", "a/7.jpg"], r"1 of 3 listed train images are missing \('a/7\.jpg'\)"),
     ],
 )
-def test_lists_that_cannot_be_right_are_refused(home, train, said):
+def test_invalid_lists_are_rejected(home, train, said):
     pictures(home, ["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"])
     task = listed(home, train, ["a/2.jpg", "b/2.jpg"])
     with pytest.raises(InputError, match=said):
         load_task_data(task, [home / "data"])
 
 
-def test_lists_none_of_whose_images_is_there_say_where_the_first_was_looked_for(home):
+def test_lists_without_images_name_the_first_path(home):
     pictures(home, ["a/1.jpg", "b/1.jpg"])
     task = listed(home, ["x/a/1.jpg"], ["x/b/1.jpg"], label="path")
     with pytest.raises(
@@ -151,14 +151,14 @@ def test_lists_none_of_whose_images_is_there_say_where_the_first_was_looked_for(
         load_task_data(task, [home / "data"])
 
 
-def test_lists_of_numbers_that_are_read_for_names_alone_are_told_what_says_so(home):
+def test_unexpected_label_column_is_reported_with_its_key(home):
     pictures(home, ["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"])
     task = listed(home, ["a/1.jpg 0", "b/1.jpg 1"], ["a/2.jpg 0", "b/2.jpg 1"])
     with pytest.raises(InputError, match=r"'a/1\.jpg' does, and its line ends with the number 0\..*label = \"column\""):
         load_task_data(task, [home / "data"])
 
 
-def test_cub_one_folder_deeper_is_found(tmp_path):
+def test_cub200_one_folder_deeper_is_found(tmp_path):
     trees.cub200(tmp_path / "CUB_200_2011")
     assert len(load("cub200", tmp_path).classes) == 3
 
@@ -168,7 +168,7 @@ def rewrite(path, change):
 
 
 @pytest.mark.parametrize("name", ["images.txt", "image_class_labels.txt", "train_test_split.txt"])
-def test_the_order_of_cubs_lines_means_nothing(tmp_path, name):
+def test_cub200_ignores_line_order(tmp_path, name):
     first = load("cub200", trees.cub200(tmp_path / "first"))
     trees.cub200(tmp_path / "other")
     rewrite(tmp_path / "other" / "CUB_200_2011" / name, sorted)
@@ -181,7 +181,7 @@ def test_the_order_of_cubs_lines_means_nothing(tmp_path, name):
         assert ours == theirs
 
 
-def test_cubs_classes_are_in_the_order_of_their_numbers(tmp_path):
+def test_cub200_classes_are_sorted_by_number(tmp_path):
     home = trees.cub200(tmp_path) / "CUB_200_2011"
     # As text, 10 comes before 2.
     rewrite(
@@ -212,14 +212,14 @@ def test_cubs_classes_are_in_the_order_of_their_numbers(tmp_path):
         ("classes.txt", lambda lines: ["1", *lines[1:]], r"line 1: '1' is not an id, a space and a value"),
     ],
 )
-def test_text_files_that_do_not_fit_together_are_refused(tmp_path, name, change, said):
+def test_inconsistent_text_files_are_rejected(tmp_path, name, change, said):
     home = trees.cub200(tmp_path) / "CUB_200_2011"
     rewrite(home / name, change)
     with pytest.raises(InputError, match=said):
         load("cub200", tmp_path)
 
 
-def test_cubs_missing_images_are_named_and_a_class_without_any_is_refused(tmp_path):
+def test_cub200_reports_missing_images_and_rejects_empty_class(tmp_path):
     folder = trees.cub200(tmp_path) / "CUB_200_2011" / "images" / "001.Black_footed_Albatross"
     pictures_there = sorted(folder.iterdir())
     pictures_there[0].unlink()
@@ -234,7 +234,7 @@ def test_cubs_missing_images_are_named_and_a_class_without_any_is_refused(tmp_pa
 
 
 @pytest.mark.parametrize("left", ["nothing", "a folder", "class folders"])
-def test_cub_without_its_images_says_where_they_were_looked_for(tmp_path, left):
+def test_cub200_without_images_names_the_first_path(tmp_path, left):
     home = trees.cub200(tmp_path) / "CUB_200_2011"
     first = (home / "images.txt").read_text().splitlines()[0].removeprefix("1 ")
     (home / "images").rename(tmp_path / "elsewhere")

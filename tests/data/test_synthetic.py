@@ -32,11 +32,11 @@ def content_hash(name):
 
 
 @pytest.mark.parametrize("name", ["toy-source", "toy-objects", "toy-birds", "toy-indoor", "toy-sketch", "digits"])
-def test_the_world_is_the_same_on_every_machine(name):
+def test_world_is_the_same_on_every_machine(name):
     assert content_hash(name) == PINNED[name]
 
 
-def test_the_sources_annotations_are_what_they_say():
+def test_source_annotations_describe_the_images():
     data = load_task_data(load_task("toy-source"), [])
     train, test = data.splits["train"], data.splits["test"]
     notes = train.annotations
@@ -61,7 +61,7 @@ def test_train_and_test_share_no_image():
         assert not seen[0] & seen[1]
 
 
-def test_an_unknown_generator_or_option_is_refused(home, tmp_path):
+def test_unknown_generator_or_option_is_rejected(home, tmp_path):
     for files, said in [
         ('generator = "birdz"\ntrain = 30\ntest = 10', "birdz"),
         ('generator = "birds"\ntrain = 30\ntest = 10\noptions = { wings = 2 }', "wings"),
@@ -72,7 +72,7 @@ def test_an_unknown_generator_or_option_is_refused(home, tmp_path):
 
 
 @pytest.mark.parametrize("generator", ["objects", "digits"])
-def test_images_that_memory_cannot_hold_are_refused(home, monkeypatch, generator):
+def test_images_that_exceed_memory_are_rejected(home, monkeypatch, generator):
     (home / "large.toml").write_text(
         f'name = "large"\n\n[files]\nlayout = "synthetic"\ngenerator = "{generator}"\nsize = 64\ntrain = 1000\ntest = 20\n'
     )

@@ -19,7 +19,7 @@ SPLIT = 'split = { kind = "column", name = "use" }\n'
 
 @pytest.fixture
 def read(home):
-    """Writes a task of the user's and its tables, and reads it."""
+    """Write a task and its tables, and read it."""
 
     def read(keys=SPLIT, partial=False, pictures=NAMES, **tables):
         for number, name in enumerate(pictures):
@@ -36,7 +36,7 @@ def read(home):
     return read
 
 
-def test_a_column_says_what_each_image_is_for(read):
+def test_column_assigns_images_to_splits(read):
     data = read()
     assert data.classes == ("cat", "dog") and not data.partial
     assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
@@ -44,7 +44,7 @@ def test_a_column_says_what_each_image_is_for(read):
     assert data.splits["test"].images.read(0).shape == (48, 64, 3)
 
 
-def test_words_of_a_column_may_be_folds_and_name_validation_images(read):
+def test_split_column_may_have_folds_and_validation(read):
     rows = [f"{name},{name[:3]},{name[4]}" for name in NAMES]
     keys = 'split = { kind = "column", name = "use", train = ["0", "1", "2"], val = "3", test = "4" }\n'
     data = read(keys, labels=[HEADER, *rows])
@@ -59,7 +59,7 @@ def test_words_of_a_column_may_be_folds_and_name_validation_images(read):
         read(keys.replace('val = "3"', 'val = "five"').replace('"2"', '"2", "3"'), labels=[HEADER, *rows])
 
 
-def test_a_split_is_drawn_where_nothing_says_one_and_can_be_pinned(read, home):
+def test_table_without_split_gets_a_drawn_split(read, home):
     data = read("", labels=["file,animal", *(row.rpartition(",")[0] for row in ROWS)])
     assert counts(data, "test") == {"cat": 1, "dog": 1} and len(data.drawn) == 2
     (home / "drawn.txt").write_text(data.drawn_list)
@@ -79,7 +79,7 @@ def test_each_split_may_have_a_table(read):
         read('train = "a.csv"\ntest = "b.csv"\n', a=[HEADER, *train], b=[HEADER, *test, train[0]])
 
 
-def test_each_table_may_have_a_folder_of_images_with_the_same_names(read, home):
+def test_each_table_may_have_an_image_folder(read, home):
     for folder in ("seen", "unseen"):
         for number in range(4):
             trees.save(home / "data" / "animals" / folder / f"{number}.jpg", trees.image(number % 2, number))
@@ -98,7 +98,7 @@ def test_each_table_may_have_a_folder_of_images_with_the_same_names(read, home):
     assert data.splits["test"].images.paths == ("unseen/5.jpg",) and len(data.splits["train"]) == 5
 
 
-def test_columns_are_found_by_name_wherever_they_stand_and_names_may_lack_their_ending(read):
+def test_columns_are_found_by_name_and_ending_can_be_added(read):
     rows = [f'"{name[:3]}, small";{name[:-4]}' for name in NAMES]
     keys = 'separator = ";"\nimage = "id"\nlabel = "breed"\nending = ".jpg"\n'
     data = read(keys, labels=("\ufeffbreed;id\r\n" + "\r\n".join(rows)).encode())
@@ -111,12 +111,12 @@ def test_columns_are_found_by_name_wherever_they_stand_and_names_may_lack_their_
         read(keys.replace('ending = ".jpg"\n', ""), labels=("breed;id\n" + "\n".join(rows)).encode())
 
 
-def test_classes_that_are_numbers_are_in_the_order_of_the_numbers(read):
+def test_numeric_classes_are_sorted_by_number(read):
     data = read(labels=[HEADER, *(row.replace(",cat,", ",10,").replace(",dog,", ",9,") for row in ROWS)])
     assert data.classes == ("9", "10")
 
 
-def test_missing_images_make_the_data_partial_with_the_same_split(read, home):
+def test_missing_images_leave_the_split_unchanged(read, home):
     whole = read("")
     lost = home / "data" / "animals" / "photos" / whole.splits["train"].ids[0]
     lost.unlink()
@@ -154,7 +154,7 @@ def test_missing_images_make_the_data_partial_with_the_same_split(read, home):
         ([HEADER, '"cat-0.jpg,cat,train'], r"line 2: unexpected end of data"),
     ],
 )
-def test_a_table_that_is_none_is_an_error_that_names_the_line(read, content, said):
+def test_invalid_table_error_names_the_line(read, content, said):
     with pytest.raises(InputError, match=said):
         read(labels=content)
 
@@ -173,13 +173,13 @@ def test_a_table_that_is_none_is_an_error_that_names_the_line(read, content, sai
         ('file = "labels.csv"\nsplit = { kind = "column", nam = "use" }\n', "`files.split.nam`.* Did you mean 'name'"),
     ],
 )
-def test_what_contradicts_itself_is_refused(home, keys, said):
+def test_contradictory_settings_are_rejected(home, keys, said):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\nlayout = "table"\n{keys}')
     with pytest.raises(InputError, match=said):
         load_task("mine.toml")
 
 
-def test_spaces_back_slashes_and_the_number_of_a_row_are_no_obstacles(read, home):
+def test_spaces_backslashes_and_row_numbers_are_accepted(read, home):
     rows = [
         f"{number}, .\\{row.split(',')[0]}, {row.split(',')[1]} , {row.split(',')[2]}"
         for number, row in enumerate(ROWS)
@@ -188,13 +188,13 @@ def test_spaces_back_slashes_and_the_number_of_a_row_are_no_obstacles(read, home
     assert data.classes == ("cat", "dog") and data.splits["test"].ids[0] == "cat-3.jpg"
 
 
-def test_one_of_the_two_columns_may_be_named(read):
+def test_only_one_column_needs_a_name(read):
     rows = [f"{row.split(',')[1]},{row.split(',')[0]},{row.split(',')[2]}" for row in ROWS]
     for key in ('image = "file"\n', 'label = "animal"\n'):
         assert read(SPLIT + key, labels=["animal,file,use", *rows]).classes == ("cat", "dog")
 
 
-def test_a_tab_stands_between_the_columns_of_tsv_files(read, home):
+def test_tsv_columns_are_separated_by_tabs(read, home):
     read()
     (home / "data" / "animals" / "labels.tsv").write_text("\n".join([HEADER, *ROWS]).replace(",", "\t"))
     toml = (home / "mine.toml").read_text()
@@ -202,7 +202,7 @@ def test_a_tab_stands_between_the_columns_of_tsv_files(read, home):
     assert load_task_data(load_task("mine.toml"), [home / "data"]).classes == ("cat", "dog")
 
 
-def test_a_list_that_names_other_images_than_the_table_is_told_of(read, home):
+def test_split_list_with_images_not_in_table_is_reported(read, home):
     for lines, said in (
         ("cat-0\ndog-0\n", "none of the 2 test images in drawn.txt is in"),
         ("cat-0.jpg\nold.jpg\n", None),
@@ -217,7 +217,7 @@ def test_a_list_that_names_other_images_than_the_table_is_told_of(read, home):
                 read(pinned)
 
 
-def test_validation_and_test_images_may_not_be_the_same(read):
+def test_validation_and_test_images_must_differ(read):
     train, test = ([row for row in ROWS if row.endswith(word)] for word in ("train", "test"))
     with pytest.raises(InputError, match="name 4 images for both test and val"):
         read(
@@ -225,17 +225,17 @@ def test_validation_and_test_images_may_not_be_the_same(read):
         )
 
 
-def test_one_class_is_none(read):
-    with pytest.raises(InputError, match=r"has only one class, '0\.3'.*correct the folder or the column"):
+def test_single_class_is_rejected(read):
+    with pytest.raises(InputError, match=r"has one class, '0\.3', and nothing can be told from it.*another column"):
         read("", labels=["id,cat,dog", *(f"{name},0.3,0.7" for name in NAMES)])
 
 
-def test_names_with_their_ending_and_the_ending_are_told_of(read):
+def test_superfluous_ending_is_reported(read):
     with pytest.raises(InputError, match=r"cat-0\.jpg exists: remove ending under \[files\]"):
         read(SPLIT + 'ending = ".jpg"\n')
 
 
-def test_a_table_where_a_list_is_meant_is_told_of(home):
+def test_table_given_as_list_is_reported(home):
     trees.save(home / "data" / "a.jpg", trees.image(0, 0))
     for split in ("train", "test"):
         (home / "data" / f"{split}.csv").write_text("file,animal\na.jpg,cat\n")
@@ -246,7 +246,7 @@ def test_a_table_where_a_list_is_meant_is_told_of(home):
         load_task_data(load_task("mine.toml"), [home / "data"])
 
 
-def test_a_table_goes_all_the_way(lrbench, read, home):
+def test_table_can_be_transferred_to(lrbench, read, home):
     read()
     done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "mine.toml", "--protocol", "knn", "--json")
     assert done.status == 0, done.err
@@ -255,7 +255,7 @@ def test_a_table_goes_all_the_way(lrbench, read, home):
     assert shown.status == 0 and "cat" in shown.out
 
 
-def test_a_data_root_that_is_the_folder_itself_is_told_of(read, home):
+def test_data_root_that_is_the_folder_gets_a_hint(read, home):
     read()
     inside = home / "data" / "animals"
     with pytest.raises(InputError, match=r'animals is that folder, set root = "\."'):

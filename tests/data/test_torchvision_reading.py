@@ -1,4 +1,4 @@
-"""What torchvision's classes may do and give: they read only, and what they give is checked."""
+"""The layout `torchvision`: classes may only read, and their output is checked."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def own(home, dataset, train="{ train = true }", test="{ train = false }"):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The hosts that were asked for."""
+    """The requested hosts."""
     hosts = []
 
     def refuse(host, *_, **__):
@@ -41,7 +41,7 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_a_class_makes_and_downloads_nothing_as_it_is_looked_for(home, asked, dataset):
+def test_search_writes_and_downloads_nothing(home, asked, dataset):
     files = own(home, "MNIST").files.model_copy(
         update={"dataset": dataset, "splits": {"train": {}, "test": {"transform": None}}}
     )
@@ -54,7 +54,7 @@ def test_a_class_makes_and_downloads_nothing_as_it_is_looked_for(home, asked, da
 
 
 @pytest.mark.parametrize("dataset", ["Caltech256", "SEMEION"])
-def test_verify_makes_and_downloads_nothing(home, lrbench, asked, dataset):
+def test_verify_writes_and_downloads_nothing(home, lrbench, asked, dataset):
     own(home, dataset, "{}", "{}")
     for train, test in (("{}", "{}"), ("{ transform = 1 }", "{ transform = 2 }")):
         own(home, dataset, train, test)
@@ -63,7 +63,7 @@ def test_verify_makes_and_downloads_nothing(home, lrbench, asked, dataset):
     assert list((home / "data").iterdir()) == [] and asked == []
 
 
-def test_code_that_only_reads_can_change_nothing(tmp_path):
+def test_reading_only_blocks_all_changes(tmp_path):
     (tmp_path / "x").write_text("x")
     attempts = (
         lambda: (tmp_path / "y").write_text("y"),
@@ -90,13 +90,13 @@ def test_code_that_only_reads_can_change_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["VisionDataset", "DatasetFolder", "FakeData"])
-def test_a_class_that_is_no_data_set_is_refused(home, dataset):
+def test_class_that_is_not_a_data_set_is_rejected(home, dataset):
     with pytest.raises(InputError, match=f"torchvision has no data set '{dataset}'"):
         load_task_data(own(home, dataset, "{}", "{ transform = 1 }"), [home / "data"])
 
 
 def emnist(home):
-    """EMNIST's letters, of which number 0 is called `N/A` and has no image."""
+    """EMNIST's letters; class 0 is named `N/A` and has no images."""
     folder = home / "data" / "EMNIST" / "raw"
     folder.mkdir(parents=True)
     for split, labels in (("train", [1, 2, 3, 1]), ("test", [3, 1, 2])):
@@ -118,14 +118,14 @@ def test_classes_without_images_are_left_out(home):
 @pytest.mark.parametrize(
     "damage", [b"", b"\x1f\x8b", b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", gzip.compress(b"")]
 )
-def test_damaged_files_are_an_error_that_names_the_class(home, damage):
+def test_damaged_files_error_names_the_class(home, damage):
     task = emnist(home)
     (home / "data/EMNIST/raw/emnist-letters-test-images-idx3-ubyte").write_bytes(damage)
     with pytest.raises(InputError, match="task own was not found, or could not be read, by torchvision's EMNIST"):
         load_task_data(task, [home / "data"])
 
 
-def test_a_list_in_another_form_is_no_wrong_argument(home):
+def test_malformed_list_is_not_a_wrong_argument(home):
     trees.food101(home / "data")
     for content in ([["apple_pie/1000"]], "words", {"apple_pie": 3}):
         (home / "data/food-101/meta/test.json").write_text(json.dumps(content))
@@ -137,7 +137,7 @@ def test_a_list_in_another_form_is_no_wrong_argument(home):
 
 
 class Rows:
-    """A class of torchvision's as a test needs it."""
+    """A torchvision data set with the given labels."""
 
     labels, classes = {True: [0, 1, 0], False: [0, 1]}, {True: ["ant", "bee"], False: ["ant", "bee"]}
 
@@ -152,26 +152,26 @@ def rows(monkeypatch, **attributes):
     monkeypatch.setattr(torchvision.datasets, "MNIST", type("Rows", (Rows,), attributes))
 
 
-def test_splits_that_number_classes_differently_are_refused(home, monkeypatch):
+def test_splits_with_other_class_numbers_are_rejected(home, monkeypatch):
     rows(monkeypatch, classes={True: ["ant", "bee"], False: ["bee"]}, labels={True: [0, 1], False: [0]})
     with pytest.raises(InputError, match="differently: class 0 is 'ant' in train and 'bee' in test"):
         load_task_data(own(home, "MNIST"), [home / "data"])
 
 
-def test_images_without_labels_are_refused(home, monkeypatch):
+def test_images_without_labels_are_rejected(home, monkeypatch):
     rows(monkeypatch, labels={True: [0, 1], False: [-1, -1]})
     with pytest.raises(InputError, match="has the label -1, which is below 0: a split without labels"):
         load_task_data(own(home, "MNIST"), [home / "data"])
 
 
-def test_labels_far_beyond_the_names_are_called_by_their_numbers(home, monkeypatch):
+def test_labels_beyond_the_names_are_named_by_number(home, monkeypatch):
     rows(monkeypatch, labels={True: [5, 1 << 40], False: [5, 1 << 40]})
     data = load_task_data(own(home, "MNIST"), [home / "data"])
     assert data.classes == ("5", str(1 << 40)) and data.splits["test"].labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("labels", [[0, None], [0, "word"], [0, [1, 2]], [0, 1 << 80]])
-def test_labels_that_are_no_whole_numbers_are_refused(home, monkeypatch, labels):
+def test_labels_that_are_not_integers_are_rejected(home, monkeypatch, labels):
     rows(monkeypatch, labels={True: labels, False: labels})
     with pytest.raises(
         InputError,
@@ -180,7 +180,7 @@ def test_labels_that_are_no_whole_numbers_are_refused(home, monkeypatch, labels)
         load_task_data(own(home, "MNIST"), [home / "data"])
 
 
-def test_splits_that_are_the_same_images_are_refused(home):
+def test_splits_with_the_same_images_are_rejected(home):
     with pytest.raises(InputError, match="gives train and test the same arguments, so they would have the same images"):
         load_task_data(own(home, "MNIST", "{ train = true }", "{ train = true }"), [home / "data"])
     trees.food101(home / "data")

@@ -1,4 +1,4 @@
-"""The tasks that torchvision's classes read, on small trees in their official layouts."""
+"""Shipped tasks of the layout `torchvision`, on small trees in the official layouts."""
 
 import importlib
 import inspect
@@ -45,13 +45,13 @@ OWN = (
 
 @pytest.fixture(autouse=True)
 def _small_files_pass(monkeypatch):
-    # torchvision compares these sets' files with their published hashes, which a small tree cannot have.
+    # torchvision checks published hashes of these files, which a small tree cannot have.
     monkeypatch.setattr(torchvision.datasets.flowers102, "check_integrity", lambda *_: True)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_its_official_layout_is_read(tmp_path, name):
+def test_official_layout_is_read(tmp_path, name):
     tree, counts, first, full = TASKS[name]
     task = load_task(name)
     assert tuple(task.counts.get(split, 0) for split in SPLITS) == full
@@ -63,7 +63,7 @@ def test_its_official_layout_is_read(tmp_path, name):
         assert data.classes[0].lower() == first.lower()
     split = data.splits["train"]
     assert set(np.unique(split.labels)) == set(range(len(np.unique(split.labels)))) and data.partial
-    # The image is the one that its label says: trees give each class a colour of its own.
+    # Each class of a tree has its own colour, so the image must match its label.
     for index in (0, len(split) - 1):
         pixels = np.asarray(split.images.read(index), dtype=float).mean(axis=(0, 1))
         distances = [
@@ -73,7 +73,7 @@ def test_its_official_layout_is_read(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FETCHED)
-def test_missing_data_is_an_error_in_lrbenchs_words(tmp_path, name):
+def test_missing_data_error_has_lrbench_advice(tmp_path, name):
     with pytest.raises(InputError) as caught:
         load_task_data(load_task(name), [tmp_path])
     said = str(caught.value)
@@ -81,14 +81,14 @@ def test_missing_data_is_an_error_in_lrbenchs_words(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_its_arguments_are_the_classs_own(name):
+def test_task_arguments_match_the_class(name):
     files = load_task(name).files
     known = inspect.signature(getattr(torchvision.datasets, files.dataset)).parameters
     assert all(set(arguments) <= set(known) for arguments in files.splits.values())
 
 
 @pytest.mark.parametrize("name", FETCHED)
-def test_its_archives_are_those_that_torchvision_would_download(tmp_path, name, monkeypatch):
+def test_archives_are_those_of_torchvision(tmp_path, name, monkeypatch):
     task, asked = load_task(name), set()
     make = getattr(torchvision.datasets, task.files.dataset)
     module = importlib.import_module(make.__module__)
@@ -97,13 +97,13 @@ def test_its_archives_are_those_that_torchvision_would_download(tmp_path, name, 
     monkeypatch.setattr(module, "check_integrity", lambda *_: False, raising=False)
     with pytest.raises(RuntimeError, match="not found"):
         make(root=str(tmp_path), download=True)
-    # For some torchvision knows no hash, and others have published one.
+    # torchvision has no hash for some files; those were published elsewhere.
     hashes = {archive.url: archive.md5 for archive in task.archives}
     assert {(url, md5 or hashes.get(url)) for url, md5 in asked} == set(hashes.items())
 
 
 @pytest.mark.parametrize("name", FETCHED)
-def test_what_is_fetched_is_where_its_class_looks(tmp_path, name, server):
+def test_fetched_files_are_where_the_class_looks(tmp_path, name, server):
     task, tree = load_task(name), TASKS[name][0](tmp_path / "tree")
     archives = []
     for number, archive in enumerate(task.archives):
@@ -120,7 +120,7 @@ def test_what_is_fetched_is_where_its_class_looks(tmp_path, name, server):
     assert load(name, tmp_path / "data").fingerprint == load(name, tree).fingerprint
 
 
-def test_fetch_has_torchvision_download_each_split_where_the_task_names_no_archive(lrbench, home, monkeypatch):
+def test_fetch_without_archives_downloads_by_torchvision(lrbench, home, monkeypatch):
     asked = []
 
     class Fake:
@@ -133,7 +133,7 @@ def test_fetch_has_torchvision_download_each_split_where_the_task_names_no_archi
     assert asked == [("data", "train", True), ("data", "test", True)]
 
 
-def test_a_download_that_fails_says_so_and_how_to_do_without(lrbench, home, monkeypatch):
+def test_failed_download_error_says_how_to_continue(lrbench, home, monkeypatch):
     class Fails:
         def __init__(self, root, split="train", download=False):
             raise OSError("the host does not answer.")
@@ -145,7 +145,7 @@ def test_a_download_that_fails_says_so_and_how_to_do_without(lrbench, home, monk
     assert "Put it by hand." in outcome.err
 
 
-def test_cars_says_how_to_get_them_by_hand_and_names_no_command_that_cannot(lrbench, home):
+def test_cars_error_says_how_to_get_them_by_hand(lrbench, home):
     with pytest.raises(InputError) as caught:
         load("cars", home / "data")
     said = str(caught.value)
@@ -156,7 +156,7 @@ def test_cars_says_how_to_get_them_by_hand_and_names_no_command_that_cannot(lrbe
     assert "data fetch" not in outcome.err
 
 
-def test_a_torchvision_class_is_read(home):
+def test_torchvision_class_is_read(home):
     trees.dtd(home / "data")
     (home / "dtd.toml").write_text(
         'name = "textures"\n\n[files]\nlayout = "torchvision"\ndataset = "DTD"\n'
@@ -181,12 +181,12 @@ IDS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_images_are_called_as_their_files(tmp_path, name):
+def test_image_ids_are_file_paths(tmp_path, name):
     data = load(name, TASKS[name][0](tmp_path))
     assert data.splits["train"].ids[0] == IDS[name]
 
 
-def test_other_images_are_another_data_set(tmp_path):
+def test_fingerprint_depends_on_images(tmp_path):
     before = load("food101", trees.food101(tmp_path)).fingerprint
     meta = tmp_path / "food-101" / "meta"
     train, test = (json.loads((meta / f"{split}.json").read_text()) for split in ("train", "test"))
@@ -197,7 +197,7 @@ def test_other_images_are_another_data_set(tmp_path):
     assert load("food101", tmp_path).fingerprint != before
 
 
-def test_pixels_of_an_image_that_was_replaced_are_not_served_again(tmp_path):
+def test_replaced_image_is_prepared_again(tmp_path):
     transform = EvaluationTransform(size=32, resize=32, interpolation="bilinear")
 
     def first():
@@ -210,7 +210,7 @@ def test_pixels_of_an_image_that_was_replaced_are_not_served_again(tmp_path):
     assert not np.array_equal(first(), before)
 
 
-def test_pixels_of_arrays_that_were_replaced_are_not_served_again(tmp_path):
+def test_replaced_arrays_are_prepared_again(tmp_path):
     trees.cifar(tmp_path)
     before = load("cifar10", tmp_path).splits["train"].images.stamp()
     assert load("cifar10", tmp_path).splits["train"].images.stamp() == before
@@ -221,7 +221,7 @@ def test_pixels_of_arrays_that_were_replaced_are_not_served_again(tmp_path):
     assert load("cifar10", tmp_path).splits["train"].images.stamp() != before
 
 
-def test_a_bad_image_is_named_by_its_file(lrbench, home):
+def test_bad_image_is_named_by_its_file(lrbench, home):
     trees.dtd(home / "data")
     (home / "data/dtd/dtd/images/banded/banded_train1.jpg").write_bytes(b"no image")
     outcome = lrbench("data", "verify", "dtd", "--partial")
@@ -229,7 +229,7 @@ def test_a_bad_image_is_named_by_its_file(lrbench, home):
     assert "bad train image data/dtd/dtd/images/banded/banded_train1.jpg: it is not an image" in outcome.out
 
 
-def test_depth_and_transparency_of_files_are_read_as_in_every_other_layout(tmp_path):
+def test_bit_depth_and_transparency_are_decoded_as_elsewhere(tmp_path):
     trees.dtd(tmp_path)
     folder = tmp_path / "dtd" / "dtd" / "images" / "banded"
     Image.fromarray(np.full((40, 40), 32896, np.uint16)).save(folder / "banded_train0.jpg", "PNG")
@@ -247,7 +247,7 @@ def test_depth_and_transparency_of_files_are_read_as_in_every_other_layout(tmp_p
         ('"train" }', '"train", part = 1 }', "unexpected keyword argument 'part'."),
     ],
 )
-def test_wrong_arguments_are_an_error_of_the_toml(home, lrbench, old, new, said):
+def test_wrong_arguments_error_names_the_toml(home, lrbench, old, new, said):
     (home / "own.toml").write_text(OWN.replace(old, new))
     for verb in ("verify", "fetch"):
         outcome = lrbench("data", verb, "own.toml")
@@ -256,7 +256,7 @@ def test_wrong_arguments_are_an_error_of_the_toml(home, lrbench, old, new, said)
         assert ".." not in outcome.err
 
 
-def test_a_question_at_the_end_of_what_is_missing_has_no_full_stop_after_it(home, server):
+def test_question_in_an_error_has_no_extra_full_stop(home, server):
     FILES["/mine.tar.gz"] = GOOD
     described = task(home, server)
     wrong = load_task("cifar10").files.model_copy(update={"dataset": "CIFAR11"})
@@ -267,7 +267,7 @@ def test_a_question_at_the_end_of_what_is_missing_has_no_full_stop_after_it(home
         fetch(described, home / "data", Control())
 
 
-def test_images_that_a_class_gives_in_another_mode_become_rgb(home, monkeypatch):
+def test_images_in_other_modes_become_rgb(home, monkeypatch):
     class Grey:
         def __init__(self, root, train=True):
             self.targets = [0, 1]

@@ -1,4 +1,4 @@
-"""What is called like an image and is no file: a broken link, a pipe, a folder."""
+"""Entries with an image's name that are not files: broken links, pipes, folders."""
 
 import os
 
@@ -24,7 +24,7 @@ def instead(path, make):
 
 @pytest.mark.parametrize(("what", "make"), KINDS_AND_CIRCLE)
 @pytest.mark.parametrize("layout", ["folders", "split-folders"])
-def test_what_is_called_like_an_image_and_is_none_makes_data_not_whole(home, what, make, layout):
+def test_unreadable_entries_make_data_incomplete(home, what, make, layout):
     for folder in ("mine/train", "mine/test"):
         for label in range(2):
             for number in range(5):
@@ -42,27 +42,27 @@ def test_what_is_called_like_an_image_and_is_none_makes_data_not_whole(home, wha
     assert data.unused == () and sum(map(len, data.splits.values())) == (9 if layout == "folders" else 19)
     for number in (0, 1, 2, 4):
         instead(home / "data" / "mine" / "train" / "c1" / f"{number}.png", make)
-    # Their endings are right: nothing is said of endings.
+    # The endings are right, so the error does not mention them.
     with pytest.raises(
         InputError, match=rf"'c1' .* has no images \('c1': 5 entries with images' names .*{what}.*…\)\)\. Copy"
     ):
         load_task_data(task, roots, partial=True)
 
 
-def test_a_link_that_leads_nowhere_is_said_where_it_would_shift_the_first_images(tmp_path):
+def test_broken_link_that_shifts_the_split_is_reported(tmp_path):
     root = trees.caltech256(tmp_path)
     instead(root / "256_ObjectCategories" / "056.dog" / "056_0001.jpg", KINDS["a broken link"])
-    assert any("'056.dog/056_0001.jpg' is a broken link" in each for each in load("caltech256", root).problems)
+    assert any("'056.dog/056_0001.jpg' is a broken link" in problem for problem in load("caltech256", root).problems)
 
 
-def test_in_a_flat_folder_they_are_said_too(home):
+def test_unreadable_entries_of_a_flat_folder_are_reported(home):
     root = trees.imagenet_kaggle(home / "data")
     folder = root / "ILSVRC" / "Data" / "CLS-LOC" / "val"
     first, *others = sorted(folder.iterdir())
     instead(first, KINDS["a broken link"])
     assert any(
-        f"in val, 1 entry with an image's name cannot be read ({first.name!r} is" in each
-        for each in load("imagenet1k", root).problems
+        f"in val, 1 entry with an image's name cannot be read ({first.name!r} is" in problem
+        for problem in load("imagenet1k", root).problems
     )
     for path in others:
         instead(path, KINDS["a pipe, socket or device"])
@@ -70,7 +70,7 @@ def test_in_a_flat_folder_they_are_said_too(home):
         load("imagenet1k", root)
 
 
-def test_a_folder_called_like_an_image_is_not_used_because_it_is_a_folder(home):
+def test_folder_named_like_an_image_is_unused(home):
     trees.mine(home / "data" / "mine")
     (home / "data" / "mine" / "c0" / "9.png").mkdir()
     (home / "mine.toml").write_text(MINE)

@@ -1,4 +1,4 @@
-"""Images that a reader sees and does not use, causes before consequences, and names in other Unicode forms."""
+"""Unused images, errors that name their cause first, and names in other Unicode forms."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ CAFE, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 
 
 def split_folders(home, classes=("c0", "c1"), pins=""):
-    """Three training and two test images of each class."""
+    """Write three training and two test images of each class."""
     for label, name in enumerate(classes):
         for split, count in (("train", 3), ("test", 2)):
             for number in range(count):
@@ -36,7 +36,7 @@ def read(home, **options):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_images_beside_class_folders_make_data_half_sorted(home, lrbench, split):
+def test_images_next_to_class_folders_are_reported(home, lrbench, split):
     folder = split_folders(home) / split
     for number in range(20):
         trees.save(folder / f"beside{number}.png", trees.image(0, 100 + number), "PNG")
@@ -51,7 +51,7 @@ def test_images_beside_class_folders_make_data_half_sorted(home, lrbench, split)
     assert verified.status == 2 and f"incomplete: {said}" in verified.out
 
 
-def test_images_beside_the_folders_of_a_drawn_split_make_it_half_sorted(home):
+def test_images_next_to_drawn_class_folders_are_reported(home):
     trees.mine(home / "mine")
     (home / "mine.toml").write_text(MINE)
     trees.save(home / "mine" / "x.png", trees.image(0, 100), "PNG")
@@ -59,7 +59,7 @@ def test_images_beside_the_folders_of_a_drawn_split_make_it_half_sorted(home):
         read(home)
 
 
-def test_images_beside_class_folders_are_named_where_counts_say_that_data_is_whole(home):
+def test_unsorted_images_are_noted_if_counts_are_complete(home):
     folder = split_folders(home, pins="counts = { train = 6, test = 4 }")
     trees.save(folder / "test" / "x.png", trees.image(0, 100), "PNG")
     data = read(home)
@@ -69,7 +69,7 @@ def test_images_beside_class_folders_are_named_where_counts_say_that_data_is_who
     )
 
 
-def test_unlisted_images_beside_listed_ones_are_named(home):
+def test_unlisted_images_are_noted(home):
     split_folders(home)
     lists = {"train": "train/c0/0.png\ntrain/c1/0.png\n", "test": "test/c0/0.png\ntest/c1/0.png\n"}
     for split, text in lists.items():
@@ -85,7 +85,7 @@ def test_unlisted_images_beside_listed_ones_are_named(home):
     assert read(home).unused == ()
 
 
-def test_missing_classes_come_before_what_follows_from_them(home):
+def test_missing_classes_precede_their_consequence(home):
     folder = split_folders(home, ("c0", "c1", "c2"), "classes = 3\ncounts = { train = 9, test = 6 }")
     for split in ("train", "test"):
         for name in ("c1", "c2"):
@@ -97,7 +97,7 @@ def test_missing_classes_come_before_what_follows_from_them(home):
     assert message.index("is incomplete") < message.index("has only one class, 'c0'")
 
 
-def test_a_list_that_was_cut_comes_before_what_follows_from_it(home):
+def test_truncated_list_precedes_its_consequence(home):
     split_folders(home)
     (home / "mine" / "train.txt").write_text("train/c0/0.png\ntrain/c0/0.png\n")
     (home / "mine" / "test.txt").write_text("test/c0/0.png\n")
@@ -111,7 +111,7 @@ def test_a_list_that_was_cut_comes_before_what_follows_from_it(home):
         read(home)
 
 
-def test_a_list_that_changed_since_it_was_unpacked_comes_first(home):
+def test_changed_unpacked_list_comes_first(home):
     trees.cub200(home / "data")
     folder = home / "data" / "CUB_200_2011"
     lists = {"classes.txt": "0" * 64}
@@ -124,8 +124,8 @@ def test_a_list_that_changed_since_it_was_unpacked_comes_first(home):
 
 
 @pytest.mark.parametrize("layout", ["folders", "split-folders"])
-def test_images_one_folder_deeper_are_said_to_be_there(home, layout):
-    """As in Tiny-ImageNet: `train/<class>/images/x.JPEG`."""
+def test_images_one_folder_too_deep_are_reported(home, layout):
+    """Tiny-ImageNet has `train/<class>/images/x.JPEG`."""
     folder = split_folders(home)
     for klass in (*(folder / "train").iterdir(), *(folder / "test").iterdir()):
         (klass / "images").mkdir()
@@ -139,8 +139,8 @@ def test_images_one_folder_deeper_are_said_to_be_there(home, layout):
     assert "Copy the class again" not in str(refused.value)
 
 
-def test_a_test_folder_whose_images_lie_in_one_folder_is_named(home):
-    """As Tiny-ImageNet's `val/images`."""
+def test_test_images_in_one_folder_are_reported(home):
+    """Tiny-ImageNet has `val/images`."""
     folder = split_folders(home)
     for klass in list((folder / "test").iterdir()):
         for picture in klass.iterdir():
@@ -152,7 +152,7 @@ def test_a_test_folder_whose_images_lie_in_one_folder_is_named(home):
         read(home)
 
 
-def test_class_folders_in_two_unicode_forms_are_one_class(home):
+def test_unicode_forms_of_a_class_are_one_class(home):
     split_folders(home, (CAFE, "other"))
     (home / "mine" / "test" / CAFE).rename(home / "mine" / "test" / DECOMPOSED)
     data = read(home)
@@ -160,15 +160,15 @@ def test_class_folders_in_two_unicode_forms_are_one_class(home):
     assert data.splits["test"].images.read(0).shape == (48, 64, 3)
 
 
-def test_two_folders_of_one_class_in_two_unicode_forms_are_refused(home):
+def test_two_folders_of_one_class_are_rejected(home):
     split_folders(home, (CAFE, DECOMPOSED, "other"))
     with pytest.raises(InputError, match=r"has two class folders named .*'cafe\\u0301' and 'caf\\xe9'"):
         read(home)
 
 
 @pytest.mark.parametrize("layout", ["lists", "table", "indexed"])
-def test_listed_images_are_found_by_another_spelling(home, layout):
-    """In the other Unicode form, and with the ending in capitals; what the list calls them is what they are called."""
+def test_listed_images_are_found_in_other_unicode_forms(home, layout):
+    """Files may differ in Unicode form and case of the ending; ids are the names in the list."""
     folder = split_folders(home, (DECOMPOSED, "other"))
     for picture in (folder / "test").rglob("*.png"):
         picture.rename(picture.with_suffix(".PNG"))
@@ -198,7 +198,7 @@ def test_listed_images_are_found_by_another_spelling(home, layout):
     assert [data.splits["test"].images.read(index).shape for index in range(4)] == [(48, 64, 3)] * 4
 
 
-def test_two_files_that_are_alike_are_not_guessed_between(home):
+def test_ambiguous_file_names_are_not_guessed(home):
     folder = split_folders(home)
     shutil.copy(folder / "test" / "c0" / "0.png", folder / "test" / "c0" / "0.PNG")
     (folder / "test" / "c0" / "0.png").rename(folder / "test" / "c0" / "0.Png")
@@ -213,7 +213,7 @@ def test_two_files_that_are_alike_are_not_guessed_between(home):
         read(home)
 
 
-def test_a_drawn_list_that_was_cut_short_is_written_again(home):
+def test_truncated_drawn_list_is_written_again(home):
     trees.mine(home / "mine")
     (home / "mine.toml").write_text(MINE)
     data = read(home)
