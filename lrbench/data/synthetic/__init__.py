@@ -1,4 +1,4 @@
-"""The synthetic world and handwritten digits: tasks that need no download.
+"""The embedded world and handwritten digits: tasks that need no download.
 
 The digits are the 1,797 real images that scikit-learn includes.
 """
@@ -102,7 +102,7 @@ def _render(key: str, split: str) -> Rendered:
     if files.generator == "digits":
         return _digits(files, split)
     request = Request(seed=files.seed, split=split, count=count, size=files.size, options=files.options)
-    generator = check_options(files.generator, files.options, "the synthetic world")
+    generator = check_options(files.generator, files.options, "the embedded world")
     return generator.render(request)
 
 

@@ -1,4 +1,4 @@
-"""The synthetic world: images whose evidence is known to be simple or complex.
+"""The embedded world: images whose evidence is known to be simple or complex.
 
 Complexity is the class-conditional entropy of a pattern. *Simple* evidence is one combination of shape, texture and hue for
 each class, at a random position: entropy 0 in those factors. *Complex* evidence is one of K random templates for each class:
