@@ -91,7 +91,7 @@ def test_image_with_two_classes_is_rejected(home, labels, content):
 
 @pytest.mark.parametrize("labels", ["labels.txt", "labels.csv"])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             "0.png café\n".encode("latin-1"),
@@ -103,23 +103,23 @@ def test_image_with_two_classes_is_rejected(home, labels, content):
         ),
     ],
 )
-def test_labels_in_other_encodings_are_rejected(home, labels, content, said):
+def test_labels_in_other_encodings_are_rejected(home, labels, content, message):
     flat(home, ["ant", "bee"], labels).write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read(home)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("0.png " + "1" * 5000, r"line 1: '0\.png 111.*…' is not an image and a class number"),
         ("0.png ²", "is not an image and a class number"),
         ("0" * 9000, "line 1: the line has 9,000 characters, more than the limit of 8,192"),
     ],
 )
-def test_endless_numbers_and_lines_are_rejected(home, content, said):
+def test_endless_numbers_and_lines_are_rejected(home, content, message):
     flat(home, ["ant", "bee"]).write_text(content)
-    with pytest.raises(InputError, match=said) as refused:
+    with pytest.raises(InputError, match=message) as refused:
         read(home)
     assert len(str(refused.value)) < 800
 

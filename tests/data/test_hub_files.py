@@ -143,7 +143,7 @@ def test_sparse_labels_are_accepted(home):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (("cat", "bee", "ant"), r"class 0 is 'ant' in .* and 'cat' in .*test-0\.parquet"),
         (("bee", "cat", "ant"), "class 0 is 'ant' in .* and 'bee'"),
@@ -151,10 +151,10 @@ def test_sparse_labels_are_accepted(home):
         (("ant", "bee", "cat", "dog"), "class 3 is missing in .* and 'dog' in"),
     ],
 )
-def test_splits_with_different_class_numbers_are_rejected(home, names, said):
+def test_splits_with_different_class_numbers_are_rejected(home, names, message):
     write(home, "train", [0, 1, 2])
     write(home, "test", [0, 1], names=names)
-    with pytest.raises(InputError, match=f"task hubbed number their classes differently: {said}"):
+    with pytest.raises(InputError, match=f"task hubbed number their classes differently: {message}"):
         read(home)
 
 

@@ -87,7 +87,7 @@ def test_system_files_are_ignored(home):
 
 
 @pytest.mark.parametrize(
-    ("pins", "said"),
+    ("pins", "message"),
     [
         ("classes = 3\n", "it has 2 classes, expected 3"),
         ("counts = { test = 3 }\n", "it has 2 test images, expected 3"),
@@ -95,12 +95,12 @@ def test_system_files_are_ignored(home):
         ("counts = { val = 1 }\n", "it has 0 val images, expected 1"),
     ],
 )
-def test_wrong_counts_make_data_incomplete(home, pins, said):
+def test_wrong_counts_make_data_incomplete(home, pins, message):
     task = own(home, split=pins)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_task_data(task, [home / "data"])
     data = load_task_data(task, [home / "data"], partial=True)
-    assert data.partial and data.problems == (said,)
+    assert data.partial and data.problems == (message,)
 
 
 def test_data_with_pinned_counts_is_complete(home):

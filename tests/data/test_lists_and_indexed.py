@@ -126,7 +126,7 @@ def test_column_classes_are_sorted_by_number(home):
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "message"),
     [
         (["a/1.jpg", "b/1.jpg", "a/2.jpg"], r"name 1 images for both train and test \('pictures/a/2\.jpg'\)"),
         (["a/1.jpg", "b/1.jpg", "a/1.jpg"], r"train\.txt of task listed names 'a/1\.jpg' twice"),
@@ -135,10 +135,10 @@ def test_column_classes_are_sorted_by_number(home):
         (["a/1.jpg", "b/1.jpg", "a/7.jpg"], r"1 of 3 listed train images are missing \('a/7\.jpg'\)"),
     ],
 )
-def test_invalid_lists_are_rejected(home, train, said):
+def test_invalid_lists_are_rejected(home, train, message):
     pictures(home, ["a/1.jpg", "b/1.jpg", "a/2.jpg", "b/2.jpg"])
     task = listed(home, train, ["a/2.jpg", "b/2.jpg"])
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_task_data(task, [home / "data"])
 
 
@@ -197,7 +197,7 @@ def test_cub200_classes_are_sorted_by_number(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         ("image_class_labels.txt", lambda lines: lines[1:], r"1 ids are in only one of them"),
         ("train_test_split.txt", lambda lines: ["999 1", *lines[1:]], r"2 ids are in only one of them"),
@@ -212,10 +212,10 @@ def test_cub200_classes_are_sorted_by_number(tmp_path):
         ("classes.txt", lambda lines: ["1", *lines[1:]], r"line 1: '1' is not an id, a space and a value"),
     ],
 )
-def test_inconsistent_text_files_are_rejected(tmp_path, name, change, said):
+def test_inconsistent_text_files_are_rejected(tmp_path, name, change, message):
     home = trees.cub200(tmp_path) / "CUB_200_2011"
     rewrite(home / name, change)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load("cub200", tmp_path)
 
 
@@ -244,6 +244,6 @@ def test_cub200_without_images_names_the_first_path(tmp_path, left):
         (home / "images" / first).parent.mkdir()
     with pytest.raises(InputError) as missing:
         load("cub200", tmp_path)
-    said = str(missing.value)
-    assert said.startswith(f"none of the 30 images in {home / 'images.txt'} exists; the first was looked for at ")
-    assert f"looked for at {home / 'images' / first}. Copy the images of task cub200 to {home / 'images'}" in said
+    message = str(missing.value)
+    assert message.startswith(f"none of the 30 images in {home / 'images.txt'} exists; the first was looked for at ")
+    assert f"looked for at {home / 'images' / first}. Copy the images of task cub200 to {home / 'images'}" in message

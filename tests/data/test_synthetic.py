@@ -62,12 +62,12 @@ def test_train_and_test_share_no_image():
 
 
 def test_unknown_generator_or_option_is_rejected(home, tmp_path):
-    for files, said in [
+    for files, message in [
         ('generator = "birdz"\ntrain = 30\ntest = 10', "birdz"),
         ('generator = "birds"\ntrain = 30\ntest = 10\noptions = { wings = 2 }', "wings"),
     ]:
         (home / "odd.toml").write_text(f'name = "odd"\n\n[files]\nlayout = "synthetic"\n{files}\n')
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             load_task_data(load_task("odd.toml"), [])
 
 

@@ -126,7 +126,7 @@ def test_missing_images_leave_the_split_unchanged(read, home):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             [HEADER, "cat-0.jpg"],
@@ -154,13 +154,13 @@ def test_missing_images_leave_the_split_unchanged(read, home):
         ([HEADER, '"cat-0.jpg,cat,train'], r"line 2: unexpected end of data"),
     ],
 )
-def test_invalid_table_error_names_the_line(read, content, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_table_error_names_the_line(read, content, message):
+    with pytest.raises(InputError, match=message):
         read(labels=content)
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ('train = "a.csv"\n', "name one table of all images"),
         ('file = "labels.csv"\ntrain = "a.csv"\ntest = "b.csv"\n', "not both"),
@@ -173,9 +173,9 @@ def test_invalid_table_error_names_the_line(read, content, said):
         ('file = "labels.csv"\nsplit = { kind = "column", nam = "use" }\n', "`files.split.nam`.* Did you mean 'name'"),
     ],
 )
-def test_contradictory_settings_are_rejected(home, keys, said):
+def test_contradictory_settings_are_rejected(home, keys, message):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\nlayout = "table"\n{keys}')
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_task("mine.toml")
 
 
@@ -203,14 +203,14 @@ def test_tsv_columns_are_separated_by_tabs(read, home):
 
 
 def test_split_list_with_images_not_in_table_is_reported(read, home):
-    for lines, said in (
+    for lines, message in (
         ("cat-0\ndog-0\n", "none of the 2 test images in drawn.txt is in"),
         ("cat-0.jpg\nold.jpg\n", None),
     ):
         (home / "drawn.txt").write_text(lines)
         pinned = f'split = {{ kind = "listed", test = "drawn.txt", sha256 = "{sha256_file(home / "drawn.txt")}" }}\n'
-        if said:
-            with pytest.raises(InputError, match=said):
+        if message:
+            with pytest.raises(InputError, match=message):
                 read(pinned)
         else:
             with pytest.raises(InputError, match=r"1 of 2 test images in the split list are not in .*'old\.jpg'"):
@@ -226,7 +226,7 @@ def test_validation_and_test_images_must_differ(read):
 
 
 def test_single_class_is_rejected(read):
-    with pytest.raises(InputError, match=r"has one class, '0\.3', and nothing can be told from it.*another column"):
+    with pytest.raises(InputError, match=r"has only one class, '0\.3'.*correct the folder or the column"):
         read("", labels=["id,cat,dog", *(f"{name},0.3,0.7" for name in NAMES)])
 
 

@@ -76,8 +76,8 @@ def test_official_layout_is_read(tmp_path, name):
 def test_missing_data_error_has_lrbench_advice(tmp_path, name):
     with pytest.raises(InputError) as caught:
         load_task_data(load_task(name), [tmp_path])
-    said = str(caught.value)
-    assert "download=True" not in said and f"lrbench data fetch {name}" in said and str(tmp_path) in said
+    message = str(caught.value)
+    assert "download=True" not in message and f"lrbench data fetch {name}" in message and str(tmp_path) in message
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -148,8 +148,8 @@ def test_failed_download_error_says_how_to_continue(lrbench, home, monkeypatch):
 def test_cars_error_says_how_to_get_them_by_hand(lrbench, home):
     with pytest.raises(InputError) as caught:
         load("cars", home / "data")
-    said = str(caught.value)
-    assert "data fetch" not in said and "stanford_cars/cars_train/" in said
+    message = str(caught.value)
+    assert "data fetch" not in message and "stanford_cars/cars_train/" in message
     outcome = lrbench("data", "fetch", "cars")
     assert outcome.status == InputError.exit_status and "torchvision cannot download StanfordCars" in outcome.err
     assert "stanford_cars/cars_train/" in outcome.err and "Try again" not in outcome.err
@@ -240,19 +240,19 @@ def test_bit_depth_and_transparency_are_decoded_as_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('"train" }', '"trian" }', "Unknown value 'trian' for argument split. Valid values are"),
         ('"train" }', "3 }", "Expected type str for argument split"),
         ('"train" }', '"train", part = 1 }', "unexpected keyword argument 'part'."),
     ],
 )
-def test_wrong_arguments_error_names_the_toml(home, lrbench, old, new, said):
+def test_wrong_arguments_error_names_the_toml(home, lrbench, old, new, message):
     (home / "own.toml").write_text(OWN.replace(old, new))
     for verb in ("verify", "fetch"):
         outcome = lrbench("data", verb, "own.toml")
         assert outcome.status == InputError.exit_status and "torchvision's Food101: " in outcome.err
-        assert said in outcome.err and outcome.err.strip().endswith(" Correct files.splits in own.toml.")
+        assert message in outcome.err and outcome.err.strip().endswith(" Correct files.splits in own.toml.")
         assert ".." not in outcome.err
 
 

@@ -40,15 +40,15 @@ def test_images_next_to_class_folders_are_reported(home, lrbench, split):
     folder = split_folders(home) / split
     for number in range(20):
         trees.save(folder / f"beside{number}.png", trees.image(0, 100 + number), "PNG")
-    said = f"20 images are next to the class folders in {folder} ('beside0.png', "
+    message = f"20 images are next to the class folders in {folder} ('beside0.png', "
     with pytest.raises(InputError) as refused:
         read(home)
-    assert said in str(refused.value) and "--partial" in str(refused.value)
+    assert message in str(refused.value) and "--partial" in str(refused.value)
     for command in (("data", "prepare"), ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task")):
         done = lrbench(*command, "mine.toml", "--data-root", home)
-        assert done.status == 2 and said in done.err
+        assert done.status == 2 and message in done.err
     verified = lrbench("data", "verify", "mine.toml", "--data-root", home)
-    assert verified.status == 2 and f"incomplete: {said}" in verified.out
+    assert verified.status == 2 and f"incomplete: {message}" in verified.out
 
 
 def test_images_next_to_drawn_class_folders_are_reported(home):

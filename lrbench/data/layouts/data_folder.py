@@ -9,7 +9,7 @@ from lrbench.config.task import HubFiles, Task, TorchvisionFiles
 from lrbench.core.errors import InputError
 from lrbench.data.layouts.torchvision_classes import is_downloadable
 
-# A data root that lacks at most one in so many class folders is taken for an incomplete copy of the data set. The
+# A data root that lacks at most one in 50 class folders is taken for an incomplete copy of the data set. The
 # registered data sets of class folders that are nearest in size differ by more: 250 and 257 classes.
 _MISSING = 50
 

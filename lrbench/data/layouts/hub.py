@@ -121,7 +121,7 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     import datasets
 
     folder = find_hub(task, files, roots)
-    tables = {split: _load(datasets, task, files, folder, hub_split) for split, hub_split in files.splits.items()}
+    tables = {split: _load_table(datasets, task, files, folder, hub_split) for split, hub_split in files.splits.items()}
     for table in tables.values():
         for column in (files.image, files.label):
             if column not in table.column_names:
@@ -135,15 +135,15 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
                     f"Set files.image and files.label in the task's TOML.{hint}"
                 )
     where = str(folder or files.id)
-    commit = _commit(list(tables.values()))
+    commit = _find_commit(list(tables.values()))
     reject_other_class_names(datasets, task, files, folder, commit, tables)
-    names, labels = _labels(datasets, task, files, where, tables)
+    names, labels = _read_labels(datasets, task, files, where, tables)
     folders = resolve_image_folders(datasets, files, folder)
     splits: dict[SplitName, Split] = {}
     for split, table in tables.items():
         hub_split = files.splits[split]
         images = HubImages(
-            table=_images(datasets, task, files, where, table),
+            table=_image_column(datasets, task, files, where, table),
             column=files.image,
             where=f"{task.name} ({hub_split}, {files.image})",
             task=task.argument,
@@ -162,7 +162,7 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     return replace(data, edition=f"{files.config or ''}@{edition}")
 
 
-def _images(datasets: Any, task: Task, files: HubFiles, where: str, table: Any) -> Any:
+def _image_column(datasets: Any, task: Task, files: HubFiles, where: str, table: Any) -> Any:
     """Return the column of images as encoded bytes and paths."""
     try:
         return table.select_columns([files.image]).cast_column(files.image, datasets.Image(decode=False))
@@ -175,14 +175,14 @@ def _images(datasets: Any, task: Task, files: HubFiles, where: str, table: Any) 
         ) from error
 
 
-def _commit(tables: Sequence[Any]) -> str | None:
+def _find_commit(tables: Sequence[Any]) -> str | None:
     """Return the commit of the tables if `datasets` reports it. A branch or a tag may change; a commit does not."""
     folders = {Path(file["filename"]).parent.name for table in tables for file in table.cache_files}
     commits = {name for name in folders if _COMMIT.fullmatch(name)}
     return commits.pop() if len(folders) == len(commits) == 1 else None
 
 
-def _labels(
+def _read_labels(
     datasets: Any, task: Task, files: HubFiles, where: str, tables: Mapping[SplitName, Any]
 ) -> tuple[list[str], dict[SplitName, npt.NDArray[np.int64]]]:
     """Return the class names, empty if the data has none, and the labels of each split. Text labels are sorted."""
@@ -212,7 +212,7 @@ def _labels(
     return names, {split: np.array(column, dtype=np.int64) - files.label_offset for split, column in columns.items()}
 
 
-def _load(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
+def _load_table(datasets: Any, task: Task, files: HubFiles, folder: Path | None, split: str) -> Any:
     log = datasets.utils.logging
     verbosity = log.get_verbosity()
     # It logs what the error below reports, with unescaped file names.

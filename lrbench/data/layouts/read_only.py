@@ -43,10 +43,10 @@ def reading_only() -> Iterator[None]:
 @cache
 def _add_hook() -> None:
     # Audit hooks cannot be removed; this one does nothing outside `reading_only`.
-    sys.addaudithook(_refuse)
+    sys.addaudithook(_audit)
 
 
-def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if not getattr(_thread, "reading_only", False):
         return
     if event == "open":

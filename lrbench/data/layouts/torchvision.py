@@ -76,7 +76,7 @@ def find_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     Raises:
         InputError: There is none, or the task's arguments are wrong.
     """
-    return _build(task, files, roots)[0]
+    return _build_datasets(task, files, roots)[0]
 
 
 def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> LayoutData:
@@ -86,12 +86,12 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
         InputError: torchvision has no such class, its files are missing or damaged, splits share images or number their
             classes differently, or a class is tested but not trained on.
     """
-    root, built = _build(task, files, roots)
+    root, built = _build_datasets(task, files, roots)
     try:
         with reading_only():
-            splits = {name: _split(task, name, data, root) for name, data in built.items()}
+            splits = {name: _read_split(task, name, data, root) for name, data in built.items()}
             for attribute in _CLASSES:
-                _refuse_other_numbers(
+                _reject_other_class_numbers(
                     task, files, root, {name: getattr(data, attribute, None) for name, data in built.items()}
                 )
             names = list(map(str, getattr(built["train"], "classes", None) or ()))
@@ -101,7 +101,7 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
         # Classes without labels or without a length may raise any error.
         raise InputError(
             f"torchvision's {files.dataset} does not return one image and one integer label for each item (task {task.name}): "
-            f"{_reason(error)}. Set files.dataset to another class, or use another layout."
+            f"{_first_line(error)}. Set files.dataset to another class, or use another layout."
         ) from error
     _reject_shared_images(task, splits)
     highest = (
@@ -111,9 +111,9 @@ def read_torchvision(task: Task, files: TorchvisionFiles, roots: Sequence[Path])
     return from_labels(task, str(root), names if highest < len(names) else (), splits)
 
 
-def _split(task: Task, name: SplitName, data: Any, root: Path) -> Split:
-    labels = _labels(data)
-    paths = _paths(data, root)
+def _read_split(task: Task, name: SplitName, data: Any, root: Path) -> Split:
+    labels = _read_labels(data)
+    paths = _image_paths(data, root)
     if paths is None:
         ids = [f"{name}/{index}" for index in range(len(labels))]
         images: ImageSource = TorchvisionImages(data, root, tuple(labels), name, task.argument)
@@ -123,7 +123,9 @@ def _split(task: Task, name: SplitName, data: Any, root: Path) -> Split:
     return Split(ids=ids, labels=np.asarray(labels, dtype=np.int64), images=images)
 
 
-def _refuse_other_numbers(task: Task, files: TorchvisionFiles, root: Path, classes: Mapping[SplitName, Any]) -> None:
+def _reject_other_class_numbers(
+    task: Task, files: TorchvisionFiles, root: Path, classes: Mapping[SplitName, Any]
+) -> None:
     """Reject splits that number their classes differently, which happens if a class lists the folders of each split.
 
     Raises:
@@ -156,21 +158,21 @@ def _reject_shared_images(task: Task, splits: Mapping[SplitName, Split]) -> None
             )
 
 
-def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[Path, dict[SplitName, Any]]:
-    make = dataset_class(task, files)
-    given: dict[str, SplitName] = {}
+def _build_datasets(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[Path, dict[SplitName, Any]]:
+    cls = dataset_class(task, files)
+    split_of: dict[str, SplitName] = {}
     for split, arguments in files.splits.items():
-        other = given.setdefault(repr(sorted(arguments.items())), split)
+        other = split_of.setdefault(repr(sorted(arguments.items())), split)
         if other != split:
             raise InputError(
                 f"files.splits of task {task.name} gives {other} and {split} the same arguments, so they would have the same "
                 f"images. Give each split different arguments; if {files.dataset} has no splits, use another layout."
             )
         try:
-            inspect.signature(make).bind(root="", **arguments)
+            inspect.signature(cls).bind(root="", **arguments)
         except TypeError as error:
-            raise _wrong_arguments(task, files, error) from error
-    reading = {"download": False} if "download" in inspect.signature(make).parameters else {}
+            raise _arguments_error(task, files, error) from error
+    reading = {"download": False} if "download" in inspect.signature(cls).parameters else {}
     tried, damaged = [], False
     for root in roots:
         for name in candidates(files.root):
@@ -178,28 +180,28 @@ def _build(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) -> tuple[
             try:
                 with reading_only():
                     return path, {
-                        split: make(root=str(path), **reading, **arguments) for split, arguments in files.splits.items()
+                        split: cls(root=str(path), **reading, **arguments) for split, arguments in files.splits.items()
                     }
             except Exception as error:
                 if _ARGUMENT.search(str(error)):
-                    raise _wrong_arguments(task, files, error) from error
+                    raise _arguments_error(task, files, error) from error
                 damaged = damaged or not isinstance(error, RuntimeError | OSError)
                 # torchvision advises an argument that lrbench does not offer.
-                tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', _reason(error))})")
+                tried.append(f"{path} ({re.sub(_DOWNLOAD_ADVICE, '', _first_line(error))})")
     raise InputError(
         f"the data of task {task.name} was not found{', or could not be read,' if damaged else ''} by torchvision's "
         f"{files.dataset}. Looked at: {'; '.join(tried)}. {how_to_get(task)}"
     )
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Return the first line of a library's error, with its type unless the message is self-explanatory."""
     first = (str(error).strip().splitlines() or [""])[0]
     kind = "" if isinstance(error, RuntimeError | OSError) and first else type(error).__name__
     return shorten(": ".join(filter(None, (kind, first))), quote=False).removesuffix(".")
 
 
-def _wrong_arguments(task: Task, files: TorchvisionFiles, error: Exception) -> InputError:
+def _arguments_error(task: Task, files: TorchvisionFiles, error: Exception) -> InputError:
     where = "" if task.path is None else f" in {task.path}"
     return InputError(
         f"task {task.name}: torchvision's {files.dataset}: {as_sentence(str(error))} Correct files.splits{where}."
@@ -213,16 +215,16 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
         InputError: torchvision cannot download the data set, or the task's arguments are wrong.
         FailureError: The download failed.
     """
-    make = dataset_class(task, files)
+    cls = dataset_class(task, files)
     if not is_downloadable(files):
         raise InputError(f"torchvision cannot download {files.dataset} (task {task.name}). {how_to_get(task)}")
     root.mkdir(parents=True, exist_ok=True)
     for arguments in files.splits.values():
         try:
-            make(root=str(root), download=True, **arguments)
+            cls(root=str(root), download=True, **arguments)
         except Exception as error:
             if isinstance(error, TypeError) or _ARGUMENT.search(str(error)):
-                raise _wrong_arguments(task, files, error) from error
+                raise _arguments_error(task, files, error) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FailureError(
                 f"torchvision's {files.dataset} could not download task {task.name} to {root}: {as_sentence(reason)} Try again, "
@@ -230,7 +232,7 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
             ) from error
 
 
-def _paths(data: Any, root: Path) -> tuple[str, ...] | None:
+def _image_paths(data: Any, root: Path) -> tuple[str, ...] | None:
     """Return the path of each image relative to the root, or None if the class names no files."""
     for name in _PATHS:
         given = getattr(data, name, None)
@@ -258,7 +260,7 @@ def _data_files(data: Any, root: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_file())
 
 
-def _labels(data: Any) -> list[int]:
+def _read_labels(data: Any) -> list[int]:
     for name in ("targets", "_labels", "labels", "y"):
         labels = getattr(data, name, None)
         if labels is not None and len(labels) == len(data):
