@@ -118,7 +118,7 @@ def test_changed_unpacked_list_comes_first(home):
     (folder / ".lrbench-fetched.json").write_text(json.dumps({"archive": "CUB.tgz", "images": 30, "lists": lists}))
     (folder / "classes.txt").write_text("1 x\n")
     with pytest.raises(
-        InputError, match=r"classes\.txt is not the list that was unpacked from CUB\.tgz .*names classes that"
+        InputError, match=r"classes\.txt is not the list that was unpacked from CUB\.tgz .*has class ids that"
     ):
         load_task_data(load_task("cub200"), [home / "data"])
 
