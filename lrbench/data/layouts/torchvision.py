@@ -227,8 +227,8 @@ def download(task: Task, files: TorchvisionFiles, root: Path) -> None:
                 raise _arguments_error(task, files, error) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise FailureError(
-                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {as_sentence(reason)} Try again, "
-                f"or get it by hand: {task.manual or 'see the page of the data set.'}"
+                f"torchvision's {files.dataset} could not download task {task.name} to {root}: {as_sentence(reason)} Try "
+                f"again, or get it by hand: {task.manual or 'see the page of the data set.'}"
             ) from error
 
 
