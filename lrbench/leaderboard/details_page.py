@@ -60,7 +60,7 @@ def render_details(
         parts += _other_transfers(evidence, level)
         if report := tables.source_report(evidence):
             parts.append(
-                f"{level} What the source taught\n\n{report}\n\nShare of images in percent, mean ± half the 95 % interval over "
+                f"{level} Source accuracy by kind of evidence\n\n{report}\n\nShare of images in percent, mean ± half the 95 % interval over "
                 "seeds."
             )
             parts += [figure.markdown(suite.name) for figure in drawn if figure.name == "source-learned"]

@@ -70,7 +70,7 @@ def null_curve(points: pandas.DataFrame, count: int = 40) -> pandas.DataFrame | 
     return pandas.DataFrame({"source_error": 100 * grid, "target_error": 100 * np.array(predicted)})
 
 
-def forest_data(evidence: Evidence) -> pandas.DataFrame:
+def control_data(evidence: Evidence) -> pandas.DataFrame:
     """Return the difference of `step` and each control by protocol, target and stage, with its interval and number of seeds."""
     records = [
         {
@@ -87,7 +87,7 @@ def forest_data(evidence: Evidence) -> pandas.DataFrame:
     return _frame(records, "protocol", "target", "stage", "control", "mean", "low", "high", "seeds")
 
 
-def learned_data(evidence: Evidence) -> pandas.DataFrame:
+def source_report_data(evidence: Evidence) -> pandas.DataFrame:
     """Return the source report by measure, arm and stage, with its interval and number of seeds."""
     records = [
         {"measure": name, "arm": row[0], "stage": row[1], **_points(value, SHARE)}

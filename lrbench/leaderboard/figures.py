@@ -1,6 +1,7 @@
-"""A suite's figures, each with the data that it draws: SVG, PNG and PDF by matplotlib, CSV next to them.
+"""Figures of a suite as SVG, PNG and PDF, each with its data.
 
-Colours are Okabe and Ito's, told apart with every kind of colour vision; markers and line styles differ too, for print in grey.
+Colours are those of Okabe and Ito, which differ for every kind of colour vision. Markers and line styles differ too, for
+greyscale prints.
 """
 
 import io
@@ -14,13 +15,13 @@ import pandas
 
 from lrbench.config.arms import ARMS
 from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.figure_data import forest_data, learned_data, null_curve, stage_data, tradeoff_data
+from lrbench.leaderboard.figure_data import control_data, null_curve, source_report_data, stage_data, tradeoff_data
 from lrbench.leaderboard.tables import REPORT
 from lrbench.stats.saturation import LEAST_SNAPSHOTS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# No clock and no version, so that the same data gives the same bytes.
+# No time and no version, so the same data gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
     ".png": {"Software": None},
@@ -56,11 +57,11 @@ class Figure:
         return f"![{self.title}]({folder}/{suite}-{self.name}.svg)\n\n*{self.caption}*"
 
     def drawings(self, salt: str, endings: Collection[str]) -> dict[str, bytes]:
-        """The figure by file ending.
+        """Return the figure as files, by ending.
 
         Args:
-            salt: Keeps the identifiers inside the SVG the same from run to run.
-            endings: Which of `.svg`, `.png` and `.pdf`.
+            salt: Seed of the identifiers in the SVG, which makes them reproducible.
+            endings: Endings to draw: `.svg`, `.png` or `.pdf`.
         """
         import matplotlib
 
@@ -70,7 +71,7 @@ class Figure:
                 "font.size": 9.5,
                 "svg.fonttype": "none",
                 "pdf.fonttype": 42,
-                # Names of tasks are no formulas.
+                # Task names may contain `$`.
                 "text.parse_math": False,
             }
         ):
@@ -102,16 +103,16 @@ def figures(evidence: Evidence) -> list[Figure]:
             "Target accuracy with decay minus without, at each stage and target",
             "Target accuracy of `step`, whose rate falls, minus that of a control without decay, with its 95 % interval: left "
             "of zero, decay transfers worse.",
-            forest_data(evidence),
-            _draw_forest,
+            control_data(evidence),
+            _draw_controls,
         ),
         (
             "source-learned",
-            "What the source taught: simple and complex evidence, wrong labels memorised",
+            "Source accuracy by kind of evidence, and wrong labels memorised",
             "Share of source images predicted from simple evidence, from complex evidence, and as their wrong training labels "
             "say, with its 95 % interval at the end of each stage.",
-            learned_data(evidence),
-            _draw_learned,
+            source_report_data(evidence),
+            _draw_source_report,
         ),
     ]
     return [
@@ -122,12 +123,12 @@ def figures(evidence: Evidence) -> list[Figure]:
 
 
 def _errors(rows: pandas.DataFrame) -> Any:
-    """How far error bars go below and above the means: nowhere without an interval. Shape `(2, n)`."""
+    """Return the lengths of error bars below and above the means, NaN without an interval. Shape `(2, N)`."""
     return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
 def _panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
-    """A figure with panels side by side, all on the same scales."""
+    """Return a figure with panels side by side that share their scales."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(width * max(1, count) + 0.4, height), layout="constrained")
@@ -156,7 +157,7 @@ def _draw_stages(evidence: Evidence, data: pandas.DataFrame) -> Any:
     panels[0].set_ylabel("target accuracy (headline metric), %")
     panels[0].plot([], [], "k-", label="step (rate falls)")
     if "hold" in evidence.suite.arms:
-        panels[0].plot([], [], "k:", marker="o", markerfacecolor="white", label="hold (rate held from there)")
+        panels[0].plot([], [], "k:", marker="o", markerfacecolor="white", label="hold (rate stays the same)")
     numbers = range(evidence.suite.schedule.stages + 1)
     panels[0].set_xticks(list(numbers), [f"stage {stage}" for stage in numbers])
     panels[0].set_ylim(0, 100)
@@ -168,7 +169,7 @@ def _stage_panel(panel: Any, evidence: Evidence, data: pandas.DataFrame) -> None
     targets = evidence.suite.targets
     for index, target in enumerate(targets):
         style = _style(index)
-        # Side by side a little, so that error bars do not hide each other.
+        # Shifted a little, so that error bars do not overlap.
         shift = 0.05 * (index - (len(targets) - 1) / 2)
         points = data[data.target == target]
         _bars(
@@ -181,7 +182,6 @@ def _stage_panel(panel: Any, evidence: Evidence, data: pandas.DataFrame) -> None
                 ends = [means[row] for row in (before, (arm, stage))]
                 xs = [before[1] + shift, stage + shift]
                 panel.plot(xs, ends, color=style["color"], linestyle=":", linewidth=1.4)
-        # A held stage is drawn hollow, so that it is not taken for the decayed one next to it.
         hollow = {**style, "markerfacecolor": "white", "linestyle": "none"}
         _bars(panel, points[points.arm == "hold"], shift + 0.02, hollow)
 
@@ -197,17 +197,17 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     canvas, panels = _panels(len(protocols))
     fitted = False
     for panel, protocol in zip(panels, protocols, strict=True):
-        mine = data[data.protocol == protocol]
-        for index, target in enumerate(dict.fromkeys(mine.target)):
-            points, colour = mine[mine.target == target], _style(index)["color"]
+        of_protocol = data[data.protocol == protocol]
+        for index, target in enumerate(dict.fromkeys(of_protocol.target)):
+            points, colour = of_protocol[of_protocol.target == target], _style(index)["color"]
             step = points[points.arm == "step"].sort_values("stage")
             panel.plot(step.source_error, step.target_error, color=colour, linewidth=1.2, label=target)
             for arm in ARMS.values():
-                each = points[points.arm == arm.name]
+                of_arm = points[points.arm == arm.name]
                 face = colour if arm.name == "step" else "white"
                 panel.plot(
-                    each.source_error,
-                    each.target_error,
+                    of_arm.source_error,
+                    of_arm.target_error,
                     arm.marker,
                     color=colour,
                     markerfacecolor=face,
@@ -218,11 +218,11 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
             if null is not None:
                 panel.plot(null.source_error, null.target_error, "--", color=colour, linewidth=1)
                 fitted = True
-        fewest = min((int(points.without_decay.sum()) for _, points in mine.groupby("target")), default=0)
+        fewest = min((int(points.without_decay.sum()) for _, points in of_protocol.groupby("target")), default=0)
         note = "" if fewest >= LEAST_SNAPSHOTS else f" (no null: {fewest} of {LEAST_SNAPSHOTS} snapshots without decay)"
         panel.set_title(f"{protocol}{note}", fontsize=9.5)
         panel.set_xlabel("source error, %")
-    # Training moves to the right and up, as accuracy figures do.
+    # Training moves right and up, as in figures of accuracy.
     panels[0].invert_xaxis()
     panels[0].invert_yaxis()
     panels[0].set_ylabel("target error, %")
@@ -236,15 +236,17 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     return canvas
 
 
-def _draw_forest(_evidence: Evidence, data: pandas.DataFrame) -> Any:
+def _draw_controls(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(dict.fromkeys(data.protocol))
     lines = list(dict.fromkeys(zip(data.target, data.stage, strict=True)))
     canvas, panels = _panels(len(protocols), height=1.4 + 0.32 * len(lines))
     for panel, protocol in zip(panels, protocols, strict=True):
-        mine = data[data.protocol == protocol]
+        of_protocol = data[data.protocol == protocol]
         for control, shift, face in (("hold", -0.12, None), ("average", 0.12, "white")):
             for index, (target, stage) in enumerate(lines):
-                row = mine[(mine.target == target) & (mine.stage == stage) & (mine.control == control)]
+                row = of_protocol[
+                    (of_protocol.target == target) & (of_protocol.stage == stage) & (of_protocol.control == control)
+                ]
                 if len(row):
                     colour = _COLOURS[0] if control == "hold" else _COLOURS[1]
                     panel.errorbar(
@@ -268,12 +270,12 @@ def _draw_forest(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     return canvas
 
 
-def _draw_learned(_evidence: Evidence, data: pandas.DataFrame) -> Any:
+def _draw_source_report(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     measures = [name for name in REPORT if (data.measure == name).any()]
     canvas, panels = _panels(len(measures), width=3.6, height=3.8)
     for panel, measure in zip(panels, measures, strict=True):
-        mine = data[data.measure == measure]
-        for index, (arm, points) in enumerate(mine.groupby("arm", sort=False)):
+        of_measure = data[data.measure == measure]
+        for index, (arm, points) in enumerate(of_measure.groupby("arm", sort=False)):
             shift = 0.06 * (index - 1.5)
             panel.errorbar(
                 points.stage + shift,
