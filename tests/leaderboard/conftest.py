@@ -1,4 +1,4 @@
-"""Most of these tests are not about drawings, which take longer than all else: those that are ask for `drawn`."""
+"""Fixtures of the leaderboard's tests. Figures are drawn only for tests that request `drawn`, because drawing is slow."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Made-up results with known numbers, written as real ones are."""
+"""Made-up results with known numbers, written like real ones."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def put(
     transfer_seed: int = 0,
     **changes: Any,
 ) -> Path:
-    """Write one result whose first `wrong` test images (after `seed`) are predicted wrong."""
+    """Write one result with `wrong` wrong predictions, starting at test image `seed`."""
     labels = LABELS[target].astype(np.int64)
     prediction = labels.copy()
     missed = (np.arange(wrong) + seed) % len(labels)

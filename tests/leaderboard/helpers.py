@@ -41,7 +41,7 @@ def world(suite, seeds, draw, *, levels, source=None, seed_noise=0.01, tasks=("a
 
 def verdicts(evidence, name):
     claim = next(claim for claim in CLAIMS if claim.name == name)
-    return [each for each in decide(evidence) if each.claim == claim]
+    return [decision for decision in decide(evidence) if decision.claim == claim]
 
 
 def null_world(draw, extra, seeds=4, snapshots=9, images=800):
@@ -53,7 +53,7 @@ def null_world(draw, extra, seeds=4, snapshots=9, images=800):
         shift = stats.norm.ppf(1 - error) * np.sqrt(1 + 0.64)
         return (shift + difficulty + draw.normal(0, 1, images) > 0).astype(float)
 
-    correct = [np.array([hits(0.6 * e**1.5 + 0.1) for e in each]) for each in sources]
+    correct = [np.array([hits(0.6 * error**1.5 + 0.1) for error in errors]) for errors in sources]
     observed = np.array([hits(0.6 * 0.35**1.5 + 0.1 + extra) for _ in range(seeds)])
     return residual(sources, correct, [0.35] * seeds, observed, np.zeros(images, dtype=np.int64), "top1", "test")
 

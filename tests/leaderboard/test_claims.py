@@ -1,4 +1,4 @@
-"""What the claims decide, on made-up results with known truths."""
+"""Decisions on the claims, for made-up results with known truths."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,16 @@ def test_large_effects_are_decided_in_both_directions(tiny, sign, verdict):
     draw = np.random.default_rng(0)
     evidence = world(tiny, 5, draw, levels=lambda row: 0.62 - 0.17 * sign * (row[0] == "step") * (row[1] - 1.5))
     for name in ("C2", "C3"):
-        found = verdicts(evidence, name)
-        assert [each.verdict for each in found] == [verdict] * 2 and overall(found) == verdict
-        assert all(each.adjusted >= each.p for each in found)
+        decided = verdicts(evidence, name)
+        assert [decision.verdict for decision in decided] == [verdict] * 2 and overall(decided) == verdict
+        assert all(decision.adjusted >= decision.p for decision in decided)
 
 
 def test_causal_claim_needs_both_controls(tiny):
     draw = np.random.default_rng(1)
     levels = {"step": 0.6, "hold": 0.8, "average": 0.6, "constant": 0.6}
     evidence = world(tiny, 5, draw, levels=lambda row: levels[row[0]])
-    assert all(each.verdict != "supported" for each in verdicts(evidence, "C3"))
+    assert all(decision.verdict != "supported" for decision in verdicts(evidence, "C3"))
     assert [name for name, _ in verdicts(evidence, "C3")[0].effects] == ["step − hold", "step − average"]
 
 
@@ -38,13 +38,13 @@ def test_larger_p_of_two_controls_decides(tiny):
     both_below = 0
     for _ in range(10):
         evidence = world(tiny, 4, draw, levels=lambda row: levels[row[0]])
-        for each in verdicts(evidence, "C3"):
-            effects = [effect for _, effect in each.effects]
+        for decision in verdicts(evidence, "C3"):
+            effects = [effect for _, effect in decision.effects]
             if all(effect.mean < 0 for effect in effects):
                 both_below += 1
-                assert each.p == max(effect.p for effect in effects)
+                assert decision.p == max(effect.p for effect in effects)
             else:
-                assert each.p == min(1.0, 2 * min(effect.p for effect in effects if effect.mean > 0))
+                assert decision.p == min(1.0, 2 * min(effect.p for effect in effects if effect.mean > 0))
     assert both_below >= 5
 
 
@@ -55,8 +55,8 @@ def test_adjusted_p_decides():
         for task, p in (("a", 0.03), ("b", 0.5), ("c", 0.001))
     ]
     judged = claims.judge_family(members)
-    assert [each.adjusted for each in judged] == pytest.approx([0.06, 0.5, 0.003])
-    assert [each.verdict for each in judged] == ["inconclusive", "inconclusive", "supported"]
+    assert [decision.adjusted for decision in judged] == pytest.approx([0.06, 0.5, 0.003])
+    assert [decision.verdict for decision in judged] == ["inconclusive", "inconclusive", "supported"]
 
 
 def test_source_variance_enters_diminishing(tiny):
@@ -98,12 +98,12 @@ def test_overall_verdict_combines_boundaries():
 def test_too_few_or_missing_seeds_decide_nothing(tiny):
     draw = np.random.default_rng(2)
     few = world(tiny, 2, draw, levels=lambda row: 0.9 - 0.2 * row[1])
-    assert {each.verdict for each in decide(few)} == {"inconclusive"}
-    assert "2 pretraining seeds, at least 3 are needed" in {each.reason for each in decide(few)}
+    assert {decision.verdict for decision in decide(few)} == {"inconclusive"}
+    assert "2 pretraining seeds, at least 3 are needed" in {decision.reason for decision in decide(few)}
     lacking = world(tiny, 4, draw, levels=lambda row: 0.9 - 0.2 * row[1])
     del lacking.values[lacking.columns[0]].correct[("step", 2), 3]
-    assert {each.reason for each in verdicts(lacking, "C2")} == {"incomplete: 3 of 4 seeds"}
-    assert {each.verdict for each in verdicts(lacking, "C2")} == {"inconclusive"}
+    assert {decision.reason for decision in verdicts(lacking, "C2")} == {"incomplete: 3 of 4 seeds"}
+    assert {decision.verdict for decision in verdicts(lacking, "C2")} == {"inconclusive"}
 
 
 def test_diminishing_is_undefined_without_source_gain(tiny):
@@ -111,8 +111,11 @@ def test_diminishing_is_undefined_without_source_gain(tiny):
     evidence = world(
         tiny, 3, draw, levels=lambda row: 0.6, source=lambda row, seed: 0.5 + 0.02 * ((seed + row[1]) % 2) * row[1]
     )
-    found = verdicts(evidence, "C1")
-    assert all(each.verdict == "inconclusive" and "is undefined" in each.reason and each.p is None for each in found)
+    decided = verdicts(evidence, "C1")
+    assert all(
+        decision.verdict == "inconclusive" and "is undefined" in decision.reason and decision.p is None
+        for decision in decided
+    )
 
 
 def test_diminishing_is_supported_if_gains_shrink_faster(tiny):
@@ -136,9 +139,9 @@ def test_holm_family_is_one_claim_and_boundary(tiny):
     draw = np.random.default_rng(5)
     evidence = world(tiny, 4, draw, levels=lambda row: 0.6 - 0.01 * row[1], tasks=("a", "b", "c"))
     for boundary in (1, 2):
-        family = [each for each in verdicts(evidence, "C2") if each.boundary == boundary]
-        ps = sorted(each.p for each in family)
-        assert min(each.adjusted for each in family) == pytest.approx(min(1, 3 * ps[0]))
+        family = [decision for decision in verdicts(evidence, "C2") if decision.boundary == boundary]
+        ps = sorted(decision.p for decision in family)
+        assert min(decision.adjusted for decision in family) == pytest.approx(min(1, 3 * ps[0]))
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -156,10 +159,10 @@ def test_false_verdicts_are_at_most_five_percent(tiny, seeds):
             levels=lambda row: 0.6,
             source=lambda row, seed, n=noise: 0.1 + 0.2 * row[1] + n[seed, row[1]],
         )
-        for each in decide(evidence):
-            # Two boundaries, each with a test of its own.
-            if each.verdict != "inconclusive":
-                wrong[each.claim.name] += 1 / 2
+        for decision in decide(evidence):
+            # Two boundaries have one test each.
+            if decision.verdict != "inconclusive":
+                wrong[decision.claim.name] += 1 / 2
     assert all(count / runs <= 0.05 for count in wrong.values()), wrong
 
 
@@ -177,7 +180,7 @@ def test_effect_of_the_paper_is_found(tiny):
             labels=np.zeros(2000, dtype=np.int64),
             seed_noise=0.003,
         )
-        supported += sum(each.verdict == "supported" for each in verdicts(evidence, "C3")) / 2
+        supported += sum(decision.verdict == "supported" for decision in verdicts(evidence, "C3")) / 2
     assert supported / 60 >= 0.5
 
 
@@ -188,7 +191,7 @@ def test_null_is_fitted_to_snapshots_without_decay(tiny, monkeypatch):
     ]  # fmt: skip
     draw = np.random.default_rng(14)
     evidence = world(tiny, 3, draw, levels=lambda row: 0.6, source=lambda row, seed: 0.3 + 0.1 * row[1])
-    assert {each.reason for each in verdicts(evidence, "C4")} == {
+    assert {decision.reason for decision in verdicts(evidence, "C4")} == {
         "not identified: 4 snapshots without decay per seed, 8 are needed"
     }
     # With enough snapshots the claim is decided; here the least number is lowered to what the suite has.

@@ -16,16 +16,18 @@ def test_family_includes_targets_without_results(tiny):
     """Else a suite that has run in part could show what it no longer shows when it is done."""
     tasks = ("a", "b", "c", "d")
     evidence = world(tiny, 4, np.random.default_rng(5), levels=lambda row: 0.6 - 0.02 * row[1], tasks=tasks)
-    whole = {(each.column.task, each.boundary): each for each in verdicts(evidence, "C2")}
+    whole = {(decision.column.task, decision.boundary): decision for decision in verdicts(evidence, "C2")}
     for task in tasks[1:]:
         del evidence.values[Column(protocol="probe", task=task)]
     part = verdicts(evidence, "C2")
-    for each in part:
-        if each.column.task == "a":
-            assert each.p == whole["a", each.boundary].p and each.adjusted == pytest.approx(min(1.0, 4 * each.p))
+    for decision in part:
+        if decision.column.task == "a":
+            assert decision.p == whole["a", decision.boundary].p and decision.adjusted == pytest.approx(
+                min(1.0, 4 * decision.p)
+            )
         else:
-            assert each.p is None and each.adjusted is None and each.reason == "no results"
-        assert each.family == 4
+            assert decision.p is None and decision.adjusted is None and decision.reason == "no results"
+        assert decision.family == 4
 
 
 def test_detectable_effect_of_a_family_has_power_after_holm():
@@ -36,12 +38,12 @@ def test_detectable_effect_of_a_family_has_power_after_holm():
     size = alone.detectable / np.sqrt(sample.variance) * spread / np.sqrt(seeds)
     assert alone.detectable > sample.detectable()
     others = [replace(blank, column=Column(protocol="probe", task=task)) for task in "bcde"]
-    found = 0
+    detected = 0
     for _ in range(2000):
         effect = estimate(draw.normal(size, spread, seeds))
         member = replace(blank, effects=(("difference", effect),), p=effect.p)
-        found += claims.judge_family([member, *others])[0].verdict != "inconclusive"
-    assert found / 2000 == pytest.approx(0.8, abs=0.03)
+        detected += claims.judge_family([member, *others])[0].verdict != "inconclusive"
+    assert detected / 2000 == pytest.approx(0.8, abs=0.03)
 
 
 def test_family_of_one_is_not_adjusted():

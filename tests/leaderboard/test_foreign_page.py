@@ -1,4 +1,4 @@
-"""The page of snapshots that belong to no suite."""
+"""Page of snapshots that belong to no suite."""
 
 import re
 
@@ -53,7 +53,7 @@ def test_foreign_intervals_and_leader(workspace, tiny):
         }  # fmt: skip
         put(workspace, foreign, wrong=wrong, snapshot=snapshot, **changes)
 
-    def shown(table):
+    def cells_by_name(table):
         return {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in table.splitlines() if row[:1] == "|"}
 
     add("a", 1)
@@ -62,7 +62,7 @@ def test_foreign_intervals_and_leader(workspace, tiny):
     add("b", 30, transfer_seed=1)
     add("perfect", 0, target="tiny-indoor")
     page = render_foreign(workspace.results)
-    accuracy = shown(page)
+    accuracy = cells_by_name(page)
     # The mean of two seeds varies as a share of 0.25 / variance images would; Wilson's interval of that many.
     hits = np.mean([np.arange(40) >= 10, np.arange(40) >= 30], axis=0)
     images = 0.25 / (hits.var(ddof=1) / 40)
@@ -78,7 +78,11 @@ def test_foreign_intervals_and_leader(workspace, tiny):
     assert perfect.split("|")[3].strip() == "100.0 [91.2, 100.0]"
     add("c", 3, weights="c")
     page = render_foreign(workspace.results)
-    assert not shown(page)["a"].startswith("**") and "Bold" not in page and "No row is significantly better" in page
+    assert (
+        not cells_by_name(page)["a"].startswith("**")
+        and "Bold" not in page
+        and "No row is significantly better" in page
+    )
     add("d", 39, settings={"other": 1})
     page = render_foreign(workspace.results)
     assert "Not comparable within the column" in page and "**97.5" not in page

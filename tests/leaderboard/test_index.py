@@ -1,4 +1,4 @@
-"""The index mirrors the files: it is quicker, and never believed over them."""
+"""The index of results mirrors the files, which take precedence."""
 
 import json
 import os
@@ -28,16 +28,16 @@ def read(monkeypatch):
     return names
 
 
-def test_entries_say_what_the_files_say(filled):
+def test_entries_match_the_files(filled):
     for cache in (filled.cache, filled.cache, None):
-        found = load_index(filled.results, "tiny", cache)
-        assert len(found.entries) == 72 and found.problems == ()
-        for entry in found.entries[::7]:
+        index = load_index(filled.results, "tiny", cache)
+        assert len(index.entries) == 72 and index.problems == ()
+        for entry in index.entries[::7]:
             path = filled.results / "tiny" / f"{entry.cell}.json"
             record = json.loads(path.read_text())
             predictions = read_predictions(path.with_suffix(".parquet"), record["predictions_sha256"])
             assert np.array_equal(entry.hits, predictions.prediction == predictions.label)
-            assert np.array_equal(found.labels[entry.labels], predictions.label)
+            assert np.array_equal(index.labels[entry.labels], predictions.label)
             assert entry.headline == record["metrics"][record["task"]["metric"]]
             assert (entry.arm, entry.stage, entry.task) == (
                 record["snapshot"]["arm"], record["snapshot"]["stage"], record["task"]["name"],
@@ -45,7 +45,7 @@ def test_entries_say_what_the_files_say(filled):
             assert json.loads(entry.metrics) == record["metrics"]
 
 
-def test_a_second_reading_reads_no_file_and_a_changed_one_only_what_changed(filled, tiny, read):
+def test_only_changed_files_are_read_again(filled, tiny, read):
     first = load_index(filled.results, "tiny", filled.cache)
     assert len(read) == 72
     read.clear()
@@ -57,18 +57,18 @@ def test_a_second_reading_reads_no_file_and_a_changed_one_only_what_changed(fill
     assert read == [path.name]
 
 
-def test_a_change_of_the_predictions_alone_is_noticed(filled, tiny):
+def test_changed_predictions_are_detected(filled, tiny):
     load_index(filled.results, "tiny", filled.cache)
     path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.parquet"
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(content)
-    found = load_index(filled.results, "tiny", filled.cache)
-    assert len(found.entries) == 71 and "another hash" in found.problems[0]
+    index = load_index(filled.results, "tiny", filled.cache)
+    assert len(index.entries) == 71 and "another hash" in index.problems[0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "version"])
-def test_a_damaged_index_is_no_index(filled, damage, monkeypatch):
+def test_damaged_index_is_rebuilt(filled, damage, monkeypatch):
     expected = load_index(filled.results, "tiny", filled.cache)
     path = filled.cache / "results" / "tiny.arrow"
     if damage == "cut":
@@ -80,7 +80,7 @@ def test_a_damaged_index_is_no_index(filled, damage, monkeypatch):
     assert load_index(filled.results, "tiny", filled.cache).entries == expected.entries
 
 
-def test_a_flipped_byte_of_the_index_changes_no_result(filled):
+def test_flipped_byte_of_the_index_changes_no_result(filled):
     expected = load_index(filled.results, "tiny", filled.cache)
     path = filled.cache / "results" / "tiny.arrow"
     whole = path.read_bytes()
@@ -88,12 +88,12 @@ def test_a_flipped_byte_of_the_index_changes_no_result(filled):
         content = bytearray(whole)
         content[position] ^= 1 << position % 8
         path.write_bytes(content)
-        found = load_index(filled.results, "tiny", filled.cache)
-        assert found.entries == expected.entries and found.problems == ()
+        index = load_index(filled.results, "tiny", filled.cache)
+        assert index.entries == expected.entries and index.problems == ()
         assert path.read_bytes() == whole
 
 
-def test_a_pipe_in_the_place_of_the_index_is_replaced(filled):
+def test_pipe_at_the_path_of_the_index_is_replaced(filled):
     expected = load_index(filled.results, "tiny", filled.cache)
     path = filled.cache / "results" / "tiny.arrow"
     path.unlink()
@@ -102,7 +102,7 @@ def test_a_pipe_in_the_place_of_the_index_is_replaced(filled):
     assert path.is_file()
 
 
-def test_check_reads_the_files_and_not_the_index(filled, lrbench):
+def test_check_reads_files_instead_of_the_index(filled, lrbench):
     assert lrbench("leaderboard").status == 0
     path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.json"
     status, text = path.stat(), path.read_text()
@@ -122,12 +122,12 @@ def test_vanished_results_leave_the_index(filled):
     assert len(load_index(filled.results, "tiny", filled.cache).entries) == 72 - 16
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(filled):
+def test_cache_that_cannot_be_written_is_harmless(filled):
     filled.cache.write_bytes(b"a file where the cache should be")
     assert len(load_index(filled.results, "tiny", filled.cache).entries) == 72
 
 
-def test_results_may_be_written_while_they_are_read(filled, tiny):
+def test_results_can_be_written_during_reading(filled, tiny):
     stop = threading.Event()
 
     def write():
@@ -140,10 +140,10 @@ def test_results_may_be_written_while_they_are_read(filled, tiny):
     writer.start()
     try:
         for _ in range(15):
-            found = load_index(filled.results, "tiny", filled.cache)
+            index = load_index(filled.results, "tiny", filled.cache)
             # Between the two files of a result its record may not fit yet; then it is named, and everything else is there.
-            assert len(found.entries) + len(found.problems) == 72 and len(found.problems) <= 1
-            for entry in found.entries:
+            assert len(index.entries) + len(index.problems) == 72 and len(index.problems) <= 1
+            for entry in index.entries:
                 assert entry.headline == pytest.approx(np.mean(entry.hits))
     finally:
         stop.set()
@@ -151,7 +151,7 @@ def test_results_may_be_written_while_they_are_read(filled, tiny):
     assert len(load_index(filled.results, "tiny", filled.cache).entries) == 72
 
 
-def test_a_touched_file_is_read_again(filled, read):
+def test_touched_file_is_read_again(filled, read):
     load_index(filled.results, "tiny", filled.cache)
     read.clear()
     path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.json"

@@ -1,4 +1,4 @@
-"""Outside text shows as itself, and every printed interval holds possible values only."""
+"""Outside text is escaped, and printed intervals hold possible values only."""
 
 import json
 import re
@@ -41,8 +41,8 @@ def test_difference_interval_is_cut_at_100_points():
 
 
 def test_tables_escape_outside_text():
-    made = table([{"a|b": "x|<i>*y*", "plain": Marked("**1 [2]**")}])
-    head, _, row = made.splitlines()
+    text = table([{"a|b": "x|<i>*y*", "plain": Marked("**1 [2]**")}])
+    head, _, row = text.splitlines()
     assert r"a\|b" in head and r"x\|&lt;i&gt;\*y\*" in row and "**1 [2]**" in row
     assert "a|b" in table([{"a|b": "1"}], "plain")
 
@@ -81,5 +81,5 @@ def test_pages_hold_no_markup_from_outside(workspace, tiny):
         widths = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
         # A table's rows have as many cells as its heading.
         assert all(width == widths[i - 1] for i, width in enumerate(widths) if rows[i].startswith("|-"))
-    shown = (workspace.leaderboard / "index.html").read_text()
-    assert shown.count("</script") == 2 and "<img" not in shown.split('id="data">')[0]
+    webpage = (workspace.leaderboard / "index.html").read_text()
+    assert webpage.count("</script") == 2 and "<img" not in webpage.split('id="data">')[0]

@@ -76,7 +76,7 @@ def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
 def test_transferability_on_the_log_odds_scale(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
     (body,) = gather(workspace.results, tiny)
-    found = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
+    ratio = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
 
     def odds(share, count=40):
         inside = (share * count + 0.5) / (count + 1)
@@ -87,13 +87,13 @@ def test_transferability_on_the_log_odds_scale(workspace, tiny):
 
     # The source was tested on images whose number is another.
     gains = [plain(0.25 + 0.01 * seed) - plain(0.05 + 0.01 * seed) for seed in (0, 1)]
-    assert found.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
+    assert ratio.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
     assert body.transferability(("step", 1), ("step", 0), OBJECTS).value == pytest.approx(0.5)
     for seed in (0, 1):
         body.source[("step", 0), seed] = 0.0
     gains = [odds(0.25 + 0.01 * seed) - odds(0.0) for seed in (0, 1)]
-    found = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
-    assert found.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
+    ratio = body.transferability(("step", 1), ("step", 0), OBJECTS, scale="logit")
+    assert ratio.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
 
 
 def test_bold_needs_a_significant_lead(workspace, tiny):

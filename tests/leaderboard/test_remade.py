@@ -1,4 +1,4 @@
-"""Results of a snapshot that was made anew with other weights, beside those of the former ones."""
+"""Results of a snapshot that was pretrained again with different weights, next to older results."""
 
 import pytest
 

@@ -20,9 +20,9 @@ def test_t_is_undefined_if_source_loses_accuracy(tiny, gains):
         tiny, 4, np.random.default_rng(0), levels=lambda row: target[row[1]],
         source=lambda row, seed: path[row[1]] + 0.001 * seed * row[1],
     )  # fmt: skip
-    found = verdicts(evidence, "C1")[0]
-    assert found.verdict == "inconclusive" and found.p is None
-    assert "lost accuracy" in found.reason
+    decision = verdicts(evidence, "C1")[0]
+    assert decision.verdict == "inconclusive" and decision.p is None
+    assert "lost accuracy" in decision.reason
 
 
 def ends(top, bottom, top_variance, bottom_variance, shared):
@@ -38,8 +38,8 @@ def ends(top, bottom, top_variance, bottom_variance, shared):
 def test_fieller_interval_includes_image_variance():
     # Deviations of 0.01 and 0.02 about means of 0.2 and 0.5: variances of the means 1e-4 / 3 and 4e-4 / 3.
     tops, bottoms = np.array([0.19, 0.2, 0.21]), np.array([0.48, 0.5, 0.52])
-    found = fieller(tops, bottoms, 0.0004)
-    assert (found.low, found.high) == pytest.approx(ends(0.2, 0.5, 1e-4 / 3 + 0.0004, 4e-4 / 3, 2e-4 / 3), rel=1e-5)
+    ratio = fieller(tops, bottoms, 0.0004)
+    assert (ratio.low, ratio.high) == pytest.approx(ends(0.2, 0.5, 1e-4 / 3 + 0.0004, 4e-4 / 3, 2e-4 / 3), rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", ["raw", "logit"])
@@ -53,7 +53,7 @@ def test_interval_of_t_matches_fieller_by_hand(tiny, scale):
     for row, seed in evidence.values[evidence.columns[0]].correct:
         right = {1: 200}.get(row[1], 320)
         evidence.values[evidence.columns[0]].correct[row, seed] = (np.arange(400) < right).astype(np.float64)
-    found = evidence.transferability(("step", 2), ("step", 1), evidence.columns[0], scale=scale)
+    ratio = evidence.transferability(("step", 2), ("step", 1), evidence.columns[0], scale=scale)
     if scale == "raw":
         # 120 of 400 images are gained; the variance of an unbiased kind is over 399.
         top, bottoms, images = 0.3, np.array(after) - 0.5, 0.3 * 0.7 / 399
@@ -63,4 +63,4 @@ def test_interval_of_t_matches_fieller_by_hand(tiny, scale):
         images = (0.5 * 2.25**2 + 0.3 * 6.25**2 - (0.5 * 2.25 + 0.3 * 6.25) ** 2) / 399
     expected = ends(top, bottoms.mean(), images, bottoms.var(ddof=1) / 3, 0.0)
     # Log-odds are taken half an image away from 0 and 1.
-    assert (found.low, found.high) == pytest.approx(expected, rel=1e-5 if scale == "raw" else 0.01)
+    assert (ratio.low, ratio.high) == pytest.approx(expected, rel=1e-5 if scale == "raw" else 0.01)

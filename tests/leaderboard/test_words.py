@@ -1,4 +1,4 @@
-"""What the pages say in words is what the figures show."""
+"""Sentences and tables that summarise results agree with the numbers."""
 
 import numpy as np
 import pytest
@@ -36,11 +36,11 @@ def test_row_that_lacks_seeds_is_not_best(tiny):
     for seed in range(5):
         set_level(evidence, ("step", 1), seed, 0.8 + 0.002 * seed)
         set_level(evidence, ("hold", 2), seed, (0.85 if seed < 4 else 0.3) + 0.001 * seed)
-    # Over four seeds its mean is the larger; the one that it lacks was a bad one for all.
+    # Its mean over four seeds is larger, because every row is worse in the seed that it lacks.
     del correct_of(evidence)[("hold", 2), 4]
-    found = checkpoint(evidence)
-    assert found["best"].startswith("step/stage1") and "hold/stage2" not in found["behind"]
-    assert found["tied"] == "hold/stage2 (4 of 5 seeds)" and found["behind"] == "7 of 8 others"
+    line = checkpoint(evidence)
+    assert line["best"].startswith("step/stage1") and "hold/stage2" not in line["behind"]
+    assert line["tied"] == "hold/stage2 (4 of 5 seeds)" and line["behind"] == "7 of 8 others"
     assert tables.is_better(evidence, ("hold", 2), ("step", 1), evidence.columns[0])
     assert not tables.is_better(evidence, ("step", 1), ("hold", 2), evidence.columns[0])
 
@@ -65,7 +65,7 @@ def test_significant_p_of_inconclusive_claim_is_explained(tiny):
 
 def test_range_with_equal_ends_is_one_number(tiny):
     evidence = flat(tiny)
-    alike = [each for each in verdicts(evidence, "C2") if each.boundary == 1]
+    alike = [decision for decision in verdicts(evidence, "C2") if decision.boundary == 1]
     (line,) = [line for line in summary.claim_evidence(evidence, alike) if "C2" in line["claim"]]
     assert line["smallest detectable effect"] == f"{100 * alike[0].detectable:.1f}"
 
@@ -84,21 +84,21 @@ def test_answer_counts_testable_pairs(tiny):
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "reason"),
     [
         ((0.1, 0.5, 0.5, 0.8), "is not significantly different from zero"),
         ((0.1, 0.5, 0.4, 0.8), "T of stage 2 is undefined: the source lost accuracy"),
     ],
 )
-def test_reasons_for_undefined_t_differ(tiny, path, said):
+def test_reasons_for_undefined_t_differ(tiny, path, reason):
     noise = np.random.default_rng(0).normal(0, 0.005, (5, 4))
     evidence = flat(tiny, source=lambda row, seed: path[row[1]] + noise[seed, row[1]])
-    assert said in verdicts(evidence, "C1")[0].reason
+    assert reason in verdicts(evidence, "C1")[0].reason
 
 
 def test_one_seed_is_the_reason_before_undefined_t(tiny):
     evidence = flat(tiny, seeds=1)
-    assert {each.reason for each in verdicts(evidence, "C1")} == {"1 pretraining seed, at least 3 are needed"}
+    assert {decision.reason for decision in verdicts(evidence, "C1")} == {"1 pretraining seed, at least 3 are needed"}
     page = render_suite(evidence.suite, evidence, decide(evidence), [], partial=False)
     assert "Bold:" not in page and "no claim is decided, because at least 3 pretraining seeds are needed" in page
 

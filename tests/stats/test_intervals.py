@@ -22,13 +22,13 @@ SOURCE = (0.45, 0.067)
 def test_interval_matches_student_t():
     values = np.array([0.41, 0.44, 0.40, 0.47])
     low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
-    found = estimate(values)
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
+    interval = estimate(values)
+    assert (interval.mean - interval.half_width, interval.mean + interval.half_width) == pytest.approx((low, high))
 
 
 def test_one_seed_has_no_interval():
-    found = estimate(np.array([0.5]))
-    assert found.half_width is None and not found.excludes_zero
+    interval = estimate(np.array([0.5]))
+    assert interval.half_width is None and not interval.excludes_zero
 
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
@@ -37,9 +37,9 @@ def test_image_variance_is_unbiased_in_small_classes(metric):
     draw = np.random.default_rng(0)
     sizes = np.array([2, 3, 4, 5, 8])
     labels = np.repeat(np.arange(5), sizes)
-    found = [image_variance(draw.normal(size=22), labels, metric) for _ in range(4000)]
+    variances = [image_variance(draw.normal(size=22), labels, metric) for _ in range(4000)]
     truth = 1 / 22 if metric == "top1" else float(np.sum(1 / sizes)) / 25
-    assert np.mean(found) == pytest.approx(truth, rel=0.03)
+    assert np.mean(variances) == pytest.approx(truth, rel=0.03)
 
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
@@ -68,8 +68,8 @@ def test_intervals_of_paired_differences_cover(seeds):
         truth, shared = 0.02, draw.normal(0, 0.15, 150)
         rates = truth + draw.normal(0, 0.02, seeds)[:, None] + shared[None, :]
         per_image = rates + draw.normal(0, 0.4, (seeds, 150))
-        found = estimate(per_image.mean(axis=1), image_variance(per_image.mean(axis=0), labels, "top1"))
-        covered.append(abs(found.mean - truth) <= found.half_width)
+        interval = estimate(per_image.mean(axis=1), image_variance(per_image.mean(axis=0), labels, "top1"))
+        covered.append(abs(interval.mean - truth) <= interval.half_width)
     assert np.mean(covered) >= 0.93
 
 
@@ -95,8 +95,8 @@ def test_detectable_effect_has_the_stated_power():
     spread = 0.02
     sample = estimate(draw.normal(0, spread, 5))
     size = sample.detectable() / np.sqrt(sample.variance) * spread / np.sqrt(5)
-    found = [estimate(draw.normal(size, spread, 5)).p < 0.05 for _ in range(4000)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.02)
+    detected = [estimate(draw.normal(size, spread, 5)).p < 0.05 for _ in range(4000)]
+    assert np.mean(detected) == pytest.approx(0.8, abs=0.02)
 
 
 def test_holm_matches_statsmodels():
@@ -141,8 +141,8 @@ def test_interval_of_change_of_ratio_covers(ratios, seeds):
 
 def test_equal_ratios_differ_in_five_percent_of_runs():
     draw, runs = np.random.default_rng(1), 4000
-    found = [change_of_ratio(*gains(draw, 5, (0.5, 0.5), 0.01))[1] for _ in range(runs)]
-    assert np.mean([p < 0.05 for p in found]) == pytest.approx(0.05, abs=0.012)
+    ps = [change_of_ratio(*gains(draw, 5, (0.5, 0.5), 0.01))[1] for _ in range(runs)]
+    assert np.mean([p < 0.05 for p in ps]) == pytest.approx(0.05, abs=0.012)
 
 
 def test_change_of_ratio_of_one_seed_has_no_interval():
@@ -176,9 +176,9 @@ def test_interval_covers_in_small_classes(images):
     held, runs = 0, 800
     for _ in range(runs):
         right = (draw.random(len(labels)) < chances[labels]).astype(float)
-        found = (np.bincount(labels, weights=right) / images).mean()
+        mean = (np.bincount(labels, weights=right) / images).mean()
         half = 1.96 * np.sqrt(image_variance(right, labels, "mean_per_class"))
-        held += abs(found - chances.mean()) <= half
+        held += abs(mean - chances.mean()) <= half
     # Three standard errors of the share of 800 about 95 %.
     assert abs(held / runs - 0.95) < 0.024
 

@@ -11,12 +11,12 @@ from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, 
 def test_mcnemar_matches_statsmodels():
     later = np.array([True] * 12 + [False] * 3 + [True] * 50)
     earlier = np.array([False] * 12 + [True] * 3 + [True] * 50)
-    found = mcnemar(np.array([later, earlier]), np.array([earlier, earlier]))
+    p = mcnemar(np.array([later, earlier]), np.array([earlier, earlier]))
     # Twice the binomial tail P(X ≤ 3), X of 15 at one half: 2 · 576 / 32768.
-    assert found[0] == pytest.approx(2 * 576 / 32768) and found[1] == 1.0
+    assert p[0] == pytest.approx(2 * 576 / 32768) and p[1] == 1.0
     from statsmodels.stats.contingency_tables import mcnemar as theirs
 
-    assert found[0] == pytest.approx(theirs([[50, 12], [3, 0]], exact=True).pvalue)
+    assert p[0] == pytest.approx(theirs([[50, 12], [3, 0]], exact=True).pvalue)
 
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])

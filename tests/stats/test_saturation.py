@@ -35,11 +35,11 @@ def test_fit_recovers_the_curve():
 
 def test_residual_covers_zero_and_detects_excess_error():
     draw = np.random.default_rng(12)
-    covered = [abs((found := null_world(draw, 0.0).estimate).mean) <= found.half_width for _ in range(60)]
+    covered = [abs((value := null_world(draw, 0.0).estimate).mean) <= value.half_width for _ in range(60)]
     assert np.mean(covered) >= 0.93
     raised = [null_world(draw, 0.08).estimate for _ in range(10)]
-    assert np.mean([each.mean for each in raised]) == pytest.approx(0.08, abs=0.02)
-    assert sum(each.p < 0.05 and each.mean > 0 for each in raised) >= 8
+    assert np.mean([value.mean for value in raised]) == pytest.approx(0.08, abs=0.02)
+    assert sum(value.p < 0.05 and value.mean > 0 for value in raised) >= 8
 
 
 def test_null_needs_enough_snapshots_and_no_extrapolation():
@@ -56,10 +56,10 @@ def test_null_needs_enough_snapshots_and_no_extrapolation():
 def test_residual_variance_includes_the_images_of_the_null():
     """The snapshot in question is right on every image: alone it has no variance at all."""
     hits = (np.arange(200) < 120).astype(np.float64)
-    found = of_null(np.tile(hits, (8, 1)), np.ones(200)).estimate
+    value = of_null(np.tile(hits, (8, 1)), np.ones(200)).estimate
     # All eight err on the same images, so the curve is flat at their error, 0.4, whatever images are drawn.
-    assert found.mean == pytest.approx(-0.4)
-    assert found.variance == pytest.approx(0.6 * 0.4 / 200, rel=0.25)
+    assert value.mean == pytest.approx(-0.4)
+    assert value.variance == pytest.approx(0.6 * 0.4 / 200, rel=0.25)
 
 
 def test_noisy_null_adds_variance():
@@ -83,9 +83,9 @@ def test_residual_uses_the_headline_metric(metric, expected):
 
 @pytest.mark.parametrize(("at", "identified"), [(0.29, False), (0.3, True), (0.8, True), (0.81, False)])
 def test_null_is_not_identified_outside_its_range(at, identified):
-    found = of_null(np.ones((8, 20)), np.ones(20), at=at)
-    assert (found.estimate is not None) is identified
-    assert ("outside" in found.reason) is not identified
+    result = of_null(np.ones((8, 20)), np.ones(20), at=at)
+    assert (result.estimate is not None) is identified
+    assert ("outside" in result.reason) is not identified
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6])
@@ -94,8 +94,8 @@ def test_identical_predictions_have_no_residual(share, metric, classes):
     """What rounding leaves of nothing is no effect."""
     labels = np.arange(200) % classes
     hits = (np.arange(200) < 200 * share).astype(np.float64)
-    found = of_null(np.tile(hits, (8, 1)), hits, labels, metric).estimate
-    assert found.p == pytest.approx(1.0) and found.half_width > 0
+    value = of_null(np.tile(hits, (8, 1)), hits, labels, metric).estimate
+    assert value.p == pytest.approx(1.0) and value.half_width > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
