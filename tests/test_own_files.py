@@ -83,7 +83,7 @@ def test_a_damaged_suite_beside_results_is_refused(place, tiny, lrbench, content
     with pytest.raises(DamagedFile, match=said):
         read_suite(place.workspace.results, "tiny")
     run = lrbench("leaderboard")
-    assert run.status == 2 and one_paragraph(run.err) and "Run the suite again, which writes the file" in run.err
+    assert run.status == 2 and one_paragraph(run.err) and "Run the suite again to write the file" in run.err
     write_suite_with_results(place.workspace, tiny)
     assert read_suite(place.workspace.results, "tiny") == tiny
 

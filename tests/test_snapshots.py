@@ -567,7 +567,7 @@ def test_the_card_of_weights_from_elsewhere_says_nothing_that_it_does_not_know(
     torch.save(create_model(architecture, {}, classes=7).state_dict(), home / "mine.pth")
     assert lrbench("snapshots", "add", "mine.pth", "--architecture", architecture).status == 0
     assert lrbench("snapshots", "export", "foreign/mine", "--to", "hf", "--out", "card").status == 0
-    card = (home / "card" / "README.md").read_text().partition("## What the snapshot")[0]
+    card = (home / "card" / "README.md").read_text().partition("## Metadata of the snapshot")[0]
     assert "Weights from elsewhere" in card and "Classes: 7" in card and ("BatchNorm" in card) == has_batchnorm
     assert not any(word in card for word in ("None,", "boundary", "Source:", "Recipe"))
 
