@@ -60,8 +60,8 @@ def render_details(
         parts += _other_transfers(evidence, level)
         if report := tables.source_report(evidence):
             parts.append(
-                f"{level} Source accuracy by kind of evidence\n\n{report}\n\nShare of images in percent, mean ± half the 95 % interval over "
-                "seeds."
+                f"{level} Source accuracy by kind of evidence\n\n{report}\n\n"
+                "Share of images in percent, mean ± half the 95 % interval over seeds."
             )
             parts += [figure.markdown(suite.name) for figure in drawn if figure.name == "source-learned"]
     if any(evidence.completed or not evidence.partial for evidence in groups):
