@@ -236,7 +236,7 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
     put(workspace, tiny, arm="hold", stage=2, protocol="finetune", timings={"fit": 500.0})
     put(workspace, tiny, arm="hold", stage=2, target="tiny-indoor", protocol="knn", timings={"fit": 400.0})
     # In a clone they are another machine's.
-    assert "72 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
+    assert "72 cells (not timed yet)" in lrbench("plan", "tiny.toml").out
 
     def status(place, reference, cell, settings):
         path = cell_path(place.workspace, reference, "", cell, load_task(cell.task))
@@ -244,7 +244,7 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
 
     monkeypatch.setattr("lrbench.jobs.plan.snapshot_exists", lambda *given: True)
     monkeypatch.setattr("lrbench.jobs.plan.status_before_loading", status)
-    assert "71 cells (not timed here yet)" in lrbench("plan", "tiny.toml").out
+    assert "71 cells (not timed yet)" in lrbench("plan", "tiny.toml").out
     put(workspace, tiny, arm="hold", stage=2, protocol="knn", timings={"fit": 1.0})
     # 35 cells of each.
     assert "70 cells (about 2 min)" in lrbench("plan", "tiny.toml").out

@@ -105,7 +105,7 @@ def test_progress_prints_no_control_characters(monkeypatch, capfd, terminal):
     job = SimpleNamespace(name=f"job{EVIL}")
     with Display(1) as display:
         display.started(job)
-        display.said(f"said{EVIL}")
+        display.reported(f"said{EVIL}")
         display.progressed(job, 1, 2, "images")
         display.finished(job, f"line{EVIL}")
     with showing_progress(f"title{EVIL}") as control:

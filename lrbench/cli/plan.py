@@ -39,31 +39,31 @@ def plan(
     workspace = Workspace.current()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial)
-    made = make_plan(chosen, place, arm=arm, seed=seed)
-    absent = made.without_data(place)
-    cost = estimate_cost(made, place)
+    planned = make_plan(chosen, place, arm=arm, seed=seed)
+    missing_data = planned.missing_data(place)
+    cost = estimate_cost(planned, place)
     if json_:
-        emit_json(_record(made, absent, cost))
+        emit_json(_record(planned, missing_data, cost))
         return
     rows = []
-    for each in made.snapshots:
-        cells = [cell for cell in made.cells if cell.snapshot == each.key]
+    for snapshot in planned.snapshots:
+        cells = [cell for cell in planned.cells if cell.snapshot == snapshot.key]
         rows.append(
             {
-                "snapshot": str(each.key),
-                "starts from": str(each.parent) if each.parent else "",
-                "epochs": each.epochs or "",
-                "made": "yes" if each.made else "no",
+                "snapshot": str(snapshot.key),
+                "starts from": str(snapshot.parent) if snapshot.parent else "",
+                "epochs": snapshot.epochs or "",
+                "made": "yes" if snapshot.exists else "no",
                 "cells done": f"{sum(cell.done for cell in cells)} of {len(cells)}",
             }
         )
     show(table(rows, wrapped="snapshot"))
-    show(f"\n{made.summary()}")
-    if (replaced := made.replaced()) is not None:
-        show(replaced)
-    if (of_others := made.of_others()) is not None:
-        show(of_others)
-    for problem in absent.values():
+    show(f"\n{planned.summary()}")
+    if (warning := planned.replacement_warning()) is not None:
+        show(warning)
+    if (orphans := planned.orphan_note()) is not None:
+        show(orphans)
+    for problem in missing_data.values():
         show(f"a run would not start: {problem}")
     if cost.source_images is not None:
         show(
@@ -73,23 +73,26 @@ def plan(
     show(cost.words())
 
 
-def _record(made: "Plan", absent: dict[str, str], cost: "Cost") -> dict[str, Any]:
+def _record(planned: "Plan", missing_data: dict[str, str], cost: "Cost") -> dict[str, Any]:
     return {
-        "suite": made.suite.name,
-        "snapshots": [{"snapshot": str(each.key), "made": each.made, "epochs": each.epochs} for each in made.snapshots],
+        "suite": planned.suite.name,
+        "snapshots": [
+            {"snapshot": str(snapshot.key), "made": snapshot.exists, "epochs": snapshot.epochs}
+            for snapshot in planned.snapshots
+        ],
         "cells": [
             {
-                "snapshot": str(each.snapshot),
-                "task": each.cell.task,
-                "protocol": each.cell.protocol,
-                "seed": each.cell.seed,
-                "done": each.done,
-                "replaces": each.replaces,
+                "snapshot": str(cell.snapshot),
+                "task": cell.cell.task,
+                "protocol": cell.cell.protocol,
+                "seed": cell.cell.seed,
+                "done": cell.done,
+                "replaces": cell.replaces,
             }
-            for each in made.cells
+            for cell in planned.cells
         ],
-        "missing_data": absent,
-        "missing_epochs": made.missing_epochs,
+        "missing_data": missing_data,
+        "missing_epochs": planned.missing_epochs,
         "estimated_seconds": cost.seconds,
         "pretraining_gpu_hours": cost.pretraining_gpu_hours,
         "finetuning_gpu_hours": cost.finetuning_gpu_hours,

@@ -50,7 +50,7 @@ def pretrain(
         ranks.run_on_main(lambda: save_suite(workspace, chosen))
         plan = ranks.run_on_main(lambda: make_plan(chosen, place, arm=arm, seed=seed))
         if ranks.is_main:
-            missing = sum(not each.made for each in plan.snapshots)
+            missing = sum(not snapshot.exists for snapshot in plan.snapshots)
             note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to compute")
         do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
         if not ranks.is_main:

@@ -98,7 +98,7 @@ class Display:
             return
         note(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
 
-    def said(self, text: str) -> None:
+    def reported(self, text: str) -> None:
         """Show a message of a job; the same message of several jobs is shown once."""
         if text in self._said:
             return

@@ -69,10 +69,10 @@ def run(
         plan = ranks.run_on_main(lambda: make_plan(chosen, place, seed=seed))
         if ranks.is_main:
             note(plan.summary())
-            if (replaced := plan.replaced()) is not None:
-                warn(replaced)
-            if (of_others := plan.of_others()) is not None:
-                note(of_others)
+            if (warning := plan.replacement_warning()) is not None:
+                warn(warning)
+            if (orphans := plan.orphan_note()) is not None:
+                note(orphans)
         # Before days of training: a target may be missing.
         ranks.run_on_main(lambda: _check_data(plan, place))
         try:
@@ -102,7 +102,7 @@ def _check_data(plan: "Plan", place: "Place") -> None:
     from lrbench.data.loading import check_task_data
 
     try:
-        check_task_data([load_task(name) for name in plan.reads], place.roots, partial=place.partial)
+        check_task_data([load_task(name) for name in plan.required_tasks], place.roots, partial=place.partial)
     except InputError as error:
         suite = plan.suite
         without = f" `lrbench pretrain {suite.name}` needs only the source; --set 'targets=[…]' leaves targets out."

@@ -62,7 +62,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
         # Before any worker's first transfer.
         set_cublas_workspace()
     for snapshot in plan.snapshots:
-        if snapshot.made and ranks.is_main:
+        if snapshot.exists and ranks.is_main:
             # Left by a process that was killed between writing the snapshot and deleting its progress. Whoever deletes the
             # snapshot to compute it again means all of it.
             remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, snapshot.key)))
@@ -72,7 +72,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
             run_jobs(jobs, suite, place, control, display, workers=workers)
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)
-    if ranks.is_main and any(not snapshot.made for snapshot in plan.snapshots):
+    if ranks.is_main and any(not snapshot.exists for snapshot in plan.snapshots):
         # A stage that was deleted and computed again may have other weights than its children started from.
         for snapshot in plan.snapshots:
             snapshot_exists(suite, snapshot.key, place.workspace)

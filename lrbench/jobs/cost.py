@@ -1,4 +1,4 @@
-"""What a plan's missing work will cost: time, GPU-hours and disk."""
+"""Cost of a plan's missing work: time, GPU-hours and disk."""
 
 import math
 import statistics
@@ -23,28 +23,27 @@ from lrbench.jobs.plan import Plan, PlannedSnapshot
 from lrbench.store.index import load_index
 from lrbench.store.results import cell_key, suite_slug
 
-# NVIDIA's published rate for ResNet-50 at 224 px in mixed precision on one A100: the yardstick for GPUs that were not timed.
+# NVIDIA's published rate for ResNet-50 at 224 px in mixed precision on one A100, in images a second.
 _REFERENCE = ("resnet50", 224, 2470)
-# JPEG at quality 90 takes about half a byte a pixel; photographs are about four by three.
+# JPEG at quality 90 takes about half a byte a pixel; photographs are about 4:3.
 _JPEG_BYTES, _PHOTOGRAPH = 0.5, 4 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a plan's missing work will cost, from what the same suite has taken here so far and from arithmetic.
+    """Estimated cost of a plan's missing work, from this suite's earlier timings and from operation counts.
 
     Attributes:
-        updates: SGD updates that are missing; None where the source's size is not known before it is read.
-        cells: Cells that are missing.
-        pretraining_seconds: Estimate for the updates, on one process; None where none has been timed.
-        transfer_seconds: Estimate for the cells, on one process; None where none has been timed.
-        pretraining_gpu_hours: Of one A100-class GPU, by the network's arithmetic; None where `updates` is.
+        updates: Missing SGD updates; None if the source's size is unknown before it is read.
+        cells: Missing cells.
+        pretraining_seconds: Time of the updates in one process; None if none has been timed.
+        transfer_seconds: Time of the cells in one process; None if a protocol has not been timed.
+        pretraining_gpu_hours: Hours of one A100-class GPU, from operation counts; None if `updates` is.
         finetuning_gpu_hours: The same for fine-tuning.
-        snapshot_bytes: Disk for the missing snapshots and the states that training goes on from.
-        pixel_bytes: Disk for the prepared images of all tasks whose size is known, whether they are prepared or not.
-        unknown: Tasks whose size is not known.
-        source_images: Training images of the source, where they are too few for a batch; None where they are enough or their
-            number is not known.
+        snapshot_bytes: Disk space of the missing snapshots and training states.
+        pixel_bytes: Disk space of the prepared images of all tasks of known size, including those prepared already.
+        unknown: Tasks of unknown size.
+        source_images: Training images of the source if they are fewer than one batch, else None.
     """
 
     updates: int | None
@@ -60,17 +59,17 @@ class Cost:
 
     @property
     def seconds(self) -> float | None:
-        """Time here for everything; None where a part is not known."""
+        """Time of all missing work in one process; None if a part is unknown."""
         if self.pretraining_seconds is None or self.transfer_seconds is None:
             return None
         return self.pretraining_seconds + self.transfer_seconds
 
     def words(self) -> str:
-        """The cost in a few lines."""
+        """Return the cost as text of one to three lines."""
         updates = "an unknown number of" if self.updates is None else f"{self.updates:,}"
         lines = [
             f"missing: {updates} updates of pretraining{_time(self.pretraining_seconds)}, {self.cells:,} cells"
-            f"{_time(self.transfer_seconds)}; times are of one process, from what this suite took here so far"
+            f"{_time(self.transfer_seconds)}; times are for one process, from earlier timings of this suite"
         ]
         if not self.updates and not self.cells:
             return lines[0]
@@ -78,27 +77,27 @@ class Cost:
         finetuning = f" and {_hours(self.finetuning_gpu_hours)} of fine-tuning" if self.finetuning_gpu_hours else ""
         architecture, size, rate = _REFERENCE
         lines.append(
-            f"on one A100-class GPU: {hours} GPU-hours of pretraining{finetuning}, at the arithmetic rate of NVIDIA's "
-            f"published {architecture} training: {rate:,} images a second at {size} px in mixed precision. Single "
-            "precision and small networks take longer."
+            f"on one A100-class GPU: {hours} GPU-hours of pretraining{finetuning}, scaled by operation counts from NVIDIA's "
+            f"published {architecture} training ({rate:,} images a second at {size} px in mixed precision). float32 and "
+            "small networks take longer."
         )
-        without = f", without {', '.join(self.unknown)}, whose size is not known" if self.unknown else ""
+        without = f"; the size of {', '.join(self.unknown)} is unknown" if self.unknown else ""
         lines.append(
             f"disk: about {_size(self.snapshot_bytes)} of snapshots and training states, {_size(self.pixel_bytes)} of "
-            f"prepared images (none with --no-cache; what is prepared already is in it{without})"
+            f"prepared images (0 with --no-cache; images prepared already are included{without})"
         )
         return "\n".join(lines)
 
 
 def estimate_cost(plan: Plan, place: Place) -> Cost:
-    """What the missing work of a plan will cost.
+    """Estimate the cost of a plan's missing work.
 
     Args:
         plan: The plan.
-        place: Where its suite has worked so far, and where the source is looked for if its size is not known otherwise.
+        place: Holds the suite's timings and results, and the data of tasks whose size is not stated.
 
     Raises:
-        InputError: timm does not make the suite's network.
+        InputError: timm cannot build the suite's network.
     """
     suite, workspace = plan.suite, place.workspace
     batch = suite.schedule.batch
@@ -114,7 +113,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     network = _Network.of(suite, classes or 1000) if updates or missing else None
     grid = suite.finetune
     tuned = sum(not cell.done for cell in plan.cells if PROTOCOLS[cell.cell.protocol].trains)
-    # Every grid point, then once more on all training images.
+    # All grid points, then once more on all training images.
     tuning_images = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates * grid.batch
     pixels = {
         name: None if size.whole is None else _pixel_bytes(suite, load_task(name), size.whole)
@@ -136,13 +135,13 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class _Network:
-    """A network's size and arithmetic, found without weights.
+    """Size and operation count of a network.
 
     Attributes:
         weights: Bytes of its state dict.
-        parameters: Bytes of what is trained.
+        parameters: Bytes of its trainable parameters.
         operations: Multiplications and additions of one image's forward pass.
-        reference: The same of the yardstick.
+        reference: The same of the reference network.
     """
 
     weights: int
@@ -160,48 +159,48 @@ class _Network:
         refuse_misfit(suite.model.architecture, suite.model.arguments, classes=classes, size=suite.input.size)
         with torch.device("meta"):
             model = create_model(suite.model.architecture, suite.model.arguments, classes=classes)
-            yardstick = create_model(_REFERENCE[0], {}, classes=1000)
+            reference = create_model(_REFERENCE[0], {}, classes=1000)
         return cls(
             weights=sum(tensor.nbytes for tensor in model.state_dict().values()),
             parameters=sum(parameter.nbytes for parameter in model.parameters()),
             operations=operations(model, suite.input.size),
-            reference=operations(yardstick, _REFERENCE[1]),
+            reference=operations(reference, _REFERENCE[1]),
         )
 
     def gpu_hours(self, images: int) -> float:
-        """For so many images forward and back."""
+        """Return the hours for the forward and backward pass of images."""
         return images * self.operations / (_REFERENCE[2] * self.reference) / 3600
 
     def snapshot_bytes(self, suite: Suite, snapshots: Sequence[PlannedSnapshot]) -> int:
-        """What the missing ones of these take on the disk, with the states beside them."""
+        """Return the disk space of the missing snapshots and their training states."""
         total = 0
-        for each in snapshots:
-            if each.made:
+        for snapshot in snapshots:
+            if snapshot.exists:
                 continue
-            stretch = segment(suite.schedule, each.key)
+            key, part = snapshot.key, segment(suite.schedule, snapshot.key)
             total += self.weights
-            if stretch.derived:
-                total += self.parameters if stretch.branches else 0
+            if part.derived:
+                total += self.parameters if part.branches else 0
                 continue
-            total += self.parameters if each.key.stage else 0
-            # The sum of epoch-end weights is kept in double precision.
-            total += 2 * self.weights if ARMS[each.key.arm].is_averaged else 0
+            total += self.parameters if key.stage else 0
+            # The sum of epoch-end weights is stored in float64.
+            total += 2 * self.weights if ARMS[key.arm].is_averaged else 0
             total += sum(
-                self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, stretch).values()
+                self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, part).values()
             )
         return total
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:
-    """A task's images by split, and its classes, as far as they are known."""
+    """Number of a task's images by split, and of its classes, as far as they are known."""
 
     images: Mapping[SplitName, int]
     classes: int | None
 
     @classmethod
     def of(cls, task: Task, place: Place) -> "_Size":
-        """As stated, or else counted where that takes no more than a look at folders."""
+        """Return the stated numbers, or count them if listing folders is enough."""
         files = task.files
         if isinstance(files, SyntheticFiles):
             classes = files.options.get("classes")
@@ -218,7 +217,7 @@ class _Size:
 
     @property
     def whole(self) -> int | None:
-        """All images; None where a split's are not known."""
+        """Number of all images; None if that of a split is unknown."""
         return sum(self.images.values()) if {"train", "test"} <= self.images.keys() else None
 
 
@@ -234,10 +233,10 @@ def _update_seconds(folder: Path) -> float | None:
     for path in folder.glob("*/seed*/timings.jsonl"):
         with suppress(InputError, FileNotFoundError):
             for line in read_bytes(path, limit=64 << 20).splitlines():
-                # A line that a killed process left half-written says nothing.
+                # A killed process may leave half a line.
                 with suppress(ValueError, KeyError, TypeError, OverflowError):
                     record = parse_json(line)
-                    # As long as one process would have taken.
+                    # Time that one process would have taken.
                     taken = float(record["seconds"]) * int(record.get("processes", 1))
                     if 0 < taken < math.inf and 0 < int(record["updates"]) < 10**12:
                         updates, seconds = updates + int(record["updates"]), seconds + taken
@@ -245,27 +244,30 @@ def _update_seconds(folder: Path) -> float | None:
 
 
 def _transfer_seconds(workspace: Workspace, plan: Plan) -> float | None:
-    """What the missing cells take, each protocol by what its cells have taken here; None where one has not been timed."""
-    # Results whose snapshots are not here, as in a clone, are of another machine.
-    here = {
+    """Return the time of the missing cells from the median of each protocol; None if a protocol has not been timed."""
+    # Results without snapshots, as in a fresh clone, were timed on another machine.
+    done = {
         cell_key(
-            snapshot=suite_slug(each.snapshot), task=each.cell.task, protocol=each.cell.protocol, seed=each.cell.seed
+            snapshot=suite_slug(planned.snapshot),
+            task=planned.cell.task,
+            protocol=planned.cell.protocol,
+            seed=planned.cell.seed,
         )
-        for each in plan.cells
-        if each.done
+        for planned in plan.cells
+        if planned.done
     }
-    taken: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for entry in load_index(workspace.results, plan.suite.name, workspace.cache).entries:
-        if entry.cell in here:
-            taken.setdefault(entry.protocol, []).append(entry.seconds)
-    missing = Counter(cell.cell.protocol for cell in plan.cells if not cell.done)
-    if not missing.keys() <= taken.keys():
+        if entry.cell in done:
+            seconds.setdefault(entry.protocol, []).append(entry.seconds)
+    missing = Counter(planned.cell.protocol for planned in plan.cells if not planned.done)
+    if not missing.keys() <= seconds.keys():
         return None
-    return sum(count * statistics.median(taken[protocol]) for protocol, count in missing.items())
+    return sum(count * statistics.median(seconds[protocol]) for protocol, count in missing.items())
 
 
 def _time(seconds: float | None) -> str:
-    return " (not timed here yet)" if seconds is None else f" ({rounded_duration(seconds)})"
+    return " (not timed yet)" if seconds is None else f" ({rounded_duration(seconds)})"
 
 
 def _hours(hours: float) -> str:

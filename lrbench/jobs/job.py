@@ -1,7 +1,4 @@
-"""A suite's work as jobs: which there are, what each needs, and how one is done.
-
-Two kinds: making one snapshot, and transferring one snapshot to every target and protocol that is missing.
-"""
+"""Jobs, the units of a suite's work: pretraining one snapshot, or transferring one snapshot to all missing cells."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,12 +14,12 @@ from lrbench.store.references import SuiteSnapshot
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """One piece of work, done in one go by one process.
+    """One unit of work, run by one process.
 
     Attributes:
-        name: What it is called in messages; unique.
+        name: Unique name, for messages.
         needs: Names of the jobs that must be done before.
-        weight: How much work it is beside the others, in image-updates; the longest chain is begun first.
+        weight: Amount of work in image-updates, relative to other jobs. The longest chain of jobs starts first.
     """
 
     name: str
@@ -36,16 +33,16 @@ class Job(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob(Job):
-    """Makes one snapshot."""
+    """Pretrain one snapshot."""
 
     key: SnapshotKey
 
     def run(self, suite: Suite, place: Place, control: Control) -> str:
-        """Make the snapshot; says its source accuracy."""
+        """Pretrain the snapshot and return a line with its source accuracy."""
         return self.run_together(suite, place, control, SINGLE_PROCESS)
 
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
-        """The same, with the other processes."""
+        """Pretrain the snapshot together with other processes."""
         from lrbench.pretrain.segments import make_snapshot
 
         metadata = make_snapshot(suite, self.key, place, control, ranks)
@@ -56,13 +53,13 @@ class PretrainJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferJob(Job):
-    """Transfers one snapshot to the cells that are missing."""
+    """Transfer one snapshot to its missing cells."""
 
     key: SnapshotKey
     cells: tuple[Cell, ...]
 
     def run(self, suite: Suite, place: Place, control: Control) -> str:
-        """Compute the cells one by one; each result is kept as soon as it is there."""
+        """Compute the missing cells one by one; each result is written as soon as it is complete."""
         from lrbench.transfer.cell import Transfer
 
         reference = SuiteSnapshot(suite=suite, key=self.key, checkpoints=place.workspace.checkpoints)

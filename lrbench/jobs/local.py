@@ -1,7 +1,7 @@
-"""Runs a suite's jobs on this machine: on CPUs several processes with their share of the cores, on a GPU one.
+"""Run a suite's jobs in worker processes: several on CPUs, each with a share of the cores, or one on a GPU.
 
-The parent imports no torch; it hands out jobs, shows progress, and collects what went wrong. A job whose work is done
-already ends at once, so nothing is lost when a process or the parent is killed.
+The parent imports no torch. It hands out jobs, shows progress and collects errors. A job whose work exists already ends at
+once, so nothing is lost if a worker or the parent is killed.
 """
 
 import contextlib
@@ -24,27 +24,25 @@ from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job
 from lrbench.jobs.worker import work
 
-# More processes than this only share memory bandwidth; larger machines give each more threads.
+# More processes are limited by memory bandwidth; larger machines give each more threads.
 _MOST_WORKERS = 8
-
-
 STOPPED = "stopped; all work so far is saved. Run the same command again to continue."
 
 
 class Observer(Protocol):
-    """Is informed of a suite's work."""
+    """Callbacks for the progress of a suite's jobs."""
 
     def started(self, job: Job) -> None:
-        """A job was started."""
+        """Called when a job starts."""
 
     def progressed(self, job: Job, done: int, total: int, unit: str) -> None:
-        """A job has made progress."""
+        """Called when a job has made progress."""
 
     def finished(self, job: Job, line: str) -> None:
-        """A job is done; `line` says what came out."""
+        """Called when a job is done, with its one-line report."""
 
-    def said(self, text: str) -> None:
-        """A job reports something."""
+    def reported(self, text: str) -> None:
+        """Called with a message of a job."""
 
 
 @dataclass
@@ -60,19 +58,19 @@ def run_jobs(
 ) -> None:
     """Run jobs until all are done.
 
-    A job that fails does not stop those that do not need it; the first error is raised when they have ended.
+    A failed job does not stop jobs that do not need it; the first error is raised after they have ended.
 
     Args:
         jobs: Parents before children.
-        suite: Handed to each job.
-        place: Handed to each job.
-        control: Asked whether to stop.
-        observer: Told what happens.
-        workers: Number of processes; None for as many as this machine does well with.
+        suite: Passed to each job.
+        place: Passed to each job.
+        control: Says when to stop.
+        observer: Called with the progress.
+        workers: Number of processes; None to choose it for this machine.
 
     Raises:
-        LrbenchError: The first job's error.
-        InterruptedWork: Asked to stop; what was in work has been saved.
+        LrbenchError: The first error of a job.
+        InterruptedWork: Stopped; unfinished work was saved.
     """
     if jobs:
         _Run(jobs, suite, place, control, observer, workers).run()
@@ -97,89 +95,89 @@ class _Run:
         most = workers or max(1, min(cores // suite.training.threads, _MOST_WORKERS))
         self._threads = max(1, cores // most)
         self._wanted = min(most, len(jobs))
-        # Beside a GPU the first process finds out whether torch can use it; if so it works alone.
-        self._first = 1 if workers is None and _gpu_in_sight() else self._wanted
+        # If there is a GPU, the first worker finds out whether torch can use it; if so, it works alone.
+        self._first = 1 if workers is None and _may_have_gpu() else self._wanted
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.Event()
-        self._crew: list[_Worker] = []
+        self._workers: list[_Worker] = []
 
     def run(self) -> None:
         try:
             for _ in range(self._first):
-                self._hire()
-            while self._hand_out():
+                self._start_worker()
+            while self._assign_jobs():
                 if self._control.stop_requested():
-                    self._ask_to_stop()
-                ready: list[Any] = wait([worker.connection for worker in self._crew], timeout=0.2)
+                    self._stop_workers()
+                ready: list[Any] = wait([worker.connection for worker in self._workers], timeout=0.2)
                 for connection in ready:
-                    self._listen(next(worker for worker in self._crew if worker.connection is connection))
-            self._dismiss()
+                    self._receive(next(worker for worker in self._workers if worker.connection is connection))
+            self._end_workers()
         except KeyboardInterrupt:
-            # A second Ctrl-C waits for nothing: files are written whole or not at all.
-            self._kill(self._crew)
+            # A second Ctrl-C stops at once; files are written atomically.
+            self._kill(self._workers)
             raise
         except BaseException:
-            self._dismiss()
+            self._end_workers()
             raise
         if self._control.stop_requested() or any(isinstance(error, InterruptedWork) for error in self._errors):
             raise InterruptedWork(STOPPED)
         if self._errors:
             raise self._summary()
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         mine, theirs = self._context.Pipe()
         process = self._context.Process(
             target=work, args=(theirs, self._stop, self._suite, self._place, self._threads), daemon=False
         )
-        # The child inherits the mask: what Ctrl-C means is the parent's to decide, which gets it when the mask is lifted.
+        # The child inherits the mask, so that only the parent handles Ctrl-C.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
-        self._crew.append(_Worker(process, mine))
+        self._workers.append(_Worker(process, mine))
 
-    def _hand_out(self) -> bool:
-        """Give every idle process a job; False when nothing runs and nothing can be begun."""
-        for worker in self._crew:
+    def _assign_jobs(self) -> bool:
+        """Assign a job to every idle worker. Return False if no job runs and none can start."""
+        for worker in self._workers:
             if worker.job is None and not self._control.stop_requested():
                 ready = [job for job in self._waiting.values() if self._done.issuperset(job.needs)]
                 if ready:
                     worker.job = self._waiting.pop(max(ready, key=lambda job: self._urgency[job.name]).name)
-                    # One that has ended is noticed by whoever listens.
+                    # The death of a worker is handled when its pipe is read.
                     with contextlib.suppress(OSError):
                         worker.connection.send(worker.job)
                     self._observer.started(worker.job)
-        return any(worker.job for worker in self._crew)
+        return any(worker.job for worker in self._workers)
 
-    def _ask_to_stop(self) -> None:
+    def _stop_workers(self) -> None:
         if not self._stop.is_set():
             self._stop.set()
-            self._observer.said("stopping once the work so far is saved; Ctrl-C again stops at once")
-        # What still imports its libraries has nothing to save, and does not listen.
-        self._kill([worker for worker in self._crew if not worker.started])
+            self._observer.reported("stopping as soon as the work is saved; Ctrl-C again stops at once")
+        # A worker that still imports libraries has nothing to save and does not react.
+        self._kill([worker for worker in self._workers if not worker.started])
 
     def _kill(self, workers: Sequence[_Worker]) -> None:
         for worker in workers:
             worker.process.kill()
         for worker in workers:
             worker.process.join()
-        self._crew = [worker for worker in self._crew if worker not in workers]
+        self._workers = [worker for worker in self._workers if worker not in workers]
 
-    def _listen(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
             kind, *rest = worker.connection.recv()
         except (EOFError, OSError):
-            self._lost(worker)
+            self._handle_death(worker)
             return
         job = worker.job
         if kind == "device":
             worker.started = True
-            while rest[0] == "cpu" and len(self._crew) < self._wanted:
-                self._hire()
+            while rest[0] == "cpu" and len(self._workers) < self._wanted:
+                self._start_worker()
         elif kind == "said":
-            self._observer.said(rest[0])
+            self._observer.reported(rest[0])
         elif job is not None and kind == "progress":
             self._observer.progressed(job, *rest)
         elif job is not None:
@@ -190,25 +188,25 @@ class _Run:
             else:
                 self._errors.append(rest[0])
 
-    def _lost(self, worker: _Worker) -> None:
-        self._crew.remove(worker)
+    def _handle_death(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
         worker.process.join()
         if worker.job is not None:
             self._errors.append(
                 FailureError(
-                    f"the worker process of `{worker.job.name}` died (exit status {worker.process.exitcode}), most often "
-                    "because the machine ran out of memory. Results already saved are kept. Run the same command again with "
-                    "fewer processes (--workers 1) or a smaller batch."
+                    f"the worker process of `{worker.job.name}` died (exit status {worker.process.exitcode}). The usual cause "
+                    "is that the machine ran out of memory. Run the same command again with fewer processes (--workers 1) "
+                    "or a smaller batch; saved results are kept."
                 )
             )
             if self._waiting and not self._control.stop_requested():
-                self._hire()
+                self._start_worker()
 
-    def _dismiss(self) -> None:
-        for worker in self._crew:
+    def _end_workers(self) -> None:
+        for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.connection.send(None)
-        for worker in self._crew:
+        for worker in self._workers:
             worker.process.join(timeout=10 if worker.job is None else 1)
             if worker.process.is_alive():
                 worker.process.terminate()
@@ -229,7 +227,7 @@ class _Run:
 
 
 def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
-    """The weight of the longest chain that begins with each job: the one to begin first is the most urgent."""
+    """Return for each job the weight of the longest chain that starts with it; the largest starts first."""
     urgency: dict[str, float] = {}
     for job in reversed(jobs):
         children = [urgency[other.name] for other in jobs if job.name in other.needs and other.name in urgency]
@@ -237,7 +235,7 @@ def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
     return urgency
 
 
-def _gpu_in_sight() -> bool:
+def _may_have_gpu() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in {"", "-1"}:
         return False
     return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None

@@ -1,4 +1,4 @@
-"""The plan of a suite: its snapshots and cells, and which are done. Imports no torch."""
+"""Plan of a suite: its snapshots and cells, and which of them exist."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,15 +22,15 @@ class PlannedSnapshot:
     """One snapshot of a plan.
 
     Attributes:
-        key: Which one.
+        key: Arm, seed and stage.
         parent: The snapshot that it starts from.
-        made: Whether its file exists.
-        epochs: Epochs of training that it takes; 0 for the initialisation and for averages.
+        exists: Whether its file exists.
+        epochs: Epochs of training; 0 for the initialisation and for averages.
     """
 
     key: SnapshotKey
     parent: SnapshotKey | None
-    made: bool
+    exists: bool
     epochs: int
 
 
@@ -39,18 +39,18 @@ class PlannedCell:
     """One cell of a plan.
 
     Attributes:
-        snapshot: Which snapshot is transferred.
-        cell: How.
+        snapshot: The snapshot that is transferred.
+        cell: Task, protocol and transfer seed.
         done: Whether its result exists.
-        replaces: What differs in a result of the same weights that will be replaced; None where none will be.
-        of_others: Whether a result exists without its snapshot: from another machine, or of a snapshot deleted since.
+        replaces: How the result of the same weights that a run will replace differs; None if there is none.
+        orphaned: Whether a result exists without its snapshot: from another machine, or of a deleted snapshot.
     """
 
     snapshot: SnapshotKey
     cell: Cell
     done: bool
     replaces: str | None = None
-    of_others: bool = False
+    orphaned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,41 +63,41 @@ class Plan:
     cells: tuple[PlannedCell, ...]
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def required_tasks(self) -> tuple[str, ...]:
         """Tasks whose data the missing work reads: the source first, then targets."""
-        trains = any(not each.made for each in self.snapshots)
-        targets = dict.fromkeys(each.cell.task for each in self.cells if not each.done)
-        return tuple(dict.fromkeys([*([self.suite.source] if trains else []), *targets]))
+        source = [] if all(snapshot.exists for snapshot in self.snapshots) else [self.suite.source]
+        targets = [planned.cell.task for planned in self.cells if not planned.done]
+        return tuple(dict.fromkeys([*source, *targets]))
 
-    def without_data(self, place: Place) -> dict[str, str]:
-        """Tasks of `reads` whose data was not found, each with the error that says so; no data is read."""
+    def missing_data(self, place: Place) -> dict[str, str]:
+        """Return the errors for required tasks whose data is missing, by task; no data is read."""
         from lrbench.data.loading import find_task_data
 
-        absent = {}
-        for name in self.reads:
+        errors = {}
+        for name in self.required_tasks:
             try:
                 find_task_data(load_task(name), place.roots)
             except InputError as error:
-                absent[name] = str(error)
-        return absent
+                errors[name] = str(error)
+        return errors
 
     @property
     def missing_epochs(self) -> int:
         """Epochs of pretraining that are still to be trained."""
-        return sum(each.epochs for each in self.snapshots if not each.made)
+        return sum(snapshot.epochs for snapshot in self.snapshots if not snapshot.exists)
 
     def summary(self) -> str:
-        """Return one line: how many snapshots and cells are done."""
-        made = sum(each.made for each in self.snapshots)
-        done = sum(each.done for each in self.cells)
+        """Return the number of snapshots and cells that are done, as one line."""
+        existing = sum(snapshot.exists for snapshot in self.snapshots)
+        done = sum(planned.done for planned in self.cells)
         return (
-            f"suite {self.suite.name}: {made:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
+            f"suite {self.suite.name}: {existing:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
             "cells are done"
         )
 
-    def replaced(self) -> str | None:
-        """Return what a run will replace and how to keep it, or None where it replaces nothing."""
-        differences = [each.replaces for each in self.cells if each.replaces is not None]
+    def replacement_warning(self) -> str | None:
+        """Return which results a run will replace and how to keep them, or None if it replaces none."""
+        differences = [planned.replaces for planned in self.cells if planned.replaces is not None]
         if not differences:
             return None
         return (
@@ -106,13 +106,13 @@ class Plan:
             f"leaderboard/results/{self.suite.name} first, or undo the change."
         )
 
-    def of_others(self) -> str | None:
-        """Return how many results a run will replace because their snapshots are missing, or None where there are none."""
-        count = sum(each.of_others for each in self.cells)
+    def orphan_note(self) -> str | None:
+        """Return how many results a run will replace because their snapshots are missing, or None if there are none."""
+        count = sum(planned.orphaned for planned in self.cells)
         if not count:
             return None
         return (
-            f"{count:,} results of suite {self.suite.name} have no snapshots here, as in a clone: a run computes the "
+            f"{count:,} results of suite {self.suite.name} have no snapshots here, as in a fresh clone. A run computes the "
             "snapshots, these results and the pages again. To keep them unchanged, work in another folder (LRBENCH_HOME=DIR)."
         )
 
@@ -127,37 +127,32 @@ class Plan:
     def jobs(self, *, transfer: bool = True) -> list[Job]:
         """Return the missing jobs, parents before children."""
         jobs: list[Job] = []
-        made = {each.key for each in self.snapshots if each.made}
-        batch = self.suite.schedule.batch
-        for each in self.snapshots:
-            if not each.made:
-                needs = () if each.parent is None or each.parent in made else (f"pretrain {each.parent}",)
-                jobs.append(
-                    PretrainJob(
-                        name=f"pretrain {each.key}", needs=needs, weight=1.0 + batch * each.epochs, key=each.key
-                    )
-                )
+        existing = {snapshot.key for snapshot in self.snapshots if snapshot.exists}
+        for snapshot in self.snapshots:
+            if not snapshot.exists:
+                key, parent = snapshot.key, snapshot.parent
+                needs = () if parent is None or parent in existing else (f"pretrain {parent}",)
+                weight = 1.0 + self.suite.schedule.batch * snapshot.epochs
+                jobs.append(PretrainJob(name=f"pretrain {key}", needs=needs, weight=weight, key=key))
         if transfer:
-            for each in self.snapshots:
-                cells = tuple(cell.cell for cell in self.cells if cell.snapshot == each.key and not cell.done)
+            for key in (snapshot.key for snapshot in self.snapshots):
+                cells = tuple(planned.cell for planned in self.cells if planned.snapshot == key and not planned.done)
                 if cells:
-                    keys = {each.key}
+                    keys = {key}
                     has_partner = any(PROTOCOLS[cell.protocol].features == "partner" for cell in cells)
-                    if has_partner and (partner := self._partner(each.key)):
+                    if has_partner and (partner := self._partner(key)):
                         keys.add(partner)
-                    missing = tuple(f"pretrain {key}" for key in sorted(keys - made))
-                    jobs.append(
-                        TransferJob(name=f"transfer {each.key}", needs=missing, weight=0.5, key=each.key, cells=cells)
-                    )
+                    missing = tuple(f"pretrain {needed}" for needed in sorted(keys - existing))
+                    jobs.append(TransferJob(name=f"transfer {key}", needs=missing, weight=0.5, key=key, cells=cells))
         return jobs
 
 
 @contextmanager
 def _unknown_model_first(suite: Suite) -> Iterator[None]:
-    """Report a misspelled model by its name where existing snapshots would be blamed.
+    """Report an unknown model as such, not as a mismatch with existing snapshots.
 
     Raises:
-        InputError: The suite does not match existing snapshots; where timm has no such model, that is reported instead.
+        InputError: timm has no such model, or the suite does not match existing snapshots.
     """
     try:
         yield
@@ -183,9 +178,9 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
 
     Args:
         suite: The suite.
-        place: Where its snapshots, results and data are, and whether results from partial data count as done.
-        arm: Only what this arm needs.
-        seed: Only this pretraining seed.
+        place: Holds snapshots, results and data, and says whether results from partial data count as done.
+        arm: Plan only the snapshots of this arm and those that they start from.
+        seed: Plan only this pretraining seed.
 
     Raises:
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
@@ -195,26 +190,26 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     settings = TransferSettings.of(suite)
     snapshots, cells = [], []
     for key in snapshot_keys(suite, arm=arm, seed=seed):
-        stretch = segment(suite.schedule, key)
+        part = segment(suite.schedule, key)
         with _unknown_model_first(suite):
-            made = snapshot_exists(suite, key, place.workspace)
-        epochs = 0 if stretch.derived else stretch.last_epoch - stretch.first_epoch
-        snapshots.append(PlannedSnapshot(key=key, parent=stretch.parent, made=made, epochs=epochs))
+            exists = snapshot_exists(suite, key, place.workspace)
+        epochs = 0 if part.derived else part.last_epoch - part.first_epoch
+        snapshots.append(PlannedSnapshot(key=key, parent=part.parent, exists=exists, epochs=epochs))
         reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
-            status = status_before_loading(place, reference, cell, settings) if made else None
-            # A suite's results are named by the snapshot's place, whatever its hash.
-            lies = not made and cell_path(place.workspace, reference, "", cell, tasks[name]).is_file()
+            status = status_before_loading(place, reference, cell, settings) if exists else None
+            # The name of a suite's result does not depend on the snapshot's hash.
+            orphaned = not exists and cell_path(place.workspace, reference, "", cell, tasks[name]).is_file()
             cells.append(
                 PlannedCell(
                     snapshot=key,
                     cell=cell,
                     done=status is not None and status.is_done,
                     replaces=None if status is None else status.stale_reason,
-                    of_others=lies,
+                    orphaned=orphaned,
                 )
             )
-    check_intermediate_weights(suite, [each.key for each in snapshots if not each.made], place.workspace)
+    check_intermediate_weights(suite, [snapshot.key for snapshot in snapshots if not snapshot.exists], place.workspace)
     return Plan(suite=suite, workspace=place.workspace, snapshots=tuple(snapshots), cells=tuple(cells))

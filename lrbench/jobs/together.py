@@ -1,4 +1,4 @@
-"""Runs a suite's jobs in the processes that `torchrun` started: snapshots are made by all of them, transfers shared out."""
+"""Run a suite's jobs under `torchrun`: all processes train each snapshot together; transfers are divided among them."""
 
 from collections.abc import Sequence
 
@@ -18,46 +18,46 @@ def run_jobs_together(
 
     Args:
         jobs: Parents before children; the same in every process.
-        suite: Handed to each job.
-        place: Handed to each job.
-        control: Asked whether to stop.
-        observer: The first process's is told of snapshots, each process's of its own transfers.
+        suite: Passed to each job.
+        place: Passed to each job.
+        control: Says when to stop.
+        observer: Called with the progress: of snapshots in the first process only, of transfers in each.
         ranks: The processes.
 
     Raises:
-        LrbenchError: The first error that any process met.
-        InterruptedWork: Asked to stop; what was in work has been saved.
+        LrbenchError: The first error of any process.
+        InterruptedWork: Stopped; unfinished work was saved.
     """
     for job in jobs:
         if isinstance(job, PretrainJob):
             if ranks.is_main:
                 observer.started(job)
-            line = job.run_together(suite, place, _Watched(job, control, observer), ranks)
+            line = job.run_together(suite, place, _ObservedControl(job, control, observer), ranks)
             if ranks.is_main:
                 observer.finished(job, line)
             # A signal may reach one process before another.
             if any(ranks.all_gather(control.stop_requested())):
                 raise ranks.mark_shared(InterruptedWork(STOPPED))
     transfers = [job for job in jobs if not isinstance(job, PretrainJob)]
-    met: LrbenchError | None = None
+    failure: LrbenchError | None = None
     for job in transfers[ranks.rank :: ranks.world_size]:
         if control.stop_requested():
             break
         observer.started(job)
         try:
-            observer.finished(job, job.run(suite, place, _Watched(job, control, observer)))
+            observer.finished(job, job.run(suite, place, _ObservedControl(job, control, observer)))
         except LrbenchError as error:
-            met = met or error
-    everyones = ranks.all_gather((met, control.stop_requested()))
-    if any(stopped for _, stopped in everyones):
+            failure = failure or error
+    outcomes = ranks.all_gather((failure, control.stop_requested()))
+    if any(stopped for _, stopped in outcomes):
         raise ranks.mark_shared(InterruptedWork(STOPPED))
-    for failed, _ in everyones:
-        if failed is not None:
-            raise ranks.mark_shared(failed)
+    first = next((error for error, _ in outcomes if error is not None), None)
+    if first is not None:
+        raise ranks.mark_shared(first)
 
 
-class _Watched(Control):
-    """Passes a job's progress on to an observer."""
+class _ObservedControl(Control):
+    """Forward a job's progress to an observer."""
 
     def __init__(self, job: Job, control: Control, observer: Observer) -> None:
         super().__init__()
@@ -70,4 +70,4 @@ class _Watched(Control):
         self._observer.progressed(self._job, done, total, unit)
 
     def say(self, text: str) -> None:
-        self._observer.said(text)
+        self._observer.reported(text)

@@ -1,4 +1,4 @@
-"""One worker process: takes jobs from its parent, does them, and ends when the parent is gone."""
+"""A worker process: runs jobs from its parent, and ends with its parent."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from lrbench.core.errors import LrbenchError, as_user_error
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job
 
-# Progress is for people: a message more often than this is noise.
+# Seconds between two messages of progress.
 _PROGRESS_SECONDS = 0.2
 
 
 class _WorkerControl(Control):
-    """Sends progress through the pipe; stops with its parent."""
+    """Send progress through the pipe, and stop when the parent is gone."""
 
     def __init__(self, connection: Connection, stop: Event) -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class _WorkerControl(Control):
         self._event = stop
         self._parent = os.getppid()
         self._sent = 0.0
-        # What is saved or logged beside the training has things to say, too.
-        self._telling = Lock()
+        # Background threads send messages, too.
+        self._lock = Lock()
 
     def stop_requested(self) -> bool:
         return super().stop_requested() or self._event.is_set() or os.getppid() != self._parent
@@ -37,42 +37,42 @@ class _WorkerControl(Control):
         now = time.monotonic()
         if now - self._sent > _PROGRESS_SECONDS or done == total:
             self._sent = now
-            self._tell("progress", done, total, unit)
+            self._send("progress", done, total, unit)
 
     def say(self, text: str) -> None:
-        self._tell("said", text)
+        self._send("said", text)
 
-    def _tell(self, *message: object) -> None:
+    def _send(self, *message: object) -> None:
         try:
-            with self._telling:
+            with self._lock:
                 self._connection.send(message)
         except OSError:
-            # The parent is gone; the work saves what it has and ends.
+            # The parent is gone.
             self.stop()
 
 
 def work(connection: Connection, stop: Event, suite: Suite, place: Place, threads: int) -> None:
-    """The life of a worker process.
+    """Run jobs until the parent sends None or is gone.
 
     Args:
-        connection: Jobs come in, messages go out; None instead of a job ends it.
+        connection: Receives jobs and sends messages.
         stop: Set when the work should be saved and ended.
-        suite: Handed to each job.
-        place: Handed to each job.
-        threads: Threads for computing on the CPU.
+        suite: Passed to each job.
+        place: Passed to each job.
+        threads: CPU threads for computing.
     """
     control = _WorkerControl(connection, stop)
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    # Ctrl-C reaches all processes of the terminal; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
-    # Before numerical libraries are loaded, which read it once.
+    # Numerical libraries read it when they are loaded.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from lrbench.models.networks import cpu_threads, pick_device
 
     device = pick_device()
     cpu_threads(device, threads)
-    # A pipe that breaks says that the parent is gone.
+    # The pipe breaks when the parent is gone.
     with contextlib.suppress(EOFError, OSError):
         connection.send(("device", device.type))
         job: Job | None
@@ -88,7 +88,7 @@ def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[st
 
 
 def _plain(error: LrbenchError) -> LrbenchError:
-    """The same error without what cannot travel between processes (tracebacks, causes, extra attributes)."""
-    kind = next(each for each in type(error).__mro__ if each.__module__ == "lrbench.core.errors")
+    """Return the error without what cannot be pickled: traceback, cause and extra attributes."""
+    kind = next(base for base in type(error).__mro__ if base.__module__ == "lrbench.core.errors")
     plain: LrbenchError = kind(str(error))
     return plain

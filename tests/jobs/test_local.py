@@ -1,4 +1,4 @@
-"""Jobs over worker processes: order, failures, and processes that vanish."""
+"""Jobs in worker processes: order, failures, interrupts, and workers that die."""
 
 import errno
 import multiprocessing
@@ -18,7 +18,7 @@ from lrbench.jobs.worker import work
 
 @dataclass(frozen=True, kw_only=True)
 class Note(Job):
-    """Writes its name into a file of the workspace."""
+    """Append its name to a file of the workspace."""
 
     def run(self, suite, place, control):
         with (place.workspace.root / "notes.txt").open("a") as file:
@@ -54,7 +54,7 @@ class Watcher:
     def finished(self, job, line):
         self.lines.append(line)
 
-    def said(self, text):
+    def reported(self, text):
         pass
 
 
@@ -63,7 +63,7 @@ def notes(place):
     return path.read_text().split() if path.is_file() else []
 
 
-def test_jobs_run_after_what_they_need_and_each_once(tiny, place):
+def test_jobs_run_once_and_after_their_needs(tiny, place):
     jobs = [
         Note(name="a"),
         Note(name="b", needs=("a",)),
@@ -83,10 +83,10 @@ def test_jobs_run_after_what_they_need_and_each_once(tiny, place):
         ("input", InputError, "broken has bad input"),
         ("surprise", FailureError, "Unexpected error in `broken`: ZeroDivisionError: division by zero. Results"),
         ("disk", FailureError, "a.json could not be read or written: input/output error. Check the disk"),
-        ("vanishes", FailureError, "the worker process of `broken` died (exit status -9)"),
+        ("dies", FailureError, "the worker process of `broken` died (exit status -9)"),
     ],
 )
-def test_a_failed_job_stops_only_what_needs_it(tiny, place, kind, error, said):
+def test_failed_job_stops_only_its_dependents(tiny, place, kind, error, said):
     jobs = [
         Fails(name="broken", kind=kind),
         Note(name="needs-it", needs=("broken",)),
@@ -99,10 +99,10 @@ def test_a_failed_job_stops_only_what_needs_it(tiny, place, kind, error, said):
     assert sorted(notes(place)) == ["another", "other"]
 
 
-def test_a_vanished_process_does_not_stop_the_rest_even_alone(tiny, place):
+def test_dead_worker_does_not_stop_other_jobs(tiny, place):
     with pytest.raises(FailureError, match="--workers 1"):
         run_jobs(
-            [Fails(name="broken", kind="vanishes", weight=9.0), Note(name="other")],
+            [Fails(name="broken", kind="dies", weight=9.0), Note(name="other")],
             tiny,
             place,
             Control(),
@@ -112,7 +112,7 @@ def test_a_vanished_process_does_not_stop_the_rest_even_alone(tiny, place):
     assert notes(place) == ["other"]
 
 
-def test_being_asked_to_stop_begins_nothing_more(tiny, place):
+def test_no_job_starts_after_a_stop_request(tiny, place):
     control = Control()
     control.stop()
     with pytest.raises(InterruptedWork):
@@ -120,18 +120,18 @@ def test_being_asked_to_stop_begins_nothing_more(tiny, place):
     assert notes(place) == []
 
 
-# What replaces a worker's life in the tests below; a spawned process imports it from here.
+# Replacements of the worker function; a spawned process imports them from this module.
 
 
 def never_ready(connection, stop, *_):
-    """As a worker whose imports take for ever."""
+    """A worker whose imports never end."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(60)
 
 
 def never_done(connection, stop, *_):
-    """As a worker whose job heeds nothing."""
+    """A worker whose job never ends and ignores signals."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection.send(("device", "cpu"))
     connection.recv()
@@ -140,13 +140,13 @@ def never_done(connection, stop, *_):
 
 
 def done_once(connection, stop, *_):
-    """As a worker that dies after its first job."""
+    """A worker that dies after its first job."""
     connection.send(("device", "cpu"))
     connection.recv()
     connection.send(("done", "done"))
 
 
-def test_workers_that_still_start_are_stopped_at_once(tiny, place, monkeypatch):
+def test_starting_workers_are_stopped_at_once(tiny, place, monkeypatch):
     monkeypatch.setattr("lrbench.jobs.local.work", never_ready)
     control = Control()
 
@@ -159,7 +159,7 @@ def test_workers_that_still_start_are_stopped_at_once(tiny, place, monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def test_a_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
+def test_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
     monkeypatch.setattr("lrbench.jobs.local.work", never_done)
     control = Control()
 
@@ -167,7 +167,7 @@ def test_a_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
         def started(self, job):
             control.stop()
 
-        def said(self, text):
+        def reported(self, text):
             assert "Ctrl-C again stops at once" in text
             raise KeyboardInterrupt
 
@@ -176,7 +176,7 @@ def test_a_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_that_dies_between_jobs_is_reported(tiny, place, monkeypatch):
+def test_death_of_a_worker_between_jobs_is_reported(tiny, place, monkeypatch):
     monkeypatch.setattr("lrbench.jobs.local.work", done_once)
 
     class Waiting(Watcher):
@@ -191,7 +191,7 @@ def test_a_worker_that_dies_between_jobs_is_reported(tiny, place, monkeypatch):
     assert watcher.lines == ["done"]
 
 
-def test_a_worker_ends_quietly_when_its_parent_is_gone(tiny, place, monkeypatch):
+def test_worker_ends_when_its_parent_is_gone(tiny, place, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
@@ -204,8 +204,8 @@ def test_a_worker_ends_quietly_when_its_parent_is_gone(tiny, place, monkeypatch)
             signal.signal(number, handler)
 
 
-def test_an_interrupt_while_a_worker_starts_reaches_the_parent(tiny, place, monkeypatch):
-    """It is delivered after the start, and the child, whose mask blocks it, runs on."""
+def test_interrupt_during_worker_start_reaches_the_parent(tiny, place, monkeypatch):
+    """It is delivered after the start; the child blocks it and continues."""
     control = Control()
     monkeypatch.setattr(signal, "pthread_sigmask", interrupting(signal.pthread_sigmask))
     with stopping_on_signals(control), pytest.raises(InterruptedWork):
@@ -214,7 +214,7 @@ def test_an_interrupt_while_a_worker_starts_reaches_the_parent(tiny, place, monk
 
 
 def interrupting(set_mask):
-    """Sends this process an interrupt once it is blocked."""
+    """Send an interrupt to this process as soon as the signal is blocked."""
 
     def blocked(how, signals):
         before = set_mask(how, signals)
