@@ -532,10 +532,10 @@ def test_no_snapshot_is_called_as_anothers_statistics_are(lrbench, home):
     stray.write_bytes((folder / "r-bn.safetensors").read_bytes())
     command = ("transfer", "--snapshot", "foreign/r", "--task", "tiny-objects", "--protocol", "knn")
     refused = lrbench(*command)
-    assert refused.status == 2 and "which is no running statistic" in refused.err and one_paragraph(refused.err)
+    assert refused.status == 2 and "which is not a running statistic" in refused.err and one_paragraph(refused.err)
     save_file({name: each for name, each in other.items() if name.endswith("running_mean")}, stray)
     refused = lrbench(*command)
-    assert refused.status == 2 and "r.safetensors was written without any. Move it" in refused.err
+    assert refused.status == 2 and "r.safetensors was written without BatchNorm statistics. Move it" in refused.err
     assert lrbench("snapshots", "verify", "foreign/r").status == 1
     stray.unlink()
     assert lrbench(*command).status == 0
