@@ -46,7 +46,10 @@ def test_of_several_sets_of_weights_in_a_file_one_is_named(lrbench, home):
     )
     command = ("snapshots", "add", "two.pth", "--architecture", "resnet10t")
     refused = lrbench(*command)
-    assert refused.status == 2 and "several sets of weights: state_dict, state_dict_ema. Say with --key" in refused.err
+    assert (
+        refused.status == 2
+        and "several sets of weights: state_dict, state_dict_ema. Choose one with --key" in refused.err
+    )
     wrong = lrbench(*command, "--key", "model")
     assert wrong.status == 2 and "under the key 'model'" in wrong.err
     assert lrbench(*command, "--key", "state_dict_ema").status == 0
@@ -114,7 +117,10 @@ def test_sets_of_weights_within_dictionaries_are_found_and_named_by_the_keys_tha
     assert taken.status == 0, taken.err
     two = {"ema": {"model": other}, "model": {"state_dict": network}, "epoch": torch.tensor(3)}
     refused = saved(lrbench, home, two, name="two")
-    assert refused.status == 2 and "several sets of weights: ema.model, model.state_dict. Say with --key" in refused.err
+    assert (
+        refused.status == 2
+        and "several sets of weights: ema.model, model.state_dict. Choose one with --key" in refused.err
+    )
     for wrong in ("ema", "model", "state_dict", "model.state_dict.", "epoch"):
         refused = saved(lrbench, home, two, "--key", wrong, name="two")
         assert refused.status == 2 and f"no weights under the key {wrong!r}; it holds ema.model" in refused.err
@@ -140,9 +146,9 @@ def test_a_part_of_a_checkpoint_is_named_by_what_its_names_begin_with(lrbench, h
     command = ("snapshots", "add", "moco.pth", "--architecture", "resnet10t")
     refused = lrbench(*command)
     assert refused.status == 2
-    assert "Several parts of what it holds fit, of which one must be chosen" in refused.err
+    assert "Several parts of the file fit; choose one" in refused.err
     for part in ("encoder_q.", "encoder_k."):
-        assert f"--prefix {part} --without fc. takes what is under '{part}'" in refused.err
+        assert f"--prefix {part} --without fc. selects the tensors under '{part}'" in refused.err
     added = lrbench(*command, "--prefix", "encoder_q.", "--without", "fc.")
     assert added.status == 0, added.err
     assert f"{len(whole) + len(head) + 1} tensors of moco.pth are left out (encoder_q.fc.0.weight, " in added.err
@@ -163,14 +169,14 @@ def test_several_files_are_taken_in_at_once_and_each_that_is_not_is_told(lrbench
     torch.save(create_model("resnet10t", {}, classes=7), home / "object.pth")
     names = ("epoch30.pth", "notes.pth", "cut.pth", "object.pth", "epoch60.pth")
     added = lrbench("snapshots", "add", *names, "--architecture", "resnet10t")
-    assert added.status == 2 and "3 of 5 files were not taken in" in added.err
+    assert added.status == 2 and "3 of 5 files were not imported" in added.err
     assert [Path(line).stem for line in added.out.split()] == ["epoch30", "epoch60"]
     assert "notes.pth was not loaded: it is no file that torch.save or safetensors writes" in added.err
     assert "cut.pth was not loaded: it is cut short" in added.err
-    assert "object.pth was not loaded: beside tensors, numbers and words it holds " in added.err
+    assert "object.pth was not loaded: besides tensors, numbers and text it holds " in added.err
     assert "timm.models.resnet.ResNet" in added.err and "Nothing in it was run" in added.err
     named = lrbench("snapshots", "add", *names, "--architecture", "resnet10t", "--name", "mine")
-    assert named.status == 2 and "--name says what to call one file, and here are 5" in named.err
+    assert named.status == 2 and "--name names one snapshot, but 5 files are given" in named.err
 
 
 def test_weights_without_a_classifier_and_of_another_input_size_are_taken_in(lrbench, home):
@@ -268,7 +274,7 @@ def test_hints_name_what_is_not_the_networks_and_keep_its_classifier(lrbench, ho
     assert refused.out == ""
     odd = {"mask_token": torch.ones(3), "layer1.extra": torch.ones(3), "projector.0.weight": torch.ones(3, 3)}
     refused = saved(lrbench, home, network | odd)
-    hint = "The rest of what it holds fits: --without mask_token --without layer1.extra --without projector."
+    hint = "The rest of the file fits: --without mask_token --without layer1.extra --without projector."
     assert hint in refused.err
     taken = saved(lrbench, home, network | odd, *hint.partition("fits: ")[2].split())
     assert taken.status == 0 and "3 tensors of x.pth are left out" in taken.err
@@ -291,7 +297,7 @@ def test_hints_name_what_is_not_the_networks_and_keep_its_classifier(lrbench, ho
         ({"fc.bias": torch.tensor(1.0)}, "does not hold the weights"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, "a tensor of kind complex64"),
         ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a tensor of kind float8_e4m3fn"),
-        ({"a": torch.ones(2, 2).to_sparse()}, "float32 (sparse_coo), which lrbench does not take in"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "float32 (sparse_coo), which lrbench does not import"),
         ({"\x1b[31mred": torch.ones(2)}, r"'\x1b[31mred', a tensor"),
     ],
 )
@@ -426,14 +432,18 @@ def test_numpy_arrays_and_other_values_are_named(lrbench, home):
         refused = saved(lrbench, home, content)
         assert refused.status == 2 and "holds NumPy arrays, not tensors" in refused.err
     refused = saved(lrbench, home, {"epoch": 3, "name": "x"})
-    assert "holds no tensors, so it is no file of weights. It holds 'epoch' (int), 'name' (str)." in refused.err
+    assert "holds no tensors, so it is not a file of weights. It holds 'epoch' (int), 'name' (str)." in refused.err
 
 
 def test_two_sets_of_weights_in_one_flat_file_are_both_named(lrbench, home):
     network = create_model("resnet10t", {}, classes=7).state_dict()
     flat = {f"{part}.{name}": tensor for part in ("model", "model_ema") for name, tensor in network.items()}
     refused = saved(lrbench, home, flat)
-    assert refused.status == 2 and "--prefix model. takes" in refused.err and "--prefix model_ema. takes" in refused.err
+    assert (
+        refused.status == 2
+        and "--prefix model. selects" in refused.err
+        and "--prefix model_ema. selects" in refused.err
+    )
     assert saved(lrbench, home, flat, "--prefix", "model_ema.").status == 0
 
 
@@ -470,7 +480,7 @@ def test_facebooks_convnext_is_taken_in_and_what_is_left_out_is_named(lrbench, h
     options = [word for key, value in arguments.items() for word in ("--argument", f"{key}={value}")]
     taken = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options)
     assert taken.status == 0, taken.err
-    assert "turned into timm's" in taken.err and "1 tensors of facebook.pth are left out (projectors.a)" in taken.err
+    assert "converted to timm's" in taken.err and "1 tensors of facebook.pth are left out (projectors.a)" in taken.err
     loaded = load_snapshot(resolve_reference("foreign/facebook", Workspace(root=home))).model.state_dict()
     assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.items())
     # A tensor that is missing after the conversion is missing.
@@ -568,7 +578,8 @@ def test_the_input_that_was_assumed_is_said(lrbench, home):
         line for line in saved(lrbench, home, network, name="a").err.splitlines() if line.startswith("input assumed")
     ]
     assert (
-        len(said) == 1 and "as timm says of resnet10t: size=176, crop_fraction=0.875, interpolation=bicubic" in said[0]
+        len(said) == 1
+        and "from timm's configuration of resnet10t: size=176, crop_fraction=0.875, interpolation=bicubic" in said[0]
     )
     assert (
         "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], crop_mode=center; " in said[0]

@@ -609,10 +609,10 @@ def test_arguments_that_ask_for_no_weights_are_taken():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"norm_layer": "nosuch"}, "could not make 'resnet18'"),
-        ({"pretrained": True}, "`pretrained`, which would have timm fetch or load weights"),
-        ({"checkpoint_path": "x.pth"}, "`checkpoint_path`, which"),
-        ({"pretrained_cfg": {"url": "x"}}, "`pretrained_cfg`, which"),
+        ({"norm_layer": "nosuch"}, "could not create 'resnet18'"),
+        ({"pretrained": True}, "`pretrained` of 'resnet18' would have timm fetch or load weights"),
+        ({"checkpoint_path": "x.pth"}, "`checkpoint_path` of"),
+        ({"pretrained_cfg": {"url": "x"}}, "`pretrained_cfg` of"),
     ],
 )
 def test_a_header_with_arguments_that_are_none_is_one_bad_snapshot_among_others(lrbench, snapshot, arguments, said):
@@ -697,6 +697,6 @@ def test_the_hubs_library_is_left_as_it_was(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(published, "_resolves", lambda host: False)
-    with published._no_waiting_without_network():
+    with published._offline_without_network():
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE

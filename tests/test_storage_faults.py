@@ -31,7 +31,7 @@ from lrbench.leaderboard import page
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.model_card import model_card, transfer_table
 from lrbench.models.export import export_snapshot
-from lrbench.models.foreign import Origin, take_in
+from lrbench.models.foreign import ImportOptions, import_weights
 from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.index import load_index
@@ -129,9 +129,9 @@ def export(scene: Scene) -> None:
 
 
 def add_snapshot(scene: Scene) -> None:
-    take_in(
+    import_weights(
         scene.home / "mine.pth",
-        Origin(architecture="resnet18", arguments=SMALL),
+        ImportOptions(architecture="resnet18", arguments=SMALL),
         scene.home / "checkpoints" / "foreign",
         "mine",
     )

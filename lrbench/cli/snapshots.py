@@ -11,9 +11,9 @@ from lrbench.cli.snapshots_delete import delete
 from lrbench.cli.usage import Commands
 
 if TYPE_CHECKING:
-    from lrbench.models.foreign import Taken
+    from lrbench.models.foreign import ImportedSnapshot
 
-app = Commands(help="List, show, verify, take in, export and delete snapshots.")
+app = Commands(help="List, show, verify, import, export and delete snapshots.")
 app.command("delete")(delete)
 
 ReferenceArgument = Annotated[
@@ -157,7 +157,7 @@ def add(
         list[Path],
         typer.Argument(metavar="FILE", help="Files of weights: .safetensors, .pth, .pt, .bin or another."),
     ],
-    architecture: Annotated[str, typer.Option("--architecture", metavar="NAME", help="The timm model they are of.")],
+    architecture: Annotated[str, typer.Option("--architecture", metavar="NAME", help="The timm model.")],
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="What to call it, if one. [default: the file's name]")
     ] = None,
@@ -166,7 +166,7 @@ def add(
         typer.Option(
             "--key",
             metavar="KEY",
-            help="Which weights are meant, where the file holds several: as ema.model, dots between.",
+            help="Which set of weights, if the file holds several, as ema.model.",
         ),
     ] = None,
     prefix: Annotated[
@@ -174,13 +174,13 @@ def add(
         typer.Option(
             "--prefix",
             metavar="WORD",
-            help="Only tensors whose names begin with this, as encoder_q., which is taken off.",
+            help="Import only tensors whose names start with this, as encoder_q.; it is removed.",
         ),
     ] = "",
     without: Annotated[
         list[str] | None,
         typer.Option(
-            "--without", metavar="WORD", help="Leave out tensors whose names begin with this, as fc. Repeatable."
+            "--without", metavar="WORD", help="Leave out tensors whose names start with this, as fc. Repeatable."
         ),
     ] = None,
     argument: Annotated[
@@ -194,112 +194,112 @@ def add(
         typer.Option(
             "--input",
             metavar="KEY=VALUE",
-            help="What of the input was otherwise than timm says of the model: size=64, crop_fraction=1.0, "
+            help="Input settings that differ from timm's for the model: size=64, crop_fraction=1.0, "
             "interpolation=bicubic, mean=[0.5, 0.5, 0.5], std, crop_mode. Repeatable.",
         ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Take in foreign weights: tensors only (nothing in the file is run), and every name and shape must fit.
+    """Import foreign weights. Only tensors are read (no code in the file is run), and all names and shapes must match.
 
-    Where some do not, all that do not are listed on stdout. A classifier may be there, of any number of classes, or not.
+    All mismatches are listed on stdout. The classifier may have any number of classes or be missing.
     """
     from lrbench.config.toml_files import apply_changes
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import FOREIGN, Workspace
-    from lrbench.models.foreign import Origin, take_in
+    from lrbench.models.foreign import ImportOptions, import_weights
     from lrbench.models.tensors import MismatchError
 
     one = len(files) == 1
     if name and not one:
         raise InputError(
-            f"--name says what to call one file, and here are {len(files)}. Leave it out: each keeps its own name."
+            f"--name names one snapshot, but {len(files)} files are given. Remove it: each snapshot is named after its file."
         )
     stems = [_stem(file) for file in files]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise InputError(
-            f"several of these files would be called {twice!r}. Take them in one by one, each with a --name of its own."
+            f"several of these snapshots would be called {twice!r}. Import them one by one with different --name."
         )
     arguments: dict[str, Any] = {}
     apply_changes(arguments, argument or (), option="--argument")
-    said: dict[str, Any] = {}
-    apply_changes(said, input_ or (), option="--input")
-    origin = Origin(
+    input_changes: dict[str, Any] = {}
+    apply_changes(input_changes, input_ or (), option="--input")
+    options = ImportOptions(
         architecture=architecture,
         arguments=arguments,
-        input=said,
+        input=input_changes,
         key=key,
         prefix=prefix,
-        without=[each for each in without or () if each],
+        without=[start for start in without or () if start],
     )
     folder = Workspace.for_writing().checkpoints / FOREIGN
-    taken: list[Taken] = []
+    imported: list[ImportedSnapshot] = []
     for file in files:
         try:
-            new = take_in(file, origin, folder, name or _stem(file))
+            new = import_weights(file, options, folder, name or _stem(file))
         except InputError as error:
             if one:
-                # The whole list, for whoever has to find out why; the error's paragraph holds its beginning.
+                # The error itself shows only the first differences.
                 for problem in error.problems if isinstance(error, MismatchError) and not json_ else ():
                     show(problem)
                 raise
             warn(str(error))
             continue
-        taken.append(new)
+        imported.append(new)
         if not json_:
             show(str(new.path))
-        _say_what_was_done(file, new)
+        _report_import(file, new)
     if json_:
-        records = [_taken_in(each) for each in taken]
+        records = [_record(snapshot) for snapshot in imported]
         emit_json(records[0] if one else records)
-    if taken and taken[0].assumed:
-        # It follows from the architecture and the options, which are those of all.
-        which = "the snapshot" if len(taken) == 1 else "the snapshots"
+    if imported and imported[0].assumed:
+        # All files share the architecture and the options.
+        which = "the snapshot" if len(imported) == 1 else "the snapshots"
         note(
-            f"input assumed, as timm says of {architecture}: {_assumed(taken[0])}; where it was otherwise, delete {which} and "
-            "add again with --input, as --input 'mean=[0.5, 0.5, 0.5]' --input 'std=[0.5, 0.5, 0.5]'"
+            f"input assumed from timm's configuration of {architecture}: {_assumed(imported[0])}; if it differs, delete "
+            f"{which} and add again with --input, as --input 'mean=[0.5, 0.5, 0.5]' --input 'std=[0.5, 0.5, 0.5]'"
         )
-    if failed := len(files) - len(taken):
-        raise InputError(f"{failed} of {len(files)} files were not taken in; the warnings above say why.")
+    if failed := len(files) - len(imported):
+        raise InputError(f"{failed} of {len(files)} files were not imported; see the warnings above.")
     use = f"transfer --snapshot {FOREIGN}/{new.path.stem}" if one else f"recommend --snapshots {quote(str(folder))}"
-    note(f"go on with `lrbench {use} --task TASK`")
+    note(f"next: `lrbench {use} --task TASK`")
 
 
-def _say_what_was_done(file: Path, taken: "Taken") -> None:
-    if taken.converted:
-        note(f"the names in {file} are another library's; they were turned into timm's by timm's own conversion")
-    if taken.left_out:
-        shown = ", ".join(taken.left_out[:3]) + (", …" if taken.left_out[3:] else "")
-        note(f"{len(taken.left_out):,} tensors of {file} are left out ({shown})")
-    if taken.uncounted:
+def _report_import(file: Path, snapshot: "ImportedSnapshot") -> None:
+    if snapshot.converted:
+        note(f"the names in {file} are another library's and were converted to timm's by timm's own function")
+    if snapshot.left_out:
+        shown = ", ".join(snapshot.left_out[:3]) + (", …" if snapshot.left_out[3:] else "")
+        note(f"{len(snapshot.left_out):,} tensors of {file} are left out ({shown})")
+    if snapshot.uncounted:
         note(
-            f"{file} lacks num_batches_tracked of {len(taken.uncounted)} BatchNorm layers, which torch saves since 0.4.1; it "
-            "was set to 0, as torch does"
+            f"{file} lacks num_batches_tracked of {len(snapshot.uncounted)} BatchNorm layers, which torch saves since 0.4.1; "
+            "it was set to 0, as torch does"
         )
 
 
-def _assumed(taken: "Taken") -> str:
-    """What of the input was assumed, as it would be said with --input."""
-    values = taken.input.model_dump(mode="json") | {"crop_mode": taken.input.crop_mode}
-    return ", ".join(f"{key}={values[key]}" for key in taken.assumed)
+def _assumed(snapshot: "ImportedSnapshot") -> str:
+    """Return the assumed part of the input, as it would be written with --input."""
+    values = snapshot.input.model_dump(mode="json") | {"crop_mode": snapshot.input.crop_mode}
+    return ", ".join(f"{key}={values[key]}" for key in snapshot.assumed)
 
 
-def _taken_in(taken: "Taken") -> dict[str, Any]:
+def _record(snapshot: "ImportedSnapshot") -> dict[str, Any]:
     from lrbench.core.workspace import FOREIGN
 
     return {
-        "snapshot": f"{FOREIGN}/{taken.path.name.removesuffix('.safetensors')}",
-        "path": str(taken.path),
-        "input": taken.input.model_dump(mode="json") | {"crop_mode": taken.input.crop_mode},
-        "input_assumed": taken.assumed,
-        "left_out": taken.left_out,
-        "uncounted": taken.uncounted,
-        "converted": taken.converted,
+        "snapshot": f"{FOREIGN}/{snapshot.path.name.removesuffix('.safetensors')}",
+        "path": str(snapshot.path),
+        "input": snapshot.input.model_dump(mode="json") | {"crop_mode": snapshot.input.crop_mode},
+        "input_assumed": snapshot.assumed,
+        "left_out": snapshot.left_out,
+        "uncounted": snapshot.uncounted,
+        "converted": snapshot.converted,
     }
 
 
 def _stem(file: Path) -> str:
-    """What a file is called without its ending: `checkpoint` of `checkpoint.pth.tar`."""
+    """Return the name of a file without its suffixes: `checkpoint` of `checkpoint.pth.tar`."""
     return Path(file.name.removesuffix(".tar")).stem
 
 

@@ -1,4 +1,4 @@
-"""Names of other libraries turned into timm's by timm's own conversion of the weights that it publishes."""
+"""Conversion of other libraries' tensor names to timm's, with timm's own conversion functions."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from lrbench.models.limits import limited
 
 Tensors = Mapping[str, torch.Tensor]
 
-# Names that only one library gives, most telling first.
+# Names that are specific to one library, most specific first.
 _CONVENTIONS = (
     (r"\.encoder\.layer\.\d+\.|^embeddings\.|\.embedder\.|\.patch_embeddings\.", "Hugging Face transformers'"),
     (r"encoder_layer_\d+\.|^conv_proj\.|^features\.|^classifier\.\d+\.", "torchvision's"),
@@ -30,7 +30,7 @@ class Converted:
 
     Attributes:
         tensors: By name.
-        dropped: Names of those of the file that timm leaves out.
+        dropped: Names of the file's tensors that timm leaves out.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -38,7 +38,7 @@ class Converted:
 
 
 def convert(architecture: str, arguments: Mapping[str, Any], tensors: Tensors, *, classes: int) -> Converted | None:
-    """Rename and reshape tensors as timm does for the weights that it publishes of an architecture.
+    """Rename and reshape tensors as timm does when it publishes weights of an architecture.
 
     Args:
         architecture: The timm model.
@@ -47,7 +47,7 @@ def convert(architecture: str, arguments: Mapping[str, Any], tensors: Tensors, *
         classes: Number of outputs of the network.
 
     Returns:
-        None where timm has no conversion, it fails, or it computes new values, as when position embeddings are resized.
+        None if timm has no conversion, it fails, or it computes new values, as when position embeddings are resized.
     """
     try:
         model, convert_names = _conversion(architecture, arguments, classes)
@@ -56,10 +56,10 @@ def convert(architecture: str, arguments: Mapping[str, Any], tensors: Tensors, *
         try:
             outputs = convert_names(dict(tensors), model)
         except TypeError:
-            # Some take the tensors alone.
+            # Some conversions take only the tensors.
             outputs = convert_names(dict(tensors))
     except Exception:
-        # Written for the files that timm knows: others end in whatever their names lead to.
+        # Conversions are written for known files; other names raise exceptions of any kind.
         return None
     if not isinstance(outputs, dict):
         return None
@@ -70,7 +70,7 @@ def convert(architecture: str, arguments: Mapping[str, Any], tensors: Tensors, *
 
 
 def convention(names: list[str]) -> str:
-    """Whose names these look like, as a sentence that begins with a space; empty where that is not known."""
+    """Return which library's names these look like, as a sentence after a space; empty if unknown."""
     for pattern, whose in _CONVENTIONS:
         example = next((name for name in names if re.search(pattern, name)), None)
         if example is not None:
@@ -81,7 +81,7 @@ def convention(names: list[str]) -> str:
 def _conversion(
     architecture: str, arguments: Mapping[str, Any], classes: int
 ) -> tuple[nn.Module | None, Callable[..., Any] | None]:
-    """The network without memory, and what timm would apply to its published weights."""
+    """Return the network on the device `meta` and timm's conversion function for it."""
     import timm
     from timm.models import _builder
 
@@ -90,7 +90,7 @@ def _conversion(
     def catch(model: nn.Module, *_: Any, filter_fn: Callable[..., Any] | None = None, **__: Any) -> None:
         caught.append((model, filter_fn))
 
-    # Each architecture hands its conversion to timm's loader, and to nothing that is public.
+    # Architectures pass their conversion to this private loader only.
     loader = _builder.load_pretrained
     _builder.load_pretrained = catch
     try:
@@ -102,15 +102,15 @@ def _conversion(
 
 
 def _changes(inputs: Tensors, outputs: Tensors) -> tuple[bool, list[str]]:
-    """Whether outputs hold values that no input has (zeros apart), and the inputs that no output holds."""
-    before, after = ({_place(tensor) for tensor in tensors.values()} for tensors in (inputs, outputs))
-    joined = [tensor.flatten().double() for tensor in outputs.values() if _place(tensor) not in before]
-    loose = {name: tensor.flatten().double() for name, tensor in inputs.items() if _place(tensor) not in after}
+    """Return whether outputs hold non-zero values that no input holds, and the names of inputs that no output holds."""
+    before, after = ({_storage(tensor) for tensor in tensors.values()} for tensors in (inputs, outputs))
+    joined = [tensor.flatten().double() for tensor in outputs.values() if _storage(tensor) not in before]
+    loose = {name: tensor.flatten().double() for name, tensor in inputs.items() if _storage(tensor) not in after}
     zero = torch.zeros(1, dtype=torch.float64)
     pool, used = torch.cat([*loose.values(), zero]), torch.cat([*joined, zero[:0]])
     computed = any(not bool(torch.isin(values, pool).all()) for values in joined)
     return computed, [name for name, values in loose.items() if not bool(torch.isin(values, used).all())]
 
 
-def _place(tensor: torch.Tensor) -> int:
+def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()

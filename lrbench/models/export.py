@@ -1,4 +1,4 @@
-"""Snapshots for others: a folder that timm loads, with the re-estimated BatchNorm statistics built in."""
+"""Export of a snapshot to a folder that timm loads, with the re-estimated BatchNorm statistics in the weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,22 +19,22 @@ from lrbench.store.snapshots import SnapshotMetadata, encode, hash_tensors
 def export_snapshot(
     path: Path, folder: Path, card: Callable[[SnapshotMetadata, str | None], str] | None = None
 ) -> None:
-    """Write `model.safetensors` and `config.json` in timm's form.
+    """Write `model.safetensors` and `config.json` in timm's format.
 
     Args:
         path: The snapshot.
-        folder: Made when it is not there; must be empty.
+        folder: Created if missing; must be empty.
         card: Return the text of `README.md`, given the exported metadata and which BatchNorm statistics the weights
-            hold (None for a network without BatchNorm). None for no card.
+            hold (None for a network without BatchNorm). None to write no card.
 
     Raises:
         InputError: The snapshot is damaged, or the folder is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and is not an empty folder. Name another one with --out.")
+        raise InputError(f"{folder} exists and is not an empty folder. Name another one with --out.")
     snapshot = load_snapshot(WeightsFile(text=str(path), path=path))
     metadata = snapshot.metadata
-    known = pretrained_configuration(snapshot.model)
+    timm_configuration = pretrained_configuration(snapshot.model)
     features = getattr(snapshot.model, "num_features", None)
     configuration = {
         "architecture": metadata.architecture,
@@ -50,32 +50,32 @@ def export_snapshot(
             "interpolation": metadata.input.interpolation,
             "mean": list(metadata.input.mean),
             "std": list(metadata.input.std),
-            "first_conv": _first_convolution(snapshot.model, known.get("first_conv")),
-            "classifier": known.get("classifier"),
+            "first_conv": _first_convolution(snapshot.model, timm_configuration.get("first_conv")),
+            "classifier": timm_configuration.get("classifier"),
         },
     }
-    # One file, in which the statistics that transfers start from are built in.
     weights = snapshot.model.state_dict()
-    within = snapshot.batchnorm == "re-estimated" and bool(batchnorm_layers(snapshot.model))
-    changed = {
+    has_batchnorm = bool(batchnorm_layers(snapshot.model))
+    changes = {
         "format": FORMAT,
         "tensors_sha256": hash_tensors(weights),
         "batchnorm_sha256": None,
-        "batchnorm_within": within,
+        "batchnorm_within": snapshot.batchnorm == "re-estimated" and has_batchnorm,
     }
-    header = metadata.model_copy(update=changed)
+    header = metadata.model_copy(update=changes)
     with atomic_folder(folder) as whole:
         write_bytes(whole / "model.safetensors", encode(weights, header.model_dump(mode="json")))
         write_json(whole / "config.json", configuration)
         if card is not None:
-            statistics = snapshot.batchnorm if batchnorm_layers(snapshot.model) else None
-            write_text(whole / "README.md", card(header, statistics))
+            write_text(whole / "README.md", card(header, snapshot.batchnorm if has_batchnorm else None))
 
 
 def _first_convolution(model: nn.Module, named: Any) -> Any:
-    """The name of the layer that takes the image, where what timm calls so is several layers, as a deep stem."""
+    """Return the first convolution's name; timm's name may be that of a deep stem, which consists of several layers."""
     modules = dict(model.named_modules())
     if not isinstance(named, str) or isinstance(modules.get(named), nn.Conv2d):
         return named
-    inside = (name for name, each in modules.items() if name.startswith(f"{named}.") and isinstance(each, nn.Conv2d))
-    return next(inside, named)
+    return next(
+        (name for name, module in modules.items() if name.startswith(f"{named}.") and isinstance(module, nn.Conv2d)),
+        named,
+    )

@@ -1,4 +1,4 @@
-"""Limits on the networks that are built from outside text, and a forward pass that needs no memory."""
+"""Limits on networks built from untrusted configuration, and a forward pass on the device `meta`, which needs no memory."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,21 +17,21 @@ from lrbench.config import suggestion
 from lrbench.core.errors import InputError, as_sentence
 from lrbench.core.files import canonical_json, parse_json
 
-# Arguments of `timm.create_model` that fetch or load weights, or say which.
+# Arguments of `timm.create_model` that fetch, load or select weights.
 _LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 # timm's largest networks have 2,000 modules and 7 billion parameters.
 _MOST_MODULES = 20_000
 _MOST_PARAMETERS = 20_000_000_000
-# Numbers and words in a network's arguments.
+# Limits on the values in a network's arguments.
 _LARGEST_NUMBER, _MOST_VALUES = 65_536, 2_000
 _LONG_DIGITS = re.compile(r"\d{6,}")
 
 
 def refuse_unknown(architecture: str) -> None:
-    """Refuse what is no model of timm's.
+    """Refuse an architecture that timm does not have.
 
     Raises:
-        InputError: Says which may have been meant.
+        InputError: timm has no such model; suggests similar names.
     """
     import timm
 
@@ -42,27 +42,28 @@ def refuse_unknown(architecture: str) -> None:
         )
 
 
-def not_made(architecture: str, arguments: Mapping[str, Any], reason: str) -> InputError:
-    """The error for a network that timm does not make."""
+def creation_error(architecture: str, arguments: Mapping[str, Any], reason: str) -> InputError:
+    """Return the error for a network that timm cannot create."""
     return InputError(
-        f"timm could not make {architecture!r} with the arguments {dict(arguments)}: {as_sentence(reason)} Correct "
+        f"timm could not create {architecture!r} with the arguments {dict(arguments)}: {as_sentence(reason)} Correct "
         "model.architecture or model.arguments."
     )
 
 
 def refuse_arguments(architecture: str, arguments: Mapping[str, Any], *, classes: int) -> None:
-    """Refuse arguments that would load weights, or build a network beyond all that are trained.
+    """Refuse arguments that would load weights, or build a network larger than any of timm's.
 
-    The network is built without memory to find out.
+    The network is built on the device `meta` to measure it.
 
     Raises:
-        InputError: An argument fetches or loads weights, or a number in the arguments or the network is too large.
+        InputError: An argument fetches or loads weights, or the network or a number in its arguments is too large.
     """
-    # `pretrained = false` asks for nothing.
+    # `pretrained = false` is allowed.
     if loading := sorted(name for name in _LOADING & arguments.keys() if arguments[name]):
         raise InputError(
-            f"{architecture!r} is asked for with the argument `{loading[0]}`, which would have timm fetch or load weights. "
-            "Leave it out: a suite's networks begin untrained, and `lrbench snapshots add` or timm:NAME bring weights."
+            f"the argument `{loading[0]}` of {architecture!r} would have timm fetch or load weights. Remove it: a suite "
+            "trains its networks from random weights. To use other weights, add them with `lrbench snapshots add` or name "
+            "timm:NAME."
         )
     numbers = list(_values(dict(arguments)))
     large = next((value for value in numbers if _is_large(value)), None)
@@ -73,10 +74,10 @@ def refuse_arguments(architecture: str, arguments: Mapping[str, Any], *, classes
             else f"{max(len(numbers), classes):,} values or classes"
         )
         raise InputError(
-            f"{architecture} is asked for with {what} in its arguments, more than any network that timm has. Correct "
-            f"model.arguments; the largest number lrbench accepts there is {_LARGEST_NUMBER:,}."
+            f"{architecture} has {what} in its arguments, more than any of timm's networks. Correct model.arguments; the "
+            f"largest number accepted there is {_LARGEST_NUMBER:,}."
         )
-    _verdict(architecture, canonical_json(dict(arguments)), classes, 0)
+    _problem(architecture, canonical_json(dict(arguments)), classes, 0)
 
 
 def refuse_misfit(
@@ -88,27 +89,27 @@ def refuse_misfit(
     where: str = "",
     keys: tuple[str, str] = ("input.size", "model.arguments"),
 ) -> None:
-    """Refuse a network that does not turn square colour images of a size into a score for each class.
+    """Refuse a network that does not turn square colour images of a size into one score per class.
 
     Args:
         architecture: The timm model.
         arguments: Keyword arguments of `timm.create_model`.
         classes: Number of outputs; 0 for a network without a classifier.
         size: Side of the input in pixels.
-        where: What says so, as `FILE: `.
-        keys: What the user calls the size and the arguments.
+        where: Prefix of the message, as `FILE: `.
+        keys: The user's names for the size and the arguments.
 
     Raises:
-        InputError: Names the key to change and gives timm's reason.
+        InputError: The network does not; gives timm's reason and the key to change.
     """
     refuse_unknown(architecture)
     refuse_arguments(architecture, arguments, classes=classes)
     text = canonical_json(dict(arguments))
-    if reason := _verdict(architecture, text, classes, 0):
-        raise not_made(architecture, arguments, reason)
-    if reason := _verdict(architecture, text, classes, size):
-        own = _verdict(architecture, text, classes, -1)
-        key = keys[1] if own else " or ".join(keys)
+    if reason := _problem(architecture, text, classes, 0):
+        raise creation_error(architecture, arguments, reason)
+    if reason := _problem(architecture, text, classes, size):
+        fails_at_own_size = _problem(architecture, text, classes, -1)
+        key = keys[1] if fails_at_own_size else " or ".join(keys)
         raise InputError(
             f"{where}{architecture} does not turn images of {size} × {size} pixels and 3 channels into features and scores: "
             f"{as_sentence(reason)} Correct {key}."
@@ -116,8 +117,14 @@ def refuse_misfit(
 
 
 @lru_cache(maxsize=256)
-def _verdict(architecture: str, arguments: str, classes: int, size: int) -> str:
-    """Why a network built without memory does not work; empty where it does. A size of 0 only builds it, -1 is its own.
+def _problem(architecture: str, arguments: str, classes: int, size: int) -> str:
+    """Return why a network does not work, or an empty text if it does.
+
+    Args:
+        architecture: The timm model.
+        arguments: Keyword arguments as JSON.
+        classes: Number of outputs.
+        size: Side of the input; 0 only builds the network, -1 takes the size that timm states.
 
     Raises:
         InputError: It is too large.
@@ -131,12 +138,18 @@ def _verdict(architecture: str, arguments: str, classes: int, size: int) -> str:
     except InputError:
         raise
     except Exception as error:
-        # Every architecture has exceptions of its own.
+        # Architectures raise exceptions of any kind.
         return reason_of(error)
 
 
 def forward_problem(model: nn.Module, classes: int, size: int) -> str:
-    """Why a network on the device `meta` gives no features and scores of an image, in training and in evaluation."""
+    """Return why a network on the device `meta` gives no features or scores of images, or an empty text if it does.
+
+    Args:
+        model: The network.
+        classes: Number of outputs.
+        size: Side of the input; -1 takes the size that timm states.
+    """
     from timm.data.config import resolve_model_data_config
 
     if size < 0:
@@ -152,7 +165,7 @@ def forward_problem(model: nn.Module, classes: int, size: int) -> str:
                     return f"it gives scores of shape {list(outputs.shape)} for 2 images and {classes} classes"
             features: torch.Tensor = model.eval().forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
     except Exception as error:
-        # Every architecture has exceptions of its own.
+        # Architectures raise exceptions of any kind.
         return reason_of(error)
     return (
         ""
@@ -163,10 +176,10 @@ def forward_problem(model: nn.Module, classes: int, size: int) -> str:
 
 @contextmanager
 def limited(architecture: str) -> Iterator[None]:
-    """Stop the building of a network that grows beyond the limits.
+    """Limit the number of modules and parameters of a network while it is built.
 
     Raises:
-        InputError: It does.
+        InputError: It exceeds a limit.
     """
     modules = parameters = 0
 
@@ -196,7 +209,7 @@ def limited(architecture: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """What an error of timm's says; a missing key says its name alone."""
+    """Return the text of an error of timm's, with the kind of those whose text is only a name."""
     text = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
     return " ".join((text or type(error).__name__).split())[:400]
 

@@ -1,4 +1,4 @@
-"""Networks: timm architectures, made by name and keyword arguments."""
+"""Networks: creation by timm, features, devices, and inference over prepared images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,25 +12,25 @@ from torch import nn
 from lrbench.core.errors import InputError
 from lrbench.data.pixels import Pixels
 from lrbench.data.prefetch import prefetch, prefetch_threads
-from lrbench.models.limits import limited, not_made, reason_of, refuse_arguments, refuse_unknown
+from lrbench.models.limits import creation_error, limited, reason_of, refuse_arguments, refuse_unknown
 
-# Threads that make evaluation batches ahead.
-_MOST_AHEAD = 8
+# Threads that prepare evaluation batches.
+_MOST_THREADS = 8
 
 
 def create_model(
     architecture: str, arguments: Mapping[str, Any], *, classes: int, seed: int | None = None
 ) -> nn.Module:
-    """A network with fresh weights.
+    """Create a network with random weights.
 
     Args:
         architecture: A timm model name.
         arguments: Keyword arguments of `timm.create_model`.
         classes: Number of outputs.
-        seed: Seeds the initialisation; the caller's random state stays as it was.
+        seed: Seed of the initialisation. The caller's random state is not changed.
 
     Raises:
-        InputError: timm has no such model or does not take these arguments, or one of them would put weights into it.
+        InputError: timm has no such model or does not take these arguments, or an argument would load weights.
     """
     import timm
 
@@ -45,34 +45,34 @@ def create_model(
         except InputError:
             raise
         except Exception as error:
-            # Arguments reach every part of a network, each with exceptions of its own.
-            raise not_made(architecture, arguments, reason_of(error)) from error
+            # Architectures raise exceptions of any kind.
+            raise creation_error(architecture, arguments, reason_of(error)) from error
     return model
 
 
 def penultimate(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Features before the classifier: pooled, after whatever the head does before its last layer. Shape `(B, D)`."""
+    """Return the input of the classifier: pooled features, after the head's other layers. Shape `(B, D)`."""
     features: torch.Tensor = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
     return features.flatten(1)
 
 
 def stages(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    """Features after each stage of the network, shallowest first, averaged over places. Shape `(B, D_i)` each.
+    """Return features after each stage of the network, shallowest first, averaged over positions. Shape `(B, D_i)` each.
 
     Raises:
-        InputError: timm does not give this architecture's intermediate features.
+        InputError: timm has no intermediate features of this architecture.
     """
     try:
-        found = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
+        features = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
     except (AttributeError, AssertionError, TypeError) as error:
         raise InputError(
-            f"timm gives no intermediate features of {type(model).__name__}, which the protocol depth reads. Use probe."
+            f"timm has no intermediate features of {type(model).__name__}, which the protocol depth needs. Use probe."
         ) from error
-    return [each.mean(dim=(2, 3)) for each in found]
+    return [stage.mean(dim=(2, 3)) for stage in features]
 
 
 def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """BatchNorm layers with running statistics, by name."""
+    """Return the BatchNorm layers with running statistics, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -81,10 +81,10 @@ def batchnorm_layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchN
 
 
 def operations(model: nn.Module, size: int) -> int:
-    """Multiplications and additions of one image's forward pass, counted by torch.
+    """Count the multiplications and additions of one image's forward pass.
 
     Args:
-        model: On any device, `meta` too.
+        model: The network, on any device, `meta` included.
         size: Side of the square input in pixels.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -98,19 +98,19 @@ def operations(model: nn.Module, size: int) -> int:
 
 
 def pick_device() -> torch.device:
-    """The first CUDA device where there is one, else the CPU."""
+    """Return the first CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def cpu_threads(device: torch.device, threads: int) -> None:
-    """Give a process its share of the cores; on an accelerator the CPU's threads are left as they are."""
+    """Set the number of CPU threads for computing on a CPU; do nothing for a GPU."""
     if device.type == "cpu":
         torch.set_num_threads(threads)
 
 
 @contextmanager
 def computing_threads(device: torch.device, threads: int) -> Iterator[None]:
-    """Compute with a fixed number of threads on a CPU, whatever the process's share of the cores is."""
+    """Compute with a fixed number of CPU threads within the context, so that results do not depend on the machine."""
     before = torch.get_num_threads()
     cpu_threads(device, threads)
     try:
@@ -120,9 +120,9 @@ def computing_threads(device: torch.device, threads: int) -> Iterator[None]:
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed what a network on a device draws at random.
+    """Seed the random generators of the CPU and of a device.
 
-    As `torch.manual_seed`, which seeds every device there could be and takes 60 times as long where CUDA is not in use.
+    `torch.manual_seed` seeds every possible device and takes 60 times as long if CUDA is not in use.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -130,48 +130,48 @@ def seed_draws(seed: int, device: torch.device) -> None:
 
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """A network on a device, in place, in the layout in which convolutions are fastest there.
+    """Move a network to a device, in place, in the memory format in which convolutions are fastest.
 
-    Channels last, but for networks with parameters of five dimensions, which have no such layout.
+    The format is channels last, except for networks with 5-dimensional parameters, which do not support it.
     """
-    if any(each.ndim == 5 for each in model.parameters()):
+    if any(parameter.ndim == 5 for parameter in model.parameters()):
         return model.to(device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cpu":
         for module in model.modules():
             if isinstance(module, nn.Conv2d) and _breaks_on_cpu(module):
                 module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
-                if _in_plain_order not in module._forward_pre_hooks.values():
-                    module.register_forward_pre_hook(_in_plain_order)
+                if _make_contiguous not in module._forward_pre_hooks.values():
+                    module.register_forward_pre_hook(_make_contiguous)
     return model
 
 
 def _breaks_on_cpu(module: nn.Conv2d) -> bool:
-    # torch 2.14 writes beyond its memory in the backward pass of such a convolution where input or weight lies channels last.
+    # torch 2.14 writes out of bounds in the backward pass of such a convolution if input or weight is channels last.
     return module.kernel_size == (1, 1) and module.stride != (1, 1) and module.in_channels < 16
 
 
-def _in_plain_order(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(each.contiguous() for each in inputs)
+def _make_contiguous(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def no_memory(error: Exception) -> bool:
-    """Whether an error says that a device, or the CPU's allocator (which has no class of its own), has no memory left."""
-    # The last is cuDNN's, where there is no room for any way of computing a convolution.
-    said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine")
-    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in said)
+    """Return whether an error means that a device or the CPU is out of memory."""
+    # The CPU's allocator has no exception class. The last text is cuDNN's if no algorithm fits in memory.
+    texts = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 class InputNormalisation:
-    """Turns uint8 images into a network's input on its device.
+    """Normalise uint8 images to a network's input on its device.
 
     Args:
         mean: Subtracted from each channel, on the scale [0, 1].
         std: Divides each channel, on the scale [0, 1].
-        device: Where the input is needed.
+        device: Device of the network.
 
     Attributes:
-        device: The same.
+        device: Device of the network.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
@@ -201,14 +201,14 @@ def forward_all(
     batch: int = 256,
     each: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Run evaluation crops through a function in batches, each image exactly once.
+    """Apply a function to evaluation crops in batches, to each image exactly once.
 
     Args:
         forward: Takes a network's input of shape `(B, 3, S, S)`.
         pixels: Prepared images.
         normalise: Turns them into inputs.
-        indices: Which images, in which order; None for all.
-        batch: Images at a time.
+        indices: Images in order; None for all.
+        batch: Batch size.
         each: Called with the number of images done, after each batch.
 
     Returns:
@@ -221,8 +221,8 @@ def forward_all(
         return (torch.from_numpy(np.array(pixels.evaluation(part))),)
 
     device = normalise.device
-    # Two batches for each thread are in memory: what a few can make ahead is enough.
-    threads = min(prefetch_threads(device), _MOST_AHEAD)
+    # Each thread holds two batches in memory.
+    threads = min(prefetch_threads(device), _MOST_THREADS)
     made = prefetch(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
     outputs = []
     with torch.inference_mode(), closing(made):

@@ -1,4 +1,4 @@
-"""Networks whose weights are published: timm's, and those on the Hugging Face Hub."""
+"""Pretrained networks that timm and the Hugging Face Hub publish."""
 
 import inspect
 import socket
@@ -17,13 +17,13 @@ from lrbench.store.references import PretrainedWeights
 
 
 def fetch_model(weights: PretrainedWeights) -> nn.Module:
-    """Fetch a network with its published weights, or take it from the Hub's cache.
+    """Load a network with its published weights, from the Hub's cache if they are there.
 
     Args:
         weights: `timm:NAME.TAG` or `hf-hub:OWNER/NAME`.
 
     Raises:
-        InputError: No such weights, they cannot be fetched, or the network is too large or gives no features.
+        InputError: There are no such weights, they cannot be fetched, or the network is too large or gives no features.
     """
     import timm
     from timm.models import load_state_dict
@@ -33,27 +33,27 @@ def fetch_model(weights: PretrainedWeights) -> nn.Module:
     if weights.source == "timm":
         refuse_unknown_tag(weights.name)
     try:
-        with _no_waiting_without_network():
+        with _offline_without_network():
             _refuse_unusable(weights)
             model: nn.Module = timm.create_model(weights.timm_name, pretrained=True)
     except InputError:
         raise
     except Exception as error:
-        # Downloads end in a dozen kinds of exception, of which the first line says most.
+        # Downloads raise many kinds of exception; their first line says most.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise InputError(
             f"the weights of {weights.text} could not be fetched or loaded: {reason[:300]}. Fetch them on a machine with a "
-            "network (they are kept in the Hugging Face cache, HF_HOME, which can be copied), or take a file in with "
-            "`lrbench snapshots add FILE --architecture NAME`. Random weights are never put in their place."
+            "network and copy the Hugging Face cache (HF_HOME), or add a file of weights with `lrbench snapshots add FILE "
+            "--architecture NAME`."
         ) from error
     return model
 
 
 def _refuse_unusable(weights: PretrainedWeights) -> None:
-    """Build the network without memory, as its configuration says, before any weights are fetched.
+    """Check the network on the device `meta`, which needs no memory, before its weights are fetched.
 
     Raises:
-        InputError: It is too large, or gives no features and scores of images.
+        InputError: It is too large, or does not turn images into features and scores.
     """
     import timm
     from timm.models import load_model_config_from_hf
@@ -76,8 +76,8 @@ def _refuse_unusable(weights: PretrainedWeights) -> None:
 
 
 @contextmanager
-def _no_waiting_without_network() -> Iterator[None]:
-    """Where the Hub's name leads nowhere, its library looks into its cache at once: else it tries for a minute, aloud."""
+def _offline_without_network() -> Iterator[None]:
+    """Make the Hub's library use only its cache if the Hub's name does not resolve; it would retry for a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -89,7 +89,7 @@ def _no_waiting_without_network() -> Iterator[None]:
 
 
 def _resolves(host: str) -> bool:
-    """Whether a host has an address, or a proxy will know."""
+    """Return whether a host name resolves, or a proxy is set."""
     if getproxies().keys() & {"http", "https", "all"}:
         return True
     try:
@@ -99,10 +99,10 @@ def _resolves(host: str) -> bool:
 
 
 def refuse_unknown_tag(name: str) -> None:
-    """Refuse a name with a tag of which timm has no weights.
+    """Refuse a name with a tag for which timm has no weights.
 
     Raises:
-        InputError: Says which may have been meant.
+        InputError: timm has no such weights; suggests similar names.
     """
     import timm
 
@@ -113,12 +113,12 @@ def refuse_unknown_tag(name: str) -> None:
         listed = f" It has {', '.join(tags[:6])}." if tags else ""
         raise InputError(
             f"timm {timm.__version__} has no weights {name!r}.{suggestion(name, tags or known)}{listed} "
-            f"timm:{base} names the architecture with random weights."
+            f"timm:{base} is the architecture with random weights."
         )
 
 
 def published_classes(name: str) -> int:
-    """Number of classes that timm's default weights of an architecture tell apart; 1000 where it has none."""
+    """Number of classes of timm's default weights of an architecture; 1000 if it has none."""
     import timm
 
     if not timm.is_model(name):

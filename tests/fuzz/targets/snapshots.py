@@ -101,13 +101,15 @@ def make_checkpoint(folder: Path) -> Path:
 
 
 def use_checkpoint(path: Path) -> object:
-    from lrbench.models.foreign import Origin, take_in
+    from lrbench.models.foreign import ImportOptions, import_weights
     from lrbench.models.tensors import load_tensors
     from lrbench.store.snapshots import read_metadata
 
     (path.parent / "taken").mkdir(exist_ok=True)
     (path.parent / "taken" / "mine.safetensors").unlink(missing_ok=True)
-    taken = take_in(path, Origin(architecture="resnet18", arguments=NETWORK), path.parent / "taken", "mine")
+    taken = import_weights(
+        path, ImportOptions(architecture="resnet18", arguments=NETWORK), path.parent / "taken", "mine"
+    )
     return read_metadata(taken.path).model_dump(), load_tensors(taken.path)
 
 
