@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lrbench.config.protocols import Finetune
-from lrbench.config.schedule import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS
@@ -108,7 +108,7 @@ def test_between_two_looks_training_waits_for_nothing(monkeypatch):
     )  # fmt: skip
     model = network()
     trainer = Trainer(
-        model, segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
+        model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
         lambda made: Step(
             made, SCHEDULE, Training(compile=False), NORMALISE, DEVICE, SINGLE_PROCESS, micro_batch=None, updates=1, say=print
         ),

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrbench.config import load_task
-from lrbench.config.schedule import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Input, Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS
@@ -111,7 +111,7 @@ def engine(architecture: str, root: Path, form: str, compiled: bool) -> Callable
 
     def run() -> None:
         trainer = Trainer(
-            model, segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
+            model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
             partial(step_of, compiled=compiled), Progress(update=0, weights=model.state_dict()),
             keep_mean=False, keep_epochs={}, device=DEVICE,
         )  # fmt: skip

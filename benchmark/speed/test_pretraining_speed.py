@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.schedule import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Input, Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS
@@ -43,7 +43,7 @@ def _trainer(batches, schedule, model, device, *, compiled=False, precision=_PRE
         micro_batch=None, updates=1, say=print,
     )  # fmt: skip
     return Trainer(
-        model, segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)), schedule, batches, step,
+        model, find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)), schedule, batches, step,
         Progress(update=0, weights=model.state_dict()), keep_mean=False, keep_epochs={}, device=device,
     )  # fmt: skip
 

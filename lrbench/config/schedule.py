@@ -76,7 +76,7 @@ def owned_stages(arm: str, schedule: Schedule) -> tuple[int, ...]:
     return tuple(stage for stage in range(last_stage(arm, schedule) + 1) if owner(arm, stage, schedule) == arm)
 
 
-def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
+def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
     """Return the segment that ends in snapshot `key`.
 
     Raises:
@@ -85,7 +85,7 @@ def segment(schedule: Schedule, key: SnapshotKey) -> Segment:
     arm, stage = key.arm, key.stage
     if stage not in owned_stages(arm, schedule):
         stages = ", ".join(f"stage{number}" for number in owned_stages(arm, schedule))
-        raise InputError(f"{arm} has no stage{stage} of its own. It has {stages}.")
+        raise InputError(f"arm {arm} does not own stage{stage}. It owns {stages}.")
     if stage == 0:
         return Segment(key=key, parent=None, rate=0.0, first_epoch=0, last_epoch=0)
     record = ARMS[arm]
@@ -125,7 +125,7 @@ def next_segment(suite: Suite, key: SnapshotKey) -> Segment | None:
     stage = key.stage + 1
     for arm in dict.fromkeys((key.arm, *suite.arms)):
         if stage <= suite.schedule.stages and stage in owned_stages(arm, suite.schedule):
-            following = segment(suite.schedule, SnapshotKey(arm=arm, seed=key.seed, stage=stage))
+            following = find_segment(suite.schedule, SnapshotKey(arm=arm, seed=key.seed, stage=stage))
             if following.parent == key and not following.derived:
                 return following
     return None
@@ -172,7 +172,7 @@ def snapshot_keys(suite: Suite, *, arm: str | None = None, seed: int | None = No
     keys: dict[SnapshotKey, None] = {}
 
     def add(key: SnapshotKey) -> None:
-        parent = segment(suite.schedule, key).parent
+        parent = find_segment(suite.schedule, key).parent
         if parent is not None and parent not in keys:
             add(parent)
         keys[key] = None
@@ -195,7 +195,7 @@ def kept_epochs(suite: Suite, trunk: Segment) -> dict[int, bool]:
         if arm.kept_from is None or arm.name not in suite.arms:
             continue
         for stage in owned_stages(arm.name, suite.schedule):
-            branch = segment(suite.schedule, SnapshotKey(arm=arm.name, seed=trunk.key.seed, stage=stage))
+            branch = find_segment(suite.schedule, SnapshotKey(arm=arm.name, seed=trunk.key.seed, stage=stage))
             if branch.kept_epoch is not None and branch.parent == trunk.key:
                 kept[branch.kept_epoch] = kept.get(branch.kept_epoch, False) or branch.branches
     return kept

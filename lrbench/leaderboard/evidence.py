@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import SnapshotKey, owner, segment
+from lrbench.config.schedule import SnapshotKey, find_segment, owner
 from lrbench.stats.intervals import (
     Estimate,
     Floats,
@@ -233,7 +233,7 @@ class Evidence:
         key: SnapshotKey | None = SnapshotKey(arm=arm, seed=self.seeds[0], stage=stage)
         # Snapshots taken while a trunk trains have that trunk as parent, which is no earlier stage.
         while key is not None and key.stage >= stage:
-            key = segment(self.suite.schedule, key).parent
+            key = find_segment(self.suite.schedule, key).parent
         return None if key is None else (key.arm, key.stage)
 
     def rows_of_other_weights(self, columns: Sequence[Column]) -> list[tuple[Row, int]]:
@@ -273,7 +273,7 @@ def is_without_decay(suite: Suite, row: Row) -> bool:
     key: SnapshotKey | None = SnapshotKey(arm=row[0], seed=suite.seeds[0], stage=row[1])
     rates = set()
     while key is not None and key.stage > 0:
-        part = segment(suite.schedule, key)
+        part = find_segment(suite.schedule, key)
         rates.add(None if part.cosine else part.rate)
         key = part.parent
     return len(rates) == 1 and None not in rates

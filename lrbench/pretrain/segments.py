@@ -12,7 +12,7 @@ from torch import nn
 
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import Segment, SnapshotKey, kept_epochs, learning_rate, next_segment, segment
+from lrbench.config.schedule import Segment, SnapshotKey, find_segment, kept_epochs, learning_rate, next_segment
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
@@ -82,7 +82,7 @@ def make_snapshot(
         alone = ranks.run_on_main(lambda: held.enter_context(locked(path, control)))
         ranks.run_on_main(lambda: _clear_away(path, control, alone=alone))
         made = ranks.run_on_main(lambda: _made(suite, key, place.workspace))
-        return made or _Making(suite, segment(suite.schedule, key), place, path, control, ranks, alone=alone).run()
+        return made or _Making(suite, find_segment(suite.schedule, key), place, path, control, ranks, alone=alone).run()
 
 
 def _clear_away(path: Path, control: Control, *, alone: bool) -> None:
@@ -108,7 +108,7 @@ class _Making:
     def __init__(
         self,
         suite: Suite,
-        stretch: Segment,
+        segment: Segment,
         place: Place,
         path: Path,
         control: Control,
@@ -118,7 +118,7 @@ class _Making:
     ) -> None:
         # Whether no other process can be making the same snapshot.
         self.alone = alone
-        self.suite, self.segment, self.place, self.path, self.control = suite, stretch, place, path, control
+        self.suite, self.segment, self.place, self.path, self.control = suite, segment, place, path, control
         self.ranks = ranks
         self.shared: int | None = None
         # The update up to which this segment's progress is on the disk.
@@ -134,7 +134,7 @@ class _Making:
             self.batches = Batches(
                 pixels=self.source.train,
                 labels=self.source.data.splits["train"].labels,
-                seed=stretch.key.seed,
+                seed=segment.key.seed,
                 batch=suite.schedule.batch,
                 size=suite.input.size,
                 augmentation=suite.schedule.augmentation,
@@ -397,8 +397,8 @@ class _Making:
             revision=source_revision(),
         )
 
-    def _rate(self, stretch: Segment, update: int) -> float:
-        return learning_rate(self.suite.schedule, stretch, update, self.batches.updates_per_epoch)
+    def _rate(self, segment: Segment, update: int) -> float:
+        return learning_rate(self.suite.schedule, segment, update, self.batches.updates_per_epoch)
 
     def _next_rate(self, update: int) -> float | None:
         """Learning rate of the update after the snapshot, or None after the last stage."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from lrbench.config import Suite
-from lrbench.config.schedule import SnapshotKey, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Workspace
 from lrbench.store.snapshots import read_metadata, replaced_parent, snapshot_path
@@ -77,7 +77,7 @@ def check_intermediate_weights(suite: Suite, keys: Sequence[SnapshotKey], worksp
     arms: dict[str, None] = {}
     parents: dict[SnapshotKey, None] = {}
     for key in keys:
-        part = segment(suite.schedule, key)
+        part = find_segment(suite.schedule, key)
         if part.kept_epoch is None or part.parent is None:
             continue
         path = snapshot_path(workspace.checkpoints, suite.name, part.parent)
@@ -124,6 +124,6 @@ def _with_descendants(
     """Return the existing snapshots of a seed that are in `first` or were made from one of them, parents first."""
     keys: list[SnapshotKey] = []
     for key in snapshot_keys(suite, seed=seed):
-        if key in first or segment(suite.schedule, key).parent in keys:
+        if key in first or find_segment(suite.schedule, key).parent in keys:
             keys.append(key)
     return [key for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from lrbench.config import load_suite
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import SnapshotKey, kept_epochs, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, find_segment, kept_epochs, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.jobs.plan import make_plan
 from lrbench.leaderboard import page
@@ -31,7 +31,7 @@ def test_markers_and_descriptions_are_unique(tiny):
     assert len({arm.describe(tiny.schedule) for arm in ARMS.values()}) == len(ARMS)
 
 
-def test_a_new_record_is_a_new_arm(place, control, monkeypatch):
+def test_new_record_adds_an_arm(place, control, monkeypatch):
     copy = replace(ARMS["hold"], name="again", description="`hold` again", comparison="`again` is `hold`")
     monkeypatch.setitem(ARMS, copy.name, copy)
     suite = load_suite("tiny.toml", ['arms=["step", "hold", "again"]', 'targets=["tiny-indoor"]', "seeds=[0]"])
@@ -54,16 +54,16 @@ def test_a_new_record_is_a_new_arm(place, control, monkeypatch):
     assert "step/stage2 − again/stage2" in text
 
 
-def test_an_unregistered_arm_is_refused(home):
+def test_unregistered_arm_is_refused(home):
     with pytest.raises(InputError, match=r"must be one of step, hold, .*, raise, not 'holt'\. Did you mean 'hold'"):
         load_suite("tiny.toml", ['arms=["step", "holt"]'])
 
 
-def test_intermediate_weights_keep_momentum_where_training_continues(tiny):
+def test_momentum_is_kept_where_training_continues(tiny):
     schedule = tiny.schedule.model_copy(
         update={"epochs": 9, "boundaries": (4, 8), "trail": 9, "shift": 1, "rates": (0.1, 0.01, 0.001)}
     )
     suite = tiny.model_copy(update={"schedule": schedule, "arms": ("step", "hold", "constant", "early", "trail")})
     assert SnapshotKey(arm="early", seed=0, stage=1) in snapshot_keys(suite)
-    first = segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
+    first = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
     assert kept_epochs(suite, first) == {1: False, 2: False, 3: True}

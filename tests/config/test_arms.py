@@ -22,7 +22,7 @@ def done(lrbench):
     return found
 
 
-def test_a_protocol_for_some_arms_alone_is_used_on_them_and_nothing_is_missing(lrbench, home, done):
+def test_protocol_arms_limit_a_protocol_to_some_arms(lrbench, home, done):
     record = json.loads(lrbench("plan", "tiny.toml", *CHANGES, "--json").out)
     used = {(cell["protocol"], cell["snapshot"].split("/")[0]) for cell in record["cells"]}
     assert used == {("probe", arm) for arm in ARMS} | {("knn", "step"), ("knn", "hold")}

@@ -24,13 +24,13 @@ def keys_of(text):
 
 
 @pytest.mark.parametrize("files", LAYOUTS)
-def test_every_key_of_a_layout_is_explained(files):
+def test_every_layout_key_is_documented(files):
     (layout,) = files.model_fields["layout"].annotation.__args__
     section = (DOCS / "tasks.md").read_text().split(f'### `layout = "{layout}"`')[1].split("\n##")[0]
     assert keys_of(section) == set(files.model_fields) - {"layout"}
 
 
-def test_every_other_key_of_a_task_is_explained():
+def test_every_task_key_is_documented():
     text = (DOCS / "tasks.md").read_text()
     head, rest = text.split("## `[files]`")
     assert keys_of(head) == {*tasks.Task.model_fields, "like"}
@@ -46,7 +46,7 @@ def test_every_other_key_of_a_task_is_explained():
         assert all(re.search(rf"\b{key} = ", rest) for key in split.model_fields)
 
 
-def test_every_key_of_a_suite_is_explained():
+def test_every_suite_key_is_documented():
     text = (DOCS / "suites.md").read_text()
     explained = keys_of(text)
     protocols = ("probe", "knn", "finetune", "fewshot", "concat")
@@ -58,7 +58,7 @@ def test_every_key_of_a_suite_is_explained():
     assert explained == wanted
 
 
-def test_the_examples_of_task_files_are_read(home):
+def test_documented_task_files_load(home):
     blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "tasks.md").read_text(), re.DOTALL)
     assert len(blocks) == 5
     for number, block in enumerate(blocks):

@@ -48,7 +48,7 @@ from tests.helpers import TINY_SUITE
     ],
     ids=lambda value: value[:40],
 )  # fmt: skip
-def test_a_number_without_bounds_is_refused_at_once(home, change, said):
+def test_unbounded_suite_values_are_refused_quickly(home, change, said):
     with pytest.raises(InputError) as refused:
         load_suite("tiny.toml", change.split("\0"))
     assert said in str(refused.value) and len(str(refused.value)) < 500
@@ -64,7 +64,7 @@ def test_a_number_without_bounds_is_refused_at_once(home, change, said):
         ({"rate": -(10**400)}, False),
     ],
 )
-def test_arguments_of_networks_are_bounded(arguments, fine):
+def test_network_arguments_are_bounded(arguments, fine):
     assert (arguments_problem(arguments) is None) == fine
 
 
@@ -89,7 +89,7 @@ SYNTHETIC = 'name = "mine"\n[files]\nlayout = "synthetic"\ngenerator = "objects"
     ],
     ids=lambda value: value[:30],
 )
-def test_a_task_file_without_bounds_is_refused_at_once(home, old, new, said):
+def test_unbounded_task_values_are_refused_quickly(home, old, new, said):
     (home / "mine.toml").write_text(SYNTHETIC.replace(old, new, 1))
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
@@ -97,7 +97,7 @@ def test_a_task_file_without_bounds_is_refused_at_once(home, old, new, said):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "endless link", "directory link"])
-def test_a_toml_that_is_no_file_stops_nothing(home, tmp_path, kind):
+def test_toml_that_is_not_a_file_is_skipped(home, tmp_path, kind):
     path = tmp_path / "tasks" / "odd.toml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -114,13 +114,13 @@ def test_a_toml_that_is_no_file_stops_nothing(home, tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["a/b.toml", "My Data", "m" * 101, "", "../x"])
-def test_a_name_that_no_command_line_can_use_is_reported(home, tmp_path, name):
+def test_unusable_task_name_is_reported(home, tmp_path, name):
     (tmp_path / "tasks" / "odd.toml").write_text(f'name = "{name}"\n[files]\nlayout = "folders"\n')
     [problem] = broken_tasks()
     assert "odd.toml: `name` must" in problem
 
 
-def test_long_and_unknown_names_on_the_command_line_are_refused(lrbench, home):
+def test_long_and_unknown_names_are_refused(lrbench, home):
     for name in ("a" * 5000, "a" * 5000 + ".toml", "~nobody-of-that-name/x.toml"):
         for command in (["plan", name], ["tasks", name], ["run", name]):
             outcome = lrbench(*command)
@@ -128,7 +128,7 @@ def test_long_and_unknown_names_on_the_command_line_are_refused(lrbench, home):
 
 
 @pytest.mark.parametrize("command", [["transfer", "--snapshot", "stage1"], ["recommend"]])
-def test_a_transfer_seed_longer_than_a_file_name_is_refused(lrbench, command):
+def test_too_long_transfer_seed_is_refused(lrbench, command):
     outcome = lrbench(*command, "--task", "digits", "--seed", str(10**300))
     assert outcome.status == 2 and "--seed" in outcome.err and "9223372036854775807" in outcome.err
 
@@ -160,7 +160,7 @@ def test_a_transfer_seed_longer_than_a_file_name_is_refused(lrbench, command):
     ],
     ids=lambda value: value[:60],
 )
-def test_a_task_that_could_not_be_read_is_refused_with_its_key(home, files, said):
+def test_unreadable_task_is_refused_with_its_key(home, files, said):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\n{files}\n')
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
@@ -183,7 +183,7 @@ def test_a_task_that_could_not_be_read_is_refused_with_its_key(home, files, said
     ],
     ids=lambda value: value[:50],
 )
-def test_an_archive_that_could_not_be_stored_is_refused(home, archive, said):
+def test_unstorable_archive_is_refused(home, archive, said):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\nlayout = "folders"\n[[archives]]\n{archive}\n')
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
@@ -193,7 +193,7 @@ def test_an_archive_that_could_not_be_stored_is_refused(home, archive, said):
 @pytest.mark.parametrize(
     "dataset", ["VisionDataset", "FakeData", "DatasetFolder", "Cifar10", "wrap_dataset_for_transforms_v2"]
 )
-def test_a_torchvision_class_that_is_no_data_set_is_refused(home, dataset):
+def test_invalid_torchvision_class_is_refused(home, dataset):
     (home / "mine.toml").write_text(
         f'name = "mine"\n[files]\nlayout = "torchvision"\ndataset = "{dataset}"\nsplits = {{ train = {{}}, test = {{}} }}\n'
     )
@@ -201,7 +201,7 @@ def test_a_torchvision_class_that_is_no_data_set_is_refused(home, dataset):
         load_task_data(load_task("mine.toml"), [home / "data"])
 
 
-def test_a_suite_of_usual_size_is_not_refused(home):
+def test_usual_suite_is_accepted(home):
     (home / "large.toml").write_text(TINY_SUITE.replace('name = "tiny"', 'name = "large"'))
     changes = [f"seeds={list(range(100))}", f"transfer_seeds={list(range(10))}", "schedule.epochs=1000"]
     assert len(load_suite("large.toml", changes).seeds) == 100

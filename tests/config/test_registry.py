@@ -14,7 +14,7 @@ from tests.helpers import TINY_SUITE
 REAL = {"imagenet1k", "caltech256", "cub200", "indoor67", "sketch250"}
 
 
-def test_the_promised_tasks_and_suites_are_registered():
+def test_documented_tasks_and_suites_are_registered():
     assert set(find_tasks()) >= REAL | {"toy-source", "toy-objects", "toy-birds", "toy-indoor", "toy-sketch", "digits"}
     assert set(find_suites()) >= {"quick", "imagenet"}
 
@@ -49,7 +49,7 @@ def test_every_shipped_task_loads(name):
         ("flowers102", (1_020, 1_020), 6_149, 102, "mean_per_class"),
     ],
 )
-def test_the_real_tasks_pin_their_published_figures(name, train, test, classes, metric):
+def test_task_counts_match_published_figures(name, train, test, classes, metric):
     task = load_task(name)
     trained = {"train": train} if isinstance(train, int) else dict(zip(("train", "val"), train, strict=True))
     assert (task.counts, task.classes, task.metric) == ({**trained, "test": test}, classes, metric)
@@ -81,7 +81,7 @@ BY_CLASS = {
 }
 
 
-def test_what_the_shipped_tasks_pin_of_every_class_is_what_was_published():
+def test_images_per_class_match_published_bounds():
     found = {}
     for name in find_tasks():
         task = load_task(name)
@@ -103,12 +103,12 @@ def test_what_the_shipped_tasks_pin_of_every_class_is_what_was_published():
         ("eurosat", {"md5": "c8fa014336c82ac7804f0398fcb19387", "images": 27_000}),
     ],
 )
-def test_archives_are_held_against_what_was_published_of_them(name, known):
+def test_archives_have_published_hashes_or_sizes(name, known):
     first = load_task(name).archives[0]
     assert {key: getattr(first, key) for key in known} == known
 
 
-def test_indoors_lists_are_the_official_ones():
+def test_indoor67_lists_have_official_hashes():
     lists = {
         "TrainImages.txt": "fd987513d0f623c424252770fac3f354",
         "TestImages.txt": "f00bef137f39d51e4894303a7bf4c2d4",
@@ -120,7 +120,7 @@ def test_indoors_lists_are_the_official_ones():
     }
 
 
-def test_a_task_like_another_says_only_what_differs(home):
+def test_like_completes_a_task(home):
     path = home / "mine.toml"
     path.write_text(
         'name = "mine"\nlike = "cub200"\ncounts = { train = 3000 }\n[files]\nroot = "birds"\n[about]\nlicence = "Mine."\n'
@@ -140,14 +140,14 @@ def test_a_task_like_another_says_only_what_differs(home):
         ('"imagenet100"', "'imagenet100' is itself like 'imagenet1k'. Name that one"),
     ],
 )
-def test_a_task_like_none_is_an_error_that_says_so(home, like, said):
+def test_like_of_an_unknown_task_is_refused(home, like, said):
     (home / "mine.toml").write_text(f'name = "mine"\nlike = {like}\n')
     with pytest.raises(InputError) as caught:
         load_task(str(home / "mine.toml"))
     assert said in str(caught.value) and "mine.toml" in str(caught.value)
 
 
-def test_quick_is_what_the_readme_says():
+def test_quick_matches_the_readme():
     suite = load_suite("quick")
     assert suite.seeds == (0, 1, 2)
     assert suite.arms == ("step", "hold", "constant", "average", "constant-average", "trail")
@@ -156,7 +156,7 @@ def test_quick_is_what_the_readme_says():
     assert len(suite.targets) == 5
 
 
-def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
+def test_imagenet_suite_has_the_papers_recipe():
     suite = load_suite("imagenet")
     schedule = suite.schedule
     assert (schedule.epochs, schedule.boundaries, schedule.rates) == (90, (30, 60), (0.1, 0.01, 0.001))
@@ -210,7 +210,7 @@ def test_the_imagenet_suite_is_the_papers_recipe_with_finetuning():
         ('source = "tiny-source"', "", "source", "missing"),
     ],
 )
-def test_a_wrong_suite_is_refused_with_file_key_and_what_was_expected(home, old, new, key, said):
+def test_suite_errors_name_file_key_and_expectation(home, old, new, key, said):
     (home / "wrong.toml").write_text(TINY_SUITE.replace(old, new))
     with pytest.raises(InputError) as refused:
         load_suite("wrong.toml")
@@ -236,7 +236,7 @@ def test_a_wrong_suite_is_refused_with_file_key_and_what_was_expected(home, old,
         ('[files]\nlayout = "folders"\nroot = "x"', 'files = "x"', "`files` must be a table, not 'x'."),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_task_file_is_said_in_the_users_words(home, old, new, said):
+def test_task_errors_are_in_plain_words(home, old, new, said):
     content = 'name = "mine"\n[files]\nlayout = "folders"\nroot = "x"\n'
     assert old in content
     (home / "mine.toml").write_text(content.replace(old, new))
@@ -245,7 +245,7 @@ def test_what_is_wrong_with_a_task_file_is_said_in_the_users_words(home, old, ne
     assert str(refused.value).startswith(f"mine.toml: {said}")
 
 
-def test_a_list_whose_items_are_wrong_is_not_called_empty_too(home):
+def test_list_with_wrong_items_is_not_called_empty(home):
     with pytest.raises(InputError) as refused:
         load_suite("tiny.toml", ['arms=["stepp"]'])
     assert str(refused.value).endswith("not 'stepp'. Did you mean 'step'?") and "at least" not in str(refused.value)
@@ -253,21 +253,21 @@ def test_a_list_whose_items_are_wrong_is_not_called_empty_too(home):
         load_suite("tiny.toml", ["seeds=[]"])
 
 
-def test_a_task_with_an_unknown_key_is_refused(home):
+def test_unknown_key_is_refused(home):
     path = home / "mine.toml"
     path.write_text('name = "mine"\nmetrik = "top1"\n\n[files]\nlayout = "folders"\n')
     with pytest.raises(InputError, match=r"mine\.toml.*`metrik` is not a known key.*'metric'"):
         load_task(str(path))
 
 
-def test_two_tasks_of_one_name_are_refused_and_both_files_named(home, tmp_path):
+def test_duplicate_task_name_is_refused_with_both_files(home, tmp_path):
     (tmp_path / "tasks" / "twin.toml").write_text('name = "cub200"\n\n[files]\nlayout = "folders"\n')
     with pytest.raises(InputError, match=r"two tasks are called 'cub200'.*cub200\.toml.*twin\.toml"):
         load_task("cub200")
     assert load_task("indoor67").name == "indoor67"
 
 
-def test_one_bad_file_among_the_tasks_stops_no_other(lrbench, home, tmp_path):
+def test_broken_task_file_does_not_affect_others(lrbench, home, tmp_path):
     (tmp_path / "tasks" / "torn.toml").write_text('name = "torn')
     (tmp_path / "tasks" / "nameless.toml").write_text('[files]\nlayout = "folders"\n')
     (tmp_path / "tasks" / "wrong.toml").write_text('name = "wrong"\nmetrik = "top1"\n[files]\nlayout = "folders"\n')
@@ -283,7 +283,7 @@ def test_one_bad_file_among_the_tasks_stops_no_other(lrbench, home, tmp_path):
     assert "`metrik` is not a known key" in lrbench("tasks", "wrong").err
 
 
-def test_what_a_missing_hash_is_and_that_a_task_may_be_like_another_is_said(home):
+def test_errors_mention_sha256sum_and_like(home):
     path = home / "mine.toml"
     path.write_text(
         'name = "mine"\n[files]\nlayout = "folders"\nroot = "m"\nsplit = { kind = "listed", test = "l.txt" }\n'
@@ -295,14 +295,14 @@ def test_what_a_missing_hash_is_and_that_a_task_may_be_like_another_is_said(home
         load_task(str(path))
 
 
-def test_a_file_with_a_registered_name_is_refused(home):
+def test_file_with_a_registered_name_is_refused(home):
     path = home / "mine.toml"
     path.write_text('name = "digits"\n\n[files]\nlayout = "folders"\n')
     with pytest.raises(InputError, match="their results would mix"):
         load_task(str(path))
 
 
-def test_a_copy_that_says_the_same_is_the_same_task_or_suite(home):
+def test_identical_copy_of_a_registered_file_is_accepted(home):
     shipped = {"cub200": (find_tasks, load_task), "quick": (find_suites, load_suite)}
     for name, (find, load) in shipped.items():
         copy = home / "copy.toml"
@@ -313,12 +313,12 @@ def test_a_copy_that_says_the_same_is_the_same_task_or_suite(home):
     assert load_task("cub200").name == "cub200" and find_tasks()["cub200"].twin is None
 
 
-def test_a_misspelt_name_gets_a_suggestion(home):
+def test_misspelt_name_gets_a_suggestion(home):
     with pytest.raises(InputError, match="Did you mean 'cub200'"):
         load_task("cub20")
 
 
-def test_set_changes_any_value_and_is_validated(home):
+def test_set_changes_values_and_validates(home):
     suite = load_suite("tiny.toml", ["schedule.batch=16", "name=other", "probe.strengths=5"])
     assert (suite.schedule.batch, suite.name, suite.probe.strengths) == (16, "other", 5)
     with pytest.raises(InputError, match=r"schedule\.bach"):
@@ -327,14 +327,14 @@ def test_set_changes_any_value_and_is_validated(home):
         load_suite("tiny.toml", ["schedule.batch"])
 
 
-def test_the_crop_mode_is_written_only_where_it_is_special():
+def test_default_crop_mode_is_not_written():
     suite = load_suite("quick")
     assert "crop_mode" not in suite.model_dump(mode="json")["input"]
     squashed = suite.input.model_copy(update={"crop_mode": "squash"})
     assert Input.model_validate_json(squashed.model_dump_json(), strict=True) == squashed != suite.input
 
 
-def test_the_input_of_a_network_is_the_one_that_timm_evaluates_it_with():
+def test_network_input_matches_timms_evaluation():
     named = ("resnet50.a1_in1k", "convnext_base.fb_in22k_ft_in1k_384", "dm_nfnet_f0.dm_in1k")
     found = [input_of(SimpleNamespace(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())) for name in named]
     assert [(each.size, each.crop_fraction, each.crop_mode) for each in found] == [
@@ -342,13 +342,13 @@ def test_the_input_of_a_network_is_the_one_that_timm_evaluates_it_with():
     ]  # fmt: skip
 
 
-def test_a_toml_file_of_that_name_is_pointed_at(home):
+def test_error_mentions_a_toml_file_of_that_name(home):
     (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\n')
     with pytest.raises(InputError, match=r"no task called 'mine'\. A file mine\.toml is here: give its path\."):
         load_task("mine")
 
 
-def test_a_task_where_a_suite_is_asked_for_is_said_to_be_one(home):
+def test_task_given_as_suite_is_recognised(home):
     (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\n')
     for name in ("mine.toml", "cub200"):
         with pytest.raises(InputError, match=rf"^{name} is a task, not a suite: `lrbench transfer .* --task {name}`"):

@@ -34,19 +34,19 @@ def study(home, monkeypatch):
     return home / "study"
 
 
-def test_task_files_are_relative_to_the_suites_file(study):
+def test_task_files_are_relative_to_the_suite_file(study):
     suite = load_suite("study/suite.toml")
     assert suite.source == "tiny-source" and suite.targets == ("tiny-objects",)
     assert load_task("tiny-objects").path == study / "tasks" / "tiny-objects.toml"
     assert load_task("tiny-objects").argument == str(study / "tasks" / "tiny-objects.toml")
 
 
-def test_a_change_names_files_from_the_current_folder(study):
+def test_set_resolves_task_files_in_the_current_folder(study):
     suite = load_suite("study/suite.toml", ['targets=["study/tasks/tiny-indoor.toml"]'])
     assert suite.targets == ("tiny-indoor",) and load_task("tiny-indoor").files.train == 50
 
 
-def test_another_process_knows_the_suites_tasks(study):
+def test_task_files_are_known_in_another_process(study):
     content = pickle.dumps(load_suite("study/suite.toml"))
     program = (
         "import pickle, sys; pickle.load(sys.stdin.buffer)\n"
@@ -56,7 +56,7 @@ def test_another_process_knows_the_suites_tasks(study):
     assert done.stdout.decode().strip() == "48", done.stderr
 
 
-def test_a_suite_with_task_files_runs_and_its_name_stands_for_it(study, home):
+def test_suite_with_task_files_runs_by_name(study, home):
     done = run_process("run", "study/suite.toml", "--workers", "2")
     assert done.status == 0, done.err
     found = sorted(path.name for path in (home / "leaderboard" / "results" / "tiny").rglob("*.knn.*.json"))
@@ -80,7 +80,7 @@ def test_a_suite_with_task_files_runs_and_its_name_stands_for_it(study, home):
         ('["tasks/tiny-objects.toml", "tasks/tiny-objects.toml"]', "'tiny-objects' is named twice"),
     ],
 )
-def test_a_target_that_is_no_task_file_is_refused(study, targets, said):
+def test_invalid_target_file_is_refused(study, targets, said):
     text = (study / "suite.toml").read_text().replace('["tasks/tiny-objects.toml"]', targets)
     (study / "suite.toml").write_text(text)
     with pytest.raises(InputError, match=said):
@@ -89,7 +89,7 @@ def test_a_target_that_is_no_task_file_is_refused(study, targets, said):
             load_task(target)
 
 
-def test_a_file_with_the_name_of_a_registered_task_is_refused(study, home, monkeypatch):
+def test_task_file_with_a_registered_name_is_refused(study, home, monkeypatch):
     (home / "registered").mkdir()
     (home / "registered" / "mine.toml").write_text('name = "tiny-objects"\n\n[files]\nlayout = "folders"\n')
     monkeypatch.setenv("LRBENCH_TASKS", str(home / "registered"))

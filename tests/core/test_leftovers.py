@@ -37,7 +37,7 @@ def names(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
+def test_only_files_of_dead_writers_are_removed(tmp_path):
     dead, left = start_writer(tmp_path / "deep" / "a.json")
     living, in_work = start_writer(tmp_path / "deep" / "b.json")
     try:
@@ -52,7 +52,7 @@ def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
         living.wait()
 
 
-def test_a_stopped_writer_is_alive(tmp_path):
+def test_stopped_writer_counts_as_running(tmp_path):
     writer, in_work = start_writer(tmp_path / "a.json")
     writer.send_signal(signal.SIGSTOP)
     try:
@@ -63,7 +63,7 @@ def test_a_stopped_writer_is_alive(tmp_path):
         writer.wait()
 
 
-def test_a_process_number_used_again_is_another_process(tmp_path):
+def test_reused_process_number_is_detected(tmp_path):
     own = temporary_name(tmp_path / "a.json").name
     started = own.split("-")[2]
     earlier = tmp_path / own.replace(f"-{started}-", f"-{int(started) - 1}-")
@@ -75,7 +75,7 @@ def test_a_process_number_used_again_is_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".a.json.01234567-1-1-89abcdef.part", ".a.json.abcd_123.part"])
-def test_another_machines_file_stays_for_a_day(tmp_path, name):
+def test_other_machines_file_stays_for_a_day(tmp_path, name):
     path = tmp_path / name
     path.write_text("half")
     for age, stays in ((DAY - 60, True), (DAY + 60, False)):
@@ -84,7 +84,7 @@ def test_another_machines_file_stays_for_a_day(tmp_path, name):
         assert path.exists() == stays
 
 
-def test_another_machines_folder_is_as_young_as_its_newest_file(tmp_path):
+def test_other_machines_folder_has_age_of_newest_file(tmp_path):
     folder = tmp_path / ".cats.01234567-1-1-89abcdef.part"
     folder.mkdir()
     (folder / "shard").write_text("x")
@@ -97,14 +97,14 @@ def test_another_machines_folder_is_as_young_as_its_newest_file(tmp_path):
     assert not folder.exists()
 
 
-def test_machines_and_containers_have_different_names(monkeypatch):
+def test_machines_and_containers_have_different_ids(monkeypatch):
     here = leftovers._machine_id()
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
     assert leftovers._machine_id.__wrapped__() != here
 
 
 @pytest.mark.parametrize("name", ["a.part", ".a.part", "a.tar.gz.part", ".notes.partial", ".a.json.toolong_name.part"])
-def test_files_of_other_kinds_stay(tmp_path, name):
+def test_unrelated_files_stay(tmp_path, name):
     path = tmp_path / name
     path.write_text("x")
     os.utime(path, (0, 0))
@@ -112,7 +112,7 @@ def test_files_of_other_kinds_stay(tmp_path, name):
     assert path.exists()
 
 
-def test_names_up_to_the_file_systems_limit_are_written(tmp_path):
+def test_longest_file_names_are_written(tmp_path):
     for name in ("a" * 255, "é" * 127):
         write_text(tmp_path / name, "whole")
         assert (tmp_path / name).read_text() == "whole"
@@ -129,7 +129,7 @@ def test_written_files_have_the_users_permissions(tmp_path, mask):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise RuntimeError
@@ -149,7 +149,7 @@ LEFT = [
 
 
 @pytest.mark.parametrize("verb", ["leaderboard", "run", "pretrain", "transfer", "recommend", "prepare", "add"])
-def test_commands_that_write_remove_what_dead_writers_left(lrbench, home, verb):
+def test_writing_commands_remove_leftovers(lrbench, home, verb):
     here = leftovers._machine_id()
     left = [home / f"{path}.{here}-{4_000_000}-1-01234567.part" for path in LEFT]
     for path in left:

@@ -13,7 +13,7 @@ from lrbench.core.files import DamagedFile, parse_json, read_bytes, read_json, w
 from tests.helpers import one_paragraph
 
 
-def test_pipes_folders_and_devices_are_refused_by_kind(tmp_path: Path) -> None:
+def test_pipes_folders_and_devices_are_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path, kind in ((pipe, "a pipe"), (tmp_path, "a folder"), (Path("/dev/zero"), "a device")):
@@ -21,7 +21,7 @@ def test_pipes_folders_and_devices_are_refused_by_kind(tmp_path: Path) -> None:
             read_bytes(path)
 
 
-def test_missing_and_oversized_files(tmp_path: Path) -> None:
+def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "none")
     (tmp_path / "large").write_bytes(b"12345")
@@ -44,7 +44,7 @@ def test_missing_and_oversized_files(tmp_path: Path) -> None:
         (b"", "Expecting value"),
     ],
 )
-def test_json_that_cannot_be_used_names_file_and_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_unusable_json_error_names_file_and_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(content)
     with pytest.raises(DamagedFile, match=reason) as caught:
@@ -56,9 +56,7 @@ def test_json_that_cannot_be_used_names_file_and_reason(tmp_path: Path, content:
 
 @pytest.mark.parametrize("kind", ["fsync", "replace"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EINTR])
-def test_an_error_of_the_system_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
-) -> None:
+def test_system_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int) -> None:
     def fails(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -77,15 +75,15 @@ def test_an_error_of_the_system_names_the_file(
     assert read_json(path, "") == 1
 
 
-def test_valid_json_is_read_with_escaped_pairs() -> None:
+def test_escaped_surrogate_pairs_are_read() -> None:
     assert parse_json('["\\ud83d\\ude00", 1.5]') == ["\U0001f600", 1.5]
 
 
-def test_terminal_text_keeps_no_control_sequence() -> None:
+def test_for_terminal_escapes_control_sequences() -> None:
     shown = for_terminal("title \x1b]0;pwned\x07 \x9b31m \u202egnp.exe\n\ttab")
     assert shown == "title \\x1b]0;pwned\\x07 \\x9b31m \\u202egnp.exe\n\ttab"
 
 
-def test_markdown_text_shows_as_itself() -> None:
+def test_for_markdown_escapes_markup() -> None:
     shown = for_markdown("<img src=x onerror=alert(1)> | `a` [b](c)\n# d")
     assert shown == r"&lt;img src=x onerror=alert(1)&gt; \| \`a\` \[b\](c) # d"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrbench.config.schedule import SnapshotKey, segment
+from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS
@@ -31,7 +31,7 @@ def key(arm, stage, seed=0):
 
 def make(suite, wanted, place, control=None):
     """Make a snapshot and everything it starts from; gives its path."""
-    parent = segment(suite.schedule, wanted).parent
+    parent = find_segment(suite.schedule, wanted).parent
     if parent is not None:
         make(suite, parent, place, control)
     make_snapshot(suite, wanted, place, control or Control())

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrbench.config.schedule import SnapshotKey, learning_rate, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, find_segment, learning_rate, snapshot_keys
 from lrbench.config.suite import Schedule, Suite, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
@@ -26,9 +26,9 @@ from tests.pretrain.helpers import BATCHES, CPU, key, make, network, stepper
 PER_EPOCH = 3
 
 
-def trainer_of(stretch, schedule, progress, **others):
+def trainer_of(segment, schedule, progress, **others):
     return Trainer(
-        network(), stretch, schedule, BATCHES, stepper(schedule), progress,
+        network(), segment, schedule, BATCHES, stepper(schedule), progress,
         keep_mean=False, keep_epochs={}, device=CPU, **others,
     )  # fmt: skip
 
@@ -83,10 +83,10 @@ def test_snapshots_fall_on_boundaries_also_after_resumes_at_random_updates(journ
         progress, ends = Progress(update=0, weights=network().state_dict()), []
         used.clear()
         for stage in range(1, schedule.stages + 1):
-            stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
             progress = Progress(update=progress.update, weights=progress.weights, momentum=progress.momentum)
             for stop in [*stops, None]:
-                going = trainer_of(stretch, schedule, travelled(progress))
+                going = trainer_of(segment, schedule, travelled(progress))
                 going._step = _Spy(going._step, used)
                 saved = []
                 try:
@@ -107,7 +107,7 @@ def test_snapshots_fall_on_boundaries_also_after_resumes_at_random_updates(journ
         assert all(torch.equal(one.momentum[name], other.momentum[name]) for name in one.momentum)
         assert one.records == other.records
     stretches = [
-        segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage)) for stage in range(1, schedule.stages + 1)
+        find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage)) for stage in range(1, schedule.stages + 1)
     ]
     for update, rate in enumerate(rates):
         stage = sum(update >= end * PER_EPOCH for end in schedule.ends[1:])
@@ -130,12 +130,12 @@ class _Spy:
 def test_what_drops_at_random_is_drawn_by_the_update_and_the_process_alone(rank):
     """Also after a resume; and processes that train together drop different parts."""
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.5, 0.25), batch=3)
-    stretch = segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
+    segment = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
 
     def seeds(first, rank):
         drawn = []
         going = trainer_of(
-            stretch, schedule, Progress(update=first, weights=network().state_dict()), ranks=ProcessGroup(rank=rank)
+            segment, schedule, Progress(update=first, weights=network().state_dict()), ranks=ProcessGroup(rank=rank)
         )
         step = going._step
 

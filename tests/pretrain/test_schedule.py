@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from lrbench.config.arms import ARMS as REGISTERED
 from lrbench.config.loading import validate
-from lrbench.config.schedule import SnapshotKey, kept_epochs, learning_rate, owned_stages, owner, segment, snapshot_keys
+from lrbench.config.schedule import (
+    SnapshotKey,
+    find_segment,
+    kept_epochs,
+    learning_rate,
+    owned_stages,
+    owner,
+    snapshot_keys,
+)
 from lrbench.config.suite import Suite
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import is_without_decay
@@ -40,22 +48,22 @@ def suites(draw):
 
 
 @given(suites())
-def test_every_arm_spends_the_same_epochs_and_changes_rates_at_boundaries_only(suite):
+def test_arms_spend_equal_epochs_and_change_rates_at_boundaries(suite):
     schedule = suite.schedule
     for arm in ARMS:
         for stage in owned_stages(arm, schedule):
             found = [each for each in snapshot_keys(suite, arm=arm) if (each.arm, each.stage) == (arm, stage)]
             assert len(found) == 1
             # Walk back to the initialisation: the stretches are seamless and end at the stage's boundary.
-            stretch, rates = segment(schedule, found[0]), []
-            if stretch.averaged:
-                stretch = segment(schedule, stretch.parent)
-            assert stretch.last_epoch == schedule.ends[stage]
-            while stretch.parent is not None:
-                rates.insert(0, (stretch.first_epoch, stretch.last_epoch, stretch.rate))
-                before = segment(schedule, stretch.parent)
-                assert before.last_epoch == stretch.first_epoch
-                stretch = before
+            segment, rates = find_segment(schedule, found[0]), []
+            if segment.averaged:
+                segment = find_segment(schedule, segment.parent)
+            assert segment.last_epoch == schedule.ends[stage]
+            while segment.parent is not None:
+                rates.insert(0, (segment.first_epoch, segment.last_epoch, segment.rate))
+                before = find_segment(schedule, segment.parent)
+                assert before.last_epoch == segment.first_epoch
+                segment = before
             expected = [schedule.rates[i] for i in range(stage)]
             if arm in ("hold", "average"):
                 expected[-1] = expected[-2]
@@ -65,23 +73,23 @@ def test_every_arm_spends_the_same_epochs_and_changes_rates_at_boundaries_only(s
 
 
 @given(suites(), st.integers(1, 12))
-def test_trail_lies_inside_stages_of_the_run_without_decay(suite, parts):
+def test_trail_samples_the_run_without_decay(suite, parts):
     schedule = suite.schedule.model_copy(update={"trail": parts})
     suite = suite.model_copy(update={"schedule": schedule, "arms": (*ARMS, "trail")})
     keys = [each for each in snapshot_keys(suite) if each.arm == "trail"]
     assert [each.stage for each in keys] == list(range(1, len(schedule.trail_epochs) + 1))
     assert not set(schedule.trail_epochs) & set(schedule.ends) and len(keys) < parts
     for each in keys:
-        stretch = segment(schedule, each)
-        trunk = segment(schedule, stretch.parent)
-        assert trunk.first_epoch < stretch.last_epoch < trunk.last_epoch
+        segment = find_segment(schedule, each)
+        trunk = find_segment(schedule, segment.parent)
+        assert trunk.first_epoch < segment.last_epoch < trunk.last_epoch
         # Its trunk keeps what it needs, and never saw another rate.
-        assert stretch.kept_epoch in kept_epochs(suite, trunk)
+        assert segment.kept_epoch in kept_epochs(suite, trunk)
         while trunk.parent is not None:
             assert trunk.rate == schedule.rates[0]
-            trunk = segment(schedule, trunk.parent)
+            trunk = find_segment(schedule, trunk.parent)
     assert all(
-        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), segment(schedule, each)) == {} for each in keys
+        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), find_segment(schedule, each)) == {} for each in keys
     )
 
 
@@ -102,22 +110,22 @@ def with_arms(suite, *arms, **schedule):
 def rates_along(suite, key, per_epoch=3):
     """The rate of every update on the way to a snapshot, walked back segment by segment."""
     schedule, rates = suite.schedule, {}
-    stretch = segment(schedule, key)
-    end = stretch.last_epoch
-    while stretch.parent is not None:
+    segment = find_segment(schedule, key)
+    end = segment.last_epoch
+    while segment.parent is not None:
         # Of a trunk that was left on the way, what was trained before that counts.
-        until = stretch.last_epoch
-        if stretch.derived:
-            stretch = segment(schedule, stretch.parent)
-        for update in range(stretch.first_epoch * per_epoch, min(stretch.last_epoch, until) * per_epoch):
+        until = segment.last_epoch
+        if segment.derived:
+            segment = find_segment(schedule, segment.parent)
+        for update in range(segment.first_epoch * per_epoch, min(segment.last_epoch, until) * per_epoch):
             assert update not in rates
-            rates[update] = learning_rate(schedule, stretch, update, per_epoch)
-        stretch = segment(schedule, stretch.parent)
+            rates[update] = learning_rate(schedule, segment, update, per_epoch)
+        segment = find_segment(schedule, segment.parent)
     return [rates[update] for update in range(end * per_epoch)]
 
 
 @given(suites(), st.integers(0, 3))
-def test_every_arm_has_the_rates_that_it_is_named_for(suite, warmup):
+def test_arms_match_reference_rates(suite, warmup):
     suite = with_arms(suite, *MOVED, warmup=warmup)
     assume(suite is not None)
     schedule, per_epoch = suite.schedule, 3
@@ -154,9 +162,9 @@ def test_every_arm_has_the_rates_that_it_is_named_for(suite, warmup):
         for stage in owned_stages(arm, schedule):
             # Every snapshot lies on its arm's boundary, with the same past as the arm's last.
             epoch = REGISTERED[arm].ends(schedule)[stage]
-            stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
-            assert stretch.last_epoch == epoch
-            assert rates_along(suite, stretch.key) == pytest.approx(each[: epoch * per_epoch])
+            segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            assert segment.last_epoch == epoch
+            assert rates_along(suite, segment.key) == pytest.approx(each[: epoch * per_epoch])
     raised = rates_along(suite, SnapshotKey(arm="raise", seed=0, stage=last + 1))
     assert raised == pytest.approx([*wanted["step"], *[rates[0]] * (schedule.raised_epochs * per_epoch)])
 
@@ -169,15 +177,15 @@ def test_arms_share_what_they_can(suite):
     keys = snapshot_keys(suite)
     assert len(keys) == len(set(keys))
     for position, key in enumerate(keys):
-        stretch = segment(schedule, key)
-        assert stretch.parent is None or keys.index(stretch.parent) < position
+        segment = find_segment(schedule, key)
+        assert segment.parent is None or keys.index(segment.parent) < position
     # The first stages of `early` and `late` cost no training: they lie on the way of the run at the first rate.
     for arm, trunk, stage in (("early", "step", 1), ("late", "hold", 2)):
-        stretch = segment(schedule, SnapshotKey(arm=arm, seed=0, stage=1))
-        parent = segment(schedule, SnapshotKey(arm=trunk, seed=0, stage=stage))
-        assert stretch.derived and stretch.parent == parent.key
-        assert parent.first_epoch < stretch.kept_epoch < parent.last_epoch
-        assert kept_epochs(suite, parent)[stretch.kept_epoch] is True
+        segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=1))
+        parent = find_segment(schedule, SnapshotKey(arm=trunk, seed=0, stage=stage))
+        assert segment.derived and segment.parent == parent.key
+        assert parent.first_epoch < segment.kept_epoch < parent.last_epoch
+        assert kept_epochs(suite, parent)[segment.kept_epoch] is True
     # What the saturation null may be fitted to.
     arms = {key.arm for key in keys if key.stage > 0 and is_without_decay(suite, (key.arm, key.stage))}
     # Each state of a run without decay once.
@@ -197,7 +205,7 @@ def test_arms_share_what_they_can(suite):
         ({"protocol_arms": {"depth": ["step"]}}, r"protocol_arms\.depth names protocol 'depth'"),
     ],
 )
-def test_schedules_that_cannot_be_are_refused(tiny, tmp_path, changes, message):
+def test_impossible_schedules_are_refused(tiny, tmp_path, changes, message):
     content = tiny.model_dump(mode="json")
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
