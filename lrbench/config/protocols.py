@@ -14,12 +14,12 @@ class Probe(Strict):
     """Multinomial logistic regression on frozen features.
 
     Attributes:
-        strengths: How many strengths are tried, evenly spaced in the logarithm.
+        strengths: Number of strengths in the grid, evenly spaced on a log scale.
         weakest: Smallest strength λ of the penalty λ/2·‖W‖² on the summed loss.
         strongest: Largest strength.
-        tolerance: A fit is done when no entry of the mean objective's gradient is larger (than this times λ/N, where the
-            penalty's curvature λ/N is above 1).
-        iterations: Most L-BFGS iterations of one fit.
+        tolerance: A fit has converged when no entry of the mean objective's gradient exceeds it, times λ/N if the penalty's
+            curvature λ/N is above 1.
+        iterations: Maximum number of L-BFGS iterations per fit.
     """
 
     strengths: Annotated[int, Field(ge=1, le=1_000)] = 45
@@ -29,15 +29,15 @@ class Probe(Strict):
     iterations: Annotated[int, Field(gt=0, le=1_000_000)] = 1000
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Probe":
+    def _check_strengths(self) -> "Probe":
         if self.strengths == 1 and self.weakest != self.strongest:
-            raise ValueError("one strength alone is said by setting weakest and strongest to it as well")
+            raise ValueError("strengths = 1 needs weakest and strongest to be equal")
         if self.strengths > 1 and self.weakest >= self.strongest:
             raise ValueError(f"weakest ({self.weakest:g}) must be below strongest ({self.strongest:g})")
         return self
 
     def grid(self) -> tuple[float, ...]:
-        """The strengths, strongest first (the order in which a warm start helps)."""
+        """Return the strengths in decreasing order, in which each fit starts from the previous one."""
         if self.strengths == 1:
             return (self.strongest,)
         low, high = math.log10(self.weakest), math.log10(self.strongest)
@@ -46,23 +46,23 @@ class Probe(Strict):
 
 
 class Knn(Strict):
-    """Cosine nearest neighbours: the numbers of neighbours that are tried."""
+    """Nearest neighbours by cosine similarity, with a grid of numbers of neighbours."""
 
     neighbours: Annotated[tuple[Count, ...], Field(min_length=1, max_length=100)] = (1, 5, 10, 20, 50, 100, 200)
 
 
 class Finetune(Strict):
-    """Training the whole network on the target: the grid that every snapshot gets.
+    """Training of the whole network on the target, with a grid of settings.
 
     Attributes:
         rates: Learning rates of the grid.
-        decays: Weight decays of the grid, each divided by the learning rate before use.
-        updates: SGD updates of one run; the rate falls to 0 along half a cosine.
-        halving: Give up the worse half of the grid, by validation, after an eighth, a quarter and a half of the updates
-            (successive halving, Jamieson and Talwalkar 2016). Saves half of the time and more; not for figures to publish,
-            since what starts slowly is given up.
-        precision: Of the training's forward pass: `bfloat16` (autocast; weights and sums stay in single precision) is faster on
-            GPUs that have it. Scores are computed in single precision.
+        decays: Weight decays of the grid, divided by the learning rate before use.
+        updates: SGD updates of one run, over which the rate falls to 0 along half a cosine.
+        halving: Stop the worse half of the grid, by validation accuracy, after an eighth, a quarter and half of the updates
+            (successive halving, Jamieson and Talwalkar 2016). Saves at least half of the time. Not for published figures,
+            because it stops runs that start slowly.
+        precision: Precision of the forward pass in training. `bfloat16` (autocast; weights and sums stay in float32) is faster
+            on GPUs that support it. Scores are computed in float32.
         threads: CPU threads that compute the updates, as in pretraining.
     """
 
@@ -77,18 +77,18 @@ class Finetune(Strict):
     threads: Threads = 1
 
     @model_serializer(mode="wrap")
-    def _only_what_is_special(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Results from before there was a choice stay valid.
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps results valid that are older than the key.
         return without_one_thread(write(self))
 
 
 class Fewshot(Strict):
-    """The probe on a few images of each class. There is no validation in it: the strength is fixed beforehand.
+    """The probe on a few images per class, without validation: the strength is fixed.
 
-    A cell is one draw, keyed by the transfer seed: n draws are n transfer seeds.
+    Each transfer seed draws its own images.
 
     Attributes:
-        shots: Images of each class; a class with fewer gives all.
+        shots: Images per class. All images of a class with fewer are used.
         strength: λ of the penalty.
     """
 
@@ -97,10 +97,10 @@ class Fewshot(Strict):
 
 
 class Concat(Strict):
-    """The probe on the features of two snapshots together: does the one hold what the other lacks?
+    """The probe on the concatenated features of two snapshots.
 
     Attributes:
-        partner: The other snapshot: `arm/stage1`, of the same suite and seed, or a reference in full.
+        partner: Reference to the other snapshot. `arm/stage1` is in the same suite and seed.
     """
 
     partner: Text = "step/stage1"

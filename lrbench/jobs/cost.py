@@ -11,7 +11,7 @@ from pathlib import Path
 from lrbench.config import Suite, Task, load_task
 from lrbench.config.arms import ARMS
 from lrbench.config.protocols import PROTOCOLS
-from lrbench.config.schedule import kept_epochs, segment
+from lrbench.config.schedule import find_segment, kept_epochs
 from lrbench.config.task import HubFiles, SyntheticFiles, TorchvisionFiles
 from lrbench.core.control import rounded_duration
 from lrbench.core.errors import InputError
@@ -177,7 +177,7 @@ class _Network:
         for snapshot in snapshots:
             if snapshot.exists:
                 continue
-            key, part = snapshot.key, segment(suite.schedule, snapshot.key)
+            key, part = snapshot.key, find_segment(suite.schedule, snapshot.key)
             total += self.weights
             if part.derived:
                 total += self.parameters if part.branches else 0

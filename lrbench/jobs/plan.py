@@ -7,7 +7,7 @@ from itertools import product
 
 from lrbench.config import Suite, load_task
 from lrbench.config.protocols import PROTOCOLS
-from lrbench.config.schedule import SnapshotKey, segment, snapshot_keys
+from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
@@ -190,7 +190,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     settings = TransferSettings.of(suite)
     snapshots, cells = [], []
     for key in snapshot_keys(suite, arm=arm, seed=seed):
-        part = segment(suite.schedule, key)
+        part = find_segment(suite.schedule, key)
         with _unknown_model_first(suite):
             exists = snapshot_exists(suite, key, place.workspace)
         epochs = 0 if part.derived else part.last_epoch - part.first_epoch

@@ -1,4 +1,4 @@
-"""The registry of arms: records agree with each other, and one more record is one more arm."""
+"""The registry of arms is consistent, and a record is all that a new arm needs."""
 
 from dataclasses import replace
 

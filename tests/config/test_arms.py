@@ -17,9 +17,9 @@ CHANGES = [
 
 @pytest.fixture
 def done(lrbench):
-    found = lrbench("run", "tiny.toml", *CHANGES)
-    assert found.status == 0, found.err
-    return found
+    outcome = lrbench("run", "tiny.toml", *CHANGES)
+    assert outcome.status == 0, outcome.err
+    return outcome
 
 
 def test_protocol_arms_limit_a_protocol_to_some_arms(lrbench, home, done):

@@ -13,7 +13,7 @@ from tests.helpers import TINY_SUITE
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ("schedule.trail=1000000000000", "`schedule.trail` must be 100 or less, not 1000000000000."),
         ("schedule.epochs=1000000000000", "`schedule.epochs` must be 100,000 or less"),
@@ -48,10 +48,10 @@ from tests.helpers import TINY_SUITE
     ],
     ids=lambda value: value[:40],
 )  # fmt: skip
-def test_unbounded_suite_values_are_refused_quickly(home, change, said):
+def test_unbounded_suite_values_are_refused_quickly(home, change, expected):
     with pytest.raises(InputError) as refused:
         load_suite("tiny.toml", change.split("\0"))
-    assert said in str(refused.value) and len(str(refused.value)) < 500
+    assert expected in str(refused.value) and len(str(refused.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ SYNTHETIC = 'name = "mine"\n[files]\nlayout = "synthetic"\ngenerator = "objects"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ("size = 48", "size = 1000000", "`files.size` must be 1,024 or less, not 1000000."),
         ("train = 100", "train = 1000000000", "`files.train` must be 10,000,000 or less"),
@@ -89,11 +89,11 @@ SYNTHETIC = 'name = "mine"\n[files]\nlayout = "synthetic"\ngenerator = "objects"
     ],
     ids=lambda value: value[:30],
 )
-def test_unbounded_task_values_are_refused_quickly(home, old, new, said):
+def test_unbounded_task_values_are_refused_quickly(home, old, new, expected):
     (home / "mine.toml").write_text(SYNTHETIC.replace(old, new, 1))
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
-    assert said in str(refused.value) and "mine.toml" in str(refused.value)
+    assert expected in str(refused.value) and "mine.toml" in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "endless link", "directory link"])
@@ -134,7 +134,7 @@ def test_too_long_transfer_seed_is_refused(lrbench, command):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "expected"),
     [
         ('layout = "hub"\nid = "a/b"\nrevision = "1"\nsplits = {}', "`files.splits`: there is no 'train' among []"),
         ('layout = "hub"\nid = "a/b"\nrevision = "1"\nsplits = { train = "t" }', "there is no 'test' among ['train']"),
@@ -160,15 +160,15 @@ def test_too_long_transfer_seed_is_refused(lrbench, command):
     ],
     ids=lambda value: value[:60],
 )
-def test_unreadable_task_is_refused_with_its_key(home, files, said):
+def test_unreadable_task_is_refused_with_its_key(home, files, expected):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\n{files}\n')
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
-    assert said in str(refused.value)
+    assert expected in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("archive", "said"),
+    ("archive", "expected"),
     [
         ('url = "file:///etc/passwd"', "is not an address that begins with https:// or http://"),
         ('url = "https://example.org/"', "does not end in a file's name"),
@@ -183,11 +183,11 @@ def test_unreadable_task_is_refused_with_its_key(home, files, said):
     ],
     ids=lambda value: value[:50],
 )
-def test_unstorable_archive_is_refused(home, archive, said):
+def test_unstorable_archive_is_refused(home, archive, expected):
     (home / "mine.toml").write_text(f'name = "mine"\n[files]\nlayout = "folders"\n[[archives]]\n{archive}\n')
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
-    assert said in str(refused.value)
+    assert expected in str(refused.value)
 
 
 @pytest.mark.parametrize(

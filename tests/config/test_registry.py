@@ -55,7 +55,7 @@ def test_task_counts_match_published_figures(name, train, test, classes, metric)
     assert (task.counts, task.classes, task.metric) == ({**trained, "test": test}, classes, metric)
 
 
-# What any class of the whole data has at least and at most, of each split; None where no number is pinned.
+# Smallest and largest number of images per class by split; None where no number is pinned.
 BY_CLASS = {
     "imagenet1k": {"train": (732, 1300), "test": (50, 50)},
     "imagenet100": {"train": (732, 1300), "test": (50, 50)},
@@ -82,13 +82,13 @@ BY_CLASS = {
 
 
 def test_images_per_class_match_published_bounds():
-    found = {}
+    pinned = {}
     for name in find_tasks():
         task = load_task(name)
         bounds = {split: (task.least.get(split), task.most.get(split)) for split in {**task.least, **task.most}}
         if bounds:
-            found[name] = bounds
-    assert found == BY_CLASS
+            pinned[name] = bounds
+    assert pinned == BY_CLASS
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_indoor67_lists_have_official_hashes():
         "TestImages.txt": "f00bef137f39d51e4894303a7bf4c2d4",
     }
     task = load_task("indoor67")
-    assert {each.url.rpartition("/")[2]: each.md5 for each in task.archives[1:]} == lists
+    assert {archive.url.rpartition("/")[2]: archive.md5 for archive in task.archives[1:]} == lists
     assert task.files.hashes == {
         split: f"md5:{lists[name]}" for split, name in (("train", "TrainImages.txt"), ("test", "TestImages.txt"))
     }
@@ -127,24 +127,24 @@ def test_like_completes_a_task(home):
     )
     mine, other = load_task(str(path)), load_task("cub200")
     assert mine.files == other.files.model_copy(update={"root": "birds"}) and mine.archives == other.archives
-    # A table that is not one of settings stands for the whole.
+    # Other tables are replaced as a whole.
     assert mine.counts == {"train": 3000} and mine.metric == other.metric and mine.classes == 200
     assert mine.about.licence == "Mine." and mine.about.notes == other.about.notes
 
 
 @pytest.mark.parametrize(
-    ("like", "said"),
+    ("like", "expected"),
     [
         ('"cub20"', "`like` names a registered task, not 'cub20'. Did you mean 'cub200'?"),
         ("3", "`like` names a registered task, not 3. `lrbench tasks` lists them"),
         ('"imagenet100"', "'imagenet100' is itself like 'imagenet1k'. Name that one"),
     ],
 )
-def test_like_of_an_unknown_task_is_refused(home, like, said):
+def test_like_of_an_unknown_task_is_refused(home, like, expected):
     (home / "mine.toml").write_text(f'name = "mine"\nlike = {like}\n')
     with pytest.raises(InputError) as caught:
         load_task(str(home / "mine.toml"))
-    assert said in str(caught.value) and "mine.toml" in str(caught.value)
+    assert expected in str(caught.value) and "mine.toml" in str(caught.value)
 
 
 def test_quick_matches_the_readme():
@@ -170,7 +170,7 @@ def test_imagenet_suite_has_the_papers_recipe():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "key", "said"),
+    ("old", "new", "key", "expected"),
     [
         ("batch = 32", "batchs = 32", "schedule.batchs", "Did you mean 'batch'?"),
         ("batch = 32", 'batch = "32"', "schedule.batch", "must be a whole number, not '32'."),
@@ -206,20 +206,20 @@ def test_imagenet_suite_has_the_papers_recipe():
             "targets",
             "there is no task file",
         ),
-        ("strengths = 3", "strengths = 1", "probe", "one strength alone is said by setting weakest and strongest"),
+        ("strengths = 3", "strengths = 1", "probe", "strengths = 1 needs weakest and strongest"),
         ('source = "tiny-source"', "", "source", "missing"),
     ],
 )
-def test_suite_errors_name_file_key_and_expectation(home, old, new, key, said):
+def test_suite_errors_name_file_key_and_expectation(home, old, new, key, expected):
     (home / "wrong.toml").write_text(TINY_SUITE.replace(old, new))
     with pytest.raises(InputError) as refused:
         load_suite("wrong.toml")
     message = str(refused.value)
-    assert "wrong.toml" in message and key in message and said in message
+    assert "wrong.toml" in message and key in message and expected in message
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ('"folders"', '"folder"', "`files.layout` must be one of folders, split-folders, lists, table, indexed, hub, "
          "torchvision, synthetic, not 'folder'. Did you mean 'folders'?"),
@@ -236,13 +236,13 @@ def test_suite_errors_name_file_key_and_expectation(home, old, new, key, said):
         ('[files]\nlayout = "folders"\nroot = "x"', 'files = "x"', "`files` must be a table, not 'x'."),
     ],
 )  # fmt: skip
-def test_task_errors_are_in_plain_words(home, old, new, said):
+def test_task_errors_are_in_plain_words(home, old, new, expected):
     content = 'name = "mine"\n[files]\nlayout = "folders"\nroot = "x"\n'
     assert old in content
     (home / "mine.toml").write_text(content.replace(old, new))
     with pytest.raises(InputError) as refused:
         load_task("mine.toml")
-    assert str(refused.value).startswith(f"mine.toml: {said}")
+    assert str(refused.value).startswith(f"mine.toml: {expected}")
 
 
 def test_list_with_wrong_items_is_not_called_empty(home):
@@ -336,8 +336,8 @@ def test_default_crop_mode_is_not_written():
 
 def test_network_input_matches_timms_evaluation():
     named = ("resnet50.a1_in1k", "convnext_base.fb_in22k_ft_in1k_384", "dm_nfnet_f0.dm_in1k")
-    found = [input_of(SimpleNamespace(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())) for name in named]
-    assert [(each.size, each.crop_fraction, each.crop_mode) for each in found] == [
+    inputs = [input_of(SimpleNamespace(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())) for name in named]
+    assert [(value.size, value.crop_fraction, value.crop_mode) for value in inputs] == [
         (224, 0.95, "center"), (384, 1.0, "squash"), (192, 0.9, "squash")
     ]  # fmt: skip
 

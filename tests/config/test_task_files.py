@@ -59,8 +59,8 @@ def test_task_files_are_known_in_another_process(study):
 def test_suite_with_task_files_runs_by_name(study, home):
     done = run_process("run", "study/suite.toml", "--workers", "2")
     assert done.status == 0, done.err
-    found = sorted(path.name for path in (home / "leaderboard" / "results" / "tiny").rglob("*.knn.*.json"))
-    assert len(found) == 4 and all(".tiny-objects.knn." in name for name in found)
+    results = sorted(path.name for path in (home / "leaderboard" / "results" / "tiny").rglob("*.knn.*.json"))
+    assert len(results) == 4 and all(".tiny-objects.knn." in name for name in results)
     committed = json.loads((home / "leaderboard" / "results" / "tiny" / "suite.json").read_text())
     assert committed["targets"] == ["tiny-objects"] and "task_files" not in committed
     again = run_process("run", "tiny")
@@ -71,7 +71,7 @@ def test_suite_with_task_files_runs_by_name(study, home):
 
 
 @pytest.mark.parametrize(
-    ("targets", "said"),
+    ("targets", "expected"),
     [
         ('["tasks/none.toml"]', r"study/suite\.toml, targets: there is no task file .*tasks/none\.toml"),
         ('["tasks"]', "there is no task called 'tasks'"),
@@ -80,10 +80,10 @@ def test_suite_with_task_files_runs_by_name(study, home):
         ('["tasks/tiny-objects.toml", "tasks/tiny-objects.toml"]', "'tiny-objects' is named twice"),
     ],
 )
-def test_invalid_target_file_is_refused(study, targets, said):
+def test_invalid_target_file_is_refused(study, targets, expected):
     text = (study / "suite.toml").read_text().replace('["tasks/tiny-objects.toml"]', targets)
     (study / "suite.toml").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         suite = load_suite("study/suite.toml")
         for target in suite.targets:
             load_task(target)

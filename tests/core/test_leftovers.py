@@ -1,4 +1,4 @@
-"""What a killed writer leaves behind is removed by the next command that writes; nothing else is."""
+"""Temporary files of dead processes are removed by the next command that writes, and nothing else is."""
 
 import os
 import signal
@@ -98,9 +98,9 @@ def test_other_machines_folder_has_age_of_newest_file(tmp_path):
 
 
 def test_machines_and_containers_have_different_ids(monkeypatch):
-    here = leftovers._machine_id()
+    machine = leftovers._machine_id()
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
-    assert leftovers._machine_id.__wrapped__() != here
+    assert leftovers._machine_id.__wrapped__() != machine
 
 
 @pytest.mark.parametrize("name", ["a.part", ".a.part", "a.tar.gz.part", ".notes.partial", ".a.json.toolong_name.part"])
@@ -150,8 +150,8 @@ LEFT = [
 
 @pytest.mark.parametrize("verb", ["leaderboard", "run", "pretrain", "transfer", "recommend", "prepare", "add"])
 def test_writing_commands_remove_leftovers(lrbench, home, verb):
-    here = leftovers._machine_id()
-    left = [home / f"{path}.{here}-{4_000_000}-1-01234567.part" for path in LEFT]
+    machine = leftovers._machine_id()
+    left = [home / f"{path}.{machine}-{4_000_000}-1-01234567.part" for path in LEFT]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")

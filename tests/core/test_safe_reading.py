@@ -1,4 +1,4 @@
-"""Reading files and showing text that may come from anywhere."""
+"""Reading files, and showing text, from untrusted sources."""
 
 import errno
 import os

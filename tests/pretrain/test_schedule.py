@@ -52,10 +52,10 @@ def test_arms_spend_equal_epochs_and_change_rates_at_boundaries(suite):
     schedule = suite.schedule
     for arm in ARMS:
         for stage in owned_stages(arm, schedule):
-            found = [each for each in snapshot_keys(suite, arm=arm) if (each.arm, each.stage) == (arm, stage)]
-            assert len(found) == 1
-            # Walk back to the initialisation: the stretches are seamless and end at the stage's boundary.
-            segment, rates = find_segment(schedule, found[0]), []
+            keys = [key for key in snapshot_keys(suite, arm=arm) if (key.arm, key.stage) == (arm, stage)]
+            assert len(keys) == 1
+            # Back to the initialisation: segments are contiguous and end at the stage's boundary.
+            segment, rates = find_segment(schedule, keys[0]), []
             if segment.averaged:
                 segment = find_segment(schedule, segment.parent)
             assert segment.last_epoch == schedule.ends[stage]
@@ -76,20 +76,20 @@ def test_arms_spend_equal_epochs_and_change_rates_at_boundaries(suite):
 def test_trail_samples_the_run_without_decay(suite, parts):
     schedule = suite.schedule.model_copy(update={"trail": parts})
     suite = suite.model_copy(update={"schedule": schedule, "arms": (*ARMS, "trail")})
-    keys = [each for each in snapshot_keys(suite) if each.arm == "trail"]
-    assert [each.stage for each in keys] == list(range(1, len(schedule.trail_epochs) + 1))
+    keys = [key for key in snapshot_keys(suite) if key.arm == "trail"]
+    assert [key.stage for key in keys] == list(range(1, len(schedule.trail_epochs) + 1))
     assert not set(schedule.trail_epochs) & set(schedule.ends) and len(keys) < parts
-    for each in keys:
-        segment = find_segment(schedule, each)
+    for key in keys:
+        segment = find_segment(schedule, key)
         trunk = find_segment(schedule, segment.parent)
         assert trunk.first_epoch < segment.last_epoch < trunk.last_epoch
-        # Its trunk keeps what it needs, and never saw another rate.
+        # The trunk keeps the weights, and was trained at the first rate only.
         assert segment.kept_epoch in kept_epochs(suite, trunk)
         while trunk.parent is not None:
             assert trunk.rate == schedule.rates[0]
             trunk = find_segment(schedule, trunk.parent)
     assert all(
-        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), find_segment(schedule, each)) == {} for each in keys
+        kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), find_segment(schedule, key)) == {} for key in keys
     )
 
 
@@ -97,7 +97,7 @@ MOVED = ["early", "late", "small", "cosine", "raise"]
 
 
 def with_arms(suite, *arms, **schedule):
-    """The suite with more arms and other values in its schedule, validated; rejects what does not fit."""
+    """Return the validated suite with more arms and other schedule values, or None if it is invalid."""
     content = suite.model_dump()
     content["arms"] = [*ARMS, *arms]
     content["schedule"] |= schedule
@@ -108,12 +108,12 @@ def with_arms(suite, *arms, **schedule):
 
 
 def rates_along(suite, key, per_epoch=3):
-    """The rate of every update on the way to a snapshot, walked back segment by segment."""
+    """Return the rate of every update up to a snapshot, collected segment by segment."""
     schedule, rates = suite.schedule, {}
     segment = find_segment(schedule, key)
     end = segment.last_epoch
     while segment.parent is not None:
-        # Of a trunk that was left on the way, what was trained before that counts.
+        # A kept snapshot uses only the trunk's updates before it.
         until = segment.last_epoch
         if segment.derived:
             segment = find_segment(schedule, segment.parent)
@@ -133,12 +133,12 @@ def test_arms_match_reference_rates(suite, warmup):
     warm = warmup * per_epoch
 
     def expected(boundaries, rates):
-        """The rate of each update, written down anew: by boundaries, then scaled in the warm-up."""
-        found = []
+        """Reference rate of each update: by boundaries, then scaled in the warm-up."""
+        values = []
         for update in range(total):
             rate = rates[sum(update >= boundary * per_epoch for boundary in boundaries)]
-            found.append(rate * min(1.0, (update + 1) / warm) if update < warm else rate)
-        return found
+            values.append(rate * min(1.0, (update + 1) / warm) if update < warm else rate)
+        return values
 
     boundaries, rates, last = schedule.boundaries, schedule.rates, schedule.stages
     cosine = [
@@ -150,21 +150,21 @@ def test_arms_match_reference_rates(suite, warmup):
     wanted = {
         "step": expected(boundaries, rates),
         "constant": expected(boundaries, [rates[0]] * last),
-        "early": expected([each - shift for each in boundaries], rates),
-        "late": expected([each + shift for each in boundaries], rates),
+        "early": expected([boundary - shift for boundary in boundaries], rates),
+        "late": expected([boundary + shift for boundary in boundaries], rates),
         "small": expected(boundaries, [schedule.small_rate] * last),
         "cosine": cosine,
     }
-    for arm, each in wanted.items():
+    for arm, reference in wanted.items():
         assert rates_along(suite, SnapshotKey(arm=owner(arm, last, schedule), seed=0, stage=last)) == pytest.approx(
-            each
+            reference
         )
         for stage in owned_stages(arm, schedule):
-            # Every snapshot lies on its arm's boundary, with the same past as the arm's last.
+            # Every snapshot is at its arm's boundary, with the same history as the arm's last.
             epoch = REGISTERED[arm].ends(schedule)[stage]
             segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
             assert segment.last_epoch == epoch
-            assert rates_along(suite, segment.key) == pytest.approx(each[: epoch * per_epoch])
+            assert rates_along(suite, segment.key) == pytest.approx(reference[: epoch * per_epoch])
     raised = rates_along(suite, SnapshotKey(arm="raise", seed=0, stage=last + 1))
     assert raised == pytest.approx([*wanted["step"], *[rates[0]] * (schedule.raised_epochs * per_epoch)])
 
@@ -179,16 +179,16 @@ def test_arms_share_what_they_can(suite):
     for position, key in enumerate(keys):
         segment = find_segment(schedule, key)
         assert segment.parent is None or keys.index(segment.parent) < position
-    # The first stages of `early` and `late` cost no training: they lie on the way of the run at the first rate.
+    # The first stages of `early` and `late` cost no training: they are intermediate weights of the run at the first rate.
     for arm, trunk, stage in (("early", "step", 1), ("late", "hold", 2)):
         segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=1))
         parent = find_segment(schedule, SnapshotKey(arm=trunk, seed=0, stage=stage))
         assert segment.derived and segment.parent == parent.key
         assert parent.first_epoch < segment.kept_epoch < parent.last_epoch
         assert kept_epochs(suite, parent)[segment.kept_epoch] is True
-    # What the saturation null may be fitted to.
+    # The saturation null is fitted to these arms.
     arms = {key.arm for key in keys if key.stage > 0 and is_without_decay(suite, (key.arm, key.stage))}
-    # Each state of a run without decay once.
+    # Each state of a run without decay counts once.
     assert {"step", "hold", "average", "small"} <= arms and not arms & {"cosine", "raise", "early", "late"}
 
 
