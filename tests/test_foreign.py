@@ -171,8 +171,8 @@ def test_several_files_are_taken_in_at_once_and_each_that_is_not_is_told(lrbench
     added = lrbench("snapshots", "add", *names, "--architecture", "resnet10t")
     assert added.status == 2 and "3 of 5 files were not imported" in added.err
     assert [Path(line).stem for line in added.out.split()] == ["epoch30", "epoch60"]
-    assert "notes.pth was not loaded: it is no file that torch.save or safetensors writes" in added.err
-    assert "cut.pth was not loaded: it is cut short" in added.err
+    assert "notes.pth was not loaded: it is not a file that torch.save or safetensors writes" in added.err
+    assert "cut.pth was not loaded: it is truncated" in added.err
     assert "object.pth was not loaded: besides tensors, numbers and text it holds " in added.err
     assert "timm.models.resnet.ResNet" in added.err and "Nothing in it was run" in added.err
     named = lrbench("snapshots", "add", *names, "--architecture", "resnet10t", "--name", "mine")
@@ -360,7 +360,7 @@ CONTENT = {
     "compressed with gzip": b"\x1f\x8b\x08" + bytes(100),
     "a tar archive": b"x" + bytes(256) + b"ustar" + bytes(300),
     "it is empty": b"",
-    "no file that torch.save or safetensors writes": b"what I did",
+    "not a file that torch.save or safetensors writes": b"what I did",
 }
 
 

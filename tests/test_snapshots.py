@@ -174,7 +174,7 @@ def test_a_snapshot_from_before_headers_had_a_hash_is_read(lrbench, snapshot):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"input": {"size": 32, "mean": [9.485, 0.456, 0.406]}}, "9.485 of `input.mean.0`"),
+        ({"input": {"size": 32, "mean": [9.485, 0.456, 0.406]}}, "9.485 as `input.mean.0`"),
         ({"input": {"size": 32, "std": [0.2, 0.2, 1e300]}}, "`input.std.2`"),
         ({"source_accuracy": 5.0}, "`source_accuracy`"),
         ({"source_report": {"simple": -0.5}}, "`source_report.simple`"),

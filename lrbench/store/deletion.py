@@ -1,4 +1,4 @@
-"""Deleting a snapshot with the files that belong to it, after finding out what was made from it."""
+"""Deletion of a snapshot and the files that belong to it."""
 
 import os
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata
 
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
-    """What deleting a snapshot comes to.
+    """Files that deleting a snapshot removes, and snapshots that depend on it.
 
     Attributes:
         path: The snapshot.
         files: Its files that exist, the weights first.
-        children: Snapshots of its run that were made from it, directly or through others.
+        children: Snapshots that were made from it, directly or through others.
     """
 
     path: Path
@@ -28,13 +28,14 @@ class Deletion:
 
 
 def plan_deletion(path: Path, workspace: Workspace) -> Deletion:
-    """Find the files of a snapshot and what was made from it; nothing is deleted.
+    """Find the files of a snapshot and the snapshots made from it. Nothing is deleted.
 
     Raises:
-        InputError: It is missing, or it is not a snapshot in this workspace.
+        InputError: The snapshot is missing, or it is not in this workspace.
     """
-    place, root = Path(os.path.abspath(path)), Path(os.path.abspath(workspace.checkpoints))
-    if not place.is_relative_to(root) or place.suffix != ".safetensors" or place.name.endswith(".bn.safetensors"):
+    absolute, root = Path(os.path.abspath(path)), Path(os.path.abspath(workspace.checkpoints))
+    is_weights = absolute.suffix == ".safetensors" and not absolute.name.endswith(".bn.safetensors")
+    if not is_weights or not absolute.is_relative_to(root):
         raise InputError(
             f"{path} is not a snapshot in {workspace.checkpoints}, so lrbench does not delete it. Name a snapshot that "
             "`lrbench snapshots list` shows, or delete the file yourself."
@@ -43,11 +44,11 @@ def plan_deletion(path: Path, workspace: Workspace) -> Deletion:
     files = tuple(part for part in parts if os.path.lexists(part) and not part.is_dir())
     if not files:
         raise InputError(f"there is no snapshot {path}. `lrbench snapshots list` shows those that exist.")
-    return Deletion(path=path, files=files, children=_made_from(path))
+    return Deletion(path=path, files=files, children=_descendants(path))
 
 
 def delete(deletion: Deletion, control: Control) -> None:
-    """Delete a snapshot's files, the weights first: without them the rest counts for nothing.
+    """Delete a snapshot's files, the weights first, because they mark a snapshot as complete.
 
     Raises:
         LrbenchError: A file cannot be deleted, or the command was stopped while another process makes the snapshot.
@@ -59,8 +60,8 @@ def delete(deletion: Deletion, control: Control) -> None:
         sync_folder(deletion.path.parent)
 
 
-def _made_from(path: Path) -> tuple[Path, ...]:
-    """What headers name as made from a snapshot, in the order in which it was made."""
+def _descendants(path: Path) -> tuple[Path, ...]:
+    """Return the snapshots that were made from a snapshot by their headers, parents first."""
     folders = Path(os.path.abspath(path)).parents
     if len(folders) < 3 or not folders[0].name.startswith("seed"):
         return ()
@@ -69,15 +70,16 @@ def _made_from(path: Path) -> tuple[Path, ...]:
         try:
             parents[other] = read_metadata(other).parent or ""
         except InputError:
-            # A damaged one is of no use with its parent, either.
+            # A damaged snapshot is useless with its parent, too.
             continue
-    found: dict[Path, None] = {}
+    descendants: dict[Path, None] = {}
     names = [_name(Path(os.path.abspath(path)), folders[2])]
+    # The list grows while it is iterated.
     for name in names:
-        for other in (other for other, parent in parents.items() if parent == name and other not in found):
-            found[other] = None
-            names.append(_name(other, folders[2]))
-    return tuple(found)
+        children = [child for child, parent in parents.items() if parent == name and child not in descendants]
+        descendants.update(dict.fromkeys(children))
+        names.extend(_name(child, folders[2]) for child in children)
+    return tuple(descendants)
 
 
 def _name(path: Path, suite_folder: Path) -> str:

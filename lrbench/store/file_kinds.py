@@ -1,4 +1,4 @@
-"""What a file of weights is by its content, whatever its name ends in; nothing in it is loaded or run."""
+"""Detection of a weights file's format from its content, not its suffix. Nothing in the file is loaded or run."""
 
 import os
 import struct
@@ -12,15 +12,15 @@ from lrbench.core.files import open_regular
 LARGEST_HEADER = 16 << 20
 """Bytes of the largest safetensors header that is read; headers of large networks have less than one million."""
 
-# Enough to see a tar archive's mark, which is at byte 257.
+# A tar archive's signature is at byte 257.
 _START = 512
-_TENSORS_ONLY = "Save its tensors with torch.save or as safetensors in the program that made it."
-# First bytes, what they are the start of, and what to do.
-_MARKS = (
-    (b"version https://git-lfs", "it only says where Git LFS keeps the file", "Fetch it with `git lfs pull`."),
+_TENSORS_ONLY = "Save its tensors with torch.save or as safetensors in the program that wrote it."
+# Signature, description and advice.
+_SIGNATURES = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself", "Fetch it with `git lfs pull`."),
     (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file, as Keras writes them", _TENSORS_ONLY),
     (b"\x93NUMPY", "it is a NumPy array", _TENSORS_ONLY),
-    (b"GGUF", "it is a GGUF file of quantised weights", "Use weights in single or half precision."),
+    (b"GGUF", "it is a GGUF file of quantised weights", "Use weights in float32 or float16."),
     (b"\x1f\x8b", "it is compressed with gzip", "Unpack it, and name the file of weights in it."),
     (b"BZh", "it is compressed with bzip2", "Unpack it, and name the file of weights in it."),
     (b"\xfd7zXZ\x00", "it is compressed with xz", "Unpack it, and name the file of weights in it."),
@@ -31,12 +31,12 @@ _ARCHIVE = "Unpack it, and name the file of weights in it."
 
 @dataclass(frozen=True, kw_only=True)
 class FileKind:
-    """What a file is.
+    """Format of a file.
 
     Attributes:
         form: `safetensors`; `torch`, a file of torch.save, which is a pickle; or `other`.
-        description: What it is, as a clause that begins with "it"; empty for the first two.
-        advice: What to do with it, as a sentence; empty for the first two.
+        description: A clause that begins with "it"; empty for the first two forms.
+        advice: A sentence; empty for the first two forms.
     """
 
     form: Literal["safetensors", "torch", "other"]
@@ -45,10 +45,10 @@ class FileKind:
 
 
 def file_kind(path: Path) -> FileKind:
-    """Tell what a file of weights is by its first bytes and, for an archive, by its list of files.
+    """Detect the format of a file from its first bytes and, for a zip archive, from its list of files.
 
     Raises:
-        FileNotFoundError: Nothing is there.
+        FileNotFoundError: There is no such file.
         InputError: It is not a regular file, or it cannot be read.
     """
     with open_regular(path) as file:
@@ -60,8 +60,8 @@ def file_kind(path: Path) -> FileKind:
     # Protocols 2 to 5: torch.save writes 2, plain pickle 4 or 5.
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return FileKind(form="torch")
-    for mark, description, advice in _MARKS:
-        if start.startswith(mark):
+    for signature, description, advice in _SIGNATURES:
+        if start.startswith(signature):
             return _other(description, advice)
     if start[257:262] == b"ustar":
         return _other("it is a tar archive", _ARCHIVE)
@@ -70,13 +70,13 @@ def file_kind(path: Path) -> FileKind:
     if not start:
         return _other("it is empty", "Copy it again.")
     return _other(
-        "it is no file that torch.save or safetensors writes",
-        "Copy it again if it should be one; otherwise name the file of weights.",
+        "it is not a file that torch.save or safetensors writes",
+        "Copy it again if it should be one, or name another file.",
     )
 
 
 def header_length(start: bytes, size: int) -> int | None:
-    """Length of the header of a safetensors file, or None if the file is not one.
+    """Return the length of a safetensors file's header, or None if the file has another format.
 
     Args:
         start: The file's first bytes, at least nine.
@@ -91,7 +91,7 @@ def _archive(file: BinaryIO) -> FileKind:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return _other("it is cut short", "Copy it again.")
+        return _other("it is truncated", "Copy it again.")
     if any(name.endswith("/data.pkl") for name in names):
         return FileKind(form="torch")
     if any(name.endswith(".npy") for name in names):

@@ -1,6 +1,6 @@
-"""Headers of safetensors files: read without torch, checked before anything believes them, and sealed with a hash.
+"""Headers of safetensors files, read and validated without torch.
 
-lrbench keeps one JSON record under the key `lrbench`. Its `header_sha256` is the hash of all its other fields.
+lrbench stores one JSON record under the key `lrbench`. Its `header_sha256` is the hash of all its other fields.
 """
 
 import json
@@ -13,22 +13,22 @@ from lrbench.core.files import DamagedFile, canonical_json, open_regular, parse_
 from lrbench.store.file_kinds import file_kind, header_length
 
 FORMAT = 2
-"""Version of the record. Records of version 1 have no hash of their own."""
+"""Version of the record. Records of version 1 have no hash."""
 
 GET_IT_AGAIN = (
-    "Copy it again from where it came. If lrbench pretrained it here, delete it (`lrbench snapshots delete`) and run the same "
+    "Copy it again from its source. If lrbench pretrained it here, delete it (`lrbench snapshots delete`) and run the same "
     "pretraining again."
 )
-"""What to do about a damaged file of weights."""
+"""Advice for a damaged file of weights."""
 
 _SEAL = "header_sha256"
-# Tables and lists within each other; a network's arguments have two or three.
+# Nesting of tables and lists; a network's arguments have two or three levels.
 _DEEPEST = 32
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record as it is read again, with the hash of its fields under `header_sha256`."""
-    # Through JSON, which turns whole numbers that are keys into text.
+    """Return a record as it is stored, with the hash of its fields under `header_sha256`."""
+    # JSON converts integer keys to text; the hash covers the stored form.
     fields = {name: value for name, value in json.loads(canonical_json(record)).items() if name != _SEAL}
     return {**fields, _SEAL: sha256_json(fields)}
 
@@ -37,11 +37,11 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Read lrbench's record in the header of a safetensors file.
 
     Returns:
-        The record without its hash, or None where the file has no record of lrbench's.
+        The record without its hash, or None if the file was not written by lrbench.
 
     Raises:
-        InputError: The file is missing, damaged or another kind of file, the record was written by a newer lrbench, or it is
-            not what its hash says.
+        InputError: The file is missing, damaged or another kind of file, the record was written by a newer lrbench, or its
+            hash differs.
     """
     text = read_header(path)["__metadata__"].get("lrbench")
     if text is None:
@@ -49,12 +49,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = parse_json(text)
     except ValueError as error:
-        raise DamagedFile(path, f"its header is not what lrbench writes ({error})", GET_IT_AGAIN) from error
+        raise DamagedFile(path, f"its header is not valid JSON ({error})", GET_IT_AGAIN) from error
     if not _nested_within(record, _DEEPEST):
         raise DamagedFile(path, "its header is nested too deeply", GET_IT_AGAIN)
     version = record.get("format") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise DamagedFile(path, "its header does not say which format it has", GET_IT_AGAIN)
+        raise DamagedFile(path, "its header states no format", GET_IT_AGAIN)
     seal = record.pop(_SEAL, None)
     if seal is None and version == 1:
         return dict(record)
@@ -75,9 +75,9 @@ def read_header(path: Path) -> dict[str, Any]:
         kind = file_kind(path)
         if kind.form == "torch":
             raise InputError(
-                f"{path} is a pickle (a file of torch.save), not a safetensors snapshot. Pickles can run code when "
-                f"they are opened, so lrbench does not read them here. If it holds plain weights, take them in with "
-                f"`lrbench snapshots add {path} --architecture NAME`, which loads tensors only."
+                f"{path} is a pickle (a file of torch.save), not a safetensors snapshot. A pickle can run code when it is "
+                f"loaded. If it holds plain weights, import them with `lrbench snapshots add {path} --architecture NAME`, "
+                "which loads tensors only."
             )
         with open_regular(path) as file:
             start, size = file.read(9), os.fstat(file.fileno()).st_size
@@ -104,18 +104,18 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _end(header: Any) -> int:
-    """Bytes of all tensors.
+    """Return the end of the last tensor, in bytes.
 
     Raises:
-        ValueError: An entry is not that of a tensor.
+        ValueError: The header is not valid.
     """
     if not isinstance(header, dict):
-        raise ValueError("it is no table of tensors")
+        raise ValueError("it is not a table of tensors")
     end = 0
     for name, entry in header.items():
         if name == "__metadata__":
             if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-                raise ValueError("__metadata__ is no table of text")
+                raise ValueError("__metadata__ is not a table of text")
             continue
         if not (
             isinstance(entry, dict)
@@ -124,7 +124,7 @@ def _end(header: Any) -> int:
             and _counts(entry.get("data_offsets"))
             and len(entry["data_offsets"]) == 2
         ):
-            raise ValueError(f"the entry {name[:80]!r} is not that of a tensor")
+            raise ValueError(f"the entry {name[:80]!r} does not describe a tensor")
         end = max(end, entry["data_offsets"][1])
     return end
 

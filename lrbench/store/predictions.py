@@ -1,4 +1,4 @@
-"""Per-image predictions: one Parquet file a cell, whose hash the cell's record holds."""
+"""Per-image predictions: one Parquet file per cell, whose hash is in the cell's record."""
 
 import io
 import json
@@ -13,21 +13,21 @@ import numpy.typing as npt
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, parse_json, read_bytes, sha256_bytes
 
-REMEDY = "Delete it and the record next to it; the same `run` or `transfer` makes both again."
+REMEDY = "Delete it and the record next to it, and run the same `run` or `transfer` again."
 _COLUMNS = ("index", "label", "prediction")
-# Rounding of a mean in double precision. One image of a million changes a metric by more.
+# Rounding of a float64 mean. One image of a million changes a metric by more.
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What was predicted for each test image.
+    """Predictions of the test images.
 
     Attributes:
         index: Position of each image in the test split. Shape `(N,)`.
         label: True class. Shape `(N,)`.
         prediction: Predicted class. Shape `(N,)`.
-        images: Name of each image, N of them; None where they are not recorded or were not asked for.
+        images: Name of each image, of length N; None if they are not recorded or were not read.
         classes: Class names in the order of their labels; None likewise.
     """
 
@@ -38,7 +38,7 @@ class Predictions:
     classes: Sequence[str] | None = None
 
     def metrics(self) -> dict[str, float]:
-        """`top1` and `mean_per_class`, the mean over classes that have images."""
+        """Compute `top1`, and `mean_per_class` over classes that have images."""
         correct = (self.label == self.prediction).astype(np.float64)
         counts = np.bincount(self.label)
         hits = np.bincount(self.label, weights=correct)
@@ -46,12 +46,12 @@ class Predictions:
         return {"top1": float(correct.mean()), "mean_per_class": float((hits[present] / counts[present]).mean())}
 
     def contradiction(self, *, count: int, classes: int, metrics: dict[str, float]) -> str | None:
-        """What these predictions and their record cannot both say, as a clause; None where they agree.
+        """Return how the predictions contradict their record, as a clause, or None if they agree.
 
         Args:
-            count: Test images by the record.
-            classes: Classes by the record.
-            metrics: Metrics by the record.
+            count: Number of test images in the record.
+            classes: Number of classes in the record.
+            metrics: Metrics in the record.
         """
         if len(self.index) != count:
             return f"it has predictions for {len(self.index):,} images, and its record says {count:,}"
@@ -69,12 +69,12 @@ class Predictions:
 
 
 def encode_predictions(predictions: Predictions) -> bytes:
-    """Predictions as a Parquet file, with the names of images and classes where they are known."""
+    """Encode predictions as a Parquet file, with the names of images and classes if they are known."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     columns = {name: arrow.array(getattr(predictions, name), arrow.int32()) for name in _COLUMNS}
-    # Rising numbers and names are stored as differences, which takes a tenth of the space.
+    # Sorted numbers and names are stored as differences, which takes a tenth of the space.
     encodings = {"index": "DELTA_BINARY_PACKED"}
     if predictions.images is not None:
         columns["image"] = arrow.array(list(predictions.images), arrow.string())
@@ -101,8 +101,8 @@ def read_predictions(path: Path, sha256: str, *, names: bool = False) -> Predict
 
     Args:
         path: The Parquet file.
-        sha256: Its hash by the record.
-        names: Whether the names of images and classes are read as well.
+        sha256: Its hash in the record.
+        names: Whether to read the names of images and classes, too.
 
     Raises:
         InputError: The file is missing, has another hash or does not hold predictions.
@@ -113,7 +113,7 @@ def read_predictions(path: Path, sha256: str, *, names: bool = False) -> Predict
     try:
         content = read_bytes(path)
     except FileNotFoundError:
-        raise InputError(f"the predictions {path} are missing. Run the suite again to make them.") from None
+        raise InputError(f"the predictions {path} are missing. Run the suite again to compute them.") from None
     if sha256_bytes(content) != sha256:
         raise DamagedFile(path, "it is not the file that its record names (another hash)", REMEDY)
     try:

@@ -1,7 +1,7 @@
-"""Results: one JSON record a cell, and next to it the per-image predictions.
+"""Results: one JSON record per cell, and next to it the per-image predictions.
 
-The path is the identity: `results/<suite>/<cell key>.json`, and `<cell key>.parquet` with the predictions. The JSON is
-written last, names the predictions' hash and holds its own, so that a record is either whole or known to be damaged.
+The path identifies a result: `results/<suite>/<cell key>.json`, and `<cell key>.parquet` with the predictions. The JSON is
+written last and holds the hash of the predictions and of itself, so that an incomplete or damaged result is detected.
 """
 
 import os
@@ -22,11 +22,11 @@ from lrbench.store.predictions import REMEDY, Predictions, encode_predictions, r
 SCHEMA = 2
 """Version 1 had no hash of the record, and no names of images and classes with the predictions."""
 
-_REMEDY = "Delete it; the same `run` or `transfer` makes it again."
+_REMEDY = "Delete it and run the same `run` or `transfer` again."
 _LARGEST_RECORD = 16 << 20
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-# Larger numbers would not fit into the columns of an index.
+# The index stores 64-bit integers.
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -36,18 +36,18 @@ class _Record(BaseModel):
 
 
 class SnapshotRecord(_Record):
-    """Which weights were transferred.
+    """The weights that were transferred.
 
     Attributes:
-        reference: As a user would type it: `quick/step/seed0/stage2`, or `timm:NAME`, or a path.
-        sha256: Hash of the weights and, where they were used, of the re-estimated BatchNorm statistics.
+        reference: The reference in full: `quick/step/seed0/stage2`, `timm:NAME` or a path.
+        sha256: Hash of the weights and, if there are any, of the re-estimated BatchNorm statistics.
         batchnorm: `re-estimated` on the source at the boundary, or `raw` (foreign snapshots).
-        arm, stage, pretraining_seed: Where it stands in its suite; None for foreign snapshots.
+        arm, stage, pretraining_seed: Key in its suite; None for foreign snapshots.
         rate: Learning rate of the stage that it ends.
         source_accuracy: Top-1 on the source task's test split; None for foreign snapshots.
-        random: True when the weights were never trained (`timm:NAME` without a tag).
-        source_report: Accuracy on simple-only and complex-only images and share of wrong labels memorised, where the
-            source's annotations say which is which.
+        random: Whether the weights were never trained (`timm:NAME` without a tag).
+        source_report: Accuracy on simple-only and complex-only images and fraction of wrong labels memorised, if the source
+            has annotations.
     """
 
     reference: str
@@ -69,14 +69,14 @@ class SnapshotRecord(_Record):
 
 
 class TaskRecord(_Record):
-    """Which target it was transferred to.
+    """The target of a transfer.
 
     Attributes:
         fingerprint: Hash of its classes and of every split's image names and labels.
-        content_sha256: Hash of its image files' sizes, which tells images that were changed under their names; None where
-            images do not lie in files of their own.
-        split_sha256: Hash of the list of test images, where lrbench drew them (`leaderboard/splits/`).
-        partial: Whether its own images are not all there; a result is partial, too, where the snapshot's source was.
+        content_sha256: Hash of its image files' sizes, which detects images that changed under the same names; None if the
+            images are not separate files.
+        split_sha256: Hash of the list of test images, if lrbench drew them (`leaderboard/splits/`).
+        partial: Whether some of its images are missing. A result is also partial if the snapshot's source was.
     """
 
     name: str
@@ -98,19 +98,18 @@ class Result(_Record):
     Attributes:
         schema_version: Version of this format; older ones stay readable.
         protocol_version: Version of the protocol's procedure; results of two versions are never ranked together.
-        suite: Suite (or `foreign`) whose folder it lies in.
+        suite: Suite (or `foreign`) in whose folder it is stored.
         seed: Transfer seed.
-        preprocessing: How images became inputs; results that differ in it are never ranked together.
+        preprocessing: Resizing, cropping and normalisation; results that differ in it are never ranked together.
         metrics: Fractions in [0, 1]: `top1`, `top5`, `mean_per_class`.
-        chosen: The hyper-parameters, frozen before the test labels were read.
-        selection: How they were chosen: the score of every candidate on validation, and whether the best lies on the
-            grid's edge.
-        diagnostics: Of the final fit, such as iterations and final gradient norm.
+        chosen: The hyper-parameters, fixed before the test labels were read.
+        selection: The validation score of every candidate, and whether the best one is on the edge of the grid.
+        diagnostics: Diagnostics of the final fit, such as iterations and gradient norm.
         predictions_sha256: Hash of the predictions' file.
         record_sha256: Hash of the record's canonical JSON without this field; None in schema 1.
-        settings: What the cell was asked for: the protocol's settings and the task's description. A cell is computed
-            again when they change.
-        arithmetic: How a GPU computed what is said to be in single precision; empty for a CPU.
+        settings: The settings of the cell: those of the protocol, and the task's description. A cell is computed again when
+            they change.
+        arithmetic: Settings of a GPU's float32 arithmetic; empty on a CPU.
     """
 
     schema_version: int = Field(alias="schema")
@@ -151,7 +150,7 @@ class Result(_Record):
 
     @property
     def checked(self) -> bool:
-        """Whether the record has a hash of its own, which was verified when it was read; schema 1 has none."""
+        """Whether the record has a hash, which was verified when it was read; schema 1 has none."""
         return self.record_sha256 is not None
 
     @property
@@ -161,7 +160,7 @@ class Result(_Record):
 
     @property
     def cell(self) -> str:
-        """The cell's key: the file's name without its ending."""
+        """Key of the cell: the file's name without suffix."""
         return cell_key(
             snapshot=snapshot_slug(self.snapshot), task=self.task.name, protocol=self.protocol, seed=self.seed
         )
@@ -169,25 +168,25 @@ class Result(_Record):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredResult:
-    """A result and where it was read from; its predictions are read when first asked for."""
+    """A result and its path. The predictions are read on first use."""
 
     result: Result
     path: Path
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The per-image predictions, which agree with the record.
+        """The per-image predictions, checked against the record.
 
         Raises:
-            InputError: Their file is missing, is not the one that the record names, or contradicts the record.
+            InputError: Their file is missing, has another hash, or contradicts the record.
         """
         return self.read_predictions()
 
     def read_predictions(self, *, names: bool = False) -> Predictions:
-        """As `predictions`.
+        """Read the predictions, checked against the record.
 
         Args:
-            names: Whether the names of images and classes are read as well.
+            names: Whether to read the names of images and classes, too.
         """
         path, result = self.path.with_suffix(".parquet"), self.result
         predictions = read_predictions(path, result.predictions_sha256, names=names)
@@ -198,36 +197,36 @@ class StoredResult:
 
 
 def suite_slug(key: SnapshotKey) -> str:
-    """A suite's snapshot in a cell key: `step-seed0-stage2`."""
+    """Return a suite's snapshot as part of a cell key: `step-seed0-stage2`."""
     return f"{key.arm}-seed{key.seed}-stage{key.stage}"
 
 
 def foreign_slug(reference: str, sha256: str) -> str:
-    """A foreign snapshot in a cell key: its reference with other signs replaced, and the start of its hash."""
-    text = "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in reference)
-    # The hash keeps two files of one name apart.
+    """Return a foreign snapshot as part of a cell key: its reference with special characters replaced, and part of its hash."""
+    text = "".join(char if char.isalnum() or char in "._-" else "-" for char in reference)
+    # The hash distinguishes two files of the same name.
     return f"{text.strip('-.')[-80:]}-{sha256[:8]}"
 
 
 def snapshot_slug(snapshot: SnapshotRecord) -> str:
-    """A snapshot's part of a cell key."""
+    """Return the snapshot's part of a cell key."""
     if snapshot.arm is None or snapshot.pretraining_seed is None or snapshot.stage is None:
         return foreign_slug(snapshot.reference, snapshot.sha256)
     return suite_slug(SnapshotKey(arm=snapshot.arm, seed=snapshot.pretraining_seed, stage=snapshot.stage))
 
 
 def cell_key(*, snapshot: str, task: str, protocol: str, seed: int) -> str:
-    """The key of a cell, which is its files' name."""
+    """Return the key of a cell, which is the name of its files."""
     return f"{snapshot}.{task}.{protocol}.seed{seed}"
 
 
 def result_path(results: Path, suite: str, cell: str) -> Path:
-    """Where a cell's JSON lies."""
+    """Return the path of a cell's JSON."""
     return results / suite / f"{cell}.json"
 
 
 def write_result(results: Path, record: dict[str, Any], predictions: Predictions) -> Path:
-    """Write a cell's predictions, then its record; both atomically.
+    """Write a cell's predictions, then its record, each atomically.
 
     Args:
         results: The workspace's results folder.
@@ -235,19 +234,19 @@ def write_result(results: Path, record: dict[str, Any], predictions: Predictions
         predictions: Per-image predictions of the test split.
 
     Returns:
-        Where the JSON lies.
+        The path of the JSON.
     """
     content = encode_predictions(predictions)
-    whole = complete_record(record, sha256_bytes(content))
-    result = Result.model_validate(whole)
+    complete = complete_record(record, sha256_bytes(content))
+    result = Result.model_validate(complete)
     path = result_path(results, result.suite, result.cell)
     write_bytes(path.with_suffix(".parquet"), content)
-    write_json(path, whole)
+    write_json(path, complete)
     return path
 
 
 def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str, Any]:
-    """A record as it is stored: every field of `Result`, with the schema and both hashes.
+    """Return a record as it is stored: all fields of `Result`, with the schema and both hashes.
 
     Args:
         record: As for `write_result`.
@@ -255,7 +254,7 @@ def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str
     """
     result = Result.model_validate({**record, "schema": SCHEMA, "predictions_sha256": predictions_sha256})
     content = result.model_dump(by_alias=True, mode="json", exclude={"record_sha256"})
-    # Few tasks have one.
+    # Records of tasks without a drawn split omit it.
     if content["task"]["split_sha256"] is None:
         del content["task"]["split_sha256"]
     return {**content, "record_sha256": sha256_json(content)}
@@ -265,7 +264,7 @@ def read_result(path: Path) -> Result:
     """Read one record and check it against its own hash.
 
     Raises:
-        InputError: The file is missing, damaged, not a result, or of a newer schema.
+        InputError: The file is missing, damaged, not a result, or has a newer schema.
     """
     try:
         content = read_json(path, _REMEDY, limit=_LARGEST_RECORD)
@@ -273,7 +272,7 @@ def read_result(path: Path) -> Result:
         raise InputError(f"there is no result {path}.") from None
     version = content.get("schema") if isinstance(content, dict) else None
     if type(version) is not int or version < 1:
-        raise InputError(f"{path} is not a result of lrbench: it names no `schema`. Move it out of the results folder.")
+        raise InputError(f"{path} is not a result of lrbench: it has no `schema`. Move it out of the results folder.")
     if version > SCHEMA:
         raise InputError(f"{path} has schema {version}; this lrbench reads up to {SCHEMA}. Update lrbench.")
     digest = content.pop("record_sha256", None)
@@ -281,7 +280,7 @@ def read_result(path: Path) -> Result:
         changed = sha256_json(content) != digest
     except ValueError as error:
         raise DamagedFile(path, "it holds a number that is not finite", _REMEDY) from error
-    # Schema 1 had no hash of the record; a record that has one was written with one.
+    # Only schema 1 may lack the hash.
     if changed and (digest is not None or version > 1):
         raise DamagedFile(path, "its content does not match its `record_sha256`", _REMEDY)
     try:
@@ -289,15 +288,15 @@ def read_result(path: Path) -> Result:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
-        raise DamagedFile(path, f"`{key}`: {said.lower()}" if key else said, _REMEDY) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise DamagedFile(path, f"`{key}`: {message.lower()}" if key else message, _REMEDY) from error
 
 
 def load_result(path: Path, suite: str) -> StoredResult:
-    """Read one record and see that it lies where it belongs.
+    """Read one record and check that its path is that of its cell.
 
     Raises:
-        InputError: As `read_result`; or the file was moved or renamed.
+        InputError: As `read_result`, or the file was moved or renamed.
     """
     result = read_result(path)
     if result.suite != suite or result.cell != path.stem:
@@ -308,12 +307,12 @@ def load_result(path: Path, suite: str) -> StoredResult:
 
 
 def is_record(name: str) -> bool:
-    """Whether a file of a suite's results folder is a record, by its name: not a temporary file, nor the suite."""
+    """Return whether a file in a results folder is a record by its name, not a temporary file or the suite."""
     return name.endswith(".json") and not name.startswith(".") and name != "suite.json"
 
 
 def suites_with_results(results: Path) -> list[str]:
-    """Names of the suites that have results, sorted."""
+    """Return the names of the suites that have results, sorted."""
     if not results.is_dir():
         return []
     return sorted(folder.name for folder in results.iterdir() if folder.is_dir() and any(_result_names(folder)))

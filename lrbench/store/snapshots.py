@@ -1,6 +1,6 @@
-"""Snapshots on disk: one safetensors file with its metadata, and the re-estimated BatchNorm statistics beside it.
+"""Snapshots on disk: a safetensors file with metadata, and next to it the re-estimated BatchNorm statistics.
 
-Reading a snapshot's metadata or its hash imports no torch, so that planning is quick. Nothing is ever unpickled.
+Reading metadata or the hash of a snapshot does not import torch, so that planning is fast. Nothing is unpickled.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from lrbench.core.files import DamagedFile, canonical_json, sha256_bytes, sha256
 from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.store.headers import FORMAT, GET_IT_AGAIN, read_record, sealed
 
-# What a header may say: headers of format 1 have no hash, and a value that no training can have is a damaged one.
+# Valid values of a header. Headers of format 1 have no hash; an impossible value shows that one is damaged.
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/@+-]{1,200}$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Number = Annotated[int, Field(ge=0, le=10**12)]
@@ -27,32 +27,32 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class SnapshotMetadata(BaseModel):
-    """What a snapshot's header says of it, under the key `lrbench`.
+    """Metadata of a snapshot, stored in its header under the key `lrbench`.
 
     Attributes:
-        format: Version of this record. Of version 1 nothing says whether the header is as it was written.
-        architecture, arguments, classes: What `timm.create_model` is called with.
+        format: Version of this record. Headers of version 1 have no hash.
+        architecture, arguments, classes: Arguments of `timm.create_model`.
         input: Size and normalisation of the input.
-        arm, stage, seed: Where it stands in its suite; None for foreign weights.
-        epoch, update: Where in pretraining it was taken.
+        arm, stage, seed: Key in its suite; None for foreign weights.
+        epoch, update: Position in pretraining.
         rate: Learning rate of the stage that it ends; None for the initialisation.
-        next_rate: Learning rate after the boundary; None where training ends.
-        parent: The snapshot whose training went on to this one, as `step/seed0/stage1`; None for the initialisation.
+        next_rate: Learning rate after the boundary; None at the end of training.
+        parent: The snapshot from which its training continued, as `step/seed0/stage1`; None for the initialisation.
         parent_sha256: The parent's `tensors_sha256` at that time.
-        kept: Epochs of its stage of which the state beside it keeps the weights for another arm, and whether the momentum
-            too; None for what is not trained, and where it is not known.
-        batchnorm_shared: Training images that shared batch statistics in the network's BatchNorm layers; None where it has none
-            or where that is not known.
-        threads: CPU threads that computed its training; None on a GPU, and where that is not known.
-        recipe: Hash of everything in the suite that pretraining depends on.
+        kept: Epochs of its stage whose weights the training state stores for another arm, with whether it stores the
+            momentum, too. None if it was not trained, or if that is unknown.
+        batchnorm_shared: Number of images over which BatchNorm layers computed batch statistics; None if the network has no
+            such layers, or if that is unknown.
+        threads: CPU threads of its training; None on a GPU, or if that is unknown.
+        recipe: Hash of the suite's settings that pretraining depends on.
         source_accuracy: Top-1 on the source's test split with the re-estimated BatchNorm statistics.
-        source_accuracy_raw: The same with the running statistics of the instant.
-        source_report: `simple`, `complex` (accuracy on test images with that evidence) and `memorised` (share of wrongly
-            labelled training images predicted as labelled), where the source's annotations say which is which.
-        origin: File name or reference that foreign weights came from.
-        tensors_sha256: Hash of the tensors in the file, as `hash_tensors`.
-        batchnorm_sha256: The same of the re-estimated statistics beside it; None where there were none.
-        batchnorm_within: Whether the file's own running statistics are the re-estimated ones, as in an export.
+        source_accuracy_raw: The same with the running statistics of the last update.
+        source_report: `simple` and `complex` (accuracy on test images with that evidence) and `memorised` (fraction of
+            wrongly labelled training images predicted as labelled), if the source has annotations.
+        origin: File name or reference of foreign weights.
+        tensors_sha256: `hash_tensors` of the tensors in the file.
+        batchnorm_sha256: `hash_tensors` of the re-estimated statistics next to it; None if there are none.
+        batchnorm_within: Whether the re-estimated statistics are in the file itself, as in an export.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -96,13 +96,13 @@ class SnapshotMetadata(BaseModel):
 
 
 def snapshot_files(folder: Path) -> list[Path]:
-    """The snapshots in a folder and those below it, by path."""
-    # The statistics beside a snapshot are a part of it.
+    """Return the snapshots in a folder and its subfolders, sorted by path."""
+    # BatchNorm statistics are a part of their snapshot.
     return [path for path in sorted(folder.rglob("*.safetensors")) if not path.name.endswith(".bn.safetensors")]
 
 
 def foreign_snapshots(workspace: Workspace) -> list[str]:
-    """References of the snapshots that belong to no suite: `foreign/NAME`."""
+    """Return the references of the snapshots that belong to no suite: `foreign/NAME`."""
     paths = snapshot_files(workspace.checkpoints / FOREIGN)
     return [f"{FOREIGN}/{path.name.removesuffix('.safetensors')}" for path in paths]
 
@@ -113,53 +113,53 @@ def segment_folder(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
 
 
 def snapshot_path(checkpoints: Path, suite: str, key: SnapshotKey) -> Path:
-    """Where a suite's snapshot lies."""
+    """Return the path of a suite's snapshot."""
     return segment_folder(checkpoints, suite, key) / f"stage{key.stage}.safetensors"
 
 
 def replaced_parent(path: Path, metadata: SnapshotMetadata) -> Path | None:
-    """The snapshot that the one at `path` was made from, where that holds other weights by now.
+    """Return the parent of the snapshot at `path` if its weights were replaced since.
 
     Returns:
-        None where it holds the same, is not there, or is not known.
+        The parent's path; None if its weights are the same, or if the parent is missing or unknown.
     """
     folders = path.absolute().parents
-    own = f"{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}.safetensors"
+    path_in_suite = f"{metadata.arm}/seed{metadata.seed}/stage{metadata.stage}.safetensors"
     if metadata.parent is None or metadata.parent_sha256 is None or len(folders) < 3:
         return None
     parent = folders[2] / f"{metadata.parent}.safetensors"
-    # What was copied out of its suite's folder lies beside others.
-    if path.absolute() != folders[2] / own or not parent.is_file():
+    # Outside of its suite's folder, a file of that name is not the parent.
+    if path.absolute() != folders[2] / path_in_suite or not parent.is_file():
         return None
     try:
-        now = read_metadata(parent).tensors_sha256
+        current = read_metadata(parent).tensors_sha256
     except InputError:
-        # What is wrong with the parent is said of the parent.
+        # Reading the parent itself reports its error.
         return None
-    return parent if now not in (None, metadata.parent_sha256) else None
+    return parent if current not in (None, metadata.parent_sha256) else None
 
 
 def batchnorm_path(path: Path) -> Path:
-    """Where the re-estimated BatchNorm statistics of the snapshot at `path` lie, if it has any."""
+    """Return the path of the re-estimated BatchNorm statistics of the snapshot at `path`; it may have none."""
     return path.with_name(path.name.removesuffix(".safetensors") + ".bn.safetensors")
 
 
 def state_path(snapshot: Path) -> Path:
-    """The optimiser's state at the boundary of a snapshot, from which the next stage continues."""
+    """Return the path of the training state at a snapshot's boundary, from which the next stage continues."""
     return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".state.pt")
 
 
 def progress_path(snapshot: Path) -> Path:
-    """The progress towards a snapshot; gone once the snapshot is there."""
+    """Return the path of the saved progress towards a snapshot; the file is deleted when the snapshot is complete."""
     return snapshot.with_name(snapshot.name.removesuffix(".safetensors") + ".progress.pt")
 
 
 def encode(tensors: Any, record: dict[str, Any]) -> bytes:
-    """A safetensors file with `record` and its hash as its metadata: equal content gives equal bytes.
+    """Encode tensors as a safetensors file with `record` and its hash as metadata. Equal content gives equal bytes.
 
     Args:
         tensors: A state dict.
-        record: JSON values, kept under the single key `lrbench`.
+        record: JSON values, stored under the key `lrbench`.
     """
     from safetensors.torch import save
 
@@ -170,14 +170,14 @@ def encode(tensors: Any, record: dict[str, Any]) -> bytes:
 def write_snapshot(
     path: Path, weights: Any, metadata: SnapshotMetadata, batchnorm: Any = None, sample: dict[str, Any] | None = None
 ) -> None:
-    """Write a snapshot; its weights last, because they mark it as done.
+    """Write a snapshot. The weights are written last, because they mark it as complete.
 
     Args:
         path: Ends in `.safetensors`.
-        weights: The network's raw state dict.
-        metadata: Its header.
+        weights: State dict of the network, with the BatchNorm statistics of the last update.
+        metadata: The header, without the hashes of tensors.
         batchnorm: Re-estimated running statistics by tensor name; None for networks without BatchNorm.
-        sample: Which images the statistics were estimated on.
+        sample: Description of the images on which the statistics were estimated.
     """
     hashes: dict[str, str] = {"tensors_sha256": hash_tensors(weights)}
     if batchnorm:
@@ -189,7 +189,7 @@ def write_snapshot(
 
 
 def hash_tensors(tensors: Mapping[str, Any]) -> str:
-    """SHA-256 over tensors, their names, types and shapes."""
+    """Return the SHA-256 of tensors, their names, types and shapes."""
     import torch
 
     digest = hashlib.sha256()
@@ -200,31 +200,31 @@ def hash_tensors(tensors: Mapping[str, Any]) -> str:
 
 
 def read_metadata(path: Path) -> SnapshotMetadata:
-    """The metadata in a snapshot's header; its tensors are not read.
+    """Read the metadata in a snapshot's header, without its tensors.
 
     Raises:
-        InputError: No such file, a pickle, a file that is cut off, or one that lrbench did not write.
+        InputError: The file is missing, truncated or a pickle, or was not written by lrbench.
     """
     record = read_record(path)
     if record is None:
         raise InputError(
-            f"{path} holds weights, but does not say of which network: it was not written by lrbench. Take it in with "
-            f"`lrbench snapshots add {path} --architecture NAME`, which writes a snapshot that says so."
+            f"{path} does not state its network, because lrbench did not write it. Import it with "
+            f"`lrbench snapshots add {path} --architecture NAME`."
         )
     try:
         return SnapshotMetadata.model_validate(record)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        reason = f"its header says {repr(first['input'])[:80]} of `{key}` ({first['msg'].lower()})"
+        reason = f"its header has {repr(first['input'])[:80]} as `{key}` ({first['msg'].lower()})"
         raise DamagedFile(path, reason, GET_IT_AGAIN) from error
 
 
 def identity(path: Path) -> str:
-    """SHA-256 that stands for a snapshot: of its weights' file and, where there is one, of its BatchNorm file.
+    """Return the SHA-256 that identifies a snapshot: of the files of its weights and its BatchNorm statistics.
 
     Raises:
-        InputError: No such file.
+        InputError: There is no such file.
     """
     parts = [part for part in (path, batchnorm_path(path)) if part.is_file()]
     if not parts or parts[0] != path:
@@ -239,5 +239,5 @@ def _hash(path: Path, modified: int, size: int) -> str:
 
 
 def batchnorm_mode(path: Path, metadata: SnapshotMetadata) -> Literal["re-estimated", "raw"]:
-    """Which BatchNorm statistics a transfer of this snapshot starts from."""
+    """Return which BatchNorm statistics a transfer of a snapshot starts from."""
     return "re-estimated" if metadata.batchnorm_within or batchnorm_path(path).is_file() else "raw"
