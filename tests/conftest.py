@@ -65,3 +65,17 @@ def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Outcome(status, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def snapshot(tiny: Suite, place: Place) -> Path:
+    """Path of the tiny suite's initialisation."""
+    from lrbench.config.arms import SnapshotKey
+    from lrbench.pretrain.segments import make_snapshot
+    from lrbench.store.snapshots import snapshot_path
+    from lrbench.store.suites import write_effective
+
+    key = SnapshotKey(arm="step", seed=0, stage=0)
+    write_effective(place.workspace, tiny)
+    make_snapshot(tiny, key, place, Control())
+    return snapshot_path(place.workspace.checkpoints, "tiny", key)

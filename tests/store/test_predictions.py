@@ -1,4 +1,4 @@
-"""Predictions: the file that the record names, in agreement with it, with names of images and classes."""
+"""Predictions: checked against their record, with names of images and classes."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ LABELS = np.arange(40) % 4
         ({"index": np.arange(40)[::-1].copy()}, "not numbered from 0 in order"),
     ],
 )
-def test_predictions_that_contradict_their_record_are_refused(place, path, columns, said):
+def test_predictions_that_contradict_the_record_are_refused(place, path, columns, said):
     rewrite_predictions(path, changed(path, **columns))
     with pytest.raises(DamagedFile, match=said) as refused:
         _ = stored(path).predictions
@@ -76,24 +76,24 @@ def whole_at_version(path, version):
     return None if found is None else found.result
 
 
-def test_a_whole_result_counts_as_done(path):
+def test_complete_result_is_done(path):
     assert whole_at_version(path, read_result(path).protocol_version) == read_result(path)
 
 
 @pytest.mark.parametrize("name", ["top1", "mean_per_class"])
-def test_metrics_that_the_predictions_do_not_give_are_refused(path, name):
+def test_metrics_must_follow_from_predictions(path, name):
     rewrite(path, lambda record: record["metrics"].update({name: 0.99, "top5": 1.0}))
     with pytest.raises(DamagedFile, match=f"give {name} 0.75, and its record says 0.99"):
         _ = stored(path).predictions
 
 
-def test_another_number_of_test_images_is_refused(path):
+def test_wrong_number_of_test_images_is_refused(path):
     rewrite(path, lambda record: record.update(test_count=41))
     with pytest.raises(DamagedFile, match="predictions for 40 images, and its record says 41"):
         _ = stored(path).predictions
 
 
-def test_any_flipped_byte_of_the_predictions_is_noticed(path):
+def test_any_flipped_byte_is_detected(path):
     file, digest = path.with_suffix(".parquet"), read_result(path).predictions_sha256
     whole = file.read_bytes()
     for position in range(0, len(whole), 7):
@@ -113,7 +113,7 @@ def test_metrics_match_those_of_scores():
     assert found == pytest.approx(accuracies(torch.from_numpy(prediction), torch.from_numpy(label), 7), abs=1e-12)
 
 
-def test_names_of_images_take_little_room():
+def test_image_names_take_little_space():
     index = np.arange(20_000)
     plain = Predictions(index=index, label=index % 10, prediction=index % 9)
     named = Predictions(

@@ -1,4 +1,4 @@
-"""Deleting snapshots."""
+"""Deletion of snapshots."""
 
 import sys
 
@@ -26,7 +26,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_a_snapshot_is_deleted_with_its_files_and_made_again(lrbench, trained, tiny, place):
+def test_snapshot_is_deleted_with_its_files(lrbench, trained, tiny, place):
     before = trained.read_bytes()
     trained.with_name("stage1.progress.pt").write_bytes(b"left")
     done = lrbench("snapshots", "delete", "stage1", "--yes")
@@ -40,12 +40,12 @@ def test_a_snapshot_is_deleted_with_its_files_and_made_again(lrbench, trained, t
     assert trained.read_bytes() == before
 
 
-def test_what_is_deleted_with_its_parent_is_not_warned_of(lrbench, trained):
+def test_children_deleted_with_the_parent_cause_no_warning(lrbench, trained):
     done = lrbench("snapshots", "delete", "stage1", "stage2", "hold/stage2", "--yes")
     assert done.status == 0 and "were made from it" not in done.err and done.out.count("deleted ") == 9
 
 
-def test_nothing_is_deleted_without_being_asked(lrbench, trained, monkeypatch):
+def test_nothing_is_deleted_without_confirmation(lrbench, trained, monkeypatch):
     before = names(trained.parent)
     refused = lrbench("snapshots", "delete", "stage1")
     assert refused.status == 2 and "nothing was deleted. Pass --yes" in refused.err
@@ -78,7 +78,7 @@ def test_other_files_are_not_deleted(lrbench, home, trained, reference, said):
     assert sorted(home.rglob("*.*")) == before
 
 
-def test_damaged_snapshots_and_links_that_lead_nowhere_are_deleted(lrbench, trained):
+def test_damaged_snapshots_and_broken_links_are_deleted(lrbench, trained):
     trained.write_bytes(b"damaged")
     later = trained.with_name("stage2.safetensors")
     later.unlink()

@@ -1,4 +1,4 @@
-"""Result files: whole or not there, and old ones stay readable."""
+"""Result files: written atomically, checked, and readable in every schema."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from lrbench.store.results import load_result, read_result
 from tests.leaderboard.fake import put, rewrite
 from tests.leaderboard.helpers import suite_page
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 def records(workspace, suite):
@@ -44,7 +44,7 @@ def test_results_of_every_schema_stay_readable(home, schema):
     assert "| step/stage1" in text and "Unreadable" not in text and "Excluded" not in text
 
 
-def test_a_record_is_written_after_its_predictions_and_names_them(place, tiny, monkeypatch):
+def test_record_is_written_after_its_predictions(place, tiny, monkeypatch):
     path = put(place.workspace, tiny, wrong=4)
     before = path.read_bytes()
 
@@ -61,7 +61,7 @@ def test_a_record_is_written_after_its_predictions_and_names_them(place, tiny, m
         _ = stored.predictions
 
 
-def test_a_record_holds_what_a_reader_needs(place, tiny):
+def test_record_holds_all_fields(place, tiny):
     record = json.loads(put(place.workspace, tiny).read_text())
     assert {
         "schema",
@@ -96,7 +96,7 @@ def test_a_record_holds_what_a_reader_needs(place, tiny):
         (lambda record: record.pop("seed"), "`seed`"),
     ],
 )
-def test_an_impossible_value_is_refused_by_name(place, tiny, change, said):
+def test_impossible_value_is_refused_by_name(place, tiny, change, said):
     path = put(place.workspace, tiny)
     rewrite(path, change)
     with pytest.raises(DamagedFile, match=re.escape(said)) as refused:
@@ -120,7 +120,7 @@ def test_an_impossible_value_is_refused_by_name(place, tiny, change, said):
         ("{", "[{"),
     ],
 )
-def test_a_changed_record_is_refused(place, tiny, before, after):
+def test_changed_record_is_refused(place, tiny, before, after):
     path = put(place.workspace, tiny)
     text = path.read_text()
     assert before in text
@@ -129,14 +129,14 @@ def test_a_changed_record_is_refused(place, tiny, before, after):
         read_result(path)
 
 
-def test_a_record_with_other_spacing_is_the_same_record(place, tiny):
+def test_spacing_of_a_record_does_not_matter(place, tiny):
     path = put(place.workspace, tiny)
     before = read_result(path)
     path.write_text(json.dumps(json.loads(path.read_text())))
     assert read_result(path) == before and before.checked
 
 
-def test_old_records_are_told_apart_as_unchecked(home, lrbench):
+def test_old_records_are_reported_as_unchecked(home, lrbench):
     workspace = Workspace(root=home)
     shutil.copytree(FIXTURES / "results-schema1", workspace.results)
     index = load_index(workspace.results, "tiny", workspace.cache)
@@ -145,7 +145,7 @@ def test_old_records_are_told_apart_as_unchecked(home, lrbench):
     assert "6 results are of schema 1, whose records have no checksum" in lrbench("leaderboard").err
 
 
-def test_damaged_results_are_named_and_the_others_shown(place, tiny, lrbench):
+def test_damaged_results_are_named_and_others_shown(place, tiny, lrbench):
     workspace = place.workspace
     for stage, wrong in ((1, 10), (2, 20)):
         put(workspace, tiny, stage=stage, wrong=wrong)
