@@ -69,6 +69,7 @@ def recommend(
     from lrbench.core.errors import FailureError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.data.loading import find_task_data
+    from lrbench.store.cells import Overwrite
     from lrbench.store.references import SuiteSnapshot, other_weights_in, snapshot_folder
     from lrbench.store.suites import write_suite_with_results
     from lrbench.transfer.recommend import expand, on_equal_terms
@@ -94,7 +95,7 @@ def recommend(
             control,
             probed=probed,
             seed=default_seed if seed is None else seed,
-            again=again,
+            overwrite=Overwrite.ALWAYS if again else Overwrite.NEVER,
         )
     if json_:
         against = None if found.second is None else found.second.reference.text
@@ -185,7 +186,7 @@ def recommendation_text(outcome: "Recommendation", metric: str) -> str:
     twins = [
         other.reference.text
         for other in outcome.ranked[1:]
-        if other.probe is not None and other.weights == best.weights
+        if other.probe is not None and other.weights_id == best.weights_id
     ]
     same = f" ({', '.join(twins)} {'is' if len(twins) == 1 else 'are'} the same weights)" if twins else ""
     name = best.reference.text

@@ -1,4 +1,4 @@
-"""Which of these snapshots should I transfer to my data? LogME for all, the probe for the best, and how sure that is."""
+"""Recommendation of a snapshot for a task: LogME ranks all snapshots, the probe the best of them."""
 
 import math
 from collections.abc import Sequence
@@ -33,19 +33,19 @@ from lrbench.transfer.protocols.crossval import FOLDS, CrossValidation, assign_f
 from lrbench.transfer.selection import validation_split
 
 LEAST_VALIDATION = 200
-"""With fewer validation images than this, snapshots are ranked by cross-validation."""
-# Scores that differ by rounding alone are equal.
-_SAME = 1e-9
+"""Least number of validation images by which snapshots are ranked; with fewer, by cross-validation."""
+# Scores that differ by less are equal up to rounding.
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What snapshots are ranked by.
+    """Basis of the ranking.
 
     Attributes:
-        images: Number of images that the scores are of.
+        images: Number of images that are scored.
         validation: Number of images in the validation split.
-        folds: Of the cross-validation; None where the validation split decides.
+        folds: Number of folds of the cross-validation; None if the validation split ranks snapshots.
     """
 
     images: int
@@ -54,10 +54,10 @@ class Basis:
 
     @classmethod
     def of(cls, task: str, settings: TransferSettings, place: Place, seed: int) -> "Basis":
-        """Cross-validation where the validation split is small; only labels are read.
+        """Return the basis for a task: cross-validation if the validation split is small. Only labels are read.
 
         Raises:
-            InputError: The task's data is missing or half-copied.
+            InputError: The task's data is missing or incomplete.
         """
         splits = load_task_data(load_task(task), place.roots, partial=place.partial).splits
         labels = splits["train"].labels
@@ -78,10 +78,10 @@ class Candidate:
     Attributes:
         reference: The snapshot.
         logme: LogME of the target's training images.
-        probe: The probe's result; None where LogME ruled the snapshot out.
-        score: The probe's headline that it is ranked by: on validation, or cross-validated. Test images decide nothing.
-        seconds: Spent on it, now or when its results were made.
-        problem: Why it could not be compared.
+        probe: Result of the probe; None if LogME excluded the snapshot.
+        score: Headline metric of the probe on validation, or cross-validated. Test images are not used.
+        seconds: Time of its results, now or when they were computed.
+        problem: Reason why it could not be compared.
     """
 
     reference: Reference
@@ -92,27 +92,27 @@ class Candidate:
     problem: str | None = None
 
     @property
-    def weights(self) -> str | None:
-        """What tells its weights from others: those of one hash are one snapshot under several names. None if unknown."""
-        if self.network is not None or self.probe is None:
-            return self.network
+    def weights_id(self) -> str | None:
+        """Hash that several names of the same weights share; None if it is unknown."""
+        if self.network_id is not None or self.probe is None:
+            return self.network_id
         return self.probe.result.snapshot.sha256
 
     @cached_property
-    def network(self) -> str | None:
-        """The network in its file, tensors and inputs, whatever the header says of where they came from. None if unknown."""
+    def network_id(self) -> str | None:
+        """Identity of the network in a file: tensors, architecture and input, whatever their origin. None if it is unknown."""
         if isinstance(self.reference, PretrainedWeights):
             return None
         with suppress(LrbenchError):
             metadata = read_metadata(self.reference.path)
             if metadata.tensors_sha256 is not None:
-                made = f"{metadata.architecture} {metadata.arguments} {metadata.input}"
-                return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256} {made}"
+                architecture = f"{metadata.architecture} {metadata.arguments} {metadata.input}"
+                return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256} {architecture}"
         return None
 
     @property
     def validation(self) -> float | None:
-        """The probe's headline on the validation split; None where there is none."""
+        """Headline metric of the probe on the validation split; None without one."""
         if self.probe is None:
             return None
         scores = [point["score"] for point in self.probe.result.selection["candidates"]]
@@ -120,7 +120,7 @@ class Candidate:
 
     @property
     def test_interval(self) -> tuple[float, float] | None:
-        """Wilson's 95 % interval of top-1 on the test images (they alone: another pretraining run is not in it)."""
+        """Wilson's 95 % interval of top-1 over test images; it does not cover the variance of pretraining."""
         if self.probe is None:
             return None
         from statsmodels.stats.proportion import proportion_confint
@@ -132,13 +132,13 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Lead:
-    """How the snapshot ranked first does against the second on the test images, which had no part in the ranking.
+    """Comparison of the first and the second snapshot on the test images, which are not used for the ranking.
 
     Attributes:
-        difference: Of their top-1; negative where the second does better.
-        interval: Its 95 % interval, over images alone.
+        difference: Difference of their top-1; negative if the second is better.
+        interval: 95 % interval of the difference over images.
         p: McNemar's exact two-sided p.
-        images: How many images there are.
+        images: Number of images.
     """
 
     difference: float
@@ -149,12 +149,12 @@ class Lead:
 
 @dataclass(kw_only=True)
 class Recommendation:
-    """What came out.
+    """Outcome of a comparison.
 
     Attributes:
-        basis: What probed snapshots are ranked by.
-        ranked: All snapshots: probed ones by their score and then LogME, then the others by LogME, then failed ones.
-        lead: Of the first over the second; None where there is no second.
+        basis: Basis of the ranking of probed snapshots.
+        ranked: All snapshots: probed ones by score and then LogME, then the others by LogME, then those with a problem.
+        lead: Lead of the first over the second; None without a second.
     """
 
     basis: Basis
@@ -163,43 +163,43 @@ class Recommendation:
 
     @property
     def best(self) -> Candidate | None:
-        """The snapshot to transfer; None where none could be probed."""
+        """The snapshot ranked first; None if none could be probed."""
         return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
 
     @property
     def probed(self) -> list[Candidate]:
-        """Those that were probed, each set of weights once."""
+        """Probed snapshots, without those that have the weights of a better one."""
         first: dict[str | None, Candidate] = {}
         for candidate in self.ranked:
             if candidate.probe is not None:
-                first.setdefault(candidate.weights, candidate)
+                first.setdefault(candidate.weights_id, candidate)
         return list(first.values())
 
     @property
     def second(self) -> Candidate | None:
-        """The next one that was probed and is not the best under another name."""
+        """The probed snapshot ranked second; the same weights under a different name do not count."""
         return self.probed[1] if len(self.probed) > 1 else None
 
     @property
     def tied(self) -> list[Candidate]:
-        """Those with the best score; at least the best itself where there is one."""
+        """Probed snapshots with the best score."""
         return [
             candidate
             for candidate in self.probed
-            if math.isclose(candidate.score or 0.0, self.probed[0].score or 0.0, abs_tol=_SAME)
+            if math.isclose(candidate.score or 0.0, self.probed[0].score or 0.0, abs_tol=_TOLERANCE)
         ]
 
 
 def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
-    """References, and folders of `.safetensors` files, as snapshots; nothing is loaded.
+    """Resolve references and folders of `.safetensors` files; nothing is loaded.
 
     Args:
-        texts: References or folders; `foreign` for those taken in.
-        workspace: Where the suites' snapshots lie.
-        suite: Suite of references that name none; None for the one pretrained last.
+        texts: References or folders; `foreign` for all imported snapshots.
+        workspace: Workspace of the snapshots.
+        suite: Suite of references that name none; None for the suite pretrained last.
 
     Raises:
-        InputError: Not a reference, or a folder without snapshots.
+        InputError: A text is not a reference, or a folder has no snapshots.
     """
     references: dict[str, Reference] = {}
     for text in texts:
@@ -212,10 +212,10 @@ def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> lis
 
 
 def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], TransferSettings, int]:
-    """Snapshots with the settings and the transfer seed that all of them get.
+    """Return snapshots with the settings and the transfer seed that all of them get.
 
-    Those of one suite get that suite's, so that its results serve and are left as they are. Others are compared under the
-    defaults, and a suite's snapshots among them count as foreign: their results lie apart from the suite's.
+    Snapshots of one suite get its settings, so that its results are reused. All others get the defaults, and a suite's
+    snapshots among them count as foreign, so that its results are not replaced.
     """
     snapshots = [reference for reference in references if isinstance(reference, SuiteSnapshot)]
     suite = snapshots[0].suite if snapshots else None
@@ -236,23 +236,23 @@ def recommend(
     *,
     probed: int,
     seed: int = 0,
-    again: bool = False,
+    overwrite: Overwrite = Overwrite.NEVER,
 ) -> Recommendation:
     """Compare snapshots on a task.
 
     Args:
-        references: The snapshots. One that cannot be loaded is reported and does not stop the others.
+        references: The snapshots. One that cannot be loaded has a `problem` and does not stop the others.
         task: The target.
-        settings: Of the probe.
-        place: Where to read and write; results are kept like those of `lrbench transfer`, and used again.
-        control: Told how far the work is.
-        probed: How many of the best by LogME are probed; where a probe fails, the next by LogME is.
+        settings: Settings of the probe.
+        place: Folders of data, results and caches. Results are stored like those of `lrbench transfer`, and reused.
+        control: Receives progress.
+        probed: Number of snapshots to probe, the best by LogME. If a probe fails, the next by LogME is probed.
         seed: Transfer seed.
-        again: Compute also what is there; else results that were computed otherwise are left as they are.
+        overwrite: Policy for existing results.
 
     Raises:
-        InputError: The target's data is missing or half-copied.
-        InterruptedWork: Asked to stop; results so far are kept.
+        InputError: The target's data is missing or incomplete.
+        InterruptedWork: A stop was requested; finished results are saved.
     """
     work = _Work(
         task=task,
@@ -260,40 +260,34 @@ def recommend(
         place=place,
         control=control,
         seed=seed,
-        again=again,
+        overwrite=overwrite,
         basis=Basis.of(task, settings, place, seed),
     )
-    every = [Candidate(reference=reference) for reference in references]
-    # Of each network the first of its names, by the files' headers.
-    first: dict[str, Candidate] = {}
-    for candidate in every:
-        first.setdefault(candidate.network or candidate.reference.text, candidate)
-    candidates = list(first.values())
+    named = [Candidate(reference=reference) for reference in references]
+    # Only the first name of each network is compared.
+    originals: dict[str, Candidate] = {}
+    for candidate in named:
+        originals.setdefault(candidate.network_id or candidate.reference.text, candidate)
+    candidates = list(originals.values())
     control.say(_scope(len(candidates), len(references), probed))
     for number, candidate in enumerate(candidates, start=1):
         if len(candidates) > 1:
             control.say(f"[{number}/{len(candidates)}] {candidate.reference.text}")
-        # Where LogME will rule none out, each is probed while its features are there.
-        both = ("logme", "probe") if len(candidates) <= probed else ("logme",)
-        _compare(candidate, both, work)
-    by_evidence = sorted(candidates, key=_evidence, reverse=True)
-    for candidate in [each for each in by_evidence if each.problem is None]:
-        # One whose probe fails takes no other one's place.
-        if sum(each.probe is not None for each in candidates) >= probed:
+        # If LogME excludes none, each snapshot is probed while its features are in memory.
+        protocols = ("logme", "probe") if len(candidates) <= probed else ("logme",)
+        _compare(candidate, protocols, work)
+    for candidate in sorted(candidates, key=_evidence, reverse=True):
+        # A failed probe does not count, so that the next snapshot is probed instead.
+        if sum(other.probe is not None for other in candidates) >= probed:
             break
-        if candidate.probe is None:
+        if candidate.probe is None and candidate.problem is None:
             control.say(f"probe of {candidate.reference.text}")
             _compare(candidate, ("probe",), work)
-    for twin in every:
-        # Nothing is computed twice.
-        if twin.network is not None and (original := first[twin.network]) is not twin:
-            twin.logme, twin.probe, twin.score = original.logme, original.probe, original.score
-            twin.problem = original.problem
-    ranked = sorted(
-        every,
-        key=lambda each: (each.problem is None, each.score is not None, each.score or 0.0, _evidence(each)),
-        reverse=True,
-    )
+    for copy in named:
+        if copy.network_id is not None and (original := originals[copy.network_id]) is not copy:
+            copy.logme, copy.probe, copy.score = original.logme, original.probe, original.score
+            copy.problem = original.problem
+    ranked = sorted(named, key=_rank, reverse=True)
     outcome = Recommendation(basis=work.basis, ranked=ranked)
     if outcome.best is not None and outcome.second is not None:
         outcome.lead = _lead(outcome.best, outcome.second)
@@ -302,19 +296,23 @@ def recommend(
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What all candidates share; the fields are the arguments of `recommend`."""
+    """Arguments of `recommend` that all candidates share, and the basis of the ranking."""
 
     task: str
     settings: TransferSettings
     place: Place
     control: Control
     seed: int
-    again: bool
+    overwrite: Overwrite
     basis: Basis
 
 
 def _evidence(candidate: Candidate) -> float:
     return -np.inf if candidate.logme is None else candidate.logme
+
+
+def _rank(candidate: Candidate) -> tuple[bool, bool, float, float]:
+    return candidate.problem is None, candidate.score is not None, candidate.score or 0.0, _evidence(candidate)
 
 
 def _scope(count: int, names: int, probed: int) -> str:
@@ -325,21 +323,20 @@ def _scope(count: int, names: int, probed: int) -> str:
 
 
 def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> None:
-    """Find or compute a snapshot's results of some protocols, from one extraction of its features."""
+    """Find or compute results of some protocols for a snapshot, whose features are extracted once."""
     transfer: Transfer | None = None
     task = work.task
-    overwrite = Overwrite.ALWAYS if work.again else Overwrite.NEVER
     try:
         for protocol in protocols:
             cell = Cell(task=task, protocol=protocol, seed=work.seed)
             status = status_before_loading(work.place, candidate.reference, cell, work.settings)
-            stored = None if status is None else status.existing_result(overwrite)
+            stored = None if status is None else status.existing_result(work.overwrite)
             if stored is None:
                 transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                 if transfer.record.random:
                     raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
                 if status is None:
-                    stored = transfer.status(cell).existing_result(overwrite)
+                    stored = transfer.status(cell).existing_result(work.overwrite)
                 if stored is None:
                     path = transfer.run(cell)
                     stored = StoredResult(result=read_result(path), path=path)
@@ -353,7 +350,11 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
             if work.basis.folds is None:
                 candidate.score = Candidate(reference=candidate.reference, probe=stored).validation
             else:
-                cross = None if work.again else _kept(_cross_path(work.place, result))
+                cross = (
+                    None
+                    if work.overwrite is Overwrite.ALWAYS
+                    else _stored_cross_validation(_cross_path(work.place, result))
+                )
                 if cross is None:
                     transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                     cross = transfer.cross_validate(cell)
@@ -363,20 +364,20 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
                 candidate.score = cross.score
             if candidate.score is None:
                 raise InputError(
-                    f"its result of the probe on {task} has no score on validation images, by which snapshots are ranked: "
-                    "there were none when it was made. Give the task's classes more training images, then add --again"
+                    f"the result of its probe on {task} has no validation score, by which snapshots are ranked. Add training "
+                    "images to the task, then --again to the command"
                 )
             candidate.probe = stored
     except InterruptedWork:
         raise
     except Exception as error:
-        # One network of a strange kind must not end the comparison of the others.
+        # A network that cannot be used must not end the comparison of the others.
         candidate.problem = str(as_user_error(error))
 
 
 def _cross_path(place: Place, result: Result) -> Path:
-    """Where a cross-validation is kept: under all that decides its score, as the probe's result states it."""
-    decides = {
+    """Return the path of a cross-validation, whose name is a hash of all that its score depends on."""
+    inputs = {
         "folds": FOLDS,
         "protocol_version": result.protocol_version,
         "snapshot": [result.snapshot.sha256, result.snapshot.batchnorm],
@@ -385,11 +386,11 @@ def _cross_path(place: Place, result: Result) -> Path:
         "preprocessing": result.preprocessing,
         "seed": result.seed,
     }
-    return place.workspace.cache / "recommend" / f"{result.task.name}-{sha256_json(decides)[:16]}.json"
+    return place.workspace.cache / "recommend" / f"{result.task.name}-{sha256_json(inputs)[:16]}.json"
 
 
-def _kept(path: Path) -> CrossValidation | None:
-    """A cross-validation from before; None where there is none, or it is damaged."""
+def _stored_cross_validation(path: Path) -> CrossValidation | None:
+    """Return a stored cross-validation; None if it is missing or damaged."""
     with suppress(FileNotFoundError, InputError):
         content = read_json(path, "It is computed again.")
         if isinstance(content, dict) and content.pop("sha256", None) == sha256_json(content):
@@ -398,8 +399,8 @@ def _kept(path: Path) -> CrossValidation | None:
 
 
 def _lead(best: Candidate, other: Candidate) -> Lead:
-    probed = [each.probe.predictions for each in (best, other) if each.probe is not None]
-    first, second = (each.label == each.prediction for each in probed)
+    predictions = [candidate.probe.predictions for candidate in (best, other) if candidate.probe is not None]
+    first, second = (table.label == table.prediction for table in predictions)
     difference, low, high = paired_interval(first, second)
     p = float(mcnemar(first[None, :], second[None, :])[0])
     return Lead(difference=difference, interval=(low, high), p=p, images=len(first))

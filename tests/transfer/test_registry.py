@@ -35,7 +35,7 @@ def test_new_protocol_needs_a_module_and_an_entry(nearest_mean, lrbench, home, p
     assert record["metrics"]["top1"] > 0.25 and "expected_calibration_error" not in record["metrics"]
     assert "nothing was computed" in lrbench(*command).err
     assert lrbench("leaderboard", "tiny").status == 0
-    assert f"## {nearest_mean}: other transfers" in (home / "leaderboard" / "tiny.md").read_text()
+    assert f"## {nearest_mean}: other transfers" in (home / "leaderboard" / "tiny-details.md").read_text()
     suite = load_suite("tiny.toml", changes=[f'protocols=["{nearest_mean}"]', 'targets=["tiny-objects"]'])
     done_cells = [cell for cell in make_plan(suite, place).cells if cell.done]
     assert [(str(cell.snapshot), cell.cell.protocol) for cell in done_cells] == [("step/seed0/stage1", nearest_mean)]
