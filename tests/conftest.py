@@ -1,8 +1,9 @@
 """Fixtures: a workspace of its own for each test, a tiny suite, and the command line in this process."""
 
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import torch
 
 from lrbench.cli import main
 from lrbench.config import Suite, load_suite
+from lrbench.config.protocols import Probe
 from lrbench.core.control import Control
 from lrbench.core.workspace import Place, Workspace
-from tests.helpers import Outcome, make_home
+from lrbench.store.cells import TransferSettings
+from tests.helpers import Outcome, make_home, run_process
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,40 @@ def _one_thread() -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace of the test's own."""
     return make_home(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def tiny_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The snapshots of all arms of the tiny suite, seed 0, as `lrbench pretrain` writes them."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = make_home(tmp_path_factory.mktemp("pretrained"), monkeypatch)
+        done = run_process("pretrain", "tiny.toml", "--seed", "0", "--workers", "1")
+        assert done.status == 0, done.err
+    return root / "checkpoints" / "tiny"
+
+
+@pytest.fixture
+def pretrain_tiny(home: Path, tiny_snapshots: Path) -> Callable[..., None]:
+    """Put the tiny suite's snapshots of seed 0 into the workspace, of all arms or of those named."""
+
+    def copy(*arms: str) -> None:
+        folder = home / "checkpoints" / "tiny"
+        for arm in arms or [path.name for path in tiny_snapshots.iterdir() if path.is_dir()]:
+            shutil.copytree(tiny_snapshots / arm, folder / arm)
+        shutil.copy2(tiny_snapshots / "suite.toml", folder)
+
+    return copy
+
+
+@pytest.fixture
+def small_probe_grid() -> Iterator[None]:
+    """Probe snapshots of no suite at 3 strengths instead of 45, which saves most of a test's time."""
+    field = TransferSettings.model_fields["probe"]
+    field.default, default = Probe(strengths=3), field.default
+    TransferSettings.model_rebuild(force=True)
+    yield
+    field.default = default
+    TransferSettings.model_rebuild(force=True)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 
 from lrbench.config.protocols import Probe
@@ -9,13 +10,13 @@ from lrbench.store.cells import TransferSettings
 from lrbench.transfer.recommend import expand
 from tests import trees
 
-
-def pretrained(lrbench):
-    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
+pytestmark = pytest.mark.usefixtures("small_probe_grid")
 
 
-def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation_recommended(lrbench, home):
-    pretrained(lrbench)
+def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation_recommended(
+    lrbench, pretrain_tiny, home
+):
+    pretrain_tiny()
     done = lrbench("recommend", "--task", "tiny-objects", "--probe", "3", "--json")
     assert done.status == 0, done.err
     ranked = json.loads(done.out)["ranked"]
@@ -33,18 +34,18 @@ def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation
     assert "McNemar" in again.out and "5-fold cross-validation on 48 training images" in again.out
 
 
-def test_where_all_are_probed_each_snapshots_features_are_extracted_once(lrbench, home, monkeypatch):
+def test_where_all_are_probed_each_snapshots_features_are_extracted_once(lrbench, pretrain_tiny, home, monkeypatch):
     from lrbench.transfer import features
 
-    pretrained(lrbench)
+    pretrain_tiny()
     extract, extracted = features.extract, []
     monkeypatch.setattr(features, "extract", lambda *given: extracted.append(1) or extract(*given))
     done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert done.status == 0 and len(extracted) == 2
 
 
-def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, home):
-    pretrained(lrbench)
+def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, pretrain_tiny, home):
+    pretrain_tiny()
     folder = home / "mine"
     folder.mkdir()
     for stage in (1, 3):
@@ -78,14 +79,14 @@ def test_a_users_own_images_and_nothing_that_can_be_compared(lrbench, home):
     assert wrong.status == 2 and "holds no .safetensors file" in wrong.err
 
 
-def test_a_snapshot_named_twice_is_compared_once(lrbench, home):
-    pretrained(lrbench)
+def test_a_snapshot_named_twice_is_compared_once(lrbench, pretrain_tiny, home):
+    pretrain_tiny()
     workspace = Workspace(root=home)
     assert len(expand(["stage1", "step/stage1", "tiny/step/seed0/stage1", "stage2"], workspace, None)) == 2
 
 
-def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, home):
-    pretrained(lrbench)
+def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, pretrain_tiny, home):
+    pretrain_tiny()
     (home / "later.toml").write_text((home / "tiny.toml").read_text().replace('name = "tiny"', 'name = "later"'))
     assert "no snapshot of suite later" in lrbench("recommend", "--task", "tiny-objects", "--suite", "later.toml").err
     assert lrbench("pretrain", "later.toml", "--arm", "step", "--seed", "0", "--workers", "1").status == 0
@@ -138,9 +139,9 @@ def test_snapshots_of_two_suites_have_results_of_their_own_that_serve_again(lrbe
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_a_result_lies_where_it_is_looked_for(lrbench, home):
+def test_a_result_lies_where_it_is_looked_for(lrbench, pretrain_tiny, home):
     """A suite's file under a name of its own, whose header still names the suite."""
-    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--workers", "1").status == 0
+    pretrain_tiny("step")
     folder = home / "checkpoints" / "foreign"
     folder.mkdir()
     for stage, name in ((1, "one"), (2, "two")):
