@@ -12,6 +12,7 @@ from lrbench.leaderboard.claims import Decision
 from lrbench.leaderboard.evidence import Evidence, row_name
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import bullets, code, link, table
+from lrbench.leaderboard.suite_page import result_sections
 
 READING = """## How to read the decisions
 
@@ -55,7 +56,8 @@ def render_details(
         # Transfers of partial data that the suite does not name say nothing about the suite's own cells.
         if evidence.completed or not evidence.partial:
             if evidence is not groups[0]:
-                parts += _repeated(evidence, decided, level)
+                parts.append(for_markdown(summary.in_short(evidence, decided)))
+                parts += result_sections(evidence, decided, level)
             parts += _comparisons(evidence, decided, drawn if evidence is groups[0] else (), level)
         parts += _other_transfers(evidence, level)
         if report := tables.source_report(evidence):
@@ -70,18 +72,6 @@ def render_details(
     for evidence in groups:
         parts += _left_out(evidence)
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _repeated(evidence: Evidence, decisions: Sequence[Decision], level: str) -> list[str]:
-    """Return what the main page shows of the first group, for another group."""
-    parts = [for_markdown(summary.in_short(evidence, decisions)), table(summary.claim_evidence(evidence, decisions))]
-    for protocol in evidence.suite.protocols:
-        parts += [
-            f"{level} {protocol}: accuracy\n\n{tables.accuracy_table(evidence, protocol, linked=True)}\n\n"
-            + for_markdown(tables.accuracy_legend(evidence, protocol)),
-            f"{level} {protocol}: which checkpoint?\n\n{table(summary.which_checkpoint(evidence, protocol))}",
-        ]
-    return parts
 
 
 def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], level: str) -> list[str]:

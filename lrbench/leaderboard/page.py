@@ -108,29 +108,34 @@ def build(
         answers.append(answer(first, decisions[0]))
         lead = f"{suite_sentence(suite)} {count} cells have results. {source_accuracy(first)}".rstrip()
         shown.append(suite_data(first, decisions[0], drawn, lead))
-        if name not in suites:
-            continue
-        for evidence in groups:
-            built.problems += evidence.problems
-            entries = [*evidence.entries, *(entry for entry, _ in evidence.excluded)]
-            built.unchecked += sum(not entry.checked for entry in entries)
-        built.short[name] = in_short(first, decisions[0])
-        on_page = () if first.partial else drawn
-        has_partial = any(evidence.completed for evidence in groups[1:])
-        pages = {
-            f"{name}.md": render_suite(suite, first, decisions[0], on_page, partial=has_partial),
-            details_path(name): render_details(suite, groups, decisions, on_page),
-            **render_rows(groups),
-        }
-        files |= {workspace.leaderboard / path: page.encode() for path, page in pages.items()}
-        files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw, pdf=pdf)
-        if text is not None:
-            text = _between_markers(text, name, _excerpt(suite, first, decisions[0], drawn))
+        if name in suites:
+            for evidence in groups:
+                built.problems += evidence.problems
+                entries = [*evidence.entries, *(entry for entry, _ in evidence.excluded)]
+                built.unchecked += sum(not entry.checked for entry in entries)
+            built.short[name] = in_short(first, decisions[0])
+            pages = _pages(suite, groups, decisions, () if first.partial else drawn)
+            files |= {workspace.leaderboard / path: page.encode() for path, page in pages.items()}
+            files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw, pdf=pdf)
+            if text is not None:
+                text = _between_markers(text, name, _excerpt(suite, first, decisions[0], drawn))
     files[workspace.leaderboard / "README.md"] = _index(lines, answers).encode()
     files[workspace.leaderboard / "index.html"] = render(shown, foreign).encode()
     if text is not None:
         files[readme] = text.encode()
     return built
+
+
+def _pages(
+    suite: Suite, groups: Sequence[Evidence], decisions: Sequence[Sequence[Decision]], drawn: Sequence[Figure]
+) -> dict[str, str]:
+    """Return the pages of a suite and of its rows, by path relative to the leaderboard's folder."""
+    has_partial = any(evidence.completed for evidence in groups[1:])
+    return {
+        f"{suite.name}.md": render_suite(suite, groups[0], decisions[0], drawn, partial=has_partial),
+        details_path(suite.name): render_details(suite, groups, decisions, drawn),
+        **render_rows(groups),
+    }
 
 
 def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool, pdf: bool) -> dict[Path, bytes | None]:

@@ -47,7 +47,7 @@ def render_suite(
         f"decision and the settings: {details}.",
     ]
     if evidence.completed or not evidence.partial:
-        parts += _results(evidence, decisions)
+        parts += result_sections(evidence, decisions)
     parts.append(f"## Arms\n\n{_arms(suite)}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -57,21 +57,21 @@ def _first(drawn: Sequence[Figure]) -> Sequence[Figure]:
     return [figure for figure in drawn if figure.name == "decay-minus-control"] or drawn[:1]
 
 
-def _results(evidence: Evidence, decisions: Sequence[Decision]) -> list[str]:
-    """Return the evidence for each claim, and the accuracies of each protocol."""
+def result_sections(evidence: Evidence, decisions: Sequence[Decision], level: str = "##") -> list[str]:
+    """Return sections with the evidence for each claim and the accuracies of each protocol, under headings of a level."""
     parts = []
     if rows := summary.claim_evidence(evidence, decisions):
         parts.append(
-            f"## Evidence for each claim\n\n{table(rows)}\n\n"
+            f"{level} Evidence for each claim\n\n{table(rows)}\n\n"
             "The comparison with the smallest p, its 95 % interval, and the smallest effect that these seeds can detect where "
             "the claim is inconclusive. Effects are in points of accuracy (C2, C3), points of error (C4) or differences of T "
             "(C1), the gain on the target divided by the gain on the source."
         )
     for protocol in evidence.suite.protocols:
         parts += [
-            f"## {protocol}: accuracy\n\n{tables.accuracy_table(evidence, protocol, linked=True)}\n\n"
+            f"{level} {protocol}: accuracy\n\n{tables.accuracy_table(evidence, protocol, linked=True)}\n\n"
             + for_markdown(tables.accuracy_legend(evidence, protocol)),
-            f"## {protocol}: which checkpoint?\n\n{table(summary.which_checkpoint(evidence, protocol))}\n\n"
+            f"{level} {protocol}: which checkpoint?\n\n{table(summary.which_checkpoint(evidence, protocol))}\n\n"
             "By paired differences, each at 95 %.",
         ]
     return parts
