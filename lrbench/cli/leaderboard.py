@@ -112,7 +112,7 @@ def _warn_of(problems: Sequence[str]) -> None:
     """Say which results are left out because their files are damaged."""
     if problems:
         count = len(problems)
-        more = f" And {count - _SHOWN} more, named at the end of the page." if count > _SHOWN else ""
+        more = f" And {count - _SHOWN} more, listed on the pages of the leaderboard." if count > _SHOWN else ""
         warn(
             f"{count} result{' is' if count == 1 else 's are'} left out, whose files cannot be read: "
             f"{' '.join(problems[:_SHOWN])}{more}"
