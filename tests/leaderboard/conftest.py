@@ -14,7 +14,7 @@ def workspace(place: Place) -> Workspace:
 
 @pytest.fixture
 def drawn() -> None:
-    """Figures are really drawn."""
+    """Request that figures are drawn."""
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def world(suite, seeds, draw, *, levels, source=None, seed_noise=0.01, tasks=("a
         difficulty = draw.normal(0, 0.6, len(labels))
         for seed in range(seeds):
             for row in rows:
-                # One latent threshold an image: pairs of snapshots agree on most images, as real ones do.
+                # Images have a latent difficulty: pairs of snapshots agree on most images, as real ones do.
                 shift = stats.norm.ppf(levels(row)) * np.sqrt(1 + 0.36) + draw.normal(0, seed_noise * 3)
                 values.correct[row, seed] = (shift + difficulty + draw.normal(0, 1.0, len(labels)) > 0).astype(float)
     return evidence
@@ -45,7 +45,7 @@ def verdicts(evidence, name):
 
 
 def null_world(draw, extra, seeds=4, snapshots=9, images=800):
-    """Snapshots on the null's curve for every seed, and one whose error lies `extra` above it."""
+    """Return the residual of a snapshot whose error is `extra` above the curve of the null, on which all others are."""
     sources = [np.linspace(0.3, 0.8, snapshots) + draw.normal(0, 0.005) for _ in range(seeds)]
     difficulty = draw.normal(0, 0.8, images)
 

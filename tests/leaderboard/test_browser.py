@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, place, tiny):
-    """Opens the page of made-up results; at the end nothing may have gone wrong or left the machine."""
+    """Open the page of made-up results; the browser must report no error and request nothing from the network."""
     fill(place.workspace, tiny, lambda row, seed, task: 4 if row == ("hold", 2) else 20 - 4 * row[1])
     other = tiny.model_copy(
         update={"name": "other", "title": "</script><b id='injected'>Other</b>", "protocols": ("knn",)}
@@ -127,7 +127,7 @@ def test_figure_marks_have_tooltips(opened, figure):
     assert tab.inner_text("#tip") == marks[-1].get_attribute("aria-label")
     tab.focus("#search")
     assert not tab.is_visible("#tip")
-    # The last is on top of the others.
+    # The last mark is drawn on top.
     marks[-1].hover()
     assert tab.is_visible("#tip")
 
@@ -153,7 +153,7 @@ def test_page_fits_on_a_phone(opened):
     drawings = tab.eval_on_selector_all(
         "figure svg", "all => all.map(svg => [svg.viewBox.baseVal.width, svg.clientWidth])"
     )
-    # Drawn as wide as they are shown, so that their text keeps its size.
+    # Drawings are as wide as they are displayed, so text keeps its size.
     assert len(drawings) == 3 and all(abs(drawn - seen) <= 1 for drawn, seen in drawings)
     tab.tap('[data-cell="step/stage1 tiny-objects"]')
     box = tab.query_selector("#details").bounding_box()

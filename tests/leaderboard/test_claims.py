@@ -60,7 +60,7 @@ def test_adjusted_p_decides():
 
 
 def test_source_variance_enters_diminishing(tiny):
-    """Targets are the same in every seed, so that all the variance between seeds is the source's."""
+    """Target gains are equal in all seeds, so all variance between seeds comes from the source."""
     draw = np.random.default_rng(22)
     sources = 0.1 + 0.2 * np.arange(4) + draw.normal(0, 0.01, (5, 4))
     evidence = world(tiny, 5, draw, levels=lambda row: 0.5, source=lambda row, seed: sources[seed, row[1]])
@@ -194,7 +194,7 @@ def test_null_is_fitted_to_snapshots_without_decay(tiny, monkeypatch):
     assert {decision.reason for decision in verdicts(evidence, "C4")} == {
         "not identified: 4 snapshots without decay per seed, 8 are needed"
     }
-    # With enough snapshots the claim is decided; here the least number is lowered to what the suite has.
+    # With enough snapshots the claim is decided; the smallest number is lowered to what the suite has.
     monkeypatch.setattr(saturation, "LEAST_SNAPSHOTS", 4)
     raised = world(
         tiny,
@@ -214,7 +214,7 @@ def test_trail_feeds_the_null_but_is_no_control(tiny):
     trail = [row for row in evidence.rows if row[0] == "trail"]
     assert trail and all(is_without_decay(suite, row) for row in trail)
     assert not any(row[0] == "trail" for pair in evidence.control_pairs() for row in pair)
-    # The mean of a stage that never saw another rate feeds it too, and is a control as the stage itself is.
+    # The average of a stage without decay feeds the null too, and is a control like the stage itself.
     mean = ("constant-average", 3)
     assert is_without_decay(suite, mean) and not is_without_decay(suite, ("average", 3))
     assert (("step", 3), mean) in evidence.control_pairs() and evidence.previous(mean) == ("hold", 2)

@@ -13,7 +13,7 @@ from tests.leaderboard.helpers import verdicts, world
 
 
 def test_family_includes_targets_without_results(tiny):
-    """Else a suite that has run in part could show what it no longer shows when it is done."""
+    """A verdict must not disappear when the remaining targets get results."""
     tasks = ("a", "b", "c", "d")
     evidence = world(tiny, 4, np.random.default_rng(5), levels=lambda row: 0.6 - 0.02 * row[1], tasks=tasks)
     whole = {(decision.column.task, decision.boundary): decision for decision in verdicts(evidence, "C2")}

@@ -63,7 +63,7 @@ def test_foreign_intervals_and_leader(workspace, tiny):
     add("perfect", 0, target="tiny-indoor")
     page = render_foreign(workspace.results)
     accuracy = cells_by_name(page)
-    # The mean of two seeds varies as a share of 0.25 / variance images would; Wilson's interval of that many.
+    # The mean of two seeds has the variance of a share of 0.25 / variance images; Wilson's interval for that number.
     hits = np.mean([np.arange(40) >= 10, np.arange(40) >= 30], axis=0)
     images = 0.25 / (hits.var(ddof=1) / 40)
     half = 100 * 1.96 * np.sqrt(0.25 / images + 1.96**2 / 4 / images**2) / (1 + 1.96**2 / images)
@@ -73,7 +73,7 @@ def test_foreign_intervals_and_leader(workspace, tiny):
         "tiny-indoor top-1, 40; tiny-objects top-1, 40. Bold: significantly" in page
         and "Transfer seeds are averaged." in page
     )
-    # All right is no proof of no error: 40 / (40 + z²).
+    # The lower end with every image right is 40 / (40 + z²).
     (perfect,) = [row for row in page.splitlines() if row.startswith("| perfect")]
     assert perfect.split("|")[3].strip() == "100.0 [91.2, 100.0]"
     add("c", 3, weights="c")
@@ -89,7 +89,7 @@ def test_foreign_intervals_and_leader(workspace, tiny):
 
 
 def test_small_classes_widen_the_interval(workspace, tiny):
-    """Ten classes of four images, and forty of one: within a class of one there is no spread to be seen."""
+    """Ten classes of four images, and forty classes of one image, which have no variance of their own."""
     foreign = tiny.model_copy(update={"name": "foreign"})
     metric = {"task": {"metric": "mean_per_class"}}
     for name, wrong in (("a", 20), ("b", 22)):
@@ -106,7 +106,7 @@ def test_small_classes_widen_the_interval(workspace, tiny):
     singles = np.arange(40)
     values = (singles < 20).astype(float)
     assert image_variance(values, singles, "mean_per_class") == pytest.approx(values.var(ddof=1) / 40)
-    # One class of one image has the spread of the others.
+    # A class of one image gets the pooled variance of the others.
     labels = np.array([0, 0, 0, 1])
     assert image_variance(np.array([1.0, 0.0, 0.0, 1.0]), labels, "mean_per_class") == pytest.approx(
         (1 / 9 + 1 / 3) / 4
@@ -123,7 +123,7 @@ def test_small_lead_is_not_bold(workspace, tiny):
         put(workspace, foreign, wrong=wrong, snapshot=snapshot)
         put(workspace, foreign, wrong=wrong // 6, snapshot=snapshot, partial=True, target="tiny-indoor")
     page = render_foreign(workspace.results)
-    # Four images against none: McNemar's p is 0.125.
+    # Four discordant images, all in favour of one: McNemar's p is 0.125.
     assert "85.0 [" in page and "**85.0" not in page
     whole, partial = page.split("## Partial data")
     assert "tiny-indoor" not in whole and "tiny-indoor" in partial and "85.0" not in partial

@@ -106,7 +106,7 @@ def test_check_reads_files_instead_of_the_index(filled, lrbench):
     assert lrbench("leaderboard").status == 0
     path = filled.results / "tiny" / "step-seed0-stage1.tiny-objects.probe.seed0.json"
     status, text = path.stat(), path.read_text()
-    # Damage that leaves size, time and inode as they were.
+    # Damage that keeps size, time and inode.
     with path.open("r+") as file:
         file.write(text.replace('"top1": 0.75', '"top1": 0.95'))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -141,7 +141,7 @@ def test_results_can_be_written_during_reading(filled, tiny):
     try:
         for _ in range(15):
             index = load_index(filled.results, "tiny", filled.cache)
-            # Between the two files of a result its record may not fit yet; then it is named, and everything else is there.
+            # Between the writes of a result's two files its record may not match; then it is named, and all others are read.
             assert len(index.entries) + len(index.problems) == 72 and len(index.problems) <= 1
             for entry in index.entries:
                 assert entry.headline == pytest.approx(np.mean(entry.hits))

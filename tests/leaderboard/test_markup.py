@@ -36,7 +36,7 @@ def test_difference_interval_is_cut_at_100_points():
     assert points(value(-0.6, 0.5), 3, signed=True) == "−60.0 [−100.0, −10.0]"
     assert points(value(0.6, 0.2, seeds=2), 3, signed=True, bold=True) == "**+60.0 ± 20.0 (2 of 3 seeds)**"
     assert points(value(0.0, 1.715), 3, signed=True) == "0.0"
-    # What has no limits keeps any interval.
+    # A value without limits keeps any interval.
     assert with_interval(value(1.0, 40.0), None, scale=1, digits=2) == "1.00 ± 40.00"
 
 

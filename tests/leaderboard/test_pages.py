@@ -27,7 +27,7 @@ def test_accuracy_table_has_means_and_intervals(workspace, tiny):
         "step/stage0", "step/stage1", "step/stage2", "step/stage3", "hold/stage2", "hold/stage3", "constant/stage3",
         "average/stage2", "average/stage3",
     ]  # fmt: skip
-    # Seeds 0 and 1 miss 8 and 10 of 40; t with one degree of freedom, the images' variance by hand. It reaches past 0 and 100.
+    # Seeds 0 and 1 miss 8 and 10 of 40; t with one degree of freedom, the images' variance by hand. It exceeds 0 and 100.
     correct = np.ones((2, 40))
     correct[0, 0:8] = 0
     correct[1, 1:11] = 0
@@ -39,7 +39,7 @@ def test_accuracy_table_has_means_and_intervals(workspace, tiny):
 
 
 def test_perfect_accuracy_has_an_interval(workspace, tiny):
-    """Every network predicts every image right: that says little of what other images would have shown."""
+    """Every network predicts every image correctly, but other images could still be predicted wrongly."""
     fill(workspace, tiny, lambda row, seed, task: 0)
     text = suite_page(workspace)
     (accuracy,) = {row[2] for row in table_after(text, "## probe: accuracy")[1:]}
@@ -69,7 +69,7 @@ def test_differences_and_controls_are_paired(workspace, tiny):
 def test_transferability_is_target_gain_over_source_gain(workspace, tiny):
     fill(workspace, tiny, lambda row, seed, task: 20 - 4 * row[1])
     rows = {row[0]: row for row in table_after(suite_page(workspace), "## probe: transferability T")}
-    # Ten points of target accuracy for twenty of the source, with no spread at all between seeds.
+    # Ten points of target accuracy for twenty points of source accuracy, without variance between seeds.
     assert rows["step/stage1"][1].startswith("0.50 [")
 
 
@@ -85,7 +85,7 @@ def test_transferability_on_the_log_odds_scale(workspace, tiny):
     def plain(share):
         return np.log(share / (1 - share))
 
-    # The source was tested on images whose number is another.
+    # The source has a different number of test images.
     gains = [plain(0.25 + 0.01 * seed) - plain(0.05 + 0.01 * seed) for seed in (0, 1)]
     assert ratio.value == pytest.approx((odds(0.6) - odds(0.5)) / np.mean(gains))
     assert body.transferability(("step", 1), ("step", 0), OBJECTS).value == pytest.approx(0.5)
@@ -301,7 +301,7 @@ def test_null_curve_needs_enough_snapshots(workspace, tiny, monkeypatch):
         monkeypatch.setattr(f"lrbench.leaderboard.{module}.LEAST_SNAPSHOTS", 4)
     (*curves, _), title, legend = dashed()
     assert len(curves) == 2 and title == "probe" and legend[-1] == "saturation null (fit without decay)"
-    # From half wrong at stage 0 to 8 of 40 at stage 3, in steps of a tenth for each fifth of the source.
+    # Target errors fall from 20 of 40 at stage 0 to 8 of 40 at stage 3, a tenth for each fifth of source error.
     assert curves[0].get_ydata()[0] == pytest.approx(20, abs=1.5) and curves[0].get_ydata()[-1] == pytest.approx(
         40, abs=1.5
     )
@@ -355,7 +355,7 @@ def test_figures_are_drawn_only_if_data_changed(workspace, tiny, monkeypatch):
     assert names == []
     put(workspace, tiny, arm="step", stage=0, seed=1, wrong=1)
     page.write(workspace, ["tiny"])
-    # The initialisation is in the first figure alone.
+    # Only the first figure shows the initialisation.
     assert names == ["stages"]
     (workspace.leaderboard / "figures" / "tiny-source-learned.png").unlink()
     assert page.stale(page.build(workspace, ["tiny"], draw=False)) == [

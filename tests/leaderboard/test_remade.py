@@ -11,7 +11,7 @@ OTHER = {"snapshot": {"sha256": "9" * 64}}
 
 
 def test_other_transfers_do_not_choose_the_weights(workspace, tiny):
-    """The suite's one cell was transferred again, and of the former weights more is there by other protocols."""
+    """The suite's cell was transferred again; other protocols still have more results of the old weights."""
     suite = tiny.model_copy(update={"targets": tiny.targets[:1], "protocols": ("probe",)})
     put(workspace, suite, stage=1, wrong=4, source=0.7, **OTHER)
     for protocol in ("knn", "fewshot", "depth"):
@@ -21,7 +21,7 @@ def test_other_transfers_do_not_choose_the_weights(workspace, tiny):
 
 
 def test_other_transfer_of_newer_weights_is_noted(workspace, tiny):
-    """As in a clone, whose results another machine made, after one snapshot was pretrained and transferred."""
+    """A clone has results of another machine, and one snapshot was pretrained again and transferred."""
     fill(workspace, tiny)
     newer = put(workspace, tiny, stage=2, wrong=4, protocol="fewshot", **OTHER)
     put(workspace, tiny, stage=3, wrong=4, protocol="fewshot")

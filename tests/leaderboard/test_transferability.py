@@ -13,7 +13,7 @@ T = 4.302653
 
 @pytest.mark.parametrize("gains", [(0.3, -0.2), (-0.2, 0.3), (-0.2, -0.1)])
 def test_t_is_undefined_if_source_loses_accuracy(tiny, gains):
-    """A loss that its interval tells from zero is no gain, however much the target gains or falls beside it."""
+    """A significant loss of source accuracy is no gain, whatever the target gains."""
     path = np.cumsum([0.4, *gains, 0.1])
     target = [0.2, 0.6, 0.4, 0.5]
     evidence = world(
@@ -26,7 +26,7 @@ def test_t_is_undefined_if_source_loses_accuracy(tiny, gains):
 
 
 def ends(top, bottom, top_variance, bottom_variance, shared):
-    """Fieller's definition: the ratios at which `top - ratio * bottom` is just T standard errors from zero."""
+    """Fieller's definition: the ratios at which `top - ratio * bottom` is exactly T standard errors from zero."""
     squares = [
         bottom**2 - T**2 * bottom_variance,
         -2 * top * bottom + 2 * T**2 * shared,
@@ -55,12 +55,12 @@ def test_interval_of_t_matches_fieller_by_hand(tiny, scale):
         evidence.values[evidence.columns[0]].correct[row, seed] = (np.arange(400) < right).astype(np.float64)
     ratio = evidence.transferability(("step", 2), ("step", 1), evidence.columns[0], scale=scale)
     if scale == "raw":
-        # 120 of 400 images are gained; the variance of an unbiased kind is over 399.
+        # 120 of 400 images are gained; the unbiased variance divides by 399.
         top, bottoms, images = 0.3, np.array(after) - 0.5, 0.3 * 0.7 / 399
     else:
-        # log(320/80) and the log-odds of the source. An image counts by the slope 1 / p(1 - p): 6.25 after and 4 before.
+        # log(320/80) and the log-odds of the source. An image has the weight 1 / p(1 - p): 6.25 after and 4 before.
         top, bottoms = np.log(4), np.log([3, 4, 17 / 3])
         images = (0.5 * 2.25**2 + 0.3 * 6.25**2 - (0.5 * 2.25 + 0.3 * 6.25) ** 2) / 399
     expected = ends(top, bottoms.mean(), images, bottoms.var(ddof=1) / 3, 0.0)
-    # Log-odds are taken half an image away from 0 and 1.
+    # Shares are moved half an image away from 0 and 1, so the values differ slightly.
     assert (ratio.low, ratio.high) == pytest.approx(expected, rel=1e-5 if scale == "raw" else 0.01)

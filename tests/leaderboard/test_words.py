@@ -71,7 +71,7 @@ def test_range_with_equal_ends_is_one_number(tiny):
 
 
 def test_answer_counts_testable_pairs(tiny):
-    """`standard` fine-tunes `step` and `hold` alone."""
+    """A protocol that is used on `step` and `hold` only cannot test C3."""
     assert "cannot be decided, because it needs the arms hold and average" in summary.answer(
         flat(tiny.model_copy(update={"arms": ("step", "hold", "constant")})), []
     )

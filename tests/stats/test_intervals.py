@@ -33,7 +33,7 @@ def test_one_seed_has_no_interval():
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
 def test_image_variance_is_unbiased_in_small_classes(metric):
-    """Over many test sets, its mean is the variance of the headline; a plug-in bootstrap's is a quarter too small here."""
+    """Its mean over many test sets is the variance of the headline metric; a plug-in bootstrap's is a quarter too small."""
     draw = np.random.default_rng(0)
     sizes = np.array([2, 3, 4, 5, 8])
     labels = np.repeat(np.arange(5), sizes)
@@ -50,7 +50,7 @@ def test_image_variance_has_a_lower_bound(metric, constant):
     expected = pytest.approx(share * (1 - share) / 40)
     assert image_variance(np.full(40, constant), labels, metric) == expected
     assert image_variance(np.full(40, constant), labels, metric, 3.0) / 9 == expected
-    # Less than that is never said: one image of which one run in ten is wrong.
+    # The bound also holds if one image differs in one run of ten.
     nearly = np.full(40, constant)
     nearly[0] += 0.1
     assert image_variance(nearly, labels, metric) == expected
@@ -115,14 +115,14 @@ def test_fieller_interval_solves_its_equation():
     top, bottom = draw.normal(0.1, 0.02, 6), draw.normal(0.3, 0.03, 6)
     ratio = fieller(top, bottom)
     t = stats.t.ppf(0.975, 5)
-    # An end ρ is where mean(top − ρ·bottom) is just t standard errors from zero: Fieller's own definition.
+    # By Fieller's definition, mean(top − ρ·bottom) is exactly t standard errors from zero at an end ρ.
     for end in (ratio.low, ratio.high):
         gap = top - end * bottom
         assert abs(gap.mean()) == pytest.approx(t * gap.std(ddof=1) / np.sqrt(6))
 
 
 def gains(draw, seeds, ratios, noise):
-    """Gains on a source and on a target whose ratios are given, seed by seed."""
+    """Return target and source gains by seed with given ratios."""
     source = np.array(SOURCE)[:, None] + draw.normal(0, 0.008, (2, seeds))
     target = np.array([[ratio * gain] for ratio, gain in zip(ratios, SOURCE, strict=True)])
     return target + draw.normal(0, noise, (2, seeds)), source
@@ -152,7 +152,7 @@ def test_change_of_ratio_of_one_seed_has_no_interval():
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 10, 20])
 def test_detectable_effect_has_power_for_any_family(seeds):
-    """The power by integration over what the seeds' spread may be; more targets never make smaller effects detectable."""
+    """The power is integrated over the spread of the seeds; more targets never make smaller effects detectable."""
     before = 0.0
     for tests in (1, 2, 4, 5, 12, 20, 100):
         errors = estimate_of(0.0, 1.0, seeds).detectable(tests)
@@ -186,7 +186,7 @@ def test_interval_covers_in_small_classes(images):
 def test_wilson_interval_matches_known_values():
     labels, hits = np.arange(16) % 4, np.array([1.0] * 15 + [0.0])
     assert interval_over_images(hits, labels, "top1") == pytest.approx((0.717, 0.989), abs=5e-4)
-    # With every image right, z² / (n + z²) is left below; as many images as the classes' unequal sizes leave.
+    # With every image right, the lower end is n / (n + z²), with n the effective number of images for unequal classes.
     assert interval_over_images(np.ones(40), np.arange(40) % 4, "top1") == pytest.approx((0.9124, 1.0), abs=1e-4)
     unequal = np.repeat([0, 1], [9, 1])
     images = 4 / (1 / 9 + 1)

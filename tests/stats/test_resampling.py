@@ -43,7 +43,7 @@ def test_bootstraps_match_normal_intervals():
 
 
 def test_crossed_bootstrap_resamples_seeds():
-    """Within a seed all images are alike: what the interval has of width is the seeds'."""
+    """Within a seed all images are equal, so the width of the interval comes from the seeds."""
     levels = np.random.default_rng(0).normal(0.1, 0.05, 12)
     weights = image_weights(np.zeros(40, dtype=np.int64), "top1", np.random.default_rng(1))
     low, high = crossed_bootstrap(np.repeat(levels[:, None], 40, axis=1), weights, np.random.default_rng(2))

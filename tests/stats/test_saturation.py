@@ -12,7 +12,7 @@ SOURCES = [np.linspace(0.3, 0.8, 8)] * SEEDS
 
 
 def of_null(correct, observed, labels=None, metric="top1", at=0.5):
-    """The residual where every seed has the same right predictions, so that seeds add no variance."""
+    """Return the residual if all seeds have the same predictions, so seeds add no variance."""
     labels = np.zeros(correct.shape[1], dtype=np.int64) if labels is None else labels
     observed = np.array([observed] * SEEDS, dtype=np.float64)
     return residual(SOURCES, [correct] * SEEDS, [at] * SEEDS, observed, labels, metric, "test")
@@ -25,7 +25,7 @@ def test_fit_recovers_the_curve():
         assert null.predict(0.4)[0] == pytest.approx(k * 0.4**a + c, abs=2e-3)
     falling = fit_null(errors, (0.6 - 0.3 * errors)[:, None])
     assert falling.scale[0] == 0 and falling.offset[0] == pytest.approx((0.6 - 0.3 * errors).mean())
-    # A source that is known without a fault has no curve.
+    # Without source errors there is no curve.
     with np.errstate(all="raise"):
         perfect = fit_null(np.zeros(9), np.full((9, 1), 0.3))
     assert perfect.predict(0.0)[0] == pytest.approx(0.3)
@@ -54,7 +54,7 @@ def test_null_needs_enough_snapshots_and_no_extrapolation():
 
 
 def test_residual_variance_includes_the_images_of_the_null():
-    """The snapshot in question is right on every image: alone it has no variance at all."""
+    """The snapshot in question is right on every image, so it has no variance of its own."""
     hits = (np.arange(200) < 120).astype(np.float64)
     value = of_null(np.tile(hits, (8, 1)), np.ones(200)).estimate
     # All eight err on the same images, so the curve is flat at their error, 0.4, whatever images are drawn.
@@ -91,7 +91,7 @@ def test_null_is_not_identified_outside_its_range(at, identified):
 @pytest.mark.parametrize("share", [1.0, 0.6])
 @pytest.mark.parametrize(("metric", "classes"), [("top1", 1), ("mean_per_class", 7)])
 def test_identical_predictions_have_no_residual(share, metric, classes):
-    """What rounding leaves of nothing is no effect."""
+    """A rounding error is no effect."""
     labels = np.arange(200) % classes
     hits = (np.arange(200) < 200 * share).astype(np.float64)
     value = of_null(np.tile(hits, (8, 1)), hits, labels, metric).estimate
@@ -100,9 +100,9 @@ def test_identical_predictions_have_no_residual(share, metric, classes):
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_small_classes_have_the_closed_form_variance(size):
-    """Thirty classes of as many images: one class's images resampled alone show too little of their variance, or none."""
+    """Resampling within a class of few images has too little variance, or none."""
     labels = np.repeat(np.arange(30), size)
     observed = np.random.default_rng(0).integers(0, 2, len(labels)).astype(np.float64)
-    # The null errs on no image, so that all that varies is what is observed.
+    # The null errs on no image, so only the observed snapshot varies.
     variance = of_null(np.ones((8, len(labels))), observed, labels, "mean_per_class").estimate.variance
     assert variance == pytest.approx(image_variance(observed, labels, "mean_per_class"), rel=0.25)
