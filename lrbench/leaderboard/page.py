@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lrbench.config import Suite
+from lrbench.config.arms import ARMS
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.escaping import for_markdown
@@ -203,13 +204,14 @@ def _index(lines: Sequence[dict[str, str]], answers: Sequence[str]) -> str:
 def _excerpt(suite: Suite, evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure]) -> str:
     """Return the part of the project's README that shows a suite: the answer, one table and one figure."""
     protocol = suite.protocols[0]
+    rows = [row for row in evidence.rows if not ARMS[row[0]].intermediate]
     parts = [
         f"**{for_markdown(answer(evidence, decisions))}**",
         for_markdown(f"{incomplete(evidence)} {source_accuracy(evidence)}"),
-        tables.accuracy_table(evidence, protocol),
+        tables.accuracy_table(evidence, protocol, rows=rows),
         for_markdown(tables.accuracy_legend(evidence, protocol)),
         *[figure.markdown(suite.name, "leaderboard/figures") for figure in drawn if figure.name == "stages"],
-        f"Verdicts, controls and the other protocols: [leaderboard/{suite.name}.md](leaderboard/{suite.name}.md).",
+        f"Verdicts, controls, intermediate snapshots and the other protocols: [leaderboard/{suite.name}.md](leaderboard/{suite.name}.md).",
     ]
     return "\n\n".join(part for part in parts if part)
 
