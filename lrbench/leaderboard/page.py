@@ -211,7 +211,8 @@ def _excerpt(suite: Suite, evidence: Evidence, decisions: Sequence[Decision], dr
         tables.accuracy_table(evidence, protocol, rows=rows),
         for_markdown(tables.accuracy_legend(evidence, protocol)),
         *[figure.markdown(suite.name, "leaderboard/figures") for figure in drawn if figure.name == "stages"],
-        f"Verdicts, controls, intermediate snapshots and the other protocols: [leaderboard/{suite.name}.md](leaderboard/{suite.name}.md).",
+        "Verdicts, controls, intermediate snapshots and the other protocols: "
+        f"[leaderboard/{suite.name}.md](leaderboard/{suite.name}.md).",
     ]
     return "\n\n".join(part for part in parts if part)
 
