@@ -99,7 +99,7 @@ def test_transparency_is_laid_on_white():
             encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"),
             "floating-point .* convert it to 8 or 16 bits",
         ),
-        (encoded(Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF"), "beyond 16 bits"),
+        (encoded(Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF"), "exceed 16 bits"),
         (encoded(COLOUR, "JPEG")[:200], ""),
         (encoded(COLOUR, "PNG")[:60], ""),
     ],

@@ -120,7 +120,7 @@ def test_advice_names_an_unregistered_toml_by_path(home, lrbench):
     for picture in (home / "data" / "mine" / "c0").iterdir():
         picture.write_bytes(b"no image")
     with pytest.raises(
-        InputError, match=r"`lrbench data verify 'my tasks/mine\.toml'` \(and the same --data-root\) lists"
+        InputError, match=r"`lrbench data verify 'my tasks/mine\.toml'` \(with the same --data-root\) lists"
     ):
         load_task_data(task, [home / "data"]).splits["test"].images.read(0)
     assert lrbench("data", "verify", "my tasks/mine.toml").status == 1

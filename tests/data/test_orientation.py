@@ -83,7 +83,7 @@ def mine(home):
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_task_of_the_users_own_is_asked(home, mine, cached):
     cache = home / "cache" if cached else None
-    with pytest.raises(InputError, match=r'0\.jpg: .*mine\.toml does not say .*orientation = "upright".*data verify'):
+    with pytest.raises(InputError, match=r'0\.jpg: .*mine\.toml does not set .*orientation = "upright".*data verify'):
         prepare(mine(""), "train", TRANSFORM, cache=cache)
     shape = prepare(mine('orientation = "stored"'), "train", TRANSFORM, cache=cache).resized(0).shape
     assert shape == (32, 42, 3)

@@ -146,12 +146,12 @@ def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
 
 
 def test_what_is_prepared_for_a_snapshot_is_what_its_transfer_reads(lrbench, monkeypatch):
-    from lrbench.data import prepare
+    from lrbench.data.pixel_cache import PixelCache
 
     done = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet10t")
     assert done.status == 0 and "tiny-objects test: 40 images at 176 px are in" in done.err
     with monkeypatch.context() as patched:
-        patched.setattr(prepare._Work, "write", lambda *given, **named: pytest.fail("images are prepared again"))
+        patched.setattr(PixelCache, "_write", lambda *given, **named: pytest.fail("images are prepared again"))
         again = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
     assert again.status == 0
     # Where weights would be downloaded, what timm says of them is enough.
