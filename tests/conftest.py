@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 # Tests compare bits with what a CPU gave, and start more processes than a machine has GPUs. tests/test_gpu.py is for those.
 if os.environ.get("LRBENCH_TEST_GPU") != "1":
@@ -20,6 +21,7 @@ from lrbench.config.protocols import Probe
 from lrbench.core.control import Control
 from lrbench.core.workspace import Place, Workspace
 from lrbench.store.cells import TransferSettings
+from tests.data.archive_server import ArchiveServer
 from tests.helpers import Outcome, make_home, run_process
 
 
@@ -116,3 +118,16 @@ def snapshot(tiny: Suite, place: Place) -> Path:
     write_effective(place.workspace, tiny)
     make_snapshot(tiny, key, place, Control())
     return snapshot_path(place.workspace.checkpoints, "tiny", key)
+
+
+@pytest.fixture(scope="session")
+def make_httpserver() -> Iterator[HTTPServer]:
+    """The server behind pytest-httpserver's `httpserver`, with a thread per request: a stopped download leaves one open."""
+    with HTTPServer(host="127.0.0.1", threaded=True) as server:
+        yield server
+
+
+@pytest.fixture
+def server(httpserver: HTTPServer) -> ArchiveServer:
+    """A server of archives."""
+    return ArchiveServer.on(httpserver)

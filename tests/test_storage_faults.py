@@ -39,8 +39,7 @@ from lrbench.store.snapshots import SnapshotKey, read_metadata
 from lrbench.store.suites import write_effective, write_suite_with_results
 from lrbench.transfer.protocols.points import Points
 from tests import trees
-from tests.data import conftest as data_conftest
-from tests.data.serving import FILES, GOOD, task
+from tests.data.archive_server import ARCHIVE, ArchiveServer, archive_task
 from tests.disks import Disk, final_name, on_opening
 from tests.helpers import make_home, one_paragraph
 from tests.leaderboard.fake import fill, put
@@ -55,11 +54,11 @@ class Scene:
 
     Attributes:
         home: The workspace.
-        server: Address of a server of archives.
+        server: A server of archives.
     """
 
     home: Path
-    server: str
+    server: ArchiveServer
 
     @property
     def place(self) -> Place:
@@ -155,8 +154,8 @@ def have_parent(scene: Scene) -> None:
 
 
 def have_server(scene: Scene) -> None:
-    FILES["/mine.tar.gz"] = GOOD
-    task(scene.home, scene.server)
+    scene.server.files["/mine.tar.gz"] = ARCHIVE
+    archive_task(scene.home, scene.server)
 
 
 def have_weights(scene: Scene) -> None:
@@ -214,9 +213,6 @@ PLACES = [(name, pattern) for name, writer in WRITERS.items() for pattern in wri
 NOT_RENAMED = {r"timings\.jsonl", r"1\.txt"}
 
 
-server = data_conftest.server
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     small = Disk(tmp_path / "disk")
@@ -226,7 +222,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
-def scene(disk: Disk, server: str, monkeypatch: pytest.MonkeyPatch) -> Scene:
+def scene(disk: Disk, server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> Scene:
     drawing = b"drawn"
     monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, drawing))
     return Scene(make_home(disk.folder, monkeypatch), server)

@@ -12,7 +12,6 @@ from lrbench.core.errors import InputError
 from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
 from tests import trees
-from tests.data.serving import FILES
 
 MARK = ".lrbench-fetched.json"
 
@@ -31,9 +30,9 @@ def fetched(name, make, home, server):
     archives = []
     for archive in described.archives:
         content = packed(made / archive.into / archive.unpacks_to)
-        FILES[f"/{archive.unpacks_to}.tar.gz"] = content
+        server.files[f"/{archive.unpacks_to}.tar.gz"] = content
         known = {"md5": hashlib.md5(content).hexdigest(), "sha256": None, "images": None, "mirrors": ()}
-        archives.append(archive.model_copy(update={"url": f"{server}/{archive.unpacks_to}.tar.gz", **known}))
+        archives.append(archive.model_copy(update={"url": f"{server.url}/{archive.unpacks_to}.tar.gz", **known}))
     found = load_task_data(described, [made], partial=True)
     described = described.model_copy(
         update={
@@ -48,7 +47,7 @@ def fetched(name, make, home, server):
     return described, home / "data"
 
 
-def test_two_flags_of_one_class_that_change_places_are_noticed(home, server):
+def test_swapped_split_flags_are_detected(home, server):
     cub, data = fetched("cub200", trees.cub200, home, server)
     assert not load_task_data(cub, [data]).problems
     split = data / "CUB_200_2011" / "train_test_split.txt"
@@ -66,7 +65,7 @@ def test_two_flags_of_one_class_that_change_places_are_noticed(home, server):
     assert not load_task_data(cub, [data]).problems
 
 
-def test_a_list_in_an_archive_of_its_own_is_held_to_it_too(home, server):
+def test_lists_in_a_separate_archive_are_checked(home, server):
     sun, data = fetched("sun397", trees.sun397, home, server)
     assert not load_task_data(sun, [data]).problems
     trained, tested = data / "Partitions" / "Training_01.txt", data / "Partitions" / "Testing_01.txt"
@@ -80,7 +79,7 @@ def test_a_list_in_an_archive_of_its_own_is_held_to_it_too(home, server):
     ("name", "make", "changed"),
     [("dtd", trees.dtd, "dtd/dtd/labels/train1.txt"), ("food101", trees.food101, "food-101/meta/train.json")],
 )
-def test_the_lists_that_torchvision_reads_are_held_to_their_archive_too(home, server, name, make, changed):
+def test_lists_read_by_torchvision_are_checked(home, server, name, make, changed):
     described, data = fetched(name, make, home, server)
     assert not load_task_data(described, [data]).problems
     # A space more: what is read stays the same.
@@ -90,7 +89,7 @@ def test_the_lists_that_torchvision_reads_are_held_to_their_archive_too(home, se
     assert problem.startswith(f"{data / changed} is not the list that was unpacked from ")
 
 
-def test_data_that_was_unpacked_by_other_means_is_held_to_nothing(home, server):
+def test_data_without_a_marker_is_not_checked(home, server):
     cub, data = fetched("cub200", trees.cub200, home, server)
     mark = data / "CUB_200_2011" / MARK
     split = data / "CUB_200_2011" / "train_test_split.txt"
@@ -102,7 +101,7 @@ def test_data_that_was_unpacked_by_other_means_is_held_to_nothing(home, server):
         assert not load_task_data(cub, [data]).problems
 
 
-def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
+def test_edited_lists_error_says_how_to_keep_them(home, server):
     tree = home / "made" / "mine"
     for number in range(4):
         for name in ("a", "b"):
@@ -110,10 +109,10 @@ def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
     (tree / "train.txt").write_text("a/0.png\na/1.png\nb/0.png\n")
     (tree / "test.txt").write_text("a/2.png\nb/2.png\n")
     (tree / "notes.txt").write_text("as it came")
-    FILES["/mine.tar.gz"] = packed(tree)
+    server.files["/mine.tar.gz"] = packed(tree)
     (home / "t.toml").write_text(
         'name = "own"\n\n[files]\nlayout = "lists"\nroot = "mine"\ntrain = "train.txt"\ntest = "test.txt"\n\n'
-        f'[[archives]]\nurl = "{server}/mine.tar.gz"\nunpacks_to = "mine"\n'
+        f'[[archives]]\nurl = "{server.url}/mine.tar.gz"\nunpacks_to = "mine"\n'
     )
     own = load_task("t.toml")
     fetch(own, home / "data", Control())
@@ -126,17 +125,17 @@ def test_a_user_of_edited_lists_is_told_how_to_keep_them(home, server):
     assert not load_task_data(own, [home / "data"]).problems
 
 
-def test_a_table_that_was_edited_since_it_was_unpacked_makes_data_not_whole(home, server):
+def test_edited_table_makes_data_incomplete(home, server):
     tree = home / "made" / "mine"
     for number in range(4):
         trees.save(tree / f"{number}.png", trees.image(number % 2, number), "PNG")
     table = "file,class,use\n" + "".join(f"{n}.png,{n % 2},{'test' if n > 1 else 'train'}\n" for n in range(4))
     (tree / "labels.csv").write_text(table)
-    FILES["/mine.tar.gz"] = packed(tree)
+    server.files["/mine.tar.gz"] = packed(tree)
     (home / "t.toml").write_text(
         'name = "own"\n\n[files]\nlayout = "table"\nroot = "mine"\nfile = "labels.csv"\n'
         'split = { kind = "column", name = "use" }\n\n'
-        f'[[archives]]\nurl = "{server}/mine.tar.gz"\nunpacks_to = "mine"\n'
+        f'[[archives]]\nurl = "{server.url}/mine.tar.gz"\nunpacks_to = "mine"\n'
     )
     own = load_task("t.toml")
     fetch(own, home / "data", Control())

@@ -41,14 +41,14 @@ def numbers_of(seed, epoch, sample):
     return augmentation_numbers(seed, epoch, np.array([sample]))[0]
 
 
-def test_the_numbers_of_a_sample_are_a_counter_based_generators_whatever_its_neighbours():
+def test_augmentation_numbers_depend_on_the_sample_only():
     together = augmentation_numbers(4, 2, np.array([7, 3, 7, 10**9]))
     for sample, numbers in zip((7, 3, 7, 10**9), together, strict=True):
         bits = np.random.Philox(key=derive(4, "augment", 2), counter=np.array([0, sample, 0, 0], dtype=np.uint64))
         assert np.array_equal(numbers, (bits.random_raw(23) >> np.uint64(11)).astype(float) * 2.0**-53)
 
 
-def test_an_epoch_visits_each_sample_at_most_once_and_leaves_out_others_next_time():
+def test_epoch_visits_each_sample_at_most_once():
     each = batches()
     assert each.updates_per_epoch == 2
     first = np.concatenate([each.indices(update) for update in (0, 1)])
@@ -57,14 +57,14 @@ def test_an_epoch_visits_each_sample_at_most_once_and_leaves_out_others_next_tim
     assert set(first) != set(second)
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     assert np.array_equal(epoch_order(3, 7, 50), np.array(epoch_order(3, 7, 50)))
     assert not np.array_equal(epoch_order(3, 7, 50), epoch_order(3, 8, 50))
     assert not np.array_equal(epoch_order(3, 7, 50), epoch_order(4, 7, 50))
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
-def test_a_batch_is_the_same_whenever_and_however_often_it_is_asked_for(augmentation):
+def test_batch_is_a_pure_function_of_the_update(augmentation):
     one, other = batches(augmentation=augmentation), batches(augmentation=augmentation)
     later = [other.at(update) for update in (3, 2, 1, 0)][::-1]
     for update in range(4):
@@ -84,7 +84,7 @@ def test_augmentation_differs_between_epochs_and_samples():
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(20, 30, 16), (73, 97, 64), (16, 16, 16), (9, 400, 32), (300, 3, 224)]
 )
-def test_crops_are_torchvisions_for_the_same_box(height, width, size):
+def test_crops_match_torchvision_for_the_same_box(height, width, size):
     pixels = Images(40, height, width)
     each = Batches(pixels=pixels, labels=np.arange(40), seed=1, batch=20, size=size, augmentation="crop-flip")
     flipped = set()
@@ -104,7 +104,7 @@ def test_crops_are_torchvisions_for_the_same_box(height, width, size):
     assert flipped == {True, False}
 
 
-def test_boxes_have_the_distribution_of_random_resized_crop():
+def test_boxes_are_distributed_as_in_torchvision():
     areas, ratios = [], []
     for sample in range(2000):
         top, left, height, width = crop_box(300, 400, numbers_of(5, 0, sample))
@@ -118,7 +118,7 @@ def test_boxes_have_the_distribution_of_random_resized_crop():
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_boxes_are_those_that_torchvision_draws_from_the_same_numbers(seed, monkeypatch):
+def test_boxes_match_torchvision_for_the_same_numbers(seed, monkeypatch):
     draw = np.random.default_rng(seed)
     height, width = (int(side) for side in draw.integers(8, 200, 2))
     numbers = draw.random(23)
@@ -149,7 +149,7 @@ def test_boxes_are_those_that_torchvision_draws_from_the_same_numbers(seed, monk
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (7, 200), (200, 7), (1, 50), (50, 1)])
-def test_where_no_try_fits_the_crop_is_the_central_one_of_torchvision(height, width):
+def test_fallback_box_matches_torchvision(height, width):
     image = torch.zeros(3, height, width)
     theirs = v2.RandomResizedCrop(224).make_params([image])
     older = v1.RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
@@ -158,7 +158,7 @@ def test_where_no_try_fits_the_crop_is_the_central_one_of_torchvision(height, wi
         assert box == older == tuple(theirs[name] for name in ("top", "left", "height", "width"))
 
 
-def test_a_subset_gives_only_its_own_samples():
+def test_subset_yields_only_its_samples():
     subset = np.array([1, 3, 5, 7, 9])
     each = batches(subset=subset, augmentation="none")
     assert each.updates_per_epoch == 1
@@ -166,12 +166,12 @@ def test_a_subset_gives_only_its_own_samples():
     assert seen == set(subset)
 
 
-def test_fewer_images_than_a_batch_is_an_error_that_says_what_to_set():
+def test_fewer_images_than_a_batch_is_an_error():
     with pytest.raises(InputError, match=r"10 training images, fewer than one batch of 32.*schedule\.batch=5"):
         batches(batch=32)
 
 
-def test_ranks_take_slices_of_the_batch_that_one_process_sees():
+def test_ranks_take_slices_of_the_whole_batch():
     whole = batches(batch=8)
     for update in (0, 3):
         images, labels = whole.at(update)

@@ -41,7 +41,7 @@ def half_grey(**options):
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_damage_that_libjpeg_reports_is_named_and_not_printed(capfd, mode, options):
+def test_libjpeg_damage_is_reported_and_not_printed(capfd, mode, options):
     content = half_grey(picture=PHOTOGRAPH.convert(mode), **options)
     with pytest.raises(
         UndecodableImage, match=r"x\.jpg could .*: it is damaged: its decoder reports 'Corrupt JPEG data"
@@ -56,7 +56,7 @@ def test_damage_that_libjpeg_reports_is_named_and_not_printed(capfd, mode, optio
     assert capfd.readouterr().err == ""
 
 
-def test_bytes_of_a_cameras_own_before_the_end_are_no_damage():
+def test_extra_bytes_before_the_end_marker_are_no_damage():
     for options in ({}, {"progressive": True}):
         whole = encoded("JPEG", **options)
         with collect_findings() as findings:
@@ -64,7 +64,7 @@ def test_bytes_of_a_cameras_own_before_the_end_are_no_damage():
         assert findings.damage is None
 
 
-def test_what_libtiff_prints_is_damage_too(capfd):
+def test_libtiff_messages_are_damage(capfd):
     content = encoded("TIFF", compression="tiff_lzw")
     start = Image.open(io.BytesIO(content)).tag_v2[273][0]
     # The first strip's data begin again in its middle.
@@ -74,7 +74,7 @@ def test_what_libtiff_prints_is_damage_too(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_each_thread_hears_the_reports_on_its_own_image(capfd):
+def test_messages_are_captured_per_thread(capfd):
     draw = random.Random(0)
     files = [(half_grey(), True) if draw.random() < 0.5 else (encoded("JPEG"), False) for _ in range(200)]
 
@@ -88,7 +88,7 @@ def test_each_thread_hears_the_reports_on_its_own_image(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_other_messages_of_c_libraries_still_come_through():
+def test_other_c_messages_are_printed():
     script = """
 import ctypes, threading
 from lrbench.data.c_stderr import capture_c_stderr
@@ -106,7 +106,7 @@ print(heard)
     assert done.stdout == "['mine']\n" and done.stderr == "another thread's\nlater\n"
 
 
-def test_without_such_streams_pillow_decodes_and_nothing_is_printed(monkeypatch, capfd):
+def test_without_capture_pillow_decodes_and_nothing_is_printed(monkeypatch, capfd):
     monkeypatch.setattr(c_stderr, "_replacement", lambda: None)
     jpeg.torchvision_decodes_as_pillow.cache_clear()
     try:
@@ -124,7 +124,7 @@ def with_chunk(content, kind, change):
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(b"IDAT", "RGB"), (b"PLTE", "P"), (b"IHDR", "RGB")])
-def test_a_png_file_whose_checksums_differ_is_damaged(kind, mode):
+def test_png_with_a_wrong_checksum_is_damaged(kind, mode):
     content = encoded("PNG", PHOTOGRAPH.convert(mode))
     # The last byte of the header says whether lines are interlaced; the data's last bytes come after all pixels.
     length = int.from_bytes(content[content.index(kind) - 4 : content.index(kind)])
@@ -134,7 +134,7 @@ def test_a_png_file_whose_checksums_differ_is_damaged(kind, mode):
         decode(content[:-12], "x.png")
 
 
-def test_a_damaged_transparency_or_text_is_damage():
+def test_png_with_damaged_transparency_or_text_is_damaged():
     picture = Image.new("P", (4, 4))
     picture.putpalette([9, 9, 9, 200, 10, 20])
     text = PngImagePlugin.PngInfo()
@@ -146,7 +146,7 @@ def test_a_damaged_transparency_or_text_is_damage():
     assert decode(content, "x.png").shape == (4, 4, 3)
 
 
-def test_a_long_text_in_a_png_file_is_passed_over():
+def test_long_png_text_is_accepted_up_to_a_limit():
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", "a photograph of " * 200_000, zip=True)
     content = encoded("PNG", pnginfo=text)
@@ -159,7 +159,7 @@ def test_a_long_text_in_a_png_file_is_passed_over():
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 1), (1, 20_000), (66, 2)])
-def test_of_a_very_long_image_the_middle_is_resized(width, height):
+def test_only_the_middle_of_a_very_long_image_is_resized(width, height):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image[:, : width // 4], image[: height // 4] = 0, 0
     resized = resize(image, TRANSFORM)
@@ -170,7 +170,7 @@ def test_of_a_very_long_image_the_middle_is_resized(width, height):
     assert np.array_equal(resized, resize(np.ascontiguousarray(middle), TRANSFORM))
 
 
-def test_up_to_32_times_as_long_as_wide_nothing_is_left_out():
+def test_images_up_to_ratio_32_are_resized_whole():
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 3), dtype=np.uint8)
     assert resize(image, TRANSFORM).shape == (32, 1024, 3)
     assert centre_crop(resize(image, TRANSFORM), 32).shape == (32, 32, 3)
@@ -201,7 +201,7 @@ print(most() - before)
     ("mode", "width", "height", "squash"),
     [("L", 200_000, 1, 0), ("L", 1, 200_000, 1), ("RGBA", 6_000, 6_000, 0), ("I;16", 6_000, 6_000, 0)],
 )
-def test_memory_is_bounded_whatever_the_header_says(mode, width, height, squash):
+def test_memory_is_bounded_for_extreme_sizes(mode, width, height, squash):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [mode, str(width), str(height), str(squash)]
     done = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, env=environment)
@@ -230,7 +230,7 @@ def test_verify_lists_damaged_images_and_fails(lrbench, mine, capfd):
     assert "Corrupt" not in outcome.err
 
 
-def test_a_transfer_refuses_damaged_images_or_is_marked_partial(lrbench, mine):
+def test_transfer_refuses_damaged_images_or_is_partial(lrbench, mine):
     transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
     for caching in ((), ("--no-cache",)):
         refused = lrbench(*transfer, *caching)
@@ -245,7 +245,7 @@ def test_a_transfer_refuses_damaged_images_or_is_marked_partial(lrbench, mine):
     assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err
 
 
-def test_damaged_images_of_a_shipped_task_are_used_and_named(home):
+def test_damaged_images_of_a_shipped_task_are_used_and_reported(home):
     root = trees.cub200(home / "data")
     sorted((root / "CUB_200_2011" / "images").rglob("*.jpg"))[0].write_bytes(half_grey())
     data = load_task_data(load_task("cub200"), [root], partial=True)

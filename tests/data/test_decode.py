@@ -24,20 +24,20 @@ COLOUR = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 10, 3), 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_the_container_is_told_from_the_bytes(kind, mode):
+def test_format_is_detected_from_bytes(kind, mode):
     if (kind, mode) == ("JPEG", "P"):
         mode = "CMYK"
     picture = decode(encoded(COLOUR.convert(mode), kind), "wrong.jpg")
     assert picture.shape == (12, 10, 3) and picture.dtype == np.uint8
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+def test_16_bit_grey_is_scaled_not_clipped():
     levels = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     picture = decode(encoded(Image.fromarray(levels), "PNG"), "deep.png")
     assert picture[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_sixteen_bit_levels_are_rounded_to_the_nearest_in_every_channel_and_byte_order():
+def test_16_bit_levels_are_rounded_in_every_channel_and_byte_order():
     levels = np.array([[0, 128, 129, 385, 386, 1000, 65406, 65407]], dtype=np.uint16)
     expected = [0, 0, 1, 1, 2, 4, 254, 255]
     assert np.array_equal(np.rint(levels[0] / 257), expected)
@@ -56,13 +56,13 @@ CMYK = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 255, 0
 
 @pytest.mark.parametrize(("kind", "allowed"), [("TIFF", 0), ("JPEG", 2)])
 @pytest.mark.parametrize("inks", sorted(CMYK))
-def test_inks_darken_and_no_ink_is_white(kind, allowed, inks):
+def test_cmyk_without_ink_is_white(kind, allowed, inks):
     pixels = decode(encoded(Image.new("CMYK", (16, 16), inks), kind), "print.jpg").astype(int)
     assert np.abs(pixels - CMYK[inks]).max() <= allowed
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP"])
-def test_a_palettes_colours_are_looked_up(kind):
+def test_palette_colours_are_looked_up(kind):
     colours = [(250, 0, 10), (0, 240, 20), (30, 0, 230), (90, 91, 92)]
     picture = Image.new("P", (4, 1))
     picture.putpalette([level for colour in colours for level in colour])
@@ -72,7 +72,7 @@ def test_a_palettes_colours_are_looked_up(kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_the_orientation_that_a_camera_noted_is_not_applied(kind):
+def test_exif_orientation_is_not_applied_by_default(kind):
     plain, turned = io.BytesIO(), io.BytesIO()
     COLOUR.save(plain, format=kind)
     exif = Image.Exif()
@@ -84,7 +84,7 @@ def test_the_orientation_that_a_camera_noted_is_not_applied(kind):
     assert found.shape == (12, 10, 3) and np.array_equal(found, decode(plain.getvalue(), "plain"))
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_composed_on_white():
     drawing = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     assert decode(encoded(drawing, "PNG"), "sketch.png").min() == 255
 
@@ -104,7 +104,7 @@ def test_transparency_is_laid_on_white():
         (encoded(COLOUR, "PNG")[:60], ""),
     ],
 )
-def test_what_does_not_decode_is_named_with_the_reason(content, said):
+def test_undecodable_image_names_file_and_reason(content, said):
     with pytest.raises(InputError, match=rf"some/file\.jpg could not be read as an image: .*{said}"):
         decode(content, "some/file.jpg")
 
@@ -122,7 +122,7 @@ def ghostscript(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_an_eps_file_starts_no_program(ghostscript):
+def test_eps_file_starts_no_program(ghostscript):
     # IPTC opens what is in it as an image of any format.
     fields = [
         b"\x1c\x03\x3c\0\x02\x01\0",
@@ -156,12 +156,12 @@ def test_an_eps_file_starts_no_program(ghostscript):
         (b"\x89PNG\r\n\x1a\n\0\0", "it starts like a PNG image, but its header is damaged"),
     ],
 )
-def test_other_files_are_refused_by_their_real_names(content, said):
+def test_other_file_types_are_named_in_the_error(content, said):
     with pytest.raises(UndecodableImage, match=said):
         decode(content, "x.jpg")
 
 
-def test_every_format_on_the_list_is_read_and_others_are_not():
+def test_only_listed_formats_are_read():
     for kind in READ_FORMATS:
         assert decode(encoded(COLOUR, kind), "x").shape == (12, 10, 3)
     for kind in ("ICO", "JPEG2000", "PCX", "SGI", "TGA"):
@@ -169,7 +169,7 @@ def test_every_format_on_the_list_is_read_and_others_are_not():
             decode(encoded(COLOUR, kind), "x")
 
 
-def test_a_pipe_in_place_of_an_image_is_named_and_not_opened(tmp_path):
+def test_pipes_and_devices_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     images = FileImages(root=tmp_path, paths=("pipe.jpg", "gone.jpg", "/dev/zero"), task="mine")
     for index, said in enumerate(["it is a pipe", "no such file", "it is a device"]):
@@ -207,7 +207,7 @@ def by_pillow(monkeypatch):
     return run
 
 
-def test_the_faster_decoder_gives_pillows_pixels_and_pillows_reasons(by_pillow):
+def test_torchvision_decoder_gives_pillows_pixels_and_errors(by_pillow):
     draw = np.random.default_rng(1)
     refused = 0
     for content in photographs():
@@ -223,14 +223,14 @@ def test_the_faster_decoder_gives_pillows_pixels_and_pillows_reasons(by_pillow):
     assert refused > 40
 
 
-def test_the_faster_decoder_is_in_use_where_it_is_there():
+def test_torchvision_decoder_is_used_if_available():
     assert jpeg.torchvision_decodes_as_pillow()
     assert jpeg.decode_jpeg(encoded(COLOUR, "JPEG"))[0] is not None
     assert jpeg.decode_jpeg(encoded(COLOUR.convert("L"), "JPEG")) == (None, None)
 
 
 @pytest.mark.parametrize("given", ["other pixels", "nothing"])
-def test_a_decoder_that_differs_from_pillow_or_is_gone_is_not_used(monkeypatch, given):
+def test_missing_or_different_decoder_is_not_used(monkeypatch, given):
     import torchvision
 
     theirs = torchvision.io.decode_jpeg
@@ -247,7 +247,7 @@ def test_a_decoder_that_differs_from_pillow_or_is_gone_is_not_used(monkeypatch, 
         jpeg.torchvision_decodes_as_pillow.cache_clear()
 
 
-def test_an_enormous_image_is_refused_before_any_of_it_is_decoded(monkeypatch):
+def test_huge_image_is_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     monkeypatch.setattr(module, "decode_jpeg", lambda content: pytest.fail("decoded"))
     with pytest.raises(
@@ -273,7 +273,7 @@ RED, BLACK, BLUE = (200, 10, 20), (0, 0, 0), (1, 2, 210)
 
 
 @pytest.mark.parametrize("key", [0, 257, 1000, 65535])
-def test_sixteen_bit_grey_with_a_transparent_level_is_scaled_first(key):
+def test_16_bit_grey_with_transparency_is_scaled_first(key):
     levels = [0, 257, 999, 1000, 32896, 65535]
     picture = Image.fromarray(np.array([levels], dtype=np.uint16))
     buffer = io.BytesIO()
@@ -283,16 +283,16 @@ def test_sixteen_bit_grey_with_a_transparent_level_is_scaled_first(key):
     assert decode(buffer.getvalue(), "deep.png")[0].tolist() == [[grey] * 3 for grey in expected]
 
 
-def test_a_transparent_grey_or_colour_is_laid_on_white():
+def test_transparent_grey_or_colour_becomes_white():
     assert keyed("L", [0, 7, 200], 0) == [WHITE, [7] * 3, [200] * 3]
     assert keyed("RGB", [BLACK, RED, BLUE], BLACK) == [WHITE, list(RED), list(BLUE)]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_a_transparent_colour_of_a_palette_is_laid_on_white(kind):
+def test_transparent_palette_colour_becomes_white(kind):
     assert keyed("P", [1, 0, 2, 1], 1, kind, [RED, BLACK, BLUE]) == [WHITE, list(RED), list(BLUE), WHITE]
 
 
-def test_half_transparent_colours_of_a_palette_are_mixed_with_white():
+def test_half_transparent_palette_colours_mix_with_white():
     found = keyed("P", [0, 1, 2], bytes([255, 0, 127]), palette=[RED, BLACK, BLACK])
     assert found == [list(RED), WHITE, [128] * 3]

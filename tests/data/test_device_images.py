@@ -51,7 +51,7 @@ def batches(pixels, augmentation, **changes):
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
-def test_a_device_cuts_the_batches_that_a_cpu_cuts(pixels, augmentation):
+def test_device_batches_match_cpu_batches(pixels, augmentation):
     each = batches(pixels, augmentation)
     here = DeviceImages(pixels.plain, 32, CPU)
     for update in range(6):
@@ -66,7 +66,7 @@ def test_a_device_cuts_the_batches_that_a_cpu_cuts(pixels, augmentation):
 
 @pytest.mark.parametrize("box", [(0, 0, 36, 36), (3, 5, 7, 30), (10, 2, 25, 4), (1, 1, 32, 32), (35, 0, 1, 1)])
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_crop_is_torchvisions_whether_it_shrinks_or_grows(pixels, box, flip):
+def test_device_crops_match_torchvision(pixels, box, flip):
     here = DeviceImages(pixels.plain, 32, CPU)
     for sample in range(len(pixels)):
         original = torch.from_numpy(pixels.resized(sample).copy()).permute(2, 0, 1)
@@ -90,7 +90,7 @@ def encoded(pixels, home):
 
 
 @pytest.mark.parametrize("kind", ["pixels", "encoded"])
-def test_crops_that_a_device_is_given_become_those_of_a_cpu(kind, request):
+def test_resized_crops_match_cpu_batches(kind, request):
     each = batches(request.getfixturevalue(kind), "crop-flip")
     flipped = []
     for update in range(6):
@@ -104,7 +104,7 @@ def test_crops_that_a_device_is_given_become_those_of_a_cpu(kind, request):
     assert set(flipped) == {True, False}
 
 
-def test_a_device_that_does_not_hold_the_images_resizes_their_crops_itself(encoded, monkeypatch):
+def test_device_without_the_images_resizes_crops(encoded, monkeypatch):
     each, device = batches(encoded, "crop-flip"), torch.device("meta")
     monkeypatch.setattr(functional, "resize", lambda *_, **__: pytest.fail("resized on the CPU"))
     fed = list(training_batches(each, 0, 3, device))
@@ -114,7 +114,7 @@ def test_a_device_that_does_not_hold_the_images_resizes_their_crops_itself(encod
     assert {images.device for images, _ in training_batches(batches(encoded, "flip"), 0, 2, device)} == {CPU}
 
 
-def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
+def test_device_with_the_images_makes_batches_itself(pixels, monkeypatch):
     each = batches(pixels, "crop-flip")
     plain = list(training_batches(each, 0, 4, CPU))
     cut = []
@@ -133,7 +133,7 @@ def test_a_device_that_has_room_is_fed_from_what_it_holds(pixels, monkeypatch):
         assert torch.equal(labels, their_labels) and (images.int() - theirs.int()).abs().max() <= 1
 
 
-def test_what_does_not_fit_or_is_not_plain_stays_where_it_is(pixels, monkeypatch):
+def test_images_that_do_not_fit_or_are_jpeg_stay_on_the_cpu(pixels, monkeypatch):
     cuda = torch.device("cuda")
     assert images_on_device(pixels, 32, CPU) is None
     monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device: (100_000, 200_000))
@@ -152,7 +152,7 @@ def test_what_does_not_fit_or_is_not_plain_stays_where_it_is(pixels, monkeypatch
 
 
 @pytest.mark.parametrize("augmentation", ["flip", "none"])
-def test_squares_of_the_wanted_size_are_selected_and_not_resampled(augmentation, monkeypatch):
+def test_squares_of_the_input_size_are_not_resampled(augmentation, monkeypatch):
     values = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
     size = values[0].size
     shards = [
@@ -171,14 +171,14 @@ def test_squares_of_the_wanted_size_are_selected_and_not_resampled(augmentation,
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
-def test_batches_lie_in_memory_as_networks_read_them(pixels, augmentation):
+def test_batches_are_channels_last(pixels, augmentation):
     samples, boxes, flips, _ = batches(pixels, augmentation).recipe(0)
     images = cut_from(DeviceImages(pixels.plain, 32, CPU), samples, boxes, flips)
     normalised = InputNormalisation((0.5,) * 3, (0.5,) * 3, CPU)(images)
     assert images.is_contiguous() and normalised.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_images_take_no_more_than_their_share_of_the_free_memory(pixels, monkeypatch):
+def test_images_take_at_most_their_share_of_free_memory(pixels, monkeypatch):
     cuda = torch.device("cuda")
     # Four bytes a pixel where a shard has three.
     needed = sum(len(shard.content) for shard in pixels.plain) * 4 / 3
@@ -191,7 +191,7 @@ def test_images_take_no_more_than_their_share_of_the_free_memory(pixels, monkeyp
     module._STORED.clear()
 
 
-def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch):
+def test_wide_image_does_not_enlarge_other_batches(monkeypatch):
     sides = [(36, 48), (36, 5000), (40, 36), (36, 36)]
     content = np.random.default_rng(0).integers(0, 256, sum(3 * height * width for height, width in sides), np.uint8)
     lengths = np.array([3 * height * width for height, width in sides])
@@ -216,7 +216,7 @@ def test_a_very_wide_image_does_not_make_the_batches_of_others_large(monkeypatch
     assert (crop.permute(2, 0, 1) - expected).abs().max() <= 1
 
 
-def test_pretraining_from_a_device_learns_what_it_learns_from_memory(tiny, place, monkeypatch):
+def test_pretraining_with_device_images_is_bit_identical(tiny, place, monkeypatch):
     tiny = tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"augmentation": "flip"})})
     path = snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=1))
     found = []

@@ -38,22 +38,22 @@ def together(room, sizes, threads=8):
     return most
 
 
-def test_no_more_is_decoded_at_a_time_than_there_is_room_for():
+def test_images_in_work_stay_within_the_budget():
     most_bytes, most_images = together(DecodingBudget(4000), [300] * 60)
     assert most_bytes <= 4000 and most_images == 3
 
 
-def test_an_image_larger_than_the_room_is_decoded_alone():
+def test_image_larger_than_the_budget_is_decoded_alone():
     most_bytes, _ = together(DecodingBudget(4000), [5000, 10, 10, 5000, 10, 10] * 4)
     assert most_bytes == 20000
 
 
-def test_where_no_room_is_shared_nobody_waits():
+def test_without_a_budget_nothing_waits():
     for _ in range(3):
         reserve_memory(10**6, 10**6)
 
 
-def test_what_does_not_decode_gives_its_room_back():
+def test_failed_decoding_releases_its_memory():
     room, buffer = DecodingBudget(100), io.BytesIO()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(buffer, format="PNG")
     for _ in range(3):
@@ -63,7 +63,7 @@ def test_what_does_not_decode_gives_its_room_back():
         assert decode(buffer.getvalue(), "whole.png").shape == (40, 40, 3)
 
 
-def test_preparing_shares_the_room(tmp_path, monkeypatch):
+def test_prepare_uses_the_budget(tmp_path, monkeypatch):
     data = load_task_data(load_task("cub200"), [trees.cub200(tmp_path)], partial=True)
     claimed = []
     take = DecodingBudget._acquire

@@ -52,7 +52,7 @@ def test_upright_and_stored_pixels_in_every_format(kind, orientation):
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_means_nothing_is_none(value):
+def test_invalid_orientation_is_ignored(value):
     with collect_findings() as findings:
         decode(tagged(value, "JPEG"), "photo", upright=True)
     assert findings.oriented is None
@@ -81,14 +81,14 @@ def mine(home):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_task_of_the_users_own_is_asked(home, mine, cached):
+def test_user_task_must_set_orientation(home, mine, cached):
     cache = home / "cache" if cached else None
     with pytest.raises(InputError, match=r'0\.jpg: .*mine\.toml does not set .*orientation = "upright".*data verify'):
         prepare(mine(""), "train", TRANSFORM, cache=cache)
     shape = prepare(mine('orientation = "stored"'), "train", TRANSFORM, cache=cache).resized(0).shape
     assert shape == (32, 42, 3)
-    # Also where the cache is there already.
-    with pytest.raises(InputError, match=r"mine\.toml does not say"):
+    # Also if the cache already exists.
+    with pytest.raises(InputError, match=r"mine\.toml does not set"):
         prepare(mine(""), "train", TRANSFORM, cache=cache)
     turned = prepare(mine('orientation = "upright"'), "train", TRANSFORM, cache=cache)
     assert turned.resized(0).shape == (42, 32, 3) and turned.resized(2).shape == (32, 42, 3)
@@ -96,7 +96,7 @@ def test_a_task_of_the_users_own_is_asked(home, mine, cached):
     assert len(prepare(mine(""), "test", TRANSFORM, cache=cache)) == 4
 
 
-def test_a_shipped_task_uses_stored_pixels_unasked(home):
+def test_shipped_task_uses_stored_pixels(home):
     root = trees.cub200(home / "data")
     path = sorted((root / "CUB_200_2011" / "images").rglob("*.jpg"))[0]
     path.write_bytes(tagged(6, "JPEG", trees.image(0, 0)))
@@ -105,7 +105,7 @@ def test_a_shipped_task_uses_stored_pixels_unasked(home):
     assert {pixels.resized(index).shape for index in range(len(pixels))} == {(32, 42, 3)}
 
 
-def test_verify_counts_what_states_an_orientation(lrbench, mine):
+def test_verify_counts_images_with_an_orientation(lrbench, mine):
     mine("")
     asked = lrbench("data", "verify", "mine.toml")
     assert asked.status == 0
@@ -118,7 +118,7 @@ def test_verify_counts_what_states_an_orientation(lrbench, mine):
     assert "Add orientation" not in told.err
 
 
-def test_results_with_turned_images_are_of_other_preprocessing(lrbench, mine):
+def test_orientation_is_part_of_the_preprocessing(lrbench, mine):
     transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
     mine("")
     refused = lrbench(*transfer)

@@ -27,14 +27,14 @@ class Numbered:
         return torch.full((2,), update), torch.tensor(update)
 
 
-def test_batches_come_in_order_however_many_threads_make_them():
+def test_batches_are_in_order_for_any_number_of_threads():
     for threads in (0, 1, 3):
         taken = [int(labels) for _, labels in prefetch(Numbered().at, 5, 30, threads=threads)]
         assert taken == list(range(5, 30))
     assert list(prefetch(Numbered().at, 7, 7, threads=2)) == []
 
 
-def test_no_more_is_made_ahead_than_two_for_each_thread():
+def test_at_most_two_batches_per_thread_are_prefetched():
     batches = Numbered()
     with closing(prefetch(batches.at, 0, 100, threads=2)) as fed:
         next(fed)
@@ -42,7 +42,7 @@ def test_no_more_is_made_ahead_than_two_for_each_thread():
         assert set(batches.asked) == {0, 1, 2, 3}
 
 
-def test_an_error_is_raised_when_its_batch_is_due():
+def test_error_is_raised_when_its_batch_is_due():
     fed = prefetch(Numbered(fails_at=4).at, 0, 10, threads=3)
     assert [int(labels) for _, labels in (next(fed) for _ in range(4))] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="an image is gone"):
@@ -56,11 +56,11 @@ def test_closing_ends_the_threads():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_a_cpu_makes_its_batches_itself():
+def test_no_prefetch_threads_on_a_cpu():
     assert prefetch_threads(torch.device("cpu")) == 0 and prefetch_threads(torch.device("cuda")) >= 1
 
 
-def test_pretraining_is_the_same_to_the_byte_with_threads(tiny, place, monkeypatch):
+def test_pretraining_with_threads_is_bit_identical(tiny, place, monkeypatch):
     tiny = tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"augmentation": "crop-flip"})})
     path = snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=1))
     found = []

@@ -56,7 +56,7 @@ TRANSFORM = EvaluationTransform.of(Input(size=32, crop_fraction=0.875))
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("fraction", [0.875, 1.0])
-def test_evaluation_crops_are_torchvisions_to_the_bit(home, data, interpolation, fraction):
+def test_evaluation_crops_match_torchvision_bit_for_bit(home, data, interpolation, fraction):
     settings = Input(size=32, crop_fraction=fraction, interpolation=interpolation)
     transform = EvaluationTransform.of(settings)
     mode = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}[interpolation]
@@ -73,7 +73,7 @@ def test_evaluation_crops_are_torchvisions_to_the_bit(home, data, interpolation,
 
 
 @pytest.mark.parametrize("fraction", [0.8, 1.0])
-def test_squashed_crops_are_timms_and_have_a_cache_of_their_own(home, data, fraction):
+def test_squashed_crops_match_timm_and_use_another_cache(home, data, fraction):
     settings = Input(size=32, crop_fraction=fraction, interpolation="bicubic", crop_mode="squash")
     transform = EvaluationTransform.of(settings)
     theirs = transforms_imagenet_eval(
@@ -93,14 +93,14 @@ def test_squashed_crops_are_timms_and_have_a_cache_of_their_own(home, data, frac
 
 
 @pytest.mark.parametrize("more", range(9))
-def test_the_centre_is_where_torchvision_puts_it(more):
+def test_centre_crop_matches_torchvision(more):
     image = np.arange((8 + more) * (8 + 2 * more) * 3, dtype=np.int64).reshape(8 + more, 8 + 2 * more, 3) % 251
     pixels = image.astype(np.uint8)
     theirs = v2.CenterCrop(8)(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
     assert np.array_equal(centre_crop(pixels, 8), theirs)
 
 
-def test_a_second_use_decodes_nothing(home, data, decoded):
+def test_second_use_decodes_nothing(home, data, decoded):
     first = prepare(data, "train", TRANSFORM, cache=home / "cache").evaluation(np.arange(3))
     assert len(decoded) == len(data.splits["train"])
     again = prepare(data, "train", TRANSFORM, cache=home / "cache").evaluation(np.arange(3))
@@ -108,13 +108,13 @@ def test_a_second_use_decodes_nothing(home, data, decoded):
     assert np.array_equal(first, again)
 
 
-def test_memory_and_cache_hold_the_same_pixels(home, data):
+def test_memory_and_cache_have_the_same_pixels(home, data):
     stored, held = (prepare(data, "train", TRANSFORM, cache=cache) for cache in (home / "cache", None))
     for index in range(len(stored)):
         assert np.array_equal(stored.resized(index), held.resized(index))
 
 
-def test_a_changed_image_is_prepared_again(home, data, decoded):
+def test_changed_image_is_prepared_again(home, data, decoded):
     prepare(data, "train", TRANSFORM, cache=home / "cache")
     before = len(decoded)
     trees.save(home / "data" / "mine" / data.splits["train"].ids[0], Image.new("RGB", (50, 50)), "PNG")
@@ -172,7 +172,7 @@ def key_of(parts):
 @pytest.mark.parametrize("changed", sorted(PARTS))
 @given(parts=st.fixed_dictionaries(PARTS), draw=st.data())
 @settings(max_examples=20)
-def test_whatever_changes_pixels_changes_the_key(changed, parts, draw):
+def test_everything_that_changes_pixels_changes_the_key(changed, parts, draw):
     other = {**parts, changed: draw.draw(PARTS[changed].filter(lambda value: value != parts[changed]))}
     # The quality of JPEG files means nothing where pixels are kept as they are.
     same = changed == "quality" and parts["format"] == "pixels"
@@ -185,7 +185,7 @@ def cache_folder(home):
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "gone", "about"])
-def test_a_damaged_cache_is_made_again(home, data, damage):
+def test_damaged_cache_is_written_again(home, data, damage):
     expected = prepare(data, "train", TRANSFORM, cache=home / "cache").evaluation(np.arange(3))
     folder = cache_folder(home)
     shard = folder / "shard-00000.arrow"
@@ -209,9 +209,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(resized_images, "_IMAGES_PER_TASK", 2)
 
 
-def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
-    home, data, decoded, monkeypatch, small_shards
-):
+def test_killed_preparation_is_incomplete_and_resumed(home, data, decoded, monkeypatch, small_shards):
     expected = prepare(data, "train", TRANSFORM, cache=None).evaluation(np.arange(10))
     decoded.clear()
     whole = resized_images.ResizedImages.stream
@@ -239,7 +237,7 @@ def test_a_killed_preparation_is_never_taken_as_whole_and_is_gone_on_with(
     assert not list((home / "cache" / "pixels").glob(".*.part")) and not list(cache_folder(home).glob(".*"))
 
 
-def test_shards_hold_the_same_pixels_as_one(home, data, monkeypatch):
+def test_several_shards_have_the_same_pixels_as_one(home, data, monkeypatch):
     one = prepare(data, "train", TRANSFORM, cache=home / "one")
     monkeypatch.setattr(resized_images, "_SHARD_BYTES", 13_000)
     many = prepare(data, "train", TRANSFORM, cache=home / "many")
@@ -249,7 +247,7 @@ def test_shards_hold_the_same_pixels_as_one(home, data, monkeypatch):
     assert all(np.array_equal(one.resized(index), many.resized(index)) for index in everything)
 
 
-def test_shards_can_be_read_by_the_datasets_library(home, data, small_shards):
+def test_shards_are_readable_by_datasets(home, data, small_shards):
     import datasets
 
     pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
@@ -263,7 +261,7 @@ def test_shards_can_be_read_by_the_datasets_library(home, data, small_shards):
         assert np.array_equal(image, pixels.resized(index))
 
 
-def test_without_a_cache_what_does_not_fit_is_decoded_anew(home, data, decoded, monkeypatch):
+def test_without_cache_large_splits_are_decoded_on_use(home, data, decoded, monkeypatch):
     kept = prepare(data, "train", TRANSFORM, cache=None)
     monkeypatch.setattr(module, "_MEMORY_BYTES", 20_000)
     anew = prepare(data, "train", TRANSFORM, cache=None)
@@ -282,7 +280,7 @@ def test_without_a_cache_what_does_not_fit_is_decoded_anew(home, data, decoded, 
     )
 
 
-def test_no_cache_gives_the_same_results_and_leaves_no_pixels(lrbench, home):
+def test_no_cache_gives_the_same_results_and_writes_no_pixels(lrbench, home):
     for arguments in (
         ("pretrain", "tiny.toml", "--seed", "0"),
         ("transfer", "--snapshot", "stage1", "--task", "tiny-objects"),
@@ -296,7 +294,7 @@ def test_no_cache_gives_the_same_results_and_leaves_no_pixels(lrbench, home):
     assert (home / "checkpoints" / "tiny" / "step" / "seed0" / "stage3.safetensors").read_bytes() == without
 
 
-def test_a_stop_keeps_finished_shards(home, data, small_shards):
+def test_stop_keeps_finished_shards(home, data, small_shards):
     control = Control()
     control.progress = lambda done, total, unit: control.stop() if done == 6 else None
     with pytest.raises(
@@ -307,7 +305,7 @@ def test_a_stop_keeps_finished_shards(home, data, small_shards):
     assert list((home / "cache" / "pixels").glob(".*.part/shard-*.arrow"))
 
 
-def test_two_that_prepare_at_once_do_the_work_once(home, data, decoded):
+def test_concurrent_preparations_decode_once(home, data, decoded):
     both = [
         threading.Thread(target=prepare, args=(data, "train", TRANSFORM), kwargs={"cache": home / "cache"})
         for _ in range(2)
@@ -319,14 +317,14 @@ def test_two_that_prepare_at_once_do_the_work_once(home, data, decoded):
     assert len(decoded) == len(data.splits["train"])
 
 
-def test_an_image_that_does_not_decode_is_named(home, data):
+def test_undecodable_image_is_named_in_prepare(home, data):
     name = data.splits["test"].ids[0]
     (home / "data" / "mine" / name).write_bytes(b"broken")
     with pytest.raises(InputError, match=rf"mine/{name} could not be read as an image.*lrbench data verify mine"):
         prepare(data, "test", TRANSFORM, cache=home / "cache")
 
 
-def test_a_file_where_the_cache_should_be_is_named(home, data):
+def test_file_in_place_of_the_cache_is_named(home, data):
     (home / "cache").write_bytes(b"x")
     with pytest.raises(InputError, match="cache is in the way"):
         prepare(data, "train", TRANSFORM, cache=home / "cache")
@@ -335,7 +333,7 @@ def test_a_file_where_the_cache_should_be_is_named(home, data):
     shutil.rmtree(home / "cache")
 
 
-def test_jpeg_caches_are_near_the_original(home):
+def test_jpeg_cache_is_close_to_the_original(home):
     data = load_task_data(load_task("imagenet1k"), [trees.imagenet(home)], partial=True)
     pixels = prepare(data, "test", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
     expected = v2.Compose([v2.Resize(36), v2.CenterCrop(32)])(Image.fromarray(data.splits["test"].images.read(0)))

@@ -53,7 +53,7 @@ def whole_cache(home):
     return folder
 
 
-def test_an_image_that_changed_but_for_its_size_is_prepared_again(home, data):
+def test_changed_image_of_the_same_size_is_prepared_again(home, data):
     before = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     path = home / "data" / "mine" / data.splits["train"].ids[0]
     size, buffer = path.stat().st_size, io.BytesIO()
@@ -66,7 +66,7 @@ def test_an_image_that_changed_but_for_its_size_is_prepared_again(home, data):
     assert after[0, 0, 0].tolist() == [255, 0, 0] and np.array_equal(before[1:], after[1:])
 
 
-def test_a_shard_of_another_size_is_not_believed(home, data, small_shards):
+def test_shard_of_a_different_size_is_written_again(home, data, small_shards):
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     content = (folder / "shard-00001.arrow").read_bytes()
@@ -76,7 +76,7 @@ def test_a_shard_of_another_size_is_not_believed(home, data, small_shards):
     assert (folder / "shard-00001.arrow").read_bytes() == content
 
 
-def test_a_cache_that_holds_fewer_images_is_not_believed(home, data, small_shards):
+def test_cache_with_fewer_images_is_completed(home, data, small_shards):
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     about = json.loads((folder / "about.json").read_text())
@@ -104,7 +104,7 @@ def said():
 
 
 @pytest.mark.parametrize("where", [0, 0.3, 0.6, 1])
-def test_a_flipped_bit_in_a_shard_is_found_and_that_shard_made_again(home, data, small_shards, said, where):
+def test_shard_with_a_flipped_bit_is_written_again(home, data, small_shards, said, where):
     control, lines = said
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
@@ -127,7 +127,7 @@ def test_a_flipped_bit_in_a_shard_is_found_and_that_shard_made_again(home, data,
     assert len(lines) == 1
 
 
-def test_every_bit_of_what_a_cache_says_of_itself_is_covered(home, data, small_shards, said):
+def test_checksum_covers_every_bit_of_about_json(home, data, small_shards, said):
     control, lines = said
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
@@ -139,7 +139,7 @@ def test_every_bit_of_what_a_cache_says_of_itself_is_covered(home, data, small_s
         assert "about.json is damaged" in lines[-1]
 
 
-def test_a_finished_shard_that_was_damaged_is_not_gone_on_with(home, data, small_shards):
+def test_damaged_finished_shard_is_not_resumed(home, data, small_shards):
     expected = everything(prepare(data, "train", TRANSFORM, cache=None))
     control = Control()
     control.progress = lambda done, total, unit: control.stop() if done == 8 else None
@@ -150,7 +150,7 @@ def test_a_finished_shard_that_was_damaged_is_not_gone_on_with(home, data, small
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
 
 
-def test_a_cache_of_a_version_without_checksums_is_made_again(home, data, said):
+def test_cache_without_checksums_is_written_again(home, data, said):
     control, lines = said
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
@@ -165,7 +165,7 @@ def test_a_cache_of_a_version_without_checksums_is_made_again(home, data, said):
     assert json.loads((folder / "about.json").read_text()) == about
 
 
-def test_a_shard_is_read_once_a_process_for_its_checksum(home, data, monkeypatch):
+def test_checksum_is_computed_once_per_process(home, data, monkeypatch):
     prepare(data, "train", TRANSFORM, cache=home / "cache")
     monkeypatch.setattr(shards, "_crc32", lambda file: pytest.fail("read again"))
     prepare(data, "train", TRANSFORM, cache=home / "cache")
@@ -174,14 +174,14 @@ def test_a_shard_is_read_once_a_process_for_its_checksum(home, data, monkeypatch
         prepare(data, "train", TRANSFORM, cache=home / "cache", workers=1)
 
 
-def test_a_cache_that_is_damaged_again_at_once_is_a_failure(home, data, monkeypatch):
+def test_cache_damaged_right_after_writing_is_an_error(home, data, monkeypatch):
     monkeypatch.setattr(pixel_cache, "is_whole", lambda path, record: False)
     with pytest.raises(FailureError, match=r"is damaged immediately after it was written\. Check the disk"):
         prepare(data, "train", TRANSFORM, cache=home / "cache")
 
 
 @pytest.mark.parametrize("quality", [20, 95])
-def test_jpeg_is_kept_in_the_quality_that_the_task_names(home, data, quality):
+def test_jpeg_cache_uses_the_tasks_quality(home, data, quality):
     (home / "mine.toml").write_text(MINE + f'\n[prepare]\nformat = "jpeg"\nquality = {quality}\n')
     data = load_task_data(load_task("mine.toml"), [home / "data"])
     pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
@@ -194,7 +194,7 @@ def test_jpeg_is_kept_in_the_quality_that_the_task_names(home, data, quality):
         assert shard.content[offset : offset + length].tobytes() == buffer.getvalue()
 
 
-def test_the_decoders_own_version_is_part_of_the_key(home, data):
+def test_decoder_version_is_part_of_the_key(home, data):
     prepare(data, "train", TRANSFORM, cache=home / "cache")
     about = json.loads((whole_cache(home) / "about.json").read_text())
     assert about["libjpeg"] == (features.version_feature("libjpeg_turbo") or features.version("jpg"))
@@ -229,7 +229,7 @@ print(len(pixels))
 """
 
 
-def test_two_processes_that_prepare_at_once_do_the_work_once(home, data):
+def test_concurrent_processes_decode_once(home, data):
     both = [
         subprocess.Popen([sys.executable, "-c", PREPARES, str(number)], cwd=home, stdout=subprocess.PIPE, text=True)
         for number in range(2)
@@ -251,7 +251,7 @@ def no_locks(monkeypatch):
     monkeypatch.setattr("lrbench.core.locks.fcntl.flock", refuse)
 
 
-def test_without_locks_another_processs_files_are_left_alone(home, data, no_locks, small_shards):
+def test_without_locks_other_processes_files_are_kept(home, data, no_locks, small_shards):
     expected = everything(prepare(data, "train", TRANSFORM, cache=None))
     images = resized_images.ResizedImages(data, "train", TRANSFORM, 1, Control())
     name = pixel_cache.PixelCache(images, home / "cache" / "pixels").folder.name
@@ -263,7 +263,7 @@ def test_without_locks_another_processs_files_are_left_alone(home, data, no_lock
     assert {path.name for path in theirs.parent.parent.iterdir() if path.is_dir()} == {name, theirs.parent.name}
 
 
-def test_without_locks_what_another_process_finished_first_counts(home, data, no_locks, monkeypatch):
+def test_without_locks_the_first_finished_cache_is_used(home, data, no_locks, monkeypatch):
     fill = pixel_cache.PixelCache._write_missing
     seen = []
 
@@ -279,7 +279,7 @@ def test_without_locks_what_another_process_finished_first_counts(home, data, no
     assert len(pixels) == len(data.splits["train"]) and whole_cache(home).stat().st_ino == seen[1]
 
 
-def test_a_stop_promises_to_go_on_only_where_something_is_kept(home, data, no_locks):
+def test_stop_message_mentions_shards_only_if_kept(home, data, no_locks):
     control = Control()
     control.stop()
     for cache in (None, home / "cache"):
@@ -302,7 +302,7 @@ class Drawn:
 
 
 @pytest.mark.parametrize(("room", "expected"), [(10, 10), (100, 100), (10**6, 4 * 16 * 8)])
-def test_what_is_decoded_ahead_is_bounded_in_bytes_whatever_the_number_of_workers(monkeypatch, room, expected):
+def test_memory_of_images_decoded_ahead_is_bounded(monkeypatch, room, expected):
     count, images = 2000, Drawn((48, 36))
     split = Split(ids=list(map(str, range(count))), labels=np.arange(count) % 2, images=images)
     task = Task.model_validate({"name": "drawn", "files": {"layout": "folders"}})
@@ -321,7 +321,7 @@ def test_what_is_decoded_ahead_is_bounded_in_bytes_whatever_the_number_of_worker
     assert expected / 2 <= most <= expected * 4 / 3 + 8
 
 
-def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkeypatch):
+def test_one_decoding_thread_per_available_core(home, data, monkeypatch):
     found = []
     make = resized_images.ResizedImages.__init__
 
@@ -336,7 +336,7 @@ def test_as_many_threads_decode_as_this_process_may_use_cores(home, data, monkey
     assert found == [3, 2]
 
 
-def test_a_whole_cache_is_read_where_nothing_can_be_written(home, data, monkeypatch):
+def test_complete_cache_is_read_without_a_lock(home, data, monkeypatch):
     """As on a mount that is read-only: no lock is asked for."""
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     monkeypatch.setattr(pixel_cache, "locked", lambda *arguments: pytest.fail("a lock was asked for"))

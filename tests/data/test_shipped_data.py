@@ -19,7 +19,7 @@ LISTED = [
 ]
 
 
-def test_the_list_of_every_shipped_task_is_the_one_that_it_pins():
+def test_shipped_lists_match_their_pinned_hashes():
     assert set(LISTED) >= {"sketch250", "sketch250-fold0", "sketch250-fold1", "sketch250-fold2"}
     for name in LISTED:
         task = load_task(name)
@@ -39,7 +39,7 @@ def sketches(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_a_whole_tree_of_sketches_is_whole(sketches, name):
+def test_complete_sketch_tree_is_accepted(sketches, name):
     data = load_task_data(load_task(name), [sketches])
     assert not data.partial and data.problems == () and len(data.classes) == 250
 
@@ -81,7 +81,7 @@ def moved(tmp_path, name, root, images=None):
 
 
 @pytest.mark.parametrize(("name", "root", "images"), list(places()))
-def test_data_is_read_wherever_its_task_looks(tmp_path, name, root, images):
+def test_data_is_found_in_every_known_folder(tmp_path, name, root, images):
     data_root, task = moved(tmp_path, name, root, images)
     assert find_task_data(task, [data_root]) == str(data_root / root)
     # The list of sketches names those of all 250 classes.
@@ -101,7 +101,7 @@ def test_data_is_read_wherever_its_task_looks(tmp_path, name, root, images):
         ("eurosat", trees.eurosat, "eurosat/2750"),
     ],
 )
-def test_a_folder_in_one_of_its_own_name_is_found(tmp_path, name, make, folder):
+def test_folder_nested_in_a_folder_of_its_name_is_found(tmp_path, name, make, folder):
     """As programs leave it that unpack an archive into a folder of its name."""
     before = load_task_data(load_task(name), [make(tmp_path / "before")], partial=True)
     made, doubled = make(tmp_path / "made"), tmp_path / "data" / folder / folder.rpartition("/")[2]
@@ -119,7 +119,7 @@ def copied(sketches, folder, classes):
     return folder
 
 
-def test_a_data_root_with_nearly_all_class_folders_is_half_copied_data(sketches, tmp_path):
+def test_root_with_nearly_all_class_folders_is_incomplete(sketches, tmp_path):
     task, root = load_task("sketch250"), copied(sketches, tmp_path / "mine", 249)
     with pytest.raises(InputError, match=rf"at {root} is incomplete: .*it has 249 classes, expected 250.*--partial"):
         load_task_data(task, [root])
@@ -128,12 +128,12 @@ def test_a_data_root_with_nearly_all_class_folders_is_half_copied_data(sketches,
     assert find_task_data(task, [root, copied(sketches, tmp_path / "other", 250)]) == str(tmp_path / "other")
 
 
-def test_a_whole_data_set_is_not_taken_for_another_one_half_copied(sketches, tmp_path):
+def test_complete_data_set_is_not_mistaken_for_another(sketches, tmp_path):
     with pytest.raises(InputError, match="was not found"):
         find_task_data(load_task("caltech256"), [copied(sketches, tmp_path / "mine", 250)])
 
 
-def test_a_data_root_with_a_part_of_the_class_folders_says_how_to_use_it(sketches, tmp_path):
+def test_root_with_some_class_folders_explains_how_to_use_it(sketches, tmp_path):
     task, root = load_task("sketch250"), copied(sketches, tmp_path / "mine", 150)
     with pytest.raises(
         InputError, match=r"it has 150 of 250 class folders; if this is part .* rename it to png and pass"

@@ -20,8 +20,8 @@ from lrbench.data.fetch import fetch
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from tests import trees
+from tests.data.archive_server import ARCHIVE, archive_task
 from tests.data.reading import load
-from tests.data.serving import FILES, GOOD, task
 
 # Training, validation and test images of each tree, its first class, and images of the full data set.
 TASKS = {
@@ -114,8 +114,10 @@ def test_fetched_files_are_where_the_class_looks(tmp_path, name, server):
                 packed.add(folder / archive.unpacks_to, archive.unpacks_to)
         else:
             held.write((folder / file).read_bytes())
-        FILES[f"/{number}/{file}"] = held.getvalue()
-        archives.append(archive.model_copy(update={"url": f"{server}/{number}/{file}", "md5": None, "images": None}))
+        server.files[f"/{number}/{file}"] = held.getvalue()
+        archives.append(
+            archive.model_copy(update={"url": f"{server.url}/{number}/{file}", "md5": None, "images": None})
+        )
     fetch(task.model_copy(update={"archives": tuple(archives), "counts": {}}), tmp_path / "data", Control())
     assert load(name, tmp_path / "data").fingerprint == load(name, tree).fingerprint
 
@@ -257,8 +259,8 @@ def test_wrong_arguments_error_names_the_toml(home, lrbench, old, new, message):
 
 
 def test_question_in_an_error_has_no_extra_full_stop(home, server):
-    FILES["/mine.tar.gz"] = GOOD
-    described = task(home, server)
+    server.files["/mine.tar.gz"] = ARCHIVE
+    described = archive_task(home, server)
     wrong = load_task("cifar10").files.model_copy(update={"dataset": "CIFAR11"})
     described = described.model_copy(update={"files": wrong, "counts": {"train": 1, "test": 1}})
     with pytest.raises(

@@ -15,7 +15,7 @@ from lrbench.core.errors import FailureError, InputError
 from lrbench.data.archives.extract import check_only_files_and_folders, extract
 from lrbench.data.archives.members import RefusedArchive, SizeBudget
 from lrbench.data.fetch import fetch
-from tests.data.serving import FILES, tar, task, with_archives, zipped
+from tests.data.archive_server import archive_task, make_tar, make_zip, with_archives
 
 
 def tar_of(*members):
@@ -35,8 +35,8 @@ def tar_of(*members):
 
 
 def offered(home, server, content, name="mine.tar.gz"):
-    FILES[f"/{name}"] = content
-    return with_archives(task(home, server, name=name), {"md5": None})
+    server.files[f"/{name}"] = content
+    return with_archives(archive_task(home, server, name=name), {"md5": None})
 
 
 def everything_in(folder):
@@ -58,7 +58,7 @@ def beyond_path_max(outside):
     return members
 
 
-def test_links_beyond_path_max_lead_nowhere(home, server):
+def test_links_beyond_path_max_are_refused(home, server):
     (home / "outside").mkdir()
     with pytest.raises(FailureError, match=r"could not be unpacked: its member 'a' is a symbolic link"):
         fetch(offered(home, server, tar_of(*beyond_path_max("outside"))), home / "data", Control())
@@ -66,17 +66,17 @@ def test_links_beyond_path_max_lead_nowhere(home, server):
     assert everything_in(home / "data") == [".mine.lock", "mine.tar.gz"]
 
 
-def test_a_link_of_one_archive_leads_no_other_out(home, server):
+def test_link_of_one_archive_does_not_redirect_another(home, server):
     """Under `top/` the link stays inside; once `d` is in place it leads to a folder beside the data root."""
     (home / "secret").mkdir()
-    FILES["/one.tar.gz"] = tar_of(
+    server.files["/one.tar.gz"] = tar_of(
         ("top/d/1.txt", tarfile.REGTYPE, b"one"), ("top/d/sec", tarfile.SYMTYPE, "../../secret")
     )
-    FILES["/two.txt"] = b"planted"
+    server.files["/two.txt"] = b"planted"
     described = with_archives(
-        task(home, server),
-        {"url": f"{server}/one.tar.gz", "unpacks_to": "d", "md5": None},
-        {"url": f"{server}/two.txt", "unpacks_to": None, "into": "d/sec", "md5": None},
+        archive_task(home, server),
+        {"url": f"{server.url}/one.tar.gz", "unpacks_to": "d", "md5": None},
+        {"url": f"{server.url}/two.txt", "unpacks_to": None, "into": "d/sec", "md5": None},
     )
     with pytest.raises(FailureError, match="'top/d/sec' is a symbolic link"):
         fetch(described, home / "data", Control())
@@ -89,21 +89,21 @@ def test_a_link_of_one_archive_leads_no_other_out(home, server):
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_the_root_of_a_task_is_no_place_to_unpack(home, server, absolute):
+def test_nothing_is_unpacked_to_a_tasks_root_outside_the_data(home, server, absolute):
     """Archives belong beside data that is there already, which a TOML must not use to leave the data root."""
     data = home / "deep" / "data"
     images = home / "mine" / "train" / "a"
     images.mkdir(parents=True)
     (images / "1.png").write_bytes(b"")
     (home / ".bashrc").write_text("my own")
-    FILES["/.bashrc"] = b"planted"
+    server.files["/.bashrc"] = b"planted"
     (home / "t.toml").write_text(
         f'name = "taking"\n[files]\nlayout = "split-folders"\nroot = "{home if absolute else "../.."}"\n'
-        f'[[archives]]\nurl = "{server}/mine.tar.gz"\nunpacks_to = "mine"\nimages = 1\n'
-        f'[[archives]]\nurl = "{server}/.bashrc"\n'
+        f'[[archives]]\nurl = "{server.url}/mine.tar.gz"\nunpacks_to = "mine"\nimages = 1\n'
+        f'[[archives]]\nurl = "{server.url}/.bashrc"\n'
     )
     if absolute:
-        FILES["/mine.tar.gz"] = tar({"mine/train/a/1.png": b""})
+        server.files["/mine.tar.gz"] = make_tar({"mine/train/a/1.png": b""})
         fetch(load_task("t.toml"), data, Control())
         assert (data / ".bashrc").read_bytes() == b"planted" and (data / "mine").is_dir()
     else:
@@ -124,7 +124,7 @@ def test_the_root_of_a_task_is_no_place_to_unpack(home, server, absolute):
         (b"?", "of an unknown type"),
     ],
 )
-def test_a_tar_of_more_than_files_and_folders_is_refused(home, server, kind, what):
+def test_tar_with_special_members_is_refused(home, server, kind, what):
     content = tar_of(("mine/a/1.txt", tarfile.REGTYPE, b"one"), ("mine/b", kind, "mine/a/1.txt"))
     with pytest.raises(FailureError, match=rf"its member 'mine/b' is {what}.*Unpack it yourself.*{home}/data/mine"):
         fetch(offered(home, server, content), home / "data", Control())
@@ -132,7 +132,7 @@ def test_a_tar_of_more_than_files_and_folders_is_refused(home, server, kind, wha
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
-def test_a_zip_of_more_than_files_and_folders_is_refused(home, server, kind):
+def test_zip_with_special_members_is_refused(home, server, kind):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("mine/a.txt", b"a")
@@ -144,7 +144,7 @@ def test_a_zip_of_more_than_files_and_folders_is_refused(home, server, kind):
     assert not (home / "data" / "mine").exists()
 
 
-@pytest.mark.parametrize("pack", [tar, zipped])
+@pytest.mark.parametrize("pack", [make_tar, make_zip])
 @pytest.mark.parametrize(
     ("name", "what"),
     [
@@ -161,30 +161,32 @@ def test_a_zip_of_more_than_files_and_folders_is_refused(home, server, kind):
         ("mine/" + "/".join(["x"] * 100), "deeper than"),
     ],
 )
-def test_a_member_of_an_impossible_name_is_refused(home, server, pack, name, what):
-    if pack is tar:
-        content = tar({"mine/a/1.txt": b"one", name: b"x"})
+def test_member_with_an_invalid_name_is_refused(home, server, pack, name, what):
+    if pack is make_tar:
+        content = make_tar({"mine/a/1.txt": b"one", name: b"x"})
     else:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive, archive.open(zipfile.ZipInfo(name), "w") as member:
             member.write(b"x")
         content = buffer.getvalue()
     with pytest.raises(FailureError, match=rf"could not be unpacked: .*{what}"):
-        fetch(offered(home, server, content, "mine.tar.gz" if pack is tar else "mine.zip"), home / "data", Control())
+        fetch(
+            offered(home, server, content, "mine.tar.gz" if pack is make_tar else "mine.zip"), home / "data", Control()
+        )
     assert len(everything_in(home / "data")) == 2
 
 
 def test_backslashes_in_a_zip_separate_folders(home, server):
-    content = zipped({"mine\\train\\a\\1.txt": b"one", "mine\\test\\": b""})
+    content = make_zip({"mine\\train\\a\\1.txt": b"one", "mine\\test\\": b""})
     fetch(offered(home, server, content, "mine.zip"), home / "data", Control())
     assert (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
     assert (home / "data" / "mine" / "test").is_dir()
-    out = zipped({"mine/1.txt": b"", "..\\..\\out.txt": b""})
+    out = make_zip({"mine/1.txt": b"", "..\\..\\out.txt": b""})
     with pytest.raises(FailureError, match="leads out of it"):
         fetch(offered(home, server, out, "mine.zip"), home / "other", Control())
 
 
-def test_the_archive_itself_and_doubled_slashes_are_fine(home, server):
+def test_dot_folder_and_double_slashes_are_accepted(home, server):
     content = tar_of(
         ("./", tarfile.DIRTYPE, None),
         ("./mine//a/", tarfile.DIRTYPE, None),
@@ -198,7 +200,7 @@ def test_the_archive_itself_and_doubled_slashes_are_fine(home, server):
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_form_of_tar_names_long_paths(home, server, format):
+def test_long_paths_are_read_from_every_tar_format(home, server, format):
     name = "mine/" + "/".join(["d" * 60] * 3) + "/" + ("f" * 90) + ".txt"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
@@ -212,23 +214,23 @@ def test_every_form_of_tar_names_long_paths(home, server, format):
     assert path.read_bytes() == b"second" and stat.S_IMODE(path.stat().st_mode) & 0o7111 == 0
 
 
-@pytest.mark.parametrize("pack", [tar, zipped])
-def test_an_archive_that_would_fill_the_disk_is_refused(home, server, monkeypatch, pack):
+@pytest.mark.parametrize("pack", [make_tar, make_zip])
+def test_decompression_bomb_is_refused(home, server, monkeypatch, pack):
     monkeypatch.setattr("lrbench.data.archives.members.BASE_BYTES", 1 << 20)
-    content, name = {tar: (tar, "mine.tar.gz"), zipped: (None, "mine.zip")}[pack]
-    if pack is zipped:
+    content, name = {make_tar: (make_tar, "mine.tar.gz"), make_zip: (None, "mine.zip")}[pack]
+    if pack is make_zip:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("mine/a.bin", bytes(40 << 20))
         content = buffer.getvalue()
     else:
-        content = tar({"mine/a.bin": bytes(40 << 20)})
+        content = make_tar({"mine/a.bin": bytes(40 << 20)})
     with pytest.raises(FailureError, match=r"could not be unpacked: it unpacks to more than .* bytes"):
         fetch(offered(home, server, content, name), home / "data", Control())
     assert everything_in(home / "data") == [f".{'mine'}.lock", name]
 
 
-def test_a_header_as_large_as_a_disk_is_refused(home, server):
+def test_huge_extended_header_is_refused(home, server):
     entry = tarfile.TarInfo("mine/a.txt")
     entry.type, entry.size = tarfile.XHDTYPE, 1 << 40
     content = gzip.compress(tar_bytes(tarfile.TarInfo("mine/b.txt")) + entry.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
@@ -240,7 +242,7 @@ def tar_bytes(*entries):
     return b"".join(entry.tobuf() for entry in entries)
 
 
-def test_a_negative_size_does_not_send_the_reader_back(home, server):
+def test_negative_member_size_is_refused(home, server):
     """CVE-2025-8194: a size below zero made tarfile read the same header for ever."""
     header = bytearray(tarfile.TarInfo("mine/a.txt").tobuf())
     header[124:136] = b"\xff" * 10 + b"\xfe\x00"
@@ -252,7 +254,7 @@ def test_a_negative_size_does_not_send_the_reader_back(home, server):
 
 
 @pytest.mark.parametrize("damage", ["header", "end", "pax"])
-def test_a_tar_that_is_damaged_in_the_midst_is_not_taken_for_its_beginning(home, server, damage):
+def test_tar_damaged_in_the_middle_is_refused(home, server, damage):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in ("mine/1.txt", "mine/é.txt"):
@@ -271,34 +273,34 @@ def test_a_tar_that_is_damaged_in_the_midst_is_not_taken_for_its_beginning(home,
     assert not (home / "data" / "mine").exists()
 
 
-def test_a_link_at_the_temporary_folders_place_is_not_followed(home, server):
+def test_link_in_place_of_the_temporary_folder_is_refused(home, server):
     (home / "outside").mkdir()
     (home / "data").mkdir()
     (home / "data" / ".mine.unpacking").symlink_to(home / "outside")
     with pytest.raises(InputError, match=r"\.mine\.unpacking is a link or a file"):
-        fetch(offered(home, server, tar({"mine/1.txt": b"one"})), home / "data", Control())
+        fetch(offered(home, server, make_tar({"mine/1.txt": b"one"})), home / "data", Control())
     assert everything_in(home / "outside") == [] and not (home / "data" / "mine").exists()
 
 
-def test_a_link_at_the_place_of_a_download_is_not_followed(home, server):
+def test_link_in_place_of_the_partial_file_is_refused(home, server):
     (home / "outside.txt").write_text("mine")
     (home / "data").mkdir()
     (home / "data" / "mine.tar.gz.part").symlink_to(home / "outside.txt")
     with pytest.raises(InputError, match=r"mine\.tar\.gz\.part is not a regular file"):
-        fetch(offered(home, server, tar({"mine/1.txt": b"one"})), home / "data", Control())
+        fetch(offered(home, server, make_tar({"mine/1.txt": b"one"})), home / "data", Control())
     assert (home / "outside.txt").read_text() == "mine"
 
 
-def test_a_mark_in_an_archive_is_not_believed(home, server):
+def test_marker_in_an_archive_is_ignored(home, server):
     mark = ".lrbench-fetched.json"
-    content = tar({"mine/a/1.txt": b"one", f"mine/{mark}/x": b"", f"mine/a/{mark}": b"{}"})
+    content = make_tar({"mine/a/1.txt": b"one", f"mine/{mark}/x": b"", f"mine/a/{mark}": b"{}"})
     fetch(offered(home, server, content), home / "data", Control())
     assert (home / "data" / "mine" / mark).is_file() and not (home / "data" / "mine" / "a" / mark).exists()
 
 
-def test_a_zip_at_the_end_of_a_tar_is_one_of_its_files(home, server):
+def test_zip_at_the_end_of_a_tar_is_extracted_as_a_file(home, server):
     content = tar_bytes(tarfile.TarInfo("mine/1.txt"))
-    inner, entry = zipped({"mine/2.txt": b""}), tarfile.TarInfo("mine/inner.zip")
+    inner, entry = make_zip({"mine/2.txt": b""}), tarfile.TarInfo("mine/inner.zip")
     entry.size = len(inner)
     content += tar_bytes(entry) + inner.ljust(512, b"\0")
     fetch(offered(home, server, content, "mine.tar"), home / "data", Control())
@@ -306,7 +308,7 @@ def test_a_zip_at_the_end_of_a_tar_is_one_of_its_files(home, server):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_rare_compression_within_a_zip_is_refused(home, server, method):
+def test_rare_zip_compression_is_refused(home, server, method):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         archive.writestr("mine/1.txt", bytes(1000))
@@ -323,7 +325,7 @@ def test_links_in_the_target_folder_are_not_followed(tmp_path, link):
     (folder / link).parent.mkdir(parents=True)
     (folder / link).symlink_to(outside / "1.txt" if link.endswith(".txt") else outside)
     path = tmp_path / "mine.tar.gz"
-    path.write_bytes(tar({"mine/a/1.txt": b"planted", "mine/a/2.txt": b"planted"}))
+    path.write_bytes(make_tar({"mine/a/1.txt": b"planted", "mine/a/2.txt": b"planted"}))
     if link.endswith(".txt"):
         # The link itself gives way to the file.
         extract(path, folder, SizeBudget.for_archive(path), Control())
@@ -335,7 +337,7 @@ def test_links_in_the_target_folder_are_not_followed(tmp_path, link):
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "pipe"])
-def test_a_tree_is_looked_through_before_it_is_moved(tmp_path, kind):
+def test_extracted_tree_is_checked_for_special_files(tmp_path, kind):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.txt").write_text("one")
     check_only_files_and_folders(tmp_path)

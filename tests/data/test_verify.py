@@ -10,7 +10,7 @@ from lrbench.transfer.target import open_target
 from tests import trees
 
 
-def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
+def test_verify_lists_bad_images_and_fails(lrbench, home):
     trees.cub200(home / "data")
     folder = home / "data" / "CUB_200_2011" / "images"
     good = lrbench("data", "verify", "cub200", "--partial", "--json")
@@ -33,7 +33,7 @@ def test_bad_images_are_listed_with_the_reason_and_fail(lrbench, home):
     assert f"sha256 {record['fingerprint']}" in bad.out
 
 
-def test_every_split_is_opened_and_each_bad_image_has_its_reason(lrbench, home):
+def test_verify_opens_images_of_every_split(lrbench, home):
     trees.dtd(home / "data")
     folder = home / "data" / "dtd" / "dtd" / "images" / "dotted"
     (home / "mine.toml").write_text(
@@ -52,7 +52,7 @@ def test_every_split_is_opened_and_each_bad_image_has_its_reason(lrbench, home):
     assert "runcated" in bad["test", "dotted_test2.jpg"]
 
 
-def test_half_copied_data_is_refused_without_partial(lrbench, home):
+def test_verify_refuses_incomplete_data_without_partial(lrbench, home):
     trees.cub200(home / "data")
     outcome = lrbench("data", "verify", "cub200")
     assert outcome.status == 2
@@ -63,7 +63,7 @@ def test_half_copied_data_is_refused_without_partial(lrbench, home):
     assert outcome.status == 1 and len(json.loads(outcome.out)["bad"]) == 1 and json.loads(outcome.out)["partial"]
 
 
-def test_all_cores_open_images_and_progress_is_told(home, monkeypatch):
+def test_verify_uses_all_cores_and_reports_progress(home, monkeypatch):
     asked, told = [], []
     monkeypatch.setattr(verify_module, "available_cores", lambda: 3)
     pool = verify_module.ThreadPoolExecutor
@@ -77,7 +77,7 @@ def test_all_cores_open_images_and_progress_is_told(home, monkeypatch):
     assert asked == [3] and told[-1] == (18, 18, "images")
 
 
-def test_prepare_says_where_the_pixels_are(lrbench, home):
+def test_prepare_prints_the_cache_folder(lrbench, home):
     outcome = lrbench("data", "prepare", "tiny-objects", "--suite", "tiny.toml")
     assert outcome.status == 0
     assert "48 images at 32 px" in outcome.err
@@ -85,7 +85,7 @@ def test_prepare_says_where_the_pixels_are(lrbench, home):
     assert len(list((home / "cache" / "pixels").glob("tiny-objects-*/shard-00000.arrow"))) == 2
 
 
-def test_test_images_that_are_in_training_too_are_named(lrbench, home):
+def test_test_images_in_training_are_reported(lrbench, home):
     folder = home / "data" / "mine"
     for number in range(4):
         for split, label in (("train", 0), ("train", 1), ("test", 0), ("test", 1)):
@@ -108,7 +108,7 @@ def test_test_images_that_are_in_training_too_are_named(lrbench, home):
     ]
 
 
-def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
+def test_unused_files_in_class_folders_are_reported(lrbench, home):
     for split in ("train", "test"):
         for label in range(2):
             for number in range(2):
@@ -145,7 +145,7 @@ def test_what_lies_in_class_folders_and_is_not_used_is_named(lrbench, home):
     assert json.loads(lrbench("data", "verify", "whole.toml", "--json").out)["unused"] == ["c0/more/", "c0/photo.heic"]
 
 
-def test_what_is_prepared_for_a_snapshot_is_what_its_transfer_reads(lrbench, monkeypatch):
+def test_prepare_for_a_snapshot_is_reused_by_transfer(lrbench, monkeypatch):
     from lrbench.data.pixel_cache import PixelCache
 
     done = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet10t")
