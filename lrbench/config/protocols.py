@@ -122,7 +122,7 @@ class Protocol:
         selects: Whether it selects hyper-parameters on validation images.
         logits: Whether its scores are logits, so that calibration error and likelihood are defined.
         evidence: Whether its results hold LogME (`chosen.logme`), which ranks snapshots without test images.
-        trains: Whether it trains the network instead of reading frozen features.
+        trains: Whether it trains the network instead of reading frozen features. Only `finetune` does.
         memory_advice: Sentence for the out-of-memory error: which settings need less memory.
     """
 

@@ -48,7 +48,7 @@ class Images:
 
 
 class Network(nn.Module):
-    """A convolution, BatchNorm and a classifier that can be put anew."""
+    """A convolution, BatchNorm and a classifier that can be reset."""
 
     def __init__(self, drop=0.0):
         super().__init__()

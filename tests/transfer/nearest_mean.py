@@ -1,4 +1,4 @@
-"""The protocol that `test_registry` adds: each image goes to the class whose mean feature is nearest."""
+"""Example of a protocol: each image is assigned to the class with the nearest mean feature."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Accuracy beside scikit-learn's, what LogME is of, and what keys a new classifier."""
+"""Agreement of the probe with scikit-learn, data of LogME, and the key of a new classifier."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from tests.transfer.helpers import CPU, LABELS, NORMALISE, Images, Network, prob
 
 
 def rectified(count, seed):
-    """Four classes that overlap, of six features that are never negative, on very different scales."""
+    """Four overlapping classes with six nonnegative features on very different scales."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 4, count)
     centres = np.random.default_rng(0).normal(size=(4, 6))
@@ -26,8 +26,8 @@ def rectified(count, seed):
     return LabelledFeatures(features=torch.from_numpy(features).float(), labels=torch.from_numpy(labels))
 
 
-def test_the_probes_accuracy_is_scikit_learns_within_a_tenth_of_a_point_at_every_strength():
-    """From the features as they come to accuracy on 2,000 images held out."""
+def test_probe_accuracy_matches_scikit_learn():
+    """From raw features to accuracy on 2,000 held-out images."""
     train, test = rectified(400, 1), rectified(2000, 2)
     settings = Probe()
     mean, deviation = train.features.double().mean(0), train.features.double().std(0, unbiased=False)
@@ -40,27 +40,27 @@ def test_the_probes_accuracy_is_scikit_learns_within_a_tenth_of_a_point_at_every
         )
         theirs.append(fitted.score(held_out, test.labels.numpy()))
     assert mine == pytest.approx(theirs, abs=0.001)
-    # The strengths matter, and there is something to get wrong.
+    # The strengths make a difference.
     assert 0.2 < min(mine) < max(mine) - 0.05 < 0.9
 
 
-def test_the_evidence_is_of_training_and_validation_images_together():
+def test_logme_uses_training_and_validation_images():
     data = problem("overlapping")
     train, validation = split(data)
     choice = logme.select(train, validation, classes=6, metric="top1", settings=None)
     assert choice.chosen["logme"] == pytest.approx(logme.Evidence(data, 6).score, abs=1e-6)
     assert abs(choice.chosen["logme"] - logme.Evidence(train, 6).score) > 1e-3
     fitted = logme.fit(data, choice, classes=6, settings=None)
-    # So does what predicts come from all of them.
+    # The classifier is fitted on all of them as well.
     torch.testing.assert_close(
         fitted.scores(data.features), data.features.double() @ logme.Evidence(data, 6).weights, rtol=1e-4, atol=1e-5
     )
 
 
-def test_the_new_classifier_is_keyed_by_the_transfer_seed():
-    """At a rate of next to nothing a fine-tuned network is the snapshot under a new classifier."""
+def test_classifier_is_keyed_by_the_transfer_seed():
+    """At a tiny rate, a fine-tuned network is the snapshot with a new classifier."""
     network = Network()
-    # BatchNorm would learn from the order of the images, which the seed keys as well.
+    # BatchNorm depends on the order of images, which the seed keys as well.
     network.norm = nn.Identity()
     development = Development(
         pixels=JoinedPixels([Images()]), labels=LABELS, ids=[""] * 24, given=np.array([], dtype=np.int64)
@@ -77,7 +77,7 @@ def test_the_new_classifier_is_keyed_by_the_transfer_seed():
             )
         )  # fmt: skip
         found = tuning.fit(choice, Control()).scores(Images())
-        # The same seed gives the same classifier, whatever else was drawn.
+        # The state of the global generator does not matter.
         torch.testing.assert_close(found, scores.setdefault(seed, found))
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (scores[one] - scores[other]).abs().max() > 0.01

@@ -26,7 +26,7 @@ from lrbench.transfer.target import open_target
 from tests.leaderboard.fake import rewrite
 
 
-def test_no_memory_in_a_transfer_is_one_paragraph(reference, place, monkeypatch):
+def test_out_of_memory_error_is_one_paragraph(reference, place, monkeypatch):
     def full(*arguments, **others):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
@@ -42,7 +42,7 @@ def transfer(reference, place, control=None):
 
 
 @pytest.mark.parametrize("protocol", ["probe", "knn", "finetune"])
-def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(reference, place, protocol):
+def test_cell_record_is_complete_and_reproducible(reference, place, protocol):
     cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
     path = transfer(reference, place).run(cell)
     result = read_result(path)
@@ -62,7 +62,7 @@ def test_a_cell_is_one_whole_record_with_predictions_and_the_same_each_time(refe
 
 
 @pytest.mark.parametrize("protocol", ["probe", "knn", "finetune"])
-def test_selection_sees_a_part_and_the_final_fit_everything(reference, place, protocol, monkeypatch):
+def test_final_fit_uses_all_labelled_images(reference, place, protocol, monkeypatch):
     seen = {}
     if protocol == "finetune":
         train = finetune_run.TrainingRun.train
@@ -93,7 +93,7 @@ def test_selection_sees_a_part_and_the_final_fit_everything(reference, place, pr
     assert set(seen["counts"][:-1]) == {40} and seen["counts"][-1] == 48 and seen.get("held_out", 8) == 8
 
 
-def test_done_means_this_snapshot_these_settings_and_whole_files(reference, place, tiny):
+def test_cell_is_done_only_if_nothing_changed(reference, place, tiny):
     cell = Cell(task="tiny-objects", protocol="knn", seed=0)
     settings = TransferSettings.of(tiny)
 
@@ -117,7 +117,7 @@ def test_done_means_this_snapshot_these_settings_and_whole_files(reference, plac
     assert done() is None
 
 
-def test_a_result_of_partial_images_does_not_stand_for_whole_ones_whatever_its_source_was(reference, place, tiny):
+def test_partial_result_is_not_done_for_full_data(reference, place, tiny):
     cell = Cell(task="tiny-objects", protocol="knn", seed=0)
     path = transfer(reference, place).run(cell)
 
@@ -129,14 +129,14 @@ def test_a_result_of_partial_images_does_not_stand_for_whole_ones_whatever_its_s
         rewrite(path, mark)
         return status_before_loading(place, reference, cell, TransferSettings.of(tiny)).is_done
 
-    # What is partial is the source: nothing to transfer again.
+    # A partial source: computing the cell again would not help.
     assert done(place, False)
     assert not done(place, True) and done(replace(place, partial=True), True)
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
-def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, place, protocol, monkeypatch):
-    """The same cell with every test label changed gives the same choice and predictions: nothing read them before."""
+def test_test_labels_do_not_change_predictions(reference, place, protocol, monkeypatch):
+    """A cell with every test label changed has the same choice and predictions."""
     cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
     path = transfer(reference, place).run(cell)
     before = read_result(path)
@@ -157,7 +157,7 @@ def test_the_test_labels_do_not_reach_the_choice_or_the_predictions(reference, p
     )
 
 
-def test_finetuning_leaves_the_snapshot_alone_and_uses_the_cosine(reference, place):
+def test_finetuning_does_not_change_the_snapshot(reference, place):
     working = transfer(reference, place)
     before = {name: tensor.clone() for name, tensor in working._network.snapshot.model.state_dict().items()}
     working.run(Cell(task="tiny-objects", protocol="finetune", seed=0))
@@ -168,7 +168,7 @@ def test_finetuning_leaves_the_snapshot_alone_and_uses_the_cosine(reference, pla
     assert cosine_rate(0.1, 10, 10) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_grid_point_that_diverges_is_never_chosen_and_all_of_them_is_a_failure(reference, place, monkeypatch):
+def test_diverged_points_are_never_selected(reference, place, monkeypatch):
     cross_entropy = nn.functional.cross_entropy
     rate = {}
     cosine = finetune_run.cosine_rate
@@ -190,7 +190,7 @@ def test_a_grid_point_that_diverges_is_never_chosen_and_all_of_them_is_a_failure
         transfer(reference, place).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
 
 
-def test_half_precision_is_another_setting_and_learns_nearly_the_same(reference, place, tiny):
+def test_bfloat16_learns_nearly_the_same(reference, place, tiny):
     scores = {}
     for precision in ("float32", "bfloat16"):
         grid = tiny.finetune.model_copy(update={"rates": (0.01,), "updates": 8, "precision": precision})
@@ -203,7 +203,7 @@ def test_half_precision_is_another_setting_and_learns_nearly_the_same(reference,
     assert scores["float32"] != scores["bfloat16"] and abs(scores["float32"] - scores["bfloat16"]) < 0.3
 
 
-def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place, tiny, monkeypatch):
+def test_halving_gives_up_the_worse_half(reference, place, tiny, monkeypatch):
     trained = {}
     train = finetune_run.TrainingRun.train
 
@@ -233,18 +233,18 @@ def test_halving_gives_up_the_worse_half_and_ends_as_without_it(reference, place
     halved, spent = results[True]
     # Four points, two, one: after 2, 4 and 8 of the 16 updates.
     assert sorted(updates for (_, count), updates in spent.items() if count == 40) == [2, 2, 4, 16]
-    # Each goes on where it stopped, with the batches that it has not seen; the last is the final fit's.
+    # Each run continues with the batches that it has not seen; the last is the final fit.
     assert fed[5:] == [(0, 2)] * 4 + [(2, 4)] * 2 + [(4, 8), (8, 16), (0, 16)]
     given_up = [each for each in halved.selection["candidates"] if "updates" in each]
     assert len(given_up) == 3 and all("diverged" not in each for each in given_up)
     survivor = next(each for each in halved.selection["candidates"] if "updates" not in each)
     assert halved.chosen["learning_rate"] == survivor["learning_rate"]
-    # What was stopped and gone on with ends where the same point ends in one go.
+    # A paused run ends as an uninterrupted one.
     same = next(each for each in whole.selection["candidates"] if each["learning_rate"] == survivor["learning_rate"])
     assert same["score"] == survivor["score"]
 
 
-def test_halving_keeps_those_that_are_best_on_validation(reference, place, tiny, monkeypatch):
+def test_halving_keeps_the_best_on_validation(reference, place, tiny, monkeypatch):
     monkeypatch.setattr(finetune_run.TrainingRun, "_evaluate", lambda self, validation, metric: {"score": self._rate})
     grid = tiny.finetune.model_copy(update={"rates": (0.01, 0.02, 0.03, 0.04), "updates": 16, "halving": True})
     settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
@@ -254,7 +254,7 @@ def test_halving_keeps_those_that_are_best_on_validation(reference, place, tiny,
     assert stopped == {0.01: 2, 0.02: 2, 0.03: 4, 0.04: None} and result.chosen["learning_rate"] == 0.04
 
 
-def test_being_asked_to_stop_keeps_what_is_done(reference, place):
+def test_stop_keeps_finished_cells(reference, place):
     control = Control()
     working = transfer(reference, place, control)
     path = working.run(Cell(task="tiny-objects", protocol="knn", seed=0))
@@ -278,8 +278,8 @@ STEPS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol(reference, place, steps):
-    """Whatever was asked before: each part of what features depend on, changed, is a miss; nothing changed, a hit."""
+def test_cached_features_match_fresh_ones(reference, place, steps):
+    """A change of anything that features depend on is a miss; everything else is a hit."""
     raw = replace(reference, checkpoints=place.workspace.root / "raw")
     if not raw.path.exists():
         metadata = read_metadata(reference.path).model_copy(update={"batchnorm_sha256": None})
@@ -288,7 +288,7 @@ def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol
     snapshots = {
         "step/stage1": reference,
         "step/stage0": replace(reference, key=first),
-        # The same weights with the statistics of the instant.
+        # The same weights with BatchNorm statistics that are not re-estimated.
         "raw": raw,
     }
     assert not batchnorm_path(raw.path).exists()
@@ -304,7 +304,7 @@ def test_kept_features_are_those_of_their_snapshot_statistics_split_and_protocol
     for task, protocol, name, split in steps:
         target = open_target(task, reference.suite.input, place.roots, False, None, transfers[name]._control)
         if split:
-            # The same name, as if it were other images.
+            # The same name with different images.
             target = replace(target, identity=replace(target.identity, **{split: f"another {task}"}))
         kind = PROTOCOLS[protocol].features
         if kept[name][0] != target.identity:

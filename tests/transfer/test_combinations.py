@@ -9,14 +9,14 @@ from lrbench.transfer.cell import Transfer
 
 @pytest.fixture
 def pretrained(lrbench, home):
-    """Four snapshots of one pretraining."""
+    """Four snapshots of one pretraining run."""
     made = lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
     assert made.status == 0, made.err
     return home
 
 
 def asked(*words):
-    """A command's words: `snapshot stage1 task a` as `--snapshot stage1 --task a`."""
+    """Return the words of a command: `snapshot stage1 task a` as `--snapshot stage1 --task a`."""
     pairs = zip(words[::2], words[1::2], strict=True)
     return ("transfer", *(word for name, value in pairs for word in (f"--{name}", value)))
 
@@ -55,7 +55,7 @@ def test_every_combination_is_computed_in_order(lrbench, pretrained, monkeypatch
 def test_one_cell_is_one_record(lrbench, pretrained):
     one = asked("snapshot", "stage1", "task", "tiny-objects", "protocol", "knn")
     assert isinstance(json.loads(lrbench(*one, "--json").out), dict)
-    # The same cell named twice is still one.
+    # A cell named twice is one cell.
     assert isinstance(json.loads(lrbench(*one, "--snapshot", "step/stage1", "--json").out), dict)
     two = json.loads(lrbench(*one, "--protocol", "logme", "--json").out)
     assert cells(two) == [(1, "tiny-objects", "knn"), (1, "tiny-objects", "logme")]
@@ -73,7 +73,7 @@ def test_failures_are_listed_at_the_end(lrbench, pretrained):
     assert last.startswith(f"lrbench: 2 of 4 transfers failed. {name} (knn), {name} (logme): the data of task cub200")
 
 
-def test_a_failed_computation_decides_the_exit_status(lrbench, pretrained, monkeypatch):
+def test_failed_computation_decides_the_exit_status(lrbench, pretrained, monkeypatch):
     def breaks(self, cell, **_):
         raise ZeroDivisionError("division by zero")
 
@@ -91,13 +91,13 @@ def test_a_failed_computation_decides_the_exit_status(lrbench, pretrained, monke
         (("set", "finetune.updates=3"), "knn does not read `finetune`"),
     ],
 )
-def test_a_wrong_name_stops_before_anything_is_computed(lrbench, pretrained, wrong, said):
+def test_wrong_name_stops_before_computation(lrbench, pretrained, wrong, said):
     refused = lrbench(*asked("snapshot", "stage1", "task", "tiny-objects", "protocol", "knn", *wrong))
     assert refused.status == 2 and said in refused.err
     assert not (pretrained / "leaderboard" / "results").exists()
 
 
-def test_a_setting_applies_to_the_protocols_that_read_it(lrbench, pretrained):
+def test_setting_applies_to_protocols_that_read_it(lrbench, pretrained):
     command = asked("snapshot", "stage1", "task", "tiny-objects", "protocol", "knn", "protocol", "probe")
     done = lrbench(*command, "--set", "probe.strengths=2", "--json")
     knn, probe = json.loads(done.out)

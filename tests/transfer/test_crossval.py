@@ -1,4 +1,4 @@
-"""Cross-validation of the probe: every image is scored once, by a fit that has not seen it."""
+"""Cross-validation of the probe."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_folds_are_stratified_and_equally_large():
 
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
-def test_the_score_is_that_of_scikit_learns_fits(metric):
+def test_score_matches_scikit_learn(metric):
     draw = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [30, 20, 10])
     features = draw.normal(size=(60, 5)) + 1.2 * np.eye(3, 5)[labels]

@@ -1,4 +1,4 @@
-"""Whether the best lies on the grid's edge, and which of equals is chosen."""
+"""Edges of grids, ties, and nearly constant features."""
 
 import math
 
@@ -18,7 +18,7 @@ def at_angles(degrees, labels):
     return LabelledFeatures(features=torch.stack([radians.cos(), radians.sin()], dim=1), labels=torch.tensor(labels))
 
 
-# Two classes a right angle apart, seven images and five; queries lie where one image of each class has a wrong label.
+# Two classes at a right angle, with seven and five images. Each query is next to a mislabelled image.
 MISLABELLED = at_angles([0, 2, 3, 4, 5, 6, 7, 90, 88, 87, 86, 85], [1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
 CORRECT = at_angles([0, 2, 3, 4, 5, 6, 7, 90, 88, 87, 86, 85], [0] * 7 + [1] * 5)
 QUERIES = at_angles([0, 90], [0, 1])
@@ -27,23 +27,23 @@ QUERIES = at_angles([0, 90], [0, 1])
 @pytest.mark.parametrize(
     ("train", "grid", "chosen", "edge"),
     [
-        # The nearest is wrong and three outvote it: more neighbours may do better still.
+        # The nearest image is wrong and three outvote it: more neighbours may be better.
         (MISLABELLED, (1, 3), 3, True),
-        # All twelve name the larger class whatever is asked, so three are the best of a grid that goes on.
+        # Twelve neighbours always vote for the larger class, so that 3 is an inner optimum.
         (MISLABELLED, (1, 3, 12), 3, False),
-        # The grid goes on beyond what the images allow.
+        # The grid exceeds the number of images.
         (MISLABELLED, (1, 3, 50), 3, False),
-        # Fewer neighbours than one there are not.
+        # The grid cannot be extended below 1.
         (CORRECT, (1, 12), 1, False),
     ],
 )
-def test_an_edge_of_neighbours_is_told_where_more_of_them_may_do_better(train, grid, chosen, edge):
+def test_knn_edge_is_reported_where_larger_k_may_help(train, grid, chosen, edge):
     choice = knn.select(train, QUERIES, classes=2, metric="top1", settings=Knn(neighbours=grid))
     assert choice.chosen == {"neighbours": chosen} and choice.edge is edge
 
 
 def noisy(count, seed):
-    """One class of three has most images, and most of many features say nothing."""
+    """Three unbalanced classes; 17 of 20 features are noise."""
     draw = np.random.default_rng(seed)
     labels = np.where(draw.random(count) < 0.6, 0, draw.integers(0, 3, count))
     features = draw.normal(size=(count, 20))
@@ -55,7 +55,7 @@ def noisy(count, seed):
     ("weakest", "strongest", "side"),
     [(1e-3, 1e1, "strongest"), (1e1, 1e3, "weakest"), (1e-3, 1e6, None)],
 )
-def test_an_edge_of_strengths_is_told_on_either_side(weakest, strongest, side):
+def test_probe_edge_is_reported_on_either_side(weakest, strongest, side):
     settings = Probe(strengths=round(math.log10(strongest / weakest)) + 1, weakest=weakest, strongest=strongest)
     choice = probe.select(noisy(120, 0), noisy(600, 1), classes=3, metric="top1", settings=settings)
     ends = {"strongest": settings.grid()[0], "weakest": settings.grid()[-1]}
@@ -65,7 +65,7 @@ def test_an_edge_of_strengths_is_told_on_either_side(weakest, strongest, side):
         assert choice.chosen["strength"] == ends[side] and choice.edge is True
 
 
-def test_of_depths_that_do_equally_well_the_deepest_is_chosen():
+def test_ties_prefer_the_deepest_stage():
     data = problem("overlapping")
     noise = torch.randn(240, 24, generator=torch.Generator().manual_seed(0))
     for features, chosen in (([data.features] * 3, 3), ([data.features, data.features, noise], 2)):
@@ -77,10 +77,10 @@ def test_of_depths_that_do_equally_well_the_deepest_is_chosen():
 
 
 @pytest.mark.parametrize("width", [2, 7, 64])
-def test_equally_near_images_count_in_training_order_for_every_k(width):
-    """Selection looks at the largest k at once and the final scores at the chosen one: both see the same neighbours."""
+def test_equally_near_images_are_taken_in_order(width):
+    """Selection searches the largest k and the final scores the selected one: both use the same neighbours."""
     draw = torch.Generator().manual_seed(width)
-    # Small whole numbers on few axes: many images are equally near, copies and others.
+    # Binary features: many images are equally near.
     features = torch.randint(0, 2, (60, width), generator=draw).float()
     features[20:40] = features[:20]
     labels = torch.randint(0, 5, (60,), generator=draw)
@@ -96,7 +96,7 @@ def test_equally_near_images_count_in_training_order_for_every_k(width):
     assert torch.equal(several[-1], labels[order[:, 0]])
 
 
-def test_of_two_copies_with_other_labels_the_first_is_the_nearest():
+def test_first_of_two_copies_is_the_nearest():
     copies = LabelledFeatures(features=torch.ones(4, 3), labels=torch.tensor([3, 1, 1, 0]))
     neighbours = knn.Neighbours(copies, classes=4, most=4)
     assert neighbours.predictions(torch.ones(1, 3), [1]).item() == 3
@@ -104,12 +104,12 @@ def test_of_two_copies_with_other_labels_the_first_is_the_nearest():
 
 
 @pytest.mark.parametrize("level", [1.0, -300.0, 1e-6, 1e7])
-def test_features_that_are_constant_to_rounding_change_nothing(level):
+def test_nearly_constant_features_change_nothing(level):
     train, test = noisy(300, 0), noisy(300, 1)
     draw = torch.Generator().manual_seed(0)
 
     def beside_rounding(data):
-        """Many more features, each one number but for its last digits."""
+        """Add many features that are constant up to rounding."""
         units = torch.randint(-2, 3, (300, 400), generator=draw)
         values = torch.tensor(level) * (1 + units * torch.finfo(torch.float32).eps)
         assert 0 < values.double().std() <= 4e-7 * abs(level)
@@ -122,7 +122,7 @@ def test_features_that_are_constant_to_rounding_change_nothing(level):
     torch.testing.assert_close(scores, plain, rtol=1e-4, atol=1e-4)
 
 
-def test_features_that_vary_little_are_still_scaled_up():
+def test_small_variance_is_scaled_up():
     train = noisy(300, 0)
     small = probe.Standardiser(1 + 1e-4 * train.features)(1 + 1e-4 * train.features)
     torch.testing.assert_close(small, probe.Standardiser(train.features)(train.features), rtol=0.05, atol=0.05)

@@ -1,4 +1,4 @@
-"""What fine-tuning does to a network, against loops written by hand."""
+"""Fine-tuning against reference loops."""
 
 import numpy as np
 import pytest
@@ -39,13 +39,13 @@ def training_run(shared, rate=0.1, decay=0.0):
 @pytest.mark.parametrize(
     ("halving", "total", "seen"),
     [
-        # Three networks and the refit, sixteen updates each.
+        # Three networks and the final fit, 16 updates each.
         (False, 64, list(range(1, 65))),
-        # Three to 2, two on to 4, one to 8 and to 16, and the refit.
+        # Three networks until 2, two until 4, one until 8 and 16, and the final fit.
         (True, 38, list(range(1, 39))),
     ],
 )
-def test_progress_counts_the_whole_grid_and_the_refit(halving, total, seen):
+def test_progress_counts_the_grid_and_the_final_fit(halving, total, seen):
     class Watches(Control):
         def __init__(self):
             super().__init__()
@@ -72,7 +72,7 @@ def batches(shared):
 
 
 @pytest.mark.parametrize(("rate", "decay", "momentum"), [(0.05, 0.0, 0.9), (0.05, 0.002, 0.9), (0.05, 0.002, 0.0)])
-def test_a_run_is_sgd_with_nesterovs_momentum_half_a_cosine_and_decay_over_rate(rate, decay, momentum):
+def test_run_matches_torch_sgd_reference(rate, decay, momentum):
     shared = context(Network(), momentum=momentum)
     run = training_run(shared, rate, decay)
     run.train(6, Control())
@@ -90,11 +90,11 @@ def test_a_run_is_sgd_with_nesterovs_momentum_half_a_cosine_and_decay_over_rate(
     before = shared.new_model().state_dict()
     for name, tensor in run.model.state_dict().items():
         torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-6)
-        # Everything learns, BatchNorm's statistics too.
+        # Everything is trained, including the BatchNorm statistics.
         assert not torch.equal(tensor, before[name]), name
 
 
-def test_the_grid_is_augmented_as_the_settings_say(monkeypatch):
+def test_grid_uses_the_augmentation_of_the_settings(monkeypatch):
     asked = []
     feed = finetune_run.training_batches
     monkeypatch.setattr(
@@ -104,18 +104,18 @@ def test_the_grid_is_augmented_as_the_settings_say(monkeypatch):
     assert asked == ["flip"]
 
 
-def test_scores_are_those_of_the_evaluated_network_in_single_precision():
+def test_scores_are_computed_in_float32():
     shared = context(Network(), precision="bfloat16")
     run = training_run(shared)
     run.train(6, Control())
     with torch.inference_mode():
         expected = run.model.eval()(NORMALISE(torch.from_numpy(Images.values)))
     assert torch.equal(shared.scores(run.model, Images()), expected)
-    # Scored twice, and after training, nothing in the network has moved.
+    # Scoring changes nothing in the network.
     assert torch.equal(shared.scores(run.model, Images()), expected) and not run.model.training
 
 
-def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
+def test_dropout_is_keyed_by_update_and_seed():
     found = []
     for state in (1, 2):
         shared = context(Network(drop=0.5))
@@ -123,7 +123,7 @@ def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
         run = training_run(shared)
         run.train(6, Control())
         found.append(run.model.state_dict())
-        # Whoever draws afterwards is not disturbed.
+        # The global generator is not disturbed.
         after = torch.rand(1)
         torch.manual_seed(state)
         assert torch.equal(after, torch.rand(1))
@@ -138,11 +138,11 @@ def test_what_drops_at_random_draws_by_the_updates_number_and_the_seed():
         ({(0.1, 1e-3): 0.6, (0.1, 0.0): 0.6}, (0.1, 1e-3), False),
         ({(0.1, 0.0): 0.9}, (0.1, 0.0), False),
         ({(1.0, 0.0): 0.9}, (1.0, 0.0), True),
-        # The largest decay is an edge, none at all is not.
+        # The largest decay is an edge; a decay of 0 is not.
         ({(0.1, 1e-3): 0.9}, (0.1, 1e-3), True),
     ],
 )
-def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_told(monkeypatch, scores, chosen, edge):
+def test_ties_prefer_small_rates_and_large_decays(monkeypatch, scores, chosen, edge):
     monkeypatch.setattr(TrainingRun, "train", lambda self, end, control: None)
     monkeypatch.setattr(
         TrainingRun, "_evaluate", lambda self, *_: {"score": scores.get((self._rate, self._decay), 0.1)}
@@ -152,7 +152,7 @@ def test_of_equal_scores_the_smaller_rate_then_the_larger_decay_and_an_edge_is_t
     assert (choice.chosen["learning_rate"], choice.chosen["weight_decay"]) == chosen and choice.edge is edge
 
 
-def test_a_lone_survivor_of_halving_at_the_largest_rate_is_at_an_edge(monkeypatch):
+def test_halving_survivor_at_the_largest_rate_is_an_edge(monkeypatch):
     monkeypatch.setattr(TrainingRun, "train", lambda self, end, control: None)
     monkeypatch.setattr(TrainingRun, "_evaluate", lambda self, *_: {"score": self._rate})
     owner = tuning(Network(), rates=(0.01, 0.1, 1.0), updates=64, halving=True)
@@ -162,8 +162,8 @@ def test_a_lone_survivor_of_halving_at_the_largest_rate_is_at_an_edge(monkeypatc
 
 
 @pytest.mark.parametrize("updates", [1, 3])
-def test_a_network_that_is_no_longer_finite_after_its_last_update_diverged(updates):
-    """Its losses were of the weights before each update."""
+def test_nonfinite_final_weights_count_as_diverged(updates):
+    """Losses are computed before each update, so that they miss the last weights."""
     owner = tuning(Network(), updates=updates, rates=(1e38, 0.01))
     choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
     assert [each.get("diverged", False) for each in choice.candidates] == [False, True]
@@ -179,7 +179,7 @@ def test_a_network_that_is_no_longer_finite_after_its_last_update_diverged(updat
         alone.fit(frozen, Control()).scores(Images())
 
 
-def test_answers_that_are_not_finite_are_no_scores(monkeypatch):
+def test_nonfinite_logits_are_an_error(monkeypatch):
     owner = tuning(Network(), updates=2)
     frozen = Choice(chosen={"learning_rate": 0.1, "weight_decay": 0.0}, candidates=(), edge=False, metric="top1")
     fitted = owner.fit(frozen, Control())
@@ -188,7 +188,7 @@ def test_answers_that_are_not_finite_are_no_scores(monkeypatch):
         fitted.scores(Images())
 
 
-def test_a_run_that_diverged_is_not_trained_on(monkeypatch):
+def test_diverged_run_stops_early(monkeypatch):
     monkeypatch.setattr(finetune_run, "_CHECK_INTERVAL", 2)
     owner = tuning(Network(), updates=9, rates=(1e30, 0.01))
     choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())

@@ -1,4 +1,4 @@
-"""What a reviewer would look for first: what was seen when, and which snapshot's features were read."""
+"""Honesty of transfers: data of each step, and the snapshot of the features."""
 
 import json
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from lrbench.transfer.target import open_target
 from tests.transfer.helpers import problem
 
 
-def test_test_and_validation_features_are_standardised_as_training_ones():
+def test_standardisation_uses_training_statistics():
     train, other = problem("overlapping", seed=1), problem("overlapping", seed=2, count=60)
     shifted = LabelledFeatures(features=3 * other.features + 5, labels=other.labels)
     settings = Probe(strengths=3)
@@ -35,7 +35,7 @@ def test_test_and_validation_features_are_standardised_as_training_ones():
     mean, deviation = train.features.double().mean(0), train.features.double().std(0, unbiased=False)
     inputs = torch.cat([(shifted.features.double() - mean) / deviation, torch.ones(60, 1)], dim=1)
     torch.testing.assert_close(fitted.scores(shifted.features), inputs @ fitted._weights, rtol=1e-4, atol=1e-4)
-    # Selection scores validation the same way.
+    # Validation is scored in the same way.
     best = max(each["score"] for each in choice.candidates)
     grid = settings.grid()
     standard = (train.features.double() - mean) / deviation
@@ -49,8 +49,8 @@ def test_test_and_validation_features_are_standardised_as_training_ones():
     assert best == pytest.approx(max(scores))
 
 
-def test_selection_goes_by_the_tasks_own_metric():
-    # One class has nearly all images: by top-1 the strongest penalty, which says that class always, is best.
+def test_selection_uses_the_metric_of_the_task():
+    # One class has nearly all images: by top-1 the strongest penalty, which always predicts it, is best.
     draw = np.random.default_rng(0)
     labels = torch.tensor([0] * 90 + [1] * 5 + [2] * 5)
     features = torch.from_numpy(draw.normal(size=(100, 8)).astype(np.float32)) + labels[:, None] * 0.8
@@ -63,7 +63,7 @@ def test_selection_goes_by_the_tasks_own_metric():
     assert strongest["top1"] == pytest.approx(0.9) and strongest["mean_per_class"] == pytest.approx(1 / 3)
 
 
-def test_a_data_sets_own_validation_split_is_what_is_selected_on(reference, place, monkeypatch):
+def test_official_validation_split_is_used(reference, place, monkeypatch):
     target = open_target("tiny-objects", reference.suite.input, place.roots, False, place.workspace.cache, Control())
     given = np.arange(40, 48)
     development = type(target.development)(**{**vars(target.development), "given": given})
@@ -85,7 +85,7 @@ def test_a_data_sets_own_validation_split_is_what_is_selected_on(reference, plac
     assert result.selection["on"] == "validation split"
 
 
-def test_concat_reads_the_partner_of_the_snapshots_own_seed(tiny, place):
+def test_concat_partner_has_the_same_seed(tiny, place):
     for seed in (0, 1):
         for stage in (0, 1):
             make_snapshot(tiny, SnapshotKey(arm="step", seed=seed, stage=stage), place, Control())
@@ -107,7 +107,7 @@ def test_concat_reads_the_partner_of_the_snapshots_own_seed(tiny, place):
     assert not torch.equal(alone[partner], alone[other])
 
 
-def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(monkeypatch, place, home):
+def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
     scores = {"a": (0.9, 0.1), "b": (0.5, 0.8)}
 
     def compare(candidate, protocols, work):
@@ -133,9 +133,9 @@ def test_snapshots_are_recommended_by_validation_whatever_the_test_images_say(mo
     assert isinstance(found.best, Candidate)
 
 
-def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrbench, home):
+def test_suite_settings_apply_to_its_snapshots_only(lrbench, home):
     assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
-    # A suite's own results serve, and nothing of what the leaderboard needs is missing.
+    # Results of the suite are reused, and the leaderboard misses nothing.
     first = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert first.status == 0 and lrbench("leaderboard", "tiny").status == 0
     paths = list((home / "leaderboard/results/tiny").rglob("*.probe.seed0.json"))
@@ -151,7 +151,7 @@ def test_a_suites_snapshots_get_its_settings_and_others_are_compared_apart(lrben
     assert len(list((home / "leaderboard/results/foreign").rglob("*.probe.seed0.json"))) == 2
 
 
-def test_a_large_grid_on_a_cpu_is_announced_and_a_small_one_is_not(capsys):
+def test_large_grid_on_a_cpu_is_announced(capsys):
     from lrbench.cli.transfer import _say_what_a_grid_takes
     from lrbench.config.protocols import Finetune
 
@@ -161,7 +161,7 @@ def test_a_large_grid_on_a_cpu_is_announced_and_a_small_one_is_not(capsys):
     assert "20 points of a grid, each of 5,000 updates of 64 images, are trained on a CPU" in capsys.readouterr().err
 
 
-def test_terms_are_equal_only_within_one_suite(tiny, place):
+def test_settings_are_shared_within_one_suite(tiny, place):
     key = SnapshotKey(arm="step", seed=0, stage=1)
     own = SuiteSnapshot(suite=tiny, key=key, checkpoints=place.workspace.checkpoints)
     references, settings, _ = on_equal_terms([own, own])
@@ -170,7 +170,7 @@ def test_terms_are_equal_only_within_one_suite(tiny, place):
     assert not any(isinstance(each, SuiteSnapshot) for each in references) and settings == TransferSettings()
 
 
-def test_each_snapshot_of_a_folder_is_transferred(lrbench, home):
+def test_every_snapshot_of_a_folder_is_transferred(lrbench, home):
     assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--workers", "1").status == 0
     folder = home / "checkpoints" / "tiny" / "step" / "seed0"
     done = lrbench("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn", "--json")
@@ -182,7 +182,7 @@ def test_each_snapshot_of_a_folder_is_transferred(lrbench, home):
 
 
 def folder_of_three(lrbench, home):
-    """A folder of snapshots of which the second is damaged, and the command that transfers each."""
+    """The command for a folder of snapshots, the second of which is damaged."""
     for seed, name in enumerate(("a", "b", "c")):
         torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"{name}.pth")
     assert lrbench("snapshots", "add", "a.pth", "b.pth", "c.pth", "--architecture", "resnet10t").status == 0
@@ -191,7 +191,7 @@ def folder_of_three(lrbench, home):
     return ("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn")
 
 
-def test_a_bad_file_in_a_folder_does_not_stand_in_the_way_of_the_others(lrbench, home):
+def test_bad_file_does_not_stop_a_folder(lrbench, home):
     command = folder_of_three(lrbench, home)
     done = lrbench(*command, "--json")
     assert done.status == 2, done.err
@@ -202,12 +202,12 @@ def test_a_bad_file_in_a_folder_does_not_stand_in_the_way_of_the_others(lrbench,
     )
     lines = lrbench(*command)
     assert lines.status == 2 and len(lines.out.splitlines()) == 2 and "foreign/b: " in lines.err.splitlines()[-1]
-    # One that is named by itself ends the command as before.
+    # A bad snapshot that is named alone ends the command.
     alone = lrbench(*command[:2], "foreign/b", *command[3:], "--json")
     assert alone.status == 2 and alone.out == "" and "transfers failed" not in alone.err
 
 
-def test_a_stop_ends_the_transfers_of_a_folder_and_what_is_done_is_told(lrbench, home, monkeypatch):
+def test_stop_ends_a_folder_and_prints_finished_results(lrbench, home, monkeypatch):
     command = folder_of_three(lrbench, home)
     run = Transfer.run
 
@@ -224,13 +224,13 @@ def test_a_stop_ends_the_transfers_of_a_folder_and_what_is_done_is_told(lrbench,
     assert [each["snapshot"]["reference"] for each in json.loads(done.out)] == ["foreign/a"]
 
 
-def test_what_has_no_file_is_computed_once_too(lrbench, home):
+def test_pretrained_weights_are_computed_once(lrbench, home):
     for expected in (0, 1):
         done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
         assert done.status == 0 and done.err.count("nothing was computed") == expected
 
 
-def test_a_stop_is_heeded_while_features_are_extracted(reference, place):
+def test_stop_interrupts_feature_extraction(reference, place):
     control = Control()
     control.progress = lambda done, total, unit: unit == "images" and control.stop()
     working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
@@ -239,7 +239,7 @@ def test_a_stop_is_heeded_while_features_are_extracted(reference, place):
 
 
 @pytest.mark.parametrize("protocol", ["probe", "knn", "fewshot", "depth", "logme"])
-def test_a_stop_is_heeded_within_a_protocol(reference, place, protocol, monkeypatch):
+def test_stop_interrupts_a_protocol(reference, place, protocol, monkeypatch):
     control = Control()
     working = Transfer(reference, TransferSettings.of(reference.suite), place, control)
     extract = working._features.get
@@ -254,20 +254,20 @@ def test_a_stop_is_heeded_within_a_protocol(reference, place, protocol, monkeypa
         working.run(Cell(task="tiny-objects", protocol=protocol, seed=0))
 
 
-def test_a_probe_tells_how_many_strengths_are_solved():
+def test_probe_reports_solved_strengths():
     data, told, control = problem("overlapping"), [], Control()
     control.progress = lambda done, total, unit: told.append((done, total, unit))
     probe.select(data, data, classes=6, metric="top1", settings=Probe(strengths=3), control=control)
     assert told == [(1, 3, "strengths"), (2, 3, "strengths"), (3, 3, "strengths")]
 
 
-def test_a_class_without_images_adds_nothing_to_the_evidence():
+def test_class_without_images_does_not_change_logme():
     data = problem("overlapping")
     wider = logme.Evidence(data, 9).score
     assert wider == pytest.approx(logme.Evidence(data, 6).score, rel=1e-12)
 
 
-def test_the_evidence_is_computed_once_a_cell(monkeypatch):
+def test_evidence_is_computed_once_per_cell(monkeypatch):
     data = problem("overlapping")
     made = []
     begin = logme.Evidence.__init__
@@ -277,7 +277,7 @@ def test_the_evidence_is_computed_once_a_cell(monkeypatch):
     assert made == [1]
 
 
-def test_networks_that_have_no_channels_last_layout_are_placed_in_plain_order():
+def test_five_dimensional_weights_stay_contiguous():
     class Wide(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -286,11 +286,11 @@ def test_networks_that_have_no_channels_last_layout_are_placed_in_plain_order():
     assert placed(Wide(), torch.device("cpu")).weight.shape == (1, 2, 3, 4, 5)
 
 
-def test_a_strided_convolution_of_few_channels_gets_its_input_in_plain_order_on_a_cpu():
-    """torch 2.14 writes beyond its memory in the backward pass where that, or the weight, lies channels last."""
+def test_strided_convolution_gets_contiguous_input_on_cpu():
+    """torch 2.14 writes out of bounds in the backward pass if the input or the weight is channels last."""
     model = placed(torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2)), torch.device("cpu"))
     images = torch.zeros(2, 224, 224, 3).permute(0, 3, 1, 2)
-    # Once, however often it is placed.
+    # The hook is registered once.
     (order,) = placed(model, torch.device("cpu"))[0]._forward_pre_hooks.values()
     assert not images.is_contiguous() and order(model[0], (images,))[0].is_contiguous()
     assert model[0].weight.stride() == (3, 1, 1, 1)

@@ -10,7 +10,7 @@ from lrbench.transfer.protocols.lbfgs import minimise
 
 
 def quadratics(count=4, width=8, condition=100.0):
-    """Convex quadratics of different conditioning, and the evaluation of some of them."""
+    """Return an evaluation of convex quadratics with different condition numbers."""
     draw = np.random.default_rng(0)
     matrices, centres = [], torch.from_numpy(draw.normal(size=(count, width)))
     for number in range(count):
@@ -28,7 +28,7 @@ def quadratics(count=4, width=8, condition=100.0):
 
 
 def until(count, *, limit, decrement, iterations):
-    """The same stopping rule for each of `count` problems."""
+    """Return the same stopping rule for each of `count` problems."""
     return {
         "limits": torch.full((count,), limit),
         "decrement": decrement,
@@ -36,7 +36,7 @@ def until(count, *, limit, decrement, iterations):
     }
 
 
-def test_each_problem_stops_when_it_is_done_and_is_solved():
+def test_every_problem_is_solved_and_stops():
     evaluate, centres = quadratics(count=3, condition=10.0)
     asked = []
 
@@ -49,11 +49,11 @@ def test_each_problem_stops_when_it_is_done_and_is_solved():
     )
     assert bool(found.converged.all())
     assert torch.allclose(found.points, centres, atol=1e-5)
-    # The easy problem is not asked for again when it is done.
+    # The easy problem is not evaluated after it has converged.
     assert asked.count(0) < asked.count(2) and found.iterations[0] < found.iterations[2]
 
 
-def test_a_problem_does_not_depend_on_those_beside_it():
+def test_problems_are_independent():
     evaluate, _ = quadratics()
     settings = until(1, limit=1e-8, decrement=1e-14, iterations=500)
     together = minimise(
@@ -68,7 +68,7 @@ def test_a_problem_does_not_depend_on_those_beside_it():
         assert torch.allclose(alone.points[0], together.points[number], atol=1e-6)
 
 
-def test_rosenbrocks_valley_is_followed_to_its_end():
+def test_rosenbrock_is_minimised():
     def evaluate(points, which):
         x, y = points.double().unbind(1)
         values = (1 - x) ** 2 + 100 * (y - x**2) ** 2
@@ -87,7 +87,7 @@ def test_rosenbrocks_valley_is_followed_to_its_end():
 
 
 @pytest.mark.parametrize("most", [0, 3])
-def test_iterations_are_limited_and_what_is_unfinished_says_so(most):
+def test_iteration_limit_is_reported_as_unconverged(most):
     evaluate, _ = quadratics(condition=1e4)
     found = minimise(
         evaluate, torch.zeros(4, 8, dtype=torch.float64), **until(4, limit=1e-12, decrement=1e-20, iterations=most)
@@ -95,9 +95,9 @@ def test_iterations_are_limited_and_what_is_unfinished_says_so(most):
     assert found.iterations.tolist() == [most] * 4 and not bool(found.converged.any())
 
 
-def test_an_objective_without_a_way_down_ends_unconverged():
+def test_objective_without_descent_ends_unconverged():
     def lying(points, which):
-        # The gradient says that every direction leads up.
+        # With this gradient, every direction is uphill.
         return points.double().square().sum(1), -2 * points
 
     found = minimise(
@@ -106,7 +106,7 @@ def test_an_objective_without_a_way_down_ends_unconverged():
     assert not bool(found.converged.any()) and bool(torch.isfinite(found.points).all())
 
 
-def test_a_scale_from_a_near_problem_saves_the_search_for_the_first_step():
+def test_scale_of_a_similar_problem_saves_evaluations():
     calls = []
 
     def flat(points, which):
@@ -121,7 +121,7 @@ def test_a_scale_from_a_near_problem_saves_the_search_for_the_first_step():
     assert math.isclose(float(first.scales), 1e6, rel_tol=1e-6)
 
 
-def test_a_step_is_long_enough_that_the_slope_has_flattened():
+def test_steps_meet_the_curvature_condition():
     def shallow(points, which):
         return 1e-6 * 0.5 * (points.double() - 1).square().sum(1), 1e-6 * (points - 1)
 
@@ -132,8 +132,8 @@ def test_a_step_is_long_enough_that_the_slope_has_flattened():
     assert float((1 - found.points).abs().max()) <= 0.9
 
 
-def test_an_iteration_looks_at_the_device_a_few_times():
-    """Each look makes a GPU wait: where a mask selects, and where a number decides how the work goes on."""
+def test_iteration_waits_for_the_device_a_few_times():
+    """Indexing by a mask, and reading a number, wait for a GPU."""
     looks = []
 
     class Looks(TorchDispatchMode):

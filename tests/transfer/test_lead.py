@@ -1,4 +1,4 @@
-"""What `lrbench recommend` says of the first and the second: numbers worked out by hand, and the words."""
+"""Lead of the first snapshot over the second, against numbers computed by hand, and its wording."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def _reference(name):
 
 @pytest.fixture
 def probed(tiny, place):
-    """Make a candidate whose probe has a score on validation, and which of forty test images it gets wrong."""
+    """Return a function that makes a candidate with a validation score and `wrong` of forty test images."""
 
     def candidate(name, stage, validation, wrong, first=0):
         path = put(
@@ -42,15 +42,15 @@ def probed(tiny, place):
     return candidate
 
 
-def test_wilsons_interval_of_thirty_right_of_forty(probed):
+def test_wilson_interval(probed):
     # z = 1.95996: centre (0.75 + z²/80) / (1 + z²/40) = 0.72809, half z·√(0.1875/40 + z²/6400) / (1 + z²/40) = 0.13004.
     assert probed("a", 1, 0.8, 10).test_interval == pytest.approx((0.59806, 0.85813), abs=1e-5)
-    # It stays within what can be, where a plain interval would have no width: z² / (40 + z²).
+    # The interval stays below 1 where a Wald interval would have no width: z² / (40 + z²).
     assert probed("b", 2, 0.8, 0).test_interval == pytest.approx((1 - 3.84146 / 43.84146, 1.0), abs=1e-5)
 
 
-def test_the_first_is_by_validation_and_its_lead_by_the_test_images(probed, place, monkeypatch):
-    """The first is wrong on images 0 to 9, the second on 8 to 13: it loses eight images and gains four."""
+def test_rank_is_by_validation_and_lead_by_test_images(probed, place, monkeypatch):
+    """The first is wrong on images 0 to 9, the second on 8 to 13: the first loses eight images and gains four."""
     made = {"first": probed("first", 1, 0.9, 10), "second": probed("second", 2, 0.8, 6, first=8)}
 
     def compare(candidate, *_):
@@ -66,14 +66,14 @@ def test_the_first_is_by_validation_and_its_lead_by_the_test_images(probed, plac
     assert found.lead.interval == pytest.approx((-0.26101, 0.07053), abs=1e-5)
     # Twice the chance of four heads or fewer in twelve: 2 · 794 / 4096.
     assert found.lead.p == pytest.approx(2 * 794 / 4096)
-    # The other way round everything changes sign and nothing else.
+    # Swapping the two changes only signs.
     first, second = (each.probe.predictions.label == each.probe.predictions.prediction for each in found.ranked)
     assert paired_interval(second, first) == pytest.approx((4 / 40, -0.07053, 0.26101), abs=1e-5)
-    # Where both are right on the same images there is a width none the less: z / 42.
+    # Equal predictions still have an interval: z / 42.
     assert paired_interval(first, first) == pytest.approx((0.0, -1.95996 / 42, 1.95996 / 42), abs=1e-5)
 
 
-def test_the_same_weights_under_another_name_are_no_second(probed, place, monkeypatch):
+def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
     made = {
         "first": probed("first", 1, 0.9, 10),
         "twin": probed("twin", 1, 0.9, 10),
@@ -95,7 +95,7 @@ def test_the_same_weights_under_another_name_are_no_second(probed, place, monkey
     assert found.second.reference.text == "second" and found.lead.difference == pytest.approx(-4 / 40)
     text = recommendation_text(found, "top-1")
     assert "first (twin is the same weights) has the best cross-validated top-1" in text and "of second." in text
-    # One that LogME ruled out is no second either.
+    # A snapshot excluded by LogME is not a second.
     made["second"].probe = made["second"].score = None
     assert compared("first", "second").lead is None
     alone = compared("first", "twin")
@@ -113,7 +113,7 @@ def words(*ranked, difference=0.0, p=1.0, interval=(-0.2, 0.1)):
     return recommendation_text(Recommendation(basis=VALIDATION, ranked=list(ranked), lead=lead), "mean per class")
 
 
-def test_a_significant_lead_is_a_command(probed):
+def test_significant_lead_recommends_the_first(probed):
     clear = words(
         probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=0.123, p=0.0123, interval=(0.02, 0.226)
     )
@@ -125,7 +125,7 @@ def test_a_significant_lead_is_a_command(probed):
 
 
 @pytest.mark.parametrize(("difference", "p"), [(0.01, 0.4), (-0.01, 0.05), (0.01, 0.05)])
-def test_a_lead_that_may_be_chance_commands_nothing(probed, difference, p):
+def test_insignificant_lead_recommends_nothing(probed, difference, p):
     unclear = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=difference, p=p)
     assert unclear.startswith("No clear winner. first has the best") and "Transfer" not in unclear
     assert (
@@ -133,7 +133,7 @@ def test_a_lead_that_may_be_chance_commands_nothing(probed, difference, p):
     )
 
 
-def test_a_second_that_is_better_on_test_images_is_named(probed):
+def test_better_second_is_named(probed):
     behind = words(
         probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=-0.1, p=0.049, interval=(-0.19, -0.01)
     )
@@ -144,7 +144,7 @@ def test_a_second_that_is_better_on_test_images_is_named(probed):
     assert behind.endswith("Compare again with another --seed or with more images.")
 
 
-def test_all_ties_are_named_with_the_rule_that_orders_them(probed):
+def test_ties_are_named_with_their_order(probed):
     ranked = [probed(name, stage, 0.9, 10) for stage, name in enumerate("abc", start=1)] + [probed("d", 3, 0.8, 6)]
     text = words(*ranked, difference=0.3, p=0.001)
     assert text.startswith(
@@ -154,7 +154,7 @@ def test_all_ties_are_named_with_the_rule_that_orders_them(probed):
     assert recommendation_text(alone, "top-1").startswith("a is the only snapshot that was probed")
 
 
-def test_what_the_ranking_rests_on_is_said():
+def test_basis_of_the_ranking_is_reported():
     assert basis_text(VALIDATION, "top-1") == (
         "Ranked by the probe's top-1 on 1,200 validation images. Equal scores are ordered by LogME. Test images have no part "
         "in the ranking."

@@ -1,4 +1,4 @@
-"""How much protocols hold beside the features: what they work on is cut into blocks."""
+"""Memory of protocols besides the features."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from lrbench.transfer.selection import LabelledFeatures
 
 
 class Largest(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that an operation makes anew."""
+    """Records the bytes of the largest tensor that an operation creates."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ def made(count, width, classes, kind=torch.relu):
 
 
 def plain(features, labels, classes):
-    """The same figures from a copy of all features in double precision."""
+    """Return the same statistics from a float64 copy of all features."""
     wide = features.double()
     norms = wide.norm(dim=1)
     unit = wide / norms[:, None]
@@ -55,13 +55,13 @@ def plain(features, labels, classes):
 
 
 @pytest.mark.parametrize(("count", "width", "classes"), [(900, 40, 7), (300, 30, 400), (60, 90, 5)])
-def test_features_described_in_blocks_are_those_described_as_a_whole(count, width, classes, monkeypatch):
+def test_blockwise_description_equals_the_whole(count, width, classes, monkeypatch):
     data = made(count, width, classes)
     expected = plain(data.features, data.labels, classes)
     for size in (blocks._BYTES, 8 * 90 * 7):
         monkeypatch.setattr(blocks, "_BYTES", size)
         found = describe_features(data.features, data.labels, classes)
-        # Centred features that are wider than they are many have a singular value of zero, and its rounding counts as its root.
+        # With N < D, centred features have a zero singular value, whose rounding error enters as its square root.
         assert found == pytest.approx(expected, rel=1e-9 if count > width else 1e-6)
 
 
@@ -78,13 +78,13 @@ def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
             choice = logme.select(data, nothing, classes=20, metric="top1", settings=None)
     assert largest.bytes <= 0.1 * whole
     if what == "logme":
-        # The scores are all that a whole of images comes to.
+        # Only the scores have an entry per image.
         with Largest() as largest:
             scores = logme.fit(data, choice, classes=20, settings=None).scores(data.features)
         assert largest.bytes <= max(0.1 * whole, scores.nbytes)
 
 
-def test_the_probe_checks_and_scores_in_blocks_where_classes_are_few(monkeypatch):
+def test_probe_works_in_blocks_with_few_classes(monkeypatch):
     data = made(5000, 64, 3)
     monkeypatch.setattr(blocks, "_BYTES", data.features.nbytes // 10)
     monkeypatch.setattr(probe, "_INPUT_BYTES", data.features.nbytes // 10)
@@ -93,7 +93,7 @@ def test_the_probe_checks_and_scores_in_blocks_where_classes_are_few(monkeypatch
     strength = Probe(strengths=2)
     with Largest() as largest:
         (fit,) = probe.solve(inputs, data.labels, [1.0], classes=3, settings=strength)
-        # What is made in double precision: logits and their gradients of 5,000 images are 120 kB.
+        # In float64, logits and their gradients for 5,000 images take 120 kB.
         assert largest.bytes <= data.features.nbytes / 8
     fitted = probe.FittedProbe(standardise, fit)
     with Largest() as largest:
@@ -102,17 +102,17 @@ def test_the_probe_checks_and_scores_in_blocks_where_classes_are_few(monkeypatch
     torch.testing.assert_close(scores, inputs.double() @ fit.weights, rtol=1e-12, atol=1e-12)
 
 
-def test_knn_keeps_predictions_of_each_k_and_no_scores(monkeypatch):
+def test_knn_selection_stores_no_scores(monkeypatch):
     train, queries = made(300, 16, 200), made(2000, 16, 200)
     monkeypatch.setattr(knn, "_BYTES", 4 * 300 * 50)
     with Largest() as largest:
         knn.select(train, queries, classes=200, metric="top1", settings=Knn())
-    # Scores of all queries would be 3.2 MB for each k; 50 queries' are 80 kB.
+    # Scores of all queries would take 3.2 MB for each k; those of 50 queries take 80 kB.
     assert largest.bytes <= 8 * 2000 * 7
 
 
 @pytest.mark.parametrize("classes", [3, 50])
-def test_evidence_by_blocks_of_classes_is_the_same(classes, monkeypatch):
+def test_blockwise_evidence_equals_the_whole(classes, monkeypatch):
     data = made(400, 24, classes)
     whole = logme.Evidence(data, classes)
     told, control = [], Control()
@@ -124,13 +124,13 @@ def test_evidence_by_blocks_of_classes_is_the_same(classes, monkeypatch):
     assert told[0] == (1, 100, "iterations at most") and len(told) > 2
 
 
-def test_logme_of_many_classes_works_on_some_at_a_time(monkeypatch):
+def test_logme_works_on_blocks_of_classes(monkeypatch):
     data = made(3000, 16, 2000)
     monkeypatch.setattr(blocks, "_BYTES", 8 * 16 * 100)
     monkeypatch.setattr(logme, "_BYTES", 8 * 16 * 100)
     with Largest() as largest:
         evidence = logme.Evidence(data, 2000)
-    # One number a feature and class; whatever else is computed of them is smaller.
+    # One number per feature and class; all other tensors are smaller.
     assert largest.bytes <= evidence.weights.nbytes
     with Largest() as largest:
         scores = blocks.product(data.features, evidence.weights)
@@ -141,7 +141,7 @@ def test_logme_of_many_classes_works_on_some_at_a_time(monkeypatch):
     assert largest.bytes <= scores.nbytes / 50
 
 
-def test_a_stop_is_heeded_between_blocks_of_classes(monkeypatch):
+def test_stop_interrupts_between_blocks_of_classes(monkeypatch):
     monkeypatch.setattr(logme, "_BYTES", 8 * 16)
     control = Control()
     asked = []
@@ -151,7 +151,7 @@ def test_a_stop_is_heeded_between_blocks_of_classes(monkeypatch):
     assert len(asked) == 31
 
 
-def test_a_long_fit_reports_its_iterations_and_stops_within_one(monkeypatch):
+def test_long_fit_reports_iterations_and_can_stop(monkeypatch):
     monkeypatch.setattr(probe, "_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(probe, "_LOGIT_BYTES", 4 * 50 * 10)
     data, told, control = made(200, 8, 50), [], Control()
@@ -166,7 +166,7 @@ def test_a_long_fit_reports_its_iterations_and_stops_within_one(monkeypatch):
         fewshot.fit(data, choice, classes=50, settings=settings, control=control)
 
 
-def test_largest_sees_what_is_made():
+def test_largest_counts_every_tensor():
     with Largest() as largest:
         torch.zeros(10, 10).double()
     assert largest.bytes == 800

@@ -7,10 +7,10 @@ from lrbench.transfer.metrics import calibration, metrics
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_metrics_are_scikit_learns(seed):
+def test_metrics_match_scikit_learn(seed):
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 9, 200)
-    labels[labels == 4] = 5  # a class without images does not count
+    labels[labels == 4] = 5  # Classes without images do not count.
     scores = draw.normal(size=(200, 9)) + 1.5 * np.eye(9)[labels]
     found = metrics(torch.from_numpy(scores), torch.from_numpy(labels))
     predictions = scores.argmax(1)
@@ -22,7 +22,7 @@ def test_metrics_are_scikit_learns(seed):
         assert found["mean_per_class"] == pytest.approx(balanced_accuracy_score(labels, predictions))
 
 
-def test_equal_scores_are_no_free_hits():
+def test_equal_scores_are_not_all_hits():
     found = metrics(torch.zeros(10, 10), torch.arange(10))
     assert found["top1"] == pytest.approx(0.1) and found["top5"] == pytest.approx(0.5)
 
@@ -32,7 +32,7 @@ def test_up_to_five_classes_are_all_in_the_top_five():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_likelihood_is_scikit_learns_and_the_calibration_error_its_definition(seed):
+def test_calibration_matches_reference(seed):
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 6, 300)
     scores = 2 * draw.normal(size=(300, 6)) + 2 * np.eye(6)[labels]
@@ -48,7 +48,7 @@ def test_the_likelihood_is_scikit_learns_and_the_calibration_error_its_definitio
     assert error == pytest.approx(expected)
 
 
-def test_the_sure_and_right_are_calibrated_and_the_sure_and_wrong_are_not():
+def test_confident_errors_are_miscalibrated():
     labels = torch.arange(5)
     sure = 100.0 * torch.eye(5)
     assert calibration(sure, labels) == pytest.approx((0.0, 0.0))

@@ -1,4 +1,4 @@
-"""Few-shot, depth, concat and LogME; what features look like; and data that leaks."""
+"""Few-shot, depth, concat and LogME; diagnostics of features; leaking data."""
 
 import json
 
@@ -30,7 +30,7 @@ SETTINGS = Probe(strengths=5)
 
 @pytest.mark.parametrize(("count", "width"), [(120, 10), (30, 50)])
 def test_logme_is_the_largest_evidence(count, width):
-    """Against the marginal likelihood written out with its whole covariance, maximised by another optimiser."""
+    """Against the marginal likelihood with its full covariance, maximised by Nelder-Mead."""
     draw = np.random.default_rng(1)
     labels = np.arange(count) % 3
     features = np.maximum(draw.normal(size=(count, width)) + draw.normal(size=(3, width))[labels], 0)
@@ -56,8 +56,8 @@ def _best_evidence(target, features):
 
 
 @pytest.mark.parametrize(("silent", "scale"), [([2], 1.0), ([2], 1e-6), ([2], 1e6), ([0, 1, 2], 1.0)])
-def test_logme_of_a_class_in_whose_images_every_feature_is_zero(silent, scale):
-    """Its best weights are zero: what is left is the evidence of a variance alone, which is there in closed form."""
+def test_logme_of_a_class_with_zero_features(silent, scale):
+    """The best weights are zero, and the evidence of a noise-only model has a closed form."""
     count = 90
     labels = np.arange(count) % 3
     features = scale * np.random.default_rng(1).exponential(size=(count, 8))
@@ -75,8 +75,8 @@ def test_logme_of_a_class_in_whose_images_every_feature_is_zero(silent, scale):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_logme_where_features_repeat_one_another_and_foretell_a_class_without_a_fault(seed):
-    """What rounding puts where no feature points is no evidence; two seeds at which it became NaN."""
+def test_logme_of_collinear_features_is_finite(seed):
+    """Rounding outside the span of the features must not count; two seeds at which it became NaN."""
     labels = np.arange(90) % 3
     draw = np.random.default_rng(seed)
     own = draw.exponential(size=(90, 4)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_logme_where_features_repeat_one_another_and_foretell_a_class_without_a_
     assert torch.equal((data.features.double() @ found.weights).argmax(1) == 0, data.labels == 0)
 
 
-def test_logme_prefers_features_that_tell_classes_apart():
+def test_logme_prefers_separable_features():
     scores = {kind: logme.Evidence(problem(kind), 6).score for kind in ("separable", "overlapping")}
     noise = LabelledFeatures(features=torch.randn(240, 24), labels=problem("separable").labels)
     assert scores["separable"] > scores["overlapping"] > logme.Evidence(noise, 6).score - 0.05
@@ -113,12 +113,12 @@ def test_few_shots_are_drawn_by_class_and_seed():
     )
 
 
-def test_few_shot_fits_on_what_was_drawn_and_nothing_else():
+def test_few_shot_fits_on_drawn_images_only():
     data = problem("separable")
     settings = fewshot.FewshotSettings(fewshot=Fewshot(shots=4), probe=SETTINGS, seed=3)
     choice = fewshot.select(data, data, classes=6, metric="top1", settings=settings)
     drawn = fewshot.draw(data.labels.numpy(), 4, 3)
-    # Every other image is spoilt: if any were read, the scores would differ.
+    # All other images are NaN: reading one would change the scores.
     spoilt = torch.full_like(data.features, float("nan"))
     spoilt[drawn] = data.features[drawn]
     whole = fewshot.fit(data, choice, classes=6, settings=settings)
@@ -126,7 +126,7 @@ def test_few_shot_fits_on_what_was_drawn_and_nothing_else():
     assert torch.equal(whole.scores(data.features), few.scores(data.features)) and whole.diagnostics["images"] == 24
 
 
-def test_depth_finds_the_stage_that_knows():
+def test_depth_selects_the_informative_stage():
     data = problem("separable")
     noise = [torch.randn(240, 7, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     features = torch.cat([noise[0], data.features, noise[1]], dim=1)
@@ -139,8 +139,8 @@ def test_depth_finds_the_stage_that_knows():
 
 
 @pytest.mark.parametrize("module", [probe, knn, logme])
-def test_labels_that_test_features_alone_betray_are_of_no_use(module):
-    """A column that is nothing in training and the label in the test images: whoever only tests cannot profit."""
+def test_leaking_test_features_do_not_help(module):
+    """A column that is zero in training and the label in test images must not help."""
     data, test = problem("overlapping", seed=1), problem("overlapping", seed=2)
     train, held = split(data)
     leaking = torch.cat([test.features, 100.0 * test.labels[:, None].float()], dim=1)
@@ -159,7 +159,7 @@ def test_labels_that_test_features_alone_betray_are_of_no_use(module):
     assert accuracies[1] <= accuracies[0] + 0.02
 
 
-def test_separation_rank_and_norm_are_their_definitions():
+def test_diagnostics_match_their_definitions():
     draw = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [5, 8, 4])
     features = draw.normal(size=(17, 6)) + 2 * draw.normal(size=(3, 6))[labels]
@@ -178,7 +178,7 @@ def test_separation_rank_and_norm_are_their_definitions():
     assert describe_features(torch.from_numpy(line), torch.zeros(40, dtype=torch.int64), 1)["effective_rank"] < 1.1
 
 
-def test_the_rank_of_features_that_have_collapsed_is_not_that_of_rounding():
+def test_effective_rank_of_collapsed_features_is_exact():
     draw = np.random.default_rng(1)
     features = (draw.normal(size=(600, 3)) @ draw.normal(size=(3, 400))).astype(np.float32)
     values = np.linalg.svd(features.astype(np.float64) - features.astype(np.float64).mean(0), compute_uv=False)
@@ -196,7 +196,7 @@ def reference(tiny, place):
 
 
 @pytest.mark.parametrize("protocol", ["fewshot", "concat", "depth", "logme"])
-def test_each_is_a_cell_like_any_other(reference, place, protocol):
+def test_protocol_writes_a_complete_cell(reference, place, protocol):
     settings = TransferSettings.of(reference.suite)
     cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
     path = Transfer(reference, settings, place, Control()).run(cell)
@@ -216,7 +216,7 @@ def test_each_is_a_cell_like_any_other(reference, place, protocol):
         assert result.settings["partner"]["reference"] == "tiny/step/seed0/stage1"
 
 
-def test_another_partner_is_another_cell(reference, place, tiny):
+def test_changed_partner_weights_make_a_cell_stale(reference, place, tiny):
     settings = TransferSettings.of(tiny)
     cell = Cell(task="tiny-objects", protocol="concat", seed=0)
     Transfer(reference, settings, place, Control()).run(cell)
@@ -228,7 +228,7 @@ def test_another_partner_is_another_cell(reference, place, tiny):
     assert not status_before_loading(place, reference, cell, settings).is_done
 
 
-def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrbench, reference, place):
+def test_unsuitable_settings_are_warned_of(lrbench, reference, place):
     write_effective(place.workspace, reference.suite)
     command = ("transfer", "--task", "tiny-objects", "--protocol")
     lonely = lrbench(*command, "concat", "--snapshot", "stage1")
@@ -239,7 +239,7 @@ def test_what_a_protocol_cannot_do_with_this_snapshot_or_task_is_warned_of(lrben
     assert "fewer than" not in lrbench(*command, "fewshot", "--snapshot", "stage2").err
 
 
-def test_a_partner_that_is_not_there_is_told_before_images_are_read(lrbench, reference, place, monkeypatch):
+def test_missing_partner_is_reported_before_images_are_read(lrbench, reference, place, monkeypatch):
     from lrbench.transfer import cell
 
     write_effective(place.workspace, reference.suite)
@@ -249,12 +249,12 @@ def test_a_partner_that_is_not_there_is_told_before_images_are_read(lrbench, ref
     assert missing.status == 2 and "hold/seed0/stage3" in missing.err
 
 
-def test_a_partner_of_a_snapshot_of_no_suite_must_be_named_in_full(place):
+def test_foreign_snapshot_needs_a_full_partner_name(place):
     with pytest.raises(InputError, match=r"belongs to no suite.*--set concat\.partner=timm:"):
         resolve_partner(PretrainedWeights(source="timm", name="resnet10t"), "step/stage1", place.workspace)
 
 
-def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, home, tiny):
+def test_suite_with_every_protocol_runs(lrbench, home, tiny):
     protocols = ["probe", "fewshot", "concat", "depth", "logme"]
     changed = tiny.model_copy(update={"protocols": tuple(protocols)})
     from lrbench.core.workspace import Place, Workspace
@@ -271,7 +271,7 @@ def test_a_suite_with_every_protocol_runs_and_its_partner_comes_first(lrbench, h
 
 
 @pytest.mark.parametrize("protocol", ["probe", "depth"])
-def test_fits_of_the_path_that_did_not_converge_are_told(reference, place, lrbench, protocol):
+def test_unconverged_fits_are_reported(reference, place, lrbench, protocol):
     write_effective(place.workspace, reference.suite)
     arguments = ("transfer", "--snapshot", "tiny/step/stage2", "--task", "tiny-objects", "--protocol", protocol)
     short = lrbench(*arguments, "--set", "probe.iterations=1", "--json")

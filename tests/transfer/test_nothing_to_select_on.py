@@ -1,4 +1,4 @@
-"""A task with one training image of each class: what selects is refused, what does not goes on."""
+"""A task with one training image of each class, which leaves none to select on."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.leaderboard.fake import rewrite
 
 @pytest.fixture
 def lonely(home, tiny, place):
-    """A task of three classes with one training image each, beside snapshots of two stages."""
+    """A task of three classes with one training image each, and snapshots of three stages."""
     for label in range(3):
         for split, numbers in (("train", range(1)), ("test", range(1, 5))):
             for number in numbers:
@@ -29,7 +29,7 @@ def lonely(home, tiny, place):
     return "lonely.toml"
 
 
-def test_what_selects_on_validation_images_is_refused_before_any_work(lonely, lrbench, home, monkeypatch):
+def test_selection_without_validation_images_is_refused(lonely, lrbench, home, monkeypatch):
     for module, name in ((features, "extract"), (cell, "Finetuning")):
         monkeypatch.setattr(module, name, lambda *given, **named: pytest.fail("work was begun"))
     for protocol in ("probe", "knn", "depth", "concat", "finetune"):
@@ -41,20 +41,20 @@ def test_what_selects_on_validation_images_is_refused_before_any_work(lonely, lr
 
 
 @pytest.mark.parametrize("protocol", ["fewshot", "logme"])
-def test_what_selects_nothing_needs_no_validation_images(lonely, lrbench, protocol):
+def test_protocol_without_selection_needs_no_validation(lonely, lrbench, protocol):
     done = lrbench("transfer", "--task", lonely, "--snapshot", "stage2", "--protocol", protocol, "--json")
     assert done.status == 0, done.err
     assert json.loads(done.out)["train_count"] == 3
 
 
-def test_recommend_leaves_out_what_it_cannot_rank_and_says_why(lonely, lrbench, home):
+def test_recommend_reports_what_it_cannot_rank(lonely, lrbench, home):
     refused = lrbench("recommend", "--task", lonely, "--snapshots", "stage1", "--snapshots", "stage2")
     assert refused.status == 1 and "were left out: lonely.toml has one training image" in refused.err, refused.err
     assert "TypeError" not in refused.err
 
 
-def test_recommend_needs_no_scores_where_it_cross_validates(lonely, lrbench, home):
-    """Such were written where there was nothing to select on."""
+def test_cross_validation_needs_no_validation_scores(lonely, lrbench, home):
+    """Results without validation images have no scores."""
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert lrbench(*command).status == 0
     (path,) = home.glob("leaderboard/results/tiny/step-seed0-stage1.tiny-objects.probe.*.json")

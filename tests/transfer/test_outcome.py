@@ -1,4 +1,4 @@
-"""What `lrbench transfer` prints of a result."""
+"""Output of `lrbench transfer` for a result."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.leaderboard.fake import put
         (1.0, False, ""),
     ],
 )
-def test_a_strength_at_the_end_of_the_grid_is_reported(place, tiny, capfd, strength, edge, said):
+def test_strength_at_the_end_of_the_grid_is_reported(place, tiny, capfd, strength, edge, said):
     path = put(
         place.workspace,
         tiny,

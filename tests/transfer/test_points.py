@@ -17,7 +17,7 @@ CELL = Cell(task="tiny-objects", protocol="finetune", seed=0)
 
 
 class StopsAt(Control):
-    """Asks to stop after so many updates of all."""
+    """Requests a stop after a number of updates."""
 
     def __init__(self, update):
         super().__init__()
@@ -30,7 +30,7 @@ class StopsAt(Control):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """How far each run was trained, in order."""
+    """Rate and last update of each training run, in order."""
     runs = []
     train = finetune_run.TrainingRun.train
 
@@ -54,16 +54,16 @@ def kept(place):
     return list((place.workspace.cache / "finetune").glob("*.json"))
 
 
-def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, place, tiny, trained):
+def test_interrupted_grid_resumes_after_finished_points(reference, place, tiny, trained):
     settings = of(tiny, rates=(0.001, 0.01, 0.05))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     assert trained == [(0.001, 6), (0.01, 6), (0.05, 6), (trained[-1][0], 6)] and kept(place) == []
     trained.clear()
     with pytest.raises(InterruptedWork, match="2 scores of this cell's grid"):
-        # In the third run, each of which has six updates.
+        # In the third run of six updates.
         Transfer(reference, settings, place, StopsAt(15)).run(CELL)
     assert len(kept(place)) == 1
-    # Another grid, and another seed, know nothing of it.
+    # A different grid or seed does not use the saved points.
     assert trained == [(0.001, 6), (0.01, 6)]
     assert all(path.with_suffix(".pt").is_file() for path in kept(place))
     trained.clear()
@@ -78,8 +78,8 @@ def test_a_stopped_grid_goes_on_after_the_last_point_that_was_done(reference, pl
 
 
 @pytest.mark.parametrize("update", [15, 20])
-def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, monkeypatch, update):
-    """The grid's third run after its third update, and the refit after its second."""
+def test_interrupted_run_resumes_at_its_update(reference, place, tiny, monkeypatch, update):
+    """The third run of the grid after its third update, and the final fit after its second."""
     settings = of(tiny, rates=(0.001, 0.01, 0.05))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     with pytest.raises(InterruptedWork, match=f"the network after {(update - 1) % 6 + 1} of 6 updates"):
@@ -99,7 +99,7 @@ def test_a_network_in_work_goes_on_where_it_was_stopped(reference, place, tiny, 
     assert list((place.workspace.cache / "finetune").iterdir()) == []
 
 
-def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference, place, tiny, monkeypatch):
+def test_long_runs_are_saved_and_damaged_saves_ignored(reference, place, tiny, monkeypatch):
     settings = of(tiny, rates=(0.01,))
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     monkeypatch.setattr(finetune_run, "SAVE_SECONDS", -1.0)
@@ -118,12 +118,12 @@ def test_a_long_run_is_kept_on_its_way_and_a_damaged_one_begins_again(reference,
     assert content(Transfer(reference, settings, place, Control()).run(CELL)) == whole
 
 
-def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, trained):
+def test_resume_skips_points_given_up_by_halving(reference, place, tiny, trained):
     settings = of(tiny, rates=(1e-6, 1e-5, 0.01, 0.05), updates=16, halving=True)
     whole = content(Transfer(reference, settings, place, Control()).run(CELL))
     rate = whole["chosen"]["learning_rate"]
     trained.clear()
-    # Four to update 2, two on to 4: the second of these is on its way.
+    # Four runs until update 2, two until 4: the second of these is interrupted.
     with pytest.raises(InterruptedWork):
         Transfer(reference, settings, place, StopsAt(4 * 2 + 3)).run(CELL)
     assert trained == [(1e-6, 2), (1e-5, 2), (0.01, 2), (0.05, 2), (trained[-1][0], 4)]
@@ -132,7 +132,7 @@ def test_what_halving_gave_up_is_not_trained_again(reference, place, tiny, train
     assert all(end > 2 for _, end in trained) and trained[-1] == (rate, 16)
 
 
-def test_a_damaged_file_of_points_costs_no_more_than_time(tmp_path):
+def test_damaged_file_of_points_is_ignored(tmp_path):
     path = tmp_path / "points.json"
     points = Points(path)
     points.add((0.1, 0.0, 5), {"score": 0.5}, 2.0)
@@ -150,7 +150,7 @@ def write_points(path, points):
     write_json(path, {"points": points, "sha256": sha256_json(points)})
 
 
-def test_a_changed_score_is_not_believed(tmp_path):
+def test_changed_score_is_ignored(tmp_path):
     path = tmp_path / "points.json"
     Points(path).add((0.1, 0.0, 5), {"score": 0.5}, 2.0)
     path.write_text(path.read_text().replace("0.5", "0.9"))
@@ -169,7 +169,7 @@ def test_a_changed_score_is_not_believed(tmp_path):
         '[[0.1, 0.0, 5, {"score": 0.5}, 2.0]]',
     ],
 )
-def test_a_file_that_holds_no_points_counts_as_none(tmp_path, text):
+def test_file_without_points_is_ignored(tmp_path, text):
     (tmp_path / "points.json").write_text(text)
     assert len(Points(tmp_path / "points.json")) == 0
 
@@ -188,7 +188,7 @@ def test_a_file_that_holds_no_points_counts_as_none(tmp_path, text):
         3,
     ],
 )
-def test_what_is_no_point_counts_as_none(tmp_path, point):
+def test_malformed_points_are_ignored(tmp_path, point):
     path = tmp_path / "points.json"
     write_points(path, [point])
     assert len(Points(path)) == 0
@@ -198,7 +198,7 @@ def test_what_is_no_point_counts_as_none(tmp_path, point):
     assert len(Points(path)) == 2
 
 
-def test_a_pipe_instead_of_points_counts_as_none(tmp_path):
+def test_pipe_instead_of_points_is_ignored(tmp_path):
     os.mkfifo(tmp_path / "points.json")
     os.mkfifo(tmp_path / "points.pt")
     assert len(points := Points(tmp_path / "points.json")) == 0 and points.load_run("fit") is None
@@ -207,7 +207,7 @@ def test_a_pipe_instead_of_points_counts_as_none(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"update": "5"}, {"seconds": float("nan")}, {"weights": {"a": 1}}, {"optimiser": 3}]
 )
-def test_a_kept_run_that_is_none_begins_again(tmp_path, change):
+def test_malformed_run_starts_from_scratch(tmp_path, change):
     points = Points(tmp_path / "points.json")
     whole = {"update": 5, "weights": {"a": torch.ones(1)}, "optimiser": {}, "seconds": 1.0}
     points.save_run("fit", whole)

@@ -22,7 +22,7 @@ def objective(inputs, labels, weights, strength):
 
 @pytest.mark.parametrize("kind", ["overlapping", "separable", "collinear"])
 @pytest.mark.parametrize("together", [True, False])
-def test_every_strength_reaches_scikit_learns_objective(kind, together, monkeypatch):
+def test_probe_objective_matches_scikit_learn(kind, together, monkeypatch):
     # On a GPU several strengths are solved together.
     monkeypatch.setattr(probe._Problems, "at_once", lambda self: 5 if together else 1)
     data = problem(kind)
@@ -41,10 +41,10 @@ def test_every_strength_reaches_scikit_learns_objective(kind, together, monkeypa
         assert agree > 0.99
 
 
-def test_the_solution_is_checked_in_double_precision_and_gone_on_with_there(monkeypatch):
+def test_solutions_are_refined_in_float64(monkeypatch):
     data = problem("overlapping")
     inputs = probe.Standardiser(data.features)(data.features)
-    # A tolerance that single precision cannot reach.
+    # A tolerance that float32 cannot reach.
     tight = Probe(strengths=3, weakest=0.1, strongest=10, tolerance=1e-11)
     kinds = []
     evaluate = probe._Problems.evaluate
@@ -58,7 +58,7 @@ def test_the_solution_is_checked_in_double_precision_and_gone_on_with_there(monk
     assert kinds.count(torch.float64) > 6 and torch.float32 in kinds
 
 
-def test_single_precision_is_not_taken_at_its_word(monkeypatch):
+def test_float32_convergence_is_verified(monkeypatch):
     data = problem("overlapping")
     inputs = probe.Standardiser(data.features)(data.features)
     minimise = probe.minimise
@@ -66,7 +66,7 @@ def test_single_precision_is_not_taken_at_its_word(monkeypatch):
     def boasts(evaluate, start, **settings):
         if start.dtype == torch.float64:
             return minimise(evaluate, start, **settings)
-        # Stops at once and says that it is done.
+        # Claims convergence at once.
         return Minimum(
             points=start.clone(),
             iterations=torch.zeros(len(start), dtype=torch.int64),
@@ -79,7 +79,7 @@ def test_single_precision_is_not_taken_at_its_word(monkeypatch):
     assert fit.converged and fit.gradient <= SETTINGS.tolerance and fit.iterations > 5
 
 
-def test_a_fit_that_is_cut_off_says_that_it_did_not_converge():
+def test_unfinished_fit_is_unconverged():
     data = problem("overlapping")
     short = Probe(strengths=2, iterations=2, weakest=1e-3, strongest=1.0)
     inputs = probe.Standardiser(data.features)(data.features)
@@ -90,7 +90,7 @@ def test_a_fit_that_is_cut_off_says_that_it_did_not_converge():
 
 
 @pytest.mark.parametrize("module", [probe, knn])
-def test_selection_reads_validation_and_breaks_ties_to_the_smoother_side(module):
+def test_ties_prefer_the_smoother_model(module):
     data = problem("separable")
     train, held = split(data)
     settings = SETTINGS if module is probe else Knn()
@@ -116,7 +116,7 @@ def test_permuted_labels_score_chance(module):
     assert np.mean(scores) < 1 / 6 + 0.08
 
 
-def test_standardisation_is_learnt_on_what_is_fitted_alone():
+def test_standardisation_uses_fitted_features_only():
     data = problem("overlapping")
     standardise = probe.Standardiser(data.features)
     inputs = standardise(data.features)[:, :-1].double()
@@ -127,7 +127,7 @@ def test_standardisation_is_learnt_on_what_is_fitted_alone():
     )
 
 
-def test_the_probe_is_the_same_bits_each_time():
+def test_probe_is_bit_identical():
     data = problem("overlapping")
     choice = Choice(chosen={"strength": 0.1}, candidates=(), edge=False, metric="top1")
     first, again = (probe.fit(data, choice, classes=6, settings=SETTINGS).scores(data.features) for _ in range(2))
@@ -152,8 +152,8 @@ def test_knn_votes_are_not_overturned_by_similarity():
 
 
 @pytest.mark.parametrize("k", [1, 4])
-def test_knn_puts_classes_without_votes_in_the_order_of_their_nearest_images(k, monkeypatch):
-    """Written out; a class's number says nothing, so that top-5 is the same where classes are numbered in another order."""
+def test_knn_orders_classes_without_votes_by_similarity(k, monkeypatch):
+    """The order of class numbers must not matter for top-5."""
     train, test = (problem("overlapping", seed=seed, count=count, classes=12) for seed, count in ((1, 240), (2, 60)))
     # Several chunks, and a class without images.
     monkeypatch.setattr(knn, "_BYTES", 4 * 240 * 7)
@@ -174,7 +174,7 @@ def test_knn_puts_classes_without_votes_in_the_order_of_their_nearest_images(k, 
 
 
 @pytest.mark.parametrize("exponent", [-120, -40, 64, 120])
-def test_knn_is_the_same_bits_at_every_scale_of_features(exponent):
+def test_knn_is_bit_identical_at_every_scale(exponent):
     train, test = problem("overlapping", seed=1), problem("overlapping", seed=2, count=50)
     train.features[3] = 0
     choice = Choice(chosen={"neighbours": 5}, candidates=(), edge=False, metric="top1")
@@ -183,12 +183,12 @@ def test_knn_is_the_same_bits_at_every_scale_of_features(exponent):
     assert torch.isfinite(scaled.features).all()
     found = knn.fit(scaled, choice, classes=6, settings=Knn()).scores(test.features * 2.0**exponent)
     assert torch.equal(found, expected)
-    # At a common scale the lengths are those of a plain division.
+    # At a moderate scale the result is that of a plain division.
     plain = torch.nn.functional.normalize(train.features, dim=1)
     assert torch.equal(knn._unit(train.features), plain)
 
 
-def test_knn_with_every_k_too_large_says_what_to_set():
+def test_knn_with_every_k_too_large_is_refused():
     data = problem("overlapping", count=12)
     with pytest.raises(InputError, match=r"knn\.neighbours"):
         knn.select(data, data, classes=6, metric="top1", settings=Knn(neighbours=(50,)))

@@ -13,9 +13,7 @@ from tests import trees
 pytestmark = pytest.mark.usefixtures("small_probe_grid")
 
 
-def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation_recommended(
-    lrbench, pretrain_tiny, home
-):
+def test_recommend_ranks_all_snapshots_of_the_last_suite(lrbench, pretrain_tiny, home):
     pretrain_tiny()
     done = lrbench("recommend", "--task", "tiny-objects", "--probe", "3", "--json")
     assert done.status == 0, done.err
@@ -24,7 +22,7 @@ def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation
     assert len(ranked) == 9 and len(probed) == 3 and ranked[:3] == probed
     scores = [row["score"] for row in probed]
     assert scores == sorted(scores, reverse=True)
-    # Those probed are the best by LogME of all.
+    # The probed snapshots are the best by LogME.
     others = [each["logme"] for each in ranked[3:]]
     assert min(each["logme"] for each in probed) >= max(others) and others == sorted(others, reverse=True)
     low, high = probed[0]["test_top1_interval"]
@@ -34,7 +32,7 @@ def test_every_snapshot_of_the_last_suite_is_compared_and_the_best_by_validation
     assert "McNemar" in again.out and "5-fold cross-validation on 48 training images" in again.out
 
 
-def test_where_all_are_probed_each_snapshots_features_are_extracted_once(lrbench, pretrain_tiny, home, monkeypatch):
+def test_recommend_extracts_features_once_per_snapshot(lrbench, pretrain_tiny, home, monkeypatch):
     from lrbench.transfer import features
 
     pretrain_tiny()
@@ -44,7 +42,7 @@ def test_where_all_are_probed_each_snapshots_features_are_extracted_once(lrbench
     assert done.status == 0 and len(extracted) == 2
 
 
-def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, pretrain_tiny, home):
+def test_broken_file_in_a_folder_is_left_out(lrbench, pretrain_tiny, home):
     pretrain_tiny()
     folder = home / "mine"
     folder.mkdir()
@@ -64,7 +62,7 @@ def test_a_folder_of_files_and_a_broken_one_among_them(lrbench, pretrain_tiny, h
     assert len([line for line in table.splitlines() if ".safetensors " in line]) == 3
 
 
-def test_a_users_own_images_and_nothing_that_can_be_compared(lrbench, home):
+def test_random_weights_cannot_be_recommended(lrbench, home):
     for label in range(3):
         for number in range(12):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
@@ -79,13 +77,13 @@ def test_a_users_own_images_and_nothing_that_can_be_compared(lrbench, home):
     assert wrong.status == 2 and "holds no .safetensors file" in wrong.err
 
 
-def test_a_snapshot_named_twice_is_compared_once(lrbench, pretrain_tiny, home):
+def test_snapshot_named_twice_is_compared_once(lrbench, pretrain_tiny, home):
     pretrain_tiny()
     workspace = Workspace(root=home)
     assert len(expand(["stage1", "step/stage1", "tiny/step/seed0/stage1", "stage2"], workspace, None)) == 2
 
 
-def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, pretrain_tiny, home):
+def test_recommend_takes_a_suite_and_a_seed(lrbench, pretrain_tiny, home):
     pretrain_tiny()
     (home / "later.toml").write_text((home / "tiny.toml").read_text().replace('name = "tiny"', 'name = "later"'))
     assert "no snapshot of suite later" in lrbench("recommend", "--task", "tiny-objects", "--suite", "later.toml").err
@@ -94,11 +92,11 @@ def test_another_suite_and_transfer_seed_than_the_last_are_named(lrbench, pretra
     assert done.status == 0, done.err
     assert {each["snapshot"].partition("/")[0] for each in json.loads(done.out)["ranked"]} == {"tiny"}
     kept = [path.name for path in (home / "leaderboard" / "results" / "tiny").glob("*.tiny-objects.*.json")]
-    # One of each network, of which there are eight (a single epoch is its own average), and the probe of the best.
+    # LogME of eight networks (a one-epoch stage is its own average), and the probe of the best.
     assert len(kept) == 9 and all(name.endswith(".seed4.json") for name in kept)
 
 
-def test_copies_of_one_snapshot_take_no_other_ones_place(lrbench, home):
+def test_copies_of_a_snapshot_are_compared_once(lrbench, home):
     from lrbench.models.networks import create_model
 
     for seed, names in ((1, ("a", "copy-of-a", "again-a")), (2, ("b",))):
@@ -108,7 +106,7 @@ def test_copies_of_one_snapshot_take_no_other_ones_place(lrbench, home):
             assert lrbench("snapshots", "add", f"{name}.pth", "--architecture", "resnet10t").status == 0
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--probe", "2")
     done = lrbench(*command, "--json")
-    # Neither computed twice nor counted twice: the first of a network's names stands for it.
+    # A network is computed and counted once, under its first name.
     assert done.status == 0 and "2 snapshots (4 names), of which the 2 best by LogME are probed" in done.err
     assert "[2/2] foreign/b" in done.err and "foreign/copy-of-a" not in done.err
     kept = home.glob("leaderboard/results/foreign/*.probe.*.json")
@@ -121,8 +119,8 @@ def test_copies_of_one_snapshot_take_no_other_ones_place(lrbench, home):
     assert "are the same weights)" in said or against in said
 
 
-def test_snapshots_of_two_suites_have_results_of_their_own_that_serve_again(lrbench, home):
-    """Both are `step/seed0/stage1` in their suites, and compared as foreign ones."""
+def test_snapshots_of_two_suites_have_separate_results(lrbench, home):
+    """Both are `step/seed0/stage1` of their suites, and are compared as foreign snapshots."""
     for name in ("tiny", "other"):
         options = ["--set", f"name={name}", "--set", "targets=['tiny-indoor']", "--seed", "0", "--arm", "step"]
         changed = ["--set", "schedule.rates=[0.05, 0.01, 0.001]"] if name == "other" else []
@@ -139,8 +137,8 @@ def test_snapshots_of_two_suites_have_results_of_their_own_that_serve_again(lrbe
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_a_result_lies_where_it_is_looked_for(lrbench, pretrain_tiny, home):
-    """A suite's file under a name of its own, whose header still names the suite."""
+def test_result_of_a_copied_snapshot_is_found_again(lrbench, pretrain_tiny, home):
+    """The header of a copied file still names its suite."""
     pretrain_tiny("step")
     folder = home / "checkpoints" / "foreign"
     folder.mkdir()
@@ -155,7 +153,7 @@ def test_a_result_lies_where_it_is_looked_for(lrbench, pretrain_tiny, home):
     assert len(records) == 2 and all(each["snapshot"]["arm"] is None for each in records)
 
 
-def test_where_a_probe_fails_logmes_next_is_probed(lrbench, home, monkeypatch):
+def test_failed_probe_is_replaced_by_the_next(lrbench, home, monkeypatch):
     from lrbench.models.networks import create_model
     from lrbench.transfer.cell import Transfer
 
@@ -193,7 +191,7 @@ def taken_in(lrbench, home):
     assert lrbench(*add).status == 0
 
 
-def test_foreign_names_all_that_were_taken_in_from_any_folder(lrbench, home, monkeypatch):
+def test_foreign_names_all_imported_snapshots(lrbench, home, monkeypatch):
     taken_in(lrbench, home)
     elsewhere = home.parent / "elsewhere"
     elsewhere.mkdir()
@@ -205,8 +203,8 @@ def test_foreign_names_all_that_were_taken_in_from_any_folder(lrbench, home, mon
     assert expand(["foreign/r2"], workspace, None)[0].text == "foreign/r2"
 
 
-def test_small_validation_splits_are_replaced_by_cross_validation(lrbench, home, monkeypatch):
-    """tiny-objects has 48 training images, of which eight would be held out."""
+def test_small_validation_split_means_cross_validation(lrbench, home, monkeypatch):
+    """tiny-objects has 48 training images, eight of which would be held out."""
     from lrbench.transfer import features
 
     taken_in(lrbench, home)
@@ -221,7 +219,7 @@ def test_small_validation_splits_are_replaced_by_cross_validation(lrbench, home,
     assert all(round(row["score"] * 48, 6).is_integer() for row in first["ranked"])
     kept = sorted((home / "cache" / "recommend").iterdir())
     assert len(kept) == 2 and json.loads(lrbench(*command).out) == first and len(extracted) == 2
-    # A damaged score is computed again, and not believed.
+    # A damaged score is computed again.
     kept[0].write_text(json.dumps({**json.loads(kept[0].read_text()), "score": 0.5}))
     again = json.loads(lrbench(*command).out)
     assert [row["score"] for row in again["ranked"]] == [row["score"] for row in first["ranked"]] and len(
@@ -229,7 +227,7 @@ def test_small_validation_splits_are_replaced_by_cross_validation(lrbench, home,
     ) == 3
 
 
-def test_enough_validation_images_decide_alone(lrbench, home, monkeypatch):
+def test_large_validation_split_ranks_alone(lrbench, home, monkeypatch):
     taken_in(lrbench, home)
     monkeypatch.setattr(
         "lrbench.transfer.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2))

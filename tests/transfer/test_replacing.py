@@ -31,12 +31,12 @@ def own_images(home, count, kind=0, *, registered=False):
         for number in range(count):
             trees.image(label + kind, number).save(folder / f"{number}.png")
     (home.parent / "tasks" if registered else home).joinpath("mine.toml").write_text(OWN)
-    # Another process would look anew.
+    # A different process would have no caches.
     open_target.cache_clear()
     user_data_identity.cache_clear()
 
 
-def test_other_settings_do_not_replace_a_result_unless_told(probed, pretrained, home):
+def test_other_settings_need_again_to_replace_a_result(probed, pretrained, home):
     before, suite = probed.read_bytes(), (home / "leaderboard" / "results" / "tiny" / "suite.json").read_bytes()
     command = ("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--set", "probe.strengths=2")
     refused = pretrained(*command)
@@ -44,12 +44,12 @@ def test_other_settings_do_not_replace_a_result_unless_told(probed, pretrained, 
     assert "probe.strengths was" in refused.err and "and is now 2" in refused.err and "--again" in refused.err
     assert pretrained(*command, "--again").status == 0
     assert json.loads(probed.read_text())["settings"]["probe"]["strengths"] == 2
-    # What was tried once is not the suite's from then on.
+    # A setting of one command does not change the suite.
     assert (home / "leaderboard" / "results" / "tiny" / "suite.json").read_bytes() == suite
     assert "probe.strengths was 2" in pretrained("transfer", "--snapshot", "stage1", "--task", "tiny-objects").err
 
 
-def test_a_setting_that_the_protocol_does_not_read_is_refused(pretrained):
+def test_setting_that_no_protocol_reads_is_refused(pretrained):
     for change in ("schedule.batch=8", "finetune.updates=5", "knn.neighbours=[1]", "name=other"):
         refused = pretrained("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--set", change)
         assert refused.status == 2 and f"--set {change}: probe does not read" in refused.err
@@ -60,7 +60,7 @@ def test_a_setting_that_the_protocol_does_not_read_is_refused(pretrained):
     )
 
 
-def test_other_images_of_the_users_own_are_noticed(pretrained, home):
+def test_changed_user_images_are_detected(pretrained, home):
     own_images(home, 10)
     command = ("transfer", "--snapshot", "stage1", "--task", "mine.toml")
     first = pretrained(*command)
@@ -71,13 +71,13 @@ def test_other_images_of_the_users_own_are_noticed(pretrained, home):
     assert refused.status == 2 and "mine now has different images, classes or splits" in refused.err
     assert pretrained(*command, "--again").status == 0
     assert "nothing was computed" in pretrained(*command).err
-    # A result stands where its images are gone.
+    # A result stays valid when its images are missing.
     (home / "data" / "mine").rename(home / "data" / "away")
     user_data_identity.cache_clear()
     assert "nothing was computed" in pretrained(*command).err
 
 
-def test_images_changed_under_their_names_are_noticed_by_every_command(pretrained, home):
+def test_changed_image_files_are_detected(pretrained, home):
     own_images(home, 10, registered=True)
     command = ("transfer", "--snapshot", "stage1", "--task", "mine")
     assert pretrained(*command).status == 0
@@ -87,7 +87,7 @@ def test_images_changed_under_their_names_are_noticed_by_every_command(pretraine
     words = "mine now has images of the same names but different file sizes"
     refused = pretrained(*command)
     assert refused.status == 2 and words in refused.err
-    # What was found on the images of before is not compared with what is found on these.
+    # Results on different images are not compared.
     others = ("--snapshots", "stage1", "--snapshots", "stage2")
     compared = pretrained("recommend", "--task", "mine", *others)
     assert "tiny/step/seed0/stage1 was left out" in compared.err and words in compared.err
@@ -98,12 +98,12 @@ def test_images_changed_under_their_names_are_noticed_by_every_command(pretraine
     assert compared.status == 0 and "left out" not in compared.err
     after = json.loads(path.read_text())["task"]
     assert before["fingerprint"] == after["fingerprint"] and before["content_sha256"] != after["content_sha256"]
-    # A copy has other times and the same images.
+    # A copy has different times and the same images.
     own_images(home, 10, kind=3, registered=True)
     assert "nothing was computed" in pretrained(*command).err
 
 
-def test_two_tasks_of_one_name_do_not_share_a_result(pretrained, home):
+def test_tasks_of_the_same_name_do_not_share_results(pretrained, home):
     own_images(home, 10)
     assert pretrained("transfer", "--snapshot", "stage1", "--task", "mine.toml").status == 0
     (home / "twin.toml").write_text(OWN.replace('root = "mine"', 'root = "other"'))
@@ -112,7 +112,7 @@ def test_two_tasks_of_one_name_do_not_share_a_result(pretrained, home):
     assert refused.status == 2 and "the TOML of mine has changed" in refused.err and "a different name" in refused.err
 
 
-def test_a_comparison_leaves_a_result_of_other_settings_alone(pretrained, home):
+def test_recommend_does_not_replace_other_settings(pretrained, home):
     own_images(home, 10)
     snapshot = "checkpoints/tiny/step/seed0/stage1.safetensors"
     command = ("transfer", "--snapshot", snapshot, "--task", "mine.toml", "--set", "probe.strengths=2")
@@ -126,7 +126,7 @@ def test_a_comparison_leaves_a_result_of_other_settings_alone(pretrained, home):
     assert path.read_bytes() == before
 
 
-def test_a_run_with_other_settings_says_what_it_replaces_before_it_does(lrbench, home):
+def test_run_reports_what_it_will_replace(lrbench, home):
     narrow = ("--set", 'arms=["step"]', "--set", 'targets=["tiny-objects"]', "--set", 'protocols=["probe"]')
     command = ("tiny.toml", *narrow, "--set", "seeds=[0]")
     assert lrbench("run", *command, "--workers", "1").status == 0

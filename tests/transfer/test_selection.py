@@ -12,7 +12,7 @@ CHOICE = Choice(chosen={"strength": 1.0}, candidates=(), edge=False, metric="top
 
 
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=80), st.integers(0, 5), st.floats(0.05, 0.6))
-def test_the_validation_split_is_stratified_and_complete(labels, seed, fraction):
+def test_validation_split_is_stratified_and_complete(labels, seed, fraction):
     labels = np.array(labels)
     train, validation = validation_split(labels, fraction, seed)
     assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(labels)))
@@ -22,13 +22,13 @@ def test_the_validation_split_is_stratified_and_complete(labels, seed, fraction)
         assert held == (0 if n == 1 else min(n - 1, max(1, round(fraction * n))))
 
 
-def test_the_split_is_keyed_by_the_seed():
+def test_validation_split_is_keyed_by_the_seed():
     labels = np.repeat(np.arange(5), 20)
     assert np.array_equal(validation_split(labels, 0.2, 1)[1], validation_split(labels, 0.2, 1)[1])
     assert not np.array_equal(validation_split(labels, 0.2, 1)[1], validation_split(labels, 0.2, 2)[1])
 
 
-def test_test_labels_open_once_and_only_for_a_frozen_choice_and_all_scores():
+def test_sealed_labels_open_once_for_choice_and_scores():
     labels = np.array([0, 1, 2])
     sealed = SealedLabels(labels)
     for choice, scores in [
@@ -47,7 +47,7 @@ def test_test_labels_open_once_and_only_for_a_frozen_choice_and_all_scores():
         sealed.open(CHOICE, torch.zeros(3, 3))
 
 
-def test_nothing_on_the_seal_shows_the_labels():
+def test_no_attribute_reveals_sealed_labels():
     sealed = SealedLabels(np.array([417, 418]))
     assert "417" not in repr(sealed) + str(vars(sealed))
     with pytest.raises(TypeError):
@@ -63,13 +63,13 @@ def test_nothing_on_the_seal_shows_the_labels():
         ((0.9, 0.9, 0.5), False),
         ((1.0, 1.0, 1.0), False),
         ((0.5, 0.9, 0.5), False),
-        # Of two values the better one is at an edge, and a single one is no grid.
+        # Of two values the better one is an edge; a single value is not a grid.
         ((0.9, 0.5), True),
         ((0.5, 0.5), False),
         ((0.9,), False),
     ],
 )
-def test_an_edge_is_told_where_nothing_further_in_does_as_well(scores, expected):
+def test_edge_means_no_inner_value_is_as_good(scores, expected):
     values = (1.0, 0.1, 0.01)[: len(scores)]
     candidates = [{"strength": value, "score": score} for value, score in zip(values, scores, strict=True)]
     assert on_edge(candidates, "strength", (values[0], values[-1])) is expected
