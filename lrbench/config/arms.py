@@ -81,9 +81,9 @@ class Arm:
         extra = (schedule.epochs + schedule.raised_epochs,) if self.extra_stage else ()
         return (0, *boundaries, schedule.epochs, *extra)
 
-    def is_kept(self, stage: int) -> bool:
-        """True when the snapshot of a stage is saved by the training of `kept_from`."""
-        return self.kept_from is not None and (self.intermediate or stage == 1)
+    def keeper(self, stage: int) -> str | None:
+        """Return the arm whose training saves the snapshot of a stage, or None if no other arm's does."""
+        return self.kept_from if self.intermediate or stage == 1 else None
 
     def describe(self, schedule: "Schedule") -> str:
         """Return the arm's description with the schedule's numbers filled in."""

@@ -95,12 +95,13 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
     def parent(trunk: str, trunk_stage: int) -> SnapshotKey:
         return SnapshotKey(arm=owner(trunk, trunk_stage, schedule), seed=key.seed, stage=trunk_stage)
 
-    if record.kept_from is not None and record.is_kept(stage):
-        trunk_ends = ARMS[record.kept_from].ends(schedule)
+    keeper = record.keeper(stage)
+    if keeper is not None:
+        trunk_ends = ARMS[keeper].ends(schedule)
         trunk_stage = next(number for number, end in enumerate(trunk_ends) if end > ends[stage])
         return Segment(
             key=key,
-            parent=parent(record.kept_from, trunk_stage),
+            parent=parent(keeper, trunk_stage),
             rate=rate,
             first_epoch=trunk_ends[trunk_stage - 1],
             last_epoch=ends[stage],

@@ -268,12 +268,13 @@ class Evidence:
 def is_without_decay(suite: Suite, row: Row) -> bool:
     """Return whether a snapshot was trained at one learning rate only; the saturation null is fitted to such snapshots.
 
-    The first stages of `early` and `late` do not count: `trail` samples the same run, and no state may count twice.
+    Intermediate weights from which training continues do not count: `trail` samples the same run, and no state may count
+    twice.
     """
     key: SnapshotKey | None = SnapshotKey(arm=row[0], seed=suite.seeds[0], stage=row[1])
     rates = set()
     while key is not None and key.stage > 0:
         part = find_segment(suite.schedule, key)
-        rates.add(None if part.cosine else part.rate)
+        rates.add(None if part.cosine or part.branches else part.rate)
         key = part.parent
     return len(rates) == 1 and None not in rates
