@@ -18,7 +18,7 @@ from lrbench.stats.saturation import residual
 
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 
-LEAST_SEEDS = 3
+MIN_SEEDS = 3
 _ALPHA = 0.05
 
 
@@ -152,8 +152,8 @@ def _test(evidence: Evidence, claim: Claim, column: Column, boundary: int) -> De
     effects, p = outcome
     seeds, expected = min(effect.seeds for _, effect in effects), len(evidence.seeds)
     reason = ""
-    if expected < LEAST_SEEDS:
-        reason = f"{expected} pretraining seed{'s' if expected != 1 else ''}, at least {LEAST_SEEDS} are needed"
+    if expected < MIN_SEEDS:
+        reason = f"{expected} pretraining seed{'s' if expected != 1 else ''}, at least {MIN_SEEDS} are needed"
     elif seeds < expected:
         reason = f"incomplete: {seeds} of {expected} seeds"
     return replace(untested, effects=effects, p=p, reason=reason)

@@ -13,12 +13,12 @@ from lrbench.stats.intervals import (
     Estimate,
     Floats,
     Ratio,
+    compute_headlines,
     estimate,
     fieller,
-    headlines_of,
     image_variance,
-    kept_inside,
     log_odds,
+    shrink_shares,
 )
 from lrbench.store.index import Entry
 
@@ -57,7 +57,7 @@ class Selection:
 
     def headlines(self, values: Floats) -> Floats:
         """Return the headline metric of values of shape `(S, I)`. Shape `(S,)`."""
-        return headlines_of(values, self.labels, self.metric)
+        return compute_headlines(values, self.labels, self.metric)
 
     def estimate(self, values: Floats) -> Estimate:
         """Return the mean over seeds of the headline metric of values of shape `(S, I)`, with its interval."""
@@ -213,11 +213,11 @@ class Evidence:
         # By the delta method, an image changes the log-odds by the slope 1 / (p (1 − p)) at a row's mean accuracy p.
         count = len(data.labels)
         accuracies = np.array([data.headlines(correct) for correct in data.correct])
-        slopes = [1 / (mean * (1 - mean)) for mean in kept_inside(accuracies.mean(axis=1), count)]
+        slopes = [1 / (mean * (1 - mean)) for mean in shrink_shares(accuracies.mean(axis=1), count)]
         per_image = data.correct[0].mean(axis=0) * slopes[0] - data.correct[1].mean(axis=0) * slopes[1]
-        odds = log_odds(kept_inside(accuracies, count))
+        odds = log_odds(shrink_shares(accuracies, count))
         # Results do not record the number of source test images, so source accuracies are moved only if one is 0 or 1.
-        inside = source if ((source > 0) & (source < 1)).all() else kept_inside(source, count)
+        inside = source if ((source > 0) & (source < 1)).all() else shrink_shares(source, count)
         source_odds = log_odds(inside)
         return fieller(
             odds[0] - odds[1],

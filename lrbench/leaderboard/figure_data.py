@@ -10,7 +10,7 @@ from lrbench.leaderboard.evidence import Evidence, Row, is_without_decay
 from lrbench.leaderboard.markup import CHANGE, SHARE
 from lrbench.leaderboard.tables import REPORT
 from lrbench.stats.intervals import Estimate
-from lrbench.stats.saturation import LEAST_SNAPSHOTS, fit_null
+from lrbench.stats.saturation import MIN_SNAPSHOTS, fit_null
 
 
 def stage_data(evidence: Evidence) -> pandas.DataFrame:
@@ -61,7 +61,7 @@ def null_curve(points: pandas.DataFrame, count: int = 40) -> pandas.DataFrame | 
         Columns `source_error` and `target_error`, in points.
     """
     fitted = points[points.without_decay]
-    if len(fitted) < LEAST_SNAPSHOTS:
+    if len(fitted) < MIN_SNAPSHOTS:
         return None
     errors = fitted.source_error.to_numpy() / 100
     null = fit_null(errors, fitted.target_error.to_numpy()[:, None] / 100)
@@ -100,7 +100,7 @@ def source_report_data(evidence: Evidence) -> pandas.DataFrame:
 
 
 def _points(value: Estimate, possible: tuple[float, float]) -> dict[str, Any]:
-    low, high = value.within(*possible) or (None, None)
+    low, high = value.clip(*possible) or (None, None)
     return {
         "mean": round(100 * value.mean, 4),
         "low": None if low is None else round(100 * low, 4),

@@ -17,7 +17,7 @@ from lrbench.config.arms import ARMS
 from lrbench.leaderboard.evidence import Evidence, Row
 from lrbench.leaderboard.figure_data import control_data, null_curve, source_report_data, stage_data, tradeoff_data
 from lrbench.leaderboard.tables import REPORT
-from lrbench.stats.saturation import LEAST_SNAPSHOTS
+from lrbench.stats.saturation import MIN_SNAPSHOTS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -219,7 +219,7 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
                 panel.plot(null.source_error, null.target_error, "--", color=colour, linewidth=1)
                 fitted = True
         fewest = min((int(points.without_decay.sum()) for _, points in of_protocol.groupby("target")), default=0)
-        note = "" if fewest >= LEAST_SNAPSHOTS else f" (no null: {fewest} of {LEAST_SNAPSHOTS} snapshots without decay)"
+        note = "" if fewest >= MIN_SNAPSHOTS else f" (no null: {fewest} of {MIN_SNAPSHOTS} snapshots without decay)"
         panel.set_title(f"{protocol}{note}", fontsize=9.5)
         panel.set_xlabel("source error, %")
     # Training moves right and up, as in figures of accuracy.

@@ -14,8 +14,8 @@ from lrbench.leaderboard import tables
 from lrbench.leaderboard.markup import NOTHING, Marked, bracketed, bullets, rounded, table
 from lrbench.stats.intervals import (
     Floats,
+    compute_headlines,
     half_width_over_images,
-    headlines_of,
     image_variance,
     interval_over_images,
 )
@@ -203,7 +203,7 @@ class _Column:
         return Marked(f"**{text}**" if row in leaders else text)
 
     def _mean(self, values: Floats, row: _Row) -> float:
-        return float(headlines_of(values[None], self.labels[row], self.metric)[0])
+        return float(compute_headlines(values[None], self.labels[row], self.metric)[0])
 
 
 def _rows(entries: Sequence[Entry], columns: dict[str, _Column]) -> list[dict[str, str]]:

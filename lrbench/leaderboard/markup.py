@@ -92,7 +92,7 @@ def with_interval(
         signed: Whether a positive mean has a sign.
     """
     mean = rounded(scale * value.mean, digits, signed=signed)
-    ends = value.within(*(possible or (-float("inf"), float("inf"))))
+    ends = value.clip(*(possible or (-float("inf"), float("inf"))))
     if ends is None or value.half_width is None:
         return Marked(mean)
     if ends == (value.low, value.high):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.claims import CLAIMS, LEAST_SEEDS, Claim, Decision, overall
+from lrbench.leaderboard.claims import CLAIMS, MIN_SEEDS, Claim, Decision, overall
 from lrbench.leaderboard.evidence import Evidence, Row, row_name
 from lrbench.leaderboard.markup import CHANGE, NOTHING, Marked, verdict_word
 from lrbench.leaderboard.verdicts import decisions_of, detectable, effect
@@ -17,8 +17,8 @@ def answer(evidence: Evidence, decisions: Sequence[Decision]) -> str:
     """Return what the results say about learning-rate decay, as one sentence of plain text."""
     seeds = len(evidence.seeds)
     name = f"{evidence.name} ({seeds} pretraining seed{'' if seeds == 1 else 's'}{', partial data' * evidence.partial})"
-    if seeds < LEAST_SEEDS:
-        return f"{name}: no claim is decided, because at least {LEAST_SEEDS} pretraining seeds are needed."
+    if seeds < MIN_SEEDS:
+        return f"{name}: no claim is decided, because at least {MIN_SEEDS} pretraining seeds are needed."
     supported, contradicted, testable = causal_verdicts(evidence, decisions)
     if not testable:
         return f"{name}: the causal claim C3 cannot be decided, because it needs the arms hold and average."
@@ -103,7 +103,7 @@ def claim_evidence(evidence: Evidence, decisions: Sequence[Decision]) -> list[di
 
     Empty with fewer seeds than a decision needs.
     """
-    if len(evidence.seeds) < LEAST_SEEDS:
+    if len(evidence.seeds) < MIN_SEEDS:
         return []
     return [
         {

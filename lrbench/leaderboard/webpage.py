@@ -142,7 +142,7 @@ def _estimate(value: Estimate | None, possible: tuple[float, float]) -> dict[str
     """Return a mean and interval in percent: `half` is None if a limit cuts the interval, the ends if there is none."""
     if value is None:
         return None
-    ends = value.within(*possible)
+    ends = value.clip(*possible)
     is_whole = ends is not None and ends == (value.low, value.high)
     low, high = (None, None) if ends is None else (round(100 * end, 4) for end in ends)
     half = round(100 * value.half_width, 4) if is_whole and value.half_width is not None else None

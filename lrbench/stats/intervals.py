@@ -54,18 +54,18 @@ class Estimate:
         """Upper end of the interval."""
         return None if self.half_width is None else self.mean + self.half_width
 
-    def within(self, least: float, most: float) -> tuple[float, float] | None:
+    def clip(self, minimum: float, maximum: float) -> tuple[float, float] | None:
         """Return the interval cut to the possible values; None if it includes all of them.
 
         Cutting does not change the coverage.
 
         Args:
-            least: Smallest possible value.
-            most: Largest possible value.
+            minimum: Smallest possible value.
+            maximum: Largest possible value.
         """
-        if self.low is None or self.high is None or (self.low <= least and self.high >= most):
+        if self.low is None or self.high is None or (self.low <= minimum and self.high >= maximum):
             return None
-        return max(self.low, least), min(self.high, most)
+        return max(self.low, minimum), min(self.high, maximum)
 
     @property
     def p(self) -> float | None:
@@ -122,7 +122,7 @@ def log_odds(shares: Floats) -> Floats:
     return odds
 
 
-def kept_inside(shares: Floats, count: int) -> Floats:
+def shrink_shares(shares: Floats, count: int) -> Floats:
     """Return shares of `count` images moved half an image away from 0 and 1, where log-odds are infinite."""
     inside: Floats = (shares * count + 0.5) / (count + 1)
     return inside
@@ -159,7 +159,7 @@ def holm(values: list[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> Floats:
+def compute_headlines(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> Floats:
     """Return the headline metric of each row of values per image.
 
     Args:
@@ -180,9 +180,9 @@ def headlines_of(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> 
     return headlines
 
 
-def least_image_variance(count: int) -> float:
+def min_image_variance(count: int) -> float:
     """Return the smallest variance assumed for a share of I = `count` images: p (1 − p) / I with p = 0.5 / (I + 1)."""
-    share = float(kept_inside(np.zeros(1), count)[0])
+    share = float(shrink_shares(np.zeros(1), count)[0])
     return share * (1 - share) / count
 
 
@@ -193,7 +193,7 @@ def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, u
     the unbiased variance within class c. Classes of one image, whose variance is unknown, get the pooled variance of the
     other classes. A bootstrap over images gives the same up to its bias in small classes.
 
-    The variance is at least `least_image_variance`: if all images are right, or two networks differ on none, another sample
+    The variance is at least `min_image_variance`: if all images are right, or two networks differ on none, another sample
     of images could still differ.
 
     Args:
@@ -202,7 +202,7 @@ def image_variance(values: Floats, labels: npt.NDArray[np.int64], metric: str, u
         metric: `top1` or `mean_per_class`.
         unit: Change of an image's value when its prediction changes from wrong to right.
     """
-    return max(_sample_variance(values, labels, metric), unit**2 * least_image_variance(len(values)))
+    return max(_sample_variance(values, labels, metric), unit**2 * min_image_variance(len(values)))
 
 
 def interval_over_images(values: Floats, labels: npt.NDArray[np.int64], metric: str) -> tuple[float, float]:
@@ -218,7 +218,7 @@ def interval_over_images(values: Floats, labels: npt.NDArray[np.int64], metric: 
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    share = float(headlines_of(values[None], labels, metric)[0])
+    share = float(compute_headlines(values[None], labels, metric)[0])
     images = float(len(values))
     if 0 < share < 1 and not (metric == "top1" and np.isin(values, (0, 1)).all()):
         images = share * (1 - share) / image_variance(values, labels, metric)

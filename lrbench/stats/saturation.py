@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrbench.core.seeds import generator
-from lrbench.stats.intervals import Estimate, Floats, estimate, least_image_variance
+from lrbench.stats.intervals import Estimate, Floats, estimate, min_image_variance
 from lrbench.stats.resampling import Labels, image_weights
 
-LEAST_SNAPSHOTS = 8
+MIN_SNAPSHOTS = 8
 """Smallest number of snapshots without decay for which the null is fitted."""
 
 _REPLICATES = 300
@@ -116,10 +116,10 @@ def residual(
         key: Words that key the random stream.
     """
     fewest = min(len(errors) for errors in source_errors)
-    if fewest < LEAST_SNAPSHOTS:
+    if fewest < MIN_SNAPSHOTS:
         return Residual(
             estimate=None,
-            reason=f"not identified: {fewest} snapshot{'' if fewest == 1 else 's'} without decay per seed, {LEAST_SNAPSHOTS} "
+            reason=f"not identified: {fewest} snapshot{'' if fewest == 1 else 's'} without decay per seed, {MIN_SNAPSHOTS} "
             "are needed",
         )
     for errors, error in zip(source_errors, observed_source, strict=True):
@@ -143,5 +143,5 @@ def residual(
         ]
     )
     # If all networks predict the same, another sample of images could still differ.
-    variance = max(float(np.var(residuals[:, 1:].mean(axis=0))), least_image_variance(len(labels)))
+    variance = max(float(np.var(residuals[:, 1:].mean(axis=0))), min_image_variance(len(labels)))
     return Residual(estimate=estimate(residuals[:, 0], variance))

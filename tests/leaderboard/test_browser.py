@@ -171,7 +171,7 @@ def test_first_screen_shows_which_checkpoint(opened):
 def test_saturation_null_is_drawn_and_named(opened, place, monkeypatch):
     tab = opened()
     assert not tab.query_selector_all("#tradeoff path.null") and "null" not in tab.text_content("#tradeoff")
-    monkeypatch.setattr("lrbench.leaderboard.figure_data.LEAST_SNAPSHOTS", 4)
+    monkeypatch.setattr("lrbench.leaderboard.figure_data.MIN_SNAPSHOTS", 4)
     page.write(place.workspace, ["tiny", "other"])
     tab = opened()
     assert len(tab.query_selector_all("#tradeoff path.null")) == 2

@@ -195,7 +195,7 @@ def test_null_is_fitted_to_snapshots_without_decay(tiny, monkeypatch):
         "not identified: 4 snapshots without decay per seed, 8 are needed"
     }
     # With enough snapshots the claim is decided; the smallest number is lowered to what the suite has.
-    monkeypatch.setattr(saturation, "LEAST_SNAPSHOTS", 4)
+    monkeypatch.setattr(saturation, "MIN_SNAPSHOTS", 4)
     raised = world(
         tiny,
         4,
@@ -205,7 +205,7 @@ def test_null_is_fitted_to_snapshots_without_decay(tiny, monkeypatch):
     )
     third = verdicts(raised, "C4")[1]
     assert third.verdict == "supported" and third.effects[0][1].mean > 0.1
-    assert claims.LEAST_SEEDS == 3
+    assert claims.MIN_SEEDS == 3
 
 
 def test_trail_feeds_the_null_but_is_no_control(tiny):

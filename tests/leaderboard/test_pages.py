@@ -298,7 +298,7 @@ def test_null_curve_needs_enough_snapshots(workspace, tiny, monkeypatch):
     assert curves == [] and title == "probe (no null: 4 of 8 snapshots without decay)"
     assert not any("null" in entry for entry in legend)
     for module in ("figures", "figure_data"):
-        monkeypatch.setattr(f"lrbench.leaderboard.{module}.LEAST_SNAPSHOTS", 4)
+        monkeypatch.setattr(f"lrbench.leaderboard.{module}.MIN_SNAPSHOTS", 4)
     (*curves, _), title, legend = dashed()
     assert len(curves) == 2 and title == "probe" and legend[-1] == "saturation null (fit without decay)"
     # Target errors fall from 20 of 40 at stage 0 to 8 of 40 at stage 3, a tenth for each fifth of source error.
