@@ -1,1 +1,1 @@
-"""From files on disk, or from a seed, to pixels and labels."""
+"""Data of tasks: from files or a seed to labelled, prepared images and training batches."""

@@ -1,22 +1,73 @@
-"""Preparing a split: its images decoded and resized once, in the pixel cache or in memory."""
+"""Preparing a task's splits: images decoded and resized once, in the pixel cache or in memory."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from lrbench.config import load_task
 from lrbench.config.registry import is_shipped
+from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.core.machine import available_cores
 from lrbench.data.examples import EvaluationTransform, SplitName, TaskData
 from lrbench.data.jpeg import Bytes, decode_known_jpeg
+from lrbench.data.loading import load_task_data, report_unused
 from lrbench.data.pixel_cache import PixelCache
 from lrbench.data.pixels import DecodedOnUse, Pixels, StoredPixels
 from lrbench.data.resized_images import DamagedImage, ResizedImages
 
 # Without a cache, splits up to this size are kept in memory, and larger ones are decoded at each use.
 _MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTask:
+    """A task whose images are ready to be read.
+
+    Attributes:
+        data: Classes and splits.
+        transform: Evaluation transform of the pixels.
+        pixels: Prepared images of each split.
+    """
+
+    data: TaskData
+    transform: EvaluationTransform
+    pixels: dict[SplitName, Pixels]
+
+
+def prepare_task(
+    name: str,
+    settings: Input,
+    splits: Sequence[SplitName] | None,
+    *,
+    roots: Sequence[Path],
+    partial: bool,
+    cache: Path | None,
+    control: Control,
+) -> PreparedTask:
+    """Load a task and prepare its images for the input of a network.
+
+    Args:
+        name: Task name or path of its TOML.
+        settings: Input of the network.
+        splits: Splits to prepare; None for all.
+        roots: Data roots that are searched.
+        partial: Whether to accept incomplete data.
+        cache: Folder of the caches; None to write no cache.
+        control: Receives messages and progress; may request a stop.
+
+    Raises:
+        InputError: The data is missing or incomplete, or an image does not decode.
+        InterruptedWork: A stop was requested.
+    """
+    data = load_task_data(load_task(name), roots, partial=partial)
+    report_unused(data, control)
+    transform = EvaluationTransform.of(settings)
+    names = tuple(data.splits) if splits is None else splits
+    data, pixels = prepare_splits(data, names, transform, cache=cache, control=control)
+    return PreparedTask(data=data, transform=transform, pixels=pixels)
 
 
 def prepare_splits(

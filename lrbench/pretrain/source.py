@@ -14,7 +14,7 @@ from lrbench.core.memo import memoised
 from lrbench.core.workspace import Place
 from lrbench.data.examples import TaskData
 from lrbench.data.pixels import Indices, Pixels
-from lrbench.data.prepared import prepare_task
+from lrbench.data.prepare import prepare_task
 from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import InputNormalisation, forward_all, pick_device, placed
 from lrbench.store.references import WeightsFile

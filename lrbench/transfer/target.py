@@ -12,7 +12,7 @@ from lrbench.core.control import Control
 from lrbench.core.memo import memoised
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
 from lrbench.data.pixels import Pixels, Shard
-from lrbench.data.prepared import prepare_task
+from lrbench.data.prepare import prepare_task
 from lrbench.transfer.selection import validation_split
 
 
