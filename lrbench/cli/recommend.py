@@ -18,7 +18,7 @@ from lrbench.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from lrbench.transfer.recommend import Basis, Candidate, Recommendation
+    from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
 
 # Below this, the difference of the first and the second on the test images is significant.
 _LEVEL = 0.05
@@ -167,7 +167,7 @@ def _row(candidate: "Candidate", basis: "Basis", metric: str) -> dict[str, str]:
 
 def basis_text(basis: "Basis", metric: str) -> str:
     """What snapshots are ranked by, and what decides between equals."""
-    from lrbench.transfer.recommend import LEAST_VALIDATION
+    from lrbench.transfer.recommendation import LEAST_VALIDATION
 
     if basis.folds is None:
         ranked = f"Ranked by the probe's {metric} on {basis.images:,} validation images"

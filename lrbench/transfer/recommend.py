@@ -1,25 +1,19 @@
 """Recommendation of a snapshot for a task: LogME ranks all snapshots, the probe the best of them."""
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lrbench.config import load_task
 from lrbench.config.loading import validate
 from lrbench.core.control import Control
-from lrbench.core.errors import InputError, InterruptedWork, LrbenchError, as_user_error
+from lrbench.core.errors import InputError, InterruptedWork, as_user_error
 from lrbench.core.files import read_json, sha256_json, write_json
 from lrbench.core.workspace import Place, Workspace
-from lrbench.data.loading import load_task_data
-from lrbench.stats.resampling import mcnemar, paired_interval
 from lrbench.store.cells import Cell, Overwrite, TransferSettings, status_before_loading
 from lrbench.store.references import (
-    PretrainedWeights,
     Reference,
     SuiteSnapshot,
     references_in,
@@ -27,167 +21,9 @@ from lrbench.store.references import (
     snapshot_folder,
 )
 from lrbench.store.results import Result, StoredResult, read_result
-from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.protocols.crossval import FOLDS, CrossValidation, assign_folds
-from lrbench.transfer.selection import validation_split
-
-LEAST_VALIDATION = 200
-"""Least number of validation images by which snapshots are ranked; with fewer, by cross-validation."""
-# Scores that differ by less are equal up to rounding.
-_TOLERANCE = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """Basis of the ranking.
-
-    Attributes:
-        images: Number of images that are scored.
-        validation: Number of images in the validation split.
-        folds: Number of folds of the cross-validation; None if the validation split ranks snapshots.
-    """
-
-    images: int
-    validation: int
-    folds: int | None = None
-
-    @classmethod
-    def of(cls, task: str, settings: TransferSettings, place: Place, seed: int) -> "Basis":
-        """Return the basis for a task: cross-validation if the validation split is small. Only labels are read.
-
-        Raises:
-            InputError: The task's data is missing or incomplete.
-        """
-        splits = load_task_data(load_task(task), place.roots, partial=place.partial).splits
-        labels = splits["train"].labels
-        if "val" in splits:
-            validation = len(splits["val"].labels)
-            labels = np.concatenate([labels, splits["val"].labels])
-        else:
-            validation = len(validation_split(labels, settings.validation, seed)[1])
-        if validation >= LEAST_VALIDATION:
-            return cls(images=validation, validation=validation)
-        return cls(images=int((assign_folds(labels, seed) >= 0).sum()), validation=validation, folds=FOLDS)
-
-
-@dataclass(kw_only=True)
-class Candidate:
-    """One snapshot under comparison.
-
-    Attributes:
-        reference: The snapshot.
-        logme: LogME of the target's training images.
-        probe: Result of the probe; None if LogME excluded the snapshot.
-        score: Headline metric of the probe on validation, or cross-validated. Test images are not used.
-        seconds: Time of its results, now or when they were computed.
-        problem: Reason why it could not be compared.
-    """
-
-    reference: Reference
-    logme: float | None = None
-    probe: StoredResult | None = None
-    score: float | None = None
-    seconds: float = 0.0
-    problem: str | None = None
-
-    @property
-    def weights_id(self) -> str | None:
-        """Hash that several names of the same weights share; None if it is unknown."""
-        if self.network_id is not None or self.probe is None:
-            return self.network_id
-        return self.probe.result.snapshot.sha256
-
-    @cached_property
-    def network_id(self) -> str | None:
-        """Identity of the network in a file: tensors, architecture and input, whatever their origin. None if it is unknown."""
-        if isinstance(self.reference, PretrainedWeights):
-            return None
-        with suppress(LrbenchError):
-            metadata = read_metadata(self.reference.path)
-            if metadata.tensors_sha256 is not None:
-                architecture = f"{metadata.architecture} {metadata.arguments} {metadata.input}"
-                return f"{metadata.tensors_sha256} {metadata.batchnorm_sha256} {architecture}"
-        return None
-
-    @property
-    def validation(self) -> float | None:
-        """Headline metric of the probe on the validation split; None without one."""
-        if self.probe is None:
-            return None
-        scores = [point["score"] for point in self.probe.result.selection["candidates"]]
-        return None if None in scores or not scores else max(float(score) for score in scores)
-
-    @property
-    def test_interval(self) -> tuple[float, float] | None:
-        """Wilson's 95 % interval of top-1 over test images; it does not cover the variance of pretraining."""
-        if self.probe is None:
-            return None
-        from statsmodels.stats.proportion import proportion_confint
-
-        count = self.probe.result.test_count
-        low, high = proportion_confint(round(self.probe.result.metrics["top1"] * count), count, method="wilson")
-        return float(low), float(high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lead:
-    """Comparison of the first and the second snapshot on the test images, which are not used for the ranking.
-
-    Attributes:
-        difference: Difference of their top-1; negative if the second is better.
-        interval: 95 % interval of the difference over images.
-        p: McNemar's exact two-sided p.
-        images: Number of images.
-    """
-
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    images: int
-
-
-@dataclass(kw_only=True)
-class Recommendation:
-    """Outcome of a comparison.
-
-    Attributes:
-        basis: Basis of the ranking of probed snapshots.
-        ranked: All snapshots: probed ones by score and then LogME, then the others by LogME, then those with a problem.
-        lead: Lead of the first over the second; None without a second.
-    """
-
-    basis: Basis
-    ranked: list[Candidate] = field(default_factory=list)
-    lead: Lead | None = None
-
-    @property
-    def best(self) -> Candidate | None:
-        """The snapshot ranked first; None if none could be probed."""
-        return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
-
-    @property
-    def probed(self) -> list[Candidate]:
-        """Probed snapshots, without those that have the weights of a better one."""
-        first: dict[str | None, Candidate] = {}
-        for candidate in self.ranked:
-            if candidate.probe is not None:
-                first.setdefault(candidate.weights_id, candidate)
-        return list(first.values())
-
-    @property
-    def second(self) -> Candidate | None:
-        """The probed snapshot ranked second; the same weights under a different name do not count."""
-        return self.probed[1] if len(self.probed) > 1 else None
-
-    @property
-    def tied(self) -> list[Candidate]:
-        """Probed snapshots with the best score."""
-        return [
-            candidate
-            for candidate in self.probed
-            if math.isclose(candidate.score or 0.0, self.probed[0].score or 0.0, abs_tol=_TOLERANCE)
-        ]
+from lrbench.transfer.protocols.crossval import FOLDS, CrossValidation
+from lrbench.transfer.recommendation import Basis, Candidate, Lead, Recommendation
 
 
 def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
@@ -290,7 +126,7 @@ def recommend(
     ranked = sorted(named, key=_rank, reverse=True)
     outcome = Recommendation(basis=work.basis, ranked=ranked)
     if outcome.best is not None and outcome.second is not None:
-        outcome.lead = _lead(outcome.best, outcome.second)
+        outcome.lead = Lead.of(outcome.best, outcome.second)
     return outcome
 
 
@@ -396,11 +232,3 @@ def _stored_cross_validation(path: Path) -> CrossValidation | None:
         if isinstance(content, dict) and content.pop("sha256", None) == sha256_json(content):
             return validate(CrossValidation, content, path)
     return None
-
-
-def _lead(best: Candidate, other: Candidate) -> Lead:
-    predictions = [candidate.probe.predictions for candidate in (best, other) if candidate.probe is not None]
-    first, second = (table.label == table.prediction for table in predictions)
-    difference, low, high = paired_interval(first, second)
-    p = float(mcnemar(first[None, :], second[None, :])[0])
-    return Lead(difference=difference, interval=(low, high), p=p, images=len(first))

@@ -20,7 +20,8 @@ from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.features import extract
 from lrbench.transfer.protocols import logme, probe
-from lrbench.transfer.recommend import Candidate, on_equal_terms, recommend
+from lrbench.transfer.recommend import on_equal_terms, recommend
+from lrbench.transfer.recommendation import Candidate
 from lrbench.transfer.selection import LabelledFeatures
 from lrbench.transfer.target import open_target
 from tests.transfer.helpers import problem

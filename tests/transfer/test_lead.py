@@ -11,7 +11,8 @@ from lrbench.store.cells import TransferSettings
 from lrbench.store.references import WeightsFile
 from lrbench.store.results import StoredResult, read_result
 from lrbench.transfer import recommend as module
-from lrbench.transfer.recommend import Basis, Candidate, Lead, Recommendation, recommend
+from lrbench.transfer.recommend import recommend
+from lrbench.transfer.recommendation import Basis, Candidate, Lead, Recommendation
 from tests.leaderboard.fake import put
 
 

@@ -232,7 +232,7 @@ def test_large_validation_split_ranks_alone(lrbench, home, monkeypatch):
     monkeypatch.setattr(
         "lrbench.transfer.recommend.TransferSettings", lambda: TransferSettings(probe=Probe(strengths=2))
     )
-    monkeypatch.setattr("lrbench.transfer.recommend.LEAST_VALIDATION", 8)
+    monkeypatch.setattr("lrbench.transfer.recommendation.LEAST_VALIDATION", 8)
     done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "foreign", "--json")
     ranking = json.loads(done.out)
     assert ranking["ranked_by"] == {"images": 8, "validation": 8, "folds": None}
