@@ -31,7 +31,7 @@ def recommend(
         typer.Option(
             "--snapshots",
             metavar="REF",
-            help="A snapshot as in `lrbench transfer`, a folder of .safetensors files, or foreign for all taken in. "
+            help="A snapshot as in `lrbench transfer`, a folder of .safetensors files, or foreign for all foreign snapshots. "
             "Repeatable. [default: every snapshot of the suite, of its first pretraining seed]",
         ),
     ] = None,
@@ -85,7 +85,7 @@ def recommend(
     folders = [folder for text in snapshots or () if (folder := snapshot_folder(text, workspace)) is not None]
     others = [path for folder in folders for path in other_weights_in(folder)]
     if others:
-        note(f"passed over: {some(others)}; `lrbench snapshots add FILE... --architecture NAME` takes such weights in")
+        note(f"skipped: {some(others)}; import such weights with `lrbench snapshots add FILE... --architecture NAME`")
     with showing_progress(f"recommend {task}") as control:
         found = compare(
             references,

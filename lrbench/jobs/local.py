@@ -176,7 +176,7 @@ class _Run:
             worker.started = True
             while rest[0] == "cpu" and len(self._workers) < self._wanted:
                 self._start_worker()
-        elif kind == "said":
+        elif kind == "message":
             self._observer.reported(rest[0])
         elif job is not None and kind == "progress":
             self._observer.progressed(job, *rest)

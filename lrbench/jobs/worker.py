@@ -40,7 +40,7 @@ class _WorkerControl(Control):
             self._send("progress", done, total, unit)
 
     def say(self, text: str) -> None:
-        self._send("said", text)
+        self._send("message", text)
 
     def _send(self, *message: object) -> None:
         try:

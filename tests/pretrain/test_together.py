@@ -103,7 +103,7 @@ def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, m
     seen = []
 
     class Gathers(ProcessGroup):
-        def gather(self, value):
+        def all_gather(self, value):
             seen.append(value)
             return [value]
 

@@ -56,7 +56,7 @@ def test_broken_file_in_a_folder_is_left_out(lrbench, pretrain_tiny, home):
     (folder / "other.pth").write_bytes(b"weights of another form")
     done = lrbench("recommend", "--task", "tiny-indoor", "--snapshots", folder)
     assert done.status == 0, done.err
-    assert "passed over: " in done.err and "other.pth; `lrbench snapshots add FILE" in done.err
+    assert "skipped: " in done.err and "with `lrbench snapshots add FILE" in done.err
     assert "broken.safetensors was left out" in done.err
     table = done.out.split("Ranked by")[0]
     assert len([line for line in table.splitlines() if ".safetensors " in line]) == 3
