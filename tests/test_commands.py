@@ -80,7 +80,7 @@ def test_plan_says_that_a_source_is_smaller_than_a_batch(lrbench, home):
 def test_what_a_suite_names_wrongly_is_told_of_the_suite(lrbench, home):
     refused = lrbench("plan", "tiny.toml", "--set", 'targets=["tiny-object"]')
     assert refused.status == 2 and "suite tiny, targets: there is no task called 'tiny-object'" in refused.err
-    assert "Did you mean 'tiny-objects'?" in refused.err and "its TOML file in LRBENCH_TASKS" in refused.err
+    assert "Did you mean 'tiny-objects'?" in refused.err and "its TOML file to LRBENCH_TASKS" in refused.err
     assert "suite tiny, source: there is no" in lrbench("plan", "tiny.toml", "--set", "source=tiny-sauce").err
 
 
