@@ -109,7 +109,7 @@ def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 @pytest.fixture
 def snapshot(tiny: Suite, place: Place) -> Path:
     """Path of the tiny suite's initialisation."""
-    from lrbench.config.arms import SnapshotKey
+    from lrbench.config.schedule import SnapshotKey
     from lrbench.pretrain.segments import make_snapshot
     from lrbench.store.snapshots import snapshot_path
     from lrbench.store.suites import write_effective

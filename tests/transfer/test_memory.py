@@ -133,7 +133,7 @@ def test_logme_works_on_blocks_of_classes(monkeypatch):
     # One number per feature and class; all other tensors are smaller.
     assert largest.bytes <= evidence.weights.nbytes
     with Largest() as largest:
-        scores = blocks.product(data.features, evidence.weights)
+        scores = blocks.float64_product(data.features, evidence.weights)
     assert largest.bytes <= scores.nbytes
     with Largest() as largest:
         metrics(scores, data.labels)
