@@ -102,14 +102,14 @@ class Evidence:
     suite: Suite
     rows: list[Row]
     columns: list[Column]
-    other_columns: list[Column]
-    values: dict[Column, Values]
-    source: dict[tuple[Row, int], float]
-    report: dict[str, dict[tuple[Row, int], float]]
-    entries: list[Entry]
-    excluded: list[tuple[Entry, str]]
-    problems: list[str]
-    partial: bool
+    other_columns: list[Column] = field(default_factory=list)
+    values: dict[Column, Values] = field(default_factory=dict)
+    source: dict[tuple[Row, int], float] = field(default_factory=dict)
+    report: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    excluded: list[tuple[Entry, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    partial: bool = False
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -94,12 +94,6 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         suite=suite,
         rows=sorted(rows, key=lambda row: (suite.arms.index(row[0]), row[1])),
         columns=columns,
-        other_columns=[],
-        values={},
-        source={},
-        report={},
-        entries=[],
-        excluded=[],
         problems=problems,
         partial=partial,
     )

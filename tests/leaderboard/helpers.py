@@ -20,10 +20,7 @@ def world(suite, seeds, draw, *, levels, source=None, seed_noise=0.01, tasks=("a
     rows = list(dict.fromkeys((key.arm, key.stage) for key in snapshot_keys(suite, seed=0)))
     columns = [Column(protocol="probe", task=task) for task in tasks]
     labels = np.zeros(IMAGES, dtype=np.int64) if labels is None else labels
-    evidence = Evidence(
-        name="made-up", suite=suite, rows=rows, columns=columns, other_columns=[], values={}, source={}, report={}, entries=[],
-        excluded=[], problems=[], partial=False,
-    )  # fmt: skip
+    evidence = Evidence(name="made-up", suite=suite, rows=rows, columns=columns)
     source = source or (lambda row, seed: 0.05 + 0.2 * row[1])
     for row in rows:
         for seed in range(seeds):
