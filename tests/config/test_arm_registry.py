@@ -50,9 +50,9 @@ def test_new_record_adds_an_arm(place, control, monkeypatch):
 
     fill(place.workspace, suite)
     page.write(place.workspace, [suite.name])
-    text = (place.workspace.leaderboard / "tiny.md").read_text()
-    assert "- `again`: `hold` again." in text and "; `again` is `hold`. Below zero" in text
-    assert "step/stage2 − again/stage2" in text
+    assert "- `again`: `hold` again." in (place.workspace.leaderboard / "tiny.md").read_text()
+    details = (place.workspace.leaderboard / "tiny-details.md").read_text()
+    assert "; `again` is `hold`." in details and "step/stage2 − again/stage2" in details
 
 
 def test_unregistered_arm_is_refused(home):
