@@ -4,10 +4,19 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lrbench.config.strict import BatchSize, Count, NotNegative, Positive, Strict, Text, Threads, without_one_thread
+from lrbench.config.strict import (
+    BatchSize,
+    Count,
+    NotNegative,
+    Positive,
+    Strict,
+    Text,
+    Threads,
+    key_of,
+    without_one_thread,
+)
 
 
 class Probe(Strict):
@@ -210,12 +219,5 @@ def gives_evidence(name: str) -> bool:
     return name in PROTOCOLS and PROTOCOLS[name].evidence
 
 
-def _registered(name: Any) -> Any:
-    if not isinstance(name, str) or name not in PROTOCOLS:
-        # The same kind of error as a Literal's, for which messages exist.
-        raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, PROTOCOLS))})
-    return name
-
-
-ProtocolName = Annotated[str, BeforeValidator(_registered)]
+ProtocolName = Annotated[str, key_of(PROTOCOLS)]
 """Name of a registered protocol."""

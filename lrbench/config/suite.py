@@ -5,13 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
-    PlainValidator,
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
 
 from lrbench.config import own_tasks
 from lrbench.config.arms import ARMS
@@ -27,6 +25,7 @@ from lrbench.config.strict import (
     Strict,
     Text,
     Threads,
+    key_of,
     without_one_thread,
 )
 from lrbench.core.workspace import FOREIGN
@@ -39,15 +38,8 @@ _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Std = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 
-def _registered(value: object) -> str:
-    if isinstance(value, str) and value in ARMS:
-        return value
-    *names, last = map(repr, ARMS)
-    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(names)} or {last}"})
-
-
-ArmName = Annotated[str, PlainValidator(_registered)]
-"""Name of an arm in `ARMS`."""
+ArmName = Annotated[str, key_of(ARMS)]
+"""Name of a registered arm."""
 
 
 class Model(Strict):
