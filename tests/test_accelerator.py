@@ -14,14 +14,12 @@ from lrbench.config.protocols import Finetune
 from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard
 from lrbench.models.networks import InputNormalisation, create_model, penultimate, stages
+from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.state import Progress
-from lrbench.pretrain.step import Step
-from lrbench.pretrain.trainer import Trainer
 from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
@@ -83,39 +81,36 @@ def test_the_device_of_these_tests_notices_a_look():
         values + torch.zeros(3)
 
 
-@pytest.mark.parametrize("micro_batch", [None, 3])
-def test_an_update_waits_for_nothing(micro_batch):
-    step = Step(
-        network(), SCHEDULE, Training(compile=False), NORMALISE, DEVICE, SINGLE_PROCESS,
-        micro_batch=micro_batch, updates=1, say=print,
-    )  # fmt: skip
-    loss, correct = step(torch.zeros(8, SIZE, SIZE, 3, dtype=torch.uint8), torch.arange(8) % 5, 0.1, 0)
-    assert loss.device == correct.device == DEVICE
-
-
-def test_between_two_looks_training_waits_for_nothing(monkeypatch):
-    monkeypatch.setattr("lrbench.pretrain.trainer._LOOK_EVERY", 4)
-    looks = []
-    monkeypatch.setattr(
-        Trainer,
-        "_look",
-        lambda self, pending, hits, stopping, due: (
-            looks.append(len(pending)) or pending.clear() or hits.clear() or (stopping, due)
-        ),
-    )
+def trainer_of(model, micro_batch=None):
     batches = Batches(
         pixels=Plain(), labels=LABELS, seed=0, batch=8, size=SIZE, augmentation="crop-flip",
     )  # fmt: skip
-    model = network()
-    trainer = Trainer(
-        model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
-        lambda made: Step(
-            made, SCHEDULE, Training(compile=False), NORMALISE, DEVICE, SINGLE_PROCESS, micro_batch=None, updates=1, say=print
-        ),
-        Progress(update=0, weights=model.state_dict()),
-        keep_mean=False, keep_epochs={}, device=DEVICE,
+    return Trainer(
+        model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, Training(compile=False), batches,
+        NORMALISE, Progress(update=0, weights=model.state_dict()), micro_batch=micro_batch, needs_mean=False,
+        epochs_to_keep={}, updates=1, device=DEVICE,
     )  # fmt: skip
-    end = trainer.train(Counts(), lambda progress: None, lambda: None)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_an_update_waits_for_nothing(micro_batch, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        Trainer, "_check", lambda self, pending, stop, due, wait: (checked.extend(pending), (stop, due))[1]
+    )
+    trainer_of(network(), micro_batch=micro_batch).train(Control(), lambda progress: None, lambda: None)
+    assert len(checked) > 0 and all(loss.device == correct.device == DEVICE for loss, correct in checked)
+
+
+def test_between_two_looks_training_waits_for_nothing(monkeypatch):
+    monkeypatch.setattr("lrbench.pretrain.loop.CHECK_EVERY", 4)
+    looks = []
+    monkeypatch.setattr(
+        Trainer,
+        "_check",
+        lambda self, pending, stop, due, wait: looks.append(len(pending)) or pending.clear() or (stop, due),
+    )
+    end = trainer_of(network()).train(Counts(), lambda progress: None, lambda: None)
     # Six updates an epoch: after the fourth, and at the end of the epoch.
     assert end.update == 12 and looks == [4, 2, 4, 2]
     assert {each.device for each in end.weights.values()} == {DEVICE}

@@ -10,21 +10,21 @@ import torch
 
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.core.machine import set_cublas_workspace
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.models.networks import InputNormalisation, create_model, pick_device, placed
+from lrbench.pretrain import loop
 from lrbench.pretrain.batchnorm import reestimate
-from lrbench.pretrain.step import Step, arithmetic
+from lrbench.pretrain.setup import arithmetic
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import SuiteSnapshot
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.blocks import add_by_class
 from lrbench.transfer.cell import Transfer
-from tests.pretrain.helpers import StopsAfter, key, make
+from tests.pretrain.helpers import StopsAfter, key, make, train, trainer
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("LRBENCH_TEST_GPU") != "1", reason="needs a GPU: LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py"
@@ -69,18 +69,17 @@ def network():
     return create_model("resnet18", arguments, classes=5, seed=0)
 
 
-def step(model, **training):
-    schedule = Schedule(epochs=4, boundaries=(2,), rates=(0.1, 0.01), batch=8)
+def trainer_of(**training):
+    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.05, 0.01), batch=8)
     normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, DEVICE)
-    return Step(
-        placed(model, DEVICE).train(), schedule, Training(**training), normalise, DEVICE, SINGLE_PROCESS,
-        micro_batch=None, updates=1, say=pytest.fail,
+    return trainer(
+        placed(network(), DEVICE), schedule, batches(images(SIZE, SIZE), "none"),
+        training=Training(**training), normalise=normalise, device=DEVICE, say=pytest.fail,
     )  # fmt: skip
 
 
 def losses(compiled):
-    each, one = batches(images(SIZE, SIZE), "none"), step(network(), compile=compiled)
-    return [float(one(*each.at(update), 0.05, update)[0]) for update in range(4)]
+    return [record["loss"] for record in train(trainer_of(compile=compiled)).records]
 
 
 def test_there_is_a_gpu():
@@ -110,12 +109,16 @@ def test_batches_that_it_cuts_are_those_that_a_cpu_cuts_and_nothing_is_waited_fo
         assert difference <= (1 if augmentation == "crop-flip" else 0)
 
 
-def test_an_update_waits_for_nothing():
-    one = step(network(), compile=False)
-    shown, labels = (part.to(DEVICE) for part in batches(images(SIZE, SIZE), "none").at(0))
-    one(shown, labels, 0.1, 0)
-    with no_waiting():
-        one(shown, labels, 0.1, 1)
+def test_an_update_waits_for_nothing(monkeypatch):
+    def fed(source, first, last, device):
+        shown = [tuple(part.to(DEVICE) for part in source.at(update)) for update in range(first, last)]
+        yield shown[0]
+        with no_waiting():
+            yield shown[1]
+        yield from shown[2:]
+
+    monkeypatch.setattr(loop, "training_batches", fed)
+    assert train(trainer_of(compile=False)).update == 5
 
 
 def test_compiling_changes_nothing_but_the_time():

@@ -11,10 +11,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -27,15 +29,15 @@ from lrbench.config import load_task
 from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Input, Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.models.networks import InputNormalisation, create_model, operations, pick_device
+from lrbench.pretrain import loop
+from lrbench.pretrain.loop import Trainer
+from lrbench.pretrain.setup import arithmetic
 from lrbench.pretrain.state import Progress
-from lrbench.pretrain.step import Step, arithmetic
-from lrbench.pretrain.trainer import Trainer
 
 DEVICE = pick_device()
 ON_GPU = DEVICE.type == "cuda"
@@ -72,12 +74,26 @@ def network(architecture: str) -> nn.Module:
     return model.to(DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
 
-def step_of(model: nn.Module, compiled: bool) -> Step:
-    """The engine's step."""
-    return Step(
-        model, SCHEDULE, Training(precision=PRECISION, compile=compiled), NORMALISE, DEVICE, SINGLE_PROCESS,
-        micro_batch=None, updates=1, say=print,
+def trainer_of(model: nn.Module, batches: Any, compiled: bool) -> Trainer:
+    """The engine on some batches, from update 0."""
+    return Trainer(
+        model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE,
+        Training(precision=PRECISION, compile=compiled), batches, NORMALISE,
+        Progress(update=0, weights=model.state_dict()),
+        micro_batch=None, needs_mean=False, epochs_to_keep={}, updates=1, device=DEVICE, say=print,
     )  # fmt: skip
+
+
+def updates(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, compiled: bool, count: int) -> None:
+    """Updates of the engine on one batch that is on the device."""
+
+    def repeated(*_: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(count):
+            yield images, labels
+
+    batches = SimpleNamespace(seed=0, batch=len(labels), updates_per_epoch=UPDATES)
+    with mock.patch.object(loop, "training_batches", repeated):
+        trainer_of(model, batches, compiled).train(Control(), lambda progress: None, lambda: None)
 
 
 def bare(architecture: str, inputs: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
@@ -110,12 +126,7 @@ def engine(architecture: str, root: Path, form: str, compiled: bool) -> Callable
     model = network(architecture)
 
     def run() -> None:
-        trainer = Trainer(
-            model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, batches,
-            partial(step_of, compiled=compiled), Progress(update=0, weights=model.state_dict()),
-            keep_mean=False, keep_epochs={}, device=DEVICE,
-        )  # fmt: skip
-        trainer.train(Control(), lambda progress: None, lambda: None)
+        trainer_of(model, batches, compiled).train(Control(), lambda progress: None, lambda: None)
 
     return run
 
@@ -178,16 +189,16 @@ def examine(architecture: str, root: Path, peak: float, bandwidth: float) -> Non
     print(f"  bare loop on one batch that is there: {BATCH / loop:,.0f} images/s, {loop * 1e3:.1f} ms an update")
     for compiled in (False, True) if ON_GPU else (False,):
         kind = "compiled" if compiled else "not compiled"
-        step = step_of(network(architecture), compiled)
-        mine = seconds(lambda step=step: [step(images, labels, 0.01, 0) for _ in range(UPDATES)]) / UPDATES  # type: ignore[misc]
+        model = network(architecture)
+        mine = seconds(partial(updates, model, images, labels, compiled, UPDATES)) / UPDATES
         print(f"  the engine's step, {kind}: {BATCH / mine:,.0f} images/s, {loop / mine:.2f} times the bare loop's")
         for form in ("pixels", "jpeg"):
             whole = seconds(engine(architecture, root, form, compiled), rounds=2) / (EPOCHS * UPDATES)
             print(f"  the engine on prepared {form}, {kind}: {BATCH / whole:,.0f} images/s, {loop / whole:.2f} times")
-    step = step_of(network(architecture), False)
-    step(images, labels, 0.01, 0)
+    model = network(architecture)
+    updates(model, images, labels, False, 1)
     with Traffic() as traffic:
-        step(images, labels, 0.01, 0)
+        updates(model, images, labels, False, 1)
     # Backward takes two products for each of forward's.
     computing = 3 * BATCH * operations(create_model(architecture, {}, classes=1000), SIZE) / peak
     moving = traffic.bytes / bandwidth
@@ -198,7 +209,7 @@ def examine(architecture: str, root: Path, peak: float, bandwidth: float) -> Non
     )
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if ON_GPU else [])]
     with torch.profiler.profile(activities=activities) as profile:
-        step(images, labels, 0.01, 0)
+        updates(model, images, labels, False, 1)
         _wait()
     own = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
     # On a GPU the operators' entries, and ranges with names of their own, hold their kernels' time once more.

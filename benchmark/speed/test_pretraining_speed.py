@@ -3,7 +3,6 @@
 import os
 import statistics
 import time
-from functools import partial
 
 import numpy as np
 import pytest
@@ -18,16 +17,14 @@ from lrbench.config import load_suite, load_task
 from lrbench.config.schedule import SnapshotKey, find_segment
 from lrbench.config.suite import Input, Schedule, Training
 from lrbench.core.control import Control
-from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from lrbench.models.networks import InputNormalisation, create_model, pick_device
-from lrbench.pretrain.saving import Saver
+from lrbench.pretrain.loop import Trainer
+from lrbench.pretrain.saver import Saver
 from lrbench.pretrain.state import Progress, save
-from lrbench.pretrain.step import Step
-from lrbench.pretrain.trainer import Trainer
 
 _CORES = len(os.sched_getaffinity(0))
 _ON_GPU = torch.cuda.is_available()
@@ -38,13 +35,10 @@ def _trainer(batches, schedule, model, device, *, compiled=False, precision=_PRE
     normalise = InputNormalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
     model = model.to(device, memory_format=torch.channels_last)
     training = Training(precision=precision, compile=compiled)
-    step = partial(
-        Step, schedule=schedule, training=training, normalise=normalise, device=device, ranks=SINGLE_PROCESS,
-        micro_batch=None, updates=1, say=print,
-    )  # fmt: skip
     return Trainer(
-        model, find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)), schedule, batches, step,
-        Progress(update=0, weights=model.state_dict()), keep_mean=False, keep_epochs={}, device=device,
+        model, find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)), schedule, training, batches, normalise,
+        Progress(update=0, weights=model.state_dict()),
+        micro_batch=None, needs_mean=False, epochs_to_keep={}, updates=1, device=device, say=print,
     )  # fmt: skip
 
 
@@ -220,7 +214,7 @@ def test_saving_against_a_step(report, tmp_path):
                 def progress(self, done, total, unit, saving=saving, saver=saver, trainer=trainer):
                     if saving and done in looks:
                         started = time.perf_counter()
-                        saver.save(trainer.snapshot())
+                        saver.save(trainer.copy_progress())
                         copies.append(time.perf_counter() - started)
 
             started = time.perf_counter()

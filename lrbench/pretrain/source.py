@@ -1,4 +1,4 @@
-"""The source task during pretraining: its images, and what a network knows of it."""
+"""The source task: its prepared images, and the evaluation of a network on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import InputNormalisation, forward_all, pick_device, placed
 from lrbench.store.references import WeightsFile
 
-# Images by which two evaluations may differ, and at most so many in ten thousand.
-_FENCE = 2
+# Images whose prediction may differ between machines: this many, or this many in ten thousand if that is more.
+_TOLERANCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         data: Its classes and splits.
-        fingerprint: Of the images and labels, as `TaskData.fingerprint`.
+        fingerprint: Hash of images and labels (`TaskData.fingerprint`).
         train: Training images.
         test: Test images.
     """
@@ -57,12 +57,12 @@ def open_source(
 
 @dataclass(frozen=True, kw_only=True)
 class SourceScores:
-    """What a network knows of the source.
+    """Scores of a network on the source.
 
     Attributes:
         accuracy: Top-1 on the test split.
         report: `simple` and `complex` (accuracy on test images with that evidence) and `memorised` (share of wrongly
-            labelled training images that are predicted as labelled), where the source is annotated.
+            labelled training images that are predicted as labelled), if the source is annotated.
     """
 
     accuracy: float
@@ -76,30 +76,31 @@ def evaluate(
     control: Control,
     ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> SourceScores:
-    """Score a network on the source: every image once, however many processes share the work.
+    """Evaluate a network on the source: every image once, divided among the processes.
 
     Args:
-        model: In evaluation mode.
+        model: The network in evaluation mode.
         source: The source task.
         normalise: Turns images into inputs.
-        control: Told how far the evaluation is.
-        ranks: The processes that share it.
+        control: Receives progress.
+        ranks: The processes that share the work.
     """
 
     def predictions(pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
-        every = np.arange(len(pixels)) if indices is None else indices
-        # Slices differ in size by one image at most; nothing is padded, so nothing is counted twice.
-        mine = np.array_split(every, ranks.world_size)[ranks.rank]
-        found = np.empty(0, dtype=np.int64)
+        if indices is None:
+            indices = np.arange(len(pixels))
+        # Slices without padding: no image counts twice.
+        mine = np.array_split(indices, ranks.world_size)[ranks.rank]
+        predicted = np.empty(0, dtype=np.int64)
         if len(mine):
-            found = forward_all(
+            predicted = forward_all(
                 lambda images: model(images).argmax(1),
                 pixels,
                 normalise,
                 indices=mine,
                 each=lambda done: control.progress(done, len(mine), unit),
             ).numpy()
-        return np.concatenate(ranks.all_gather(found))
+        return np.concatenate(ranks.all_gather(predicted))
 
     test, train = source.data.splits["test"], source.data.splits["train"]
     correct = predictions(source.test, "test images") == test.labels
@@ -116,19 +117,18 @@ def evaluate(
 
 
 def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
-    """Evaluate a snapshot on its source once more.
+    """Evaluate a snapshot on its source, and compare with the accuracy in its metadata.
 
     Args:
         path: The snapshot.
-        place: Where data and pixels are.
-        control: Told how far the evaluation is.
+        place: Folders of data and pixels.
+        control: Receives progress.
 
     Returns:
-        What does not agree with what the snapshot says of itself, in a clause; None where it does. A snapshot of no known
-        source agrees.
+        A clause describing the disagreement; None if there is none, or if the source is unknown.
 
     Raises:
-        InputError: The source's data is missing or half-copied.
+        InputError: The source's data is missing or incomplete.
     """
     snapshot = load_snapshot(WeightsFile(text=str(path), path=path))
     metadata = snapshot.metadata
@@ -136,20 +136,20 @@ def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
         return None
     source = open_source(metadata.source_task, metadata.input, place.roots, place.partial, place.pixel_cache, control)
     if source.fingerprint != metadata.source_fingerprint:
-        return f"it was pretrained on other images or labels of {metadata.source_task} than there are now"
+        return f"it was pretrained on images or labels of {metadata.source_task} that differ from the current ones"
     device = pick_device()
     model = placed(snapshot.model, device).eval()
     normalise = InputNormalisation(metadata.input.mean, metadata.input.std, device)
     accuracy = evaluate(model, source, normalise, control).accuracy
-    # Another machine's arithmetic may tip an image that lies on the fence.
-    if abs(accuracy - metadata.source_accuracy) > max(_FENCE / len(source.test), _FENCE * 1e-4):
+    # Rounding on another machine may change a close prediction.
+    if abs(accuracy - metadata.source_accuracy) > max(_TOLERANCE / len(source.test), _TOLERANCE * 1e-4):
         return (
-            f"it says that its source accuracy is {100 * metadata.source_accuracy:.2f} %, and it is {100 * accuracy:.2f} %: "
-            "its weights or BatchNorm statistics are not those that were evaluated"
+            f"its metadata has a source accuracy of {100 * metadata.source_accuracy:.2f} %, but it evaluates to "
+            f"{100 * accuracy:.2f} %: its weights or BatchNorm statistics have changed"
         )
     return None
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
-    # -1 stands for "no such image": a mean over nothing is not a number, and not zero.
+    # -1 means that there is no such image.
     return float(values.mean()) if len(values) else -1.0

@@ -1,6 +1,6 @@
-"""What a resume needs, on disk: the optimiser's state at a boundary, and the progress inside a segment.
+"""Training state on disk: the optimiser's state at a boundary, and the progress inside a segment.
 
-Both load with `weights_only=True`: tensors, numbers and words, nothing that runs.
+Both load with `weights_only=True`: tensors, numbers and strings, no code.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ from lrbench.core.files import DamagedFile, open_regular, write_bytes
 from lrbench.models.tensors import not_finite
 
 FORMAT = 3
-# A dictionary that a damaged file holds in many places counts in each.
-_MOST_PARTS = 1_000_000
+# A damaged file may refer to one dictionary from many places, each of which counts.
+_MAX_PARTS = 1_000_000
 
 
 @dataclass
 class Progress:
-    """Where a segment stands between two updates.
+    """State of a segment between two updates.
 
     Attributes:
         update: Updates done since the start of pretraining.
         weights: The network's state dict.
         momentum: SGD's momentum buffers by parameter name; empty before the first update.
-        mean: Sum of epoch-end weights of this segment in float64, where the segment keeps one.
+        mean: Sum of this segment's epoch-end weights in float64; empty if no arm needs it.
         mean_count: Number of epochs in the sum.
-        kept: Weights at the end of epochs that were to be kept, by epoch.
-        kept_momentum: Momentum buffers at the end of those of them from which training goes on.
-        loss: Sum of the present epoch's losses.
-        correct: Correct predictions on the present epoch's training batches.
-        records: Log records of the epochs that this segment has finished.
+        kept: Weights that other arms need, by epoch.
+        kept_momentum: Momentum buffers of the kept epochs from which another arm trains.
+        loss: Sum of the current epoch's losses.
+        correct: Correct predictions on the current epoch's training batches.
+        records: Log records of the segment's finished epochs.
         batchnorm_shared: Images that share BatchNorm statistics; None without such layers.
-        parent_sha256: Hash of the weights that the parent held when the segment began; None where it has none.
+        parent_sha256: Hash of the parent's weights when the segment started; None without a parent.
     """
 
     update: int
@@ -60,7 +60,7 @@ class Progress:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors, numbers and words with their hash, atomically."""
+    """Write tensors, numbers and strings with their hash, atomically."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "sha256": _hash(content), **content}, buffer)
     write_bytes(path, buffer.getvalue())
@@ -70,43 +70,43 @@ def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote.
 
     Raises:
-        InputError: The file is missing, damaged, or holds more than tensors, numbers and words.
+        InputError: The file is missing, damaged, or contains anything but tensors, numbers and strings.
     """
     try:
         with open_regular(path) as file:
-            # torch writes a checksum of each part, which it does not look at, and compresses none.
+            # torch writes a checksum of each part but does not verify it, and compresses none.
             with zipfile.ZipFile(file) as parts:
                 whole = all(part.compress_type == zipfile.ZIP_STORED for part in parts.infolist())
                 whole = whole and parts.testzip() is None
             file.seek(0)
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if whole else {}
         version = int(content.pop("format"))
-        # Files of format 2 have no hash of their own.
+        # Files of format 2 contain no hash.
         whole = version != FORMAT or content.pop("sha256") == _hash(content)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing, which the next stage starts from. {advice(path)}") from None
+        raise InputError(f"The next stage starts from {path}, which is missing. {advice(path)}") from None
     except InputError:
         raise
     except Exception as error:
-        # A damaged file ends in a dozen kinds of exception.
-        raise DamagedFile(path, "it is not what lrbench wrote", advice(path)) from error
+        # A damaged file raises a dozen kinds of exceptions.
+        raise DamagedFile(path, "lrbench did not write this content", advice(path)) from error
     if not 2 <= version <= FORMAT:
-        raise InputError(f"{path} has format {version}; this lrbench reads up to {FORMAT}. {advice(path)}")
+        raise InputError(f"{path} has format {version}; this lrbench reads formats up to {FORMAT}. {advice(path)}")
     if not whole:
-        raise DamagedFile(path, "its content differs from its hash", advice(path))
+        raise DamagedFile(path, "its content does not match its hash", advice(path))
     return content
 
 
 def _hash(content: dict[str, Any]) -> str:
-    """SHA-256 over values within dictionaries and lists: tensors with type and shape, all else as Python writes it."""
+    """Return the SHA-256 of nested dictionaries and lists: tensors with type and shape, other values by their `repr`."""
     digest = hashlib.sha256()
     parts = 0
 
     def feed(value: Any) -> None:
         nonlocal parts
         parts += 1
-        if parts > _MOST_PARTS:
-            raise ValueError("more parts than any state has")
+        if parts > _MAX_PARTS:
+            raise ValueError("too many parts")
         if isinstance(value, torch.Tensor):
             digest.update(f"tensor {value.dtype} {list(value.shape)} ".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -122,20 +122,20 @@ def _hash(content: dict[str, Any]) -> str:
 
 
 def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
-    """The progress that a file holds.
+    """Return the progress in a file.
 
     Args:
-        content: What `load` read.
+        content: The return value of `load`.
         first: The segment's first update.
-        last: The update after its last.
+        last: One after the segment's last update.
 
     Raises:
-        ValueError: It is none of this segment.
+        ValueError: It is not a progress of this segment.
     """
-    progress = Progress(**{each.name: content[each.name] for each in fields(Progress) if each.name in content})
+    progress = Progress(**{field.name: content[field.name] for field in fields(Progress) if field.name in content})
     kept = (progress.kept, progress.kept_momentum)
     if not all(isinstance(epochs, dict) for epochs in kept) or not isinstance(progress.records, list):
-        raise ValueError("it is no progress of this segment")
+        raise ValueError("not a progress of this segment")
     sets = (progress.weights, progress.momentum, progress.mean, *(value for sets in kept for value in sets.values()))
     counts = (progress.update, progress.mean_count, progress.correct, *(epoch for sets in kept for epoch in sets))
     if not (
@@ -146,18 +146,18 @@ def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
         and math.isfinite(progress.loss)
         and all(isinstance(record, dict) and type(record.get("update")) is int for record in progress.records)
     ):
-        raise ValueError("it is no progress of this segment")
+        raise ValueError("not a progress of this segment")
     return progress
 
 
 def are_tensors(value: Any) -> bool:
-    """Whether a value is tensors by name."""
+    """Return whether a value is a dictionary of tensors by name."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
     )
 
 
 def advice(path: Path) -> str:
-    """What to do about a state that is of no use."""
+    """Return a sentence on how to replace an unusable state."""
     snapshot = path.name.partition(".")[0]
-    return f"Delete {path.with_name(snapshot + '.safetensors')} and run the same pretraining, which makes that stage again."
+    return f"Delete {path.with_name(snapshot + '.safetensors')} and run the same pretraining again."

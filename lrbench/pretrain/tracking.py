@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard and Weights & Biases, beside the log, which is always written."""
+"""Training curves for TensorBoard and Weights & Biases, in addition to the log."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,19 +9,19 @@ from lrbench.config import Suite
 from lrbench.core.errors import InputError
 
 TRACKERS = ("tensorboard", "wandb")
-"""What `--track` may say; each is an extra of the same name."""
+"""Values of `--track`; each is an extra of the same name."""
 
 _CURVES = ("loss", "training_accuracy", "learning_rate")
 
 
 class Tracker:
-    """Takes an epoch's log record; this one keeps nothing."""
+    """Receives the log record of each epoch; this one discards it."""
 
     def record(self, record: dict[str, Any]) -> None:
-        """An epoch has ended."""
+        """Record an epoch."""
 
     def close(self) -> None:
-        """No more epochs of this segment."""
+        """End the segment."""
 
 
 class _All(Tracker):
@@ -29,12 +29,12 @@ class _All(Tracker):
         self._trackers = trackers
 
     def record(self, record: dict[str, Any]) -> None:
-        for each in self._trackers:
-            each.record(record)
+        for tracker in self._trackers:
+            tracker.record(record)
 
     def close(self) -> None:
-        for each in self._trackers:
-            each.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class _TensorBoard(Tracker):
@@ -55,7 +55,7 @@ class _WeightsAndBiases(Tracker):
             project="lrbench",
             group=suite.name,
             name=run,
-            # The same run goes on when training does.
+            # A fixed id continues the same run when training resumes.
             id=f"{suite.name}-{run}".replace("/", "-"),
             resume="allow",
             dir=str(folder),
@@ -70,20 +70,20 @@ class _WeightsAndBiases(Tracker):
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Check that trackers are known and installed, before any work begins.
+    """Check that trackers are known and installed, before any work starts.
 
     Raises:
-        InputError: One is not.
+        InputError: A tracker is unknown, or its library is missing.
     """
     for name in names:
         if name not in TRACKERS:
-            raise InputError(f"--track {name} is not known. It can be {' or '.join(TRACKERS)}.")
+            raise InputError(f"--track {name} is unknown. Use {' or '.join(TRACKERS)}.")
         try:
             import_module(name)
         except ImportError as error:
             raise InputError(
-                f"--track {name} needs a library that is not installed ({error}). Install lrbench from its source folder with "
-                f"the extra: `pip install '.[{name}]'`."
+                f"--track {name} needs a library that is not installed ({error}). Run `pip install '.[{name}]'` in the "
+                "source folder of lrbench."
             ) from error
 
 
@@ -91,9 +91,9 @@ def open_trackers(names: Sequence[str], suite: Suite, snapshot: Path) -> Tracker
     """Open trackers for the segment that ends in a snapshot.
 
     Args:
-        names: Which ones; none keeps nothing.
+        names: Names of the trackers; without any, nothing is recorded.
         suite: The suite.
-        snapshot: TensorBoard's files go into a folder beside it, those of Weights & Biases into one for the suite.
+        snapshot: The segment's snapshot. TensorBoard writes to a folder next to it, Weights & Biases to the suite's folder.
     """
     folder, stage = snapshot.parent, snapshot.stem
     trackers: list[Tracker] = []

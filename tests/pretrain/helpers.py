@@ -1,6 +1,7 @@
-"""Helpers of the tests of pretraining."""
+"""Helpers for tests of pretraining: snapshots of the tiny suite, small networks, single updates, and faults."""
 
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -15,14 +16,16 @@ from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.models.networks import InputNormalisation, create_model
-from lrbench.pretrain import trainer
+from lrbench.pretrain.loop import Trainer
+from lrbench.pretrain.recovery import Recovery
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import open_source
-from lrbench.pretrain.step import Step
+from lrbench.pretrain.state import Progress
 from lrbench.store.snapshots import snapshot_path
 
 CPU = torch.device("cpu")
 NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
+SCHEDULE = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
 
 
 def key(arm, stage, seed=0):
@@ -30,7 +33,7 @@ def key(arm, stage, seed=0):
 
 
 def make(suite, wanted, place, control=None):
-    """Make a snapshot and everything it starts from; gives its path."""
+    """Make a snapshot and its ancestors; return its path."""
     parent = find_segment(suite.schedule, wanted).parent
     if parent is not None:
         make(suite, parent, place, control)
@@ -38,8 +41,135 @@ def make(suite, wanted, place, control=None):
     return snapshot_path(place.workspace.checkpoints, suite.name, wanted)
 
 
+class StopsAfter(Control):
+    """Asks to stop at the n-th question."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.left = count
+
+    def stop_requested(self):
+        self.left -= 1
+        return self.left < 0
+
+
+class Listens(Control):
+    """Collects the warnings."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def say(self, text):
+        self.told.append(text)
+
+
+def stop(suite, wanted, place, updates=2):
+    """Interrupt the making of a snapshot."""
+    with pytest.raises(InterruptedWork):
+        make_snapshot(suite, wanted, place, StopsAfter(updates))
+
+
+def one_after_another(jobs, suite, place, control, observer, *, workers):
+    """Run jobs in this process, in place of `run_jobs`."""
+    for job in jobs:
+        job.run(suite, place, control)
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+
+
+class OneBatch:
+    """Training batches that are all the same: eight images of four by four pixels, unless given."""
+
+    pixels = type("Pixels", (), {"plain": None})
+    seed, augmentation = 5, "none"
+
+    def __init__(self, images=None, labels=None, updates_per_epoch=2):
+        values = np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
+        self.images = torch.from_numpy(values) if images is None else images
+        self.labels = torch.arange(8) % 3 if labels is None else labels
+        self.batch, self.size, self.updates_per_epoch = len(self.labels), self.images.shape[1], updates_per_epoch
+
+    def at(self, update):
+        return self.images, self.labels
+
+
+def trainer(model, schedule=SCHEDULE, batches=None, stretch=None, progress=None, **others):
+    """A trainer of the first stage of `step`, unless another segment is given."""
+    settings = {
+        "training": Training(), "normalise": NORMALISE, "device": CPU, "ranks": SINGLE_PROCESS, "micro_batch": None,
+        "updates": 1, "needs_mean": False, "epochs_to_keep": {},
+    } | others  # fmt: skip
+    stretch = stretch or find_segment(schedule, key("step", 1))
+    progress = progress or Progress(update=0, weights=model.state_dict())
+    return Trainer(model, stretch, schedule, batches=batches or OneBatch(), progress=progress, **settings)
+
+
+def train(going, control=None):
+    """Train without saving."""
+    return going.train(control or Control(), lambda progress: None, lambda: None)
+
+
+def update_once(model, **others):
+    """Train one update; return the trainer."""
+    going = trainer(model, **others)
+    with suppress(InterruptedWork):
+        train(going, StopsAfter(0))
+    assert going.progress.update == 1
+    return going
+
+
+def gradients(model, micro_batch=None, **others):
+    """The gradients, loss and correct predictions of one update, and the trainer."""
+    going = update_once(model, micro_batch=micro_batch, **others)
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return found, going.progress.loss, going.progress.correct, going
+
+
+class Greedy(nn.Module):
+    """A network that has memory for so many images only."""
+
+    def __init__(self, room, inner=None):
+        super().__init__()
+        self.room, self.inner = room, inner or network()
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return self.inner(images)
+
+
+def nan_loss_at(monkeypatch, number):
+    """Make the loss of an update nan, counted from 1 from now on; return a list that grows with each update."""
+    cross_entropy, calls = nn.functional.cross_entropy, []
+
+    def loss(logits, labels):
+        calls.append(1)
+        return cross_entropy(logits, labels) * (float("nan") if len(calls) == number else 1.0)
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", loss)
+    return calls
+
+
+def infinite_weights_after(monkeypatch, updates):
+    """Make weights infinite after so many updates, though each loss is finite."""
+    run, count = Recovery.run, itertools.count(1)
+
+    def broken(self, *arguments):
+        outcome = run(self, *arguments)
+        if next(count) == updates:
+            with torch.no_grad():
+                next(iter(self._model.parameters())).fill_(float("inf"))
+        return outcome
+
+    monkeypatch.setattr(Recovery, "run", broken)
+
+
 def bare_loop(suite, place, rates):
-    """An independent training loop: one SGD optimiser, the rate of each epoch set by hand. Gives weights by epoch."""
+    """Weights by epoch of an independent training loop: one SGD optimiser, the rate of each epoch set by hand."""
     source = open_source(suite.source, suite.input, place.roots, False, place.workspace.cache, Control())
     batches = Batches(
         pixels=source.train,
@@ -72,100 +202,3 @@ def assert_close(found, expected):
     assert found.keys() == expected.keys()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=2e-4, atol=2e-5)
-
-
-class StopsAfter(Control):
-    """Asks to stop at the n-th question."""
-
-    def __init__(self, count):
-        super().__init__()
-        self.left = count
-
-    def stop_requested(self):
-        self.left -= 1
-        return self.left < 0
-
-
-class Images:
-    """Ten images of four by four pixels."""
-
-    plain = None
-
-    def __init__(self):
-        self.values = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
-
-    def __len__(self):
-        return len(self.values)
-
-    def evaluation(self, indices):
-        return self.values[indices]
-
-
-BATCHES = Batches(pixels=Images(), labels=np.arange(10) % 3, seed=5, batch=3, size=4, augmentation="flip")  # type: ignore[arg-type]
-
-
-def network():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-
-
-def stepper(schedule, training=None, **others):
-    settings = {"micro_batch": None, "updates": 1, "say": lambda text: None} | others
-    return lambda model: Step(model, schedule, training or Training(), NORMALISE, CPU, SINGLE_PROCESS, **settings)
-
-
-def gradients(model, micro_batch, **others):
-    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
-    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
-    step = stepper(schedule, micro_batch=micro_batch, **others)(model)
-    loss, correct = step(images, torch.arange(8) % 3, 0.1, 7)
-    return {name: each.grad.clone() for name, each in model.named_parameters()}, float(loss), int(correct), step
-
-
-class Greedy(nn.Module):
-    """A network that has memory for so many images only."""
-
-    def __init__(self, room, inner=None):
-        super().__init__()
-        self.room, self.inner = room, inner or network()
-
-    def forward(self, images):
-        if len(images) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self.inner(images)
-
-
-def breaks_at(monkeypatch, number):
-    """Have the loss of an update be nan, counted from 1 from now on; gives a list that grows with each update."""
-    cross_entropy, calls = nn.functional.cross_entropy, []
-
-    def loss(logits, labels):
-        calls.append(1)
-        return cross_entropy(logits, labels) * (float("nan") if len(calls) == number else 1.0)
-
-    monkeypatch.setattr(trainer.nn.functional, "cross_entropy", loss)
-    return calls
-
-
-def poisoned(monkeypatch, at):
-    """The weights are not numbers after so many updates; the loss of each was fine."""
-    call, count = Step.__call__, itertools.count(1)
-
-    def step(self, *arguments):
-        found = call(self, *arguments)
-        if next(count) == at:
-            with torch.no_grad():
-                next(iter(self._model.parameters())).fill_(float("inf"))
-        return found
-
-    monkeypatch.setattr(Step, "__call__", step)
-
-
-def stop(suite, wanted, place, updates=2):
-    with pytest.raises(InterruptedWork):
-        make_snapshot(suite, wanted, place, StopsAfter(updates))
-
-
-def one_after_another(jobs, suite, place, control, observer, *, workers):
-    for job in jobs:
-        job.run(suite, place, control)

@@ -29,7 +29,7 @@ def rewrite(task, *changes):
 # More arms and seeds.
 
 
-def test_an_arm_that_needs_what_was_not_kept_is_refused_before_any_work(lrbench, tiny, place):
+def test_arm_without_kept_weights_is_refused_before_work(lrbench, tiny, place):
     stage = make(tiny, key("step", 2), place)
     other = make(tiny, key("average", 2), place)
     assert read_metadata(stage.with_name("stage1.safetensors")).kept == {}
@@ -47,7 +47,7 @@ def test_an_arm_that_needs_what_was_not_kept_is_refused_before_any_work(lrbench,
     assert stage.is_file() and other.is_file()
 
 
-def test_what_was_kept_is_known_from_the_header(lrbench, tiny, place):
+def test_header_lists_the_kept_epochs(lrbench, tiny, place):
     trailing = tiny.model_copy(
         update={
             "arms": (*tiny.arms, "trail", "late"),
@@ -59,18 +59,18 @@ def test_what_was_kept_is_known_from_the_header(lrbench, tiny, place):
     assert read_metadata(make(trailing, key("hold", 2), place)).kept == {4: True}
 
 
-def test_a_seed_does_not_begin_on_other_images_than_the_seeds_before_it(lrbench, tiny, place, home):
+def test_new_seed_on_different_images_is_refused(lrbench, tiny, place, home):
     make(tiny, key("step", 1), place)
     rewrite(home.parent / "tasks" / "tiny-source.toml", ("train = 96", "train = 128"))
     refused = lrbench("pretrain", "tiny.toml", "--seed", "1", "--arm", "step")
-    assert refused.status == 2 and "was pretrained on other images or labels of tiny-source" in refused.err
+    assert refused.status == 2 and "was pretrained on images or labels of tiny-source that differ" in refused.err
     assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 0, seed=1)).exists()
 
 
 # Processes that were killed, or that work at once.
 
 
-def test_progress_beside_a_made_snapshot_is_not_gone_on_with_once_that_is_deleted(lrbench, tiny, place, monkeypatch):
+def test_stale_progress_is_removed_with_its_snapshot(lrbench, tiny, place, monkeypatch):
     monkeypatch.setattr("lrbench.jobs.local.run_jobs", one_after_another)
     path = make(tiny, key("step", 1), place)
     path.unlink()
@@ -90,7 +90,7 @@ def no_locks(monkeypatch):
     monkeypatch.setattr("lrbench.core.locks.fcntl.flock", refuse)
 
 
-def test_without_locks_what_another_process_is_writing_is_left_alone(tiny, place, no_locks):
+def test_without_locks_partial_files_are_left_alone(tiny, place, no_locks):
     path = make(tiny, key("step", 0), place)
     theirs = path.with_name(".stage1.progress.pt.abc.part")
     theirs.write_bytes(b"half")
@@ -98,7 +98,7 @@ def test_without_locks_what_another_process_is_writing_is_left_alone(tiny, place
     assert theirs.is_file()
 
 
-def test_without_locks_a_snapshot_that_another_process_made_meanwhile_stays(tiny, place, no_locks, monkeypatch):
+def test_without_locks_a_concurrent_snapshot_is_kept(tiny, place, no_locks, monkeypatch):
     path = make(tiny, key("step", 1), place)
     content, state = path.read_bytes(), path.with_name("stage1.state.pt").read_bytes()
     aside = path.rename(path.with_name("aside"))
@@ -116,7 +116,7 @@ def test_without_locks_a_snapshot_that_another_process_made_meanwhile_stays(tiny
     assert path.read_bytes() == content and path.with_name("stage1.state.pt").read_bytes() == state
 
 
-def test_what_was_trained_before_a_stop_is_timed(tiny, place):
+def test_training_before_a_stop_is_timed(tiny, place):
     make(tiny, key("step", 0), place)
     stop(tiny, key("step", 1), place, updates=4)
     timings = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).with_name("timings.jsonl")
@@ -127,15 +127,15 @@ def test_what_was_trained_before_a_stop_is_timed(tiny, place):
 # Settings that cannot work, and values that only look wrong.
 
 
-def test_batchnorm_statistics_of_one_image_are_refused_in_words(tiny, place):
+def test_batchnorm_statistics_of_one_image_are_refused(tiny, place):
     alone = tiny.model_copy(update={"training": tiny.training.model_copy(update={"micro_batch": 1})})
     with pytest.raises(InputError, match="BatchNorm statistics of one image, which has no variance"):
         make_snapshot(alone, key("step", 0), place, Control())
 
 
-def test_a_micro_batch_that_divides_nothing_is_refused_by_the_first_job(tiny, place):
+def test_micro_batch_that_does_not_divide_is_refused(tiny, place):
     uneven = tiny.model_copy(update={"training": tiny.training.model_copy(update={"micro_batch": 3})})
-    with pytest.raises(InputError, match="is no multiple"):
+    with pytest.raises(InputError, match="is not a multiple"):
         make_snapshot(uneven, key("step", 0), place, Control())
 
 
@@ -146,20 +146,20 @@ def test_a_micro_batch_that_divides_nothing_is_refused_by_the_first_job(tiny, pl
         ("batchnorm.images=1", "batchnorm.images"),
     ],
 )
-def test_a_suite_that_cannot_be_is_refused_at_once(lrbench, home, change, said):
+def test_impossible_suite_is_refused_at_once(lrbench, home, change, said):
     refused = lrbench("run", "tiny.toml", "--set", change)
     assert refused.status == 2 and one_paragraph(refused.err) and said in refused.err
     assert not (home / "checkpoints").exists()
 
 
-def test_a_date_is_a_name_like_any_other(lrbench, home):
+def test_date_is_a_valid_name(lrbench, home):
     assert lrbench("plan", "tiny.toml", "--set", "name=2024-06-01", "--json").status == 0
     assert lrbench("pretrain", "tiny.toml", "--set", "name=2024-06-01", "--arm", "step", "--seed", "3").status == 2
     kept = tomllib.loads((home / "checkpoints" / "2024-06-01" / "suite.toml").read_text())
     assert kept["name"] == "2024-06-01"
 
 
-def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place):
+def test_damaged_suite_next_to_results_is_rewritten(lrbench, tiny, place):
     from lrbench.store.suites import write_suite_with_results
 
     write_suite_with_results(place.workspace, tiny)
@@ -170,7 +170,7 @@ def test_a_damaged_suite_beside_its_results_is_written_anew(lrbench, tiny, place
     assert path.read_bytes() == whole
 
 
-def test_two_processes_that_meet_one_fault_say_it_once(tiny, place):
+def test_error_of_two_processes_is_reported_once(tiny, place):
     from lrbench.core.distributed import ProcessGroup
 
     class Second(ProcessGroup):

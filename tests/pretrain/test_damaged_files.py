@@ -47,19 +47,19 @@ class StopsAt(Control):
         "\udc80",
     ],
 )
-def test_a_damaged_line_of_the_log_stops_no_training(tiny, place, line):
+def test_damaged_log_line_does_not_stop_training(tiny, place, line):
     path = make(tiny, key("step", 1), place)
     log = path.with_name("log.jsonl")
     before = log.read_bytes()
     log.write_bytes(before + f"{line}\n".encode(errors="surrogateescape"))
     control = StopsAt(0)
     make_snapshot(tiny, key("step", 2), place, control)
-    assert [text for text in control.told if "1 lines of" in text and "are damaged" in text]
+    assert [text for text in control.told if "Skipped 1 damaged line of" in text]
     assert log.read_bytes().startswith(before) and path.with_name("log.damaged.jsonl").is_file()
     assert [json.loads(text)["stage"] for text in log.read_text().splitlines()] == [1, 1, 1, 2, 2]
 
 
-def test_a_pipe_instead_of_a_log_or_timings_is_named(tiny, place):
+def test_pipe_instead_of_log_or_timings_is_reported(tiny, place):
     path = make(tiny, key("step", 0), place)
     for name in ("log.jsonl", "timings.jsonl"):
         path.with_name(name).unlink(missing_ok=True)
@@ -69,7 +69,7 @@ def test_a_pipe_instead_of_a_log_or_timings_is_named(tiny, place):
         path.with_name(name).unlink()
 
 
-def test_timings_that_are_none_are_passed_over(tmp_path):
+def test_invalid_timings_are_skipped(tmp_path):
     folder = tmp_path / "tiny" / "step" / "seed0"
     folder.mkdir(parents=True)
     append_timing(folder / "stage1.safetensors", {"updates": 10, "seconds": 5.0})
@@ -85,7 +85,7 @@ def test_timings_that_are_none_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["state", "progress"])
-def test_a_pipe_instead_of_a_state_is_never_waited_for(tmp_path, part):
+def test_pipe_instead_of_state_does_not_block(tmp_path, part):
     path = tmp_path / f"stage1.{part}.pt"
     os.mkfifo(path)
     with pytest.raises(InputError, match="is a pipe, not a regular file"):
@@ -102,15 +102,15 @@ def test_a_pipe_instead_of_a_state_is_never_waited_for(tmp_path, part):
         {"kept": []},
     ],
 )
-def test_a_state_that_holds_something_else_is_damaged(tiny, place, change):
+def test_state_with_wrong_content_is_damaged(tiny, place, change):
     path = state_path(make(tiny, key("step", 1), place))
     save(path, load(path) | change)
-    with pytest.raises(InputError, match=r"stage1\.state\.pt is damaged: it is no state of this network") as caught:
+    with pytest.raises(InputError, match=r"stage1\.state\.pt is damaged: it does not fit this network") as caught:
         make_snapshot(tiny, key("step", 2), place, Control())
     assert one_paragraph(str(caught.value))
 
 
-def test_a_state_has_a_hash_and_those_without_are_read(tmp_path):
+def test_state_has_a_hash_and_format_2_is_read(tmp_path):
     path = tmp_path / "stage1.state.pt"
     content = {"update": 3, "momentum": {"a": torch.ones(2)}, "records": [{"loss": 0.5}], "none": None}
     save(path, content)
@@ -118,20 +118,20 @@ def test_a_state_has_a_hash_and_those_without_are_read(tmp_path):
     assert str(load(path)) == str(content)
     for change in ({"update": 4}, {"momentum": {"a": torch.zeros(2)}}, {"records": [{"loss": 0.25}]}, {"more": 1}):
         torch.save(written | change, path)
-        with pytest.raises(InputError, match="is damaged: its content differs from its hash"):
+        with pytest.raises(InputError, match="is damaged: its content does not match its hash"):
             load(path)
     torch.save({"format": 2, **content}, path)
     assert load(path)["update"] == 3
     torch.save(written | {"format": 4}, path)
-    with pytest.raises(InputError, match="has format 4; this lrbench reads up to 3"):
+    with pytest.raises(InputError, match="has format 4; this lrbench reads formats up to 3"):
         load(path)
 
 
 @pytest.mark.parametrize("mean", [{"conv1.0.weight": torch.ones(1)}, {"a": 3}, []])
-def test_a_mean_of_another_network_is_damaged(tiny, place, mean):
+def test_mean_of_another_network_is_damaged(tiny, place, mean):
     path = state_path(make(tiny, key("hold", 2), place))
     save(path, load(path) | {"mean": mean})
-    with pytest.raises(InputError, match=r"stage2\.state\.pt is damaged: its mean is not of this network's weights"):
+    with pytest.raises(InputError, match=r"stage2\.state\.pt is damaged: its mean does not fit this network"):
         make_snapshot(tiny, key("average", 2), place, Control())
 
 
@@ -150,7 +150,7 @@ def test_a_mean_of_another_network_is_damaged(tiny, place, mean):
         {"records": 3},
     ],
 )
-def test_progress_that_holds_something_else_is_begun_again(tiny, place, change):
+def test_progress_with_wrong_content_is_discarded(tiny, place, change):
     whole = make(tiny, key("step", 1), place).read_bytes()
     path = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))
     path.unlink()

@@ -9,28 +9,44 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from lrbench.config.schedule import SnapshotKey, find_segment, learning_rate, snapshot_keys
 from lrbench.config.suite import Schedule, Suite, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork
-from lrbench.pretrain import trainer as trainer_module
-from lrbench.pretrain.saving import Saver
+from lrbench.data.batches import Batches
+from lrbench.pretrain import loop
+from lrbench.pretrain.saver import Saver
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import Progress, load, save
-from lrbench.pretrain.trainer import Trainer
 from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path, state_path
-from tests.pretrain.helpers import BATCHES, CPU, key, make, network, stepper
+from tests.pretrain.helpers import CPU, assert_close, bare_loop, key, make, network, train, trainer
 
 PER_EPOCH = 3
 
 
-def trainer_of(segment, schedule, progress, **others):
-    return Trainer(
-        network(), segment, schedule, BATCHES, stepper(schedule), progress,
-        keep_mean=False, keep_epochs={}, device=CPU, **others,
-    )  # fmt: skip
+class Images:
+    """Ten images of four by four pixels."""
+
+    plain = None
+
+    def __init__(self):
+        self.values = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.values)
+
+    def evaluation(self, indices):
+        return self.values[indices]
+
+
+BATCHES = Batches(pixels=Images(), labels=np.arange(10) % 3, seed=5, batch=3, size=4, augmentation="flip")  # type: ignore[arg-type]
+
+
+def trainer_of(stretch, schedule, progress, **others):
+    return trainer(network(), schedule, BATCHES, stretch, progress, **others)
 
 
 class Stops(Control):
@@ -75,7 +91,7 @@ def journeys(draw):
 
 @settings(max_examples=30, deadline=None)
 @given(journeys())
-def test_snapshots_fall_on_boundaries_also_after_resumes_at_random_updates(journey):
+def test_resume_at_any_update_is_bit_identical(journey):
     schedule, arm, stops = journey
     used = []
 
@@ -83,11 +99,11 @@ def test_snapshots_fall_on_boundaries_also_after_resumes_at_random_updates(journ
         progress, ends = Progress(update=0, weights=network().state_dict()), []
         used.clear()
         for stage in range(1, schedule.stages + 1):
-            segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            stretch = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
             progress = Progress(update=progress.update, weights=progress.weights, momentum=progress.momentum)
             for stop in [*stops, None]:
-                going = trainer_of(segment, schedule, travelled(progress))
-                going._step = _Spy(going._step, used)
+                going = trainer_of(stretch, schedule, travelled(progress))
+                record_rates(going.optimiser, used)
                 saved = []
                 try:
                     progress = going.train(Stops(stop) if stop else Control(), saved.append, lambda: None)
@@ -114,38 +130,28 @@ def test_snapshots_fall_on_boundaries_also_after_resumes_at_random_updates(journ
         assert rate == learning_rate(schedule, stretches[min(stage, len(stretches) - 1)], update, PER_EPOCH)
 
 
-class _Spy:
-    """A step that writes down the rate that the optimiser really used."""
+def record_rates(optimiser, used):
+    """Append the rate of each step of an optimiser to a list."""
+    step = optimiser.step
 
-    def __init__(self, step, used):
-        self.step, self.used, self.optimiser, self.close = step, used, step.optimiser, step.close
+    def recorded():
+        used.append(optimiser.param_groups[0]["lr"])
+        step()
 
-    def __call__(self, images, labels, rate, seed):
-        found = self.step(images, labels, rate, seed)
-        self.used.append(self.optimiser.param_groups[0]["lr"])
-        return found
+    optimiser.step = recorded
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_what_drops_at_random_is_drawn_by_the_update_and_the_process_alone(rank):
+def test_dropout_seeds_depend_on_update_and_rank_alone(rank, monkeypatch):
     """Also after a resume; and processes that train together drop different parts."""
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.5, 0.25), batch=3)
-    segment = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
+    stretch = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
 
     def seeds(first, rank):
         drawn = []
-        going = trainer_of(
-            segment, schedule, Progress(update=first, weights=network().state_dict()), ranks=ProcessGroup(rank=rank)
-        )
-        step = going._step
-
-        class Draws(_Spy):
-            def __call__(self, images, labels, rate, seed):
-                drawn.append(seed)
-                return super().__call__(images, labels, rate, seed)
-
-        going._step = Draws(step, [])
-        going.train(Control(), lambda progress: None, lambda: None)
+        monkeypatch.setattr(loop, "seed_draws", lambda seed, device: drawn.append(seed))
+        progress = Progress(update=first, weights=network().state_dict())
+        train(trainer_of(stretch, schedule, progress, ranks=ProcessGroup(rank=rank)))
         return drawn
 
     whole = seeds(0, rank)
@@ -153,7 +159,7 @@ def test_what_drops_at_random_is_drawn_by_the_update_and_the_process_alone(rank)
     assert not set(whole) & set(seeds(0, 1 - rank))
 
 
-def test_saving_does_not_hold_up_training_and_what_fails_is_told():
+def test_saver_runs_in_background_and_reports_errors():
     free, written = threading.Event(), []
 
     def write(progress):
@@ -174,20 +180,21 @@ def test_saving_does_not_hold_up_training_and_what_fails_is_told():
     saver.close()
 
 
-def test_what_is_saved_by_time_is_the_state_of_its_update(tiny, place, monkeypatch):
+def test_saved_progress_is_the_state_of_its_update(tiny, place, monkeypatch):
     """Training goes on while a state is written; the file must not hold a later one."""
     seen = []
     make(tiny, key("step", 0), place)
-    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", -1.0)
-    write = trainer_module.Trainer.snapshot
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    copy = loop.Trainer.copy_progress
 
-    def snapshot(self):
-        taken = write(self)
+    def copy_progress(self):
+        taken = copy(self)
         seen.append((taken, {name: tensor.clone() for name, tensor in taken.weights.items()}))
         return taken
 
-    monkeypatch.setattr(trainer_module.Trainer, "snapshot", snapshot)
+    monkeypatch.setattr(loop.Trainer, "copy_progress", copy_progress)
     make_snapshot(tiny, key("step", 1), place, Control())
+    # The last copy is the boundary's.
     assert len(seen) == 9
     for taken, weights in seen:
         assert all(torch.equal(taken.weights[name], weights[name]) for name in weights)
@@ -206,7 +213,7 @@ def moved(tiny):
     return Suite.model_validate(content)
 
 
-def test_every_arm_trains_from_the_state_that_it_says(moved, place):
+def test_every_arm_starts_from_its_documented_state(moved, place):
     for each in snapshot_keys(moved):
         make_snapshot(moved, each, place, Control())
     root = place.workspace.checkpoints
@@ -227,11 +234,7 @@ def test_every_arm_trains_from_the_state_that_it_says(moved, place):
     assert [json.loads(line)["epoch"] for line in lines] == [5, 6, 7]
 
 
-def test_early_and_late_are_uninterrupted_runs_with_moved_boundaries(moved, place):
-    from safetensors.torch import load_file
-
-    from tests.pretrain.helpers import assert_close, bare_loop
-
+def test_early_and_late_match_bare_loops_with_moved_boundaries(moved, place):
     for arm, rates in (("early", [0.1] * 2 + [0.01] * 2 + [0.001] * 3), ("late", [0.1] * 4 + [0.01] * 2 + [0.001])):
         assert_close(load_file(make(moved, key(arm, 3), place)), bare_loop(moved, place, rates)[-1])
 
@@ -239,7 +242,7 @@ def test_early_and_late_are_uninterrupted_runs_with_moved_boundaries(moved, plac
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden-losses.json"
 
 
-def test_a_tiny_run_has_the_losses_that_it_always_had(moved, place):
+def test_losses_match_the_golden_ones(moved, place):
     """A change that should change nothing reproduces these; one that means to, writes them anew (see CONTRIBUTING.md)."""
     found = {}
     # At small rates processors that round otherwise stay together; at 0.1 they part by percents.
@@ -261,16 +264,16 @@ def test_a_tiny_run_has_the_losses_that_it_always_had(moved, place):
         assert np.array(found[arm]) == pytest.approx(np.array(lines), rel=4e-3), arm
 
 
-def test_state_files_hold_nothing_that_runs(tiny, place):
+def test_state_files_contain_no_code(tiny, place):
     path = make(tiny, key("step", 1), place)
     assert set(load(state_path(path))) == {"update", "tensors_sha256", "momentum", "mean", "kept", "kept_momentum"}
     save(progress_path(path), {"a": 1})
     assert load(progress_path(path))["a"] == 1
 
 
-def test_the_names_in_a_snapshot_are_the_networks_own_compiled_or_not():
+def test_compilation_does_not_change_state_dict_names():
     model = network()
-    step = stepper(Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8), Training(compile=True))(model)
-    assert list(model.state_dict()) == ["1.weight", "1.bias"]
-    step.close()
+    going = trainer(model, training=Training(compile=True))
+    assert model._compiled_call_impl is not None and list(model.state_dict()) == ["1.weight", "1.bias"]
+    going.recovery.close()
     assert model._compiled_call_impl is None

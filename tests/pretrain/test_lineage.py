@@ -20,18 +20,7 @@ from lrbench.store.snapshots import (
     state_path,
     write_snapshot,
 )
-from tests.pretrain.helpers import breaks_at, key, make, one_after_another, poisoned, stop
-
-
-class Listens(Control):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        super().__init__()
-        self.told = []
-
-    def say(self, text):
-        self.told.append(text)
+from tests.pretrain.helpers import Listens, infinite_weights_after, key, make, nan_loss_at, one_after_another, stop
 
 
 def remake(path):
@@ -41,7 +30,7 @@ def remake(path):
     save(state_path(path), load(state_path(path)) | {"tensors_sha256": read_metadata(path).tensors_sha256})
 
 
-def test_a_snapshot_names_its_parent_and_the_weights_that_it_held(tiny, place):
+def test_snapshot_records_its_parent_and_its_hash(tiny, place):
     assert read_metadata(make(tiny, key("step", 0), place)).parent is None
     for child, parent in ((("step", 1), ("step", 0)), (("hold", 2), ("step", 1)), (("average", 2), ("hold", 2))):
         metadata = read_metadata(make(tiny, key(*child), place))
@@ -49,7 +38,7 @@ def test_a_snapshot_names_its_parent_and_the_weights_that_it_held(tiny, place):
         assert (metadata.parent, metadata.parent_sha256) == (str(key(*parent)), before.tensors_sha256)
 
 
-def test_a_stage_whose_parent_was_made_anew_is_not_taken_for_its_child(lrbench, tiny, place):
+def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
     for each in (("step", 3), ("average", 2)):
         make(tiny, key(*each), place)
     parent = make(tiny, key("step", 1), place)
@@ -74,7 +63,7 @@ def test_a_stage_whose_parent_was_made_anew_is_not_taken_for_its_child(lrbench, 
     assert lrbench("snapshots", "verify").status == 0
 
 
-def test_what_it_says_of_putting_the_former_parent_back_is_enough(lrbench, tiny, place):
+def test_restoring_the_former_parent_is_enough(lrbench, tiny, place):
     make(tiny, key("step", 2), place)
     parent = make(tiny, key("step", 1), place)
     files = {
@@ -90,7 +79,7 @@ def test_what_it_says_of_putting_the_former_parent_back_is_enough(lrbench, tiny,
     assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
 
 
-def test_a_command_that_remakes_a_parent_with_other_weights_does_not_end_well(lrbench, tiny, place, monkeypatch):
+def test_retraining_a_parent_with_other_weights_fails(lrbench, tiny, place, monkeypatch):
     """As on a machine that computes otherwise."""
     from lrbench.pretrain import segments
 
@@ -111,7 +100,7 @@ def test_a_command_that_remakes_a_parent_with_other_weights_does_not_end_well(lr
     )
 
 
-def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(lrbench, tiny, place):
+def test_snapshot_under_a_wrong_name_is_refused(lrbench, tiny, place):
     path = make(tiny, key("hold", 2), place)
     other = make(tiny, key("step", 2), place)
     for part in (path, batchnorm_path(path)):
@@ -121,7 +110,7 @@ def test_a_snapshot_in_the_place_of_another_is_not_taken_for_it(lrbench, tiny, p
     assert outcome.status == 2 and said in outcome.err
 
 
-def test_a_parent_of_unknown_weights_refuses_no_child(tiny, place):
+def test_parent_without_a_hash_refuses_no_child(tiny, place):
     """As lrbench wrote them before it kept a hash."""
     from lrbench.store.snapshots import encode
 
@@ -132,7 +121,7 @@ def test_a_parent_of_unknown_weights_refuses_no_child(tiny, place):
     make_snapshot(tiny, key("step", 2), place, Control())
 
 
-def test_a_snapshot_away_from_its_suite_has_no_parent_to_be_held_to(lrbench, tiny, place, home):
+def test_snapshot_outside_its_suite_needs_no_parent(lrbench, tiny, place, home):
     path = make(tiny, key("step", 2), place)
     away = path.parents[2] / "kept" / "before" / "stage2.safetensors"
     away.parent.mkdir(parents=True)
@@ -144,33 +133,33 @@ def test_a_snapshot_away_from_its_suite_has_no_parent_to_be_held_to(lrbench, tin
     assert lrbench("snapshots", "verify", path).status == 0
 
 
-def test_a_state_of_other_weights_is_not_trained_on_from(tiny, place):
+def test_state_of_other_weights_is_refused(tiny, place):
     path = make(tiny, key("step", 1), place)
     content = load(state_path(path))
     remake(path)
     save(state_path(path), content)
-    with pytest.raises(InputError, match=r"stage1.state.pt is the state of other weights than stage1.safetensors"):
+    with pytest.raises(InputError, match=r"stage1.state.pt belongs to different weights than stage1.safetensors"):
         make_snapshot(tiny, key("step", 2), place, Control())
 
 
 @pytest.mark.parametrize("wrong", ["update", "momentum"])
-def test_a_state_that_lacks_a_part_says_what_to_do(tiny, place, wrong):
+def test_incomplete_state_is_reported_with_a_remedy(tiny, place, wrong):
     path = make(tiny, key("step", 1), place)
     content = load(state_path(path))
     content.pop("update") if wrong == "update" else content["momentum"].update({"conv1.0.weight": torch.zeros(1)})
     save(state_path(path), content)
-    said = r"stage1.state.pt is damaged: it is no state of this network. Delete .*stage1.safetensors"
+    said = r"stage1.state.pt is damaged: it does not fit this network. Delete .*stage1.safetensors"
     with pytest.raises(InputError, match=said):
         make_snapshot(tiny, key("step", 2), place, Control())
 
 
-def test_progress_from_other_weights_is_not_gone_on_with(tiny, place, home):
+def test_progress_from_other_weights_is_discarded(tiny, place, home):
     remade = make(tiny, key("step", 1), place)
     stop(tiny, key("step", 2), place)
     remake(remade)
     control = Listens()
     make_snapshot(tiny, key("step", 2), place, control)
-    assert "stage2.progress.pt began at other weights than step/seed0/stage1 holds now" in control.told[0]
+    assert "stage2.progress.pt started from weights that step/seed0/stage1 no longer has" in control.told[0]
     path = remade.with_name("stage2.safetensors")
     found = path.read_bytes()
     path.unlink()
@@ -189,7 +178,7 @@ def test_progress_from_other_weights_is_not_gone_on_with(tiny, place, home):
         lambda content: content.update(momentum=[]),
     ],
 )
-def test_progress_that_lacks_a_part_costs_time_only(tiny, place, damage):
+def test_incomplete_progress_costs_only_time(tiny, place, damage):
     path = make(tiny, key("step", 2), place)
     expected = path.read_bytes()
     path.unlink()
@@ -199,11 +188,13 @@ def test_progress_that_lacks_a_part_costs_time_only(tiny, place, damage):
     save(progress_path(path), content)
     control = Listens()
     make_snapshot(tiny, key("step", 2), place, control)
-    assert path.read_bytes() == expected and "is damaged; step/seed0/stage2 starts from its last" in control.told[0]
+    assert (
+        path.read_bytes() == expected and "is damaged. step/seed0/stage2 starts again from its last" in control.told[0]
+    )
 
 
 @pytest.mark.parametrize(("arm", "stage", "schedule"), [("trail", 1, {"trail": 6}), ("early", 1, {})])
-def test_an_arm_that_is_added_in_the_middle_of_a_stage_gets_what_it_needs(tiny, place, home, arm, stage, schedule):
+def test_arm_added_mid_stage_gets_what_it_needs(tiny, place, home, arm, stage, schedule):
     more = tiny.model_copy(update={"arms": (*tiny.arms, arm)})
     if schedule:
         more = more.model_copy(update={"schedule": tiny.schedule.model_copy(update=schedule)})
@@ -212,12 +203,12 @@ def test_an_arm_that_is_added_in_the_middle_of_a_stage_gets_what_it_needs(tiny, 
     stop(fewer, key("step", 1), place, updates=7)
     control = Listens()
     found = make(more, key(arm, stage), place, control)
-    assert "holds no state of epoch" in control.told[0] and "starts from its last boundary again" in control.told[0]
+    assert "lacks the state of epoch" in control.told[0] and "starts again from its last boundary" in control.told[0]
     elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
     assert make(more, key(arm, stage), elsewhere).read_bytes() == found.read_bytes()
 
 
-def test_an_arm_that_is_added_before_the_epoch_that_it_needs_costs_nothing(tiny, place):
+def test_arm_added_before_its_epoch_costs_nothing(tiny, place):
     trailing = tiny.model_copy(
         update={"arms": (*tiny.arms, "trail"), "schedule": tiny.schedule.model_copy(update={"trail": 6})}
     )
@@ -229,41 +220,41 @@ def test_an_arm_that_is_added_before_the_epoch_that_it_needs_costs_nothing(tiny,
     assert control.told == []
 
 
-def test_the_last_good_state_is_the_one_that_was_saved(tiny, place, monkeypatch):
+def test_last_good_state_is_the_saved_one(tiny, place, monkeypatch):
     make(tiny, key("step", 0), place)
     stop(tiny, key("step", 1), place, updates=3)
-    poisoned(monkeypatch, 3)
-    with pytest.raises(FailureError, match=r"The last good state is that after update 4, which is saved, and every"):
+    infinite_weights_after(monkeypatch, 3)
+    with pytest.raises(FailureError, match=r"The last good state is that of update 4, which is saved; finished"):
         make_snapshot(tiny, key("step", 1), place, Control())
 
 
-def test_what_is_being_saved_when_the_loss_breaks_counts_as_saved(tiny, place, monkeypatch):
-    from lrbench.pretrain import segments, trainer
+def test_save_in_flight_counts_when_the_loss_breaks(tiny, place, monkeypatch):
+    from lrbench.pretrain import loop, segments
 
     make(tiny, key("step", 0), place)
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(segments, "save", lambda *arguments: (time.sleep(0.3), save(*arguments)))
-    breaks_at(monkeypatch, 5)
+    nan_loss_at(monkeypatch, 5)
     with pytest.raises(
-        FailureError, match=r"nan at update 5 .*The last good state is that after update 4, which is saved"
+        FailureError, match=r"nan at update 5 .*The last good state is that of update 4, which is saved"
     ):
         make_snapshot(tiny, key("step", 1), place, Control())
 
 
-def test_a_damaged_log_is_put_aside_and_training_goes_on(tiny, place):
+def test_damaged_log_is_backed_up_and_training_continues(tiny, place):
     make(tiny, key("step", 2), place)
     log = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).with_name("log.jsonl")
     whole = log.read_bytes()
     log.write_bytes(whole[:-40] + b"\n{}\n\xff\n")
     control = Listens()
     make_snapshot(tiny, key("step", 3), place, control)
-    assert control.told[0].startswith(f"3 lines of {log} are damaged and left out") and len(control.told) == 1
+    assert control.told[0].startswith(f"Skipped 3 damaged lines of {log}") and len(control.told) == 1
     aside = log.with_name("log.damaged.jsonl")
     assert aside.read_bytes() == whole[:-40] + b"\n{}\n\xff\n"
     assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 6]
 
 
-def test_a_damaged_log_is_whole_somewhere_at_every_moment(tmp_path, monkeypatch):
+def test_damaged_log_has_a_copy_at_every_moment(tmp_path, monkeypatch):
     from lrbench.pretrain import log as module
 
     path, good = tmp_path / "log.jsonl", {"stage": 1, "update": 5}
@@ -281,7 +272,7 @@ def test_a_damaged_log_is_whole_somewhere_at_every_moment(tmp_path, monkeypatch)
     assert sorted(kept) == [b"first", b"first", b"second", b"second"]
 
 
-def test_two_stages_that_write_the_log_at_once_lose_nothing(tmp_path, monkeypatch):
+def test_concurrent_log_writes_lose_nothing(tmp_path, monkeypatch):
     """The second reads only when the first has written."""
     from threading import Event, Thread
 
@@ -311,7 +302,7 @@ def test_two_stages_that_write_the_log_at_once_lose_nothing(tmp_path, monkeypatc
     assert [json.loads(line)["stage"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_what_a_killed_process_left_is_cleared_away(tiny, place):
+def test_leftovers_of_a_killed_process_are_removed(tiny, place):
     path = make(tiny, key("step", 1), place)
     left = [
         path.with_name(name) for name in (".log.jsonl.x1.part", ".stage1.safetensors.x1.part", "stage1.progress.pt")

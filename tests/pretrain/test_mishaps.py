@@ -20,28 +20,40 @@ from lrbench.core import distributed as ranks_module
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.models.networks import create_model, no_memory
+from lrbench.pretrain import loop
 from lrbench.pretrain import segments as segments_module
-from lrbench.pretrain import trainer as trainer_module
+from lrbench.pretrain.recovery import Recovery, drops_at_random
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
-from lrbench.pretrain.step import Step, drops_at_random
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 from tests.helpers import Trap
-from tests.pretrain.helpers import CPU, NORMALISE, Greedy, StopsAfter, gradients, key, make, network, poisoned
+from tests.pretrain.helpers import (
+    NORMALISE,
+    Greedy,
+    OneBatch,
+    StopsAfter,
+    gradients,
+    infinite_weights_after,
+    key,
+    make,
+    network,
+    train,
+    trainer,
+)
 
 
 def log_stages(path):
     return [json.loads(line)["stage"] for line in path.with_name("log.jsonl").read_text().splitlines()]
 
 
-def test_the_log_keeps_stages_that_were_made_in_another_order(tiny, place):
+def test_log_keeps_stages_made_out_of_order(tiny, place):
     make(tiny, key("step", 2), place)
     path = make(tiny, key("hold", 3), place)
     make_snapshot(tiny, key("hold", 2), place, Control())
     assert log_stages(path) == [2, 2, 3]
 
 
-def test_what_draws_at_random_inside_a_function_draws_by_the_updates_number():
+def test_functional_dropout_draws_by_update_number():
     class Drops(nn.Module):
         def __init__(self):
             super().__init__()
@@ -67,11 +79,11 @@ def test_what_draws_at_random_inside_a_function_draws_by_the_updates_number():
         (lambda: nn.Sequential(nn.Dropout(0.1)), True),
     ],
 )
-def test_a_network_that_drops_is_told_from_one_whose_rate_is_nought(model, drops):
+def test_drops_at_random_detects_rates_above_zero(model, drops):
     assert drops_at_random(model()) is drops
 
 
-def test_arms_that_go_on_from_a_kept_epoch_need_no_momentum(tiny, place):
+def test_arms_from_a_kept_epoch_need_no_momentum(tiny, place):
     content = tiny.model_dump() | {"arms": ["step", "hold", "early", "late"], "seeds": [0]}
     content["schedule"] |= {"epochs": 7, "momentum": 0.0}
     suite = Suite.model_validate(content)
@@ -79,42 +91,40 @@ def test_arms_that_go_on_from_a_kept_epoch_need_no_momentum(tiny, place):
         assert read_metadata(make(suite, key(arm, 2), place)).stage == 2
 
 
-def test_weights_that_are_not_finite_after_the_last_update_are_no_snapshot(tiny, place, monkeypatch):
+def test_non_finite_final_weights_make_no_snapshot(tiny, place, monkeypatch):
     make(tiny, key("step", 0), place)
-    poisoned(monkeypatch, 9)
+    infinite_weights_after(monkeypatch, 9)
     with pytest.raises(FailureError, match=r"weights of step/seed0/stage1 are not finite after update 9 \(conv1"):
         make_snapshot(tiny, key("step", 1), place, Control())
     assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1)).exists()
 
 
-def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tiny, place, monkeypatch):
+def test_non_finite_weights_do_not_overwrite_good_ones(tiny, place, monkeypatch):
     make(tiny, key("step", 0), place)
     path = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))
     with pytest.raises(InterruptedWork):
         make_snapshot(tiny, key("step", 1), place, StopsAfter(3))
     good = progress_path(path).read_bytes()
-    poisoned(monkeypatch, 2)
+    infinite_weights_after(monkeypatch, 2)
     with pytest.raises(FailureError, match="not finite after update"):
         make_snapshot(tiny, key("step", 1), place, StopsAfter(1))
     assert progress_path(path).read_bytes() == good
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
-def test_any_loss_that_is_no_number_stops(tiny, place, monkeypatch, value):
+def test_non_finite_loss_stops_training(tiny, place, monkeypatch, value):
     cross_entropy = nn.functional.cross_entropy
     make(tiny, key("step", 0), place)
-    monkeypatch.setattr(
-        trainer_module.nn.functional, "cross_entropy", lambda *given: cross_entropy(*given) + float(value)
-    )
+    monkeypatch.setattr(nn.functional, "cross_entropy", lambda *given: cross_entropy(*given) + float(value))
     with pytest.raises(FailureError, match=f"became {value} at update 1 "):
         make_snapshot(tiny, key("step", 1), place, Control())
 
 
-def test_the_initialisation_pins_no_number_of_images_that_share_statistics(tiny, place):
+def test_initialisation_records_no_batchnorm_shared(tiny, place):
     assert read_metadata(make(tiny, key("step", 0), place)).batchnorm_shared is None
 
 
-def test_no_bit_of_a_state_can_change_unnoticed(tiny, place):
+def test_every_flipped_bit_of_a_state_is_detected(tiny, place):
     path = state_path(make(tiny, key("step", 1), place))
     whole, content = path.read_bytes(), load(path)
     draw = np.random.default_rng(0)
@@ -133,15 +143,15 @@ def test_no_bit_of_a_state_can_change_unnoticed(tiny, place):
             assert torch.equal(found["momentum"][name], tensor)
 
 
-def test_a_state_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+def test_state_with_code_is_refused_and_not_run(tmp_path):
     trap = Trap(tmp_path / "was-run")
     save(tmp_path / "a.state.pt", {"update": 1, "momentum": {}, "trap": trap})
-    with pytest.raises(InputError, match="is damaged: it is not what lrbench wrote"):
+    with pytest.raises(InputError, match="is damaged: lrbench did not write this content"):
         load(tmp_path / "a.state.pt")
     assert not (tmp_path / "was-run").exists()
 
 
-def test_a_write_that_fails_leaves_the_state_that_was_there(tmp_path):
+def test_failed_write_keeps_the_old_state(tmp_path):
     path = tmp_path / "stage1.progress.pt"
     save(path, {"update": 1})
     with (
@@ -152,9 +162,7 @@ def test_a_write_that_fails_leaves_the_state_that_was_there(tmp_path):
     assert load(path)["update"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
-def test_files_reach_the_disk_in_an_order_in_which_each_cut_leaves_a_stage_that_can_be_made_again(
-    tiny, place, monkeypatch
-):
+def test_snapshot_is_synced_last_after_its_other_files(tiny, place, monkeypatch):
     """The snapshot comes last; every file is on the disk before it has its name, and its name before the next file."""
     make(tiny, key("step", 1), place)
     events = []
@@ -171,7 +179,7 @@ def test_files_reach_the_disk_in_an_order_in_which_each_cut_leaves_a_stage_that_
             assert events[position - 1] == events[position + 1] == "sync"
 
 
-def test_what_a_killed_process_had_begun_to_write_is_cleared_away(tiny, place):
+def test_partial_files_of_a_killed_process_are_removed(tiny, place):
     path = make(tiny, key("step", 1), place)
     other = path.with_name(".stage10.progress.pt.abcdefgh.part")
     for stale in (path.with_name(".stage2.progress.pt.abcdefgh.part"), other):
@@ -181,7 +189,7 @@ def test_what_a_killed_process_had_begun_to_write_is_cleared_away(tiny, place):
 
 
 @pytest.mark.parametrize("updates", [2, 4])
-def test_the_mean_of_an_interrupted_stage_is_that_of_one_in_one_go(tiny, place, home, updates):
+def test_mean_of_an_interrupted_stage_is_bit_identical(tiny, place, home, updates):
     make(tiny, key("step", 1), place)
     with pytest.raises(InterruptedWork):
         make_snapshot(tiny, key("hold", 2), place, StopsAfter(updates))
@@ -192,42 +200,39 @@ def test_the_mean_of_an_interrupted_stage_is_that_of_one_in_one_go(tiny, place, 
     assert batchnorm_path(interrupted).read_bytes() == batchnorm_path(whole).read_bytes()
 
 
-def test_progress_is_saved_by_time_and_not_at_each_update(tiny, place, monkeypatch):
+def test_progress_is_saved_by_time(tiny, place, monkeypatch):
     make(tiny, key("step", 0), place)
     clock = itertools.count(0, 50)
-    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     saved = []
-    monkeypatch.setattr(segments_module._Making, "_save", lambda self, progress: saved.append(progress.update))
+    monkeypatch.setattr(segments_module._SegmentRun, "_save", lambda self, progress: saved.append(progress.update))
     make_snapshot(tiny, key("step", 1), place, Control())
     # Two looks at the clock where it saves: more than 120 seconds of 50 are three updates.
     assert saved == [3, 6]
 
 
-def test_a_stop_is_not_said_to_be_saved_where_it_is_not(tiny, place, monkeypatch):
+def test_failed_save_is_reported_at_stop_and_at_the_end(tiny, place, monkeypatch):
     make(tiny, key("step", 0), place)
 
     def full(self, progress):
         raise FailureError("the disk is full")
 
-    monkeypatch.setattr(segments_module._Making, "_save", full)
+    monkeypatch.setattr(segments_module._SegmentRun, "_save", full)
     with pytest.raises(FailureError, match="the disk is full"):
         make_snapshot(tiny, key("step", 1), place, StopsAfter(2))
     # Nor is a stage made whose last save by time failed unnoticed.
-    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
     with pytest.raises(FailureError, match="the disk is full"):
         make_snapshot(tiny, key("step", 1), place, Control())
 
 
-def test_nesterovs_momentum_is_that_of_torch():
+def test_nesterov_matches_torch():
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8, nesterov=True, weight_decay=0.0)
-    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8))
-    mine, other = network(), network()
-    step = Step(
-        mine, schedule, Training(), NORMALISE, CPU, ranks_module.SINGLE_PROCESS, micro_batch=None, updates=1, say=print
-    )
+    batches = OneBatch(updates_per_epoch=3)
+    images, mine, other = batches.images, network(), network()
+    train(trainer(mine, schedule, batches))
     theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for _ in range(3):
-        step(images, torch.arange(8) % 3, 0.1, 0)
         theirs.zero_grad()
         nn.functional.cross_entropy(other(NORMALISE(images)), torch.arange(8) % 3).backward()
         theirs.step()
@@ -246,49 +251,52 @@ class Lonely(nn.Module):
         return self.inner(images)
 
 
-def test_out_of_memory_beside_other_processes_stops(monkeypatch):
+def test_out_of_memory_with_several_processes_stops(monkeypatch):
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Lonely)
-    monkeypatch.setattr("tests.pretrain.helpers.SINGLE_PROCESS", ranks_module.ProcessGroup(rank=0, world_size=2))
-    with pytest.raises(FailureError, match=r"the other processes would not know.*--set training.micro_batch=4"):
-        gradients(Greedy(4), None)
+    with pytest.raises(FailureError, match=r"all processes must use the same size.*--set training.micro_batch=4"):
+        gradients(Greedy(4), ranks=ranks_module.ProcessGroup(rank=0, world_size=2))
 
 
-def test_the_advice_under_batchnorm_is_an_even_share():
+def test_advised_micro_batch_under_batchnorm_is_an_even_share():
     inner = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Linear(48, 3))
-    with pytest.raises(FailureError, match=r"--set training.micro_batch=4,"):
+    with pytest.raises(FailureError, match=r"--set training.micro_batch=4\."):
         gradients(Greedy(5, inner), None)
 
 
-def test_the_cpus_allocator_counts_as_out_of_memory():
+def test_cpu_allocator_error_counts_as_out_of_memory():
     class Full(Greedy):
         def forward(self, images):
             if len(images) > self.room:
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory")
             return self.inner(images)
 
-    assert gradients(Full(4), None)[3].micro_batch == 4
+    assert gradients(Full(4))[3].recovery.micro_batch == 4
 
 
-def test_no_memory_outside_the_step_is_one_paragraph(tiny, place, monkeypatch):
+def test_out_of_memory_in_evaluation_is_one_paragraph(tiny, place, monkeypatch):
     def evaluate(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     monkeypatch.setattr(segments_module, "evaluate", evaluate)
     with pytest.raises(
-        FailureError, match=r"not memory enough on the cpu to make step/seed0/stage0: CUDA out of memory"
+        FailureError, match=r"Out of memory on the cpu while making step/seed0/stage0: CUDA out of memory"
     ):
         make_snapshot(tiny, key("step", 0), place, Control())
 
 
 @pytest.mark.parametrize(("updates", "compiled"), [(1999, False), (2000, True)])
-def test_on_a_gpu_a_schedule_long_enough_is_compiled(monkeypatch, updates, compiled):
+def test_long_schedule_is_compiled_on_a_gpu(monkeypatch, updates, compiled):
     asked = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append(options))
-    schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.1, 0.01), batch=8)
-    Step(
-        network(), schedule, Training(), NORMALISE, torch.device("cuda"), ranks_module.SINGLE_PROCESS,
-        micro_batch=None, updates=updates, say=print,
-    )  # fmt: skip
+    Recovery(
+        network(),
+        Training(),
+        torch.device("cuda"),
+        ranks_module.SINGLE_PROCESS,
+        micro_batch=None,
+        updates=updates,
+        say=print,
+    )
     assert bool(asked) is compiled
 
 
@@ -312,7 +320,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         (0, ZeroDivisionError(), False, True),
     ],
 )
-def test_a_process_on_a_gpu_that_fails_alone_does_not_wait_for_the_others(monkeypatch, gpus, error, shared, waits):
+def test_process_that_fails_alone_on_a_gpu_does_not_wait(monkeypatch, gpus, error, shared, waits):
     said = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
@@ -338,11 +346,11 @@ def test_a_process_on_a_gpu_that_fails_alone_does_not_wait_for_the_others(monkey
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_what_says_that_there_is_no_memory(said, full):
+def test_no_memory_recognises_error_messages(said, full):
     assert no_memory(RuntimeError(said)) is full
 
 
-def test_a_task_is_opened_once_whoever_watches(tiny, place):
+def test_task_is_opened_once_for_any_control(tiny, place):
     from lrbench.pretrain.source import open_source
     from lrbench.transfer.target import open_target
 
@@ -362,7 +370,7 @@ def test_a_task_is_opened_once_whoever_watches(tiny, place):
         ("schedule", {"augmentation": "none"}), ("input", {"crop_fraction": 0.5}), ("model", {"arguments": {}}),
     ],
 )  # fmt: skip
-def test_whatever_changes_training_is_another_recipe(tiny, section, change):
+def test_settings_that_change_training_change_the_recipe(tiny, section, change):
     from lrbench.store.suites import recipe
 
     content = tiny.model_dump()
@@ -370,7 +378,7 @@ def test_whatever_changes_training_is_another_recipe(tiny, section, change):
     assert recipe(Suite.model_validate(content)) != recipe(tiny)
 
 
-def test_verify_notices_a_changed_bit_of_weights_and_statistics(lrbench, tiny, place):
+def test_verify_detects_a_flipped_bit(lrbench, tiny, place):
     path = make(tiny, key("step", 0), place)
     assert lrbench("snapshots", "verify").status == 0
     for part in (path, batchnorm_path(path)):

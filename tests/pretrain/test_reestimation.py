@@ -60,7 +60,7 @@ def moments(values):
     return values.mean((0, 2, 3)), values.var((0, 2, 3), unbiased=True)
 
 
-def test_statistics_are_the_plain_mean_over_batches_and_nothing_is_dropped(estimated):
+def test_statistics_are_the_mean_over_all_batches(estimated):
     model, _, statistics, record, shown = estimated
     assert [len(each) for each in shown] == [16, 16, 16] and record["batch"] == 16 and record["images"] == 48
     by_hand = []
@@ -87,7 +87,7 @@ def test_each_image_of_the_sample_is_in_one_batch(estimated):
     assert same.sum(1).tolist() == [1] * 48 and same.sum(0).max() == 1
 
 
-def test_the_network_is_left_as_it_was(estimated):
+def test_reestimation_leaves_the_network_unchanged(estimated):
     model, before, _, _, _ = estimated
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert (model.norm.momentum, model.after.momentum) == (0.3, 0.1)

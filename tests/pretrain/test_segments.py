@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from lrbench.config import load_suite, load_task
 from lrbench.config.schedule import snapshot_keys
@@ -13,16 +12,15 @@ from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data.batches import Batches
 from lrbench.data.loading import load_task_data
 from lrbench.models.networks import InputNormalisation, create_model
-from lrbench.pretrain import trainer
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.pretrain.state import load, save
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
-from tests.pretrain.helpers import StopsAfter, assert_close, bare_loop, key, make
+from tests.pretrain.helpers import StopsAfter, assert_close, bare_loop, key, make, nan_loss_at
 
 
 @pytest.mark.parametrize(("arm", "stage"), [("step", 1), ("average", 2)])
-def test_the_source_accuracies_are_those_of_the_snapshots_weights(tiny, place, arm, stage):
+def test_source_accuracies_are_those_of_the_weights(tiny, place, arm, stage):
     path = make(tiny, key(arm, stage), place)
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))
@@ -45,18 +43,18 @@ def test_the_source_accuracies_are_those_of_the_snapshots_weights(tiny, place, a
         ("constant", 3, [0.1] * 6),
     ],
 )
-def test_each_arm_is_one_uninterrupted_run_with_its_rates(tiny, place, arm, stage, rates):
+def test_each_arm_matches_a_bare_loop(tiny, place, arm, stage, rates):
     path = make(tiny, key(arm, stage), place)
     assert_close(load_file(path), bare_loop(tiny, place, rates)[-1])
 
 
-def test_weights_decay_as_the_schedule_says(tiny, place):
+def test_weight_decay_matches_a_bare_loop(tiny, place):
     suite = tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"weight_decay": 0.1})})
     assert_close(load_file(make(suite, key("step", 1), place)), bare_loop(suite, place, [0.1] * 3)[-1])
 
 
 @pytest.mark.parametrize(("arm", "stage", "epochs"), [("average", 2, (4, 5)), ("constant-average", 3, (6, 7))])
-def test_means_are_those_of_the_epoch_end_weights_of_the_stage(tiny, place, arm, stage, epochs):
+def test_means_average_the_epoch_end_weights(tiny, place, arm, stage, epochs):
     schedule = tiny.schedule.model_copy(update={"epochs": 7})
     suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average"), "schedule": schedule})
     found = load_file(make(suite, key(arm, stage), place))
@@ -68,9 +66,9 @@ def test_means_are_those_of_the_epoch_end_weights_of_the_stage(tiny, place, arm,
             torch.testing.assert_close(tensor, expected, rtol=2e-4, atol=2e-5)
 
 
-def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
+def test_mean_of_part_of_a_stage_is_never_used(tiny, place, monkeypatch):
     """As where a version that kept no sum of weights had been at work before."""
-    from lrbench.pretrain import beginning, segments
+    from lrbench.pretrain import segments, start
 
     class Stops(Control):
         def __init__(self):
@@ -86,14 +84,14 @@ def test_a_mean_of_a_part_of_a_stage_is_never_taken(tiny, place, monkeypatch):
 
     make(tiny, key("step", 1), place)
     with monkeypatch.context() as patched:
-        patched.setattr(beginning, "keeps_mean", lambda segment: False)
-        patched.setattr(segments, "keeps_mean", lambda segment: False)
+        patched.setattr(start, "needs_mean", lambda segment: False)
+        patched.setattr(segments, "needs_mean", lambda segment: False)
         with pytest.raises(InterruptedWork):
             make_snapshot(tiny, key("hold", 2), place, Stops())
     goes_on = Stops()
     goes_on.told.append("it goes to the end")
     make_snapshot(tiny, key("hold", 2), place, goes_on)
-    assert "holds no sum of the weights of all epochs so far" in goes_on.told[1]
+    assert "lacks the sum of epoch-end weights" in goes_on.told[1]
     found = load_file(make(tiny, key("average", 2), place))
     epochs = bare_loop(tiny, place, [0.1] * 5)[3:]
     expected = torch.stack([each["conv1.0.weight"].double() for each in epochs]).mean(0).float()
@@ -110,7 +108,7 @@ def trailing(tiny):
     return suite
 
 
-def test_trail_is_the_run_without_decay_on_its_way(trailing, place):
+def test_trail_matches_constant_at_its_epochs(trailing, place):
     weights = bare_loop(trailing, place, [0.1] * 4)
     for stage, epoch in ((1, 1), (2, 2), (3, 4)):
         path = make(trailing, key("trail", stage), place)
@@ -121,7 +119,7 @@ def test_trail_is_the_run_without_decay_on_its_way(trailing, place):
             assert torch.allclose(tensor, weights[epoch - 1][name], atol=1e-6), name
 
 
-def test_what_trail_keeps_survives_an_interruption(trailing, place, home):
+def test_trail_weights_survive_an_interruption(trailing, place, home):
     class Stops(Control):
         def progress(self, done, total, unit):
             if unit == "updates" and done == 5:
@@ -135,7 +133,7 @@ def test_what_trail_keeps_survives_an_interruption(trailing, place, home):
     assert make(trailing, key("trail", 1), elsewhere).read_bytes() == interrupted
 
 
-def test_trail_of_a_run_that_kept_nothing_says_what_to_do(tiny, trailing, place):
+def test_trail_without_kept_weights_is_reported(tiny, trailing, place):
     make(trailing.model_copy(update={"arms": tiny.arms}), key("step", 1), place)
     with pytest.raises(InputError, match=r"the intermediate weights that arm trail needs when it trained .*stage1"):
         make_snapshot(trailing, key("trail", 1), place, Control())
@@ -160,7 +158,7 @@ def test_both_branches_see_the_same_batches(tiny, place, monkeypatch):
         assert torch.equal(images, others) and torch.equal(labels, theirs)
 
 
-def test_snapshots_fall_on_the_boundaries_and_say_so(tiny, place):
+def test_snapshots_are_taken_at_boundaries(tiny, place):
     make(tiny, key("step", 3), place)
     expected = {0: (0, 0, None, 0.1), 1: (3, 9, 0.1, 0.01), 2: (5, 15, 0.01, 0.001), 3: (6, 18, 0.001, None)}
     for stage, wanted in expected.items():
@@ -182,7 +180,7 @@ def test_shared_stages_are_made_once(tiny):
 
 
 @pytest.mark.parametrize("updates", [0, 1, 4, 5])
-def test_an_interrupted_stage_goes_on_to_the_same_bytes(tiny, place, home, updates):
+def test_resume_is_bit_identical(tiny, place, home, updates):
     whole = make(tiny, key("hold", 2), place)
     expected = [whole.read_bytes(), batchnorm_path(whole).read_bytes(), whole.with_name("log.jsonl").read_bytes()]
     for path in [whole, batchnorm_path(whole), state_path(whole), whole.with_name("log.jsonl")]:
@@ -200,7 +198,7 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(tiny, place, home, updat
 
 
 @pytest.mark.parametrize("other", ["recipe", "fingerprint"])
-def test_progress_of_another_recipe_or_source_is_not_gone_on_with(tiny, place, other):
+def test_progress_of_another_recipe_or_source_is_ignored(tiny, place, other):
     whole = make(tiny, key("step", 2), place)
     expected = whole.read_bytes()
     whole.unlink()
@@ -213,7 +211,7 @@ def test_progress_of_another_recipe_or_source_is_not_gone_on_with(tiny, place, o
     assert whole.read_bytes() == expected
 
 
-def test_damaged_progress_costs_time_only(tiny, place):
+def test_damaged_progress_costs_only_time(tiny, place):
     whole = make(tiny, key("step", 2), place)
     expected = whole.read_bytes()
     whole.unlink()
@@ -222,7 +220,7 @@ def test_damaged_progress_costs_time_only(tiny, place):
     assert whole.read_bytes() == expected
 
 
-def test_the_log_has_a_line_an_epoch_and_no_clock(tiny, place):
+def test_log_has_one_line_per_epoch_and_no_times(tiny, place):
     path = make(tiny, key("step", 3), place)
     lines = [json.loads(line) for line in path.with_name("log.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["epoch"], line["update"]) for line in lines] == [
@@ -233,7 +231,7 @@ def test_the_log_has_a_line_an_epoch_and_no_clock(tiny, place):
 
 
 @pytest.mark.parametrize(("arm", "stage"), [("step", 1), ("average", 2)])
-def test_batchnorm_statistics_are_estimated_on_the_weights_of_the_boundary(tiny, place, arm, stage):
+def test_batchnorm_statistics_are_of_the_boundary_weights(tiny, place, arm, stage):
     path = make(tiny, key(arm, stage), place)
     estimated, raw = load_file(batchnorm_path(path)), load_file(path)
     # The statistics of the first layer, computed by hand on the same sample: all 96 images, of which 64 are drawn.
@@ -251,16 +249,9 @@ def test_batchnorm_statistics_are_estimated_on_the_weights_of_the_boundary(tiny,
     torch.testing.assert_close(estimated["conv1.1.running_var"], first.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_with_update_rate_and_last_good_state(tiny, place, home, monkeypatch):
+def test_non_finite_loss_names_update_rate_and_last_state(tiny, place, home, monkeypatch):
     make(tiny, key("step", 1), place)
-    cross_entropy = nn.functional.cross_entropy
-    calls = []
-
-    def breaks(logits, labels):
-        calls.append(1)
-        return cross_entropy(logits, labels) * (float("nan") if len(calls) == 3 else 1.0)
-
-    monkeypatch.setattr(trainer.nn.functional, "cross_entropy", breaks)
+    nan_loss_at(monkeypatch, 3)
     with pytest.raises(FailureError) as failed:
         make_snapshot(tiny, key("step", 2), place, Control())
     message = str(failed.value)
@@ -269,17 +260,17 @@ def test_a_loss_that_is_not_finite_stops_with_update_rate_and_last_good_state(ti
     assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2)).exists()
 
 
-def test_a_parent_on_other_images_is_refused(tiny, place, home, tmp_path):
+def test_parent_on_different_images_is_refused(tiny, place, home, tmp_path):
     make(tiny, key("step", 1), place)
     task = tmp_path / "tasks" / "tiny-source.toml"
     task.write_text(task.read_text().replace("train = 96", "train = 128"))
     open_source.cache_clear()
-    with pytest.raises(InputError, match="pretrained on other images or labels of tiny-source"):
+    with pytest.raises(InputError, match="pretrained on images or labels of tiny-source that differ"):
         make_snapshot(tiny, key("step", 2), place, Control())
     open_source.cache_clear()
 
 
-def test_other_settings_under_one_name_are_refused(tiny, place):
+def test_different_settings_under_one_name_are_refused(tiny, place):
     make(tiny, key("step", 1), place)
     other = load_suite("tiny.toml", ["schedule.weight_decay=0.1"])
     with pytest.raises(InputError, match=r"pretrained with other settings.*--set name=NAME"):
@@ -289,7 +280,7 @@ def test_other_settings_under_one_name_are_refused(tiny, place):
         make_snapshot(other, key("step", 1), place, Control())
 
 
-def test_a_first_attempt_that_failed_leaves_nothing_in_the_way_of_the_next(lrbench, home, tiny):
+def test_failed_first_attempt_does_not_block_the_next(lrbench, home, tiny):
     suite = ("pretrain", "tiny.toml", "--set", "name=second")
     failed = lrbench(*suite, "--set", "schedule.batch=1000")
     assert failed.status == 2 and "fewer than one batch of 1000" in failed.err

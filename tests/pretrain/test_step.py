@@ -11,13 +11,13 @@ from lrbench.config.suite import Suite, Training
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.step import arithmetic
+from lrbench.pretrain.setup import arithmetic
 from lrbench.store.snapshots import read_metadata, snapshot_path
-from tests.pretrain.helpers import Greedy, gradients, key, make, network
+from tests.pretrain.helpers import Greedy, Listens, gradients, key, make, network
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])
-def test_pieces_of_a_batch_give_the_batchs_gradient(micro_batch):
+def test_micro_batches_give_the_gradient_of_the_batch(micro_batch):
     whole, loss, correct, _ = gradients(network(), None)
     pieces, theirs, hits, _ = gradients(network(), micro_batch)
     assert theirs == pytest.approx(loss, rel=1e-6) and hits == correct
@@ -25,28 +25,28 @@ def test_pieces_of_a_batch_give_the_batchs_gradient(micro_batch):
         torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_out_of_memory_halves_the_pieces_and_says_so():
+def test_out_of_memory_halves_the_micro_batch():
     said = []
-    found, loss, _, step = gradients(Greedy(2), None, say=said.append)
+    found, loss, _, going = gradients(Greedy(2), None, say=said.append)
     whole, expected, _, _ = gradients(network(), None)
-    assert step.micro_batch == 2 and loss == pytest.approx(expected, rel=1e-6)
+    assert going.recovery.micro_batch == 2 and loss == pytest.approx(expected, rel=1e-6)
     for name, gradient in whole.items():
         torch.testing.assert_close(found[f"inner.{name}"], gradient, rtol=1e-5, atol=1e-7)
     assert said == [
-        "not memory enough for 8 images at a time: from here on 4, which gives the same updates",
-        "not memory enough for 4 images at a time: from here on 2, which gives the same updates",
+        "Out of memory with 8 images per micro-batch; using 4, which gives the same updates.",
+        "Out of memory with 4 images per micro-batch; using 2, which gives the same updates.",
     ]
 
 
 @pytest.mark.parametrize(
     ("layer", "room", "why"),
     [
-        (nn.BatchNorm1d(48), 4, "under BatchNorm fewer images would share statistics"),
-        (nn.Dropout(0.5), 4, "its random dropping depends on the pieces"),
-        (nn.Identity(), 0, "a single image is too much"),
+        (nn.BatchNorm1d(48), 4, "BatchNorm statistics would change"),
+        (nn.Dropout(0.5), 4, "random dropping would change"),
+        (nn.Identity(), 0, "one image is the smallest micro-batch"),
     ],
 )
-def test_out_of_memory_stops_where_pieces_would_change_the_training(layer, room, why):
+def test_out_of_memory_stops_where_training_would_change(layer, room, why):
     inner = nn.Sequential(nn.Flatten(), layer, nn.Linear(48, 3))
     with pytest.raises(FailureError, match=f"{why}.*--set training.micro_batch="):
         gradients(Greedy(room, inner), None)
@@ -58,7 +58,7 @@ def no_cublas_setting(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
 
-def test_determinism_on_a_gpu_is_asked_of_cublas_too(no_cublas_setting):
+def test_deterministic_gpu_sets_cublas(no_cublas_setting):
     with arithmetic(torch.device("cuda"), deterministic=False):
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ and torch.backends.cudnn.benchmark
     with arithmetic(torch.device("cuda"), deterministic=True):
@@ -66,7 +66,7 @@ def test_determinism_on_a_gpu_is_asked_of_cublas_too(no_cublas_setting):
     assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
 
 
-def test_cublas_is_asked_before_any_worker_starts(lrbench, no_cublas_setting, monkeypatch):
+def test_cublas_is_set_before_any_worker_starts(lrbench, no_cublas_setting, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "lrbench.jobs.local.run_jobs", lambda *_, **__: asked.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
@@ -76,7 +76,7 @@ def test_cublas_is_asked_before_any_worker_starts(lrbench, no_cublas_setting, mo
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, Exception])
-def test_a_network_that_cannot_be_compiled_is_trained_without(monkeypatch, kind):
+def test_network_that_does_not_compile_is_trained_without(monkeypatch, kind):
     said = []
 
     def broken(*arguments, **others):
@@ -90,16 +90,16 @@ def test_a_network_that_cannot_be_compiled_is_trained_without(monkeypatch, kind)
     whole, expected, _, _ = gradients(network(), None)
     assert loss == expected and all(torch.equal(found[name], whole[name]) for name in whole)
     assert said == [
-        "the network could not be compiled (Failed to find C compiler.); training goes on without",
+        "Training continues without compilation, which failed: Failed to find C compiler.",
     ]
 
 
-def test_an_error_of_the_network_itself_is_not_taken_for_the_compilers():
+def test_error_of_the_network_is_not_taken_for_the_compiler():
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         gradients(nn.Sequential(nn.Flatten(), nn.Linear(47, 3)), None)
 
 
-def test_networks_that_drop_at_random_draw_by_the_updates_number():
+def test_dropout_layers_draw_by_update_number():
     def loss(state):
         model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), network()[1])
         # Whatever was drawn before.
@@ -109,7 +109,7 @@ def test_networks_that_drop_at_random_draw_by_the_updates_number():
     assert loss(2) == loss(3)
 
 
-def test_bfloat16_is_near_and_keeps_weights_in_single_precision(tiny, place):
+def test_bfloat16_is_close_and_stores_float32(tiny, place):
     half = Suite.model_validate(tiny.model_dump() | {"name": "half", "training": {"precision": "bfloat16"}})
     one, other = make(tiny, key("step", 1), place), make(half, key("step", 1), place)
     mine, theirs = (
@@ -123,7 +123,7 @@ def test_bfloat16_is_near_and_keeps_weights_in_single_precision(tiny, place):
     assert {tensor.dtype for tensor in load_file(other).values()} == {torch.float32, torch.int64}
 
 
-def test_bfloat16_goes_on_to_the_same_bytes(tiny, place, home):
+def test_bfloat16_resume_is_bit_identical(tiny, place, home):
     class Stops(Control):
         def progress(self, done, total, unit):
             if unit == "updates" and done == 4:
@@ -138,13 +138,13 @@ def test_bfloat16_goes_on_to_the_same_bytes(tiny, place, home):
     assert make(half, key("step", 1), elsewhere).read_bytes() == whole
 
 
-def test_how_a_machine_computes_does_not_tell_suites_apart(tiny, place):
+def test_machine_settings_do_not_change_the_recipe(tiny, place):
     path = make(tiny, key("step", 0), place)
     content = tiny.model_dump() | {"training": {"micro_batch": 16, "compile": False, "deterministic": True}}
     assert make(Suite.model_validate(content), key("step", 0), place) == path
 
 
-def test_images_that_share_statistics_are_recorded_and_kept(tiny, place):
+def test_batchnorm_shared_is_recorded_and_continued(tiny, place):
     pieces = Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 8}})
     path = make(pieces, key("step", 1), place)
     assert read_metadata(path).batchnorm_shared == 8
@@ -155,22 +155,14 @@ def test_images_that_share_statistics_are_recorded_and_kept(tiny, place):
     assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("hold", 2))).batchnorm_shared == 8
 
 
-def test_another_number_of_images_that_share_statistics_is_said(tiny, place):
+def test_change_of_batchnorm_shared_is_reported(tiny, place):
     make(tiny, key("step", 1), place)
-
-    class Hears(Control):
-        said: list[str] = []
-
-        def say(self, text):
-            self.said.append(text)
-
+    control = Listens()
     told = Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 16}})
-    make_snapshot(told, key("step", 2), place, Hears())
-    assert "16 images share BatchNorm statistics from here on" in Hears.said[0] and "before it were 32" in Hears.said[0]
+    make_snapshot(told, key("step", 2), place, control)
+    assert "changes the images that share BatchNorm statistics from 32 to 16" in control.told[0]
     assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2))).batchnorm_shared == 16
-    with pytest.raises(
-        InputError, match=r"12 images share BatchNorm statistics, as training.micro_batch says.*no multiple"
-    ):
+    with pytest.raises(InputError, match=r"micro-batches of 12 images, as training.micro_batch says.*not a multiple"):
         make_snapshot(
             Suite.model_validate(tiny.model_dump() | {"training": {"micro_batch": 12}}),
             key("hold", 2),

@@ -44,12 +44,12 @@ def trained(suite, place, threads):
     return content
 
 
-def test_a_snapshot_does_not_depend_on_the_share_of_the_cores(tiny, place, computed_with):
+def test_snapshot_does_not_depend_on_available_cores(tiny, place, computed_with):
     assert trained(tiny, place, 1) == trained(tiny, place, 3)
     assert computed_with == {1}
 
 
-def test_a_suite_says_how_many_threads_and_the_snapshot_records_it(tiny, place, computed_with):
+def test_threads_of_the_suite_are_recorded(tiny, place, computed_with):
     suite = with_threads(tiny, 2)
     path = make(suite, key("step", 1), place)
     assert computed_with == {2} and read_metadata(path).threads == 2
@@ -59,14 +59,14 @@ def test_a_suite_says_how_many_threads_and_the_snapshot_records_it(tiny, place, 
     assert snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2)).exists() is False
 
 
-def test_suites_from_before_threads_could_be_said_keep_their_hash(tiny):
+def test_default_threads_do_not_change_the_recipe(tiny):
     assert "threads" not in tiny.model_dump(mode="json")["training"]
     assert recipe(with_threads(tiny, 1)) == recipe(tiny) != recipe(with_threads(tiny, 2))
     settings = TransferSettings.of(tiny)
     assert "threads" not in settings.finetune.model_dump(mode="json")
 
 
-def test_a_fine_tuning_does_not_depend_on_the_share_of_the_cores(tiny, place, computed_with):
+def test_finetuning_does_not_depend_on_available_cores(tiny, place, computed_with):
     from lrbench.store.suites import write_effective
 
     write_effective(place.workspace, tiny)

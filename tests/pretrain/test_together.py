@@ -21,6 +21,7 @@ from lrbench.store.snapshots import read_metadata
 from tests.helpers import TINY_SUITE, Outcome
 from tests.pretrain.helpers import CPU, key, make
 
+# GroupNorm in BatchNorm's place: nothing then depends on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
 
 
@@ -57,7 +58,7 @@ def groups(home):
     return load_suite("one.toml")
 
 
-def test_two_processes_have_the_losses_of_one(groups, place, home):
+def test_two_processes_match_one(groups, place, home):
     from safetensors.torch import load_file
 
     make(groups, key("hold", 2), place)
@@ -83,7 +84,7 @@ def test_two_processes_have_the_losses_of_one(groups, place, home):
     assert done.err.count("step/seed0/stage1: source accuracy") == 1
 
 
-def test_pieces_of_each_processs_share_add_up_to_the_batch(groups, place, home):
+def test_micro_batches_of_two_processes_add_up(groups, place, home):
     """Processes exchange gradients with the last piece, which must hold those of all."""
     make(groups, key("step", 3), place)
     done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4"))
@@ -93,7 +94,7 @@ def test_pieces_of_each_processs_share_add_up_to_the_batch(groups, place, home):
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, monkeypatch, world):
+def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
     """The slices of all ranks, taken one after another in this process."""
     import torch
 
@@ -121,16 +122,16 @@ def test_every_image_is_evaluated_once_by_any_number_of_processes(tiny, place, m
     assert sorted(np.concatenate(seen).tolist()) == list(range(len(source.test)))
 
 
-def test_a_killed_process_is_started_again_and_training_goes_on(groups, place, home, tmp_path):
+def test_killed_process_is_restarted_and_resumes(groups, place, home, tmp_path):
     """torchrun starts all processes anew, and they go on from what was saved last."""
     make(groups, key("step", 2), place)
     entry = tmp_path / "entry.py"
     marker = tmp_path / "killed"
     entry.write_text(
         "import os, signal\n"
-        "from lrbench.pretrain import step, trainer\n"
-        "trainer.SAVE_SECONDS = -1.0\n"
-        "call = step.Step.__call__\n"
+        "from lrbench.pretrain import loop, recovery\n"
+        "loop.SAVE_SECONDS = -1.0\n"
+        "run = recovery.Recovery.run\n"
         "count = 0\n"
         "def dies(self, *arguments):\n"
         "    global count\n"
@@ -138,14 +139,14 @@ def test_a_killed_process_is_started_again_and_training_goes_on(groups, place, h
         f"    if count == 7 and os.environ['RANK'] == '1' and not os.path.exists({str(marker)!r}):\n"
         f"        open({str(marker)!r}, 'w').close()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return call(self, *arguments)\n"
-        "step.Step.__call__ = dies\n"
-        "train = trainer.Trainer.train\n"
+        "    return run(self, *arguments)\n"
+        "recovery.Recovery.run = dies\n"
+        "train = loop.Trainer.train\n"
         "def tells(self, *arguments):\n"
         f"    with open({str(tmp_path)!r} + '/starts' + os.environ['RANK'], 'a') as file:\n"
-        "        print(self._progress.update, file=file)\n"
+        "        print(self.progress.update, file=file)\n"
         "    return train(self, *arguments)\n"
-        "trainer.Trainer.train = tells\n"
+        "loop.Trainer.train = tells\n"
         "from lrbench.cli import main\n"
         "main()\n"
     )
@@ -158,7 +159,7 @@ def test_a_killed_process_is_started_again_and_training_goes_on(groups, place, h
     assert [line["loss"] for line in theirs[:5]] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
 
 
-def test_another_number_of_processes_goes_on(groups, place, home):
+def test_number_of_processes_may_change(groups, place, home):
     """Begun by two, gone on with by one, ended by four: the losses are those of one."""
     make(groups, key("step", 3), place)
     process = torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "schedule.batch=32")
@@ -179,7 +180,7 @@ def test_another_number_of_processes_goes_on(groups, place, home):
 # BatchNorm's running statistics are those of a process's own images: here they are far apart.
 _OTHER_STATISTICS = """
 import os, runpy
-from lrbench.pretrain.trainer import Trainer
+from lrbench.pretrain.loop import Trainer
 
 train = Trainer.train
 def apart(self, *arguments):
@@ -195,12 +196,12 @@ runpy.run_module("lrbench", run_name="__main__")
 """
 
 
-def test_processes_that_would_share_other_statistics_are_refused(tiny, place, home):
+def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
     make(tiny, key("step", 1), place)
     refused = finished(torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"))
     assert refused.status != 0
     said = [line for line in refused.err.splitlines() if line.startswith("lrbench: ")]
-    assert len(said) == 1 and "32 images share BatchNorm statistics, as step/seed0/stage1 was trained" in said[0]
+    assert len(said) == 1 and "needs micro-batches of 32 images, as step/seed0/stage1 was trained" in said[0]
     assert "--set training.micro_batch=16" in said[0]
     # Told to, it goes on; and what was trained so is told apart in the snapshot.
     (home / "apart.py").write_text(_OTHER_STATISTICS)
@@ -217,7 +218,7 @@ def test_processes_that_would_share_other_statistics_are_refused(tiny, place, ho
         assert raw.accuracy == pytest.approx(metadata.source_accuracy_raw)
 
 
-def test_run_shares_out_the_transfers(groups, home):
+def test_run_divides_the_transfers(groups, home):
     done = finished(
         torchrun("run", "two.toml", "--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["knn"]')
     )
@@ -242,7 +243,7 @@ runpy.run_module("lrbench", run_name="__main__")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system lists a process's threads by name on Linux alone")
-def test_nothing_of_the_group_lives_on_when_the_work_is_done(groups, home):
+def test_process_group_is_gone_at_the_end(groups, home):
     """Its threads abort a process that ends with them, now and then, and torchrun then calls finished work failed."""
     (home / "watched.py").write_text(_THREADS_AT_THE_END)
     done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", entry=("watched.py",)))

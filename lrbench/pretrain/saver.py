@@ -1,4 +1,4 @@
-"""Progress saved in the background, while training goes on."""
+"""Saving of the progress in the background, while training continues."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,58 +11,58 @@ from lrbench.pretrain.state import Progress
 
 
 class Saver:
-    """Writes one progress at a time; the next waits until the last is on the disk.
+    """Saves one progress at a time in a thread; the next waits until the last is on the disk.
 
     Args:
-        write: Writes a progress whose tensors lie on the CPU, whole or not at all.
-        device: Where the tensors lie.
+        write: Writes a progress with tensors on the CPU, atomically.
+        device: Device of the tensors passed to `save`.
     """
 
     def __init__(self, write: Callable[[Progress], None], device: torch.device) -> None:
         self._write = write
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._pending: list[Future[None]] = []
-        # Copies to the CPU go beside the training's own work.
+        # A stream apart, so that copies to the CPU do not wait for training.
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def save(self, progress: Progress) -> None:
-        """Save a progress that nobody changes any more.
+        """Save a progress, which must not change afterwards.
 
         Raises:
-            LrbenchError: The last one could not be written.
+            LrbenchError: An earlier write failed.
         """
         self.wait()
         ready = None
         if self._stream is not None:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        self._pending.append(self._pool.submit(self._do, progress, ready))
+        self._pending.append(self._pool.submit(self._write_from_device, progress, ready))
 
-    def then(self, work: Callable[[], None]) -> None:
-        """Do something in the background, after what was given before.
+    def submit(self, work: Callable[[], None]) -> None:
+        """Do some work in the background, after the work already submitted.
 
         Raises:
-            LrbenchError: Something that was given before has failed.
+            LrbenchError: Earlier work failed.
         """
         if self._pending and self._pending[0].done():
             self._pending.pop(0).result()
         self._pending.append(self._pool.submit(work))
 
     def wait(self) -> None:
-        """Wait until everything is on the disk.
+        """Wait until all submitted work is done.
 
         Raises:
-            LrbenchError: It could not be written.
+            LrbenchError: Some of it failed.
         """
         pending, self._pending = self._pending, []
-        for each in pending:
-            each.result()
+        for future in pending:
+            future.result()
 
     def close(self) -> None:
-        """End the thread; what is being written is finished."""
+        """End the thread, after finishing submitted work."""
         self._pool.shutdown(wait=True)
 
-    def _do(self, progress: Progress, ready: Any) -> None:
+    def _write_from_device(self, progress: Progress, ready: Any) -> None:
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(ready)
@@ -71,7 +71,7 @@ class Saver:
 
 
 def on_cpu(progress: Progress) -> Progress:
-    """A progress whose tensors lie on the CPU."""
+    """Return a progress whose tensors are on the CPU."""
     return replace(
         progress,
         weights={name: tensor.cpu() for name, tensor in progress.weights.items()},

@@ -5,9 +5,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from lrbench.cli.snapshots_delete import delete
 
 from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, some, warn
-from lrbench.cli.snapshots_delete import delete
 from lrbench.cli.usage import Commands
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Where the making of a snapshot begins: at its parent's end, at saved progress, or at what another's training kept."""
+"""The state a segment starts from: its parent's end, saved progress, or weights that another arm's training kept."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ from lrbench.store.snapshots import SnapshotMetadata, progress_path, read_metada
 from lrbench.store.suites import recipe
 
 
-def keeps_mean(segment: Segment) -> bool:
-    """Whether another arm may take the mean of this stage's epoch-end weights."""
+def needs_mean(segment: Segment) -> bool:
+    """Return whether another arm may take the mean of this stage's epoch-end weights."""
     return ARMS[segment.key.arm].is_averaged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """Finds where a segment begins.
+class SegmentStart:
+    """Loads the state a segment starts from.
 
     Attributes:
         suite: The suite.
         segment: The segment.
-        workspace: Where snapshots and progress lie.
-        fingerprint: Of the source's images and labels as they are now.
+        workspace: Folders of snapshots and progress.
+        fingerprint: Fingerprint of the source's current images and labels.
         updates_per_epoch: Updates in an epoch.
-        say: Told why saved progress is of no use.
+        say: Called with the reason when saved progress cannot be used.
     """
 
     suite: Suite
@@ -47,19 +47,19 @@ class Beginning:
     updates_per_epoch: int
     say: Callable[[str], None]
 
-    def find(self, model: nn.Module) -> Progress:
-        """Where the segment begins or goes on; for a derived one, where it ends.
+    def load(self, model: nn.Module) -> Progress:
+        """Return the state to train from; for a derived segment, its final state.
 
         Args:
-            model: The network, with its first weights; its names and shapes are those that saved ones must have.
+            model: The freshly initialised network; saved tensors must have its names and shapes.
 
         Raises:
-            InputError: Its parent is missing, is of other images, or keeps not what the segment needs.
+            InputError: The parent is missing, was trained on different images, or lacks what the segment needs.
         """
         parent = self.segment.parent
         if parent is None:
             self._refuse_other_images()
-            # Copies: the statistics estimated later are put into the same network, and must not reach these.
+            # Copies: re-estimated statistics are loaded into the same network later.
             return Progress(update=0, weights={name: value.clone() for name, value in model.state_dict().items()})
         if self.segment.averaged:
             return self._mean_of(parent, model)
@@ -68,19 +68,19 @@ class Beginning:
         return self._resumed(parent, model) or self._from_parent(parent, model)
 
     def _refuse_other_images(self) -> None:
-        """A seed that begins now must see the images that the other seeds saw: it is compared with them."""
+        """Refuse a new seed whose images differ from those of existing seeds."""
         for path in sorted(self._path_of(self.segment.key).parents[1].glob("seed*/stage0.safetensors")):
             self._same_images(path, read_metadata(path))
 
     def _same_images(self, path: Path, metadata: SnapshotMetadata) -> None:
         if metadata.source_fingerprint != self.fingerprint:
             raise InputError(
-                f"{path} was pretrained on other images or labels of {self.suite.source} than there are now. Give this "
-                f"run a name of its own (--set name=NAME), or delete {path.parent.parent.parent} to start afresh."
+                f"{path} was pretrained on images or labels of {self.suite.source} that differ from the current ones. Use "
+                f"another suite name (--set name=NAME), or delete {path.parent.parent.parent} to start again."
             )
 
     def _resumed(self, parent: SnapshotKey, model: nn.Module) -> Progress | None:
-        """Saved progress, where it is of this very segment and holds all that the suite asks of it."""
+        """Return saved progress of this segment; None if there is none that the suite can continue from."""
         path = progress_path(self._path_of(self.segment.key))
         if not path.is_file():
             return None
@@ -97,25 +97,25 @@ class Beginning:
             damaged = True
         now = read_metadata(self._path_of(parent)).tensors_sha256 if self._path_of(parent).is_file() else None
         if damaged:
-            # Half-saved progress is no loss but time: the segment starts from its parent again.
-            why = "is damaged"
+            # Only time is lost: the segment starts from its parent again.
+            problem = "is damaged"
         elif None not in (progress.parent_sha256, now) and progress.parent_sha256 != now:
-            why = f"began at other weights than {parent} holds now"
+            problem = f"started from weights that {parent} no longer has"
         else:
-            why = self._lacks(progress)
-        if why:
-            self.say(f"{path} {why}; {self.segment.key} starts from its last boundary again")
+            problem = self._missing(progress)
+        if problem:
+            self.say(f"{path} {problem}. {self.segment.key} starts again from its last boundary.")
             return None
         return progress
 
-    def _lacks(self, progress: Progress) -> str:
-        """What an arm of the suite needs of the segment and saved progress does not hold, because the arm was added since."""
+    def _missing(self, progress: Progress) -> str:
+        """Return a clause naming what saved progress lacks for an arm that was added since; empty if nothing."""
         epoch = progress.update // self.updates_per_epoch
-        if keeps_mean(self.segment) and progress.mean_count != epoch - self.segment.first_epoch:
-            return "holds no sum of the weights of all epochs so far, which an arm of the suite takes the mean of"
-        for each, with_momentum in kept_epochs(self.suite, self.segment).items():
-            if each <= epoch and (each not in progress.kept or (with_momentum and each not in progress.kept_momentum)):
-                return f"holds no state of epoch {each}, which an arm of the suite needs"
+        if needs_mean(self.segment) and progress.mean_count != epoch - self.segment.first_epoch:
+            return "lacks the sum of epoch-end weights, which an arm of the suite needs"
+        for kept, with_momentum in kept_epochs(self.suite, self.segment).items():
+            if kept <= epoch and (kept not in progress.kept or (with_momentum and kept not in progress.kept_momentum)):
+                return f"lacks the state of epoch {kept}, which an arm of the suite needs"
         return ""
 
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
@@ -133,12 +133,12 @@ class Beginning:
         path = state_path(self._path_of(parent))
         kept = state.get("mean", {})
         if not are_tensors(kept) or (kept and not _fits(model, kept, {})):
-            raise DamagedFile(path, "its mean is not of this network's weights", advice(path))
+            raise DamagedFile(path, "its mean does not fit this network", advice(path))
         mean = {name: tensor.to(weights[name].dtype) for name, tensor in kept.items()}
         if not mean:
             raise InputError(
-                f"{path} holds no mean of epoch-end weights, which {self.segment.key} needs: "
-                f"it was pretrained by a version of lrbench that kept none. Delete {self._path_of(parent)} and pretrain again."
+                f"{path} lacks the mean of epoch-end weights that {self.segment.key} needs; an older lrbench wrote it. "
+                f"Delete {self._path_of(parent)} and pretrain again."
             )
         return Progress(
             update=int(state["update"]),
@@ -155,7 +155,7 @@ class Beginning:
             raise missing_intermediate_weights(self.suite, (arm,), (parent,), self.workspace)
         path = state_path(self._path_of(parent))
         if not _fits(model, kept, momentum):
-            raise DamagedFile(path, f"what it holds of epoch {epoch} is not of this network", advice(path))
+            raise DamagedFile(path, f"its state of epoch {epoch} does not fit this network", advice(path))
         return Progress(
             update=epoch * self.updates_per_epoch,
             weights=kept,
@@ -170,7 +170,7 @@ class Beginning:
         path = self._path_of(parent)
         if not snapshot_exists(self.suite, parent, self.workspace):
             raise InputError(
-                f"{path} is missing, which {self.segment.key} starts from. Pretrain the suite's arm first."
+                f"{self.segment.key} starts from {path}, which is missing. Pretrain the suite's arm first."
             )
         metadata = read_metadata(path)
         self._same_images(path, metadata)
@@ -181,11 +181,11 @@ class Beginning:
             or not all(isinstance(part, dict) for part in parts)
             or not _fits(model, tensors, state.get("momentum"))
         ):
-            raise DamagedFile(state_path(path), "it is no state of this network", advice(state_path(path)))
+            raise DamagedFile(state_path(path), "it does not fit this network", advice(state_path(path)))
         if state.get("tensors_sha256") not in (None, metadata.tensors_sha256):
             raise InputError(
-                f"{state_path(path)} is the state of other weights than {path.name} beside it holds: one of them was put "
-                f"there from another run. Put the state back that belongs to it, or else: {advice(state_path(path))}"
+                f"{state_path(path)} belongs to different weights than {path.name} next to it: one of the two is from "
+                f"another run. Restore the matching state, or start that stage again. {advice(state_path(path))}"
             )
         return tensors, state, metadata
 
@@ -194,7 +194,7 @@ class Beginning:
 
 
 def _fits(model: nn.Module, weights: Any, momentum: Any) -> bool:
-    """Whether tensors are a network's weights and momentum buffers of its parameters."""
+    """Return whether tensors have the names and shapes of a network's weights and momentum buffers."""
     if not are_tensors(weights) or not are_tensors(momentum):
         return False
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
