@@ -91,7 +91,7 @@ def test_a_file_where_a_folder_should_be(refused, pretrained):
     assert "CUB_200_2011 is a file" in refused(2, *TRANSFER, "cub200")
 
 
-def test_a_workspace_that_cannot_be_made_is_said_in_words(lrbench, monkeypatch):
+def test_workspace_that_cannot_be_created_is_reported(lrbench, monkeypatch):
     monkeypatch.setenv("LRBENCH_HOME", "/proc/nowhere/deeper")
     outcome = lrbench("run", "quick")
     assert outcome.status == 2 and "no folder can be created in /proc. Choose another folder" in outcome.err
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite(lrbench, home):
     )  # fmt: skip
     assert outcome.status == 1
     last = outcome.err.strip().splitlines()[-1]
-    assert "the loss of step/seed0/stage1 became" in last and "learning rate 1e+30" in last and one_paragraph(last)
+    assert "The loss of step/seed0/stage1 became" in last and "learning rate 1e+30" in last and one_paragraph(last)
     assert (home / "checkpoints" / "explodes" / "step" / "seed0" / "stage0.safetensors").is_file()
 
 
@@ -160,23 +160,23 @@ def test_other_settings_under_the_same_name(refused):
     assert "schedule.batch was 32 and is now 16" in said and "--set name=tiny-2" in said
 
 
-def test_an_unknown_verb_option_or_task_is_usage(lrbench):
+def test_unknown_verb_option_or_task_is_a_usage_error(lrbench):
     assert lrbench("fly").status == 2
     assert lrbench("run", "--fast").status == 2
     assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20").status == 2
 
 
-def test_debug_shows_where_an_error_came_from_and_changes_no_status(lrbench):
+def test_debug_shows_a_traceback_with_the_same_status(lrbench):
     for arguments in (("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20"), ("tasks", "nothing")):
         outcome = lrbench(*arguments, "--debug")
         assert outcome.status == lrbench(*arguments).status == 2 and "Traceback" in outcome.err
 
 
-def test_a_negative_seed_is_wrong_usage(lrbench):
+def test_negative_seed_is_a_usage_error(lrbench):
     assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--seed", "-1").status == 2
 
 
-def test_an_error_that_was_not_foreseen_is_a_paragraph_and_with_debug_a_traceback(lrbench, monkeypatch):
+def test_unexpected_error_is_a_paragraph_or_a_traceback(lrbench, monkeypatch):
     def breaks(*_):
         raise ZeroDivisionError("division by zero")
 
@@ -230,10 +230,10 @@ def test_out_of_memory_is_explained(lrbench, monkeypatch):
         (("leaderboard", "--out", ""), "--out"),
     ],
 )
-def test_empty_text_is_refused(lrbench, home, arguments, name):
+def test_empty_values_are_refused(lrbench, home, arguments, name):
     refused = lrbench(*arguments)
     assert refused.status == 2 and one_paragraph(refused.err) and not refused.out
-    assert f"lrbench: {name} is empty: the shell variable in its place may be unset." in refused.err
+    assert f"lrbench: {name} is empty; a shell variable may be unset." in refused.err
 
 
 def read_only(monkeypatch, folder):
@@ -255,7 +255,7 @@ def read_only(monkeypatch, folder):
         refusing(name)
 
 
-def test_a_read_only_home_will_do_where_all_is_done(lrbench, pretrained, monkeypatch):
+def test_read_only_home_suffices_for_finished_work(lrbench, pretrained, monkeypatch):
     narrow = ("seeds=[0]", 'arms=["step"]', 'targets=["tiny-objects"]', 'protocols=["knn"]')
     suite = ("tiny.toml", *(word for change in narrow for word in ("--set", change)), "--workers", "1")
     assert lrbench("run", *suite).status == 0
@@ -275,7 +275,7 @@ def test_a_read_only_home_will_do_where_all_is_done(lrbench, pretrained, monkeyp
     assert kept(pretrained) == before
 
 
-def test_a_folder_instead_of_the_suites_file(lrbench, pretrained):
+def test_folder_instead_of_the_suite_file(lrbench, pretrained):
     path = pretrained / "checkpoints" / "tiny" / "suite.toml"
     path.unlink()
     path.mkdir()
@@ -284,7 +284,7 @@ def test_a_folder_instead_of_the_suites_file(lrbench, pretrained):
         assert refused.status == 2 and one_paragraph(refused.err.splitlines()[-1]) and "Unexpected" not in refused.err
 
 
-def test_loops_of_links_are_refused_in_words(lrbench, home, monkeypatch):
+def test_link_loops_are_reported(lrbench, home, monkeypatch):
     (home / "loop").symlink_to("loop")
     (home / "loop.toml").symlink_to("loop.toml")
     monkeypatch.setenv("LRBENCH_HOME", str(home / "loop"))
@@ -320,7 +320,7 @@ def test_paths_that_are_not_utf8_are_refused(lrbench, home, option):
     assert refused.status == 2 and "caf\\udce9/x.toml is not valid UTF-8" in refused.err
 
 
-def test_an_unknown_users_home_is_a_path_that_does_not_exist(lrbench, home):
+def test_home_of_an_unknown_user_does_not_exist(lrbench, home):
     refused = lrbench("transfer", "--snapshot", "~nobody-here/x.safetensors", "--task", "digits")
     assert refused.status == 2 and "there is no snapshot ~nobody-here/x.safetensors" in refused.err
 
@@ -333,7 +333,7 @@ def test_empty_variables_count_as_unset(lrbench, home, monkeypatch):
     assert str(home) in lrbench("doctor").out
 
 
-def test_a_data_root_that_is_not_there_is_named(lrbench, home):
+def test_missing_data_root_is_reported(lrbench, home):
     outcome = lrbench("tasks", "--data-root", "nowhere")
     assert outcome.status == 0 and "warning: --data-root nowhere is not a folder" in outcome.err
     (home / "nowhere").mkdir()
@@ -341,7 +341,7 @@ def test_a_data_root_that_is_not_there_is_named(lrbench, home):
     assert "warning" not in lrbench("data", "fetch", "digits", "--data-root", "made-later").err
 
 
-def test_every_option_with_one_value_is_refused_twice(lrbench, home):
+def test_repeated_single_value_option_is_refused(lrbench, home):
     """All options of all commands, read from the commands themselves."""
     from typer.main import get_command
 
@@ -362,7 +362,7 @@ def test_every_option_with_one_value_is_refused_twice(lrbench, home):
     assert lrbench("tasks", "--json", "--json").status == 0
 
 
-def test_a_snapshot_that_is_not_there_gets_the_list_of_those_that_are(lrbench, home):
+def test_missing_snapshot_lists_the_existing_ones(lrbench, home):
     folder = home / "checkpoints" / "foreign"
     folder.mkdir(parents=True)
     for name in ("early", "late"):
@@ -380,7 +380,7 @@ def test_a_snapshot_that_is_not_there_gets_the_list_of_those_that_are(lrbench, h
     assert f"{folder}/ is a folder. Name one snapshot in it." in lrbench("snapshots", "show", f"{folder}/").err
 
 
-def test_a_file_that_may_not_be_read_is_the_users_to_open(lrbench, home, monkeypatch):
+def test_file_without_read_permission_is_reported(lrbench, home, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "mine.toml")
 
@@ -390,6 +390,6 @@ def test_a_file_that_may_not_be_read_is_the_users_to_open(lrbench, home, monkeyp
     assert "mine.toml cannot be read: permission denied. Change its permissions." in refused.err
 
 
-def test_a_toml_with_the_mark_of_a_byte_order_is_read(lrbench, home):
+def test_toml_with_a_byte_order_mark_is_read(lrbench, home):
     (home / "marked.toml").write_bytes(b"\xef\xbb\xbf" + b'name = "marked"\n[files]\nlayout = "folders"\nroot = "x"\n')
     assert "well-formed" not in lrbench("data", "verify", "marked.toml").err

@@ -16,7 +16,7 @@ from tests import trees
 from tests.leaderboard.fake import put
 
 
-def test_plan_counts_what_is_there_and_starts_nothing(lrbench, home):
+def test_plan_counts_existing_work_and_starts_nothing(lrbench, home):
     shown = lrbench("plan", "tiny.toml")
     assert shown.status == 0 and "0 of 18 snapshots and 0 of 72 cells" in shown.out
     # Shared stages once: 3 + 2 (hold) + 1 (constant) stages a seed of 3, 2, 1; 2, 1; 1 epochs of 96 // 32 updates.
@@ -29,7 +29,7 @@ def test_plan_counts_what_is_there_and_starts_nothing(lrbench, home):
     assert record["missing_epochs"] == 20 - 6 and record["estimated_seconds"] is None
 
 
-def test_plan_states_what_the_papers_run_takes(lrbench):
+def test_plan_estimates_the_papers_run(lrbench):
     shown = lrbench("plan", "imagenet")
     assert shown.status == 0 and "78 GPU-hours of pretraining and about 82 of fine-tuning" in shown.out
     record = json.loads(lrbench("plan", "imagenet", "--json").out)
@@ -40,7 +40,7 @@ def test_plan_states_what_the_papers_run_takes(lrbench):
     assert 10.2e9 < record["snapshot_bytes"] < 10.8e9 and 6e10 < record["pixel_bytes"] < 9e10
 
 
-def test_what_plan_says_of_the_disk_is_what_training_takes(lrbench, home):
+def test_planned_disk_matches_training(lrbench, home):
     estimated = json.loads(lrbench("plan", "tiny.toml", "--json").out)["snapshot_bytes"]
     assert lrbench("pretrain", "tiny.toml").status == 0
     files = [path for path in (home / "checkpoints").rglob("*") if path.suffix in (".safetensors", ".pt")]
@@ -57,7 +57,7 @@ def test_what_plan_says_of_the_disk_is_what_training_takes(lrbench, home):
         (None, "'--workers' must be 1 or more."),
     ],
 )
-def test_numbers_that_an_option_does_not_take_are_told_in_the_same_words_by_every_parser(lrbench, said, words):
+def test_invalid_numbers_have_one_wording_in_every_parser(lrbench, said, words):
     if said is None:
         found = lrbench("pretrain", "tiny.toml", "--workers", "0").err
         assert "'--seed' must be a whole number." in lrbench("pretrain", "tiny.toml", "--seed", "1.5").err
@@ -66,25 +66,25 @@ def test_numbers_that_an_option_does_not_take_are_told_in_the_same_words_by_ever
     assert words in found and "--help` lists its options." in found
 
 
-def test_a_negative_seed_which_no_reference_could_name_is_refused(lrbench):
+def test_negative_seed_of_a_reference_is_refused(lrbench):
     refused = lrbench("plan", "tiny.toml", "--set", "seeds=[0, -1]")
     assert refused.status == 2 and "`seeds.1` must be 0 or more, not -1" in refused.err
 
 
-def test_plan_says_that_a_source_is_smaller_than_a_batch(lrbench, home):
+def test_plan_reports_a_source_smaller_than_a_batch(lrbench, home):
     planned = lrbench("plan", "tiny.toml", "--set", "schedule.batch=128")
     assert "tiny-source has 96 training images, fewer than one batch of 128" in planned.out
     assert "fewer than one batch" not in lrbench("plan", "tiny.toml").out
 
 
-def test_what_a_suite_names_wrongly_is_told_of_the_suite(lrbench, home):
+def test_wrong_names_in_a_suite_name_the_suite(lrbench, home):
     refused = lrbench("plan", "tiny.toml", "--set", 'targets=["tiny-object"]')
     assert refused.status == 2 and "suite tiny, targets: there is no task called 'tiny-object'" in refused.err
     assert "Did you mean 'tiny-objects'?" in refused.err and "its TOML file to LRBENCH_TASKS" in refused.err
     assert "suite tiny, source: there is no" in lrbench("plan", "tiny.toml", "--set", "source=tiny-sauce").err
 
 
-def test_a_misspelt_suite_of_ones_own_and_a_misspelt_model_get_hints(lrbench, home):
+def test_misspelt_suite_and_model_get_hints(lrbench, home):
     assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--set", "name=of-mine").status == 0
     for command in (("run", "of-mime"), ("transfer", "--suite", "of-mime", "--snapshot", "stage1", "--task", "cub200")):
         refused = lrbench(*command)
@@ -96,7 +96,7 @@ def test_a_misspelt_suite_of_ones_own_and_a_misspelt_model_get_hints(lrbench, ho
         assert refused.status == 2 and "has no model 'resnet181'. Did you mean 'resnet18" in refused.err
 
 
-def test_plan_counts_a_source_of_the_users_own(lrbench, home):
+def test_plan_counts_a_users_source(lrbench, home):
     for label in range(2):
         for number in range(20):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
@@ -109,12 +109,12 @@ def test_plan_counts_a_source_of_the_users_own(lrbench, home):
     assert "missing: an unknown number of updates" in lrbench(*command, *narrow).out
 
 
-def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
+def test_missing_data_is_reported_before_training(lrbench, home):
     (home.parent / "tasks" / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
     narrow = ("--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["probe"]')
     command = ("tiny.toml", *narrow, "--set", 'targets=["tiny-objects", "mine", "cub200"]')
     planned = lrbench("plan", *command)
-    assert planned.status == 0 and "a run would not start: the data of task mine was not found" in planned.out
+    assert planned.status == 0 and "a run cannot start: the data of task mine was not found" in planned.out
     assert set(json.loads(lrbench("plan", *command, "--json").out)["missing_data"]) == {"mine", "cub200"}
     refused = lrbench("run", *command, "--workers", "1")
     assert refused.status == 2 and "the data of task mine was not found" in refused.err
@@ -131,7 +131,7 @@ def test_missing_data_is_told_before_anything_is_trained(lrbench, home):
     assert lrbench("run", *own).status == 0
 
 
-def test_a_suite_of_the_users_own_is_known_by_its_name_once_it_was_pretrained(lrbench, home):
+def test_pretrained_suite_is_known_by_name(lrbench, home):
     unknown = lrbench("plan", "tiny")
     assert unknown.status == 2 and "there is no suite called 'tiny'" in unknown.err
     assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
@@ -141,7 +141,7 @@ def test_a_suite_of_the_users_own_is_known_by_its_name_once_it_was_pretrained(lr
     assert "0 of 4 snapshots to compute" in lrbench("pretrain", "tiny", "--arm", "step", "--seed", "0").err
 
 
-def test_plan_of_one_arm_names_only_what_it_needs(lrbench):
+def test_plan_of_one_arm_lists_only_its_snapshots(lrbench):
     record = json.loads(lrbench("plan", "tiny.toml", "--arm", "constant", "--seed", "1", "--json").out)
     assert [each["snapshot"] for each in record["snapshots"]] == [
         "step/seed1/stage0",
@@ -153,7 +153,7 @@ def test_plan_of_one_arm_names_only_what_it_needs(lrbench):
     assert unknown.status == 2 and "hold" in unknown.err
 
 
-def test_tasks_lists_every_task_and_says_which_data_is_here(lrbench):
+def test_tasks_lists_every_task_with_its_data(lrbench):
     shown = lrbench("tasks").out
     for name in ("imagenet1k", "caltech256", "cub200", "indoor67", "sketch250", "toy-source", "digits", "tiny-source"):
         assert any(line.startswith(f"{name} ") for line in shown.splitlines())
@@ -162,7 +162,7 @@ def test_tasks_lists_every_task_and_says_which_data_is_here(lrbench):
 
 
 @pytest.mark.parametrize("name", ["cub200", "digits", "sketch250"])
-def test_a_task_in_full_is_its_toml(lrbench, name):
+def test_task_in_full_is_its_toml(lrbench, name):
     shown = lrbench("tasks", name)
     assert shown.status == 0
     content = tomllib.loads(shown.out)
@@ -182,7 +182,7 @@ def test_suites_lists_every_suite_and_shows_one_in_full(lrbench):
     assert "Did you mean 'standard'?" in lrbench("suites", "standrad").err
 
 
-def test_a_wrong_suite_of_snapshots_and_a_check_with_a_table_are_wrong_usage(lrbench, home):
+def test_wrong_suite_and_check_with_format_are_usage_errors(lrbench, home):
     assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
     wrong = lrbench("snapshots", "list", "tini")
     assert wrong.status == 2 and "Did you mean 'tiny'?" in wrong.err and not wrong.out
@@ -192,20 +192,20 @@ def test_a_wrong_suite_of_snapshots_and_a_check_with_a_table_are_wrong_usage(lrb
     assert both.status == 2
     assert lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects").status == 0
     both = lrbench("leaderboard", "--check", "--format", "csv")
-    assert both.status == 2 and "prints no table. Use it without --format" in both.err and not both.out
+    assert both.status == 2 and "prints no tables. Remove --format" in both.err and not both.out
 
 
-def test_a_stage_that_arms_share_is_said_to_be_the_others(lrbench):
+def test_shared_stage_is_reported_with_its_owner(lrbench):
     assert lrbench("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0").status == 0
     command = ("transfer", "--task", "tiny-objects", "--protocol", "knn", "--snapshot")
     for named in (("hold/stage1",), ("stage1", "--arm", "hold"), ("tiny/hold/stage1",)):
         said = lrbench(*command, *named)
-        assert said.status == 0 and "hold has stage1 in common with step: it is tiny/step/seed0/stage1" in said.err
+        assert said.status == 0 and "hold shares stage1 with step; using tiny/step/seed0/stage1" in said.err
     for named in ("hold/stage2", "step/stage1", "stage1"):
         assert "in common" not in lrbench(*command, named).err
 
 
-def test_fetching_what_is_made_on_the_spot_is_done(lrbench):
+def test_fetching_synthetic_data_does_nothing(lrbench):
     done = lrbench("data", "fetch", "toy-birds")
     assert done.status == 0 and "nothing to fetch" in done.err
 
@@ -228,7 +228,7 @@ def test_version_and_help(lrbench):
         assert shown.status == 0 and "Usage: lrbench " + verb in shown.out
 
 
-def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeypatch):
+def test_time_left_is_estimated_by_protocol(place, tiny, lrbench, monkeypatch):
     """Of two protocols one has not been timed; then what one cell of each took."""
     workspace = place.workspace
     write_effective(workspace, tiny)
@@ -250,7 +250,7 @@ def test_the_time_that_is_left_is_told_by_protocol(place, tiny, lrbench, monkeyp
     assert "70 cells (about 2 min)" in lrbench("plan", "tiny.toml").out
 
 
-def test_the_pace_is_that_of_one_process_however_many_trained(place, tiny):
+def test_pace_is_that_of_one_process(place, tiny):
     write_effective(place.workspace, tiny)
     folder = place.workspace.checkpoints / "tiny" / "step" / "seed0"
     folder.mkdir(parents=True)
@@ -262,7 +262,7 @@ def test_the_pace_is_that_of_one_process_however_many_trained(place, tiny):
     assert found[4] == 4 * found[1] > 0
 
 
-def test_the_disk_is_reckoned_of_images_that_are_there_and_of_none_that_are_not(lrbench, home):
+def test_disk_estimate_counts_only_existing_images(lrbench, home):
     (home.parent / "tasks" / "mine.toml").write_text(
         'name = "mine"\n[files]\nlayout = "split-folders"\nroot = "mine"\n'
     )
@@ -296,7 +296,7 @@ def test_the_disk_is_reckoned_of_images_that_are_there_and_of_none_that_are_not(
         ),
     ],
 )
-def test_a_command_line_that_cannot_be_understood_gets_one_paragraph(lrbench, words, said):
+def test_usage_error_is_one_paragraph(lrbench, words, said):
     done = lrbench(*words.split())
     assert done.status == 2 and not done.out
     (line,) = done.err.strip().splitlines()

@@ -44,7 +44,7 @@ def copy(home, finished):
     return home
 
 
-def test_run_does_everything_and_again_nothing(copy):
+def test_second_run_does_nothing(copy):
     snapshots = [path for path in copy.glob("checkpoints/**/*.safetensors") if ".bn." not in path.name]
     assert len(snapshots) == 9
     assert "| average/stage3" in (copy / "leaderboard" / "tiny.md").read_text()
@@ -63,7 +63,7 @@ def test_run_does_everything_and_again_nothing(copy):
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
 
 
-def test_one_seed_is_a_job_of_its_own(lrbench, home, monkeypatch):
+def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
     """As an array of jobs does it; the page shows what is there, and the next seed goes on from it."""
     # Drawing is no part of this, and half of its time.
     monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b""))
@@ -80,7 +80,7 @@ def test_one_seed_is_a_job_of_its_own(lrbench, home, monkeypatch):
 
 
 @pytest.mark.parametrize("lines", [2, 5, 9])
-def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(home, finished, lines):
+def test_kill_and_rerun_gives_the_same_bytes(home, finished, lines):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for _ in range(lines):
         running.stderr.readline()
@@ -94,7 +94,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_bytes(home, fi
     assert contents(home, *COMPARED) == contents(finished, *COMPARED)
 
 
-def test_a_result_of_another_machine_is_computed_anew(copy):
+def test_result_of_another_machine_is_recomputed(copy):
     """In a fresh clone results are there and checkpoints are not: `run` computes, `leaderboard` works without."""
     page = copy / "leaderboard" / "tiny.md"
     before = page.read_bytes()
@@ -110,7 +110,7 @@ def test_a_result_of_another_machine_is_computed_anew(copy):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_being_asked_to_stop_saves_and_says_how_to_go_on(home, number):
+def test_stop_saves_and_explains_resuming(home, number):
     # Where tests run under nohup, their children would ignore the end of the terminal, too.
     running = subprocess.Popen(
         command(*SMALL),
@@ -149,7 +149,7 @@ def test_workers_end_when_their_parent_is_killed(home):
     assert not alive
 
 
-def test_two_runs_at_once_do_the_work_once_and_both_end_well(home):
+def test_two_concurrent_runs_do_the_work_once(home):
     both = [subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for running in both:
         _, err = running.communicate(timeout=180)

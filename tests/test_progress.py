@@ -11,7 +11,7 @@ from lrbench.core.control import rounded_duration
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_what_several_jobs_say_is_shown_once_and_as_it_is(monkeypatch, capfd, terminal):
+def test_repeated_job_messages_are_shown_once(monkeypatch, capfd, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with Display(2) as display:
         for _ in range(2):
@@ -21,7 +21,7 @@ def test_what_several_jobs_say_is_shown_once_and_as_it_is(monkeypatch, capfd, te
     assert shown.count("not used: c0/photo [red]1.heic") == 1 and shown.count("something else") == 1
 
 
-def test_plain_lines_say_how_long_it_goes_on_once_that_can_be_told(monkeypatch, capfd):
+def test_plain_lines_show_the_time_left(monkeypatch, capfd):
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress.showing_progress("finetune mine") as control:
@@ -43,11 +43,11 @@ def test_plain_lines_say_how_long_it_goes_on_once_that_can_be_told(monkeypatch, 
     ("seconds", "said"),
     [(4.4, "about 4 s"), (89, "about 89 s"), (600, "about 10 min"), (9000, "about 2.5 h"), (4e5, "about 111 h")],
 )
-def test_a_length_of_time_is_told_in_the_unit_that_fits(seconds, said):
+def test_duration_has_a_fitting_unit(seconds, said):
     assert rounded_duration(seconds) == said
 
 
-def test_lines_of_a_suites_jobs_say_how_long_they_go_on(monkeypatch, capfd):
+def test_job_lines_show_the_time_left(monkeypatch, capfd):
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     job = SimpleNamespace(name="step/seed0/stage1")

@@ -32,7 +32,7 @@ def printing_calls(path):
                 yield called
 
 
-def test_one_module_prints():
+def test_only_cli_common_prints():
     calls = {str(path.relative_to(PACKAGE)): set(printing_calls(path)) for path in PACKAGE.rglob("*.py")}
     assert {path: found for path, found in calls.items() if found} == {
         "cli/common.py": {"print", "console.print", "sys.stdout.buffer.write"},
@@ -175,7 +175,7 @@ def test_help_cuts_no_description(lrbench, monkeypatch):
     for words in ((), ("data",), ("snapshots",)):
         shown = lrbench(*words, "--help").out
         assert "..." not in shown.partition("Commands:")[2]
-    assert "unpack them under the data root." in " ".join(lrbench("data", "--help").out.split())
+    assert "unpack them into the data root." in " ".join(lrbench("data", "--help").out.split())
 
 
 def test_an_early_interrupt_is_one_line():
@@ -197,7 +197,7 @@ def test_an_early_interrupt_is_one_line():
     assert done.stderr == "lrbench: interrupted. Run the same command again to continue.\n"
 
 
-def test_an_interrupt_that_a_library_turned_into_its_error_is_one(lrbench, monkeypatch):
+def test_interrupt_wrapped_by_a_library_is_an_interrupt(lrbench, monkeypatch):
     def breaks(*_):
         try:
             raise KeyboardInterrupt
@@ -211,7 +211,7 @@ def test_an_interrupt_that_a_library_turned_into_its_error_is_one(lrbench, monke
     ]
 
 
-def test_a_reader_that_has_gone_is_no_error(home):
+def test_closed_pipe_is_no_error(home):
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *command("tasks")], capture_output=True
     )

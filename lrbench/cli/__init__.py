@@ -1,4 +1,4 @@
-"""The command line: one file a command, with heavy imports inside it, so that `lrbench --help` answers at once.
+"""The command line: one file per command, with heavy imports inside functions, so that `lrbench --help` is fast.
 
 This file imports only the standard library: Ctrl-C has a handler before anything else is loaded.
 """
@@ -11,20 +11,20 @@ INTERRUPTED = "interrupted. Run the same command again to continue."
 
 
 def main() -> None:
-    """Run the command line; an error of lrbench ends as one paragraph on stderr and its exit status."""
+    """Run the command line; print an error as one paragraph on stderr, and exit with its status."""
     before = signal.getsignal(signal.SIGINT)
-    # nohup and shells that start a command in the background have Ctrl-C ignored.
-    heard = before is signal.default_int_handler
-    if heard:
+    # Under nohup and in the background of some shells, Ctrl-C is ignored.
+    handles = before is signal.default_int_handler
+    if handles:
         signal.signal(signal.SIGINT, _end_at_once)
     from lrbench.cli.app import dispatch
 
-    if heard:
+    if handles:
         signal.signal(signal.SIGINT, before)
     dispatch()
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """End the process while it still imports, when there is nothing to save."""
+    """End the process during imports, when there is nothing to save."""
     os.write(2, f"lrbench: {INTERRUPTED}\n".encode())
     os._exit(130)

@@ -1,4 +1,4 @@
-"""The commands, and how their errors end."""
+"""The commands, and the exit status of their errors."""
 
 import os
 import sys
@@ -26,21 +26,21 @@ from lrbench.core.errors import LrbenchError, as_user_error, print_traceback
 
 app = Commands(
     name="lrbench",
-    help="Does learning-rate decay make features less transferable? Pretrain with a snapshot at every decay boundary, "
-    "transfer every snapshot, and read what the results say.",
-    epilog="Every command takes --debug, which shows a traceback instead of an error's one paragraph.",
+    help="Measure whether learning-rate decay makes features less transferable: pretrain with a snapshot at every decay "
+    "boundary, transfer every snapshot, and compare the results.",
+    epilog="Every command accepts --debug, which prints the traceback of an error.",
 )
-app.command("run", short_help="Everything: pretraining, transfers, leaderboard.")(run.run)
-app.command("pretrain", short_help="Pretrain with a snapshot at every boundary.")(pretrain.pretrain)
+app.command("run", short_help="Pretrain a suite, transfer its snapshots, write the leaderboard.")(run.run)
+app.command("pretrain", short_help="Pretrain a suite, with a snapshot at every boundary.")(pretrain.pretrain)
 app.command("transfer", short_help="Transfer snapshots to tasks.")(transfer.transfer)
-app.command("recommend", short_help="Which snapshot to transfer to your data.")(recommend.recommend)
+app.command("recommend", short_help="Find the best snapshot for a task.")(recommend.recommend)
 app.command("leaderboard", short_help="Write tables and figures from the results.")(leaderboard.leaderboard)
 app.command("tasks")(tasks.tasks)
 app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
-app.command("plan", short_help="What a suite consists of and what is done.")(plan.plan)
-app.command("doctor", short_help="This machine, and what would run on it.")(doctor.doctor)
+app.command("plan", short_help="Show what a suite computes, and what is done.")(plan.plan)
+app.command("doctor", short_help="Show this machine, and which suites can run on it.")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)
@@ -59,7 +59,7 @@ def dispatch() -> NoReturn:
         os.environ["LRBENCH_DEBUG"] = "1"
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        # Otherwise the parser prints its errors in its own form, and ends the process.
+        # In standalone mode the parser would print its errors in a different form, and end the process.
         status = app(prog_name="lrbench", standalone_mode=False)
         if status == 130:
             raise KeyboardInterrupt
@@ -69,7 +69,7 @@ def dispatch() -> NoReturn:
 
 
 def _exit_status(error: BaseException) -> int:
-    """Print what ended a command, and return its exit status."""
+    """Print the error that ended a command, and return its exit status."""
     debug = bool(os.environ.get("LRBENCH_DEBUG"))
     if isinstance(error, SystemExit):
         raise error
@@ -87,7 +87,7 @@ def _exit_status(error: BaseException) -> int:
     if not isinstance(error, Exception):
         raise error
     if hasattr(error, "format_message"):
-        # The option parser's own, which typer brings along or takes from Click.
+        # The option parser's exceptions, which come from typer or from Click.
         if type(error).__name__ == "NoArgsIsHelpError":
             note(error.format_message())
         else:
@@ -99,7 +99,7 @@ def _exit_status(error: BaseException) -> int:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: libraries that are being imported may turn it into one of theirs."""
+    """Return whether Ctrl-C caused an error: a library being imported may replace it by its own exception."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

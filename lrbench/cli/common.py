@@ -1,4 +1,4 @@
-"""What the commands share: options spelt one way, and everything that is printed."""
+"""Options and printing that the commands share."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from lrbench.core.escaping import for_terminal
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Names in one message.
+# Most names in one message.
 _SHOWN = 5
-# Characters of a column of text, at least.
+# Smallest width of a wrapped column.
 _NARROW = 15
 
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name, or the path of a suite TOML.")]
 ArmOption = Annotated[
-    str | None, typer.Option("--arm", metavar="ARM", help="Only this arm, and the snapshots that it starts from.")
+    str | None, typer.Option("--arm", metavar="ARM", help="Only this arm, and the snapshots it starts from.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", metavar="K", help="Only this pretraining seed.")]
 SetOption = Annotated[
@@ -34,10 +34,10 @@ SetOption = Annotated[
 ]
 
 
-def _warn_of_no_folder(context: typer.Context, folder: Path | None) -> Path | None:
+def _warn_if_missing(context: typer.Context, folder: Path | None) -> Path | None:
     from lrbench.core.files import user_path
 
-    # `data fetch` makes it.
+    # `data fetch` creates it.
     if folder is not None and context.info_name != "fetch" and not user_path(folder).is_dir():
         warn(f"--data-root {folder} is not a folder, so no data is found there.")
     return folder
@@ -48,29 +48,29 @@ DataRootOption = Annotated[
     typer.Option(
         "--data-root",
         metavar="DIR",
-        help="Folder that holds the data sets. [default: $LRBENCH_DATA, or ./data]",
-        callback=_warn_of_no_folder,
+        help="Folder of the data sets. [default: $LRBENCH_DATA, or ./data]",
+        callback=_warn_if_missing,
     ),
 ]
 PartialOption = Annotated[
     bool,
     typer.Option(
         "--partial",
-        help="Accept incomplete data. Every result is marked partial and never ranked with full ones.",
+        help="Accept incomplete data. Results are marked partial, and never ranked with full ones.",
     ),
 ]
 NoCacheOption = Annotated[
     bool,
     typer.Option(
         "--no-cache",
-        help="Store no prepared pixels on disk: a split of up to 1 GiB is held in memory, a larger one decoded at each use.",
+        help="Do not cache prepared images on disk: a split up to 1 GiB stays in memory, a larger one is decoded at each use.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def one_paragraph(start: str, message: str) -> str:
-    """`start: message`, wrapped to the terminal's width where stderr is one."""
+    """Return `start: message`, wrapped to the terminal's width if stderr is one."""
     text = for_terminal(" ".join(f"{start}: {message}".split()))
     if not sys.stderr.isatty():
         return text
@@ -79,17 +79,17 @@ def one_paragraph(start: str, message: str) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first names of a list that may be long, and how many more there are."""
+    """Return the first names of a list, and how many more there are."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def table(rows: Sequence[Mapping[str, object]], *, wrapped: str, spare: Sequence[str] = ()) -> str:
-    """Lay out rows for stdout; on a terminal, no wider than it is.
+    """Format rows for stdout, to the width of a terminal.
 
     Args:
-        rows: Text by column, the same columns in each.
-        wrapped: The column whose text is wrapped where the table is too wide.
-        spare: Columns that are left out, one after the other, where that leaves too little room.
+        rows: Text by column, with the same columns in each row.
+        wrapped: The column whose text is wrapped if the table is too wide.
+        spare: Columns to omit, one after the other, if wrapping is not enough.
     """
     from tabulate import tabulate
 
@@ -114,21 +114,21 @@ def show(text: str) -> None:
 
 
 def show_bytes(content: bytes) -> None:
-    """Write binary output to stdout, which is no terminal."""
+    """Write binary output to stdout."""
     sys.stdout.buffer.write(content)
 
 
 def emit_json(value: Any) -> None:
-    """Print `value` as JSON on stdout, in ASCII: any terminal or encoding takes it."""
+    """Print `value` as JSON on stdout, in ASCII for any encoding."""
     _print(json.dumps(value, indent=1, sort_keys=True), sys.stdout)
 
 
 def note(message: str, console: "Console | None" = None) -> None:
-    """Print a message on stderr, so that it does not mix with output that a program reads.
+    """Print a message on stderr.
 
     Args:
         message: One or more lines.
-        console: Rich's console where it draws progress bars, above which the message goes; None where there are none.
+        console: Rich's console if it draws progress bars; the message appears above them.
     """
     if console is None:
         _print(message, sys.stderr)
@@ -142,11 +142,11 @@ def warn(message: str) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print text from anywhere: nothing in it can control the terminal, and every encoding takes it."""
+    """Print text with control characters escaped, and with characters that the encoding lacks replaced."""
     encoding = stream.encoding or "utf-8"
     try:
         print(for_terminal(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except BrokenPipeError:
-        # `lrbench tasks | head` is not an error. Nothing may be left to flush at the end.
+        # As in `lrbench tasks | head`. Redirected, so that flushing at exit does not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(0 if stream is sys.stdout else 1)

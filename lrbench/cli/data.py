@@ -1,4 +1,4 @@
-"""`lrbench data`: fetch, verify and prepare a task's images."""
+"""`lrbench data`: download, check and prepare a task's images."""
 
 from typing import Annotated
 
@@ -7,14 +7,14 @@ import typer
 from lrbench.cli.common import DataRootOption, JsonOption, PartialOption, emit_json, note, show, warn
 from lrbench.cli.usage import Commands
 
-app = Commands(help="Fetch, verify and prepare a task's images.")
+app = Commands(help="Download, verify and prepare a task's images.")
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or the path of a task TOML.")]
 
 
 @app.command("fetch")
 def fetch(task: TaskArgument, data_root: DataRootOption = None) -> None:
-    """Download a task's archives, check them, and unpack them under the data root."""
+    """Download a task's archives, check their hashes, and unpack them into the data root."""
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
     from lrbench.core.workspace import data_roots
@@ -30,13 +30,13 @@ def verify(
     task: TaskArgument,
     data_root: DataRootOption = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Do not fail because the data is incomplete; bad images still do.")
+        bool, typer.Option("--partial", help="Accept incomplete data; fail only on bad images.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Count a task's images by class and split against what it pins, and open every one.
+    """Open every image of a task, and check the number of images by class and split.
 
-    Exit status 1 if any is bad; 2 if all can be read but the data is incomplete and --partial is not given.
+    Exit status 1 if an image is bad; 2 if the data is incomplete, unless --partial is given.
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
@@ -48,77 +48,77 @@ def verify(
     from lrbench.data.verify import verify as verify_data
 
     chosen = load_task(task)
-    # Also of half of the data a user wants to know what is bad.
+    # Bad images are reported for incomplete data too.
     data = load_task_data(chosen, data_roots(data_root), partial=True)
     with showing_progress(f"verify {chosen.name}") as control:
-        found = verify_data(data, control)
+        report = verify_data(data, control)
     if json_:
         emit_json(
             {
                 "task": chosen.name,
                 "fingerprint": data.fingerprint,
                 "classes": len(data.classes),
-                "counts": found.counts,
+                "counts": report.counts,
                 "pinned": {
                     "classes": chosen.classes,
                     "counts": dict(chosen.counts),
                     "least": dict(chosen.least),
                     "most": dict(chosen.most),
                 },
-                "by_class": found.by_class,
+                "by_class": report.by_class,
                 "split_sha256": sha256_bytes(data.drawn_list.encode()) if data.drawn_list else None,
                 "partial": data.partial,
                 "problems": list(data.problems),
                 "unused": list(data.unused),
-                "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in found.bad],
+                "bad": [{"split": bad.split, "name": bad.name, "reason": bad.reason} for bad in report.bad],
                 "repeated": [
-                    {"test": each.name, "split": each.split, "other": each.other, "same_class": each.same_class}
-                    for each in found.repeated
+                    {"test": pair.name, "split": pair.split, "other": pair.other, "same_class": pair.same_class}
+                    for pair in report.repeated
                 ],
                 "orientation": chosen.orientation,
-                "oriented": {split: len(ids) for split, ids in found.oriented.items()},
+                "oriented": {split: len(ids) for split, ids in report.oriented.items()},
             }
         )
     else:
-        counts = ", ".join(f"{count:,} {split}" for split, count in found.counts.items())
+        counts = ", ".join(f"{count:,} {split}" for split, count in report.counts.items())
         show(f"{chosen.name}: {len(data.classes):,} classes, {counts} images")
-        for split, by_class in found.by_class.items():
+        for split, by_class in report.by_class.items():
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
-            show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images a class")
-        show(f"fingerprint of classes, images' names and splits: sha256 {data.fingerprint}")
+            show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images per class")
+        show(f"fingerprint of classes, image names and splits: sha256 {data.fingerprint}")
         if unused := describe_unused(data):
             note(unused)
         for problem in data.problems:
             show(f"incomplete: {problem}")
-        for bad in found.bad:
+        for bad in report.bad:
             show(f"bad {bad.split} image {bad.name}: {bad.reason}")
-        for each in found.repeated:
-            label = "" if each.same_class else ", under another class"
-            show(f"test image {each.name} is {each.split} image {each.other} too, pixel by pixel{label}")
-        for split, ids in found.oriented.items():
-            applied = "turned upright" if chosen.upright else "used as they are stored"
+        for pair in report.repeated:
+            label = "" if pair.same_class else ", of another class"
+            show(f"test image {pair.name} equals {pair.split} image {pair.other}, pixel by pixel{label}")
+        for split, ids in report.oriented.items():
+            applied = "turned upright" if chosen.upright else "used as stored"
             show(
-                f"{len(ids):,} {split} images state an orientation in their metadata and are {applied} (first: {ids[0]})"
+                f"{len(ids):,} {split} images have an orientation in their metadata and are {applied} (first: {ids[0]})"
             )
-    if found.oriented and needs_orientation(chosen):
-        images = ", ".join(f"{len(ids):,} {split}" for split, ids in found.oriented.items())
+    if report.oriented and needs_orientation(chosen):
+        images = ", ".join(f"{len(ids):,} {split}" for split, ids in report.oriented.items())
         warn(str(orientation_error(chosen, f"{images} images")))
-    if found.repeated:
-        count, total = len(found.repeated), found.counts["test"]
+    if report.repeated:
+        count, total = len(report.repeated), report.counts["test"]
         warn(
-            f"{count:,} of {total:,} test images of {chosen.name} are training images too, pixel by pixel, so that its "
-            "accuracies flatter. An official split is left as it is; in data of yours, leave one of each pair out."
+            f"{count:,} of {total:,} test images of {chosen.name} are also training images, pixel by pixel, so its accuracies "
+            "are too high. lrbench does not change official splits; in your own data, remove one of each pair."
         )
-    if found.bad:
+    if report.bad:
         raise FailureError(
-            f"{len(found.bad):,} images of {chosen.name} cannot be read or are damaged. "
-            "Replace them from the original archive, or take them out where the data are your own."
+            f"{len(report.bad):,} images of {chosen.name} cannot be read or are damaged. "
+            "Replace them from the original archive, or remove them from your own data."
         )
     if data.problems and not partial:
         raise InputError(
-            f"the data of {chosen.name} is incomplete: {'; '.join(data.problems)}. All existing images can be read."
+            f"The data of {chosen.name} is incomplete: {'; '.join(data.problems)}. All existing images can be read."
         )
-    note(f"every image of {chosen.name}{' that is there' if data.problems else ''} can be read")
+    note(f"all {'existing ' if data.problems else ''}images of {chosen.name} can be read")
 
 
 @app.command("prepare")
@@ -127,7 +127,7 @@ def prepare(
     suite: Annotated[
         str | None,
         typer.Option(
-            "--suite", metavar="SUITE", help="Suite whose input is prepared, or of the snapshot. [default: quick]"
+            "--suite", metavar="SUITE", help="Suite whose input size is used, or of the snapshot. [default: quick]"
         ),
     ] = None,
     snapshot: Annotated[
@@ -135,13 +135,13 @@ def prepare(
         typer.Option(
             "--snapshot",
             metavar="REF",
-            help="In its place, a snapshot as in `lrbench transfer`, whose input is prepared.",
+            help="Use the input size of this snapshot, named as in `lrbench transfer`.",
         ),
     ] = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
 ) -> None:
-    """Decode and resize a task's images into the cache, as the first use of the task would."""
+    """Decode and resize a task's images into the cache, ahead of their first use."""
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
     from lrbench.core.workspace import Workspace, data_roots

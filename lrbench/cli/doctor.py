@@ -1,4 +1,4 @@
-"""`lrbench doctor`: this machine, and what would run on it."""
+"""`lrbench doctor`: this machine, and which suites can run on it."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show
 
 
 def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
-    """Show this machine: versions, device, memory, disk, data found, and what would run."""
+    """Show this machine: versions, device, memory, disk, data found, and which suites can run."""
     from lrbench.core.workspace import Workspace, data_roots
 
     workspace = Workspace.current()
@@ -22,7 +22,7 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
         "folders": {
             "workspace": str(workspace.root.absolute()),
             "checkpoints": _size(workspace.checkpoints),
-            "cache": f"{_size(workspace.cache)}; it is made again when needed, so it may be deleted while nothing runs",
+            "cache": f"{_size(workspace.cache)}; may be deleted while nothing runs",
             "data looked for in": ", ".join(str(root.absolute()) for root in roots),
         },
         "tasks": _tasks(roots),

@@ -1,4 +1,4 @@
-"""How the result of a transfer is printed."""
+"""Printing of a transfer's result."""
 
 import math
 from collections.abc import Mapping
@@ -26,51 +26,51 @@ def show_result(stored: "StoredResult", task: str, *, as_json: bool) -> None:
         note(f"stored in {stored.path}")
     if result.selection.get("edge"):
         warn(
-            f"the best point of the grid is on its edge ({_words(result.chosen)}), so a wider grid may do better. "
-            "Widen it with --set."
+            f"the best grid point is on the edge of the grid ({_words(result.chosen)}). A wider grid may do better; widen it "
+            "with --set."
         )
     elif (end := _at_the_end(result)) is not None:
-        note(f"{end} was chosen; points further in score the same, so a wider grid need not do better")
+        note(f"chose {end}; points inside the grid score the same, so no wider grid is needed")
     partner = result.settings.get("partner")
     if partner is not None and partner.get("sha256") == result.snapshot.sha256:
         warn("concat.partner is the snapshot itself, so this result equals the probe's.")
     shots = result.chosen.get("shots")
     if shots is not None and result.train_count < shots * result.task.classes:
         warn(
-            f"some classes have fewer than {shots} training images, and all of those were used: "
+            f"some classes have fewer than {shots} training images. All of them were used: "
             f"{result.train_count:,} images of {result.task.classes:,} classes."
         )
     tried = result.selection.get("candidates", ())
-    unsolved = sum(each.get("converged") is False for each in tried)
+    unsolved = sum(candidate.get("converged") is False for candidate in tried)
     if unsolved:
         warn(
-            f"{unsolved} of the {len(tried)} fits of the grid did not converge within probe.iterations. `selection` in the "
-            "result lists them."
+            f"{unsolved} of the {len(tried)} fits of the grid did not converge within probe.iterations; see `selection` in "
+            "the result."
         )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
-    for each in load_task(task).about.notes:
-        note(f"{result.task.name}: {each}")
+    for remark in load_task(task).about.notes:
+        note(f"{result.task.name}: {remark}")
     if result.partial:
-        warn("the data was incomplete: this result is marked partial and never ranked with full ones.")
-    _warn_of_an_unlikely_result(result, task)
+        warn("the data is incomplete: this result is marked partial, and never ranked with full ones.")
+    _warn_if_unlikely(result, task)
 
 
-def _warn_of_an_unlikely_result(result: "Result", task: str) -> None:
+def _warn_if_unlikely(result: "Result", task: str) -> None:
     from lrbench.config import load_task
 
     band = load_task(task).about.sanity.get(result.protocol)  # type: ignore[call-overload]
     snapshot = result.snapshot
-    # The bands are those of one network, whatever the tag of its weights; a suite's own snapshots are under test and have none.
+    # The ranges hold for ResNet-50 with any pretrained tag, not for snapshots of a suite, which are under test.
     network = snapshot.architecture.rpartition("/")[2].partition(".")[0]
     if band is None or network != "resnet50" or snapshot.random or snapshot.arm or result.partial:
         return
     low, high = band
     if not low <= result.headline <= high:
         warn(
-            f"{100 * result.headline:.1f} % is outside the {100 * low:.0f} to {100 * high:.0f} % where a ResNet-50 pretrained "
-            f"on ImageNet is expected on {result.task.name} ({result.protocol}). If these are such weights, check the data "
-            f"(`lrbench data verify {task}`) and the weights' input size and normalisation."
+            f"{100 * result.headline:.1f} % is outside the range of {100 * low:.0f} to {100 * high:.0f} % expected of a "
+            f"ResNet-50 pretrained on ImageNet on {result.task.name} ({result.protocol}). If these are such weights, check the "
+            f"data (`lrbench data verify {task}`), and the weights' input size and normalisation."
         )
 
 
@@ -85,12 +85,12 @@ def describe(result: "Result") -> str:
     return (
         f"{result.snapshot.reference} → {result.task.name} ({result.protocol}, seed {result.seed}): {score}"
         f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
-        f"{result.test_count:,} test images" + (f"; {said}" if (said := _chosen(result)) else "")
+        f"{result.test_count:,} test images" + (f"; {chosen}" if (chosen := _chosen(result)) else "")
     )
 
 
 def _chosen(result: "Result") -> str:
-    # Some protocols choose nothing: they state what they were given, or what they computed.
+    # Protocols without a grid list their fixed settings here.
     rest = {name: value for name, value in result.chosen.items() if name != "logme"}
     if not rest:
         return ""
@@ -98,12 +98,12 @@ def _chosen(result: "Result") -> str:
 
 
 def _at_the_end(result: "Result") -> str | None:
-    """The chosen strength where it is the grid's weakest or strongest."""
+    """Return a phrase if the chosen strength is the grid's weakest or strongest."""
     grid, chosen = result.settings.get("probe", {}), result.chosen.get("strength")
     if grid.get("strengths", 1) > 1 and result.selection.get("candidates"):
         for end in ("weakest", "strongest"):
             if isinstance(chosen, float) and math.isclose(chosen, grid[end]):
-                return f"strength {chosen:g}, the {end} of the grid,"
+                return f"strength {chosen:g}, the {end} of the grid"
     return None
 
 

@@ -1,4 +1,4 @@
-"""`lrbench plan`: what a suite consists of, what is done, and what the rest will cost."""
+"""`lrbench plan`: a suite's snapshots and cells, what is done, and the cost of the rest."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ def plan(
     partial: PartialOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Show a suite's snapshots and cells, what is done, and an estimate of the rest. Nothing is started."""
+    """Show a suite's snapshots and cells, what is done, and the estimated cost of the rest; start nothing."""
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.cost import estimate_cost
     from lrbench.jobs.plan import make_plan
@@ -64,10 +64,10 @@ def plan(
     if (orphans := planned.orphan_note()) is not None:
         show(orphans)
     for problem in missing_data.values():
-        show(f"a run would not start: {problem}")
+        show(f"a run cannot start: {problem}")
     if cost.source_images is not None:
         show(
-            f"pretraining would not start: {chosen.source} has {cost.source_images:,} training images, fewer than "
+            f"pretraining cannot start: {chosen.source} has {cost.source_images:,} training images, fewer than "
             f"one batch of {chosen.schedule.batch}"
         )
     show(cost.words())

@@ -1,4 +1,4 @@
-"""`lrbench pretrain`: the pretraining of a suite, without transfers."""
+"""`lrbench pretrain`: pretraining of a suite, without transfers."""
 
 from lrbench.cli.common import (
     ArmOption,
@@ -29,7 +29,7 @@ def pretrain(
 ) -> None:
     """Pretrain a suite: a snapshot at every decay boundary, for every arm and seed.
 
-    Existing snapshots are kept, and an interrupted stage resumes where it was saved. On several GPUs or machines:
+    Existing snapshots are kept, and an interrupted stage resumes where it was saved. On several GPUs or machines, use
     `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; N may change between runs.
     """
     from lrbench.cli.work import do_jobs, together
@@ -55,7 +55,7 @@ def pretrain(
         do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
         if not ranks.is_main:
             return
-    paths = [snapshot_path(workspace.checkpoints, chosen.name, each.key) for each in plan.snapshots]
+    paths = [snapshot_path(workspace.checkpoints, chosen.name, snapshot.key) for snapshot in plan.snapshots]
     if json_:
         emit_json({"suite": chosen.name, "snapshots": [str(path) for path in paths]})
     else:

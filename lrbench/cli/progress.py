@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: bars on a terminal, plain lines elsewhere."""
+"""Progress on stderr: bars on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -14,18 +14,18 @@ from lrbench.core.escaping import for_terminal
 if TYPE_CHECKING:
     from lrbench.jobs.job import Job
 
-# Seconds between two lines of progress where there is no terminal.
+# Seconds between two lines of progress without a terminal.
 _LINE_SECONDS = 30.0
 
 
 class _Pace:
-    """Estimates the time left from the pace so far."""
+    """Estimates the time left."""
 
     def __init__(self) -> None:
         self._first: tuple[int, str, int, float] | None = None
 
     def words(self, done: int, total: int, unit: str) -> str:
-        """Return `, about 3 min left`, or nothing until some progress was seen."""
+        """Return `, about 3 min left`, or an empty string before any progress."""
         now = time.monotonic()
         if self._first is None or self._first[:2] != (total, unit) or done < self._first[2]:
             self._first = total, unit, done, now
@@ -36,21 +36,21 @@ class _Pace:
 
 
 class Display:
-    """An `engines.local.Observer` for people.
+    """Displays the progress of jobs (a `jobs.local.Observer`).
 
     Args:
         total: Number of jobs.
-        quiet: Show only finished jobs: another process shows the rest.
+        quiet: Show only finished jobs, because another process shows the rest.
     """
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._total = total
         self._done = 0
-        self._begun = time.monotonic()
-        self._spoken: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._last_line: dict[str, float] = {}
         self._paces: dict[str, _Pace] = {}
-        self._said: set[str] = set()
+        self._messages: set[str] = set()
         self._bars: Any = None
         self._overall: Any = None
         self._tasks: dict[str, Any] = {}
@@ -69,8 +69,8 @@ class Display:
             self._bars.stop()
 
     def started(self, job: "Job") -> None:
-        """Show that a job was started."""
-        self._spoken[job.name] = time.monotonic()
+        """Show a job that has started."""
+        self._last_line[job.name] = time.monotonic()
         if self._bars is not None:
             self._tasks[job.name] = self._bars.add_task(for_terminal(job.name), total=None, rate="")
 
@@ -81,12 +81,12 @@ class Display:
             return
         left = self._paces.setdefault(job.name, _Pace()).words(done, total, unit)
         now = time.monotonic()
-        if not self._quiet and now - self._spoken.get(job.name, now) > _LINE_SECONDS:
-            self._spoken[job.name] = now
+        if not self._quiet and now - self._last_line.get(job.name, now) > _LINE_SECONDS:
+            self._last_line[job.name] = now
             note(f"{job.name}: {done:,} of {total:,} {unit}{left}")
 
     def finished(self, job: "Job", line: str) -> None:
-        """Show what a finished job reports."""
+        """Show the report of a finished job."""
         self._done += 1
         if self._bars is not None:
             self._bars.remove_task(self._tasks.pop(job.name))
@@ -96,33 +96,33 @@ class Display:
         if self._quiet:
             note(line)
             return
-        note(f"[{self._done}/{self._total}, {time.monotonic() - self._begun:.0f} s] {line}")
+        note(f"[{self._done}/{self._total}, {time.monotonic() - self._started:.0f} s] {line}")
 
     def reported(self, text: str) -> None:
-        """Show a message of a job; the same message of several jobs is shown once."""
-        if text in self._said:
+        """Show a message of a job; repeated messages are shown once."""
+        if text in self._messages:
             return
-        self._said.add(text)
+        self._messages.add(text)
         note(text, self._bars and self._bars.console)
 
 
 @contextmanager
 def showing_progress(title: str) -> Iterator[Control]:
-    """Give a control for work in this process: it shows progress, and Ctrl-C or SIGTERM stop at the next step."""
+    """Yield a control that shows progress; Ctrl-C or SIGTERM stops the work at its next step."""
     bars = _bars() if sys.stderr.isatty() else None
     task = bars.add_task(for_terminal(title), total=None, rate="") if bars else None
-    spoken = time.monotonic()
+    last_line = time.monotonic()
     pace = _Pace()
 
     class Shown(Control):
         def progress(self, done: int, total: int, unit: str) -> None:
-            nonlocal spoken
+            nonlocal last_line
             if bars is not None:
                 _advance(bars, task, done, total, unit)
                 return
             left = pace.words(done, total, unit)
-            if time.monotonic() - spoken > _LINE_SECONDS:
-                spoken = time.monotonic()
+            if time.monotonic() - last_line > _LINE_SECONDS:
+                last_line = time.monotonic()
                 self.say(f"{title}: {done:,} of {total:,} {unit}{left}")
 
         def say(self, text: str) -> None:
@@ -138,7 +138,7 @@ def _bars() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        # Names of files may hold brackets.
+        # File names may contain brackets.
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),

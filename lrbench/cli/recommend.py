@@ -1,4 +1,4 @@
-"""`lrbench recommend`: which of these snapshots to transfer to your data."""
+"""`lrbench recommend`: the best of several snapshots for a task."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +20,7 @@ from lrbench.cli.common import (
 if TYPE_CHECKING:
     from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
 
-# Below this, the difference of the first and the second on the test images is significant.
+# Significance level for the difference between the first two on the test images.
 _LEVEL = 0.05
 
 
@@ -32,13 +32,13 @@ def recommend(
             "--snapshots",
             metavar="REF",
             help="A snapshot as in `lrbench transfer`, a folder of .safetensors files, or foreign for all foreign snapshots. "
-            "Repeatable. [default: every snapshot of the suite, of its first pretraining seed]",
+            "Repeatable. [default: the snapshots of the suite's first seed]",
         ),
     ] = None,
     suite: Annotated[
         str | None,
         typer.Option(
-            "--suite", metavar="SUITE", help="Suite of snapshots that name none. [default: the one pretrained last]"
+            "--suite", metavar="SUITE", help="Suite of snapshots named without one. [default: the one pretrained last]"
         ),
     ] = None,
     seed: Annotated[
@@ -48,20 +48,21 @@ def recommend(
         ),
     ] = None,
     probed: Annotated[
-        int, typer.Option("--probe", metavar="N", min=1, help="How many of the best by LogME are probed.")
+        int, typer.Option("--probe", metavar="N", min=1, help="Number of snapshots to probe, best LogME first.")
     ] = 5,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Compute also what is there, and replace what was computed otherwise.")
+        bool, typer.Option("--again", help="Recompute existing results, and replace those with different settings.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Say which snapshot to transfer to a task: LogME for all, the probe for the best of them.
+    """Find the best snapshot for a task: LogME for all, then the probe for the best of them.
 
-    Snapshots are ranked on validation images, or by cross-validation where those are fewer than 200. Test images only show how
-    good the first is, and whether its lead is significant. The results are stored like those of `lrbench transfer` and reused.
+    Snapshots are ranked on validation images, or by cross-validation if there are fewer than 200. Test images do not affect the
+    ranking: they show the accuracy of the first, and whether its lead is significant. Results are stored and reused as in
+    `lrbench transfer`.
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
@@ -78,7 +79,7 @@ def recommend(
     workspace = Workspace.for_writing()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     find_task_data(load_task(task), place.roots)
-    named = expand(snapshots or _of_suite(workspace, suite), workspace, suite)
+    named = expand(snapshots or _suite_snapshots(workspace, suite), workspace, suite)
     references, settings, default_seed = on_equal_terms(named)
     if references and isinstance(references[0], SuiteSnapshot):
         write_suite_with_results(workspace, references[0].suite)
@@ -87,7 +88,7 @@ def recommend(
     if others:
         note(f"skipped: {some(others)}; import such weights with `lrbench snapshots add FILE... --architecture NAME`")
     with showing_progress(f"recommend {task}") as control:
-        found = compare(
+        outcome = compare(
             references,
             task,
             settings,
@@ -98,30 +99,29 @@ def recommend(
             overwrite=Overwrite.ALWAYS if again else Overwrite.NEVER,
         )
     if json_:
-        against = None if found.second is None else found.second.reference.text
-        lead = None if found.lead is None else {"against": against, **asdict(found.lead)}
+        against = None if outcome.second is None else outcome.second.reference.text
+        lead = None if outcome.lead is None else {"against": against, **asdict(outcome.lead)}
         emit_json(
             {
                 "task": task,
-                "ranked_by": asdict(found.basis),
-                "tied": [candidate.reference.text for candidate in found.tied],
+                "ranked_by": asdict(outcome.basis),
+                "tied": [candidate.reference.text for candidate in outcome.tied],
                 "lead": lead,
-                "ranked": [_record(candidate) for candidate in found.ranked],
+                "ranked": [_record(candidate) for candidate in outcome.ranked],
             }
         )
     else:
-        _show(found, METRIC_NAMES[load_task(task).metric])
-    # What stands in the way of many is said once.
-    for problem in dict.fromkeys(each.problem for each in found.ranked if each.problem):
-        names = [each.reference.text for each in found.ranked if each.problem == problem]
+        _show(outcome, METRIC_NAMES[load_task(task).metric])
+    for problem in dict.fromkeys(candidate.problem for candidate in outcome.ranked if candidate.problem):
+        names = [candidate.reference.text for candidate in outcome.ranked if candidate.problem == problem]
         warn(f"{some(names)} {'was' if len(names) == 1 else 'were'} left out: {problem}")
-    if any(each.probe is not None and each.probe.result.partial for each in found.ranked):
-        warn("the data was not whole: these results are marked partial, and the ranking is of what is there.")
-    if found.best is None:
-        raise FailureError(f"none of the snapshots could be probed on {task}; the warnings above say why.")
+    if any(candidate.probe is not None and candidate.probe.result.partial for candidate in outcome.ranked):
+        warn("the data is incomplete: these results are marked partial, and the ranking uses the existing images.")
+    if outcome.best is None:
+        raise FailureError(f"None of the snapshots could be probed on {task}; see the warnings above.")
 
 
-def _of_suite(workspace: Any, name: str | None) -> list[str]:
+def _suite_snapshots(workspace: Any, name: str | None) -> list[str]:
     from lrbench.config.schedule import snapshot_keys
     from lrbench.core.errors import InputError
     from lrbench.store.snapshots import snapshot_path
@@ -129,13 +129,13 @@ def _of_suite(workspace: Any, name: str | None) -> list[str]:
 
     suite = suite_in_use(workspace, name)
     keys = snapshot_keys(suite, seed=suite.seeds[0])
-    there = [f"{suite.name}/{key}" for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]
-    if not there:
+    names = [f"{suite.name}/{key}" for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]
+    if not names:
         raise InputError(
-            f"no snapshot of suite {suite.name}, seed {suite.seeds[0]}, is here. `lrbench pretrain {suite.name}` makes them; "
-            "or name others with --snapshots."
+            f"There are no snapshots of suite {suite.name}, seed {suite.seeds[0]}. Run `lrbench pretrain {suite.name}`, or use "
+            "--snapshots."
         )
-    return there
+    return names
 
 
 def _show(outcome: "Recommendation", metric: str) -> None:
@@ -166,7 +166,7 @@ def _row(candidate: "Candidate", basis: "Basis", metric: str) -> dict[str, str]:
 
 
 def basis_text(basis: "Basis", metric: str) -> str:
-    """What snapshots are ranked by, and what decides between equals."""
+    """Return a sentence on the score that ranks the snapshots, and on ties."""
     from lrbench.transfer.recommendation import LEAST_VALIDATION
 
     if basis.folds is None:
@@ -177,11 +177,11 @@ def basis_text(basis: "Basis", metric: str) -> str:
             f"Ranked by the probe's {metric} in {basis.folds}-fold cross-validation on {basis.images:,} training images, since "
             f"the validation split has only {few} (fewer than {LEAST_VALIDATION})"
         )
-    return f"{ranked}. Equal scores are ordered by LogME. Test images have no part in the ranking."
+    return f"{ranked}. Equal scores are ordered by LogME. Test images do not affect the ranking."
 
 
 def recommendation_text(outcome: "Recommendation", metric: str) -> str:
-    """Which snapshot to transfer, where the images can tell; else that they cannot, and what they show."""
+    """Return the recommendation, or that there is no clear winner, with the evidence."""
     best, lead, second, tied = outcome.ranked[0], outcome.lead, outcome.second, outcome.tied
     twins = [
         other.reference.text
@@ -191,7 +191,7 @@ def recommendation_text(outcome: "Recommendation", metric: str) -> str:
     same = f" ({', '.join(twins)} {'is' if len(twins) == 1 else 'are'} the same weights)" if twins else ""
     name = best.reference.text
     if lead is None or second is None:
-        return f"{name}{same} is the only snapshot that was probed, so there is nothing to compare it with."
+        return f"{name}{same} is the only snapshot that was probed, so there is no comparison."
     measure = f"{'validation' if outcome.basis.folds is None else 'cross-validated'} {metric}"
     certain, ahead = lead.p < _LEVEL, lead.difference > 0
     if len(tied) > 1:
@@ -209,7 +209,7 @@ def recommendation_text(outcome: "Recommendation", metric: str) -> str:
 
 
 def _test_text(outcome: "Recommendation") -> str:
-    """How the first does against the second on the test images."""
+    """Return a sentence that compares the first two on the test images."""
     lead, first, second = outcome.lead, outcome.ranked[0].reference.text, outcome.second
     assert lead is not None and second is not None
     low, high = (100 * end for end in lead.interval)

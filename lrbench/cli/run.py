@@ -1,4 +1,4 @@
-"""`lrbench run`: pretraining, transfers and leaderboard of a suite; run again, it computes only what is missing."""
+"""`lrbench run`: pretraining, transfers and leaderboard of a suite."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def run(
         typer.Option(
             "--seed",
             metavar="K",
-            help="Only this pretraining seed, as in a cluster's job array; such jobs may run at the same time.",
+            help="Only this pretraining seed. Runs of different seeds may run at the same time.",
         ),
     ] = None,
     set_: SetOption = None,
@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Pretrain a suite, transfer every snapshot and write the leaderboard.
 
-    Run it again to compute only what is missing. Ctrl-C stops at the next step and saves. On several GPUs or machines:
+    A second run computes only what is missing. Ctrl-C saves and stops at the next step. On several GPUs or machines, use
     `torchrun --nproc-per-node N -m lrbench run SUITE`.
     """
     from lrbench.cli.work import do_jobs, together
@@ -73,7 +73,7 @@ def run(
                 warn(warning)
             if (orphans := plan.orphan_note()) is not None:
                 note(orphans)
-        # Before days of training: a target may be missing.
+        # A missing target is reported before days of training.
         ranks.run_on_main(lambda: _check_data(plan, place))
         try:
             do_jobs(plan.jobs(), plan, place, workers=workers, ranks=ranks)
@@ -83,15 +83,15 @@ def run(
             if failure is not None:
                 raise failure
             return
-    # Results are shown also when something failed or was interrupted; incomplete rows say so.
-    there = chosen.name in suites_with_results(workspace.results)
-    written = page.write(workspace, [chosen.name]) if there else page.Built()
+    # The leaderboard is written also after a failure; incomplete rows are marked.
+    has_results = chosen.name in suites_with_results(workspace.results)
+    written = page.write(workspace, [chosen.name]) if has_results else page.Built()
     if failure is not None:
         raise failure
     if json_:
         emit_json({"suite": chosen.name, "written": [str(path) for path in written.files]})
-    elif there:
-        note(f"\n{written.short[chosen.name]}\n\nThe leaderboard of {chosen.name}, to read and to sort in a browser:")
+    elif has_results:
+        note(f"\n{written.short[chosen.name]}\n\nLeaderboard of {chosen.name}, as Markdown and for a browser:")
         for path in (workspace.leaderboard / f"{chosen.name}.md", workspace.leaderboard / "index.html"):
             show(str(path))
 
@@ -105,5 +105,5 @@ def _check_data(plan: "Plan", place: "Place") -> None:
         check_task_data([load_task(name) for name in plan.required_tasks], place.roots, partial=place.partial)
     except InputError as error:
         suite = plan.suite
-        without = f" `lrbench pretrain {suite.name}` needs only the source; --set 'targets=[…]' leaves targets out."
+        without = f" `lrbench pretrain {suite.name}` needs only the source; --set 'targets=[…]' selects other targets."
         raise InputError(f"{error} Nothing was started.{without if plan.missing_epochs else ''}") from error

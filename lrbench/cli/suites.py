@@ -1,4 +1,4 @@
-"""`lrbench suites`: the experiments that can be run."""
+"""`lrbench suites`: the available suites."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +29,13 @@ def suites(
 
         show(tomli_w.dumps(content).rstrip())
         return
-    known = [load_suite(each) for each in find_suites()]
+    known = [load_suite(suite) for suite in find_suites()]
     rows = [_row(suite) for suite in known]
     if json_:
         emit_json(rows)
         return
     show(table([_words(row) for row in rows], wrapped="protocols", spare=["network", "source"]))
-    show("\n`lrbench suites SUITE` shows one in full, `lrbench plan SUITE` what it costs.")
+    show("\n`lrbench suites SUITE` shows one in full; `lrbench plan SUITE` estimates its cost.")
 
 
 def _row(suite: "Suite") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`lrbench tasks`: the data sets to transfer to and to pretrain on."""
+"""`lrbench tasks`: the data sets to pretrain on and to transfer to."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +49,7 @@ def tasks(
 
 
 def _readable(names: "Iterable[str]") -> "list[Task]":
-    """Those of the named tasks that can be loaded; a warning for each of the others."""
+    """Return the tasks that can be loaded, and warn of the others."""
     from lrbench.config import load_task
     from lrbench.core.errors import InputError
 
@@ -63,13 +63,13 @@ def _readable(names: "Iterable[str]") -> "list[Task]":
 
 
 def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
-    """Where a task's data is, or what was looked for; and whether it was found."""
+    """Return where a task's data is, or an error message, and whether it was found."""
     from lrbench.core.errors import InputError
     from lrbench.data.loading import ON_THE_HUB, find_task_data
 
     try:
         found = find_task_data(task, roots)
-        return f"fetched from the Hub when first used, {ON_THE_HUB}" if found == ON_THE_HUB else f"found: {found}", True
+        return f"downloaded from the Hub at first use, {ON_THE_HUB}" if found == ON_THE_HUB else f"found: {found}", True
     except InputError as error:
         return str(error), False
 

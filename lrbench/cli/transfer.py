@@ -1,4 +1,4 @@
-"""`lrbench transfer`: snapshots to tasks, by protocols."""
+"""`lrbench transfer`: transfer of snapshots to tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ def transfer(
         typer.Option(
             "--snapshot",
             metavar="REF",
-            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors path, a folder of such files, timm:NAME or "
-            "hf-hub:OWNER/NAME. timm:NAME without a tag means random weights. Repeatable.",
+            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors file, a folder of such files, timm:NAME or "
+            "hf-hub:OWNER/NAME. timm:NAME without a tag has random weights. Repeatable.",
         ),
     ],
     tasks: Annotated[
@@ -72,11 +72,11 @@ def transfer(
         typer.Option(
             "--suite",
             metavar="SUITE",
-            help="Suite of the snapshot and of the settings. [default: the one pretrained last]",
+            help="Suite of the snapshot and the settings. [default: the one pretrained last]",
         ),
     ] = None,
     arm: Annotated[
-        str | None, typer.Option("--arm", metavar="ARM", help="Arm of a snapshot that names none. [default: step]")
+        str | None, typer.Option("--arm", metavar="ARM", help="Arm of a snapshot named without one. [default: step]")
     ] = None,
     seed: Annotated[
         int | None,
@@ -88,16 +88,14 @@ def transfer(
     data_root: DataRootOption = None,
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Compute again where a result exists, and replace it.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Compute and replace existing results.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Transfer snapshots to tasks: select on validation, refit, and read the test labels once.
 
     Repeat --snapshot, --task or --protocol to compute every combination; a failure does not stop the others. Results are
-    stored under leaderboard/results/; `lrbench leaderboard` puts them into the tables. --json prints the result's record,
-    or a list of records where several were asked for.
+    stored in leaderboard/results/; `lrbench leaderboard` adds them to the tables. --json prints one result, or a list for
+    several.
     """
     from lrbench.config import load_task
     from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_user_error
@@ -106,7 +104,7 @@ def transfer(
     from lrbench.store.references import snapshot_folder
 
     workspace = Workspace.for_writing()
-    # Wrong names are refused before anything is computed.
+    # Wrong names are reported before any work.
     tasks = list(dict.fromkeys(tasks))
     protocols = list(dict.fromkeys(protocol or ["probe"]))
     for task in tasks:
@@ -138,12 +136,12 @@ def transfer(
                 results.append(stored.result)
                 show_result(stored, task, as_json=json_)
     finally:
-        # Results are printed also where the work was stopped.
+        # Results are printed also after an interruption.
         if json_ and (results or failed):
             records = [result.model_dump(by_alias=True, mode="json") for result in results]
             emit_json(records[0] if alone else records)
     if failed:
-        error_kind = InputError if all(isinstance(each.error, InputError) for each in failed) else FailureError
+        error_kind = InputError if all(isinstance(failure.error, InputError) for failure in failed) else FailureError
         raise error_kind(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))
 
 
@@ -155,48 +153,49 @@ class _Failed:
 
 
 def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str:
-    """Which transfers failed, in one paragraph; a reason that several share is given once.
+    """Return a paragraph on failed transfers, grouped by reason.
 
     Args:
-        failed: Those that failed.
-        asked: How many were asked for.
-        of_one_kind: Whether all have one task and one protocol, which need not be named.
+        failed: The failed transfers.
+        asked: Number of transfers requested.
+        of_one_kind: Whether all have the same task and protocol, which are then not named.
     """
     from lrbench.core.errors import as_sentence
 
     names: dict[str, list[str]] = {}
-    for each in failed:
-        name = each.snapshot if of_one_kind else f"{each.snapshot} → {each.cell.task} ({each.cell.protocol})"
-        names.setdefault(as_sentence(str(each.error)), []).append(name)
+    for failure in failed:
+        cell = failure.cell
+        name = failure.snapshot if of_one_kind else f"{failure.snapshot} → {cell.task} ({cell.protocol})"
+        names.setdefault(as_sentence(str(failure.error)), []).append(name)
     reasons = " ".join(f"{some(group)}: {reason}" for reason, group in names.items())
     return f"{len(failed)} of {asked} transfers failed. {reasons}"
 
 
 def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
-    """The snapshots that were named, each once; a folder stands for those in it."""
+    """Return the named snapshots without repetition; a folder is replaced by its snapshots."""
     from lrbench.store.references import references_in, resolve_reference, snapshot_folder
 
     references: dict[str, Reference] = {}
     for text in named:
         folder = snapshot_folder(text, workspace)
         if folder is not None:
-            references |= {each.text: each for each in references_in(folder, workspace)}
+            references |= {inner.text: inner for inner in references_in(folder, workspace)}
             continue
         reference = resolve_reference(text, workspace, suite=suite, arm=arm)
-        _say_whose_it_is(reference, text, arm)
+        _note_shared_stage(reference, text, arm)
         references[reference.text] = reference
     return list(references.values())
 
 
-def _say_whose_it_is(reference: "Reference", named: str, arm: str | None) -> None:
-    """Arms share their first stages: say so where the snapshot is another arm's than the one that was named."""
+def _note_shared_stage(reference: "Reference", named: str, arm: str | None) -> None:
+    """Print a note if the named arm shares its stage with the arm that trained it."""
     from lrbench.store.references import SuiteSnapshot
 
     if not isinstance(reference, SuiteSnapshot):
         return
     asked = next((part for part in named.split("/")[:-1] if part in reference.suite.arms), arm)
     if asked not in (None, reference.key.arm):
-        note(f"{asked} has stage{reference.key.stage} in common with {reference.key.arm}: it is {reference.text}")
+        note(f"{asked} shares stage{reference.key.stage} with {reference.key.arm}; using {reference.text}")
 
 
 def _settings(reference: "Reference", workspace: "Workspace", suite: str | None) -> "tuple[TransferSettings, int]":
@@ -212,8 +211,8 @@ def _settings(reference: "Reference", workspace: "Workspace", suite: str | None)
     return TransferSettings(), 0
 
 
-class _Shown(Control):
-    """Passes progress on to the display of the current cell, which a snapshot's network outlives."""
+class _Forward(Control):
+    """Forwards progress to the display of the current cell; one snapshot's network serves several cells."""
 
     display = Control()
 
@@ -232,7 +231,7 @@ class _Snapshot:
 
     def __init__(self, reference: "Reference", settings: "TransferSettings", place: "Place") -> None:
         self._reference, self._settings, self._place = reference, settings, place
-        self._control = _Shown()
+        self._control = _Forward()
         self._transfer: Transfer | None = None
 
     def result(self, cell: "Cell", overwrite: "Overwrite") -> "StoredResult":
@@ -253,10 +252,10 @@ class _Snapshot:
             if status is None:
                 existing = transfer.status(cell).existing_result(overwrite)
         if existing is not None:
-            note(f"{existing.path} exists, so nothing was computed (--again computes it again)")
+            note(f"{existing.path} exists, so nothing was computed (--again recomputes it)")
             return existing
         if PROTOCOLS[cell.protocol].trains:
-            _note_long_grid(self._settings.finetune)
+            _note_grid_cost(self._settings.finetune)
         with showing_progress(f"{cell.protocol} {cell.task}") as self._control.display:
             path = transfer.run(cell)
         return StoredResult(result=read_result(path), path=path)
@@ -271,24 +270,23 @@ class _Snapshot:
             text = self._reference.text
             if self._transfer.record.random:
                 warn(
-                    f"{text} names an architecture and no weights, so its weights are random. Add a tag to load weights, "
-                    f"as in {text}.a1_in1k."
+                    f"{text} has no tag, so its weights are random. Add a tag to load pretrained weights, as in "
+                    f"{text}.a1_in1k."
                 )
             if isinstance(self._reference, SuiteSnapshot):
                 write_suite_with_results(self._place.workspace, self._reference.suite)
         return self._transfer
 
 
-def _note_long_grid(chosen: "Finetune") -> None:
-    """On a CPU, before it is begun: the default grid takes days there for an ordinary network."""
+def _note_grid_cost(chosen: "Finetune") -> None:
+    """Print a note before a long fine-tuning on a CPU, where the default grid may take days."""
     from lrbench.models.networks import pick_device
 
     points = len(chosen.rates) * len(chosen.decays)
     if pick_device().type != "cpu" or points * chosen.updates < _MANY_UPDATES:
         return
     note(
-        f"{points} points of a grid, each of {chosen.updates:,} updates of {chosen.batch} images, are trained on a CPU; that "
-        "takes long (the time left is shown as it goes on; Ctrl-C loses nothing). For a first look: --set finetune.updates=500 "
-        "--set 'finetune.rates=[0.01]' --set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Results with other "
-        "settings stand apart in the tables."
+        f"fine-tuning {points} grid points on a CPU, for {chosen.updates:,} updates of {chosen.batch} images each, takes long; "
+        "Ctrl-C saves. For a first look use --set finetune.updates=500 --set 'finetune.rates=[0.01]' "
+        "--set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Results with different settings are not ranked together."
     )

@@ -1,4 +1,4 @@
-"""How a command line is read: what typer leaves unsaid is refused, and every refusal is one paragraph."""
+"""Parsing of the command line: stricter than typer, with errors of one paragraph."""
 
 import re
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typer.core import TyperCommand
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# How versions of the option parser describe numbers: pydantic's sentences or Click's.
-_IN_OUR_WORDS = {
+# Messages of different versions of the option parser about numbers, and their replacements.
+_REPLACEMENTS = {
     r"^invalid value for ('[^']+'): (?:Input should be greater than or equal to (\d+)|\S+ is not in the range x>=(\d+))$": (
         r"\1 must be \2\3 or more"
     ),
@@ -21,23 +21,23 @@ _IN_OUR_WORDS = {
 
 
 class Command(TyperCommand):
-    """A command that refuses empty text, and a second value for an option that takes one."""
+    """A command that refuses empty values, and repetition of an option that takes one value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words after a command's name; the base class does so again once they have been checked."""
+        """Check the arguments, then parse them as the base class does."""
         values, _, given = self.make_parser(ctx).parse_args(args=list(args))
         if "help" not in values:
             for parameter in self.params:
-                _check(ctx, parameter, values.get(parameter.name), [each is parameter for each in given].count(True))
+                _check(ctx, parameter, values.get(parameter.name), sum(used is parameter for used in given))
         return super().parse_args(ctx, args)
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """Return the help's first paragraph, whole: the base class cuts it at `limit` characters."""
+        """Return the whole first paragraph of the help, which the base class cuts at `limit` characters."""
         return self.short_help or " ".join((self.help or "").partition("\n\n")[0].split())
 
 
 class Commands(typer.Typer):
-    """A group of such commands, with lrbench's settings."""
+    """A group of such commands."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -55,33 +55,33 @@ class Commands(typer.Typer):
 
 
 def _check(ctx: Any, parameter: Any, value: Any, times: int) -> None:
-    """Refuse one parameter's raw value where it is empty, or was given more often than it is used."""
+    """Refuse an empty value, or a second value of an option that takes one."""
     option = parameter.param_type_name == "option"
     if value is None or (option and parameter.is_flag):
         return
     name = parameter.opts[0] if option else parameter.metavar or parameter.name.upper()
     if any(not str(text).strip() for text in (value if isinstance(value, list | tuple) else [value])):
-        ctx.fail(f"{name} is empty: the shell variable in its place may be unset. Give it a value, or leave it out.")
+        ctx.fail(f"{name} is empty; a shell variable may be unset. Give it a value, or omit it.")
     if option and times > 1 and not parameter.multiple:
         ctx.fail(f"{name} was given {times} times, but it takes one value. Give it once.")
 
 
 def explain_usage(error: Any) -> str:
-    """Say what is wrong with the words of a command, and where its options are listed.
+    """Return a message for wrong arguments, with the command that lists the options.
 
     Args:
-        error: The option parser's exception: it has `format_message()`, and mostly the context of the command.
+        error: The option parser's exception, with `format_message()` and usually the command's context.
     """
     from lrbench.config import suggestion
 
-    said = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
-    if said[1:2].islower():
-        said = said[:1].lower() + said[1:]
-    for pattern, words in _IN_OUR_WORDS.items():
-        said = re.sub(pattern, words, said)
-    # It lists all choices, and does not say which of them may have been meant.
-    chosen = re.search(r"'([^']*)' is not one of (.+)$", said)
+    message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
+    if message[1:2].islower():
+        message = message[:1].lower() + message[1:]
+    for pattern, words in _REPLACEMENTS.items():
+        message = re.sub(pattern, words, message)
+    # The parser lists all choices, but suggests none.
+    chosen = re.search(r"'([^']*)' is not one of (.+)$", message)
     hint = suggestion(chosen[1], re.findall(r"'([^']*)'", chosen[2])) if chosen else ""
-    end = "" if said.endswith("?") else "."
+    end = "" if message.endswith("?") else "."
     command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "lrbench"
-    return f"{said}{end}{hint} `{command} --help` lists its options."
+    return f"{message}{end}{hint} `{command} --help` lists its options."

@@ -1,4 +1,4 @@
-"""What `run` and `pretrain` share: a suite's jobs, run by this process alone or with those that torchrun started."""
+"""Running of a suite's jobs, shared by `run` and `pretrain`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,34 +19,34 @@ WorkersOption = Annotated[
         metavar="N",
         min=1,
         help="Worker processes. Trained weights do not depend on their number. "
-        "[default: one on a GPU, else one a core, at most 8]",
+        "[default: one on a GPU, else one per core, at most 8]",
     ),
 ]
 TrackOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--track", metavar="NAME", help="Also send training curves to tensorboard or wandb (extras). Repeatable."
+        "--track", metavar="NAME", help="Also record training curves with tensorboard or wandb (extras). Repeatable."
     ),
 ]
 
 
 @contextmanager
 def together() -> "Iterator[ProcessGroup]":
-    """The processes that torchrun started beside this one; by itself where there are none."""
-    from lrbench.core.distributed import SINGLE_PROCESS, init_process_group, launched_by_torchrun
+    """Yield the processes that torchrun started; this one alone without torchrun."""
+    from lrbench.core.distributed import SINGLE_PROCESS, joined, launched_by_torchrun
 
     if not launched_by_torchrun():
         yield SINGLE_PROCESS
         return
-    with init_process_group() as ranks:
+    with joined() as ranks:
         yield ranks
 
 
 def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int | None, ranks: "ProcessGroup") -> None:
-    """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM stop them at the next step, saved.
+    """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM save and stop them at the next step.
 
     Raises:
-        LrbenchError: The first job's error; or a snapshot was there from before, and its parent holds other weights now.
+        LrbenchError: The first job's error; or an existing snapshot comes from weights that its parent no longer has.
     """
     from lrbench.cli.progress import Display
     from lrbench.core.control import Control, stopping_on_signals
@@ -63,8 +63,7 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
         set_cublas_workspace()
     for snapshot in plan.snapshots:
         if snapshot.exists and ranks.is_main:
-            # Left by a process that was killed between writing the snapshot and deleting its progress. Whoever deletes the
-            # snapshot to compute it again means all of it.
+            # Left by a process killed after writing the snapshot. It must not revive a snapshot that is deleted later.
             remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, snapshot.key)))
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.is_main) as display:
@@ -73,6 +72,6 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)
     if ranks.is_main and any(not snapshot.exists for snapshot in plan.snapshots):
-        # A stage that was deleted and computed again may have other weights than its children started from.
+        # A stage that was deleted and retrained may have different weights than its children started from.
         for snapshot in plan.snapshots:
             snapshot_exists(suite, snapshot.key, place.workspace)

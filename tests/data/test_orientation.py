@@ -109,7 +109,7 @@ def test_verify_counts_images_with_an_orientation(lrbench, mine):
     mine("")
     asked = lrbench("data", "verify", "mine.toml")
     assert asked.status == 0
-    assert "2 train images state an orientation in their metadata and are used as they are stored" in asked.out
+    assert "2 train images have an orientation in their metadata and are used as stored" in asked.out
     assert "(first: train/c0/0.jpg)" in asked.out and 'Add orientation = "upright"' in asked.err
     mine('orientation = "upright"')
     told = lrbench("data", "verify", "mine.toml", "--json")

@@ -99,9 +99,9 @@ def test_test_images_in_training_are_reported(lrbench, home):
     (folder / "test" / "c1" / "odd.png").write_bytes((folder / "train" / "c0" / "1.png").read_bytes())
     found = lrbench("data", "verify", "mine.toml")
     assert found.status == 0
-    assert "test image test/c0/copy.bmp is train image train/c0/2.png too, pixel by pixel\n" in found.out
-    assert "test/c1/odd.png is train image train/c0/1.png too, pixel by pixel, under another class" in found.out
-    assert "2 of 10 test images of mine are training images too" in found.err
+    assert "test image test/c0/copy.bmp equals train image train/c0/2.png, pixel by pixel\n" in found.out
+    assert "test/c1/odd.png equals train image train/c0/1.png, pixel by pixel, of another class" in found.out
+    assert "2 of 10 test images of mine are also training images" in found.err
     assert json.loads(lrbench("data", "verify", "mine.toml", "--json").out)["repeated"] == [
         {"test": "test/c0/copy.bmp", "split": "train", "other": "train/c0/2.png", "same_class": True},
         {"test": "test/c1/odd.png", "split": "train", "other": "train/c0/1.png", "same_class": False},

@@ -400,7 +400,7 @@ def test_suite_by_file_and_misspelt_suite(workspace, tiny, lrbench, home):
     assert named.status == 0 and named.out == by_path.out
     wrong = lrbench("leaderboard", "tinny")
     assert wrong.status == 2 and "Did you mean 'tiny'?" in wrong.err and one_paragraph(wrong.err)
-    assert "`lrbench run quick` makes them" in lrbench("leaderboard", "quick").err
+    assert "Run `lrbench run quick`" in lrbench("leaderboard", "quick").err
 
 
 def test_file_ending_selects_the_format(workspace, tiny, lrbench, home):

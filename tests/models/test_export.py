@@ -50,7 +50,7 @@ def test_model_card_holds_recipe_and_transfers(lrbench, snapshot, home):
     # A task of the user's own is shown only where it is named.
     export = ("snapshots", "export", "stage0", "--to", "hf", "--out")
     private = lrbench(*export, "private")
-    assert private.status == 0 and "leaves out results on tasks of yours: tiny-indoor" in private.err
+    assert private.status == 0 and "omits results on your own tasks tiny-indoor" in private.err
     card = (home / "private" / "README.md").read_text()
     assert "tiny-indoor" not in card and "No results are shown." in card
     export = (*export[:3], "--task", "tiny-indoor", *export[3:])
@@ -86,7 +86,7 @@ def test_card_shows_results_on_shipped_tasks(lrbench, snapshot, home, tiny):
     for task in ("digits", "tiny-objects"):
         put(workspace, tiny, stage=0, task={"name": task}, snapshot={"sha256": identity(snapshot)})
     done = lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "card")
-    assert done.status == 0 and "leaves out results on tasks of yours: tiny-objects" in done.err
+    assert done.status == 0 and "omits results on your own tasks tiny-objects" in done.err
     card = (home / "card" / "README.md").read_text()
     assert "| digits " in card and "75.00 [59.81, 85.81]" in card and "tiny-objects" not in card
 

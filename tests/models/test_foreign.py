@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lrbench.cli.snapshots import _stem
+from lrbench.cli.snapshots.add import _stem
 from lrbench.core.workspace import Workspace
 from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import create_model

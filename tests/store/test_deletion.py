@@ -35,7 +35,7 @@ def test_snapshot_is_deleted_with_its_files(lrbench, trained, tiny, place):
     assert [line.rpartition("/")[2] for line in done.out.split("\n")[:-1]] == list(deleted)
     assert not set(deleted) & set(names(trained.parent)) and "stage2.safetensors" in names(trained.parent)
     made = "checkpoints/tiny/hold/seed0/stage2.safetensors"
-    assert "2 snapshots were made from it" in done.err and made in done.err and "step/seed0/stage2" in done.err
+    assert "2 snapshots were trained from it" in done.err and made in done.err and "step/seed0/stage2" in done.err
     make_snapshot(tiny, key("step", 1), place, Control())
     assert trained.read_bytes() == before
 
@@ -48,7 +48,7 @@ def test_children_deleted_with_the_parent_cause_no_warning(lrbench, trained):
 def test_nothing_is_deleted_without_confirmation(lrbench, trained, monkeypatch):
     before = names(trained.parent)
     refused = lrbench("snapshots", "delete", "stage1")
-    assert refused.status == 2 and "nothing was deleted. Pass --yes" in refused.err
+    assert refused.status == 2 and "Nothing was deleted. Pass --yes" in refused.err
     for stream in (sys.stdin, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     for answer in (False, True):

@@ -142,7 +142,7 @@ def test_old_records_are_reported_as_unchecked(home, lrbench):
     index = load_index(workspace.results, "tiny", workspace.cache)
     assert index.unchecked == len(index.entries) == 5
     assert not any(stored.result.checked for stored in records(workspace, "tiny"))
-    assert "6 results are of schema 1, whose records have no checksum" in lrbench("leaderboard").err
+    assert "6 results have schema 1, without a checksum" in lrbench("leaderboard").err
 
 
 def test_damaged_results_are_named_and_others_shown(place, tiny, lrbench):

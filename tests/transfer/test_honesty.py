@@ -153,12 +153,12 @@ def test_suite_settings_apply_to_its_snapshots_only(lrbench, home):
 
 
 def test_large_grid_on_a_cpu_is_announced(capsys):
-    from lrbench.cli.transfer import _note_long_grid
+    from lrbench.cli.transfer import _note_grid_cost
     from lrbench.config.protocols import Finetune
 
-    _note_long_grid(Finetune(updates=100))
+    _note_grid_cost(Finetune(updates=100))
     assert capsys.readouterr().err == ""
-    _note_long_grid(Finetune())
+    _note_grid_cost(Finetune())
     assert "20 points of a grid, each of 5,000 updates of 64 images, are trained on a CPU" in capsys.readouterr().err
 
 

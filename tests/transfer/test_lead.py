@@ -102,7 +102,7 @@ def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
     alone = compared("first", "twin")
     assert alone.lead is None and len(alone.tied) == 1
     assert recommendation_text(alone, "top-1") == (
-        "first (twin is the same weights) is the only snapshot that was probed, so there is nothing to compare it with."
+        "first (twin is the same weights) is the only snapshot that was probed, so there is no comparison."
     )
 
 
@@ -157,8 +157,8 @@ def test_ties_are_named_with_their_order(probed):
 
 def test_basis_of_the_ranking_is_reported():
     assert basis_text(VALIDATION, "top-1") == (
-        "Ranked by the probe's top-1 on 1,200 validation images. Equal scores are ordered by LogME. Test images have no part "
-        "in the ranking."
+        "Ranked by the probe's top-1 on 1,200 validation images. Equal scores are ordered by LogME. Test images do not affect "
+        "the ranking."
     )
     crossed = basis_text(Basis(images=48, validation=10, folds=5), "mean per class")
     assert (

@@ -11,9 +11,9 @@ from tests.leaderboard.fake import put
 @pytest.mark.parametrize(
     ("strength", "edge", "said"),
     [
-        (1e5, False, "note: strength 100000, the strongest of the grid, was chosen; points further in score the same"),
-        (1e-6, False, "note: strength 1e-06, the weakest of the grid, was chosen"),
-        (1e5, True, "warning: the best point of the grid is on its edge (strength 100000)"),
+        (1e5, False, "note: chose strength 100000, the strongest of the grid; points inside the grid score the same"),
+        (1e-6, False, "note: chose strength 1e-06, the weakest of the grid"),
+        (1e5, True, "warning: the best grid point is on the edge of the grid (strength 100000)"),
         (1.0, False, ""),
     ],
 )

@@ -14,17 +14,21 @@ if TYPE_CHECKING:
 def delete(
     references: Annotated[
         list[str],
-        typer.Argument(metavar="REF", help="stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, or a path."),
+        typer.Argument(
+            metavar="REF", help="stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, or a .safetensors file."
+        ),
     ],
     suite: Annotated[
         str | None,
         typer.Option(
-            "--suite", metavar="SUITE", help="Suite of a reference that names none. [default: pretrained last]"
+            "--suite",
+            metavar="SUITE",
+            help="Suite of a snapshot named without one. [default: the one pretrained last]",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
-    """Delete snapshots with their statistics, states and saved progress; results and other snapshots stay."""
+    """Delete snapshots with their statistics, states and saved progress. Results and other snapshots stay."""
     from lrbench.core.control import Control, stopping_on_signals
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
@@ -37,12 +41,12 @@ def delete(
         parsed = resolve_reference(reference, workspace, suite=suite)
         if isinstance(parsed, PretrainedWeights):
             raise InputError(
-                f"{reference} names published weights, which lrbench keeps in no file. Name a snapshot here."
+                f"{reference} names published weights, which lrbench does not store. Name a snapshot on this machine."
             )
         deletions[parsed.text] = plan_deletion(parsed.path, workspace)
-    _say_what_comes_of_it(list(deletions.values()))
+    _note_consequences(list(deletions.values()))
     if not yes and not _confirmed(len(deletions)):
-        raise InputError("nothing was deleted. Pass --yes to delete without being asked.")
+        raise InputError("Nothing was deleted. Pass --yes to delete without confirmation.")
     control = Control()
     with stopping_on_signals(control):
         for deletion in deletions.values():
@@ -51,7 +55,7 @@ def delete(
                 show(f"deleted {file}")
 
 
-def _say_what_comes_of_it(deletions: "list[Deletion]") -> None:
+def _note_consequences(deletions: "list[Deletion]") -> None:
     going = {deletion.path.absolute() for deletion in deletions}
     for deletion in deletions:
         beside = [file.name for file in deletion.files if file != deletion.path]
@@ -60,14 +64,14 @@ def _say_what_comes_of_it(deletions: "list[Deletion]") -> None:
         children = [str(child) for child in deletion.children if child.absolute() not in going]
         if children:
             note(
-                f"  {len(children)} snapshots were made from it. If it is trained again with other weights, they are refused "
-                f"until they are deleted too: {some(children)}"
+                f"  {len(children)} snapshots were trained from it, and are refused if it is retrained with different weights: "
+                f"{some(children)}"
             )
-    note("Results in the leaderboard stay; the next `lrbench run` makes missing snapshots of a suite again.")
+    note("Results in the leaderboard stay; the next `lrbench run` trains missing snapshots again.")
 
 
 def _confirmed(count: int) -> bool:
-    # Prompts go to a person; a script says --yes.
+    # Without a terminal there is no one to ask.
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     return typer.confirm("Delete this snapshot?" if count == 1 else f"Delete these {count} snapshots?", err=True)
