@@ -15,7 +15,7 @@ from lrbench.cli.progress import Display, showing_progress
 from tests import trees
 from tests.helpers import command
 
-PACKAGE = Path(__file__).resolve().parent.parent / "lrbench"
+PACKAGE = Path(__file__).resolve().parents[2] / "lrbench"
 EVIL = "\x1b[2J\x1b]0;pwned\x07\x9b31m\u202e"
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
