@@ -16,7 +16,7 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
 
     workspace = Workspace.current()
     roots = data_roots(data_root)
-    found = {
+    report = {
         "machine": _machine(workspace),
         "versions": _versions(),
         "folders": {
@@ -29,9 +29,9 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
         "suites": _suites(workspace, roots),
     }
     if json_:
-        emit_json(found)
+        emit_json(report)
         return
-    for title, rows in found.items():
+    for title, rows in report.items():
         show(title)
         width = max(len(name) for name in rows) + 2
         for name, value in rows.items():
@@ -77,8 +77,8 @@ def _tasks(roots: Any) -> dict[str, str]:
     shown = {}
     for name in find_tasks():
         try:
-            where, found = whereabouts(load_task(name), roots)
-            shown[name] = where if found else f"not found; `lrbench tasks {name}` says how to get it"
+            where, is_found = whereabouts(load_task(name), roots)
+            shown[name] = where if is_found else f"not found; `lrbench tasks {name}` says how to get it"
         except InputError as error:
             shown[name] = f"cannot be read: {error}"
     for number, problem in enumerate(broken_tasks(), start=1):

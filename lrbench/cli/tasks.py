@@ -29,10 +29,10 @@ def tasks(
         warn(problem)
     if name is not None:
         task = load_task(name)
-        where, found = whereabouts(task, roots)
+        where, is_found = whereabouts(task, roots)
         record = task.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         if json_:
-            emit_json({**record, "found": found, "where": where})
+            emit_json({**record, "found": is_found, "where": where})
             return
         import tomli_w
 
@@ -68,8 +68,8 @@ def whereabouts(task: "Task", roots: "tuple[Path, ...]") -> tuple[str, bool]:
     from lrbench.data.loading import ON_THE_HUB, find_task_data
 
     try:
-        found = find_task_data(task, roots)
-        return f"downloaded from the Hub at first use, {ON_THE_HUB}" if found == ON_THE_HUB else f"found: {found}", True
+        place = find_task_data(task, roots)
+        return f"downloaded from the Hub at first use, {ON_THE_HUB}" if place == ON_THE_HUB else f"found: {place}", True
     except InputError as error:
         return str(error), False
 
@@ -79,7 +79,7 @@ def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
     from lrbench.data.loading import ON_THE_HUB
 
     files = task.files
-    where, found = whereabouts(task, roots)
+    where, is_found = whereabouts(task, roots)
     counts: dict[str, int] = {str(split): count for split, count in task.counts.items()}
     if files.layout == "synthetic":
         counts = {"train": files.train, "test": files.test}
@@ -89,6 +89,6 @@ def _row(task: "Task", roots: "tuple[Path, ...]") -> dict[str, Any]:
         "train": f"{counts['train']:,}" if "train" in counts else "",
         "test": f"{counts['test']:,}" if "test" in counts else "",
         "headline": METRIC_NAMES[task.metric],
-        "data": "Hub" if ON_THE_HUB in where else "here" if found else "missing",
+        "data": "Hub" if ON_THE_HUB in where else "here" if is_found else "missing",
         "title": task.display_title,
     }

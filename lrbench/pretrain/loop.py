@@ -108,13 +108,8 @@ class Trainer:
             FailureError: The loss is not finite, or memory ran out.
             InterruptedWork: Asked to stop; the progress was saved.
         """
-        progress, batches, ranks, first, last = (
-            self.progress,
-            self.batches,
-            self.ranks,
-            self.first_update,
-            self.last_update,
-        )
+        progress, batches, ranks = self.progress, self.batches, self.ranks
+        first, last = self.first_update, self.last_update
 
         def forward_backward(images: Tensor, labels: Tensor) -> Outcome:
             # Dropout is drawn by the update's number, so that a resume draws the same.
