@@ -288,5 +288,5 @@ def _note_grid_cost(chosen: "Finetune") -> None:
     note(
         f"fine-tuning {points} grid points on a CPU, for {chosen.updates:,} updates of {chosen.batch} images each, takes long; "
         "Ctrl-C saves. For a first look use --set finetune.updates=500 --set 'finetune.rates=[0.01]' "
-        "--set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Results with different settings are not ranked together."
+        "--set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Different settings are not ranked together."
     )

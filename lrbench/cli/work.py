@@ -33,12 +33,12 @@ TrackOption = Annotated[
 @contextmanager
 def together() -> "Iterator[ProcessGroup]":
     """Yield the processes that torchrun started; this one alone without torchrun."""
-    from lrbench.core.distributed import SINGLE_PROCESS, joined, launched_by_torchrun
+    from lrbench.core.distributed import SINGLE_PROCESS, init_process_group, launched_by_torchrun
 
     if not launched_by_torchrun():
         yield SINGLE_PROCESS
         return
-    with joined() as ranks:
+    with init_process_group() as ranks:
         yield ranks
 
 
