@@ -65,7 +65,7 @@ def test_missing_data(refused):
 
 def test_half_copied_data(refused, pretrained):
     trees.cub200(pretrained / "data")
-    assert "the whole data set 5,994" in refused(2, *TRANSFER, "cub200")
+    assert "train images, expected 5,994" in refused(2, *TRANSFER, "cub200")
 
 
 def test_an_image_that_does_not_decode(refused, pretrained):
