@@ -12,7 +12,7 @@ from lrbench.core.files import sha256_file
 from lrbench.data.loading import find_task_data, load_task_data
 from lrbench.data.split_lists import write_drawn_split
 from tests import trees
-from tests.data.reading import MINE, counts, load
+from tests.data.helpers import MINE, counts, load
 
 
 def test_caltech101_draws_30_per_class_without_clutter(tmp_path):

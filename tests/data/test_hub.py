@@ -16,7 +16,7 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from tests import trees
-from tests.data.reading import counts
+from tests.data.helpers import counts
 
 CATS_AND_DOGS = datasets.ClassLabel(names=["cat", "dog"])
 

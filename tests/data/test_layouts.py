@@ -10,7 +10,7 @@ from lrbench.core.errors import InputError
 from lrbench.data.layouts.registry import LAYOUTS
 from lrbench.data.loading import load_task_data
 from tests import trees
-from tests.data.reading import MINE, counts, load
+from tests.data.helpers import MINE, counts, load
 
 
 @pytest.mark.parametrize(

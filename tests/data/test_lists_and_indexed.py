@@ -8,7 +8,7 @@ from lrbench.config import load_task
 from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
 from tests import trees
-from tests.data.reading import counts, load
+from tests.data.helpers import counts, load
 
 
 def test_sun397_classes_are_whole_paths(tmp_path):

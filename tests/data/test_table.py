@@ -9,7 +9,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
 from lrbench.data.loading import load_task_data
 from tests import trees
-from tests.data.reading import counts
+from tests.data.helpers import counts
 
 NAMES = [f"{kind}-{number}.jpg" for kind in ("cat", "dog") for number in range(5)]
 ROWS = [f"{name},{name[:3]},{'test' if name[4] in '34' else 'train'}" for name in NAMES]

@@ -21,7 +21,7 @@ from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
 from tests import trees
 from tests.data.archive_server import ARCHIVE, archive_task
-from tests.data.reading import load
+from tests.data.helpers import load
 
 # Training, validation and test images of each tree, its first class, and images of the full data set.
 TASKS = {

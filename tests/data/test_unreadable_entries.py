@@ -8,7 +8,7 @@ from lrbench.config import load_task
 from lrbench.core.errors import InputError
 from lrbench.data.loading import describe_unused, load_task_data
 from tests import trees
-from tests.data.reading import MINE, load
+from tests.data.helpers import MINE, load
 
 KINDS = {
     "a broken link": lambda path: path.symlink_to("not there"),

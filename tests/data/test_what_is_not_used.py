@@ -11,7 +11,7 @@ from lrbench.core.errors import InputError
 from lrbench.data.loading import describe_unused, load_task_data
 from lrbench.data.split_lists import write_drawn_split
 from tests import trees
-from tests.data.reading import MINE, counts
+from tests.data.helpers import MINE, counts
 
 SPLIT = 'name = "mine"\n{}\n[files]\nlayout = "split-folders"\nroot = "mine"\n'
 CAFE, DECOMPOSED = "caf\u00e9", "cafe\u0301"
