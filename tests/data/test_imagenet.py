@@ -38,7 +38,7 @@ def test_imagenet_reads_both_folders_and_unusual_files(tmp_path):
 def test_partly_unpacked_imagenet_is_reported(tmp_path):
     trees.imagenet(tmp_path)
     pack(tmp_path / "imagenet" / "train" / "n01440766")
-    with pytest.raises(InputError, match=r"partly unpacked: 1 classes are still archives \('n01440766\.tar'\)"):
+    with pytest.raises(InputError, match=r"partly unpacked: it has 1 archive \('n01440766\.tar'\)"):
         load_task_data(load_task("imagenet1k"), [tmp_path])
 
 
@@ -68,9 +68,7 @@ def test_archives_next_to_unpacked_classes_are_ignored(home):
     # An empty class folder was not unpacked.
     for picture in folders[1].iterdir():
         picture.unlink()
-    with pytest.raises(
-        InputError, match=r"train is partly unpacked: 1 classes are still archives \('n01440765\.tar'\)"
-    ):
+    with pytest.raises(InputError, match=r"train is partly unpacked: it has 1 archive \('n01440765\.tar'\)"):
         load_task_data(task, [home / "data"])
     assert len(load_task_data(task, [home / "data"], partial=True).classes) == 2
 
@@ -201,8 +199,8 @@ def test_labels_of_other_classes_or_images_are_reported(tmp_path):
         "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\nILSVRC2012_val_00000002,n7 1\n"
     )
     problems = " ".join(load("imagenet1k", root).problems)
-    assert "names 1 classes that have no training folder ('n7')" in problems
-    assert "7 images in val are not in" in problems
+    assert "names classes without a training folder ('n7')" in problems
+    assert "has no label for 7 images in val" in problems
     solutions.write_text("ImageId,PredictionString\nother,n01440764\n")
     with pytest.raises(InputError, match="labels none of the images"):
         load("imagenet1k", root)

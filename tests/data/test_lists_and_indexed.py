@@ -128,7 +128,7 @@ def test_column_classes_are_sorted_by_number(home):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (["a/1.jpg", "b/1.jpg", "a/2.jpg"], r"name 1 images for both train and test \('pictures/a/2\.jpg'\)"),
+        (["a/1.jpg", "b/1.jpg", "a/2.jpg"], r"name 1 image for both train and test \('pictures/a/2\.jpg'\)"),
         (["a/1.jpg", "b/1.jpg", "a/1.jpg"], r"train\.txt of task listed names 'a/1\.jpg' twice"),
         (["a/1.jpg", "b/1.jpg", "../b/1.jpg"], r"train\.txt names '\.\./b/1\.jpg', which is outside the image folder"),
         (["a/1.jpg", "1.jpg"], r"train\.txt, line 2: '1\.jpg' is not `class/file`"),
@@ -199,8 +199,8 @@ def test_cub200_classes_are_sorted_by_number(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("image_class_labels.txt", lambda lines: lines[1:], r"1 ids are in only one of them"),
-        ("train_test_split.txt", lambda lines: ["999 1", *lines[1:]], r"2 ids are in only one of them"),
+        ("image_class_labels.txt", lambda lines: lines[1:], r"1 id in only one of them"),
+        ("train_test_split.txt", lambda lines: ["999 1", *lines[1:]], r"2 ids in only one of them"),
         ("train_test_split.txt", lambda lines: [lines[0][:-1] + "2", *lines[1:]], r"has '2' instead of 0 or 1"),
         (
             "image_class_labels.txt",
@@ -227,7 +227,7 @@ def test_cub200_reports_missing_images_and_rejects_empty_class(tmp_path):
     assert f"1 of 30 images in images.txt are missing ('{folder.name}/{pictures_there[0].name}')" in problems
     for picture in pictures_there[1:]:
         picture.unlink()
-    with pytest.raises(InputError, match=r"1 class folders of task cub200 .* have none of their images"):
+    with pytest.raises(InputError, match=r"task cub200 has 1 class folder in .* without any listed image"):
         load("cub200", tmp_path)
     shutil.rmtree(folder)
     assert len(load("cub200", tmp_path).classes) == 2

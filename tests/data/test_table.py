@@ -75,7 +75,7 @@ def test_each_split_may_have_a_table(read):
     train, test = ([row for row in ROWS if row.endswith(word)] for word in ("train", "test"))
     data = read('train = "a.csv"\ntest = "b.csv"\n', a=[HEADER, *train], b=[HEADER, *test])
     assert counts(data, "train") == {"cat": 3, "dog": 3} and counts(data, "test") == {"cat": 2, "dog": 2}
-    with pytest.raises(InputError, match=r"name 1 images for both train and test \('photos/cat-0\.jpg'\)"):
+    with pytest.raises(InputError, match=r"name 1 image for both train and test \('photos/cat-0\.jpg'\)"):
         read('train = "a.csv"\ntest = "b.csv"\n', a=[HEADER, *train], b=[HEADER, *test, train[0]])
 
 

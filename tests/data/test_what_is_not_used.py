@@ -40,7 +40,7 @@ def test_images_next_to_class_folders_are_reported(home, lrbench, split):
     folder = split_folders(home) / split
     for number in range(20):
         trees.save(folder / f"beside{number}.png", trees.image(0, 100 + number), "PNG")
-    message = f"20 images are next to the class folders in {folder} ('beside0.png', "
+    message = f"it has 20 images next to the class folders in {folder} ('beside0.png', "
     with pytest.raises(InputError) as refused:
         read(home)
     assert message in str(refused.value) and "--partial" in str(refused.value)
@@ -55,7 +55,7 @@ def test_images_next_to_drawn_class_folders_are_reported(home):
     trees.mine(home / "mine")
     (home / "mine.toml").write_text(MINE)
     trees.save(home / "mine" / "x.png", trees.image(0, 100), "PNG")
-    with pytest.raises(InputError, match=r"1 images are next to the class folders in .*mine \('x\.png'\)"):
+    with pytest.raises(InputError, match=r"1 image next to the class folders in .*mine \('x\.png'\)"):
         read(home)
 
 
@@ -208,7 +208,7 @@ def test_ambiguous_file_names_are_not_guessed(home):
         'name = "mine"\n[files]\nlayout = "lists"\nroot = "mine"\ntrain = "train.txt"\ntest = "test.txt"\n'
     )
     with pytest.raises(
-        InputError, match=r"class folders .* have none of their listed images|1 of 2 listed test images are missing"
+        InputError, match=r"1 class folder in .* without any listed image|1 of 2 listed test images are missing"
     ):
         read(home)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lrbench.config.task import SplitFoldersFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.layouts.data_folder import how_to_get
-from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.display import counted, first_few
 from lrbench.data.layouts.image_folders import list_images
 from lrbench.data.layouts.label_files import choose_label_reader, has_class_positions, stem
 from lrbench.data.layouts.unicode_names import unify_unicode_forms
@@ -102,10 +102,12 @@ def _join_labels(
     problems = []
     if unknown:
         samples = [sample for sample in samples if sample[0] in known]
-        problems.append(f"{path} names {len(unknown):,} classes without a training folder ({first_few(unknown)})")
+        problems.append(f"{path} names classes without a training folder ({first_few(unknown)})")
     unlabelled = [image for image in images if stem(image) not in labels]
     if unlabelled:
-        problems.append(f"{len(unlabelled):,} images in {folder} are not in {path} ({first_few(unlabelled)})")
+        problems.append(
+            f"{path} has no label for {counted(len(unlabelled), 'image')} in {folder} ({first_few(unlabelled)})"
+        )
     missing = sorted(labels.keys() - {stem(image) for image in images})
     if missing and not task.counts:
         problems.append(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
-from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.display import counted, first_few
 from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
@@ -119,8 +119,8 @@ def describe_unsorted_images(task: Task, folder: Path, split: str, unsorted: Seq
     if not unsorted or split in task.counts:
         return []
     return [
-        f"{len(unsorted):,} images are next to the class folders in {folder} ({first_few(unsorted)}), so their classes are "
-        "unknown: move each into the folder of its class, or remove it"
+        f"it has {counted(len(unsorted), 'image')} next to the class folders in {folder} ({first_few(unsorted)}), whose "
+        "classes are unknown: move each into the folder of its class, or remove it"
     ]
 
 

@@ -9,7 +9,7 @@ from lrbench.config.task import IndexedFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get
-from lrbench.data.layouts.display import first_few, printable, shorten
+from lrbench.data.layouts.display import counted, first_few, printable, shorten
 from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files
 from lrbench.data.layouts.list_files import is_number, read_lines, reject_outside_path
 from lrbench.data.layouts.listed_images import find_unlisted_images
@@ -120,8 +120,8 @@ def _reject_mismatch(task: Task, path: Path, ids: dict[str, str], other: Path, o
     unmatched = sorted(ids.keys() ^ other_ids.keys())
     if unmatched:
         raise InputError(
-            f"{path} of task {task.name} names {len(ids):,} images and {other} names {len(other_ids):,}; {len(unmatched):,} "
-            f"ids are in only one of them ({first_few(unmatched)}). Copy both files again."
+            f"{path} of task {task.name} names {len(ids):,} images and {other} names {len(other_ids):,}, with "
+            f"{counted(len(unmatched), 'id')} in only one of them ({first_few(unmatched)}). Copy both files again."
         )
 
 
@@ -131,7 +131,7 @@ def _reject_emptied_folders(task: Task, folder: Path, missing: Sequence[str]) ->
     emptied = [name for name in parents if os.path.isdir(folder / name)]
     if emptied:
         raise InputError(
-            f"{len(emptied)} class folders of task {task.name} in {folder} have none of their images "
+            f"task {task.name} has {counted(len(emptied), 'class folder')} in {folder} without any listed image "
             f"({first_few(emptied)}). Copy these classes again, or delete the empty folders."
         )
 

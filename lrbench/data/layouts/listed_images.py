@@ -12,7 +12,7 @@ from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import candidates
-from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.display import counted, first_few
 from lrbench.data.layouts.image_folders import list_images
 from lrbench.data.layouts.layout_data import Sample
 from lrbench.data.layouts.list_files import is_number
@@ -131,10 +131,11 @@ def no_images_error(task: Task, path: Path, first: Path, count: int, hint: str =
         path: The list or table.
         first: Path at which its first image was looked for.
         count: Number of images that it names.
-        hint: Another possible cause, as a sentence that ends in a space.
+        hint: Another possible cause, as a sentence.
     """
+    advice = f"{hint} Otherwise, copy" if hint else "Copy"
     return InputError(
-        f"none of the {count:,} images in {path} exists; the first was looked for at {first}. {hint}Copy the images, or set "
+        f"none of the {count:,} images in {path} exists; the first was looked for at {first}. {advice} the images, or set "
         f"files.images in the TOML of task {task.name} to the folder that these names are relative to."
     )
 
@@ -150,7 +151,7 @@ def reject_shared_images(task: Task, root: Path, listed: Mapping[SplitName, Sequ
         shared = sorted(paths[one] & paths[other])
         if shared:
             raise InputError(
-                f"the lists of task {task.name} at {root} name {len(shared):,} images for both {one} and {other} "
+                f"the lists of task {task.name} at {root} name {counted(len(shared), 'image')} for both {one} and {other} "
                 f"({first_few(shared)}). Splits must not overlap; get the original lists."
             )
 

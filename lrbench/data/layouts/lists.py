@@ -9,7 +9,7 @@ from lrbench.config.task import ListsFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import candidates, find_data_folder
-from lrbench.data.layouts.display import first_few, shorten
+from lrbench.data.layouts.display import counted, first_few, shorten
 from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files, prepend_causes
 from lrbench.data.layouts.list_files import (
     describe_hash_mismatch,
@@ -136,7 +136,7 @@ def _parse_lines(task: Task, path: Path, lines: Sequence[str], label: str) -> li
             if not slash or not klass or not file:
                 raise InputError(
                     f"{path}, line {number}: {shorten(line)} is not `class/file`, as task {task.name} requires. "
-                    f"{_table_hint(path, line)}Get the original list."
+                    f"{_table_hint(path, line) or 'Get the original list.'}"
                 )
         reject_outside_path(path, name)
         samples.append((klass, name))
@@ -148,7 +148,7 @@ def _table_hint(path: Path, line: str) -> str:
     """Return a sentence if the file looks like a table with columns, else nothing."""
     if path.suffix.lower() not in (".csv", ".tsv") and "," not in line and "\t" not in line:
         return ""
-    return 'If it is a table with a column of images and a column of classes, use layout = "table". '
+    return 'If it is a table with a column of images and a column of classes, use layout = "table".'
 
 
 def _reject_label_column(task: Task, path: Path, root: Path, folder: str, named: Sequence[Sample]) -> None:
@@ -177,6 +177,6 @@ def _reject_emptied_folders(
     emptied = sorted(name for name in folders if name not in present and os.path.isdir(images / folders[name]))
     if emptied:
         raise InputError(
-            f"{len(emptied)} class folders of task {task.name} in {images} have none of their listed images "
+            f"task {task.name} has {counted(len(emptied), 'class folder')} in {images} without any listed image "
             f"({first_few(emptied)}). Copy these classes again, or remove both their folders and their lines in the lists."
         )

@@ -8,7 +8,7 @@ from lrbench.config.task import SplitFoldersFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get, reject_file
-from lrbench.data.layouts.display import first_few
+from lrbench.data.layouts.display import counted, first_few
 from lrbench.data.layouts.flat_folders import count_all_classes, read_flat_folder
 from lrbench.data.layouts.image_folders import (
     describe_unsorted_images,
@@ -114,7 +114,7 @@ def _choose_classes(task: Task, files: SplitFoldersFiles, classes: Sequence[str]
     problems = []
     if files.every > 1 and expected not in {None, len(classes)}:
         problems.append(
-            f"it has {len(classes):,} class folders instead of {expected:,}, so taking every {files.every}th class may take "
+            f"it has {len(classes):,} class folders instead of {expected:,}, so taking one class in {files.every} may take "
             "different classes"
         )
     return list(classes[:: files.every]), problems
@@ -155,7 +155,9 @@ def _describe_packed(task: Task, folder: Path, packed: Sequence[str]) -> str:
     names = first_few([f"{name}.tar" for name in packed])
     if not list_class_folders(folder):
         raise InputError(
-            f"{folder} of task {task.name} is only partly unpacked: it has {len(packed):,} archives ({names}) and no class "
-            f"folders. Unpack each archive into a folder of its name. {how_to_get(task)}"
+            f"{folder} of task {task.name} is only partly unpacked: it has {counted(len(packed), 'archive')} ({names}) and no "
+            f"class folders. Unpack each archive into a folder of its name. {how_to_get(task)}"
         )
-    return f"{folder} is only partly unpacked: {len(packed):,} classes are still archives ({names})"
+    return (
+        f"{folder} is only partly unpacked: it has {counted(len(packed), 'archive')} ({names}) instead of class folders"
+    )

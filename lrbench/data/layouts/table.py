@@ -238,9 +238,9 @@ def _ending_hint(files: TableFiles, first: Path) -> str:
     """Return a sentence if `files.ending` is missing or superfluous, else nothing."""
     if files.ending:
         bare = str(first).removesuffix(files.ending)
-        return f"{Path(bare).name} exists: remove ending under [files]. Otherwise: " if os.path.isfile(bare) else ""
+        return f"{Path(bare).name} exists: remove ending under [files]." if os.path.isfile(bare) else ""
     ending = next((ending for ending in IMAGE_ENDINGS if os.path.isfile(f"{first}{ending}")), None)
-    return f'{first.name}{ending} exists: set ending = "{ending}" under [files]. Otherwise: ' if ending else ""
+    return f'{first.name}{ending} exists: set ending = "{ending}" under [files].' if ending else ""
 
 
 def _split_rows(

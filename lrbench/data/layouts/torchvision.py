@@ -18,7 +18,7 @@ from lrbench.data.decode import UndecodableImage, rgb_pixels
 from lrbench.data.examples import ImageSource, Split, SplitName
 from lrbench.data.jpeg import Bytes
 from lrbench.data.layouts.data_folder import candidates, how_to_get
-from lrbench.data.layouts.display import first_few, printable, shorten
+from lrbench.data.layouts.display import counted, first_few, printable, shorten
 from lrbench.data.layouts.file_images import FileImages, hash_file_stats
 from lrbench.data.layouts.layout_data import LayoutData, from_labels
 from lrbench.data.layouts.read_only import reading_only
@@ -153,7 +153,7 @@ def _reject_shared_images(task: Task, splits: Mapping[SplitName, Split]) -> None
         shared = sorted(set(splits[one].ids) & set(splits[other].ids))
         if shared:
             raise InputError(
-                f"{len(shared):,} images of task {task.name} are in both {one} and {other} ({first_few(shared)}). Give each "
+                f"{one} and {other} of task {task.name} share {counted(len(shared), 'image')} ({first_few(shared)}). Give each "
                 "split different arguments in files.splits."
             )
 
