@@ -1,4 +1,4 @@
-"""Fixtures: a workspace of its own for each test, a tiny suite, and the command line in this process."""
+"""Fixtures: a workspace for each test, a tiny suite, and the command line in this process."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace of the test's own."""
+    """A workspace for the test."""
     return make_home(tmp_path, monkeypatch)
 
 
@@ -78,13 +78,13 @@ def tiny(home: Path) -> Suite:
 
 @pytest.fixture
 def place(home: Path) -> Place:
-    """Where the tiny suite reads and writes."""
+    """Workspace and data roots of the tiny suite."""
     return Place(workspace=Workspace(root=home), roots=(home / "data",))
 
 
 @pytest.fixture
 def control() -> Control:
-    """Work that nobody watches."""
+    """A control that never stops work."""
     return Control()
 
 

@@ -68,7 +68,7 @@ def tiny_suite_toml(**changes: Any) -> str:
 
 
 def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty workspace in `folder`, in which the process then stands; tiny tasks are registered."""
+    """Create a workspace with the tiny suite and tasks, and change into it."""
     tasks = folder / "tasks"
     tasks.mkdir()
     for name, files in TINY_TASKS.items():
@@ -87,7 +87,7 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command came to."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -95,18 +95,18 @@ class Outcome:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line as a process of its own."""
+    """Return the arguments that start lrbench in a new process."""
     return [sys.executable, "-c", "from lrbench.cli import main; main()", *map(str, arguments)]
 
 
 def run_process(*arguments: str | Path, timeout: float = 120) -> Outcome:
-    """Run a command line in a process of its own."""
+    """Run lrbench in a new process."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, env=dict(os.environ))
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 class Trap:
-    """Would make a file if it were unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -116,5 +116,5 @@ class Trap:
 
 
 def one_paragraph(text: str) -> bool:
-    """Whether an error is one paragraph without a traceback."""
+    """Return whether an error is one paragraph without a traceback."""
     return "Traceback" not in text and len([line for line in text.strip().splitlines() if line.strip()]) == 1
