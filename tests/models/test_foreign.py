@@ -192,8 +192,8 @@ def test_advice_names_extra_tensors_and_keeps_the_classifier(lrbench, home):
     ("content", "said"),
     [
         ({"fc.bias": torch.tensor(1.0)}, "does not hold the weights"),
-        ({"a": torch.ones(2, dtype=torch.complex64)}, "a tensor of kind complex64"),
-        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a tensor of kind float8_e4m3fn"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "a tensor of type complex64"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a tensor of type float8_e4m3fn"),
         ({"a": torch.ones(2, 2).to_sparse()}, "float32 (sparse_coo), which lrbench does not import"),
         ({"\x1b[31mred": torch.ones(2)}, r"'\x1b[31mred', a tensor"),
     ],

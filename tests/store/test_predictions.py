@@ -149,7 +149,7 @@ def test_load_predictions_of_schema_1_has_no_names(path):
 
 
 def test_load_results_of_no_workspace_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"there are no results in .*nowhere.* Give the workspace"):
+    with pytest.raises(InputError, match=r"there are no results in .*nowhere.* Pass the workspace"):
         lrbench.load_results(tmp_path / "nowhere")
 
 
