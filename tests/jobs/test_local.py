@@ -78,7 +78,7 @@ def test_jobs_run_once_and_after_their_needs(tiny, place):
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "said"),
+    ("kind", "error", "message"),
     [
         ("input", InputError, "broken has bad input"),
         ("surprise", FailureError, "Unexpected error in `broken`: ZeroDivisionError: division by zero. Results"),
@@ -86,7 +86,7 @@ def test_jobs_run_once_and_after_their_needs(tiny, place):
         ("dies", FailureError, "the worker process of `broken` died (exit status -9)"),
     ],
 )
-def test_failed_job_stops_only_its_dependents(tiny, place, kind, error, said):
+def test_failed_job_stops_only_its_dependents(tiny, place, kind, error, message):
     jobs = [
         Fails(name="broken", kind=kind),
         Note(name="needs-it", needs=("broken",)),
@@ -95,7 +95,7 @@ def test_failed_job_stops_only_its_dependents(tiny, place, kind, error, said):
     ]
     with pytest.raises(error, match="1 job that depends on it was not started") as caught:
         run_jobs(jobs, tiny, place, Control(), Watcher(), workers=2)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert sorted(notes(place)) == ["another", "other"]
 
 

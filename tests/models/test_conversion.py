@@ -26,9 +26,9 @@ def torchvision_names(network):
 def test_torchvision_names_are_converted(lrbench, home):
     network = create_model("vgg11", {}, classes=3, seed=1).state_dict()
     torch.save(torchvision_names(network), home / "vgg.pth")
-    taken = lrbench("snapshots", "add", "vgg.pth", "--architecture", "vgg11", "--json")
-    assert taken.status == 0, taken.err
-    record = json.loads(taken.out)
+    added = lrbench("snapshots", "add", "vgg.pth", "--architecture", "vgg11", "--json")
+    assert added.status == 0, added.err
+    record = json.loads(added.out)
     assert record["converted"] and record["left_out"] == []
     loaded = load_snapshot(resolve_reference("foreign/vgg", Workspace(root=home)))
     assert loaded.metadata.classes == 3
@@ -42,9 +42,9 @@ def test_facebook_convnext_names_are_converted(lrbench, home):
               for name, tensor in network.items()}  # fmt: skip
     torch.save({"model": theirs | {"projectors.a": torch.ones(2)}}, home / "facebook.pth")
     options = [word for key, value in arguments.items() for word in ("--argument", f"{key}={value}")]
-    taken = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options)
-    assert taken.status == 0, taken.err
-    assert "converted to timm's" in taken.err and "1 tensors of facebook.pth are left out (projectors.a)" in taken.err
+    added = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options)
+    assert added.status == 0, added.err
+    assert "converted to timm's" in added.err and "1 tensors of facebook.pth are left out (projectors.a)" in added.err
     loaded = load_snapshot(resolve_reference("foreign/facebook", Workspace(root=home))).model.state_dict()
     assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.items())
     # A tensor that is missing after the conversion is missing.

@@ -41,8 +41,8 @@ def test_foreign_snapshot_is_suggested_without_a_suite(lrbench, home):
     assert refused.status == 2 and "belong to no suite: foreign/mine, a .safetensors path" in refused.err
     # A name that is taken hides no other fault.
     assert "resnet11t" in lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet11t").err
-    taken = lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t")
-    assert taken.status == 2 and "or delete that file first" in taken.err
+    added = lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t")
+    assert added.status == 2 and "or delete that file first" in added.err
 
 
 def test_prefix_and_without_select_a_part(lrbench, home):
@@ -50,7 +50,7 @@ def test_prefix_and_without_select_a_part(lrbench, home):
     network = create_model("resnet10t", {}, classes=0, seed=3).state_dict()
     head = {"fc.0.weight": torch.ones(4, 512), "fc.0.bias": torch.ones(4)}
     whole = network | head
-    content = {f"module.{part}.{name}": each for part in ("encoder_q", "encoder_k") for name, each in whole.items()}
+    content = {f"module.{part}.{name}": tensor for part in ("encoder_q", "encoder_k") for name, tensor in whole.items()}
     torch.save({"state_dict": content | {"module.queue": torch.zeros(3)}}, home / "moco.pth")
     command = ("snapshots", "add", "moco.pth", "--architecture", "resnet10t")
     refused = lrbench(*command)
@@ -62,7 +62,7 @@ def test_prefix_and_without_select_a_part(lrbench, home):
     assert added.status == 0, added.err
     assert f"{len(whole) + len(head) + 1} tensors of moco.pth are left out (encoder_q.fc.0.weight, " in added.err
     loaded = load_snapshot(resolve_reference(added.out.strip(), Workspace.current()))
-    assert all(torch.equal(each, network[name]) for name, each in loaded.model.state_dict().items())
+    assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.model.state_dict().items())
     mistyped = lrbench(*command, "--prefix", "encoder.", "--name", "x")
     assert mistyped.status == 2 and "no tensor whose name begins with 'encoder.' (--prefix)" in mistyped.err
     mistyped = lrbench(*command, "--prefix", "encoder_q.", "--without", "head.", "--name", "x")
@@ -116,7 +116,7 @@ def test_classes_of_a_distilled_network(lrbench, home):
     added = lrbench(*command, "--argument", "img_size=32", "--argument", "depth=1")
     assert added.status == 0, added.err
     assert read_metadata(home / "checkpoints" / "foreign" / "both.safetensors").classes == 7
-    torch.save({name: each for name, each in weights.items() if not name.startswith("head.")}, home / "both.pth")
+    torch.save({name: tensor for name, tensor in weights.items() if not name.startswith("head.")}, home / "both.pth")
     lacking = lrbench(*command, "--name", "one", "--argument", "img_size=32", "--argument", "depth=1")
     # Told as what is missing, not as a network of other shapes.
     assert lacking.status == 2 and "head.weight" in lacking.err and "head_dist" not in lacking.err
@@ -131,8 +131,8 @@ def test_input_option_sets_the_input(lrbench, home):
     assert wrong.status == 2 and "--input: `std.0` must be greater than 0" in wrong.err
     added = lrbench(*command, "--input", "size=64", "--input", "mean=[0.5, 0.5, 0.5]")
     assert added.status == 0, added.err
-    taken = read_metadata(home / "checkpoints" / "foreign" / "small.safetensors").input
-    assert (taken.size, taken.mean, taken.std) == (64, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225))
+    recorded = read_metadata(home / "checkpoints" / "foreign" / "small.safetensors").input
+    assert (recorded.size, recorded.mean, recorded.std) == (64, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
@@ -140,8 +140,8 @@ def test_import_stays_in_its_folder(lrbench, home, name):
     torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "good.pth")
     before = sorted(home.rglob("*.safetensors"))
     refused = lrbench("snapshots", "add", "good.pth", "--architecture", "resnet10t", f"--name={name}")
-    said = "cannot be a snapshot's name" if name else "--name is empty"
-    assert refused.status == 2 and said in refused.err
+    message = "cannot be a snapshot's name" if name else "--name is empty"
+    assert refused.status == 2 and message in refused.err
     assert sorted(home.rglob("*.safetensors")) == before
 
 
@@ -164,7 +164,7 @@ def test_mismatches_of_another_network_are_listed(lrbench, home):
 
 def test_advice_names_extra_tensors_and_keeps_the_classifier(lrbench, home):
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
-    lightning = {f"model.{name}": each for name, each in network.items()}
+    lightning = {f"model.{name}": tensor for name, tensor in network.items()}
     refused = save_and_add(lrbench, home, {"state_dict": lightning | {"loss.centre": torch.ones(3)}})
     assert "fits: --prefix model." in refused.err and "--without" not in refused.err
     # The hint says what to do, so nobody needs the list of all names.
@@ -173,23 +173,23 @@ def test_advice_names_extra_tensors_and_keeps_the_classifier(lrbench, home):
     refused = save_and_add(lrbench, home, network | odd)
     hint = "The rest of the file fits: --without mask_token --without layer1.extra --without projector."
     assert hint in refused.err
-    taken = save_and_add(lrbench, home, network | odd, *hint.partition("fits: ")[2].split())
-    assert taken.status == 0 and "3 tensors of x.pth are left out" in taken.err
-    found = read_metadata(home / "checkpoints" / "foreign" / "x.safetensors")
-    assert found.classes == 7
-    assert found.origin == "x.pth --without mask_token --without layer1.extra --without projector."
+    added = save_and_add(lrbench, home, network | odd, *hint.partition("fits: ")[2].split())
+    assert added.status == 0 and "3 tensors of x.pth are left out" in added.err
+    metadata = read_metadata(home / "checkpoints" / "foreign" / "x.safetensors")
+    assert metadata.classes == 7
+    assert metadata.origin == "x.pth --without mask_token --without layer1.extra --without projector."
     # A deeper network is another network, not one with something to leave out.
     deeper = save_and_add(lrbench, home, network | {"layer1.1.conv1.weight": torch.ones(64, 64, 3, 3)}, name="deeper")
     assert deeper.status == 2 and "--without" not in deeper.err and "--architecture" in deeper.err
     # What begins otherwise is left out too, also where it is called alike.
-    both = network | {f"ema.{name}": each for name, each in network.items()}
+    both = network | {f"ema.{name}": tensor for name, tensor in network.items()}
     half = save_and_add(lrbench, home, both, "--prefix", "ema.", name="ema")
     assert half.status == 0 and f"{len(network)} tensors of ema.pth are left out (conv1." in half.err
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"fc.bias": torch.tensor(1.0)}, "does not hold the weights"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, "a tensor of type complex64"),
@@ -198,9 +198,9 @@ def test_advice_names_extra_tensors_and_keeps_the_classifier(lrbench, home):
         ({"\x1b[31mred": torch.ones(2)}, r"'\x1b[31mred', a tensor"),
     ],
 )
-def test_unsupported_tensors_are_refused(lrbench, home, content, said):
+def test_unsupported_tensors_are_refused(lrbench, home, content, message):
     refused = save_and_add(lrbench, home, content)
-    assert refused.status == 2 and said in refused.err and "Unexpected error" not in refused.err
+    assert refused.status == 2 and message in refused.err and "Unexpected error" not in refused.err
 
 
 def test_values_outside_the_networks_type_are_refused(lrbench, home):
@@ -213,7 +213,7 @@ def test_values_outside_the_networks_type_are_refused(lrbench, home):
     refused = save_and_add(lrbench, home, weights | {first: torch.zeros_like(weights[first], dtype=torch.int8)})
     assert refused.status == 2 and f"holds {first} as whole numbers (int8)" in refused.err
     # Double and half precision are weights as others are, and what counts may be any number.
-    counted = {name: each.float() if "num_batches" in name else each.double() for name, each in weights.items()}
+    counted = {name: tensor.float() if "num_batches" in name else tensor.double() for name, tensor in weights.items()}
     assert save_and_add(lrbench, home, counted, name="double").status == 0
 
 
@@ -262,7 +262,7 @@ def test_name_of_statistics_is_refused(lrbench, home):
     command = ("transfer", "--snapshot", "foreign/r", "--task", "tiny-objects", "--protocol", "knn")
     refused = lrbench(*command)
     assert refused.status == 2 and "which is not a running statistic" in refused.err and one_paragraph(refused.err)
-    save_file({name: each for name, each in other.items() if name.endswith("running_mean")}, stray)
+    save_file({name: tensor for name, tensor in other.items() if name.endswith("running_mean")}, stray)
     refused = lrbench(*command)
     assert refused.status == 2 and "r.safetensors was written without BatchNorm statistics. Move it" in refused.err
     assert lrbench("snapshots", "verify", "foreign/r").status == 1
@@ -272,21 +272,21 @@ def test_name_of_statistics_is_refused(lrbench, home):
 
 def test_weights_without_batch_counts_are_imported(lrbench, home):
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
-    old = {name: each for name, each in network.items() if "num_batches" not in name}
-    taken = save_and_add(lrbench, home, old, name="old")
-    assert taken.status == 0, taken.err
+    old = {name: tensor for name, tensor in network.items() if "num_batches" not in name}
+    added = save_and_add(lrbench, home, old, name="old")
+    assert added.status == 0, added.err
     layers = len(network) - len(old)
-    assert f"old.pth lacks num_batches_tracked of {layers} BatchNorm layers" in taken.err and "set to 0" in taken.err
+    assert f"old.pth lacks num_batches_tracked of {layers} BatchNorm layers" in added.err and "set to 0" in added.err
     loaded = load_snapshot(resolve_reference("foreign/old", Workspace(root=home))).model.state_dict()
     assert all(torch.equal(loaded[name], old.get(name, torch.tensor(0))) for name in network)
     # Part of a checkpoint is found as otherwise.
     assert (
         "--prefix model."
-        in save_and_add(lrbench, home, {f"model.{name}": each for name, each in old.items()}, name="a").err
+        in save_and_add(lrbench, home, {f"model.{name}": tensor for name, tensor in old.items()}, name="a").err
     )
     # A layer that lacks more than its count is told whole.
     mean = next(name for name in old if name.endswith("running_mean"))
-    refused = save_and_add(lrbench, home, {name: each for name, each in old.items() if name != mean}, name="b")
+    refused = save_and_add(lrbench, home, {name: tensor for name, tensor in old.items() if name != mean}, name="b")
     assert refused.status == 2 and f"{mean} is missing" in refused.err
     assert f"{mean.replace('running_mean', 'num_batches_tracked')} is missing" in refused.err
     assert "2 more" not in refused.err
@@ -294,28 +294,28 @@ def test_weights_without_batch_counts_are_imported(lrbench, home):
 
 def test_assumed_input_is_reported(lrbench, home):
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
-    said = [
+    message = [
         line
         for line in save_and_add(lrbench, home, network, name="a").err.splitlines()
         if line.startswith("input assumed")
     ]
     assert (
-        len(said) == 1
-        and "from timm's configuration of resnet10t: size=176, crop_fraction=0.875, interpolation=bicubic" in said[0]
+        len(message) == 1
+        and "from timm's configuration of resnet10t: size=176, crop_fraction=0.875, interpolation=bicubic" in message[0]
     )
     assert (
-        "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], crop_mode=center; " in said[0]
-        and "--input 'mean=" in said[0]
+        "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], crop_mode=center; " in message[0]
+        and "--input 'mean=" in message[0]
     )
     some = ("--input", "mean=[0.5, 0.5, 0.5]", "--input", "size=64")
     half = save_and_add(lrbench, home, network, *some, name="b").err
     assert "resnet10t: crop_fraction=0.875, interpolation=bicubic, std=[0.229, 0.224, 0.225], crop_mode=center;" in half
     rest = ("crop_fraction=1.0", "interpolation=bilinear", "std=[0.5, 0.5, 0.5]", "crop_mode=center")
-    every = (*some, *(word for each in rest for word in ("--input", each)))
+    every = (*some, *(word for option in rest for word in ("--input", option)))
     assert "input assumed" not in save_and_add(lrbench, home, network, *every, name="c").err
     record = json.loads(save_and_add(lrbench, home, network, *some, "--json", name="d").out)
     assert record["snapshot"] == "foreign/d" and record["input"]["mean"] == [0.5] * 3 and record["input"]["size"] == 64
     assert record["input_assumed"] == ["crop_fraction", "interpolation", "std", "crop_mode"]
     torch.save(network, home / "e.pth")
     several = lrbench("snapshots", "add", "e.pth", "nothing.pth", "--architecture", "resnet10t", "--json")
-    assert several.status == 2 and [each["snapshot"] for each in json.loads(several.out)] == ["foreign/e"]
+    assert several.status == 2 and [option["snapshot"] for option in json.loads(several.out)] == ["foreign/e"]

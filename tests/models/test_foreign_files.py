@@ -66,8 +66,8 @@ def test_training_checkpoint_with_options_is_imported(lrbench, home):
 @pytest.mark.parametrize("wrappers", ["_orig_mod.module.", "module._orig_mod.", "module.module._orig_mod."])
 def test_wrapper_prefixes_are_removed(lrbench, home, wrappers):
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
-    taken = save_and_add(lrbench, home, {f"{wrappers}{name}": each for name, each in network.items()})
-    assert taken.status == 0, taken.err
+    added = save_and_add(lrbench, home, {f"{wrappers}{name}": tensor for name, tensor in network.items()})
+    assert added.status == 0, added.err
 
 
 def test_nested_sets_are_named_by_their_keys(lrbench, home):
@@ -82,8 +82,8 @@ def test_nested_sets_are_named_by_their_keys(lrbench, home):
         "loss": {"centre": torch.ones(1)},
         "optimizer": optimiser,
     }
-    taken = save_and_add(lrbench, home, {"classy_state_dict": deep}, name="deep")
-    assert taken.status == 0, taken.err
+    added = save_and_add(lrbench, home, {"classy_state_dict": deep}, name="deep")
+    assert added.status == 0, added.err
     two = {"ema": {"model": other}, "model": {"state_dict": network}, "epoch": torch.tensor(3)}
     refused = save_and_add(lrbench, home, two, name="two")
     assert (
@@ -125,8 +125,8 @@ def test_other_files_are_described(lrbench, home):
     refused = save_and_add(lrbench, home, with_path, name="y")
     assert "it holds argparse.ArgumentParser, which could run code" in refused.err
     assert save_and_add(lrbench, home, with_path | {"more": 1}, name="y").status == 0
-    for name, said in (("weights", "is a folder"), ("page.pth", "a web page"), ("pointer.pth", "git lfs pull")):
-        assert said in lrbench("snapshots", "add", name, "--architecture", "resnet10t").err
+    for name, message in (("weights", "is a folder"), ("page.pth", "a web page"), ("pointer.pth", "git lfs pull")):
+        assert message in lrbench("snapshots", "add", name, "--architecture", "resnet10t").err
     twins = lrbench("snapshots", "add", "a/ck.pth", "b/ck.pth", "--architecture", "resnet10t")
     assert twins.status == 2 and "would be called 'ck'" in twins.err
 
@@ -146,16 +146,16 @@ CONTENT = {
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_format_is_detected_by_content(lrbench, home, ending):
-    for number, (said, content) in enumerate(CONTENT.items()):
+    for number, (message, content) in enumerate(CONTENT.items()):
         (home / f"{number}.{ending}").write_bytes(content)
         refused = lrbench("snapshots", "add", f"{number}.{ending}", "--architecture", "resnet10t")
-        assert refused.status == 2 and said in refused.err and one_paragraph(refused.err), refused.err
-    for number, (said, writes) in enumerate(
+        assert refused.status == 2 and message in refused.err and one_paragraph(refused.err), refused.err
+    for number, (message, writes) in enumerate(
         {"a zip archive": "readme.txt", "an archive of NumPy arrays": "a.npy"}.items()
     ):
         with zipfile.ZipFile(home / f"zip{number}.{ending}", "w") as archive:
             archive.writestr(writes, "x")
-        assert said in lrbench("snapshots", "add", f"zip{number}.{ending}", "--architecture", "resnet10t").err
+        assert message in lrbench("snapshots", "add", f"zip{number}.{ending}", "--architecture", "resnet10t").err
     os.mkfifo(home / f"pipe.{ending}")
     assert "is a pipe" in lrbench("snapshots", "add", f"pipe.{ending}", "--architecture", "resnet10t").err
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()

@@ -60,12 +60,12 @@ def test_changed_weights_are_refused_by_all_commands(lrbench, snapshot):
         ("snapshots", "verify", "stage0"),
         ("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"),
     ):
-        found = lrbench(*command)
-        assert found.status and "does not match the hash in stage0.safetensors" in found.out + found.err, command
+        outcome = lrbench(*command)
+        assert outcome.status and "does not match the hash in stage0.safetensors" in outcome.out + outcome.err, command
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"arguments": {"layers": [100_000_000, 1, 1, 1]}}, "the value '100000000' in its arguments"),
         ({"arguments": {"layers": [60_000, 1, 1, 1]}}, "more than 20,000 layers"),
@@ -78,14 +78,14 @@ def test_changed_weights_are_refused_by_all_commands(lrbench, snapshot):
         ),
     ],
 )
-def test_unusable_network_is_refused_before_it_is_built(lrbench, snapshot, changes, said):
+def test_unusable_network_is_refused_before_it_is_built(lrbench, snapshot, changes, message):
     write_header(snapshot, changes)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_snapshot(resolve_reference(str(snapshot), Workspace.current()))
     written = [word for key, value in changes.items() for word in ("--set", f"model.{key}={toml(value)}")]
     for command in (("plan",), ("pretrain", "--workers", "1", "--seed", "0")):
         refused = lrbench(command[0], "tiny.toml", *command[1:], "--set", "name=other", *written)
-        assert refused.status == 2 and re.search(said, refused.err), refused.err
+        assert refused.status == 2 and re.search(message, refused.err), refused.err
 
 
 def test_other_architecture_is_refused_with_differences(snapshot):

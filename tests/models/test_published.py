@@ -15,14 +15,14 @@ from lrbench.store.references import resolve_reference
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"layers": [10_000_000, 1, 1, 1]}, "is not built, because of its config.json: .* the value '10000000'"),
         ({"layers": [60_000, 1, 1, 1]}, "is not built, because of its config.json: .* more than 20,000 layers"),
         ({"in_chans": 1}, "does not turn images into features and scores"),
     ],
 )
-def test_hub_configuration_is_checked_before_weights_are_fetched(home, monkeypatch, arguments, said):
+def test_hub_configuration_is_checked_before_weights_are_fetched(home, monkeypatch, arguments, message):
     import timm.models
 
     make = timm.create_model
@@ -35,7 +35,7 @@ def test_hub_configuration_is_checked_before_weights_are_fetched(home, monkeypat
         return make("resnet18", num_classes=3, **arguments) if name.startswith("hf-hub:") else make(name, **others)
 
     monkeypatch.setattr(timm, "create_model", create)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         load_snapshot(resolve_reference("hf-hub:some/model", Workspace.current()))
 
 
@@ -74,8 +74,8 @@ def test_offline_weights_come_from_the_cache_or_fail_at_once(home):
     save_file(create_model("resnet10t", {}, classes=1000, seed=1).state_dict(), weights)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0123abc")
-    there = subprocess.run([*command, "--protocol", "knn"], **call)
-    assert there.returncode == 0 and "Retrying" not in there.stderr, there.stderr
+    cached = subprocess.run([*command, "--protocol", "knn"], **call)
+    assert cached.returncode == 0 and "Retrying" not in cached.stderr, cached.stderr
 
 
 def test_unknown_model_or_tag_gets_a_suggestion(home):

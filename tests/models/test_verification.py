@@ -22,8 +22,8 @@ def test_negative_variance_is_refused(lrbench, home, snapshot):
     name = next(name for name in tensors if name.endswith("running_var"))
     tensors[name][0] = -1.0
     write_tensors(snapshot, tensors)
-    found = lrbench("snapshots", "verify")
-    assert found.status == 1 and f"a negative variance in {name}" in found.out
+    outcome = lrbench("snapshots", "verify")
+    assert outcome.status == 1 and f"a negative variance in {name}" in outcome.out
 
 
 def test_verifying_no_snapshot_is_reported(lrbench, home):
@@ -45,15 +45,15 @@ def test_verify_source_evaluates_again(lrbench, home):
 
 def test_verify_distinguishes_unevaluated_from_bad(lrbench, snapshot, home):
     (home.parent / "tasks" / "tiny-source.toml").unlink()
-    found = lrbench("snapshots", "verify", "--source", "--json")
-    assert found.status == 2 and json.loads(found.out)["bad"] == {} and json.loads(found.out)["checked"] == 0
-    assert "no task called 'tiny-source'" in found.err and "1 of 1 snapshots could not be evaluated" in found.err
+    outcome = lrbench("snapshots", "verify", "--source", "--json")
+    assert outcome.status == 2 and json.loads(outcome.out)["bad"] == {} and json.loads(outcome.out)["checked"] == 0
+    assert "no task called 'tiny-source'" in outcome.err and "1 of 1 snapshots could not be evaluated" in outcome.err
     snapshot.write_bytes(snapshot.read_bytes()[:-1])
     assert lrbench("snapshots", "verify", "--source").status == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"norm_layer": "nosuch"}, "could not create 'resnet18'"),
         ({"pretrained": True}, "`pretrained` of 'resnet18' would have timm fetch or load weights"),
@@ -61,16 +61,16 @@ def test_verify_distinguishes_unevaluated_from_bad(lrbench, snapshot, home):
         ({"pretrained_cfg": {"url": "x"}}, "`pretrained_cfg` of"),
     ],
 )
-def test_invalid_arguments_are_one_bad_snapshot(lrbench, snapshot, arguments, said):
+def test_invalid_arguments_are_one_bad_snapshot(lrbench, snapshot, arguments, message):
     record = read_metadata(snapshot).model_dump(mode="json")
     other = snapshot.with_name("other.safetensors")
     other.write_bytes(encode(load_file(snapshot), {**record, "arguments": arguments, "batchnorm_sha256": None}))
-    found = lrbench("snapshots", "verify")
-    assert found.status == 1 and said in found.out and "1 of 2 snapshots are bad" in found.err
+    outcome = lrbench("snapshots", "verify")
+    assert outcome.status == 1 and message in outcome.out and "1 of 2 snapshots are bad" in outcome.err
     for key, value in arguments.items():
         text = json.dumps(value).replace(":", " =")
         refused = lrbench("pretrain", "tiny.toml", "--set", "name=other", "--set", f"model.arguments.{key}={text}")
-        assert refused.status == 2 and said in refused.err
+        assert refused.status == 2 and message in refused.err
 
 
 def test_verify_detects_a_changed_source(lrbench, snapshot, home):

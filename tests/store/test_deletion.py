@@ -34,15 +34,15 @@ def test_snapshot_is_deleted_with_its_files(lrbench, trained, tiny, place):
     deleted = ("stage1.safetensors", "stage1.bn.safetensors", "stage1.state.pt", "stage1.progress.pt")
     assert [line.rpartition("/")[2] for line in done.out.split("\n")[:-1]] == list(deleted)
     assert not set(deleted) & set(names(trained.parent)) and "stage2.safetensors" in names(trained.parent)
-    made = "checkpoints/tiny/hold/seed0/stage2.safetensors"
-    assert "2 snapshots were trained from it" in done.err and made in done.err and "step/seed0/stage2" in done.err
+    child = "checkpoints/tiny/hold/seed0/stage2.safetensors"
+    assert "2 snapshots were trained from it" in done.err and child in done.err and "step/seed0/stage2" in done.err
     make_snapshot(tiny, key("step", 1), place, Control())
     assert trained.read_bytes() == before
 
 
 def test_children_deleted_with_the_parent_cause_no_warning(lrbench, trained):
     done = lrbench("snapshots", "delete", "stage1", "stage2", "hold/stage2", "--yes")
-    assert done.status == 0 and "were made from it" not in done.err and done.out.count("deleted ") == 9
+    assert done.status == 0 and "were trained from it" not in done.err and done.out.count("deleted ") == 9
 
 
 def test_nothing_is_deleted_without_confirmation(lrbench, trained, monkeypatch):
@@ -58,7 +58,7 @@ def test_nothing_is_deleted_without_confirmation(lrbench, trained, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
         ("tiny.toml", "is not a snapshot in"),
         ("elsewhere.safetensors", "is not a snapshot in"),
@@ -69,12 +69,12 @@ def test_nothing_is_deleted_without_confirmation(lrbench, trained, monkeypatch):
         ("checkpoints/tiny/step/seed0", "is not a snapshot reference"),
     ],
 )
-def test_other_files_are_not_deleted(lrbench, home, trained, reference, said):
+def test_other_files_are_not_deleted(lrbench, home, trained, reference, message):
     (home / "elsewhere.safetensors").write_bytes(trained.read_bytes())
     before = sorted(home.rglob("*.*"))
     # The first of the two could be deleted, but nothing is where one is refused.
     refused = lrbench("snapshots", "delete", "stage1", reference, "--yes")
-    assert refused.status == 2 and said in refused.err and one_paragraph(refused.err), refused.err
+    assert refused.status == 2 and message in refused.err and one_paragraph(refused.err), refused.err
     assert sorted(home.rglob("*.*")) == before
 
 

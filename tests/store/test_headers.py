@@ -69,7 +69,7 @@ def test_header_without_a_hash_is_read(lrbench, snapshot):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"input": {"size": 32, "mean": [9.485, 0.456, 0.406]}}, "9.485 as `input.mean.0`"),
         ({"input": {"size": 32, "std": [0.2, 0.2, 1e300]}}, "`input.std.2`"),
@@ -82,9 +82,9 @@ def test_header_without_a_hash_is_read(lrbench, snapshot):
         ({"tensors_sha256": "abc"}, "`tensors_sha256`"),
     ],
 )
-def test_impossible_value_in_an_unchecked_header_is_refused(snapshot, changes, said):
+def test_impossible_value_in_an_unchecked_header_is_refused(snapshot, changes, message):
     write_version_1(snapshot, **changes)
-    with pytest.raises(InputError, match=said.replace(".", r"\.")) as caught:
+    with pytest.raises(InputError, match=message.replace(".", r"\.")) as caught:
         read_metadata(snapshot)
     assert one_paragraph(str(caught.value)) and "\x1b" not in str(caught.value)
 

@@ -44,7 +44,7 @@ LABELS = np.arange(40) % 4
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"label": None}, "lacks the column"),
         ({"label": [None, *LABELS[1:]]}, "'label' does not hold whole numbers"),
@@ -55,14 +55,14 @@ LABELS = np.arange(40) % 4
         ({"index": np.arange(40)[::-1].copy()}, "not numbered from 0 in order"),
     ],
 )
-def test_predictions_that_contradict_the_record_are_refused(place, path, columns, said):
+def test_predictions_that_contradict_the_record_are_refused(place, path, columns, message):
     rewrite_predictions(path, changed(path, **columns))
-    with pytest.raises(DamagedFile, match=said) as refused:
+    with pytest.raises(DamagedFile, match=message) as refused:
         _ = stored(path).predictions
     assert path.with_suffix(".parquet").name in str(refused.value)
     # The leaderboard leaves it out, and a run computes it again.
     index = load_index(place.workspace.results, "tiny", place.workspace.cache)
-    assert index.entries == () and said in index.problems[0]
+    assert index.entries == () and message in index.problems[0]
     version = read_result(path).protocol_version
     assert PROTOCOLS["probe"].version == version + 1
     assert whole_at_version(path, version) is None
@@ -72,8 +72,8 @@ def whole_at_version(path, version):
     """What counts as a whole result where the protocol has this version."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROTOCOLS, "probe", replace(PROTOCOLS["probe"], version=version))
-        found = _stored_result(path, read_result(path).snapshot.sha256, "probe")
-    return None if found is None else found.result
+        result = _stored_result(path, read_result(path).snapshot.sha256, "probe")
+    return None if result is None else result.result
 
 
 def test_complete_result_is_done(path):
@@ -109,8 +109,8 @@ def test_metrics_match_those_of_scores():
     label, prediction = draw.integers(0, 7, 500), draw.integers(0, 7, 500)
     # A class without images does not count.
     label[label == 5] = 4
-    found = Predictions(index=np.arange(500), label=label, prediction=prediction).metrics()
-    assert found == pytest.approx(accuracies(torch.from_numpy(prediction), torch.from_numpy(label), 7), abs=1e-12)
+    metrics = Predictions(index=np.arange(500), label=label, prediction=prediction).metrics()
+    assert metrics == pytest.approx(accuracies(torch.from_numpy(prediction), torch.from_numpy(label), 7), abs=1e-12)
 
 
 def test_image_names_take_little_space():

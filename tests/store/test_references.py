@@ -29,7 +29,7 @@ def test_short_references_resolve_as_documented(snapshot, place, text, full):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("stage9", "has no stage9"),
         ("hlod/stage2", "Did you mean 'hold'"),
@@ -40,8 +40,8 @@ def test_short_references_resolve_as_documented(snapshot, place, text, full):
         ("hf-hub:justname", "names no model"),
     ],
 )
-def test_wrong_reference_error_says_what_is_expected(snapshot, place, text, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_reference_error_says_what_is_expected(snapshot, place, text, message):
+    with pytest.raises(InputError, match=message):
         resolve_reference(text, place.workspace)
 
 
@@ -56,21 +56,27 @@ def test_file_has_one_reference_for_all_spellings(home, monkeypatch):
     folder.mkdir(parents=True)
     for path in (folder / "ok.safetensors", home / "mine.safetensors"):
         save_file({"weight": torch.zeros(1)}, path)
-    spelt = ("foreign/ok", "checkpoints/foreign/ok.safetensors", f"../{home.name}/checkpoints/foreign/ok.safetensors")
-    assert {resolve_reference(each, place).text for each in (*spelt, str(folder / "ok.safetensors"))} == {"foreign/ok"}
+    spellings = (
+        "foreign/ok",
+        "checkpoints/foreign/ok.safetensors",
+        f"../{home.name}/checkpoints/foreign/ok.safetensors",
+    )
+    assert {resolve_reference(spelling, place).text for spelling in (*spellings, str(folder / "ok.safetensors"))} == {
+        "foreign/ok"
+    }
     own = ("mine.safetensors", "./checkpoints/../mine.safetensors", str(home / "mine.safetensors"))
-    assert {resolve_reference(each, place).text for each in own} == {"mine.safetensors"}
-    # From wherever, and where LRBENCH_HOME is a link.
+    assert {resolve_reference(spelling, place).text for spelling in own} == {"mine.safetensors"}
+    # From any folder, and with LRBENCH_HOME as a link.
     (home.parent / "link").symlink_to(home)
     linked = Workspace(root=home.parent / "link")
     for here in (home, folder, home.parent):
         monkeypatch.chdir(here)
         near = os.path.relpath(home / "mine.safetensors")
-        for spelt, there in ((near, place), (near, linked), ("mine.safetensors", place)):
-            found = resolve_reference(spelt, there)
-            assert found.text == "mine.safetensors" and found.path.is_file()
+        for spelling, workspace in ((near, place), (near, linked), ("mine.safetensors", place)):
+            reference = resolve_reference(spelling, workspace)
+            assert reference.text == "mine.safetensors" and reference.path.is_file()
         assert resolve_reference(os.path.relpath(folder / "ok.safetensors"), linked).text == "foreign/ok"
-    # What lies in no workspace is called by its whole path, also from its own folder.
+    # A file outside of the workspace is named by its absolute path.
     outside = home.parent / "other.safetensors"
     save_file({"weight": torch.zeros(1)}, outside)
     assert resolve_reference("other.safetensors", place).text == str(outside)

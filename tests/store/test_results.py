@@ -32,11 +32,11 @@ def test_results_of_every_schema_stay_readable(home, schema):
     workspace = Workspace(root=home)
     shutil.copytree(FIXTURES / f"results-schema{schema}", workspace.results)
     stored = records(workspace, "tiny")
-    assert {each.result.protocol for each in stored} == {"probe", "knn", "finetune"}
-    for each in stored:
-        correct = each.predictions.prediction == each.predictions.label
-        assert each.result.schema_version == schema
-        assert np.mean(correct) == pytest.approx(each.result.metrics["top1"])
+    assert {result.result.protocol for result in stored} == {"probe", "knn", "finetune"}
+    for result in stored:
+        correct = result.predictions.prediction == result.predictions.label
+        assert result.result.schema_version == schema
+        assert np.mean(correct) == pytest.approx(result.result.metrics["top1"])
     (foreign,) = records(workspace, "foreign")
     assert foreign.result.snapshot.reference == "timm:resnet10t"
     page.write(workspace, ["tiny", "foreign"])
@@ -77,7 +77,7 @@ def test_record_holds_all_fields(place, tiny):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda record: record["metrics"].update(top1=75.0), "`metrics.top1`"),
         (lambda record: record.update(metrics={}), "`metrics` lacks mean_per_class, top1, top5"),
@@ -96,10 +96,10 @@ def test_record_holds_all_fields(place, tiny):
         (lambda record: record.pop("seed"), "`seed`"),
     ],
 )
-def test_impossible_value_is_refused_by_name(place, tiny, change, said):
+def test_impossible_value_is_refused_by_name(place, tiny, change, message):
     path = put(place.workspace, tiny)
     rewrite(path, change)
-    with pytest.raises(DamagedFile, match=re.escape(said)) as refused:
+    with pytest.raises(DamagedFile, match=re.escape(message)) as refused:
         read_result(path)
     assert str(path) in str(refused.value) and "Delete it" in str(refused.value)
 

@@ -27,10 +27,10 @@ BAD_TOML = [
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), BAD_TOML)
-def test_damaged_effective_suite_is_refused(effective, lrbench, content, said):
+@pytest.mark.parametrize(("content", "message"), BAD_TOML)
+def test_damaged_effective_suite_is_refused(effective, lrbench, content, message):
     effective.write_bytes(content)
-    with pytest.raises(DamagedFile, match=said):
+    with pytest.raises(DamagedFile, match=message):
         read_effective(effective)
     run = lrbench("pretrain", "tiny.toml")
     assert (
@@ -50,10 +50,10 @@ def test_other_file_instead_of_a_suite_is_refused(effective, kind):
         effective.write_bytes(content + b"#" * (1 << 20))
     else:
         effective.write_bytes(content.replace(b'"tiny"', b'"tidy"'))
-    said = {"folder": "is a folder", "pipe": "is a pipe", "too large": "bytes, more than"}.get(
+    message = {"folder": "is a folder", "pipe": "is a pipe", "too large": "bytes, more than"}.get(
         kind, "suite 'tidy', but is in"
     )
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_effective(effective)
 
 
@@ -67,7 +67,7 @@ def test_folder_instead_of_a_suite_stops_a_transfer(effective, lrbench):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"{", "Expecting"),
         (b"[]", "must be a table"),
@@ -76,10 +76,10 @@ def test_folder_instead_of_a_suite_stops_a_transfer(effective, lrbench):
         (b'{"name": NaN}', "NaN"),
     ],
 )
-def test_damaged_suite_with_results_is_refused(place, tiny, lrbench, content, said):
+def test_damaged_suite_with_results_is_refused(place, tiny, lrbench, content, message):
     path = put(place.workspace, tiny).with_name("suite.json")
     path.write_bytes(content)
-    with pytest.raises(DamagedFile, match=said):
+    with pytest.raises(DamagedFile, match=message):
         read_suite(place.workspace.results, "tiny")
     run = lrbench("leaderboard")
     assert run.status == 2 and one_paragraph(run.err) and "Run the suite again to write the file" in run.err
