@@ -35,7 +35,7 @@ def suites(
         emit_json(rows)
         return
     show(table([_words(row) for row in rows], wrapped="protocols", spare=["network", "source"]))
-    show("\n`lrbench suites SUITE` shows one in full; `lrbench plan SUITE` estimates its cost.")
+    show("\n`lrbench suites SUITE` shows one in full; `lrbench plan SUITE` its cost.")
 
 
 def _row(suite: "Suite") -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_only_cli_common_prints():
     assert {path: found for path, found in calls.items() if found} == {
         "cli/common.py": {"print", "console.print", "sys.stdout.buffer.write"},
         # Tracebacks, of workers too.
-        "errors.py": {"sys.stderr.write"},
+        "core/errors.py": {"sys.stderr.write"},
     }
 
 

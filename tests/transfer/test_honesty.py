@@ -159,7 +159,7 @@ def test_large_grid_on_a_cpu_is_announced(capsys):
     _note_grid_cost(Finetune(updates=100))
     assert capsys.readouterr().err == ""
     _note_grid_cost(Finetune())
-    assert "20 points of a grid, each of 5,000 updates of 64 images, are trained on a CPU" in capsys.readouterr().err
+    assert "fine-tuning 20 grid points on a CPU, for 5,000 updates of 64 images each" in capsys.readouterr().err
 
 
 def test_settings_are_shared_within_one_suite(tiny, place):
