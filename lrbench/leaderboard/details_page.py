@@ -12,7 +12,7 @@ from lrbench.leaderboard.claims import Decision
 from lrbench.leaderboard.evidence import Evidence, row_name
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import bullets, code, link, table
-from lrbench.leaderboard.suite_page import result_sections
+from lrbench.leaderboard.suite_page import main_figures, result_sections
 
 READING = """## How to read the decisions
 
@@ -45,6 +45,7 @@ def render_details(
         f"# {for_markdown(suite.title or suite.name)}: details",
         f"The answer and the accuracies are on the {link('main page', f'{suite.name}.md')}.",
     ]
+    on_main_page = {figure.name for figure in main_figures(drawn)}
     for evidence, decided in zip(groups, decisions, strict=True):
         level = "##"
         if evidence.partial:
@@ -58,14 +59,15 @@ def render_details(
             if evidence is not groups[0]:
                 parts.append(for_markdown(summary.in_short(evidence, decided)))
                 parts += result_sections(evidence, decided, level)
-            parts += _comparisons(evidence, decided, drawn if evidence is groups[0] else (), level)
+            parts += _comparisons(evidence, decided, level)
         parts += _other_transfers(evidence, level)
         if report := tables.source_report(evidence):
             parts.append(
                 f"{level} Source accuracy by kind of evidence\n\n{report}\n\n"
                 "Share of images in percent, mean ± half the 95 % interval over seeds."
             )
-            parts += [figure.markdown(suite.name) for figure in drawn if figure.name == "source-learned"]
+        if evidence is groups[0] and (others := [figure for figure in drawn if figure.name not in on_main_page]):
+            parts += ["## Figures", *(figure.markdown(suite.name) for figure in others)]
     if any(evidence.completed or not evidence.partial for evidence in groups):
         parts.append(READING)
     parts.append(_settings(suite, groups))
@@ -74,7 +76,7 @@ def render_details(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], level: str) -> list[str]:
+def _comparisons(evidence: Evidence, decisions: Sequence[Decision], level: str) -> list[str]:
     """Return the verdicts, differences, T, controls and decisions of every protocol of the suite."""
     parts = []
     for protocol in evidence.suite.protocols:
@@ -112,8 +114,6 @@ def _comparisons(evidence: Evidence, decisions: Sequence[Decision], drawn: Seque
             targets = [column.task for column in tables.of_protocol(evidence, protocol)]
             sections.insert(0, ("scores", _logme_scores(evidence, targets)))
         parts += [f"{level} {protocol}: {title}\n\n{text}" for title, text in sections if text]
-        if protocol == evidence.suite.protocols[0]:
-            parts += [figure.markdown(evidence.name) for figure in drawn if figure.name != "source-learned"]
     return parts
 
 

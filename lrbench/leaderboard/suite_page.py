@@ -33,7 +33,7 @@ def render_suite(
     parts = [f"# {for_markdown(suite.title or suite.name)}", f"**{for_markdown(summary.answer(evidence, decisions))}**"]
     if evidence.completed or not evidence.partial:
         parts.append(table(summary.verdict_summary(evidence, decisions)))
-        parts += [figure.markdown(suite.name) for figure in _first(drawn)]
+        parts += [figure.markdown(suite.name) for figure in main_figures(drawn)]
     context = [
         for_markdown(suite_sentence(suite)),
         summary.source_accuracy(evidence),
@@ -52,8 +52,8 @@ def render_suite(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _first(drawn: Sequence[Figure]) -> Sequence[Figure]:
-    """Return the figure that shows the answer: decay against its controls, if the suite has them."""
+def main_figures(drawn: Sequence[Figure]) -> Sequence[Figure]:
+    """Return the figure of the main page, decay against its controls if the suite has them; empty without figures."""
     return [figure for figure in drawn if figure.name == "decay-minus-control"] or drawn[:1]
 
 
