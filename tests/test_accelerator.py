@@ -17,7 +17,8 @@ from lrbench.core.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard
-from lrbench.models.networks import InputNormalisation, create_model, penultimate, stages
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import create_model, penultimate, stages
 from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.state import Progress
 from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress

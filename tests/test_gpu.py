@@ -14,7 +14,9 @@ from lrbench.core.machine import set_cublas_workspace
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard, StoredPixels
-from lrbench.models.networks import InputNormalisation, create_model, pick_device, placed
+from lrbench.models.devices import pick_device, to_device
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import create_model
 from lrbench.pretrain import loop
 from lrbench.pretrain.batchnorm import reestimate
 from lrbench.pretrain.setup import arithmetic
@@ -73,7 +75,7 @@ def trainer_of(**training):
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.05, 0.01), batch=8)
     normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, DEVICE)
     return trainer(
-        placed(network(), DEVICE), schedule, batches(images(SIZE, SIZE), "none"),
+        to_device(network(), DEVICE), schedule, batches(images(SIZE, SIZE), "none"),
         training=Training(**training), normalise=normalise, device=DEVICE, say=pytest.fail,
     )  # fmt: skip
 
@@ -129,7 +131,7 @@ def test_statistics_are_a_cpus():
     found = []
     for device in (DEVICE, CPU):
         normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, device)
-        found.append(reestimate(placed(network(), device), images(SIZE, SIZE), normalise, images=COUNT, seed=0)[0])
+        found.append(reestimate(to_device(network(), device), images(SIZE, SIZE), normalise, images=COUNT, seed=0)[0])
     for name, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][name], rtol=1e-2, atol=1e-3)
 

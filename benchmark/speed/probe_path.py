@@ -18,7 +18,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lrbench.config.protocols import Probe
-from lrbench.models.networks import pick_device
+from lrbench.models.devices import pick_device
 from lrbench.transfer.protocols import probe
 from lrbench.transfer.protocols.probe import Standardiser, solve
 from lrbench.transfer.selection import LabelledFeatures, validation_split

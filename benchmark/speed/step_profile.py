@@ -33,7 +33,9 @@ from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models.networks import InputNormalisation, create_model, operations, pick_device
+from lrbench.models.devices import pick_device
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import count_operations, create_model
 from lrbench.pretrain import loop
 from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.setup import arithmetic
@@ -200,7 +202,7 @@ def examine(architecture: str, root: Path, peak: float, bandwidth: float) -> Non
     with Traffic() as traffic:
         updates(model, images, labels, False, 1)
     # Backward takes two products for each of forward's.
-    computing = 3 * BATCH * operations(create_model(architecture, {}, classes=1000), SIZE) / peak
+    computing = 3 * BATCH * count_operations(create_model(architecture, {}, classes=1000), SIZE) / peak
     moving = traffic.bytes / bandwidth
     limit = "bytes" if moving > computing else "arithmetic"
     print(

@@ -21,7 +21,9 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prefetch import prefetch, training_batches
 from lrbench.data.prepare import prepare
-from lrbench.models.networks import InputNormalisation, create_model, pick_device
+from lrbench.models.devices import pick_device
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import create_model
 
 _IMAGES, _BATCH = 1000, 50
 _CORES = len(os.sched_getaffinity(0))

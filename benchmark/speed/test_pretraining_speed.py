@@ -21,7 +21,9 @@ from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models.networks import InputNormalisation, create_model, pick_device
+from lrbench.models.devices import pick_device
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import create_model
 from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.saver import Saver
 from lrbench.pretrain.state import Progress, save

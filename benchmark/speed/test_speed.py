@@ -10,7 +10,9 @@ from lrbench.core.control import Control
 from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.prepare import prepare
-from lrbench.models.networks import InputNormalisation, create_model, forward_all, penultimate, pick_device
+from lrbench.models.devices import pick_device
+from lrbench.models.inference import InputNormalisation, forward_all
+from lrbench.models.networks import create_model, penultimate
 from lrbench.transfer.protocols.probe import Standardiser, solve
 
 

@@ -17,7 +17,9 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prepare import prepare
-from lrbench.models.networks import InputNormalisation, create_model, forward_all, penultimate, pick_device
+from lrbench.models.devices import pick_device
+from lrbench.models.inference import InputNormalisation, forward_all
+from lrbench.models.networks import create_model, penultimate
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import resolve_reference

@@ -280,7 +280,7 @@ class _Snapshot:
 
 def _note_grid_cost(chosen: "Finetune") -> None:
     """Print a note before a long fine-tuning on a CPU, where the default grid may take days."""
-    from lrbench.models.networks import pick_device
+    from lrbench.models.devices import pick_device
 
     points = len(chosen.rates) * len(chosen.decays)
     if pick_device().type != "cpu" or points * chosen.updates < _MANY_UPDATES:

@@ -154,7 +154,7 @@ class _Network:
         import torch
 
         from lrbench.models.limits import refuse_misfit
-        from lrbench.models.networks import create_model, operations
+        from lrbench.models.networks import count_operations, create_model
 
         refuse_misfit(suite.model.architecture, suite.model.arguments, classes=classes, size=suite.input.size)
         with torch.device("meta"):
@@ -163,8 +163,8 @@ class _Network:
         return cls(
             weights=sum(tensor.nbytes for tensor in model.state_dict().values()),
             parameters=sum(parameter.nbytes for parameter in model.parameters()),
-            operations=operations(model, suite.input.size),
-            reference=operations(reference, _REFERENCE[1]),
+            operations=count_operations(model, suite.input.size),
+            reference=count_operations(reference, _REFERENCE[1]),
         )
 
     def gpu_hours(self, images: int) -> float:

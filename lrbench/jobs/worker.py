@@ -68,10 +68,10 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, thread
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
     # Numerical libraries read it when they are loaded.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    from lrbench.models.networks import cpu_threads, pick_device
+    from lrbench.models.devices import pick_device, set_cpu_threads
 
     device = pick_device()
-    cpu_threads(device, threads)
+    set_cpu_threads(device, threads)
     # The pipe breaks when the parent is gone.
     with contextlib.suppress(EOFError, OSError):
         connection.send(("device", device.type))

@@ -20,7 +20,8 @@ from lrbench.core.files import sha256_bytes
 from lrbench.core.seeds import generator
 from lrbench.data.pixels import Pixels
 from lrbench.data.prefetch import prefetch, prefetch_threads
-from lrbench.models.networks import InputNormalisation, batchnorm_layers
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import batchnorm_layers
 from lrbench.pretrain.state import Progress
 
 # Images in one forward pass; fixed, because the estimate depends on it a little.

@@ -18,7 +18,8 @@ from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.prefetch import training_batches
-from lrbench.models.networks import InputNormalisation, seed_draws
+from lrbench.models.devices import seed_generators
+from lrbench.models.inference import InputNormalisation
 from lrbench.pretrain.recovery import Outcome, Recovery
 from lrbench.pretrain.setup import create_optimiser, gradient_sync, momentum_buffers, parallel
 from lrbench.pretrain.state import Progress
@@ -113,7 +114,7 @@ class Trainer:
 
         def forward_backward(images: Tensor, labels: Tensor) -> Outcome:
             # Dropout is drawn by the update's number, so that a resume draws the same.
-            seed_draws(derive(batches.seed, "dropping", progress.update, ranks.rank), self.device)
+            seed_generators(derive(batches.seed, "dropping", progress.update, ranks.rank), self.device)
             self.optimiser.zero_grad(set_to_none=True)
             outcomes: list[Outcome] = []
             for inputs, targets, is_last in self.recovery.micro_batches(self.normalise(images), labels):

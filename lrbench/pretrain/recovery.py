@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from lrbench.config.suite import Training
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import FailureError
-from lrbench.models.networks import batchnorm_layers, no_memory
+from lrbench.models.devices import is_out_of_memory
+from lrbench.models.networks import batchnorm_layers
 
 # Compiling takes about a minute, which a schedule with fewer updates does not win back.
 _COMPILE_FROM = 2000
@@ -78,7 +79,7 @@ class Recovery:
                 break
             except Exception as error:
                 # Compilers raise errors of no common class.
-                if no_memory(error):
+                if is_out_of_memory(error):
                     self._shrink(len(labels), error)
                 elif self._unproven:
                     self._stop_compiling(error)

@@ -21,15 +21,10 @@ from lrbench.core.machine import device_name
 from lrbench.core.seeds import derive
 from lrbench.core.workspace import Place, Workspace
 from lrbench.data.batches import Batches
+from lrbench.models.devices import computing_threads, is_out_of_memory, pick_device, to_device
+from lrbench.models.inference import InputNormalisation
 from lrbench.models.limits import refuse_misfit
-from lrbench.models.networks import (
-    InputNormalisation,
-    computing_threads,
-    create_model,
-    no_memory,
-    pick_device,
-    placed,
-)
+from lrbench.models.networks import create_model
 from lrbench.pretrain.batchnorm import images_per_statistics, reestimate
 from lrbench.pretrain.log import append_timing, clear_log, write_log
 from lrbench.pretrain.loop import Trainer
@@ -158,7 +153,7 @@ class _SegmentRun:
             ):
                 return self._run()
         except RuntimeError as error:
-            if not no_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise FailureError(
                 f"Out of memory on the {self.device.type} while making {self.segment.key}: {str(error).splitlines()[0]} "
@@ -187,7 +182,7 @@ class _SegmentRun:
             lambda: images_per_statistics(suite, self.segment, progress, model, ranks, self.control.say)
         )
         end = replace(progress, batchnorm_shared=shared)
-        placed(model, self.device)
+        to_device(model, self.device)
         if self.segment.parent is not None and not self.segment.derived:
             if end.update > self.segment.first_epoch * self.batches.updates_per_epoch:
                 self.saved = end.update

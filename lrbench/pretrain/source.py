@@ -15,8 +15,9 @@ from lrbench.core.workspace import Place
 from lrbench.data.examples import TaskData
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare_task
+from lrbench.models.devices import pick_device, to_device
+from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.loading import load_snapshot
-from lrbench.models.networks import InputNormalisation, forward_all, pick_device, placed
 from lrbench.store.references import WeightsFile
 
 # Images whose prediction may differ between machines: this many, or this many in ten thousand if that is more.
@@ -98,7 +99,7 @@ def evaluate(
                 pixels,
                 normalise,
                 indices=mine,
-                each=lambda done: control.progress(done, len(mine), unit),
+                progress=lambda done: control.progress(done, len(mine), unit),
             ).numpy()
         return np.concatenate(ranks.all_gather(predicted))
 
@@ -138,7 +139,7 @@ def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
     if source.fingerprint != metadata.source_fingerprint:
         return f"it was pretrained on images or labels of {metadata.source_task} that differ from the current ones"
     device = pick_device()
-    model = placed(snapshot.model, device).eval()
+    model = to_device(snapshot.model, device).eval()
     normalise = InputNormalisation(metadata.input.mean, metadata.input.std, device)
     accuracy = evaluate(model, source, normalise, control).accuracy
     # Rounding on another machine may change a close prediction.

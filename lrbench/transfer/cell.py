@@ -14,7 +14,7 @@ from lrbench.core.files import sha256_json
 from lrbench.core.machine import device_name, library_versions
 from lrbench.core.workspace import Place
 from lrbench.data.split_lists import write_drawn_split, write_image_list
-from lrbench.models.networks import computing_threads, no_memory
+from lrbench.models.devices import computing_threads, is_out_of_memory
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot
@@ -74,7 +74,7 @@ class Transfer:
         try:
             return self._run(cell)
         except RuntimeError as error:
-            if not no_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise FailureError(
                 f"out of memory on the {self._network.device.type} when transferring {self._reference.text} to {cell.task} "

@@ -14,8 +14,10 @@ from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.core.workspace import Workspace
 from lrbench.data.examples import Identity
 from lrbench.data.pixels import Pixels
+from lrbench.models.devices import pick_device, to_device
+from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.loading import LoadedSnapshot, load_snapshot
-from lrbench.models.networks import InputNormalisation, forward_all, penultimate, pick_device, placed, stages
+from lrbench.models.networks import penultimate, stages
 from lrbench.store.references import Reference, resolve_partner
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.target import JoinedPixels, Target
@@ -52,7 +54,7 @@ class Network:
         return cls(
             reference=reference,
             snapshot=snapshot,
-            model=placed(snapshot.model, device),
+            model=to_device(snapshot.model, device),
             normalise=InputNormalisation(settings.mean, settings.std, device),
             device=device,
         )
@@ -175,7 +177,7 @@ class FeatureCache:
             features = self.get(target, "penultimate").features
             self.check_partner()
             assert self._partner is not None
-            partner = placed(self._partner.model, network.device)
+            partner = to_device(self._partner.model, network.device)
             other = extract(partner, target, network.normalise, self._control, penultimate)
             # The next cell may need the memory.
             self._partner = None
@@ -245,7 +247,7 @@ def extract(
                     "command again to continue."
                 )
 
-        return forward_all(forward, pixels, normalise, each=watch)
+        return forward_all(forward, pixels, normalise, progress=watch)
 
     development = extract_split(target.development.pixels, 0)
     test = extract_split(target.test, len(target.development.pixels))

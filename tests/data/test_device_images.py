@@ -17,7 +17,7 @@ from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prefetch import training_batches
 from lrbench.data.prepare import prepare
-from lrbench.models.networks import InputNormalisation
+from lrbench.models.inference import InputNormalisation
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import read_metadata, snapshot_path
 from tests import trees

@@ -15,7 +15,8 @@ from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
-from lrbench.models.networks import InputNormalisation, create_model
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import create_model
 from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.recovery import Recovery
 from lrbench.pretrain.segments import make_snapshot

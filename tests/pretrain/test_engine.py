@@ -149,7 +149,7 @@ def test_dropout_seeds_depend_on_update_and_rank_alone(rank, monkeypatch):
 
     def seeds(first, rank):
         drawn = []
-        monkeypatch.setattr(loop, "seed_draws", lambda seed, device: drawn.append(seed))
+        monkeypatch.setattr(loop, "seed_generators", lambda seed, device: drawn.append(seed))
         progress = Progress(update=first, weights=network().state_dict())
         train(trainer_of(stretch, schedule, progress, ranks=ProcessGroup(rank=rank)))
         return drawn

@@ -19,7 +19,8 @@ from lrbench.config.suite import Schedule, Suite, Training
 from lrbench.core import distributed as ranks_module
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
-from lrbench.models.networks import create_model, no_memory
+from lrbench.models.devices import is_out_of_memory
+from lrbench.models.networks import create_model
 from lrbench.pretrain import loop
 from lrbench.pretrain import segments as segments_module
 from lrbench.pretrain.recovery import Recovery, drops_at_random
@@ -347,7 +348,7 @@ def test_process_that_fails_alone_on_a_gpu_does_not_wait(monkeypatch, gpus, erro
     ],
 )
 def test_no_memory_recognises_error_messages(said, full):
-    assert no_memory(RuntimeError(said)) is full
+    assert is_out_of_memory(RuntimeError(said)) is full
 
 
 def test_task_is_opened_once_for_any_control(tiny, place):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrbench.models.networks import InputNormalisation
+from lrbench.models.inference import InputNormalisation
 from lrbench.pretrain import batchnorm
 from lrbench.pretrain.batchnorm import reestimate
 

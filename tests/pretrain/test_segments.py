@@ -11,7 +11,8 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data.batches import Batches
 from lrbench.data.loading import load_task_data
-from lrbench.models.networks import InputNormalisation, create_model
+from lrbench.models.inference import InputNormalisation
+from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.pretrain.state import load, save

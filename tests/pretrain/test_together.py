@@ -14,8 +14,8 @@ import pytest
 from lrbench.config import load_suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
+from lrbench.models.inference import InputNormalisation
 from lrbench.models.loading import load_raw
-from lrbench.models.networks import InputNormalisation
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.store.snapshots import read_metadata
 from tests.helpers import TINY_SUITE, Outcome
@@ -108,7 +108,7 @@ def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
             seen.append(value)
             return [value]
 
-    def forward_all(forward, pixels, normalise, *, indices, each):
+    def forward_all(forward, pixels, normalise, *, indices, progress):
         return torch.from_numpy(np.array(indices))
 
     monkeypatch.setattr(module, "forward_all", forward_all)

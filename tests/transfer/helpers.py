@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lrbench.config.schedule import SnapshotKey
-from lrbench.models.networks import InputNormalisation
+from lrbench.models.inference import InputNormalisation
 from lrbench.transfer.selection import LabelledFeatures, validation_split
 
 KEY = SnapshotKey(arm="step", seed=0, stage=1)

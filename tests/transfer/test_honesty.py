@@ -11,7 +11,8 @@ from lrbench.config.protocols import Probe
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
-from lrbench.models.networks import create_model, penultimate, placed
+from lrbench.models.devices import to_device
+from lrbench.models.networks import create_model, penultimate
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import PretrainedWeights, SuiteSnapshot, WeightsFile
@@ -284,17 +285,17 @@ def test_five_dimensional_weights_stay_contiguous():
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1, 2, 3, 4, 5))
 
-    assert placed(Wide(), torch.device("cpu")).weight.shape == (1, 2, 3, 4, 5)
+    assert to_device(Wide(), torch.device("cpu")).weight.shape == (1, 2, 3, 4, 5)
 
 
 def test_strided_convolution_gets_contiguous_input_on_cpu():
     """torch 2.14 writes out of bounds in the backward pass if the input or the weight is channels last."""
-    model = placed(torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2)), torch.device("cpu"))
+    model = to_device(torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2)), torch.device("cpu"))
     images = torch.zeros(2, 224, 224, 3).permute(0, 3, 1, 2)
     # The hook is registered once.
-    (order,) = placed(model, torch.device("cpu"))[0]._forward_pre_hooks.values()
+    (order,) = to_device(model, torch.device("cpu"))[0]._forward_pre_hooks.values()
     assert not images.is_contiguous() and order(model[0], (images,))[0].is_contiguous()
     assert model[0].weight.stride() == (3, 1, 1, 1)
     model(images).sum().backward()
-    usual = placed(create_model("resnet10t", {}, classes=2), torch.device("cpu"))
+    usual = to_device(create_model("resnet10t", {}, classes=2), torch.device("cpu"))
     assert not any(module._forward_pre_hooks for module in usual.modules())

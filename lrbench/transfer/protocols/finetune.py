@@ -14,7 +14,8 @@ from torch import nn
 
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError
-from lrbench.models.networks import forward_all, penultimate
+from lrbench.models.inference import forward_all
+from lrbench.models.networks import penultimate
 from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
 from lrbench.transfer.selection import Choice, Indices, on_edge
 

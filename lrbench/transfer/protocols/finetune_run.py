@@ -17,7 +17,8 @@ from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.prefetch import training_batches
-from lrbench.models.networks import InputNormalisation, forward_all, placed, seed_draws
+from lrbench.models.devices import seed_generators, to_device
+from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.tensors import mismatches
 from lrbench.transfer.metrics import headline
 from lrbench.transfer.protocols.points import Points
@@ -64,7 +65,7 @@ class FinetuneContext:
             torch.manual_seed(derive(self.seed, "classifier"))
             model.reset_classifier(self.classes)  # type: ignore[operator]
         model.requires_grad_(True)
-        return placed(model, self.device)
+        return to_device(model, self.device)
 
     def scores(self, model: nn.Module, pixels: Any, indices: Indices | None = None) -> torch.Tensor:
         """Return logits of images, or of those at `indices`. Shape `(N, C)`."""
@@ -164,7 +165,7 @@ class TrainingRun:
                 for group in optimiser.param_groups:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
                 # Dropout is keyed by the update, so that a resumed run draws the same.
-                seed_draws(derive(context.seed, "dropping", self._update), context.device)
+                seed_generators(derive(context.seed, "dropping", self._update), context.device)
                 with context.autocast():
                     logits = model(context.normalise(images))
                 loss = nn.functional.cross_entropy(logits.float(), labels.to(context.device, non_blocking=True))

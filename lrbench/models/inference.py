@@ -1,0 +1,85 @@
+"""Inference: a network applied to prepared images in batches."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lrbench.data.pixels import Pixels
+from lrbench.data.prefetch import prefetch, prefetch_threads
+
+# Threads that prepare evaluation batches.
+_MOST_THREADS = 8
+
+
+class InputNormalisation:
+    """Normalise uint8 images to a network's input on its device.
+
+    Args:
+        mean: Subtracted from each channel, on the scale [0, 1].
+        std: Divides each channel, on the scale [0, 1].
+        device: Device of the network.
+
+    Attributes:
+        device: Device of the network.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._scale = (1.0 / (255.0 * torch.tensor(std))).to(device)
+        self._shift = (-torch.tensor(mean) / torch.tensor(std)).to(device)
+        self.device = device
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise images.
+
+        Args:
+            images: uint8, shape `(B, S, S, 3)`.
+
+        Returns:
+            float32, shape `(B, 3, S, S)`, channels last in memory.
+        """
+        moved = images.to(self.device, non_blocking=True)
+        return torch.addcmul(self._shift, moved.to(torch.float32), self._scale).permute(0, 3, 1, 2)
+
+
+def forward_all(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: Pixels,
+    normalise: InputNormalisation,
+    *,
+    indices: npt.NDArray[np.int64] | None = None,
+    batch: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Apply a function to evaluation crops in batches, to each image exactly once.
+
+    Args:
+        forward: Takes a network's input of shape `(B, 3, S, S)`.
+        pixels: Prepared images.
+        normalise: Turns them into inputs.
+        indices: Images in order; None for all.
+        batch: Batch size.
+        progress: Called with the number of images done, after each batch.
+
+    Returns:
+        The outputs in order, on the CPU. Shape `(N, …)`.
+    """
+    chosen = np.arange(len(pixels)) if indices is None else indices
+
+    def crops(number: int) -> tuple[torch.Tensor]:
+        part = chosen[number * batch : (number + 1) * batch]
+        return (torch.from_numpy(np.array(pixels.evaluation(part))),)
+
+    device = normalise.device
+    # Each thread holds two batches in memory.
+    threads = min(prefetch_threads(device), _MOST_THREADS)
+    batches = prefetch(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
+    outputs = []
+    with torch.inference_mode(), closing(batches):
+        for number, (images,) in enumerate(batches, start=1):
+            outputs.append(forward(normalise(images)))
+            if progress is not None:
+                progress(min(number * batch, len(chosen)))
+    return torch.cat([output.cpu() for output in outputs])
