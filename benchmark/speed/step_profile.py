@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,12 +87,20 @@ def trainer_of(model: nn.Module, batches: Any, compiled: bool) -> Trainer:
     )  # fmt: skip
 
 
-def updates(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, compiled: bool, count: int) -> None:
-    """Updates of the engine on one batch that is on the device."""
+def updates(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    compiled: bool,
+    count: int,
+    watch: AbstractContextManager[Any] | None = None,
+) -> None:
+    """Updates of the engine on one batch that is on the device, the last of them within `watch`."""
 
     def repeated(*_: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for _ in range(count):
-            yield images, labels
+        for number in range(count):
+            with watch if watch is not None and number == count - 1 else nullcontext():
+                yield images, labels
 
     batches = SimpleNamespace(seed=0, batch=len(labels), updates_per_epoch=UPDATES)
     with mock.patch.object(loop, "training_batches", repeated):
@@ -198,9 +207,8 @@ def examine(architecture: str, root: Path, peak: float, bandwidth: float) -> Non
             whole = seconds(engine(architecture, root, form, compiled), rounds=2) / (EPOCHS * UPDATES)
             print(f"  the engine on prepared {form}, {kind}: {BATCH / whole:,.0f} images/s, {loop / whole:.2f} times")
     model = network(architecture)
-    updates(model, images, labels, False, 1)
-    with Traffic() as traffic:
-        updates(model, images, labels, False, 1)
+    traffic = Traffic()
+    updates(model, images, labels, False, 2, traffic)
     # Backward takes two products for each of forward's.
     computing = 3 * BATCH * count_operations(create_model(architecture, {}, classes=1000), SIZE) / peak
     moving = traffic.bytes / bandwidth

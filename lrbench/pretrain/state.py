@@ -55,7 +55,7 @@ class Progress:
     parent_sha256: str | None = None
 
     def not_finite(self) -> str | None:
-        """The name of weights that are not finite, or None."""
+        """Return the name of a tensor of weights that is not finite, or None."""
         return not_finite(self.weights)
 
 
