@@ -1,4 +1,4 @@
-"""Each bad input ends with one clear paragraph and a non-zero exit, and nothing computed before is lost."""
+"""Bad input ends with one paragraph and a non-zero exit status, and loses no earlier results."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def kept(home):
 
 @pytest.fixture
 def refused(lrbench, pretrained):
-    """Runs a command that must fail well: status, one paragraph, and everything kept as it was."""
+    """Run a command that must fail with a status and one paragraph, and change no file."""
     before = kept(pretrained)
 
     def run(status, *arguments):
@@ -237,7 +237,7 @@ def test_empty_values_are_refused(lrbench, home, arguments, name):
 
 
 def read_only(monkeypatch, folder):
-    """Has the system refuse every change below a folder, as on a read-only file system."""
+    """Make the system refuse every change below a folder, as on a read-only file system."""
 
     def refusing(name, change=lambda *_: True):
         call = getattr(os, name)

@@ -1,4 +1,4 @@
-"""`plan`, `tasks`, `doctor` and what the commands print."""
+"""Output of `plan`, `tasks`, `suites` and `doctor`."""
 
 import json
 import tomllib
@@ -120,7 +120,7 @@ def test_missing_data_is_reported_before_training(lrbench, home):
     assert refused.status == 2 and "the data of task mine was not found" in refused.err
     assert "the data of task cub200 was not found" in refused.err and "Nothing was started" in refused.err
     assert "lrbench pretrain tiny" in refused.err and not list(home.glob("checkpoints/**/*.safetensors"))
-    # What has its results needs no data any more.
+    # A cell with a result needs no data.
     assert lrbench("run", "tiny.toml", *narrow, "--workers", "1").status == 0
     for label in range(2):
         for number in range(10):
@@ -177,7 +177,7 @@ def test_suites_lists_every_suite_and_shows_one_in_full(lrbench):
         assert (row["snapshots"], row["cells"]) == (len(planned["snapshots"]), len(planned["cells"]))
     assert all(name in lrbench("suites").out for name in rows)
     content = tomllib.loads(lrbench("suites", "tiny.toml").out)
-    # What the file leaves to defaults is there too.
+    # Defaults are shown too.
     assert content["name"] == "tiny" and content["finetune"]["momentum"] == 0.9
     assert "Did you mean 'standard'?" in lrbench("suites", "standrad").err
 
@@ -188,7 +188,7 @@ def test_wrong_suite_and_check_with_format_are_usage_errors(lrbench, home):
     assert wrong.status == 2 and "Did you mean 'tiny'?" in wrong.err and not wrong.out
     assert lrbench("snapshots", "list", "tiny").out.count("tiny/step/seed0/stage") == 4
     both = lrbench("leaderboard", "--check", "--format", "csv")
-    # Without results that is said first; with them, that the two do not go together.
+    # Missing results are reported first; with results, the conflict of options.
     assert both.status == 2
     assert lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects").status == 0
     both = lrbench("leaderboard", "--check", "--format", "csv")
@@ -229,13 +229,13 @@ def test_version_and_help(lrbench):
 
 
 def test_time_left_is_estimated_by_protocol(place, tiny, lrbench, monkeypatch):
-    """Of two protocols one has not been timed; then what one cell of each took."""
+    """First one of two protocols has no timing, then both have."""
     workspace = place.workspace
     write_effective(workspace, tiny)
     put(workspace, tiny, arm="hold", stage=2, timings={"fit": 2.0})
     put(workspace, tiny, arm="hold", stage=2, protocol="finetune", timings={"fit": 500.0})
     put(workspace, tiny, arm="hold", stage=2, target="tiny-indoor", protocol="knn", timings={"fit": 400.0})
-    # In a clone they are another machine's.
+    # In a clone, the results come from another machine.
     assert "72 cells (not timed yet)" in lrbench("plan", "tiny.toml").out
 
     def status(place, reference, cell, settings):

@@ -1,4 +1,4 @@
-"""What people see of long work."""
+"""Progress bars and lines."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The main job as a user runs it: `lrbench run`, in processes of its own, whole, again, and killed."""
+"""`lrbench run` in separate processes: complete, repeated, interrupted and killed."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seed
 
 
 def contents(home, *patterns):
-    """Bytes of every file that must not depend on how often a run was interrupted."""
+    """Return the bytes of every file that must not depend on interruptions."""
     found = {}
     for pattern in patterns:
         for path in sorted(home.glob(pattern)):
@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(home, finished):
-    """The test's own workspace, with everything that the uninterrupted run left."""
+    """A workspace with a copy of the uninterrupted run."""
     shutil.copytree(finished, home, dirs_exist_ok=True)
     return home
 
@@ -50,12 +50,12 @@ def test_second_run_does_nothing(copy):
     assert "| average/stage3" in (copy / "leaderboard" / "tiny.md").read_text()
     results = sorted((copy / "leaderboard" / "results" / "tiny").glob("*.seed0.json"))
     assert len(results) == 18
-    # The copy's files are not those that the index of results mirrors: it alone is made anew.
+    # The copied files differ from those in the index of results, which is rebuilt.
     files = [path for path in copy.rglob("*") if path.is_file() and "lock" not in path.name and path.suffix != ".arrow"]
     stamps = {path: path.stat().st_mtime_ns for path in files}
     again = run_process(*SMALL)
     assert again.status == 0 and "9 of 9 snapshots and 18 of 18 cells are done" in again.err
-    # What follows from it, and where to read on.
+    # The verdict, and the paths of the pages.
     assert "no claim is decided, because at least 3 pretraining seeds are needed." in again.err
     assert [path.split("leaderboard/")[1] for path in again.out.split()] == ["tiny.md", "index.html"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
@@ -64,8 +64,8 @@ def test_second_run_does_nothing(copy):
 
 
 def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
-    """As an array of jobs does it; the page shows what is there, and the next seed goes on from it."""
-    # Drawing is no part of this, and half of its time.
+    """As in a job array: the page shows the results of finished seeds, and the next seed adds to them."""
+    # Drawing figures would take half of the time.
     monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b""))
     both = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0, 1]", "--set", 'arms=["step"]']
     both += ["--set", 'protocols=["knn"]']
@@ -84,7 +84,7 @@ def test_kill_and_rerun_gives_the_same_bytes(home, finished, lines):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for _ in range(lines):
         running.stderr.readline()
-    # The whole group: parent and workers die at once, as in a power cut.
+    # Kill parent and workers at once, as in a power cut.
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     running.stderr.close()
@@ -95,7 +95,7 @@ def test_kill_and_rerun_gives_the_same_bytes(home, finished, lines):
 
 
 def test_result_of_another_machine_is_recomputed(copy):
-    """In a fresh clone results are there and checkpoints are not: `run` computes, `leaderboard` works without."""
+    """A fresh clone has results but no checkpoints: `run` recomputes, `leaderboard` uses the results."""
     page = copy / "leaderboard" / "tiny.md"
     before = page.read_bytes()
     shutil.rmtree(copy / "checkpoints")
@@ -111,7 +111,7 @@ def test_result_of_another_machine_is_recomputed(copy):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_saves_and_explains_resuming(home, number):
-    # Where tests run under nohup, their children would ignore the end of the terminal, too.
+    # Under nohup, child processes would ignore SIGHUP.
     running = subprocess.Popen(
         command(*SMALL),
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Nothing from outside controls the terminal: every line that lrbench prints passes one function."""
+"""Outside text cannot control the terminal: every printed line passes one function."""
 
 import ast
 import json
@@ -42,13 +42,13 @@ def test_only_cli_common_prints():
 
 
 def toml(text):
-    """A TOML string of any characters."""
+    """Return any text as a TOML string."""
     return '"' + "".join(f"\\U{ord(sign):08x}" for sign in text) + '"'
 
 
 @pytest.fixture
 def hostile(home):
-    """A task with escape sequences in everything that is shown of it, and an image whose name holds some."""
+    """A task with escape sequences in its title, classes and image names."""
     for split in ("train", "test"):
         for label, name in enumerate(("a", f"b{EVIL}")):
             for number in range(2):
@@ -100,7 +100,7 @@ def test_json_with_escape_sequences_stays_json(lrbench, hostile):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_prints_no_control_characters(monkeypatch, capfd, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    # Rich draws nothing itself where the terminal cannot be controlled.
+    # Rich draws nothing on a dumb terminal.
     monkeypatch.setenv("TERM", "dumb")
     job = SimpleNamespace(name=f"job{EVIL}")
     with Display(1) as display:
@@ -133,7 +133,7 @@ def test_an_ascii_terminal_gets_escapes_instead_of_an_error(lrbench, home, monke
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Makes stdout a terminal of some width."""
+    """Make stdout a terminal of a given width."""
 
     def of(columns):
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -179,10 +179,10 @@ def test_help_cuts_no_description(lrbench, monkeypatch):
 
 
 def test_an_early_interrupt_is_one_line():
-    """It arrives while the command line's own libraries are imported, where an exception would end as a traceback."""
+    """Ctrl-C during the imports of the command line must not print a traceback."""
     code = (
         "import os, signal, sys\n"
-        # Where the tests run in the background, Ctrl-C is ignored, and so it would be here.
+        # Background processes ignore Ctrl-C unless the handler is restored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *_):\n"

@@ -72,7 +72,7 @@ def stop(suite, wanted, place, updates=2):
 
 
 def one_after_another(jobs, suite, place, control, observer, *, workers):
-    """Run jobs in this process, in place of `run_jobs`."""
+    """Run jobs in this process, instead of `run_jobs`."""
     for job in jobs:
         job.run(suite, place, control)
 
@@ -131,7 +131,7 @@ def gradients(model, micro_batch=None, **others):
 
 
 class Greedy(nn.Module):
-    """A network that has memory for so many images only."""
+    """A network that runs out of memory above so many images."""
 
     def __init__(self, room, inner=None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a suite meets between its runs: more arms and seeds, other images, no locks, processes that were killed."""
+"""Changes between two runs of a suite: arms, seeds, images, missing locks, killed processes."""
 
 import errno
 import json
@@ -67,7 +67,7 @@ def test_new_seed_on_different_images_is_refused(lrbench, tiny, place, home):
     assert not snapshot_path(place.workspace.checkpoints, "tiny", key("step", 0, seed=1)).exists()
 
 
-# Processes that were killed, or that work at once.
+# Killed and concurrent processes.
 
 
 def test_stale_progress_is_removed_with_its_snapshot(lrbench, tiny, place, monkeypatch):
@@ -105,7 +105,7 @@ def test_without_locks_a_concurrent_snapshot_is_kept(tiny, place, no_locks, monk
     evaluate = segments.evaluate
 
     def meanwhile(*arguments):
-        # The other process ends with slightly other weights, as on a GPU.
+        # The other process gets slightly different weights, as on a GPU.
         if aside.is_file():
             aside.rename(path)
         return evaluate(*arguments)
@@ -124,7 +124,7 @@ def test_training_before_a_stop_is_timed(tiny, place):
     assert record["updates"] >= 4 and record["seconds"] > 0
 
 
-# Settings that cannot work, and values that only look wrong.
+# Impossible settings, and values that only look wrong.
 
 
 def test_batchnorm_statistics_of_one_image_are_refused(tiny, place):

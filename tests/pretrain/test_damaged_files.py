@@ -1,4 +1,4 @@
-"""Files beside the snapshots that are damaged, or that are no files: states, progress, logs and timings."""
+"""Damaged states, progress files, logs and timings, and pipes in their place."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LINE = {"stage": 1, "update": 3, "loss": 1.0}
 
 
 class StopsAt(Control):
-    """Asks to stop after so many updates, and keeps what is said."""
+    """Asks to stop after so many updates, and collects the warnings."""
 
     def __init__(self, update):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The engine by itself, on networks small enough to be looked through."""
+"""The training loop on small networks: resumes, random draws, saving, arms and golden losses."""
 
 import json
 import threading
@@ -50,7 +50,7 @@ def trainer_of(stretch, schedule, progress, **others):
 
 
 class Stops(Control):
-    """Asks to stop once so many updates are done."""
+    """Asks to stop after so many updates."""
 
     def __init__(self, at):
         super().__init__()
@@ -65,7 +65,7 @@ class Stops(Control):
 
 
 def travelled(progress):
-    """A progress as it comes back from a file."""
+    """Return a copy of a progress, as if read from a file."""
     return Progress(
         **{
             name: {key: each.clone() for key, each in value.items()} if name in ("weights", "momentum") else value
@@ -143,7 +143,7 @@ def record_rates(optimiser, used):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_dropout_seeds_depend_on_update_and_rank_alone(rank, monkeypatch):
-    """Also after a resume; and processes that train together drop different parts."""
+    """A resume draws the same seeds, and each rank draws its own."""
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.5, 0.25), batch=3)
     stretch = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
 
@@ -181,7 +181,7 @@ def test_saver_runs_in_background_and_reports_errors():
 
 
 def test_saved_progress_is_the_state_of_its_update(tiny, place, monkeypatch):
-    """Training goes on while a state is written; the file must not hold a later one."""
+    """Training continues during a save; the file must not contain a later state."""
     seen = []
     make(tiny, key("step", 0), place)
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
@@ -228,7 +228,7 @@ def test_every_arm_starts_from_its_documented_state(moved, place):
     # Three updates an epoch, half a cosine over 21 of them.
     wanted = [0.05 * (1 + np.cos(np.pi * update / 21)) for update in (8, 9)]
     assert rates("cosine", 1)[1:] == pytest.approx(wanted)
-    # `late` starts to decay from the very state that `hold` passes: the same weights, and its momentum.
+    # `late` starts from an intermediate state of `hold`: its weights and its momentum.
     assert load(state_path(snapshot_path(root, "tiny", key("late", 1))))["momentum"]
     lines = (root / "tiny" / "late" / "seed0" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [5, 6, 7]
@@ -243,9 +243,9 @@ GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden-losses.json"
 
 
 def test_losses_match_the_golden_ones(moved, place):
-    """A change that should change nothing reproduces these; one that means to, writes them anew (see CONTRIBUTING.md)."""
+    """Refactorings reproduce the golden losses; intended changes rewrite the file (see CONTRIBUTING.md)."""
     found = {}
-    # At small rates processors that round otherwise stay together; at 0.1 they part by percents.
+    # At small rates the losses of different processors stay close; at 0.1 they differ by percents.
     content = moved.model_dump()
     content["schedule"] |= {"rates": (0.01, 0.003, 0.001), "small": 0.002, "warmup": 1}
     suite = Suite.model_validate(content)
@@ -257,7 +257,7 @@ def test_losses_match_the_golden_ones(moved, place):
     text = json.dumps(found, indent=1) + "\n"
     if not GOLDEN.exists():
         GOLDEN.write_text(text)
-        pytest.fail(f"{GOLDEN.name} was missing and is written anew: look at it, and commit it")
+        pytest.fail(f"{GOLDEN.name} was missing and has been written: check and commit it")
     golden = json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys()
     for arm, lines in golden.items():

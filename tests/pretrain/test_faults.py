@@ -1,4 +1,4 @@
-"""Pretraining that is cut off, damaged or out of memory, at moments of the test's choosing."""
+"""Pretraining that is interrupted, damaged or out of memory at chosen moments."""
 
 import errno
 import importlib
@@ -138,7 +138,7 @@ def test_every_flipped_bit_of_a_state_is_detected(tiny, place):
         except InputError as error:
             assert "is damaged" in str(error) or "has format" in str(error)
             continue
-        # What is left are bits of the container that mean nothing.
+        # The other bits belong to the container and have no meaning.
         assert found.keys() == content.keys()
         for name, tensor in content["momentum"].items():
             assert torch.equal(found["momentum"][name], tensor)
@@ -164,7 +164,7 @@ def test_failed_write_keeps_the_old_state(tmp_path):
 
 
 def test_snapshot_is_synced_last_after_its_other_files(tiny, place, monkeypatch):
-    """The snapshot comes last; every file is on the disk before it has its name, and its name before the next file."""
+    """The snapshot is written last; every file and its name are synced before the next file."""
     make(tiny, key("step", 1), place)
     events = []
     replace, fsync = os.replace, os.fsync
@@ -208,7 +208,7 @@ def test_progress_is_saved_by_time(tiny, place, monkeypatch):
     saved = []
     monkeypatch.setattr(segments_module._SegmentRun, "_save", lambda self, progress: saved.append(progress.update))
     make_snapshot(tiny, key("step", 1), place, Control())
-    # Two looks at the clock where it saves: more than 120 seconds of 50 are three updates.
+    # Each reading of the clock adds 50 s, and a save reads it twice: 120 s pass in three updates.
     assert saved == [3, 6]
 
 
@@ -221,7 +221,7 @@ def test_failed_save_is_reported_at_stop_and_at_the_end(tiny, place, monkeypatch
     monkeypatch.setattr(segments_module._SegmentRun, "_save", full)
     with pytest.raises(FailureError, match="the disk is full"):
         make_snapshot(tiny, key("step", 1), place, StopsAfter(2))
-    # Nor is a stage made whose last save by time failed unnoticed.
+    # A failed save by time also stops the stage.
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
     with pytest.raises(FailureError, match="the disk is full"):
         make_snapshot(tiny, key("step", 1), place, Control())
@@ -242,7 +242,7 @@ def test_nesterov_matches_torch():
 
 
 class Lonely(nn.Module):
-    """Stands for the wrapper of processes that train together."""
+    """A stand-in for DistributedDataParallel."""
 
     def __init__(self, model, **options):
         super().__init__()

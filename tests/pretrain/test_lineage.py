@@ -1,4 +1,4 @@
-"""A snapshot goes on from the weights that its parent holds, and from no others."""
+"""A snapshot continues only from the current weights of its parent."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from tests.pretrain.helpers import Listens, infinite_weights_after, key, make, n
 
 
 def remake(path):
-    """As if the stage had been trained again on a machine that computes otherwise: other weights, and their state."""
+    """Give a stage different weights with a matching state, as if retrained on another machine."""
     weights = {name: each * 1.25 if each.is_floating_point() else each for name, each in load_file(path).items()}
     write_snapshot(path, weights, read_metadata(path), load_file(batchnorm_path(path)))
     save(state_path(path), load(state_path(path)) | {"tensors_sha256": read_metadata(path).tensors_sha256})
@@ -47,7 +47,7 @@ def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
     child = parent.with_name("stage2.safetensors")
     with pytest.raises(InputError, match=r"made from other weights than .*stage1.safetensors holds now") as refused:
         make_snapshot(tiny, key("step", 2), place, Control())
-    # All at once: also those beside the one that was met first, and what was made from them.
+    # All affected snapshots are listed at once, with their descendants.
     folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
     listed = " ".join(f"{each}.safetensors" for each in former.split())
     assert f"made from the former weights (`lrbench snapshots delete`; in {folder}: {listed})" in str(refused.value)
@@ -56,7 +56,7 @@ def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
         assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
     found = lrbench("snapshots", "verify")
     assert found.status == 1 and found.out.count("made from other weights than") == 2
-    # As it says: what is deleted is made from there, and then all is of one run.
+    # After deleting them as advised, everything comes from one run again.
     for each in listed.split():
         folder.joinpath(each).unlink()
     assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
@@ -80,7 +80,7 @@ def test_restoring_the_former_parent_is_enough(lrbench, tiny, place):
 
 
 def test_retraining_a_parent_with_other_weights_fails(lrbench, tiny, place, monkeypatch):
-    """As on a machine that computes otherwise."""
+    """Retrain with slightly different results, as on another machine."""
     from lrbench.pretrain import segments
 
     make(tiny, key("step", 2), place)
@@ -111,7 +111,7 @@ def test_snapshot_under_a_wrong_name_is_refused(lrbench, tiny, place):
 
 
 def test_parent_without_a_hash_refuses_no_child(tiny, place):
-    """As lrbench wrote them before it kept a hash."""
+    """Older versions of lrbench wrote no hash."""
     from lrbench.store.snapshots import encode
 
     make(tiny, key("step", 2), place)
@@ -273,7 +273,7 @@ def test_damaged_log_has_a_copy_at_every_moment(tmp_path, monkeypatch):
 
 
 def test_concurrent_log_writes_lose_nothing(tmp_path, monkeypatch):
-    """The second reads only when the first has written."""
+    """The second reads the log only after the first has written it."""
     from threading import Event, Thread
 
     from lrbench.pretrain import log as module

@@ -1,4 +1,4 @@
-"""BatchNorm's statistics over several batches, against the mean over batches by hand."""
+"""Re-estimated BatchNorm statistics, compared with the mean over batches computed by hand."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), torch.device
 
 
 class Images:
-    """Sixty images of eight by eight pixels, each of a brightness of its own, so that batches differ."""
+    """Sixty images of eight by eight pixels, each of a different brightness, so that batches differ."""
 
     plain = None
 
@@ -68,14 +68,14 @@ def test_statistics_are_the_mean_over_all_batches(estimated):
         for batch in shown:
             inner = model.first(batch)
             mean, variance = moments(inner)
-            # A layer in training mode hands on what its own batch's moments (the biased variance) normalise.
+            # A layer in training mode normalises with the moments (biased variance) of its batch.
             spread = (inner.var((0, 2, 3), unbiased=False) + model.norm.eps).sqrt()
             handed = ((inner - mean[:, None, None]) / spread[:, None, None]).relu()
             by_hand.append((mean, variance, *moments(model.second(handed))))
     names = ("norm.running_mean", "norm.running_var", "after.running_mean", "after.running_var")
     for name, batches in zip(names, zip(*by_hand, strict=True), strict=True):
         torch.testing.assert_close(statistics[name], torch.stack(batches).mean(0), rtol=1e-4, atol=1e-5)
-        # No batch alone would do.
+        # A single batch gives different statistics.
         assert not torch.allclose(batches[0], batches[1], rtol=0.02), name
     assert set(statistics) == set(names)
 

@@ -68,7 +68,7 @@ def test_means_average_the_epoch_end_weights(tiny, place, arm, stage, epochs):
 
 
 def test_mean_of_part_of_a_stage_is_never_used(tiny, place, monkeypatch):
-    """As where a version that kept no sum of weights had been at work before."""
+    """Progress of an older lrbench, which stored no sum of weights, is discarded."""
     from lrbench.pretrain import segments, start
 
     class Stops(Control):
@@ -194,7 +194,7 @@ def test_resume_is_bit_identical(tiny, place, home, updates):
     found = [whole.read_bytes(), batchnorm_path(whole).read_bytes(), whole.with_name("log.jsonl").read_bytes()]
     assert found == expected
     assert not progress_path(whole).exists()
-    # The mean that `average` is made of survives the interruption as well.
+    # The mean for `average` survives the interruption too.
     make_snapshot(tiny, key("average", 2), place, Control())
 
 
@@ -285,7 +285,7 @@ def test_failed_first_attempt_does_not_block_the_next(lrbench, home, tiny):
     suite = ("pretrain", "tiny.toml", "--set", "name=second")
     failed = lrbench(*suite, "--set", "schedule.batch=1000")
     assert failed.status == 2 and "fewer than one batch of 1000" in failed.err
-    # A suite of which nothing was made is not the one pretrained last.
+    # A suite without snapshots is not the one pretrained last.
     assert "no suite was pretrained" in lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects").err
     assert lrbench(*suite, "--set", "schedule.epochs=6", "--arm", "constant", "--seed", "0").status == 0
     again = lrbench(*suite, "--set", "schedule.batch=16")

@@ -1,4 +1,4 @@
-"""What is trained does not depend on how many threads or worker processes there are."""
+"""Training does not depend on the number of threads or worker processes."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_threads_of_the_suite_are_recorded(tiny, place, computed_with):
     suite = with_threads(tiny, 2)
     path = make(suite, key("step", 1), place)
     assert computed_with == {2} and read_metadata(path).threads == 2
-    # One stage with two threads and the next with one is no run.
+    # All stages of a run use the same number of threads.
     with pytest.raises(InputError, match="was pretrained with other settings"):
         make_snapshot(tiny, key("step", 2), place, Control())
     assert snapshot_path(place.workspace.checkpoints, "tiny", key("step", 2)).exists() is False

@@ -1,4 +1,4 @@
-"""Several processes that pretrain together, started by torchrun over Gloo."""
+"""Pretraining with several processes, started by torchrun over Gloo."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from lrbench.store.snapshots import read_metadata
 from tests.helpers import TINY_SUITE, Outcome
 from tests.pretrain.helpers import CPU, key, make
 
-# GroupNorm in BatchNorm's place: nothing then depends on which images share a process.
+# GroupNorm instead of BatchNorm: results do not depend on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
 
 
@@ -39,7 +39,7 @@ def finished(process, timeout=180) -> Outcome:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        # Nobody waits for each other for ever after the test.
+        # No process is left waiting after the test.
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return Outcome(process.returncode, out, err)
@@ -80,12 +80,12 @@ def test_two_processes_match_one(groups, place, home):
         # 40 test images over 2 processes, each counted once.
         assert read_metadata(two).source_accuracy == read_metadata(one).source_accuracy
     assert read_metadata(two).batchnorm_shared is None
-    # One process speaks for all: every snapshot is told once.
+    # Only the main process reports: every snapshot appears once.
     assert done.err.count("step/seed0/stage1: source accuracy") == 1
 
 
 def test_micro_batches_of_two_processes_add_up(groups, place, home):
-    """Processes exchange gradients with the last piece, which must hold those of all."""
+    """Processes exchange gradients with the last micro-batch, which must include the earlier ones."""
     make(groups, key("step", 3), place)
     done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4"))
     assert done.status == 0, done.err
@@ -95,7 +95,7 @@ def test_micro_batches_of_two_processes_add_up(groups, place, home):
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
-    """The slices of all ranks, taken one after another in this process."""
+    """The slices of all ranks, evaluated one after another in this process."""
     import torch
 
     from lrbench.pretrain import source as module
@@ -117,13 +117,13 @@ def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
         try:
             evaluate(torch.nn.Identity(), source, normalise, Control(), Gathers(rank=rank, world_size=world))
         except ValueError:
-            # A slice alone is no whole split, which is all that is asked of here.
+            # A slice is not the whole split, so computing the accuracy fails.
             continue
     assert sorted(np.concatenate(seen).tolist()) == list(range(len(source.test)))
 
 
 def test_killed_process_is_restarted_and_resumes(groups, place, home, tmp_path):
-    """torchrun starts all processes anew, and they go on from what was saved last."""
+    """torchrun restarts all processes, which resume from the last save."""
     make(groups, key("step", 2), place)
     entry = tmp_path / "entry.py"
     marker = tmp_path / "killed"
@@ -153,14 +153,14 @@ def test_killed_process_is_restarted_and_resumes(groups, place, home, tmp_path):
     done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", restarts=2, entry=(str(entry),)))
     assert done.status == 0 and marker.exists(), done.err
     starts = [[int(line) for line in (tmp_path / f"starts{rank}").read_text().split()] for rank in (0, 1)]
-    # The second start went on inside the first stage, whose nine updates the first had begun.
+    # The second start resumed within the nine updates of the first stage.
     assert starts[0][0] == 0 and 0 < starts[0][1] < 9 and starts[1] == starts[0]
     mine, theirs = log(home, "one"), log(home, "two")
     assert [line["loss"] for line in theirs[:5]] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
 
 
 def test_number_of_processes_may_change(groups, place, home):
-    """Begun by two, gone on with by one, ended by four: the losses are those of one."""
+    """Two processes, then one, then four give the losses of one."""
     make(groups, key("step", 3), place)
     process = torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "schedule.batch=32")
     deadline = time.monotonic() + 120
@@ -177,7 +177,7 @@ def test_number_of_processes_may_change(groups, place, home):
     assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
 
 
-# BatchNorm's running statistics are those of a process's own images: here they are far apart.
+# Each process has BatchNorm statistics of its own images; here they are made very different.
 _OTHER_STATISTICS = """
 import os, runpy
 from lrbench.pretrain.loop import Trainer
@@ -203,14 +203,14 @@ def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
     said = [line for line in refused.err.splitlines() if line.startswith("lrbench: ")]
     assert len(said) == 1 and "needs micro-batches of 32 images, as step/seed0/stage1 was trained" in said[0]
     assert "--set training.micro_batch=16" in said[0]
-    # Told to, it goes on; and what was trained so is told apart in the snapshot.
+    # It continues if told to, and the snapshot records the change.
     (home / "apart.py").write_text(_OTHER_STATISTICS)
     asked = ("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=16")
     told = finished(torchrun(*asked, entry=("apart.py",)))
     assert told.status == 0, told.err
     root = home / "checkpoints" / "tiny" / "step" / "seed0"
     assert [read_metadata(root / f"stage{stage}.safetensors").batchnorm_shared for stage in (1, 2, 3)] == [32, 16, 16]
-    # All evaluate the weights that are written, whatever their own statistics are.
+    # All processes evaluate the weights that are written, not their own statistics.
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     for stage in (2, 3):
         model, metadata = load_raw(root / f"stage{stage}.safetensors")
@@ -228,7 +228,7 @@ def test_run_divides_the_transfers(groups, home):
     assert done.err.count("2 cells transferred") == 4
 
 
-# What a process still has of the group's threads when it ends.
+# Counts the group's threads that are left when a process ends.
 _THREADS_AT_THE_END = """
 import atexit, os, runpy
 from pathlib import Path
@@ -244,7 +244,7 @@ runpy.run_module("lrbench", run_name="__main__")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system lists a process's threads by name on Linux alone")
 def test_process_group_is_gone_at_the_end(groups, home):
-    """Its threads abort a process that ends with them, now and then, and torchrun then calls finished work failed."""
+    """Leftover threads sometimes abort an ending process, and torchrun then reports failure."""
     (home / "watched.py").write_text(_THREADS_AT_THE_END)
     done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", entry=("watched.py",)))
     assert done.status == 0, done.err

@@ -1,4 +1,4 @@
-"""One update: pieces of the batch, memory that runs out, compilation, precision, and images that share statistics."""
+"""Single updates: micro-batches, out-of-memory recovery, compilation, precision, and shared BatchNorm statistics."""
 
 import json
 import os
@@ -102,7 +102,7 @@ def test_error_of_the_network_is_not_taken_for_the_compiler():
 def test_dropout_layers_draw_by_update_number():
     def loss(state):
         model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), network()[1])
-        # Whatever was drawn before.
+        # Earlier draws must not matter.
         torch.manual_seed(state)
         return gradients(model, None)[1]
 
@@ -150,7 +150,7 @@ def test_batchnorm_shared_is_recorded_and_continued(tiny, place):
     assert read_metadata(path).batchnorm_shared == 8
     plain = Suite.model_validate(tiny.model_dump() | {"name": "plain"})
     assert read_metadata(make(plain, key("step", 1), place)).batchnorm_shared == 32
-    # The suite says nothing any more: training goes on as its past was trained.
+    # Without training.micro_batch, training continues with the recorded number.
     make(tiny, key("hold", 2), place)
     assert read_metadata(snapshot_path(place.workspace.checkpoints, "tiny", key("hold", 2))).batchnorm_shared == 8
 
