@@ -1,4 +1,4 @@
-"""Official lists stay what came out of the archive whose hash was checked: a changed one is named, its data not whole."""
+"""Split lists are compared with their hashes at unpacking; data with a changed list is incomplete."""
 
 import hashlib
 import io
@@ -24,27 +24,27 @@ def packed(folder):
 
 
 def fetched(name, make, home, server):
-    """A registered task's small tree, fetched from archives that hold each of its folders."""
-    made = make(home / "made")
-    described = load_task(name)
+    """Fetch the small tree of a registered task from one archive per folder; return the task and its data root."""
+    tree = make(home / "source")
+    task = load_task(name)
     archives = []
-    for archive in described.archives:
-        content = packed(made / archive.into / archive.unpacks_to)
+    for archive in task.archives:
+        content = packed(tree / archive.into / archive.unpacks_to)
         server.files[f"/{archive.unpacks_to}.tar.gz"] = content
         known = {"md5": hashlib.md5(content).hexdigest(), "sha256": None, "images": None, "mirrors": ()}
         archives.append(archive.model_copy(update={"url": f"{server.url}/{archive.unpacks_to}.tar.gz", **known}))
-    found = load_task_data(described, [made], partial=True)
-    described = described.model_copy(
+    loaded = load_task_data(task, [tree], partial=True)
+    task = task.model_copy(
         update={
             "archives": tuple(archives),
-            "classes": len(found.classes),
-            "counts": {split: len(each) for split, each in found.splits.items()},
+            "classes": len(loaded.classes),
+            "counts": {split: len(images) for split, images in loaded.splits.items()},
             "least": {},
             "most": {},
         }
     )
-    fetch(described, home / "data", Control())
-    return described, home / "data"
+    fetch(task, home / "data", Control())
+    return task, home / "data"
 
 
 def test_swapped_split_flags_are_detected(home, server):
@@ -52,7 +52,7 @@ def test_swapped_split_flags_are_detected(home, server):
     assert not load_task_data(cub, [data]).problems
     split = data / "CUB_200_2011" / "train_test_split.txt"
     text = split.read_text()
-    # Images 1 and 10 are of the first class: no count changes.
+    # Images 1 and 10 are of the same class, so no count changes.
     split.write_text(text.replace("\n10 0\n", "\n10 1\n").replace("\n1 1\n", "\n1 0\n"))
     assert split.read_text() != text
     with pytest.raises(
@@ -80,12 +80,12 @@ def test_lists_in_a_separate_archive_are_checked(home, server):
     [("dtd", trees.dtd, "dtd/dtd/labels/train1.txt"), ("food101", trees.food101, "food-101/meta/train.json")],
 )
 def test_lists_read_by_torchvision_are_checked(home, server, name, make, changed):
-    described, data = fetched(name, make, home, server)
-    assert not load_task_data(described, [data]).problems
-    # A space more: what is read stays the same.
+    task, data = fetched(name, make, home, server)
+    assert not load_task_data(task, [data]).problems
+    # One more space, which does not change what is read.
     content = (data / changed).read_bytes()
     (data / changed).write_bytes(content.rstrip() + b" " + content[len(content.rstrip()) :])
-    [problem] = load_task_data(described, [data], partial=True).problems
+    [problem] = load_task_data(task, [data], partial=True).problems
     assert problem.startswith(f"{data / changed} is not the list that was unpacked from ")
 
 
@@ -94,7 +94,7 @@ def test_data_without_a_marker_is_not_checked(home, server):
     mark = data / "CUB_200_2011" / MARK
     split = data / "CUB_200_2011" / "train_test_split.txt"
     split.write_text(split.read_text() + "\n")
-    # Of an earlier version, or damaged; or not there.
+    # Markers of an earlier version, damaged, and missing.
     long = f'{{"lists": {{"{"x" * 300}/train_test_split.txt": 1, "a\\u0000/images.txt": [], "../images.txt": {{}}}}}}'
     for content in ('{"archive": "a.tgz", "images": 3}', '["lists"]', "{", "[" * 100_000, long, None):
         mark.unlink() if content is None else mark.write_text(content)
@@ -102,7 +102,7 @@ def test_data_without_a_marker_is_not_checked(home, server):
 
 
 def test_edited_lists_error_says_how_to_keep_them(home, server):
-    tree = home / "made" / "mine"
+    tree = home / "source" / "mine"
     for number in range(4):
         for name in ("a", "b"):
             trees.save(tree / name / f"{number}.png", trees.image(0, number), "PNG")
@@ -126,7 +126,7 @@ def test_edited_lists_error_says_how_to_keep_them(home, server):
 
 
 def test_edited_table_makes_data_incomplete(home, server):
-    tree = home / "made" / "mine"
+    tree = home / "source" / "mine"
     for number in range(4):
         trees.save(tree / f"{number}.png", trees.image(number % 2, number), "PNG")
     table = "file,class,use\n" + "".join(f"{n}.png,{n % 2},{'test' if n > 1 else 'train'}\n" for n in range(4))
@@ -140,7 +140,7 @@ def test_edited_table_makes_data_incomplete(home, server):
     own = load_task("t.toml")
     fetch(own, home / "data", Control())
     assert not load_task_data(own, [home / "data"]).problems
-    # Two classes changed with one another: every count is the same.
+    # Swaps two classes, so no count changes.
     swapped = table.replace("2.png,0", "2.png,1").replace("3.png,1", "3.png,0")
     (home / "data" / "mine" / "labels.csv").write_text(swapped)
     with pytest.raises(InputError, match=r"labels\.csv is not the list that was unpacked from mine\.tar\.gz"):

@@ -13,7 +13,7 @@ from lrbench.data.batches import Batches, augmentation_numbers, crop_box, epoch_
 
 
 class Images:
-    """Random images, ten of 20 by 30 pixels if not said otherwise."""
+    """Random images, by default ten of 20 by 30 pixels."""
 
     def __init__(self, count=10, height=20, width=30):
         self.content = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
@@ -49,10 +49,10 @@ def test_augmentation_numbers_depend_on_the_sample_only():
 
 
 def test_epoch_visits_each_sample_at_most_once():
-    each = batches()
-    assert each.updates_per_epoch == 2
-    first = np.concatenate([each.indices(update) for update in (0, 1)])
-    second = np.concatenate([each.indices(update) for update in (2, 3)])
+    sequence = batches()
+    assert sequence.updates_per_epoch == 2
+    first = np.concatenate([sequence.indices(update) for update in (0, 1)])
+    second = np.concatenate([sequence.indices(update) for update in (2, 3)])
     assert len(set(first)) == 8 and len(set(second)) == 8
     assert set(first) != set(second)
 
@@ -86,12 +86,12 @@ def test_augmentation_differs_between_epochs_and_samples():
 )
 def test_crops_match_torchvision_for_the_same_box(height, width, size):
     pixels = Images(40, height, width)
-    each = Batches(pixels=pixels, labels=np.arange(40), seed=1, batch=20, size=size, augmentation="crop-flip")
+    sequence = Batches(pixels=pixels, labels=np.arange(40), seed=1, batch=20, size=size, augmentation="crop-flip")
     flipped = set()
     for update in range(4):
-        images, _ = each.at(update)
+        images, _ = sequence.at(update)
         assert images.is_contiguous()
-        for image, sample in zip(images, each.indices(update), strict=True):
+        for image, sample in zip(images, sequence.indices(update), strict=True):
             numbers = numbers_of(1, update // 2, int(sample))
             original = torch.from_numpy(pixels.content[sample].copy()).permute(2, 0, 1)
             expected = functional.resized_crop(
@@ -141,7 +141,7 @@ def test_boxes_match_torchvision_for_the_same_numbers(seed, monkeypatch):
     places = iter(numbers[-3:-1])
     monkeypatch.setattr(torch, "empty", lambda *_: Number())
     monkeypatch.setattr(torch, "exp", Number.exp)
-    monkeypatch.setattr(torch, "log", lambda values: [math.log(each) for each in values.tolist()])
+    monkeypatch.setattr(torch, "log", lambda values: [math.log(value) for value in values.tolist()])
     monkeypatch.setattr(torch, "randint", lambda low, high, **_: torch.tensor([int(next(places) * high)]))
     image = torch.zeros(3, height, width)
     expected = v1.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
@@ -160,10 +160,10 @@ def test_fallback_box_matches_torchvision(height, width):
 
 def test_subset_yields_only_its_samples():
     subset = np.array([1, 3, 5, 7, 9])
-    each = batches(subset=subset, augmentation="none")
-    assert each.updates_per_epoch == 1
-    seen = set(np.concatenate([each.indices(update) for update in range(20)]))
-    assert seen == set(subset)
+    sequence = batches(subset=subset, augmentation="none")
+    assert sequence.updates_per_epoch == 1
+    samples = set(np.concatenate([sequence.indices(update) for update in range(20)]))
+    assert samples == set(subset)
 
 
 def test_fewer_images_than_a_batch_is_an_error():
@@ -176,7 +176,7 @@ def test_ranks_take_slices_of_the_whole_batch():
     for update in (0, 3):
         images, labels = whole.at(update)
         slices = [batches(batch=8, rank=rank, world=4).at(update) for rank in range(4)]
-        assert torch.equal(torch.cat([each for each, _ in slices]), images)
-        assert torch.equal(torch.cat([each for _, each in slices]), labels)
+        assert torch.equal(torch.cat([part for part, _ in slices]), images)
+        assert torch.equal(torch.cat([part for _, part in slices]), labels)
     with pytest.raises(InputError, match="a batch of 4 images cannot be divided evenly among 3 processes"):
         batches(world=3)

@@ -1,4 +1,4 @@
-"""Damage that decoders report beside pixels, costs that headers ask for, and texts: named, bounded and never printed raw."""
+"""Damage that decoders report, and the memory that image headers and texts can request."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def encoded(kind, picture=PHOTOGRAPH, **options):
 
 
 def half_grey(**options):
-    """A JPEG file whose data end in the middle, and whose end marker is there."""
+    """Return a JPEG file whose data ends in the middle, with an end marker."""
     whole = encoded("JPEG", **options)
     return whole[: len(whole) // 2] + b"\xff\xd9"
 
@@ -67,7 +67,7 @@ def test_extra_bytes_before_the_end_marker_are_no_damage():
 def test_libtiff_messages_are_damage(capfd):
     content = encoded("TIFF", compression="tiff_lzw")
     start = Image.open(io.BytesIO(content)).tag_v2[273][0]
-    # The first strip's data begin again in its middle.
+    # The data of the first strip is repeated in its middle.
     spoilt = content[: start + 900] + content[start : start + 900] + content[start + 1800 :]
     with pytest.raises(UndecodableImage):
         decode(spoilt, "x.tif")
@@ -118,7 +118,7 @@ def test_without_capture_pillow_decodes_and_nothing_is_printed(monkeypatch, capf
 
 
 def with_chunk(content, kind, change):
-    """A PNG file with one byte of a chunk's data changed, its checksum left."""
+    """Return a PNG file with one changed byte in a chunk, but its old checksum."""
     place = content.index(kind) + 4 + change
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
@@ -126,7 +126,7 @@ def with_chunk(content, kind, change):
 @pytest.mark.parametrize(("kind", "mode"), [(b"IDAT", "RGB"), (b"PLTE", "P"), (b"IHDR", "RGB")])
 def test_png_with_a_wrong_checksum_is_damaged(kind, mode):
     content = encoded("PNG", PHOTOGRAPH.convert(mode))
-    # The last byte of the header says whether lines are interlaced; the data's last bytes come after all pixels.
+    # The last byte of the header is the interlacing flag; the last bytes of the data come after all pixels.
     length = int.from_bytes(content[content.index(kind) - 4 : content.index(kind)])
     with pytest.raises(UndecodableImage):
         decode(with_chunk(content, kind, length - 1), "x.png")
@@ -205,7 +205,7 @@ def test_memory_is_bounded_for_extreme_sizes(mode, width, height, squash):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [mode, str(width), str(height), str(squash)]
     done = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, env=environment)
-    # Pillow holds up to four bytes of a pixel, and the result three.
+    # Pillow uses up to four bytes per pixel, and the result three.
     assert int(done.stdout) < 200 + 7.5 * width * height / (1 << 20)
 
 
@@ -240,7 +240,7 @@ def test_transfer_refuses_damaged_images_or_is_partial(lrbench, mine):
         partial = lrbench(*transfer, *caching, "--partial", "--again")
         assert partial.status == 0 and json.loads(partial.out)["partial"] and json.loads(partial.out)["task"]["partial"]
         assert "1 train images of mine are damaged; their readable part is used (first: " in partial.err
-    # What is in the cache by now is refused all the same.
+    # Damaged images in the cache are refused, too.
     refused = lrbench(*transfer, "--again")
     assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err
 
@@ -249,9 +249,9 @@ def test_damaged_images_of_a_shipped_task_are_used_and_reported(home):
     root = trees.cub200(home / "data")
     sorted((root / "CUB_200_2011" / "images").rglob("*.jpg"))[0].write_bytes(half_grey())
     data = load_task_data(load_task("cub200"), [root], partial=True)
-    said = []
+    messages = []
     control = Control()
-    control.say = said.append
+    control.say = messages.append
     for _ in range(2):
         assert len(prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)) == 18
-    assert len(said) == 2 and all("1 train images of cub200 are damaged" in line for line in said)
+    assert len(messages) == 2 and all("1 train images of cub200 are damaged" in line for line in messages)

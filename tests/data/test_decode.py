@@ -43,8 +43,8 @@ def test_16_bit_levels_are_rounded_in_every_channel_and_byte_order():
     assert np.array_equal(np.rint(levels[0] / 257), expected)
     swapped = Image.frombytes("I;16B", (8, 1), levels.astype(">u2").tobytes())
     for picture, kind in ((Image.fromarray(levels), "PNG"), (Image.fromarray(levels), "TIFF"), (swapped, "TIFF")):
-        found = decode(encoded(picture, kind), "deep")
-        assert all(found[0, :, channel].tolist() == expected for channel in range(3))
+        pixels = decode(encoded(picture, kind), "deep")
+        assert all(pixels[0, :, channel].tolist() == expected for channel in range(3))
 
 
 CMYK = {(0, 0, 0, 0): (255, 255, 255), (255, 0, 0, 0): (0, 255, 255), (0, 255, 0, 0): (255, 0, 255)} | {
@@ -76,12 +76,12 @@ def test_exif_orientation_is_not_applied_by_default(kind):
     plain, turned = io.BytesIO(), io.BytesIO()
     COLOUR.save(plain, format=kind)
     exif = Image.Exif()
-    # Turned by 90 degrees.
+    # Rotated by 90 degrees.
     exif[0x0112] = 6
     COLOUR.save(turned, format=kind, exif=exif)
     assert Image.open(io.BytesIO(turned.getvalue())).getexif()[0x0112] == 6
-    found = decode(turned.getvalue(), "turned")
-    assert found.shape == (12, 10, 3) and np.array_equal(found, decode(plain.getvalue(), "plain"))
+    pixels = decode(turned.getvalue(), "turned")
+    assert pixels.shape == (12, 10, 3) and np.array_equal(pixels, decode(plain.getvalue(), "plain"))
 
 
 def test_transparency_is_composed_on_white():
@@ -90,7 +90,7 @@ def test_transparency_is_composed_on_white():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"", "the file is empty"),
         (b"<!DOCTYPE html><html>", "it is a web page"),
@@ -104,8 +104,8 @@ def test_transparency_is_composed_on_white():
         (encoded(COLOUR, "PNG")[:60], ""),
     ],
 )
-def test_undecodable_image_names_file_and_reason(content, said):
-    with pytest.raises(InputError, match=rf"some/file\.jpg could not be read as an image: .*{said}"):
+def test_undecodable_image_names_file_and_reason(content, reason):
+    with pytest.raises(InputError, match=rf"some/file\.jpg could not be read as an image: .*{reason}"):
         decode(content, "some/file.jpg")
 
 
@@ -114,7 +114,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 
 @pytest.fixture
 def ghostscript(tmp_path, monkeypatch):
-    """A program called `gs`, first in the path; the folder that it writes to when it is started."""
+    """A program named `gs`, first in the path, and the folder that it writes to when it is started."""
     program = tmp_path / "gs"
     program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/started"\n')
     program.chmod(0o755)
@@ -123,7 +123,7 @@ def ghostscript(tmp_path, monkeypatch):
 
 
 def test_eps_file_starts_no_program(ghostscript):
-    # IPTC opens what is in it as an image of any format.
+    # IPTC files can contain an image of any format.
     fields = [
         b"\x1c\x03\x3c\0\x02\x01\0",
         b"\x1c\x03\x14\0\x01\x08",
@@ -133,14 +133,14 @@ def test_eps_file_starts_no_program(ghostscript):
     for content in (EPS, b"".join(fields) + b"\x1c\x08\x0a" + len(EPS).to_bytes(2) + EPS):
         with pytest.raises(UndecodableImage):
             decode(content, "x.jpg")
-    # As a library would that opens files itself.
+    # Libraries such as torchvision open files themselves.
     with pytest.raises(OSError, match="Ghostscript"):
         Image.open(io.BytesIO(EPS)).load()
     assert not (ghostscript / "started").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (EPS, "it is an EPS file, .* convert it .lrbench reads JPEG, "),
         (b"%PDF-1.7", "it is a PDF file, .* convert it"),
@@ -156,8 +156,8 @@ def test_eps_file_starts_no_program(ghostscript):
         (b"\x89PNG\r\n\x1a\n\0\0", "it starts like a PNG image, but its header is damaged"),
     ],
 )
-def test_other_file_types_are_named_in_the_error(content, said):
-    with pytest.raises(UndecodableImage, match=said):
+def test_other_file_types_are_named_in_the_error(content, reason):
+    with pytest.raises(UndecodableImage, match=reason):
         decode(content, "x.jpg")
 
 
@@ -171,14 +171,14 @@ def test_only_listed_formats_are_read():
 
 def test_pipes_and_devices_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    images = FileImages(root=tmp_path, paths=("pipe.jpg", "gone.jpg", "/dev/zero"), task="mine")
-    for index, said in enumerate(["it is a pipe", "no such file", "it is a device"]):
-        with pytest.raises(UndecodableImage, match=said):
+    images = FileImages(root=tmp_path, paths=("pipe.jpg", "missing.jpg", "/dev/zero"), task="mine")
+    for index, reason in enumerate(["it is a pipe", "no such file", "it is a device"]):
+        with pytest.raises(UndecodableImage, match=reason):
             images.read(index)
 
 
 def photographs():
-    """JPEG files of every kind: sides of 1 pixel and odd ones, subsampled or not, progressive or not, restart markers."""
+    """Yield JPEG files of many sizes, with and without subsampling, progressive coding and restart markers."""
     draw = np.random.default_rng(0)
     for number in range(24):
         height, width = (1, 1) if number == 0 else draw.integers(1, 90, 2)
@@ -216,9 +216,9 @@ def test_torchvision_decoder_gives_pillows_pixels_and_errors(by_pillow):
             flipped = bytearray(content)
             flipped[int(draw.integers(0, len(flipped)))] = int(draw.integers(0, 256))
             harmed.append(bytes(flipped))
-        for each in harmed:
-            expected = by_pillow(each)
-            assert outcome(each) == expected
+        for content in harmed:
+            expected = by_pillow(content)
+            assert outcome(content) == expected
             refused += isinstance(expected, str)
     assert refused > 40
 
@@ -257,7 +257,7 @@ def test_huge_image_is_refused_before_decoding(monkeypatch):
 
 
 def keyed(mode, pixels, key, kind="PNG", palette=None):
-    """A picture of one row that is transparent where a pixel is the key."""
+    """Return the decoded row of an image that is transparent where a pixel has the key value."""
     picture = Image.new(mode, (len(pixels), 1))
     if palette:
         picture.putpalette([level for colour in palette for level in colour])
@@ -294,5 +294,5 @@ def test_transparent_palette_colour_becomes_white(kind):
 
 
 def test_half_transparent_palette_colours_mix_with_white():
-    found = keyed("P", [0, 1, 2], bytes([255, 0, 127]), palette=[RED, BLACK, BLACK])
-    assert found == [list(RED), WHITE, [128] * 3]
+    row = keyed("P", [0, 1, 2], bytes([255, 0, 127]), palette=[RED, BLACK, BLACK])
+    assert row == [list(RED), WHITE, [128] * 3]

@@ -1,4 +1,4 @@
-"""Batches that the training device cuts itself, held against torchvision on a CPU."""
+"""Batches made on the training device, compared with torchvision on a CPU."""
 
 import numpy as np
 import pytest
@@ -36,13 +36,13 @@ def pixels(home, monkeypatch):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", picture, "PNG")
     (home / "mine.toml").write_text('name = "mine"\n\n[files]\nlayout = "folders"\nroot = "mine"\n')
     data = load_task_data(load_task("mine.toml"), [home / "data"])
-    found = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
-    assert found.plain is not None and len(found.plain) > 1
-    return found
+    prepared = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
+    assert prepared.plain is not None and len(prepared.plain) > 1
+    return prepared
 
 
-def cut_from(here, samples, boxes, flips):
-    return here.batch(*here.layout(*map(np.asarray, (samples, boxes, flips))))
+def cut_from(device_images, samples, boxes, flips):
+    return device_images.batch(*device_images.layout(*map(np.asarray, (samples, boxes, flips))))
 
 
 def batches(pixels, augmentation, **changes):
@@ -52,50 +52,50 @@ def batches(pixels, augmentation, **changes):
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
 def test_device_batches_match_cpu_batches(pixels, augmentation):
-    each = batches(pixels, augmentation)
-    here = DeviceImages(pixels.plain, 32, CPU)
+    sequence = batches(pixels, augmentation)
+    device_images = DeviceImages(pixels.plain, 32, CPU)
     for update in range(6):
-        expected, expected_labels = each.at(update)
-        samples, boxes, flips, labels = each.recipe(update)
-        images = cut_from(here, samples, boxes, flips)
+        expected, expected_labels = sequence.at(update)
+        samples, boxes, flips, labels = sequence.recipe(update)
+        images = cut_from(device_images, samples, boxes, flips)
         assert images.shape == expected.shape and images.dtype == torch.uint8 and torch.equal(labels, expected_labels)
         difference = (images.int() - expected.int()).abs()
-        # torchvision rounds to whole levels between its two passes, and here only the end is rounded.
+        # torchvision rounds to whole levels between its two passes, this code only the result.
         assert difference.max() <= (1 if augmentation == "crop-flip" else 0)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 36, 36), (3, 5, 7, 30), (10, 2, 25, 4), (1, 1, 32, 32), (35, 0, 1, 1)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_device_crops_match_torchvision(pixels, box, flip):
-    here = DeviceImages(pixels.plain, 32, CPU)
+    device_images = DeviceImages(pixels.plain, 32, CPU)
     for sample in range(len(pixels)):
         original = torch.from_numpy(pixels.resized(sample).copy()).permute(2, 0, 1)
         expected = functional.resized_crop(original.float(), *box, [32, 32], antialias=True).round()
         if flip:
             expected = functional.horizontal_flip(expected)
-        ours = cut_from(here, [sample], [box], [flip])[0].permute(2, 0, 1)
-        # Sums in another order may round a half the other way.
+        ours = cut_from(device_images, [sample], [box], [flip])[0].permute(2, 0, 1)
+        # Sums in a different order may round differently.
         assert (ours - expected).abs().max() <= 1 and (ours != expected).float().mean() < 0.01
 
 
 @pytest.fixture
 def encoded(pixels, home):
-    """The same images, kept as JPEG."""
+    """The same images, stored as JPEG."""
     with (home / "mine.toml").open("a") as file:
         file.write('\n[prepare]\nformat = "jpeg"\n')
     data = load_task_data(load_task("mine.toml"), [home / "data"])
-    found = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
-    assert found.plain is None
-    return found
+    prepared = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=home / "cache")
+    assert prepared.plain is None
+    return prepared
 
 
 @pytest.mark.parametrize("kind", ["pixels", "encoded"])
 def test_resized_crops_match_cpu_batches(kind, request):
-    each = batches(request.getfixturevalue(kind), "crop-flip")
+    sequence = batches(request.getfixturevalue(kind), "crop-flip")
     flipped = []
     for update in range(6):
-        expected, expected_labels = each.at(update)
-        content, extents, flips, labels = each.patches(update)
+        expected, expected_labels = sequence.at(update)
+        content, extents, flips, labels = sequence.patches(update)
         assert content.dtype == np.uint8 and len(content) == int(extents.prod(1).sum())
         images = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), 32, CPU)
         assert images.dtype == torch.uint8 and images.is_contiguous() and torch.equal(labels, expected_labels)
@@ -105,29 +105,29 @@ def test_resized_crops_match_cpu_batches(kind, request):
 
 
 def test_device_without_the_images_resizes_crops(encoded, monkeypatch):
-    each, device = batches(encoded, "crop-flip"), torch.device("meta")
+    sequence, device = batches(encoded, "crop-flip"), torch.device("meta")
     monkeypatch.setattr(functional, "resize", lambda *_, **__: pytest.fail("resized on the CPU"))
-    fed = list(training_batches(each, 0, 3, device))
+    fed = list(training_batches(sequence, 0, 3, device))
     assert len(fed) == 3 and {images.device for images, _ in fed} == {device}
     assert {tuple(images.shape) for images, _ in fed} == {(6, 32, 32, 3)}
-    # Without random crops there is nothing to resize.
+    # Without random crops nothing is resized.
     assert {images.device for images, _ in training_batches(batches(encoded, "flip"), 0, 2, device)} == {CPU}
 
 
 def test_device_with_the_images_makes_batches_itself(pixels, monkeypatch):
-    each = batches(pixels, "crop-flip")
-    plain = list(training_batches(each, 0, 4, CPU))
+    sequence = batches(pixels, "crop-flip")
+    plain = list(training_batches(sequence, 0, 4, CPU))
     cut = []
 
-    class Seen(DeviceImages):
+    class Recorded(DeviceImages):
         def batch(self, *recipe):
             cut.append(recipe)
             return super().batch(*recipe)
 
     monkeypatch.setattr(
-        "lrbench.data.prefetch.images_on_device", lambda pixels, size, device: Seen(pixels.plain, size, device)
+        "lrbench.data.prefetch.images_on_device", lambda pixels, size, device: Recorded(pixels.plain, size, device)
     )
-    held = list(training_batches(each, 0, 4, CPU))
+    held = list(training_batches(sequence, 0, 4, CPU))
     assert len(cut) == 4
     for (images, labels), (theirs, their_labels) in zip(held, plain, strict=True):
         assert torch.equal(labels, their_labels) and (images.int() - theirs.int()).abs().max() <= 1
@@ -144,9 +144,9 @@ def test_images_that_do_not_fit_or_are_jpeg_stay_on_the_cpu(pixels, monkeypatch)
     module._STORED.clear()
     held = images_on_device(pixels, 32, cuda)
     assert held == ("held", len(pixels.plain), 32, cuda) and images_on_device(pixels, 32, cuda) is held
-    # Another takes its place, and does not lie beside it.
+    # A second data set replaces the first one.
     assert images_on_device(pixels, 24, cuda)[2] == 24 and len(module._STORED) == 1
-    # Images that stay where they are leave their room to the network.
+    # The stored data set is freed for images that stay on the CPU.
     monkeypatch.setattr(StoredPixels, "plain", ())
     assert images_on_device(StoredPixels([], 32, encoded=True), 32, cuda) is None and not module._STORED
 
@@ -159,13 +159,13 @@ def test_squares_of_the_input_size_are_not_resampled(augmentation, monkeypatch):
         Shard(content=part.reshape(-1), index=np.array([[n * size, size, 32, 32] for n in range(len(part))]))
         for part in (values[:5], values[5:])
     ]
-    each = batches(StoredPixels(shards, 32, encoded=False), augmentation)
-    here = DeviceImages(shards, 32, CPU)
+    sequence = batches(StoredPixels(shards, 32, encoded=False), augmentation)
+    device_images = DeviceImages(shards, 32, CPU)
     monkeypatch.setattr(module, "_resize_weights", lambda *_: pytest.fail("resampled"))
     for update in range(4):
-        samples, boxes, flips, _ = each.recipe(update)
-        images = cut_from(here, samples, boxes, flips)
-        assert torch.equal(images, each.at(update)[0])
+        samples, boxes, flips, _ = sequence.recipe(update)
+        images = cut_from(device_images, samples, boxes, flips)
+        assert torch.equal(images, sequence.at(update)[0])
         normalised = InputNormalisation((0.5,) * 3, (0.5,) * 3, CPU)(images)
         assert normalised.is_contiguous(memory_format=torch.channels_last)
 
@@ -180,11 +180,11 @@ def test_batches_are_channels_last(pixels, augmentation):
 
 def test_images_take_at_most_their_share_of_free_memory(pixels, monkeypatch):
     cuda = torch.device("cuda")
-    # Four bytes a pixel where a shard has three.
+    # The device stores four bytes per pixel, a shard three.
     needed = sum(len(shard.content) for shard in pixels.plain) * 4 / 3
     monkeypatch.setattr(module, "DeviceImages", lambda shards, size, device: "held")
     for share, fits in ((0.41, False), (0.39, True)):
-        # All the card's memory would be enough; what is free decides.
+        # The total memory would suffice; the free memory decides.
         monkeypatch.setattr(module.torch.cuda, "mem_get_info", lambda device, s=share: (int(needed / s), 10**12))
         module._STORED.clear()
         assert (images_on_device(pixels, 32, cuda) == "held") == fits
@@ -196,20 +196,20 @@ def test_wide_image_does_not_enlarge_other_batches(monkeypatch):
     content = np.random.default_rng(0).integers(0, 256, sum(3 * height * width for height, width in sides), np.uint8)
     lengths = np.array([3 * height * width for height, width in sides])
     shard = Shard(content=content, index=np.column_stack([np.cumsum(lengths) - lengths, lengths, np.array(sides)]))
-    here = DeviceImages([shard], 32, CPU)
+    device_images = DeviceImages([shard], 32, CPU)
     gathered, weights = [], module._resize_weights
 
-    def seen(extent, mirrored, inputs, outputs):
+    def record(extent, mirrored, inputs, outputs):
         gathered.append(inputs)
         return weights(extent, mirrored, inputs, outputs)
 
-    monkeypatch.setattr(module, "_resize_weights", seen)
-    cut_from(here, [0, 2, 3], [[0, 0, 36, 40], [2, 2, 30, 30], [-1, -1, -1, -1]], [False] * 3)
+    monkeypatch.setattr(module, "_resize_weights", record)
+    cut_from(device_images, [0, 2, 3], [[0, 0, 36, 40], [2, 2, 30, 30], [-1, -1, -1, -1]], [False] * 3)
     assert max(gathered) <= 64
-    # Nor does a small crop, or the centre, of the wide one.
-    cut_from(here, [1, 1], [[0, 4000, 36, 40], [-1, -1, -1, -1]], [False, True])
+    # Nor does a small crop or the centre of the wide image.
+    cut_from(device_images, [1, 1], [[0, 4000, 36, 40], [-1, -1, -1, -1]], [False, True])
     assert max(gathered) <= 64
-    crop = cut_from(here, [1], [[0, 0, 36, 4900]], [False])[0]
+    crop = cut_from(device_images, [1], [[0, 0, 36, 4900]], [False])[0]
     assert max(gathered) >= 4900
     wide = torch.from_numpy(content[lengths[0] : lengths[0] + lengths[1]].reshape(36, 5000, 3)).permute(2, 0, 1)
     expected = functional.resized_crop(wide.float(), 0, 0, 36, 4900, [32, 32], antialias=True).round()
@@ -219,7 +219,7 @@ def test_wide_image_does_not_enlarge_other_batches(monkeypatch):
 def test_pretraining_with_device_images_is_bit_identical(tiny, place, monkeypatch):
     tiny = tiny.model_copy(update={"schedule": tiny.schedule.model_copy(update={"augmentation": "flip"})})
     path = snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=0, stage=1))
-    found = []
+    snapshots = []
     for held in (False, True):
         if held:
             monkeypatch.setattr(
@@ -228,7 +228,7 @@ def test_pretraining_with_device_images_is_bit_identical(tiny, place, monkeypatc
             )
         for stage in (0, 1):
             make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
-        found.append((path.read_bytes(), read_metadata(path).source_accuracy))
+        snapshots.append((path.read_bytes(), read_metadata(path).source_accuracy))
         path.unlink()
-    # Flips move whole pixels, so that every bit agrees.
-    assert found[0] == found[1]
+    # Flips do not interpolate, so all bits are equal.
+    assert snapshots[0] == snapshots[1]

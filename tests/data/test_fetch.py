@@ -17,15 +17,15 @@ from tests.data.archive_server import ARCHIVE, archive_task, make_tar, with_arch
 
 def test_archive_is_fetched_once(home, server):
     server.files["/mine.tar.gz"] = ARCHIVE
-    said = []
+    messages = []
     control = Control()
-    control.say = said.append
+    control.say = messages.append
     fetch(archive_task(home, server), home / "data", control)
     assert (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
     server.files.clear()
     (home / "data" / "mine.tar.gz").unlink()
     fetch(archive_task(home, server), home / "data", control)
-    assert "already exists" in said[-1]
+    assert "already exists" in messages[-1]
 
 
 def test_mirror_is_tried_when_the_first_address_fails(home, server):
@@ -37,7 +37,7 @@ def test_mirror_is_tried_when_the_first_address_fails(home, server):
 def test_failed_download_leaves_no_files(home, server):
     with pytest.raises(FailureError, match=r"could not be downloaded.*404"):
         fetch(archive_task(home, server), home / "data", Control())
-    assert [each.name for each in (home / "data").iterdir() if not each.name.endswith(".lock")] == []
+    assert [path.name for path in (home / "data").iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_redirect_loop_is_reported_in_one_sentence(home, server):
@@ -81,7 +81,7 @@ def test_cut_connection_is_resumed(home, server):
     content = make_tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
     server.files["/mine.tar.gz"], server.cut_after["/mine.tar.gz"] = content, 1_200_000
     fetch(archive_task(home, server, content), home / "data", Control())
-    # What is written is whole blocks of a mebibyte.
+    # Only complete blocks of 1 MiB are written.
     assert [asked for _, asked in server.requests] == [None, "bytes=1048576-", "bytes=2097152-"]
     assert (home / "data" / "mine.tar.gz").read_bytes() == content
     assert not list((home / "data").glob("*.part"))
@@ -125,50 +125,50 @@ def test_server_without_ranges_sends_the_whole_file(home, server):
 
 def test_unpinned_partial_file_is_not_resumed(home, server):
     server.files["/mine.tar.gz"] = ARCHIVE
-    described = archive_task(home, server)
-    bare = described.model_copy(update={"archives": (described.archives[0].model_copy(update={"md5": None}),)})
+    pinned = archive_task(home, server)
+    bare = pinned.model_copy(update={"archives": (pinned.archives[0].model_copy(update={"md5": None}),)})
     (home / "data").mkdir()
     (home / "data" / "mine.tar.gz.part").write_bytes(b"of last week")
     fetch(bare, home / "data", Control())
     assert server.requests == [("/mine.tar.gz", None)] and (home / "data" / "mine").is_dir()
 
 
-def lied_about(home, server, told, content=ARCHIVE):
-    """A task whose first address tells a wrong length, and whose mirror tells the right one."""
-    server.files["/mine.tar.gz"], server.wrong_length["/mine.tar.gz"] = content, told
+def wrong_length_task(home, server, length, content=ARCHIVE):
+    """Return a task whose first address sends a wrong length and whose mirror sends the right one."""
+    server.files["/mine.tar.gz"], server.wrong_length["/mine.tar.gz"] = content, length
     server.files["/copy/mine.tar.gz"] = content
     return archive_task(home, server, content, mirrors=f'["{server.url}/copy/mine.tar.gz"]')
 
 
 def test_too_long_content_length_is_ignored_if_the_hash_matches(home, server):
-    # Whole blocks of a mebibyte are written; gzip does not mind zeros after it.
-    fetch(lied_about(home, server, 500, ARCHIVE.ljust(2 << 20, b"\0")), home / "data", Control())
+    # Only complete blocks of 1 MiB are written; gzip ignores zeros at the end.
+    fetch(wrong_length_task(home, server, 500, ARCHIVE.ljust(2 << 20, b"\0")), home / "data", Control())
     assert server.requests == [("/mine.tar.gz", None)] and (home / "data" / "mine").is_dir()
 
 
-@pytest.mark.parametrize(("told", "bad"), [(500, None), (-20, ARCHIVE[:-20])])
-def test_mirror_is_tried_after_a_wrong_content_length(home, server, told, bad):
-    fetch(lied_about(home, server, told), home / "data", Control())
+@pytest.mark.parametrize(("length", "bad"), [(500, None), (-20, ARCHIVE[:-20])])
+def test_mirror_is_tried_after_a_wrong_content_length(home, server, length, bad):
+    fetch(wrong_length_task(home, server, length), home / "data", Control())
     assert server.requests == [("/mine.tar.gz", None), ("/copy/mine.tar.gz", None)]
     assert (home / "data" / "mine.tar.gz").read_bytes() == ARCHIVE
     aside = home / "data" / "mine.tar.gz.bad"
     assert (aside.read_bytes() if aside.exists() else None) == bad
 
 
-@pytest.mark.parametrize("told", ["none", "-1", "9" * 5000])
-def test_invalid_content_length_is_ignored(home, server, told):
-    server.files["/mine.tar.gz"], server.wrong_length["/mine.tar.gz"] = ARCHIVE, told
+@pytest.mark.parametrize("length", ["none", "-1", "9" * 5000])
+def test_invalid_content_length_is_ignored(home, server, length):
+    server.files["/mine.tar.gz"], server.wrong_length["/mine.tar.gz"] = ARCHIVE, length
     fetch(archive_task(home, server), home / "data", Control())
     assert (home / "data" / "mine").is_dir()
 
 
 @pytest.mark.parametrize("known", [{}, {"md5": None}])
-@pytest.mark.parametrize("told", [500, -20])
-def test_wrong_content_length_is_reported(home, server, known, told):
-    described = with_archives(lied_about(home, server, told), {"mirrors": (), **known})
+@pytest.mark.parametrize("length", [500, -20])
+def test_wrong_content_length_is_reported(home, server, known, length):
+    pinned = with_archives(wrong_length_task(home, server, length), {"mirrors": (), **known})
     short = "has md5" if not known else "could not be unpacked: Compressed file ended"
-    with pytest.raises(FailureError, match="500 more expected" if told > 0 else short):
-        fetch(described, home / "data", Control())
+    with pytest.raises(FailureError, match="500 more expected" if length > 0 else short):
+        fetch(pinned, home / "data", Control())
     assert not (home / "data" / "mine").exists()
 
 
@@ -183,14 +183,14 @@ def test_full_disk_error_states_if_the_download_resumes(home, server, monkeypatc
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, chunk)
 
-    described = with_archives(archive_task(home, server, content), known)
+    pinned = with_archives(archive_task(home, server, content), known)
     then = "the download starts again, .* no hash or size .*" if known else "the download continues"
     with monkeypatch.context() as patch:
         patch.setattr(download._PartialFile, "write", full)
         with pytest.raises(FailureError, match=rf"no space left on device.*run the same command again; {then}\."):
-            fetch(described, home / "data", Control())
+            fetch(pinned, home / "data", Control())
     assert not (home / "data" / "mine.tar.gz").exists()
-    fetch(described, home / "data", Control())
+    fetch(pinned, home / "data", Control())
     assert server.requests[-1][1] == (None if known else "bytes=1048576-") and (home / "data" / "mine").is_dir()
 
 
@@ -204,20 +204,20 @@ def test_full_disk_while_unpacking_leaves_no_files(home, server, monkeypatch):
     monkeypatch.setattr("lrbench.data.archives.safe_tree.SafeTree.create_file", full)
     with pytest.raises(FailureError, match="no space left"):
         fetch(archive_task(home, server), home / "data", Control())
-    assert sorted(each.name for each in (home / "data").iterdir()) == [".mine.lock", "mine.tar.gz"]
+    assert sorted(path.name for path in (home / "data").iterdir()) == [".mine.lock", "mine.tar.gz"]
 
 
 def test_stop_keeps_received_bytes(home, server):
     content = make_tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
     server.files["/mine.tar.gz"] = content
     control = Control()
-    seen = []
-    control.progress = lambda done, total, unit: (seen.append((done, total, unit)), control.stop())
+    reports = []
+    control.progress = lambda done, total, unit: (reports.append((done, total, unit)), control.stop())
     with pytest.raises(InterruptedWork, match=r"1,048,576 bytes\. Run the same command again to continue"):
         fetch(archive_task(home, server, content), home / "data", control)
-    assert seen == [(1 << 20, len(content), "bytes")]
+    assert reports == [(1 << 20, len(content), "bytes")]
     assert (home / "data" / "mine.tar.gz.part").stat().st_size == 1 << 20
-    # Of a file of which nothing is known, no part is gone on with: it may be another file's.
+    # Without a pin, a partial file may be of different content and is not resumed.
     unpinned = with_archives(archive_task(home, server, content), {"md5": None})
     control = Control()
     control.progress = lambda *_: control.stop()
@@ -233,39 +233,39 @@ def test_stop_keeps_received_bytes(home, server):
 @pytest.mark.parametrize("shown", [b'{"error": "quota exceeded"}', ARCHIVE[:20]])
 def test_file_that_is_no_archive_is_renamed_and_mirror_tried(home, server, shown):
     server.files.update({"/mine.tar.gz": shown, "/copy/mine.tar.gz": ARCHIVE})
-    described = archive_task(home, server, mirrors=f'["{server.url}/copy/mine.tar.gz"]')
-    fetch(with_archives(described, {"md5": None}), home / "data", Control())
+    pinned = archive_task(home, server, mirrors=f'["{server.url}/copy/mine.tar.gz"]')
+    fetch(with_archives(pinned, {"md5": None}), home / "data", Control())
     assert (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
     assert (home / "data" / "mine.tar.gz.bad").read_bytes() == shown
     server.files.pop("/copy/mine.tar.gz")
     with pytest.raises(FailureError, match=r"is not a tar or zip file, or is truncated \(kept as .*\.bad\)"):
-        fetch(with_archives(described, {"md5": None}), home / "other", Control())
+        fetch(with_archives(pinned, {"md5": None}), home / "other", Control())
 
 
 def test_url_query_is_not_part_of_the_file_name(home, server):
     server.files["/mine.tar.gz?download=1"] = ARCHIVE
-    described = archive_task(home, server, name="mine.tar.gz?download=1")
-    fetch(described, home / "data", Control())
+    pinned = archive_task(home, server, name="mine.tar.gz?download=1")
+    fetch(pinned, home / "data", Control())
     assert (home / "data" / "mine.tar.gz").is_file() and (home / "data" / "mine").is_dir()
 
 
 def test_images_are_counted_before_the_folder_is_moved(home, server):
     content = make_tar({"mine/a/1.png": b"one", "mine/b/2.JPG": b"two", "mine/b/.DS_Store": b"", "mine/list.txt": b""})
     server.files["/mine.tar.gz"] = content
-    described = archive_task(home, server, content)
-    asks = lambda images: described.model_copy(  # noqa: E731
-        update={"archives": (described.archives[0].model_copy(update={"images": images}),)}
+    pinned = archive_task(home, server, content)
+    with_images = lambda images: pinned.model_copy(  # noqa: E731
+        update={"archives": (pinned.archives[0].model_copy(update={"images": images}),)}
     )
     with pytest.raises(FailureError, match=r"contains 2 images, expected 3\. Delete it"):
-        fetch(asks(3), home / "data", Control())
+        fetch(with_images(3), home / "data", Control())
     assert not (home / "data" / "mine").exists()
-    fetch(asks(2), home / "data", Control())
-    # What lrbench unpacked whole is believed; what somebody else unpacked in part is not.
+    fetch(with_images(2), home / "data", Control())
+    # A folder with a marker is not counted again; one without is.
     (home / "data" / "mine" / "a" / "1.png").unlink()
-    fetch(asks(2), home / "data", Control())
+    fetch(with_images(2), home / "data", Control())
     (home / "data" / "mine" / ".lrbench-fetched.json").unlink()
     with pytest.raises(FailureError, match=r"is incomplete: it contains 1 images, expected 2\."):
-        fetch(asks(2), home / "data", Control())
+        fetch(with_images(2), home / "data", Control())
 
 
 def test_zip_member_outside_the_folder_is_refused(home, server):

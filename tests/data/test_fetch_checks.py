@@ -1,4 +1,4 @@
-"""What counts as fetched: data that is there whole, files put by hand, and what a download is held against."""
+"""When data counts as fetched, files downloaded by the user, and the checks of a download."""
 
 import errno
 import hashlib
@@ -19,13 +19,13 @@ from tests import trees
 from tests.data.archive_server import ARCHIVE, RecordingControl, archive_task, make_tar, make_zip, with_archives
 
 
-def whole(name, data):
-    """A registered task, of which a small tree is the whole."""
-    described = load_task(name)
-    described = described.model_copy(update={"files": described.files.model_copy(update={"hashes": {}})})
-    found = load_task_data(described, [data], partial=True)
-    counts = {split: len(found.splits[split]) for split in found.splits}
-    return described.model_copy(update={"counts": counts, "classes": len(found.classes), "least": {}, "most": {}})
+def complete_task(name, data):
+    """Return a registered task whose pins match a small tree."""
+    task = load_task(name)
+    task = task.model_copy(update={"files": task.files.model_copy(update={"hashes": {}})})
+    loaded = load_task_data(task, [data], partial=True)
+    counts = {split: len(loaded.splits[split]) for split in loaded.splits}
+    return task.model_copy(update={"counts": counts, "classes": len(loaded.classes), "least": {}, "most": {}})
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_data_in_another_known_folder_is_not_fetched(home, no_network):
     (data / "caltech256").mkdir()
     (data / "256_ObjectCategories").rename(data / "caltech256" / "256_ObjectCategories")
     control = RecordingControl()
-    fetch(whole("caltech256", data), data, control)
+    fetch(complete_task("caltech256", data), data, control)
     assert control.messages == [f"caltech256 is already complete in {data}/caltech256/256_ObjectCategories"]
 
 
@@ -50,14 +50,14 @@ def test_kaggle_copy_of_indoor67_is_not_fetched(home, no_network):
     for name in ("TrainImages.txt", "TestImages.txt"):
         (data / "indoorCVPR_09" / name).rename(data / name)
     control = RecordingControl()
-    fetch(whole("indoor67", data), data, control)
+    fetch(complete_task("indoor67", data), data, control)
     assert len(control.messages) == 1 and "indoor67 is already complete" in control.messages[0]
 
 
 def test_data_under_another_root_is_not_fetched(home, no_network):
     control = RecordingControl()
     other = trees.caltech256(home / "other")
-    fetch(whole("caltech256", other), home / "data", control, roots=(home / "data", home / "other"))
+    fetch(complete_task("caltech256", other), home / "data", control, roots=(home / "data", home / "other"))
     assert control.messages == [f"caltech256 is already complete in {home}/other/256_ObjectCategories"]
     assert not (home / "data").exists()
 
@@ -66,36 +66,36 @@ def test_incomplete_data_is_fetched(home, no_network):
     data = trees.caltech256(home / "data")
     (data / "caltech256").mkdir()
     (data / "256_ObjectCategories").rename(data / "caltech256" / "256_ObjectCategories")
-    described = whole("caltech256", data)
+    task = complete_task("caltech256", data)
     shutil.rmtree(data / "caltech256" / "256_ObjectCategories" / "056.dog")
     with pytest.raises(AssertionError, match="would download"):
-        fetch(described, data, Control())
+        fetch(task, data, Control())
 
 
 def test_lists_are_fetched_next_to_existing_images(home, server):
     data = trees.indoor67(home / "data")
-    described = whole("indoor67", data)
+    task = complete_task("indoor67", data)
     folder = data / "indoorCVPR_09"
     assert (folder / "Images").is_dir()
-    described = described.model_copy(
+    task = task.model_copy(
         update={
             "archives": tuple(
-                each.model_copy(
+                archive.model_copy(
                     update={
-                        "url": f"{server.url}/{each.url.rpartition('/')[2]}", "mirrors": (), "md5": None, "bytes": None,
-                        "images": 3 if each.images else None,
+                        "url": f"{server.url}/{archive.url.rpartition('/')[2]}", "mirrors": (), "md5": None, "bytes": None,
+                        "images": 3 if archive.images else None,
                     }
                 )
-                for each in described.archives
+                for archive in task.archives
             )
         }
     )  # fmt: skip
     for name in ("TrainImages.txt", "TestImages.txt"):
         server.files[f"/{name}"] = (folder / name).read_bytes()
         (folder / name).unlink()
-    fetch(described, data, Control())
-    # The images' archive, which no server offers, was not asked for.
-    assert (folder / "TestImages.txt").is_file() and not load_task_data(described, [data]).partial
+    fetch(task, data, Control())
+    # The archive of images, which the server does not have, was not requested.
+    assert (folder / "TestImages.txt").is_file() and not load_task_data(task, [data]).partial
 
 
 def test_incomplete_folder_is_an_error(lrbench, home):
@@ -108,29 +108,29 @@ def test_incomplete_folder_is_an_error(lrbench, home):
 
 def test_fetch_searches_all_data_roots(lrbench, home, monkeypatch):
     other = trees.caltech256(home / "other")
-    described = whole("caltech256", other)
-    monkeypatch.setattr("lrbench.config.load_task", lambda name: described)
+    task = complete_task("caltech256", other)
+    monkeypatch.setattr("lrbench.config.load_task", lambda name: task)
     monkeypatch.setenv("LRBENCH_DATA", f"{home / 'data'}:{other}")
-    found = lrbench("data", "fetch", "caltech256")
-    assert found.status == 0 and "is already complete" in found.err
+    outcome = lrbench("data", "fetch", "caltech256")
+    assert outcome.status == 0 and "is already complete" in outcome.err
 
 
 def listed(home, server, content, **changes):
-    """A task with an archive that is unpacked and a list that is used as it is."""
-    described = archive_task(home, server)
+    """Return a task with an archive that is unpacked and a list that is used directly."""
+    task = archive_task(home, server)
     changes = {"url": f"{server.url}/list.txt", "unpacks_to": None, "md5": None, "into": "lists", **changes}
     server.files.update({"/mine.tar.gz": ARCHIVE, "/list.txt": content})
-    return with_archives(described, {}, changes)
+    return with_archives(task, {}, changes)
 
 
 def test_each_archive_is_fetched_into_its_folder(home, server):
     server.files["/more.tar.gz"] = make_tar({"more/x.txt": b"x"})
-    described = listed(home, server, b"a/1.txt\n")
-    other = described.archives[0].model_copy(
+    task = listed(home, server, b"a/1.txt\n")
+    other = task.archives[0].model_copy(
         update={"url": f"{server.url}/more.tar.gz", "md5": None, "unpacks_to": "more", "into": "deep/er"}
     )
-    described = described.model_copy(update={"archives": (*described.archives, other)})
-    fetch(described, home / "data", Control())
+    task = task.model_copy(update={"archives": (*task.archives, other)})
+    fetch(task, home / "data", Control())
     assert (home / "data" / "mine" / "train" / "a" / "1.txt").is_file()
     assert (home / "data" / "lists" / "list.txt").read_bytes() == b"a/1.txt\n"
     assert (home / "data" / "deep" / "er" / "more" / "x.txt").read_bytes() == b"x"
@@ -139,28 +139,28 @@ def test_each_archive_is_fetched_into_its_folder(home, server):
 
 def test_list_that_is_a_web_page_is_fetched_again(home, server):
     content = b"a/1.txt\n"
-    described = listed(home, server, content, md5=hashlib.md5(content).hexdigest())
+    task = listed(home, server, content, md5=hashlib.md5(content).hexdigest())
     path = home / "data" / "lists" / "list.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"<!DOCTYPE html>please log in")
-    fetch(described, home / "data", Control())
+    fetch(task, home / "data", Control())
     assert path.read_bytes() == content
     assert path.with_name("list.txt.bad").read_bytes() == b"<!DOCTYPE html>please log in"
     server.requests.clear()
-    fetch(described, home / "data", Control())
+    fetch(task, home / "data", Control())
     assert not server.requests
 
 
 def test_folder_in_place_of_a_list_is_named(home, server):
-    described = listed(home, server, b"a/1.txt\n")
+    task = listed(home, server, b"a/1.txt\n")
     (home / "data" / "lists" / "list.txt").mkdir(parents=True)
     with pytest.raises(InputError, match=r"lists/list\.txt is a folder, but task fetched needs a file there"):
-        fetch(described, home / "data", Control())
+        fetch(task, home / "data", Control())
 
 
 def test_wrong_file_of_the_user_is_renamed_not_deleted(home, server):
     server.files["/mine.tar.gz"] = ARCHIVE
-    wrong = make_tar({"mine/train/a/1.txt": b"of somebody else"})
+    wrong = make_tar({"mine/train/a/1.txt": b"other content"})
     path = home / "data" / "mine.tar.gz"
     path.parent.mkdir()
     path.write_bytes(wrong)
@@ -168,8 +168,8 @@ def test_wrong_file_of_the_user_is_renamed_not_deleted(home, server):
     fetch(archive_task(home, server), home / "data", control)
     assert path.read_bytes() == ARCHIVE and (home / "data" / "mine" / "train" / "a" / "1.txt").read_bytes() == b"one"
     assert path.with_name("mine.tar.gz.bad").read_bytes() == wrong
-    assert any("has md5" in said and "renamed to mine.tar.gz.bad" in said for said in control.messages)
-    # A second one does not take the first one's place.
+    assert any("has md5" in message and "renamed to mine.tar.gz.bad" in message for message in control.messages)
+    # A second wrong file does not replace the first one.
     (home / "data" / "mine").rename(home / "elsewhere")
     path.write_bytes(b"another")
     fetch(archive_task(home, server), home / "data", Control())
@@ -178,7 +178,7 @@ def test_wrong_file_of_the_user_is_renamed_not_deleted(home, server):
 
 
 @pytest.mark.parametrize(
-    ("known", "said"),
+    ("known", "problem"),
     [
         ({"bytes": len(ARCHIVE)}, f"has {len(ARCHIVE) + 1:,} bytes, expected {len(ARCHIVE):,}"),
         (
@@ -187,20 +187,20 @@ def test_wrong_file_of_the_user_is_renamed_not_deleted(home, server):
         ),
     ],
 )
-def test_download_is_checked_against_size_and_sha256(home, server, known, said):
-    described = with_archives(archive_task(home, server), {"md5": None, **known})
-    # Gzip does not mind what follows it, so that nothing else tells.
+def test_download_is_checked_against_size_and_sha256(home, server, known, problem):
+    task = with_archives(archive_task(home, server), {"md5": None, **known})
+    # gzip ignores the additional byte, so only the pins can detect it.
     server.files["/mine.tar.gz"] = ARCHIVE + b"\0"
-    with pytest.raises(FailureError, match=said):
-        fetch(described, home / "data", Control())
+    with pytest.raises(FailureError, match=problem):
+        fetch(task, home / "data", Control())
     assert not (home / "data" / "mine").exists()
     server.files["/mine.tar.gz"] = ARCHIVE
-    fetch(described, home / "data", Control())
+    fetch(task, home / "data", Control())
     assert (home / "data" / "mine").is_dir()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem"),
     [
         (b"\xef\xbb\xbf<!DOCTYPE html><html>", "is a web page"),
         ("\ufeff<html><body>moved".encode("utf-16-le"), "is a web page"),
@@ -208,12 +208,12 @@ def test_download_is_checked_against_size_and_sha256(home, server, known, said):
         (b"", "is empty"),
     ],
 )
-def test_pages_sent_instead_of_a_file_are_reported(home, server, content, said):
-    described = listed(home, server, content)
+def test_pages_sent_instead_of_a_file_are_reported(home, server, content, problem):
+    task = listed(home, server, content)
     with pytest.raises(
-        FailureError, match=rf"list\.txt of task fetched could not be downloaded.*the received file {said}"
+        FailureError, match=rf"list\.txt of task fetched could not be downloaded.*the received file {problem}"
     ):
-        fetch(described, home / "data", Control())
+        fetch(task, home / "data", Control())
     assert not (home / "data" / "lists" / "list.txt").exists()
 
 
@@ -226,12 +226,12 @@ def test_xml_file_with_the_right_hash_is_accepted(home, server):
 def test_unpinned_download_restarts_at_another_address(home, server):
     first = make_tar({"mine/a/1.txt": np.random.default_rng(0).bytes(3_000_000)})
     server.files["/mine.tar.gz"], server.files["/copy/mine.tar.gz"] = first, ARCHIVE + bytes(4_000_000)
-    # The first address gives a megabyte and then no more.
+    # The first address sends 1.2 MB and then nothing.
     server.cut_after["/mine.tar.gz"] = 1_200_000
     control = Control()
     control.progress = lambda done, total, unit: server.cut_after.update({"/mine.tar.gz": 0})
-    described = archive_task(home, server, mirrors=f'["{server.url}/copy/mine.tar.gz"]')
-    fetch(with_archives(described, {"md5": None}), home / "data", control)
+    task = archive_task(home, server, mirrors=f'["{server.url}/copy/mine.tar.gz"]')
+    fetch(with_archives(task, {"md5": None}), home / "data", control)
     assert server.requests[-1] == ("/copy/mine.tar.gz", None) and server.requests[-2][0] == "/mine.tar.gz"
     assert (home / "data" / "mine.tar.gz").read_bytes() == server.files["/copy/mine.tar.gz"]
 
@@ -240,28 +240,30 @@ def test_unpinned_download_restarts_at_another_address(home, server):
 def test_concurrent_fetches_download_once(home, server, pinned):
     content = make_tar({"mine/a/1.txt": np.random.default_rng(0).bytes(6_000_000)})
     server.files["/mine.tar.gz"] = content
-    described = archive_task(home, server, content)
-    described = with_archives(described, {} if pinned else {"md5": None})
+    task = archive_task(home, server, content)
+    task = with_archives(task, {} if pinned else {"md5": None})
     outcomes, begun = [], threading.Event()
 
     def work():
         control = RecordingControl()
-        # Slow enough for the other one to come in the midst of it.
+        # Slow enough for the other thread to start during the download.
         control.progress = lambda done, total, unit: begun.set() or threading.Event().wait(0.05)
         try:
-            fetch(described, home / "data", control)
+            fetch(task, home / "data", control)
             outcomes.append(control.messages)
         except BaseException as error:
             outcomes.append(error)
 
-    both = [threading.Thread(target=work) for _ in range(2)]
-    both[0].start()
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads[0].start()
     assert begun.wait(20)
-    both[1].start()
-    for each in both:
-        each.join()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
     assert len(server.requests) == 1
-    assert sorted(len(said) for said in outcomes) == [1, 3] and outcomes[1] == [f"{home}/data/mine already exists"]
+    assert sorted(len(messages) for messages in outcomes) == [1, 3] and outcomes[1] == [
+        f"{home}/data/mine already exists"
+    ]
     assert not list((home / "data").glob("*.part"))
 
 
@@ -278,11 +280,11 @@ def test_full_disk_error_suggests_another_data_root(home, server, monkeypatch):
 
 
 def test_lists_at_the_top_of_sun397_archive_are_found(home, server):
-    described = load_task("sun397")
-    lists = described.archives[1]
+    task = load_task("sun397")
+    lists = task.archives[1]
     server.files["/Partitions.zip"] = make_zip({"Training_01.txt": b"/a/x.jpg\n", "Testing_01.txt": b"/a/y.jpg\n"})
     served = lists.model_copy(update={"url": f"{server.url}/Partitions.zip", "sha256": None})
-    # The lists are fetched, and that the images are not there is told.
+    # The lists are fetched; the missing images are reported.
     with pytest.raises(FailureError, match=r"its data is incomplete: .*no folder SUN397 in it.*Move Partitions out of"):
-        fetch(described.model_copy(update={"archives": (served,)}), home / "data", Control())
-    assert any((home / "data" / name).is_file() for name in described.files.train)
+        fetch(task.model_copy(update={"archives": (served,)}), home / "data", Control())
+    assert any((home / "data" / name).is_file() for name in task.files.train)

@@ -1,4 +1,4 @@
-"""Large photographs do not fill the memory, however many threads decode them."""
+"""Memory of images that threads decode at the same time is bounded."""
 
 import io
 import threading
@@ -19,19 +19,19 @@ from lrbench.data.prepare import prepare
 from tests import trees
 
 
-def together(room, sizes, threads=8):
-    """The most bytes that were in work at one time, and the most images."""
-    lock, here, most = threading.Lock(), [], [0, 0]
+def most_at_once(budget, sizes, threads=8):
+    """Return the largest number of bytes and of images in work at one time."""
+    lock, in_work, most = threading.Lock(), [], [0, 0]
 
     def work(size):
-        with room.one_image():
+        with budget.one_image():
             reserve_memory(size, 1)
             with lock:
-                here.append(4 * size)
-                most[0], most[1] = max(most[0], sum(here)), max(most[1], len(here))
+                in_work.append(4 * size)
+                most[0], most[1] = max(most[0], sum(in_work)), max(most[1], len(in_work))
             time.sleep(0.002)
             with lock:
-                here.remove(4 * size)
+                in_work.remove(4 * size)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, sizes))
@@ -39,12 +39,12 @@ def together(room, sizes, threads=8):
 
 
 def test_images_in_work_stay_within_the_budget():
-    most_bytes, most_images = together(DecodingBudget(4000), [300] * 60)
+    most_bytes, most_images = most_at_once(DecodingBudget(4000), [300] * 60)
     assert most_bytes <= 4000 and most_images == 3
 
 
 def test_image_larger_than_the_budget_is_decoded_alone():
-    most_bytes, _ = together(DecodingBudget(4000), [5000, 10, 10, 5000, 10, 10] * 4)
+    most_bytes, _ = most_at_once(DecodingBudget(4000), [5000, 10, 10, 5000, 10, 10] * 4)
     assert most_bytes == 20000
 
 
@@ -54,12 +54,12 @@ def test_without_a_budget_nothing_waits():
 
 
 def test_failed_decoding_releases_its_memory():
-    room, buffer = DecodingBudget(100), io.BytesIO()
+    budget, buffer = DecodingBudget(100), io.BytesIO()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(buffer, format="PNG")
     for _ in range(3):
-        with pytest.raises(UndecodableImage), room.one_image():
+        with pytest.raises(UndecodableImage), budget.one_image():
             decode(buffer.getvalue()[:-30], "cut.png")
-    with room.one_image():
+    with budget.one_image():
         assert decode(buffer.getvalue(), "whole.png").shape == (40, 40, 3)
 
 

@@ -1,4 +1,4 @@
-"""Orientations that cameras write beside pixels: applied where a task says so, asked for where it says nothing."""
+"""Orientations in image metadata: applied if the task says so, an error if a user's task does not set it."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from tests import trees
 
 TRANSFORM = EvaluationTransform(size=32, resize=32, interpolation="bilinear")
 MINE = '[files]\nlayout = "split-folders"\nroot = "mine"\n'
-# Smooth, so that JPEG and WebP keep it.
+# Smooth, so that JPEG and WebP change it little.
 PICTURE = Image.fromarray(
     np.array(
         [[[0, 40, 250], [90, 200, 20]], [[250, 120, 60], [10, 10, 10]], [[200, 200, 0], [255, 255, 255]]], np.uint8
@@ -60,7 +60,7 @@ def test_invalid_orientation_is_ignored(value):
 
 @pytest.fixture
 def mine(home):
-    """A task file's writer; of its 8 images two, of class c0 in train, are tagged."""
+    """Writes a task; 2 of its 8 images, of class c0 in train, state an orientation."""
     for split in ("train", "test"):
         for label in range(2):
             for number in range(2):
@@ -72,7 +72,7 @@ def mine(home):
                 )
 
     def write(line):
-        # As in a process of its own, which no target is kept in.
+        # A new process has no prepared target in memory.
         open_target.cache_clear()
         (home / "mine.toml").write_text(f'name = "mine"\n{line}\n{MINE}')
         return load_task_data(load_task("mine.toml"), [home / "data"])
@@ -92,7 +92,7 @@ def test_user_task_must_set_orientation(home, mine, cached):
         prepare(mine(""), "train", TRANSFORM, cache=cache)
     turned = prepare(mine('orientation = "upright"'), "train", TRANSFORM, cache=cache)
     assert turned.resized(0).shape == (42, 32, 3) and turned.resized(2).shape == (32, 42, 3)
-    # Where no image states one, nothing is asked.
+    # Without an orientation in any image, the task need not set it.
     assert len(prepare(mine(""), "test", TRANSFORM, cache=cache)) == 4
 
 
@@ -112,10 +112,10 @@ def test_verify_counts_images_with_an_orientation(lrbench, mine):
     assert "2 train images have an orientation in their metadata and are used as stored" in asked.out
     assert "(first: train/c0/0.jpg)" in asked.out and 'Add orientation = "upright"' in asked.err
     mine('orientation = "upright"')
-    told = lrbench("data", "verify", "mine.toml", "--json")
-    record = json.loads(told.out)
+    outcome = lrbench("data", "verify", "mine.toml", "--json")
+    record = json.loads(outcome.out)
     assert record["oriented"] == {"train": 2} and record["orientation"] == "upright"
-    assert "Add orientation" not in told.err
+    assert "Add orientation" not in outcome.err
 
 
 def test_orientation_is_part_of_the_preprocessing(lrbench, mine):

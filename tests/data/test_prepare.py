@@ -44,7 +44,7 @@ def data(home):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Counts images read from files."""
+    """Indices of images read from files."""
     count = []
     read = FileImages.read
     monkeypatch.setattr(FileImages, "read", lambda self, index: count.append(index) or read(self, index))
@@ -68,7 +68,7 @@ def test_evaluation_crops_match_torchvision_bit_for_bit(home, data, interpolatio
             image = Image.fromarray(data.splits[split].images.read(index))
             expected = theirs(pil_to_tensor(image)).permute(1, 2, 0).numpy()
             assert np.array_equal(ours[index], expected), data.splits[split].ids[index]
-            # Pillow's own resize, with which torchvision transforms images that are no tensors, rounds a little otherwise.
+            # Pillow's resize, which torchvision uses for images that are not tensors, rounds differently.
             assert np.abs(np.asarray(theirs(image)).astype(int) - expected).max() <= 1
 
 
@@ -84,11 +84,11 @@ def test_squashed_crops_match_timm_and_use_another_cache(home, data, fraction):
         ours = pixels.evaluation(np.arange(len(pixels)))
         for index in range(len(pixels)):
             image = torch.from_numpy(data.splits[split].images.read(index)).permute(2, 0, 1)
-            # timm's go through floating point, and round a little otherwise.
+            # timm converts to floating point and rounds differently.
             assert np.abs(ours[index].astype(int) - theirs(image).permute(1, 2, 0).numpy()).max() <= 1
     plain = EvaluationTransform.of(settings.model_copy(update={"crop_mode": "center"}))
-    found = [prepare(data, "train", each, cache=home / "cache") for each in (transform, plain)]
-    shapes = [{each.resized(index).shape for index in range(len(each))} for each in found]
+    prepared = [prepare(data, "train", settings, cache=home / "cache") for settings in (transform, plain)]
+    shapes = [{pixels.resized(index).shape for index in range(len(pixels))} for pixels in prepared]
     assert len(shapes[0]) == 1 < len(shapes[1])
 
 
@@ -152,7 +152,7 @@ class Stamped:
 
 
 def key_of(parts):
-    """The name of the cache of data that is described by `parts`; the key's own parts are all there are."""
+    """Return the folder name of the cache for data and settings described by `parts`."""
     split = Split(ids=["a", "b"], labels=np.array([0, parts["labels"]]), images=Stamped(parts["stamp"]))
     content = {"name": parts["name"], "files": {"layout": "folders"}}
     task = Task.model_validate({**content, "prepare": {"format": parts["format"], "quality": parts["quality"]}})
@@ -174,7 +174,7 @@ def key_of(parts):
 @settings(max_examples=20)
 def test_everything_that_changes_pixels_changes_the_key(changed, parts, draw):
     other = {**parts, changed: draw.draw(PARTS[changed].filter(lambda value: value != parts[changed]))}
-    # The quality of JPEG files means nothing where pixels are kept as they are.
+    # The JPEG quality has no effect if plain pixels are stored.
     same = changed == "quality" and parts["format"] == "pixels"
     assert (key_of(parts) == key_of(other)) == same and key_of(parts) == key_of(dict(parts))
 
@@ -184,7 +184,7 @@ def cache_folder(home):
     return folder
 
 
-@pytest.mark.parametrize("damage", ["cut", "header", "gone", "about"])
+@pytest.mark.parametrize("damage", ["cut", "header", "missing", "about"])
 def test_damaged_cache_is_written_again(home, data, damage):
     expected = prepare(data, "train", TRANSFORM, cache=home / "cache").evaluation(np.arange(3))
     folder = cache_folder(home)
@@ -194,7 +194,7 @@ def test_damaged_cache_is_written_again(home, data, damage):
         shard.write_bytes(content[:-7])
     elif damage == "header":
         shard.write_bytes(b"nonsense" + content[8:])
-    elif damage == "gone":
+    elif damage == "missing":
         shard.unlink()
     else:
         (folder / "about.json").write_bytes(b"nonsense")
@@ -204,7 +204,7 @@ def test_damaged_cache_is_written_again(home, data, damage):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    """Two of the test's images to a shard."""
+    """Two of the test images per shard."""
     monkeypatch.setattr(resized_images, "_SHARD_BYTES", 13_000)
     monkeypatch.setattr(resized_images, "_IMAGES_PER_TASK", 2)
 
@@ -228,7 +228,7 @@ def test_killed_preparation_is_incomplete_and_resumed(home, data, decoded, monke
     (part,) = (home / "cache" / "pixels").glob(".*.part")
     kept = len(list(part.glob("shard-*.arrow")))
     assert kept >= 2 and not list((home / "cache" / "pixels").glob("mine-*"))
-    # A temporary file of the killed process is in nobody's way.
+    # A temporary file of the killed process is removed.
     (part / ".shard-00003.arrow.x.part").write_bytes(b"half")
     decoded.clear()
     pixels = prepare(data, "train", TRANSFORM, cache=home / "cache")
@@ -264,19 +264,19 @@ def test_shards_are_readable_by_datasets(home, data, small_shards):
 def test_without_cache_large_splits_are_decoded_on_use(home, data, decoded, monkeypatch):
     kept = prepare(data, "train", TRANSFORM, cache=None)
     monkeypatch.setattr(module, "_MEMORY_BYTES", 20_000)
-    anew = prepare(data, "train", TRANSFORM, cache=None)
-    assert isinstance(anew, DecodedOnUse) and len(anew) == len(kept)
+    on_use = prepare(data, "train", TRANSFORM, cache=None)
+    assert isinstance(on_use, DecodedOnUse) and len(on_use) == len(kept)
     decoded.clear()
-    assert np.array_equal(anew.evaluation(np.arange(4)), kept.evaluation(np.arange(4)))
+    assert np.array_equal(on_use.evaluation(np.arange(4)), kept.evaluation(np.arange(4)))
     assert decoded == [0, 1, 2, 3]
-    assert np.array_equal(anew.resized(5), kept.resized(5))
+    assert np.array_equal(on_use.resized(5), kept.resized(5))
     photographs = load_task_data(load_task("imagenet1k"), [trees.imagenet(home)], partial=True)
-    stored, anew = (prepare(photographs, "test", TRANSFORM, cache=cache) for cache in (home / "cache", None))
-    assert isinstance(anew, StoredPixels)
+    stored, on_use = (prepare(photographs, "test", TRANSFORM, cache=cache) for cache in (home / "cache", None))
+    assert isinstance(on_use, StoredPixels)
     monkeypatch.setattr(module, "_MEMORY_BYTES", 2_000)
-    anew = prepare(photographs, "test", TRANSFORM, cache=None)
-    assert isinstance(anew, DecodedOnUse) and np.array_equal(
-        anew.evaluation(np.arange(9)), stored.evaluation(np.arange(9))
+    on_use = prepare(photographs, "test", TRANSFORM, cache=None)
+    assert isinstance(on_use, DecodedOnUse) and np.array_equal(
+        on_use.evaluation(np.arange(9)), stored.evaluation(np.arange(9))
     )
 
 
@@ -306,14 +306,14 @@ def test_stop_keeps_finished_shards(home, data, small_shards):
 
 
 def test_concurrent_preparations_decode_once(home, data, decoded):
-    both = [
+    threads = [
         threading.Thread(target=prepare, args=(data, "train", TRANSFORM), kwargs={"cache": home / "cache"})
         for _ in range(2)
     ]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(decoded) == len(data.splits["train"])
 
 
@@ -339,7 +339,7 @@ def test_jpeg_cache_is_close_to_the_original(home):
     expected = v2.Compose([v2.Resize(36), v2.CenterCrop(32)])(Image.fromarray(data.splits["test"].images.read(0)))
     difference = np.asarray(expected).astype(int) - pixels.evaluation(np.arange(1))[0]
     assert np.abs(difference).mean() < 12
-    # What is read back is what Pillow reads in that JPEG, and of its size.
+    # The pixels are those that Pillow reads from the stored JPEG.
     shard = pixels._shards[0]
     offset, length, height, width = shard.index[0].tolist()
     with Image.open(io.BytesIO(shard.content[offset : offset + length].tobytes())) as image:

@@ -1,4 +1,4 @@
-"""The pixel cache under changed files, damage, several processes and little memory."""
+"""The pixel cache with changed files, damage, several processes and little memory."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def data(home):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    """Two of the test's images to a shard."""
+    """Two of the test images per shard."""
     monkeypatch.setattr(resized_images, "_SHARD_BYTES", 13_000)
 
 
@@ -58,7 +58,7 @@ def test_changed_image_of_the_same_size_is_prepared_again(home, data):
     path = home / "data" / "mine" / data.splits["train"].ids[0]
     size, buffer = path.stat().st_size, io.BytesIO()
     Image.new("RGB", (64, 48), (255, 0, 0)).save(buffer, "PNG")
-    # Decoders do not mind what follows an image.
+    # Decoders ignore bytes after the image.
     path.write_bytes(buffer.getvalue().ljust(size, b"\0"))
     os.utime(path, ns=(1, 1))
     assert path.stat().st_size == size
@@ -70,7 +70,7 @@ def test_shard_of_a_different_size_is_written_again(home, data, small_shards):
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     content = (folder / "shard-00001.arrow").read_bytes()
-    # Arrow reads it all the same.
+    # Arrow reads it nevertheless.
     (folder / "shard-00001.arrow").write_bytes(content + b"more")
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
     assert (folder / "shard-00001.arrow").read_bytes() == content
@@ -88,7 +88,7 @@ def test_cache_with_fewer_images_is_completed(home, data, small_shards):
 
 
 def flipped(path, place, bit=0):
-    """Change one bit of a file, and nothing that its folder says of it."""
+    """Flip one bit of a file without changing its size and times."""
     status, content = path.stat(), bytearray(path.read_bytes())
     content[place] ^= 1 << bit
     path.write_bytes(content)
@@ -96,7 +96,7 @@ def flipped(path, place, bit=0):
 
 
 @pytest.fixture
-def said():
+def recording():
     lines = []
     control = Control()
     control.say = lines.append
@@ -104,8 +104,8 @@ def said():
 
 
 @pytest.mark.parametrize("where", [0, 0.3, 0.6, 1])
-def test_shard_with_a_flipped_bit_is_written_again(home, data, small_shards, said, where):
-    control, lines = said
+def test_shard_with_a_flipped_bit_is_written_again(home, data, small_shards, recording, where):
+    control, lines = recording
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     paths = sorted(folder.glob("shard-*.arrow"))
@@ -116,7 +116,7 @@ def test_shard_with_a_flipped_bit_is_written_again(home, data, small_shards, sai
     again = prepare(data, "train", TRANSFORM, cache=home / "cache", control=control)
     assert np.array_equal(everything(again), expected)
     assert len(lines) == 1 and f"{paths[1]} is damaged (wrong checksum)" in lines[0]
-    # The others are as they were, and nobody's map of the damaged one was written to.
+    # The other shards are unchanged, and the damaged one is replaced, so that existing maps of it stay valid.
     for path in paths:
         content, inode = before[path]
         assert path.read_bytes() == content and (path.stat().st_ino == inode) == (path != paths[1])
@@ -127,8 +127,8 @@ def test_shard_with_a_flipped_bit_is_written_again(home, data, small_shards, sai
     assert len(lines) == 1
 
 
-def test_checksum_covers_every_bit_of_about_json(home, data, small_shards, said):
-    control, lines = said
+def test_checksum_covers_every_bit_of_about_json(home, data, small_shards, recording):
+    control, lines = recording
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     size = (folder / "about.json").stat().st_size
@@ -150,8 +150,8 @@ def test_damaged_finished_shard_is_not_resumed(home, data, small_shards):
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)
 
 
-def test_cache_without_checksums_is_written_again(home, data, said):
-    control, lines = said
+def test_cache_without_checksums_is_written_again(home, data, recording):
+    control, lines = recording
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     folder = whole_cache(home)
     about = json.loads((folder / "about.json").read_text())
@@ -230,7 +230,7 @@ print(len(pixels))
 
 
 def test_concurrent_processes_decode_once(home, data):
-    both = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", PREPARES, str(number)], cwd=home, stdout=subprocess.PIPE, text=True)
         for number in range(2)
     ]
@@ -238,7 +238,9 @@ def test_concurrent_processes_decode_once(home, data):
     while len(list(home.glob("ready-*"))) < 2 and time.monotonic() - begun < 120:
         time.sleep(0.05)
     (home / "go").touch()
-    assert [each.communicate(timeout=120)[0].strip() for each in both] == [str(len(data.splits["train"]))] * 2
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == [
+        str(len(data.splits["train"]))
+    ] * 2
     read = sorted(map(int, (home / "read").read_text().split()))
     assert read == list(range(len(data.splits["train"])))
 
@@ -246,7 +248,7 @@ def test_concurrent_processes_decode_once(home, data):
 @pytest.fixture
 def no_locks(monkeypatch):
     def refuse(handle, operation):
-        raise OSError("no locks here")
+        raise OSError("locks are not supported")
 
     monkeypatch.setattr("lrbench.core.locks.fcntl.flock", refuse)
 
@@ -287,14 +289,14 @@ def test_stop_message_mentions_shards_only_if_kept(home, data, no_locks):
             prepare(data, "train", TRANSFORM, cache=cache, control=control)
 
 
-class Drawn:
-    """Images made on the spot; counts how many were asked for."""
+class GeneratedImages:
+    """Generated images; counts the reads."""
 
     def __init__(self, sides):
-        self.sides, self.made = sides, 0
+        self.sides, self.reads = sides, 0
 
     def read(self, index):
-        self.made += 1
+        self.reads += 1
         return np.zeros((*self.sides[::-1], 3), np.uint8)
 
     def stamp(self):
@@ -303,7 +305,7 @@ class Drawn:
 
 @pytest.mark.parametrize(("room", "expected"), [(10, 10), (100, 100), (10**6, 4 * 16 * 8)])
 def test_memory_of_images_decoded_ahead_is_bounded(monkeypatch, room, expected):
-    count, images = 2000, Drawn((48, 36))
+    count, images = 2000, GeneratedImages((48, 36))
     split = Split(ids=list(map(str, range(count))), labels=np.arange(count) % 2, images=images)
     task = Task.model_validate({"name": "drawn", "files": {"layout": "folders"}})
     data = TaskData(task=task, classes=("a", "b"), splits={"train": split, "test": split})
@@ -313,31 +315,31 @@ def test_memory_of_images_decoded_ahead_is_bounded(monkeypatch, room, expected):
     most = taken = 0
     for _ in work.stream(0, count):
         if taken % 50 == 0:
-            # Whoever takes the images is slow, so that all that may be decoded is.
+            # A slow consumer, so that as much as allowed is decoded ahead.
             time.sleep(0.02)
-        most, taken = max(most, images.made - taken), taken + 1
-    assert taken == images.made == count
-    # One run may be handed out while another is taken from; a guess comes before the first image.
+        most, taken = max(most, images.reads - taken), taken + 1
+    assert taken == images.reads == count
+    # The estimate before the first image, and one task in work, allow a deviation.
     assert expected / 2 <= most <= expected * 4 / 3 + 8
 
 
 def test_one_decoding_thread_per_available_core(home, data, monkeypatch):
-    found = []
+    workers = []
     make = resized_images.ResizedImages.__init__
 
-    def seen(self, *arguments):
-        found.append(arguments[3])
+    def record(self, *arguments):
+        workers.append(arguments[3])
         make(self, *arguments)
 
-    monkeypatch.setattr(resized_images.ResizedImages, "__init__", seen)
+    monkeypatch.setattr(resized_images.ResizedImages, "__init__", record)
     monkeypatch.setattr(module, "available_cores", lambda: 3)
     prepare(data, "train", TRANSFORM, cache=None)
     prepare(data, "train", TRANSFORM, cache=None, workers=2)
-    assert found == [3, 2]
+    assert workers == [3, 2]
 
 
 def test_complete_cache_is_read_without_a_lock(home, data, monkeypatch):
-    """As on a mount that is read-only: no lock is asked for."""
+    """A cache on a read-only disk can be used, because no lock is requested."""
     expected = everything(prepare(data, "train", TRANSFORM, cache=home / "cache"))
     monkeypatch.setattr(pixel_cache, "locked", lambda *arguments: pytest.fail("a lock was asked for"))
     assert np.array_equal(everything(prepare(data, "train", TRANSFORM, cache=home / "cache")), expected)

@@ -1,4 +1,4 @@
-"""The tasks that come with lrbench on trees of their data: their lists, and every folder in which they look."""
+"""Shipped tasks on small trees of their data: their lists, and every folder in which they are searched."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_shipped_lists_match_their_pinned_hashes():
 
 @pytest.fixture(scope="module")
 def sketches(tmp_path_factory):
-    """All 20,000 files of TU-Berlin's, numbered through 250 classes; nothing is in them."""
+    """All 20,000 files of TU-Berlin, numbered through 250 classes; all are empty."""
     root = tmp_path_factory.mktemp("sketches")
     for label in range(250):
         folder = root / "png" / f"class {label:03d}"
@@ -44,7 +44,7 @@ def test_complete_sketch_tree_is_accepted(sketches, name):
     assert not data.partial and data.problems == () and len(data.classes) == 250
 
 
-# For each task: its tree, the folder in that which is the data set's, and what the tree holds.
+# By task: function that makes its tree, folder of the data set in the tree, and contents of the tree.
 TREES = {
     "sketch250": (trees.sketch250, "png", {"train": 192, "test": 48}, 3),
     "cub200": (trees.cub200, "CUB_200_2011", {"train": 18, "test": 12}, 3),
@@ -55,7 +55,7 @@ TREES = {
 
 
 def places():
-    """Each folder under the data root in which a task looks, with each in which its images may lie there."""
+    """Yield the folders of the data root that a task searches, with the possible folders of images."""
     for name in TREES:
         files = load_task(name).files
         for root in candidates(files.root):
@@ -64,15 +64,15 @@ def places():
 
 
 def moved(tmp_path, name, root, images=None):
-    """The data root of a task's small tree moved to `root` under it, and the task of whose data it is the whole."""
+    """Return a data root with a task's small tree moved to `root`, and the task with pins that match it."""
     make, folder, counts, classes = TREES[name]
-    made = make(tmp_path / "made") / folder
+    tree = make(tmp_path / "tree") / folder
     if images not in {None, "Images"}:
-        (made / images).parent.mkdir(exist_ok=True)
-        (made / "Images").rename(made / images)
+        (tree / images).parent.mkdir(exist_ok=True)
+        (tree / "Images").rename(tree / images)
     goal = tmp_path / "data" / root
     goal.parent.mkdir(parents=True, exist_ok=True)
-    made.rename(goal)
+    tree.rename(goal)
     task = load_task(name)
     changes = {"hashes": {}} if images else {}
     files = task.files.model_copy(update=changes)
@@ -84,9 +84,9 @@ def moved(tmp_path, name, root, images=None):
 def test_data_is_found_in_every_known_folder(tmp_path, name, root, images):
     data_root, task = moved(tmp_path, name, root, images)
     assert find_task_data(task, [data_root]) == str(data_root / root)
-    # The list of sketches names those of all 250 classes.
+    # The list of sketches covers all 250 classes.
     data = load_task_data(task, [data_root], partial=name == "sketch250")
-    assert {split: len(found) for split, found in data.splits.items()} == task.counts
+    assert {split: len(images) for split, images in data.splits.items()} == task.counts
     assert data.splits["test"].images.read(0).shape[2] == 3
 
 
@@ -102,20 +102,20 @@ def test_data_is_found_in_every_known_folder(tmp_path, name, root, images):
     ],
 )
 def test_folder_nested_in_a_folder_of_its_name_is_found(tmp_path, name, make, folder):
-    """As programs leave it that unpack an archive into a folder of its name."""
+    """Some programs unpack an archive to a folder of the same name."""
     before = load_task_data(load_task(name), [make(tmp_path / "before")], partial=True)
-    made, doubled = make(tmp_path / "made"), tmp_path / "data" / folder / folder.rpartition("/")[2]
+    tree, doubled = make(tmp_path / "tree"), tmp_path / "data" / folder / folder.rpartition("/")[2]
     doubled.parent.mkdir(parents=True)
-    (made / folder).rename(doubled)
+    (tree / folder).rename(doubled)
     data = load_task_data(load_task(name), [tmp_path / "data"], partial=True)
     assert data.fingerprint == before.fingerprint
 
 
 def copied(sketches, folder, classes):
-    """A copy of the first classes under a name of the user's own."""
+    """Return a copy of the first classes under a different name."""
     folder.mkdir(parents=True)
-    for each in sorted((sketches / "png").iterdir())[:classes]:
-        (folder / each.name).symlink_to(each)
+    for class_folder in sorted((sketches / "png").iterdir())[:classes]:
+        (folder / class_folder.name).symlink_to(class_folder)
     return folder
 
 
@@ -124,7 +124,7 @@ def test_root_with_nearly_all_class_folders_is_incomplete(sketches, tmp_path):
     with pytest.raises(InputError, match=rf"at {root} is incomplete: .*it has 249 classes, expected 250.*--partial"):
         load_task_data(task, [root])
     assert len(load_task_data(task, [root], partial=True).classes) == 249
-    # What is whole under a later root goes before it.
+    # Complete data under a later root is preferred.
     assert find_task_data(task, [root, copied(sketches, tmp_path / "other", 250)]) == str(tmp_path / "other")
 
 

@@ -1,4 +1,4 @@
-"""Archives are unpacked whole or not at all: what they hold, where it lies in them, damage, a stop, a killed process."""
+"""Atomic unpacking of archives: location of the folder, counts, damage, stops and killed processes."""
 
 import bz2
 import io
@@ -24,7 +24,7 @@ UNPACKED = "data/mine"
 
 
 def offered(home, server, content, name="mine.tar.gz"):
-    """A task with one archive of that content, of which nothing is known."""
+    """Return a task with one archive of that content, without pins."""
     server.files[f"/{name}"] = content
     return with_archives(archive_task(home, server, name=name), {"md5": None})
 
@@ -33,16 +33,16 @@ def offered(home, server, content, name="mine.tar.gz"):
 def test_top_level_files_are_put_into_the_folder(home, server, pack, name):
     content = pack({**LISTS, "__MACOSX/._Training_01.txt": b"", ".DS_Store": b""})
     fetch(offered(home, server, content, name), home / "data", Control())
-    assert {each.name for each in (home / UNPACKED).iterdir() if each.name[0] != "."} == set(LISTS)
+    assert {path.name for path in (home / UNPACKED).iterdir() if path.name[0] != "."} == set(LISTS)
     assert (home / UNPACKED / "Training_01.txt").read_bytes() == b"one"
 
 
 def test_top_level_images_are_counted(home, server):
-    described = offered(home, server, make_tar({"1.png": b"", "2.png": b""}))
+    task = offered(home, server, make_tar({"1.png": b"", "2.png": b""}))
     with pytest.raises(FailureError, match=r"contains 2 images, expected 3\. Delete it"):
-        fetch(with_archives(described, {"images": 3}), home / "data", Control())
+        fetch(with_archives(task, {"images": 3}), home / "data", Control())
     assert not (home / UNPACKED).exists()
-    fetch(with_archives(described, {"images": 2}), home / "data", Control())
+    fetch(with_archives(task, {"images": 2}), home / "data", Control())
     assert (home / UNPACKED / "2.png").is_file()
 
 
@@ -76,25 +76,25 @@ def test_task_that_writes_outside_the_data_root_is_refused(home, server, key, va
 
 
 def test_archive_without_unpacks_to_is_reported(home, server):
-    described = offered(home, server, ARCHIVE)
+    task = offered(home, server, ARCHIVE)
     control = RecordingControl()
-    fetch(with_archives(described, {"unpacks_to": None}), home / "data", control)
+    fetch(with_archives(task, {"unpacks_to": None}), home / "data", control)
     assert control.messages[-1].startswith("mine.tar.gz is an archive, but was not unpacked: ")
 
 
 def test_folder_is_found_in_an_inner_archive(home, server):
     held = {"release/inner.tar.gz": make_tar({"mine/a/1.png": b"one"}), "__MACOSX/release/._inner.tar.gz": b"litter"}
-    described = offered(home, server, make_zip(held), "mine.zip")
-    fetch(with_archives(described, {"inner": "inner.tar.gz", "images": 1}), home / "data", Control())
+    task = offered(home, server, make_zip(held), "mine.zip")
+    fetch(with_archives(task, {"inner": "inner.tar.gz", "images": 1}), home / "data", Control())
     assert (home / UNPACKED / "a" / "1.png").read_bytes() == b"one"
-    assert {each.name for each in (home / "data").iterdir() if each.is_dir()} == {"mine"}
-    for inner, said in (
+    assert {path.name for path in (home / "data").iterdir() if path.is_dir()} == {"mine"}
+    for inner, problem in (
         ("other.tar.gz", r"mine\.zip contains no other\.tar\.gz\. Delete"),
         ("damaged.tar", "not be unpacked"),
     ):
         server.files["/mine.zip"] = make_zip({**held, "damaged.tar": b"no tar"})
-        with pytest.raises(FailureError, match=said):
-            fetch(with_archives(described, {"inner": inner}), home / inner, Control())
+        with pytest.raises(FailureError, match=problem):
+            fetch(with_archives(task, {"inner": inner}), home / inner, Control())
         assert not (home / inner / "mine").exists()
 
 
@@ -114,7 +114,7 @@ def test_bz2_and_xz_are_unpacked_and_damage_is_reported(home, server, kind):
     assert (home / UNPACKED / "a" / "1.txt").stat().st_size == 100_000
     bad = bytearray(good)
     bad[len(bad) // 2] ^= 0xFF
-    # Of bzip2, whose only block this is, nothing at all can be read.
+    # The bzip2 file has a single block, so nothing of it can be read.
     with pytest.raises(
         FailureError, match=r"could not be unpacked: .*Delete it and fetch it again|is not a tar or zip file"
     ):
@@ -135,13 +135,13 @@ def test_gzip_checksum_at_the_end_is_verified(home, server):
 def test_damaged_or_encrypted_zip_is_refused(home, server):
     members = {"mine/a/1.txt": b"x" * 100, "mine/b.txt": b"y"}
     damaged = make_zip(members).replace(b"x" * 100, b"x" * 99 + b"z")
-    # The flag of the first member that says that it is encrypted, in its own head and in the list of members.
+    # The encryption flag of the first member, in its header and in the central directory.
     encrypted = bytearray(make_zip(members))
     encrypted[6] |= 1
     encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
-    for content, said in ((damaged, "Bad CRC-32"), (bytes(encrypted), "encrypted")):
+    for content, problem in ((damaged, "Bad CRC-32"), (bytes(encrypted), "encrypted")):
         (home / "data" / "mine.zip").unlink(missing_ok=True)
-        with pytest.raises(FailureError, match=rf"could not be unpacked: .*{said}"):
+        with pytest.raises(FailureError, match=rf"could not be unpacked: .*{problem}"):
             fetch(offered(home, server, content, "mine.zip"), home / "data", Control())
         assert not (home / UNPACKED).exists()
 
@@ -160,7 +160,7 @@ def test_file_and_folder_of_the_same_name_are_damage(home, server, pack, name, m
 @pytest.mark.parametrize(("pack", "name"), [(make_tar, "mine.tar.gz"), (make_zip, "mine.zip")])
 def test_unpacking_reports_progress_and_can_be_stopped(home, server, pack, name):
     content = pack({f"mine/{number}.txt": np.random.default_rng(number).bytes(90_000) for number in range(20)})
-    described, control = offered(home, server, content, name), RecordingControl()
+    task, control = offered(home, server, content, name), RecordingControl()
     (home / "data").mkdir()
     (home / "data" / name).write_bytes(content)
     tell = control.progress
@@ -172,11 +172,11 @@ def test_unpacking_reports_progress_and_can_be_stopped(home, server, pack, name)
 
     control.progress = stops
     with pytest.raises(InterruptedWork, match=rf"stopped while unpacking .*{name}\. Run the same command again"):
-        fetch(described, home / "data", control)
+        fetch(task, home / "data", control)
     assert len(control.reports) == 5 and not (home / UNPACKED).exists()
-    assert sorted(each.name for each in (home / "data").iterdir()) == [".mine.lock", name]
+    assert sorted(path.name for path in (home / "data").iterdir()) == [".mine.lock", name]
     control = RecordingControl()
-    fetch(described, home / "data", control)
+    fetch(task, home / "data", control)
     done, totals, units = zip(*control.reports, strict=True)
     assert len(done) == 20 and list(done) == sorted(done) and done[-1] <= totals[-1] and set(units) == {"bytes"}
     assert done[0] < totals[0] / 2 < done[-1] and len(list((home / UNPACKED).glob("*.txt"))) == 20
@@ -197,7 +197,7 @@ fetch(load_task("t.toml"), Path("data"), control)
 def test_leftovers_of_a_killed_process_are_removed(home, server):
     (home / "data").mkdir()
     (home / "data" / "mine.tar.gz").write_bytes(ARCHIVE)
-    described = archive_task(home, server)
+    task = archive_task(home, server)
     process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=home)
     waited = time.monotonic()
     while not (home / "begun").exists() and time.monotonic() - waited < 60:
@@ -205,8 +205,8 @@ def test_leftovers_of_a_killed_process_are_removed(home, server):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(list((home / "data").glob(".mine.unpacking*"))) == 1
-    fetch(described, home / "data", Control())
-    assert sorted(each.name for each in (home / "data").iterdir()) == [".mine.lock", "mine", "mine.tar.gz"]
+    fetch(task, home / "data", Control())
+    assert sorted(path.name for path in (home / "data").iterdir()) == [".mine.lock", "mine", "mine.tar.gz"]
 
 
 def test_leftovers_are_not_part_of_the_result(home, server):
@@ -214,13 +214,13 @@ def test_leftovers_are_not_part_of_the_result(home, server):
     left.mkdir(parents=True)
     (left / "stale.txt").write_bytes(b"of another archive")
     fetch(offered(home, server, ARCHIVE), home / "data", Control())
-    found = {path.name for path in (home / UNPACKED).rglob("*") if path.is_file()}
-    assert found == {"1.txt", "2.txt", ".lrbench-fetched.json"} and not left.parent.exists()
+    names = {path.name for path in (home / UNPACKED).rglob("*") if path.is_file()}
+    assert names == {"1.txt", "2.txt", ".lrbench-fetched.json"} and not left.parent.exists()
 
 
 def test_without_locks_other_temporary_folders_are_kept(home, server, monkeypatch):
     def no_locks(handle, operation):
-        raise OSError("no locks here")
+        raise OSError("locks are not supported")
 
     monkeypatch.setattr("lrbench.core.locks.fcntl.flock", no_locks)
     (home / "data" / ".mine.unpacking" / "mine").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Archives and task files that would write outside the data root, fill the disk, or hold more than files and folders."""
+"""Archives and tasks that write outside the data root, fill the disk, or contain links and devices."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ from tests.data.archive_server import archive_task, make_tar, make_zip, with_arc
 
 
 def tar_of(*members):
-    """A tar of `(name, type, link target or content)`."""
+    """Return a tar file with members `(name, type, link target or content)`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, kind, value in members:
@@ -44,7 +44,7 @@ def everything_in(folder):
 
 
 def beyond_path_max(outside):
-    """The members of CVE-2025-4517: links whose resolved path is longer than PATH_MAX hide where they lead."""
+    """Return the members of CVE-2025-4517: links whose resolved path is longer than PATH_MAX hide their target."""
     long, steps = "d" * 247, "abcdefghijklmnop"
     members, path = [("mine/a/1.txt", tarfile.REGTYPE, b"one")], ""
     for step in steps:
@@ -67,30 +67,30 @@ def test_links_beyond_path_max_are_refused(home, server):
 
 
 def test_link_of_one_archive_does_not_redirect_another(home, server):
-    """Under `top/` the link stays inside; once `d` is in place it leads to a folder beside the data root."""
+    """Below `top/` the link stays inside; after `d` is moved it leads to a folder next to the data root."""
     (home / "secret").mkdir()
     server.files["/one.tar.gz"] = tar_of(
         ("top/d/1.txt", tarfile.REGTYPE, b"one"), ("top/d/sec", tarfile.SYMTYPE, "../../secret")
     )
     server.files["/two.txt"] = b"planted"
-    described = with_archives(
+    task = with_archives(
         archive_task(home, server),
         {"url": f"{server.url}/one.tar.gz", "unpacks_to": "d", "md5": None},
         {"url": f"{server.url}/two.txt", "unpacks_to": None, "into": "d/sec", "md5": None},
     )
     with pytest.raises(FailureError, match="'top/d/sec' is a symbolic link"):
-        fetch(described, home / "data", Control())
-    # Also where such a link is already there.
+        fetch(task, home / "data", Control())
+    # Also if such a link already exists.
     (home / "data" / "d").mkdir()
     (home / "data" / "d" / "sec").symlink_to("../../secret")
     with pytest.raises(InputError, match=r"d/sec .*outside the data root"):
-        fetch(described, home / "data", Control())
+        fetch(task, home / "data", Control())
     assert everything_in(home / "secret") == []
 
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_nothing_is_unpacked_to_a_tasks_root_outside_the_data(home, server, absolute):
-    """Archives belong beside data that is there already, which a TOML must not use to leave the data root."""
+    """Archives are unpacked next to existing data, but not outside the data root."""
     data = home / "deep" / "data"
     images = home / "mine" / "train" / "a"
     images.mkdir(parents=True)
@@ -195,8 +195,8 @@ def test_dot_folder_and_double_slashes_are_accepted(home, server):
         ("mine/ü/名.txt", tarfile.REGTYPE, b"two"),
     )
     fetch(offered(home, server, content), home / "data", Control())
-    found = [name for name in everything_in(home / "data" / "mine") if ".lrbench" not in name]
-    assert found == ["a", "a/1.txt", "ü", "ü/名.txt"]
+    names = [name for name in everything_in(home / "data" / "mine") if ".lrbench" not in name]
+    assert names == ["a", "a/1.txt", "ü", "ü/名.txt"]
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -210,7 +210,7 @@ def test_long_paths_are_read_from_every_tar_format(home, server, format):
             archive.addfile(entry, io.BytesIO(content))
     fetch(offered(home, server, gzip.compress(buffer.getvalue())), home / "data", Control())
     [path] = [path for path in (home / "data" / "mine").rglob("*.txt") if path.is_file()]
-    # The later of two members of one name counts; what an archive says of permissions does not.
+    # The later of two members with one name is kept; permissions are not restored.
     assert path.read_bytes() == b"second" and stat.S_IMODE(path.stat().st_mode) & 0o7111 == 0
 
 
@@ -243,7 +243,7 @@ def tar_bytes(*entries):
 
 
 def test_negative_member_size_is_refused(home, server):
-    """CVE-2025-8194: a size below zero made tarfile read the same header for ever."""
+    """CVE-2025-8194: with a negative size, tarfile reads the same header forever."""
     header = bytearray(tarfile.TarInfo("mine/a.txt").tobuf())
     header[124:136] = b"\xff" * 10 + b"\xfe\x00"
     header[148:156] = b" " * 8
@@ -318,7 +318,7 @@ def test_rare_zip_compression_is_refused(home, server, method):
 
 @pytest.mark.parametrize("link", ["mine", "mine/a", "mine/a/1.txt"])
 def test_links_in_the_target_folder_are_not_followed(tmp_path, link):
-    """Another process may put one there while an archive is unpacked."""
+    """Another process may create a link while an archive is unpacked."""
     outside, folder = tmp_path / "outside", tmp_path / "folder"
     (outside / "a").mkdir(parents=True)
     (outside / "1.txt").write_text("mine")
@@ -327,7 +327,7 @@ def test_links_in_the_target_folder_are_not_followed(tmp_path, link):
     path = tmp_path / "mine.tar.gz"
     path.write_bytes(make_tar({"mine/a/1.txt": b"planted", "mine/a/2.txt": b"planted"}))
     if link.endswith(".txt"):
-        # The link itself gives way to the file.
+        # The link itself is replaced with the file.
         extract(path, folder, SizeBudget.for_archive(path), Control())
         assert not (folder / link).is_symlink() and (folder / link).read_bytes() == b"planted"
     else:

@@ -29,7 +29,7 @@ def test_verify_lists_bad_images_and_fails(lrbench, home):
     bad = lrbench("data", "verify", "cub200", "--partial")
     assert bad.status == 1
     assert broken.name in bad.out and "1 images of cub200 cannot be read" in bad.err
-    # By which two people see whether they have the same splits.
+    # Identifies the splits across machines.
     assert f"sha256 {record['fingerprint']}" in bad.out
 
 
@@ -45,7 +45,9 @@ def test_verify_opens_images_of_every_split(lrbench, home):
     (folder / "dotted_test2.jpg").write_bytes((folder / "dotted_test1.jpg").read_bytes()[:200])
     outcome = lrbench("data", "verify", "mine.toml", "--json")
     assert outcome.status == 1
-    bad = {(each["split"], each["name"].rpartition("/")[2]): each["reason"] for each in json.loads(outcome.out)["bad"]}
+    bad = {
+        (image["split"], image["name"].rpartition("/")[2]): image["reason"] for image in json.loads(outcome.out)["bad"]
+    }
     assert set(bad) == {("train", "dotted_train0.jpg"), ("val", "dotted_val1.jpg"), ("test", "dotted_test2.jpg")}
     assert bad["train", "dotted_train0.jpg"] == "the file is empty"
     assert bad["val", "dotted_val1.jpg"] == "it is a web page"
@@ -57,24 +59,24 @@ def test_verify_refuses_incomplete_data_without_partial(lrbench, home):
     outcome = lrbench("data", "verify", "cub200")
     assert outcome.status == 2
     assert "18 train images, expected 5,994" in outcome.err
-    # What is there is opened all the same.
+    # Existing images are opened nevertheless.
     sorted((home / "data" / "CUB_200_2011" / "images").rglob("*.jpg"))[0].write_bytes(b"")
     outcome = lrbench("data", "verify", "cub200", "--json")
     assert outcome.status == 1 and len(json.loads(outcome.out)["bad"]) == 1 and json.loads(outcome.out)["partial"]
 
 
 def test_verify_uses_all_cores_and_reports_progress(home, monkeypatch):
-    asked, told = [], []
+    workers, reports = [], []
     monkeypatch.setattr(verify_module, "available_cores", lambda: 3)
     pool = verify_module.ThreadPoolExecutor
     monkeypatch.setattr(
-        verify_module, "ThreadPoolExecutor", lambda max_workers: asked.append(max_workers) or pool(max_workers)
+        verify_module, "ThreadPoolExecutor", lambda max_workers: workers.append(max_workers) or pool(max_workers)
     )
     control = Control()
-    control.progress = lambda done, total, unit: told.append((done, total, unit))
+    control.progress = lambda done, total, unit: reports.append((done, total, unit))
     data = load_task_data(load_task("dtd"), [trees.dtd(home / "data")], partial=True)
     assert not verify_module.verify(data, control).bad
-    assert asked == [3] and told[-1] == (18, 18, "images")
+    assert workers == [3] and reports[-1] == (18, 18, "images")
 
 
 def test_prepare_prints_the_cache_folder(lrbench, home):
@@ -94,14 +96,14 @@ def test_test_images_in_training_are_reported(lrbench, home):
     (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "split-folders"\nroot = "mine"\ntest = "test"\n')
     clean = lrbench("data", "verify", "mine.toml", "--json")
     assert clean.status == 0 and json.loads(clean.out)["repeated"] == [] and "warning" not in clean.err
-    # The same pixels in a file of another kind, and a copy under another class.
+    # The same pixels in a different format, and a copy in a different class.
     trees.save(folder / "test" / "c0" / "copy.bmp", trees.image(0, 2), "BMP")
     (folder / "test" / "c1" / "odd.png").write_bytes((folder / "train" / "c0" / "1.png").read_bytes())
-    found = lrbench("data", "verify", "mine.toml")
-    assert found.status == 0
-    assert "test image test/c0/copy.bmp equals train image train/c0/2.png, pixel by pixel\n" in found.out
-    assert "test/c1/odd.png equals train image train/c0/1.png, pixel by pixel, of another class" in found.out
-    assert "2 of 10 test images of mine are also training images" in found.err
+    outcome = lrbench("data", "verify", "mine.toml")
+    assert outcome.status == 0
+    assert "test image test/c0/copy.bmp equals train image train/c0/2.png, pixel by pixel\n" in outcome.out
+    assert "test/c1/odd.png equals train image train/c0/1.png, pixel by pixel, of another class" in outcome.out
+    assert "2 of 10 test images of mine are also training images" in outcome.err
     assert json.loads(lrbench("data", "verify", "mine.toml", "--json").out)["repeated"] == [
         {"test": "test/c0/copy.bmp", "split": "train", "other": "train/c0/2.png", "same_class": True},
         {"test": "test/c1/odd.png", "split": "train", "other": "train/c0/1.png", "same_class": False},
@@ -130,13 +132,13 @@ def test_unused_files_in_class_folders_are_reported(lrbench, home):
         )
     transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--again")
     assert lrbench(*transfer).err.count("not used: 2 files or folders in the class folders of mine") == 1
-    # Pinned counts say whether anything is missing: what else lies there is the data set's own.
-    described = (home / "mine.toml").read_text()
-    (home / "mine.toml").write_text("counts = { train = 4, test = 4 }\n" + described)
+    # With pinned counts the data is known to be complete, and unused files are not reported.
+    toml = (home / "mine.toml").read_text()
+    (home / "mine.toml").write_text("counts = { train = 4, test = 4 }\n" + toml)
     open_target.cache_clear()
     pinned = lrbench(*transfer)
     assert pinned.status == 0 and "not used" not in pinned.err
-    (home / "mine.toml").write_text(described)
+    (home / "mine.toml").write_text(toml)
     record = json.loads(lrbench("data", "verify", "mine.toml", "--json").out)
     assert record["unused"] == ["train/c0/more/", "train/c0/photo.heic"] and record["counts"]["train"] == 4
     (home / "whole.toml").write_text(
@@ -154,7 +156,7 @@ def test_prepare_for_a_snapshot_is_reused_by_transfer(lrbench, monkeypatch):
         patched.setattr(PixelCache, "_write", lambda *given, **named: pytest.fail("images are prepared again"))
         again = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
     assert again.status == 0
-    # Where weights would be downloaded, what timm says of them is enough.
+    # The input size is read from timm without downloading weights.
     tagged = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet18.a1_in1k")
     assert tagged.status == 0 and "at 224 px" in tagged.err
     mistyped = lrbench("data", "prepare", "tiny-objects", "--snapshot", "timm:resnet18.a1_in9k")
