@@ -10,7 +10,7 @@ from lrbench.config import load_task, splits
 from lrbench.config import suite as suites
 from lrbench.config import task as tasks
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 LAYOUTS = (
     tasks.FoldersFiles, tasks.SplitFoldersFiles, tasks.ListsFiles, tasks.TableFiles, tasks.IndexedFiles, tasks.HubFiles,
     tasks.TorchvisionFiles, tasks.SyntheticFiles,

@@ -351,9 +351,9 @@ def test_error_mentions_a_toml_file_of_that_name(home):
 def test_task_given_as_suite_is_recognised(home):
     (home / "mine.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\n')
     for name in ("mine.toml", "cub200"):
-        with pytest.raises(InputError, match=rf"^{name} is a task, not a suite: `lrbench transfer .* --task {name}`"):
+        with pytest.raises(InputError, match=rf"^{name} is a task, not a suite\. `lrbench transfer .* --task {name}`"):
             load_suite(name)
     (home / "all.toml").write_text((home / "tiny.toml").read_text())
     for name in ("all.toml", "quick"):
-        with pytest.raises(InputError, match=rf"^{name} is a suite, not a task: `lrbench run {name}` runs it"):
+        with pytest.raises(InputError, match=rf"^{name} is a suite, not a task\. `lrbench run {name}` runs it"):
             load_task(name)

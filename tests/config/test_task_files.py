@@ -93,5 +93,5 @@ def test_task_file_with_a_registered_name_is_refused(study, home, monkeypatch):
     (home / "registered").mkdir()
     (home / "registered" / "mine.toml").write_text('name = "tiny-objects"\n\n[files]\nlayout = "folders"\n')
     monkeypatch.setenv("LRBENCH_TASKS", str(home / "registered"))
-    with pytest.raises(InputError, match=r"is called 'tiny-objects', as .*mine\.toml already is"):
+    with pytest.raises(InputError, match=r"has the name 'tiny-objects' of .*mine\.toml"):
         load_suite("study/suite.toml")
