@@ -285,6 +285,8 @@ def test_lists_at_the_top_of_sun397_archive_are_found(home, server):
     server.files["/Partitions.zip"] = make_zip({"Training_01.txt": b"/a/x.jpg\n", "Testing_01.txt": b"/a/y.jpg\n"})
     served = lists.model_copy(update={"url": f"{server.url}/Partitions.zip", "sha256": None})
     # The lists are fetched; the missing images are reported.
-    with pytest.raises(FailureError, match=r"its data is incomplete: .*no folder SUN397 in it.*Move Partitions out of"):
+    with pytest.raises(
+        FailureError, match=r"its data is incomplete: .*it has no folder SUN397.*Move Partitions out of"
+    ):
         fetch(task.model_copy(update={"archives": (served,)}), home / "data", Control())
     assert any((home / "data" / name).is_file() for name in task.files.train)

@@ -160,7 +160,7 @@ def test_splits_with_other_class_numbers_are_rejected(home, monkeypatch):
 
 def test_images_without_labels_are_rejected(home, monkeypatch):
     rows(monkeypatch, labels={True: [0, 1], False: [-1, -1]})
-    with pytest.raises(InputError, match="has the label -1, which is below 0: a split without labels"):
+    with pytest.raises(InputError, match=r"has the label -1, which is below 0\. Either a split has no labels"):
         load_task_data(own(home, "MNIST"), [home / "data"])
 
 
