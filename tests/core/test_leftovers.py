@@ -178,6 +178,6 @@ def test_reading_removes_nothing(lrbench, home):
 
 
 def test_git_ignores_temporary_and_lock_files():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     ignored = (root / ".gitignore").read_text().splitlines()
     assert {".*.part", ".*.lock"} <= set(ignored)
