@@ -80,7 +80,7 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
         "cub200: The data set's page warns that its test images may be among ImageNet's training images." in other.err
     )
     compared = lrbench("recommend", "--task", "cub200", "--snapshots", "stage2", "--partial")
-    assert compared.status == 0 and "the data was not whole" in compared.err
+    assert compared.status == 0 and "the data is incomplete" in compared.err
     timm = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub200", "--partial", "--protocol", "knn")
     assert timm.status == 0 and "weights are random" in timm.err
 
