@@ -44,7 +44,7 @@ def transferred(home, place, lrbench, monkeypatch):
 def test_accuracy_outside_expected_range_is_a_warning(transferred, architecture):
     for wrong in (4, 36):
         outcome = transferred(wrong, architecture=architecture)
-        assert outcome.status == 0 and "is outside the 62 to 71 %" in outcome.err
+        assert outcome.status == 0 and "is outside the range of 62 to 71 %" in outcome.err
         assert "lrbench data verify banded.toml" in outcome.err
 
 
