@@ -61,9 +61,9 @@ def pretrain_tiny(home: Path, tiny_snapshots: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def small_probe_grid() -> Iterator[None]:
-    """Probe snapshots of no suite at 3 strengths instead of 45, which saves most of a test's time."""
+    """Probe snapshots of no suite at 4 strengths instead of 45, which saves most of a test's time."""
     field = TransferSettings.model_fields["probe"]
-    field.default, default = Probe(strengths=3), field.default
+    field.default, default = Probe(strengths=4), field.default
     TransferSettings.model_rebuild(force=True)
     yield
     field.default = default

@@ -15,10 +15,9 @@ TRANSFER = ("transfer", "--snapshot", "stage1", "--protocol", "knn", "--suite", 
 
 
 @pytest.fixture
-def pretrained(lrbench, home):
+def pretrained(lrbench, pretrain_tiny, home):
     """Two snapshots and a result."""
-    made = lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
-    assert made.status == 0, made.err
+    pretrain_tiny("step")
     done = lrbench(*TRANSFER, "tiny-objects")
     assert done.status == 0, done.err
     return home

@@ -131,10 +131,10 @@ def test_missing_data_is_reported_before_training(lrbench, home):
     assert lrbench("run", *own).status == 0
 
 
-def test_pretrained_suite_is_known_by_name(lrbench, home):
+def test_pretrained_suite_is_known_by_name(lrbench, pretrain_tiny, home):
     unknown = lrbench("plan", "tiny")
     assert unknown.status == 2 and "there is no suite called 'tiny'" in unknown.err
-    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+    pretrain_tiny("step")
     by_path = lrbench("plan", "tiny.toml")
     (home / "tiny.toml").unlink()
     assert lrbench("plan", "tiny").out == by_path.out
@@ -182,8 +182,8 @@ def test_suites_lists_every_suite_and_shows_one_in_full(lrbench):
     assert "Did you mean 'standard'?" in lrbench("suites", "standrad").err
 
 
-def test_wrong_suite_and_check_with_format_are_usage_errors(lrbench, home):
-    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+def test_wrong_suite_and_check_with_format_are_usage_errors(lrbench, pretrain_tiny, home):
+    pretrain_tiny("step")
     wrong = lrbench("snapshots", "list", "tini")
     assert wrong.status == 2 and "Did you mean 'tiny'?" in wrong.err and not wrong.out
     assert lrbench("snapshots", "list", "tiny").out.count("tiny/step/seed0/stage") == 4

@@ -31,8 +31,8 @@ def test_verifying_no_snapshot_is_reported(lrbench, home):
     assert outcome.status == 0 and "nothing was checked" in outcome.err
 
 
-def test_verify_source_evaluates_again(lrbench, home):
-    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
+def test_verify_source_evaluates_again(lrbench, pretrain_tiny, home):
+    pretrain_tiny()
     sound = lrbench("snapshots", "verify", "--source")
     assert sound.status == 0 and "9 snapshots are sound" in sound.err and "accuracy on the source" in sound.err
     path = home / "checkpoints" / "tiny" / "hold" / "seed0" / "stage2.safetensors"

@@ -8,10 +8,9 @@ from lrbench.transfer.cell import Transfer
 
 
 @pytest.fixture
-def pretrained(lrbench, home):
-    """Four snapshots of one pretraining run."""
-    made = lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
-    assert made.status == 0, made.err
+def pretrained(pretrain_tiny, home):
+    """The four snapshots of an arm."""
+    pretrain_tiny("step")
     return home
 
 

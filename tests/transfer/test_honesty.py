@@ -135,8 +135,9 @@ def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
     assert isinstance(found.best, Candidate)
 
 
-def test_suite_settings_apply_to_its_snapshots_only(lrbench, home):
-    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--workers", "1").status == 0
+@pytest.mark.usefixtures("small_probe_grid")
+def test_suite_settings_apply_to_its_snapshots_only(lrbench, pretrain_tiny, home):
+    pretrain_tiny()
     # Results of the suite are reused, and the leaderboard misses nothing.
     first = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", "stage2")
     assert first.status == 0 and lrbench("leaderboard", "tiny").status == 0
@@ -172,8 +173,8 @@ def test_settings_are_shared_within_one_suite(tiny, place):
     assert not any(isinstance(each, SuiteSnapshot) for each in references) and settings == TransferSettings()
 
 
-def test_every_snapshot_of_a_folder_is_transferred(lrbench, home):
-    assert lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--workers", "1").status == 0
+def test_every_snapshot_of_a_folder_is_transferred(lrbench, pretrain_tiny, home):
+    pretrain_tiny("step")
     folder = home / "checkpoints" / "tiny" / "step" / "seed0"
     done = lrbench("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn", "--json")
     records = json.loads(done.out)

@@ -24,8 +24,8 @@ def nearest_mean(monkeypatch):
     return protocol.name
 
 
-def test_new_protocol_needs_a_module_and_an_entry(nearest_mean, lrbench, home, place):
-    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+def test_new_protocol_needs_a_module_and_an_entry(nearest_mean, lrbench, pretrain_tiny, home, place):
+    pretrain_tiny("step")
     command = ("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--protocol", nearest_mean)
     done = lrbench(*command, "--json")
     assert done.status == 0, done.err

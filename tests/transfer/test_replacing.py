@@ -12,8 +12,8 @@ OWN = 'name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n'
 
 
 @pytest.fixture
-def pretrained(lrbench):
-    assert lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0").status == 0
+def pretrained(lrbench, pretrain_tiny):
+    pretrain_tiny("step")
     return lrbench
 
 
