@@ -13,6 +13,13 @@ from pytest_httpserver import HTTPServer
 if os.environ.get("LRBENCH_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+# One core for each process of `pytest -n`, where there is no more than one: the processes that tests start share it, and
+# their threads do not wait for each other.
+if hasattr(os, "sched_setaffinity") and (process := os.environ.get("PYTEST_XDIST_WORKER")):
+    cores = sorted(os.sched_getaffinity(0))
+    if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(cores):
+        os.sched_setaffinity(0, {cores[int(process.removeprefix("gw")) % len(cores)]})
+
 import torch
 
 from lrbench.cli import main
