@@ -239,10 +239,12 @@ def test_pages_are_reproducible_and_check_detects_changes(workspace, tiny, lrben
     assert lrbench("leaderboard", "--check").status == 0
     put(workspace, tiny, arm="step", stage=2, seed=1, wrong=1)
     stale = lrbench("leaderboard", "--check")
-    assert stale.status == 1 and "tiny.md" in stale.err and "tiny-stages.csv" in stale.err and "not what" in stale.err
-    assert "not there" not in stale.err
+    assert (
+        stale.status == 1 and "tiny.md" in stale.err and "tiny-stages.csv" in stale.err and "out of date" in stale.err
+    )
+    assert "missing" not in stale.err
     (workspace.leaderboard / "tiny.md").unlink()
-    assert f"{workspace.leaderboard / 'tiny.md'}: not there. " in lrbench("leaderboard", "--check").err
+    assert f"{workspace.leaderboard / 'tiny.md'}: missing. " in lrbench("leaderboard", "--check").err
     assert all(path.read_bytes() == content for path, content in before.items() if path.is_file())
 
 
