@@ -68,7 +68,7 @@ def test_archives_next_to_unpacked_classes_are_ignored(home):
     # An empty class folder was not unpacked.
     for picture in folders[1].iterdir():
         picture.unlink()
-    with pytest.raises(InputError, match=r"train is partly unpacked: it has 1 archive \('n01440765\.tar'\)"):
+    with pytest.raises(InputError, match=r"train is only partly unpacked: it has 1 archive \('n01440765\.tar'\)"):
         load_task_data(task, [home / "data"])
     assert len(load_task_data(task, [home / "data"], partial=True).classes) == 2
 

@@ -166,7 +166,7 @@ def test_invalid_table_error_names_the_line(read, content, message):
         ('file = "labels.csv"\ntrain = "a.csv"\ntest = "b.csv"\n', "not both"),
         (
             'file = "x.csv"\nsplit = { kind = "column", name = "use", train = ["0", "1"], test = "1" }\n',
-            "the word '1' stands for more",
+            "the value '1' names more than one split",
         ),
         ('file = "x.csv"\nseparator = "\\n"\n', "separator"),
         ('train = "a.csv"\ntest = "b.csv"\n' + SPLIT, "split divides one table of all images"),

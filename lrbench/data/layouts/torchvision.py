@@ -166,7 +166,8 @@ def _build_datasets(task: Task, files: TorchvisionFiles, roots: Sequence[Path]) 
         if other != split:
             raise InputError(
                 f"files.splits of task {task.name} gives {other} and {split} the same arguments, so they would have the same "
-                f"images. Give each split different arguments; if {files.dataset} has no splits, use another layout."
+                f"images. Give each split different arguments; if torchvision's {files.dataset} has no splits, use another "
+                "layout."
             )
         try:
             inspect.signature(cls).bind(root="", **arguments)
