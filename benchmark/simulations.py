@@ -1,7 +1,7 @@
-"""How often the leaderboard's statistics are right, by simulation: `python benchmark/simulations.py` (two minutes).
+"""Error rates of the leaderboard's statistics, by simulation: `python benchmark/simulations.py` (two minutes).
 
-Coverage of the interval of a mean paired difference, false verdicts where no stage or arm differs, and the share of runs in
-which C3 is supported where decay costs four points. The tests hold bounds on the same simulations with fewer draws.
+Prints the coverage of the interval of a mean paired difference, the rate of false verdicts when no stage or arm differs, and
+the power of C3 when decay costs four points. The tests check bounds on the same simulations with fewer draws.
 """
 
 import sys
@@ -21,7 +21,7 @@ _SEEDS = (3, 5, 10)
 
 
 def _suite() -> Suite:
-    """`quick` without the arms that only the saturation null needs, which takes most of the time."""
+    """Return `quick` without the arms that only the saturation null needs; the null takes most of the time."""
     suite = load_suite("quick")
     return suite.model_copy(
         update={"arms": tuple(arm for arm in suite.arms if arm not in ("constant-average", "trail"))}
@@ -29,19 +29,19 @@ def _suite() -> Suite:
 
 
 def coverage(seeds: int, runs: int = 6000) -> float:
-    """Share of nominal 95 % intervals that hold the truth; seeds and images vary, images shared by all seeds."""
+    """Share of nominal 95 % intervals that contain the true value; all seeds share the same images."""
     draw = np.random.default_rng(50 + seeds)
-    labels, truth, held = np.zeros(150, dtype=np.int64), 0.02, 0
+    labels, truth, covered = np.zeros(150, dtype=np.int64), 0.02, 0
     for _ in range(runs):
         rates = truth + draw.normal(0, 0.02, seeds)[:, None] + draw.normal(0, 0.15, 150)[None]
         per_image = rates + draw.normal(0, 0.4, (seeds, 150))
-        found = estimate(per_image.mean(axis=1), image_variance(per_image.mean(axis=0), labels, "top1"))
-        held += abs(found.mean - truth) <= found.half_width
-    return held / runs
+        interval = estimate(per_image.mean(axis=1), image_variance(per_image.mean(axis=0), labels, "top1"))
+        covered += abs(interval.mean - truth) <= interval.half_width
+    return covered / runs
 
 
 def false_verdicts(seeds: int, runs: int = 1000) -> dict[str, float]:
-    """Share of decisions other than inconclusive, by claim, where every row has the same true accuracy."""
+    """Share of conclusive decisions by claim when every row has the same true accuracy."""
     draw, suite = np.random.default_rng(1000 + seeds), _suite()
     wrong = {"C1": 0, "C2": 0, "C3": 0}
     for _ in range(runs):
@@ -53,21 +53,21 @@ def false_verdicts(seeds: int, runs: int = 1000) -> dict[str, float]:
             levels=lambda row: 0.6,
             source=lambda row, seed, n=noise: 0.1 + 0.2 * row[1] + n[seed, row[1]],
         )
-        for each in decide(evidence):
-            if each.verdict != "inconclusive":
-                wrong[each.claim.name] += 1
+        for decision in decide(evidence):
+            if decision.verdict != "inconclusive":
+                wrong[decision.claim.name] += 1
     return {name: count / (2 * runs) for name, count in wrong.items()}
 
 
 def null_residuals(seeds: int, runs: int = 150) -> float:
-    """Share of C4's residuals whose p is below 5 % where the snapshot lies on the saturation null."""
+    """Share of C4's residuals with p below 5 % when the snapshot follows the saturation null."""
     draw = np.random.default_rng(2000 + seeds)
-    found = [null_world(draw, 0.0, seeds=seeds).estimate for _ in range(runs)]
-    return sum(each is not None and each.p is not None and each.p < 0.05 for each in found) / runs
+    residuals = [null_world(draw, 0.0, seeds=seeds).estimate for _ in range(runs)]
+    return sum(residual is not None and residual.p is not None and residual.p < 0.05 for residual in residuals) / runs
 
 
 def power(seeds: int = 5, runs: int = 300) -> float:
-    """Share of decisions of C3 that support it where decay costs four points, on 2,000 images."""
+    """Share of decisions that support C3 when decay costs four points, on 2,000 images."""
     draw, suite = np.random.default_rng(8), _suite()
     supported = 0
     for _ in range(runs):
@@ -79,7 +79,8 @@ def power(seeds: int = 5, runs: int = 300) -> float:
             labels=np.zeros(2000, dtype=np.int64),
             seed_noise=0.003,
         )
-        supported += sum(each.verdict == "supported" for each in decide(evidence) if each.claim.name == "C3")
+        decisions = [decision for decision in decide(evidence) if decision.claim.name == "C3"]
+        supported += sum(decision.verdict == "supported" for decision in decisions)
     return supported / (2 * runs)
 
 

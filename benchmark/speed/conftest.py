@@ -1,6 +1,6 @@
-"""Speed as a ratio: ours and its yardstick take turns in one run, and the median ratio of a turn is told.
+"""Speed ratios: lrbench and a baseline run alternately, and the median ratio of a round is reported.
 
-pytest benchmark/speed
+Run with `pytest benchmark/speed`.
 """
 
 import statistics
@@ -18,7 +18,7 @@ _LINES: list[str] = []
 
 @pytest.fixture
 def against(benchmark: Any) -> Callable[..., float]:
-    """Times `ours` and `theirs` in turn; returns and reports the median ratio of a turn (below 1: ours is faster)."""
+    """Time `ours` and `theirs` alternately; return and report the median ratio of a round (below 1: ours is faster)."""
 
     def measure(
         what: str,
@@ -27,23 +27,23 @@ def against(benchmark: Any) -> Callable[..., float]:
         rounds: int = 5,
         between: Callable[[], Any] = bool,
     ) -> float:
-        yardstick: list[float] = []
+        baseline: list[float] = []
 
         def before() -> None:
             between()
             started = time.perf_counter()
             theirs()
-            yardstick.append(time.perf_counter() - started)
+            baseline.append(time.perf_counter() - started)
 
         benchmark.pedantic(ours, setup=before, rounds=rounds, warmup_rounds=1)
-        # The first of the yardstick's times is the warm-up's.
-        mine, other = benchmark.stats.stats.data, yardstick[1:]
-        # Within a turn, so that a machine that grows slower or faster on the way does not count.
-        ratio = statistics.median(one / another for one, another in zip(mine, other, strict=True))
+        # The first baseline time belongs to the warm-up round.
+        our_seconds, their_seconds = benchmark.stats.stats.data, baseline[1:]
+        # A ratio within each round cancels slow changes in the machine's speed.
+        ratio = statistics.median(mine / other for mine, other in zip(our_seconds, their_seconds, strict=True))
         benchmark.extra_info["ratio"] = ratio
         _LINES.append(
-            f"{what}: {statistics.median(mine):.3f} s against {statistics.median(other):.3f} s, ratio {ratio:.2f} "
-            f"(median of {rounds})"
+            f"{what}: {statistics.median(our_seconds):.3f} s against {statistics.median(their_seconds):.3f} s, "
+            f"ratio {ratio:.2f} (median of {rounds})"
         )
         return ratio
 
@@ -52,14 +52,15 @@ def against(benchmark: Any) -> Callable[..., float]:
 
 @pytest.fixture
 def report() -> Callable[[str], None]:
-    """Adds a line to the summary."""
+    """Return a function that adds a line to the summary."""
     return _LINES.append
 
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
-    """1,000 JPEG files of 500 by 375 pixels, quality 90, some 66 kB each: smooth colours under noise, near a photograph's size
-    and cost of decoding.
+    """1,000 JPEG files of 500 by 375 pixels, quality 90, about 66 kB each.
+
+    Smooth colours plus noise give about the file size and decoding time of a photograph.
     """
     root = tmp_path_factory.mktemp("photographs")
     draw = np.random.default_rng(0)
@@ -74,7 +75,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def long_tree(tree, tmp_path_factory):
-    """The same files, each under 16 names: an epoch of 16,000 images, four batches for each of 16 processes that load them."""
+    """The same files under 16 names each: an epoch of 16,000 images, four batches for each of 16 loader processes."""
     root = tmp_path_factory.mktemp("many-photographs")
     for path in sorted((tree / "photographs").rglob("*.jpg")):
         for copy in range(16):
@@ -85,6 +86,6 @@ def long_tree(tree, tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The ratios in words, under pytest-benchmark's own table."""
+    """Print the ratios below the table of pytest-benchmark."""
     for line in _LINES:
         terminalreporter.write_line(line)

@@ -1,7 +1,7 @@
-"""The leaderboard of a large suite: `python benchmark/speed/many_results.py [NUMBER]` (100,000 unless told).
+"""Time the leaderboard of a large suite: `python benchmark/speed/many_results.py [NUMBER]` (default 100,000).
 
-Writes made-up results into a temporary workspace, then times `lrbench leaderboard` on them from process start: without an
-index, with one, and after one more result; with the peak memory of each.
+Writes random results to a temporary workspace, then measures the time and peak memory of `lrbench leaderboard`, process start
+included: without an index, with the index, and after one result changes.
 """
 
 import json
@@ -28,7 +28,7 @@ _PROTOCOLS = ("probe", "knn", "finetune")
 
 
 def fill(root: Path, number: int) -> int:
-    """Write about `number` results of a suite with 20 targets, 3 protocols and 4 transfer seeds."""
+    """Write about `number` results of a suite with 20 targets, 3 protocols and 4 transfer seeds; return their count."""
     targets = tuple(f"target-{index:02d}" for index in range(20))
     transfer_seeds = (0, 1, 2, 3)
     per_seed = 9 * len(targets) * len(_PROTOCOLS) * len(transfer_seeds)
@@ -98,7 +98,7 @@ def _record(key, task, protocol, seed, accuracy):
 
 
 def timed(root: Path, what: str) -> None:
-    """Run `lrbench leaderboard` and print its seconds and peak memory."""
+    """Run `lrbench leaderboard` and print its time in seconds and its peak memory."""
     code = (
         "import atexit, resource, sys\n"
         "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr))\n"
@@ -116,7 +116,7 @@ def timed(root: Path, what: str) -> None:
 
 
 def main() -> None:
-    """Fill and time."""
+    """Write the results and time the three cases."""
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -126,7 +126,7 @@ def main() -> None:
         timed(root, "with the index")
         path = next((root / "leaderboard" / "results" / "large").glob("step-seed0-stage1.*.json"))
         os.utime(path)
-        timed(root, "after one result was written again")
+        timed(root, "after one result was rewritten")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""One update of pretraining looked at closely: `python benchmark/speed/step_profile.py [ARCHITECTURE …]`.
+"""Profile one update of pretraining: `python benchmark/speed/step_profile.py [ARCHITECTURE …]`.
 
-By default ResNet-18 and ResNet-50; on a GPU at 224 px, batch 256, bfloat16, compiled and not; on a CPU at 64 px, batch 32, in
-single precision. For each: images a second of a bare loop on one batch that is there, of the engine's step on the same, and of
-the whole engine on images prepared as pixels and as JPEG (made-up photographs); which kernels take the time; and what limits
-the step: its arithmetic against the rate of a large matrix product in the same run, and the bytes that its operations read and
-write against the rate of a large copy.
+The default architectures are ResNet-18 and ResNet-50. On a GPU: 224 px, batch 256, bfloat16, with and without compilation. On a
+CPU: 64 px, batch 32, float32. For each architecture the script prints
+
+- the images per second of a bare loop on one resident batch, of the engine's step on the same batch, and of the whole engine on
+  synthetic photographs prepared as pixels and as JPEG;
+- whether arithmetic or memory traffic limits the step, compared with a large matrix product and a large copy in the same run;
+- the kernels that take the most time.
 """
 
 import statistics
@@ -47,23 +49,23 @@ ON_GPU = DEVICE.type == "cuda"
 SIZE, BATCH, PRECISION = (224, 256, "bfloat16") if ON_GPU else (64, 32, "float32")
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
 UPDATES, ROUNDS = (30, 3) if ON_GPU else (8, 3)
-# Of the whole engine: on a GPU one is over before its threads are in step.
+# For the whole engine. On a GPU one epoch ends before its loader threads reach a steady state.
 EPOCHS = 8 if ON_GPU else 1
 NORMALISE = InputNormalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), DEVICE)
 SCHEDULE = Schedule(epochs=EPOCHS + 1, boundaries=(EPOCHS,), rates=(0.01, 0.001), batch=BATCH)
 
 
 def seconds(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    """The median time of some work, after a first round that does not count."""
-    found = []
+    """Return the median time of `work` over `rounds` runs, after one warm-up run."""
+    durations = []
     for number in range(rounds + 1):
         _wait()
         started = time.perf_counter()
         work()
         _wait()
         if number:
-            found.append(time.perf_counter() - started)
-    return statistics.median(found)
+            durations.append(time.perf_counter() - started)
+    return statistics.median(durations)
 
 
 def _wait() -> None:
@@ -72,13 +74,13 @@ def _wait() -> None:
 
 
 def network(architecture: str) -> nn.Module:
-    """A fresh network on the device, in training mode."""
+    """Return a new network on the device, in training mode."""
     model = create_model(architecture, {}, classes=1000, seed=0)
     return model.to(DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
 
 def trainer_of(model: nn.Module, batches: Any, compiled: bool) -> Trainer:
-    """The engine on some batches, from update 0."""
+    """Return the engine on `batches`, at update 0."""
     return Trainer(
         model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE,
         Training(precision=PRECISION, compile=compiled), batches, NORMALISE,
@@ -95,7 +97,7 @@ def updates(
     count: int,
     watch: AbstractContextManager[Any] | None = None,
 ) -> None:
-    """Updates of the engine on one batch that is on the device, the last of them within `watch`."""
+    """Run `count` updates of the engine on one resident batch, the last of them inside `watch`."""
 
     def repeated(*_: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for number in range(count):
@@ -108,7 +110,7 @@ def updates(
 
 
 def bare(architecture: str, inputs: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """Updates of a plain loop on one batch of inputs."""
+    """Return a function that runs the updates of a plain loop on one batch of inputs."""
     model = network(architecture)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
 
@@ -124,7 +126,7 @@ def bare(architecture: str, inputs: torch.Tensor, labels: torch.Tensor) -> Calla
 
 
 def engine(architecture: str, root: Path, form: str, compiled: bool) -> Callable[[], Any]:
-    """Epochs of the whole engine on made-up photographs, prepared in a form."""
+    """Return a function that trains the whole engine on the photographs, prepared as `form`."""
     path = root / f"{form}.toml"
     path.write_text(
         f'name = "photographs-{form}"\n[files]\nlayout = "split-folders"\nroot = "photographs"\ntest = "train"\n'
@@ -143,45 +145,45 @@ def engine(architecture: str, root: Path, form: str, compiled: bool) -> Callable
 
 
 def photographs(root: Path) -> int:
-    """As many JPEG files of 500 by 375 pixels as an epoch of the measurement takes; gives their number.
+    """Write one epoch of JPEG files of 500 by 375 pixels and return their number.
 
-    All beyond the first 512 are these under other names: writing them is no part of the measurement.
+    Files after the first 512 are hard links to these.
     """
     draw = np.random.default_rng(0)
-    made: list[Path] = []
+    originals: list[Path] = []
     for number in range(UPDATES * BATCH):
         target = root / "photographs" / "train" / f"class{number % 10}" / f"{number:05d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         if number >= 512:
-            target.hardlink_to(made[number % 512])
+            target.hardlink_to(originals[number % 512])
             continue
         small = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         small.resize((500, 375), Image.Resampling.BICUBIC).save(target, quality=90)
-        made.append(target)
+        originals.append(target)
     return UPDATES * BATCH
 
 
 class Traffic(TorchDispatchMode):
-    """Adds up the bytes of all tensors that operations take and give: what an uncompiled step reads and writes at least."""
+    """Sum the bytes of the inputs and outputs of all operations: a lower bound on the traffic of an uncompiled step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = function(*args, **(kwargs or {}))
-        # Views move nothing.
+        outputs = function(*args, **(kwargs or {}))
+        # Views move no data.
         if not function.is_view:
             self.bytes += sum(
-                each.numel() * each.element_size()
-                for each in tree_leaves((args, kwargs, given))
-                if isinstance(each, torch.Tensor)
+                leaf.numel() * leaf.element_size()
+                for leaf in tree_leaves((args, kwargs, outputs))
+                if isinstance(leaf, torch.Tensor)
             )
-        return given
+        return outputs
 
 
 def machine_rates() -> tuple[float, float]:
-    """What this device does at best in a second: operations of a matrix product, and bytes of a copy (read and written)."""
+    """Return the device's peak rates per second: operations of a matrix product, and bytes of a copy (read and written)."""
     side = 8192 if ON_GPU else 2048
     left, right = (torch.randn(side, side, device=DEVICE, dtype=DTYPE) for _ in range(2))
     product = seconds(lambda: left @ right)
@@ -192,50 +194,52 @@ def machine_rates() -> tuple[float, float]:
 
 
 def examine(architecture: str, root: Path, peak: float, bandwidth: float) -> None:
-    """Measure one network and print what was found."""
+    """Measure one network and print the results."""
     images = torch.randint(0, 256, (BATCH, SIZE, SIZE, 3), dtype=torch.uint8, device=DEVICE)
     labels = torch.arange(BATCH, device=DEVICE) % 1000
-    loop = seconds(bare(architecture, NORMALISE(images), labels)) / UPDATES
+    baseline = seconds(bare(architecture, NORMALISE(images), labels)) / UPDATES
     print(f"\n{architecture}, {SIZE} px, batch {BATCH}, {PRECISION}")
-    print(f"  bare loop on one batch that is there: {BATCH / loop:,.0f} images/s, {loop * 1e3:.1f} ms an update")
+    print(f"  bare loop on one resident batch: {BATCH / baseline:,.0f} images/s, {baseline * 1e3:.1f} ms per update")
     for compiled in (False, True) if ON_GPU else (False,):
         kind = "compiled" if compiled else "not compiled"
         model = network(architecture)
-        mine = seconds(partial(updates, model, images, labels, compiled, UPDATES)) / UPDATES
-        print(f"  the engine's step, {kind}: {BATCH / mine:,.0f} images/s, {loop / mine:.2f} times the bare loop's")
+        step = seconds(partial(updates, model, images, labels, compiled, UPDATES)) / UPDATES
+        print(f"  the engine's step, {kind}: {BATCH / step:,.0f} images/s, {baseline / step:.2f} times the bare loop's")
         for form in ("pixels", "jpeg"):
             whole = seconds(engine(architecture, root, form, compiled), rounds=2) / (EPOCHS * UPDATES)
-            print(f"  the engine on prepared {form}, {kind}: {BATCH / whole:,.0f} images/s, {loop / whole:.2f} times")
+            print(
+                f"  the engine on prepared {form}, {kind}: {BATCH / whole:,.0f} images/s, {baseline / whole:.2f} times"
+            )
     model = network(architecture)
     traffic = Traffic()
     updates(model, images, labels, False, 2, traffic)
-    # Backward takes two products for each of forward's.
+    # The backward pass takes two products for each product of the forward pass.
     computing = 3 * BATCH * count_operations(create_model(architecture, {}, classes=1000), SIZE) / peak
     moving = traffic.bytes / bandwidth
-    limit = "bytes" if moving > computing else "arithmetic"
+    limit = "memory traffic" if moving > computing else "arithmetic"
     print(
-        f"  at this machine's best rates an update's arithmetic takes {computing * 1e3:.1f} ms and its bytes "
+        f"  at this machine's peak rates the arithmetic of an update takes {computing * 1e3:.1f} ms and its memory traffic "
         f"{moving * 1e3:.1f} ms ({traffic.bytes / 1e9:.1f} GB): the limit is {limit}"
     )
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if ON_GPU else [])]
     with torch.profiler.profile(activities=activities) as profile:
         updates(model, images, labels, False, 1)
         _wait()
-    own = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
-    # On a GPU the operators' entries, and ranges with names of their own, hold their kernels' time once more.
+    self_time = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
+    # On a GPU the entries of operators and annotated ranges would count the time of their kernels twice.
     kernels = [
-        each
-        for each in profile.key_averages()
-        if not ON_GPU or (each.device_type == torch.autograd.DeviceType.CUDA and not each.is_user_annotation)
+        event
+        for event in profile.key_averages()
+        if not ON_GPU or (event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation)
     ]
-    every = sorted(kernels, key=lambda each: getattr(each, own), reverse=True)
-    total = sum(getattr(each, own) for each in every) or 1.0
-    for each in every[:8]:
-        print(f"    {100 * getattr(each, own) / total:4.1f} %  {each.count:4d} times  {each.key[:90]}")
+    kernels.sort(key=lambda kernel: getattr(kernel, self_time), reverse=True)
+    total = sum(getattr(kernel, self_time) for kernel in kernels) or 1.0
+    for kernel in kernels[:8]:
+        print(f"    {100 * getattr(kernel, self_time) / total:4.1f} %  {kernel.count:4d} times  {kernel.key[:90]}")
 
 
 def main() -> None:
-    """Examine the networks named, or ResNet-18 and ResNet-50."""
+    """Profile the named networks, or ResNet-18 and ResNet-50."""
     name = torch.cuda.get_device_name() if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
     with tempfile.TemporaryDirectory() as folder, arithmetic(DEVICE, deterministic=False):
         root = Path(folder)

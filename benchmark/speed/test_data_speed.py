@@ -1,4 +1,4 @@
-"""The data layer against torchvision's `ImageFolder` and a `DataLoader` on the same JPEG files and cores, and its memory."""
+"""Speed of the data layer against torchvision's `ImageFolder` and `DataLoader` on the same files and cores; memory use."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ _CORES = len(os.sched_getaffinity(0))
 
 @pytest.fixture(autouse=True)
 def _one_thread_each():
-    # Both sides work in parallel over images, and not within one.
+    # Both sides parallelise over images, not within an image.
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(_CORES)
@@ -65,7 +65,7 @@ def test_feeding_a_prepared_task_against_imagefolder(against, tree, tmp_path, fo
         size=size,
         augmentation="crop-flip",
     )
-    # Plain pixels are cut faster than threads hand over; JPEG is decoded on all cores.
+    # Cropping raw pixels takes less time than handing batches between threads; decoding JPEG uses all cores.
     threads = _CORES if form == "jpeg" else 0
     against(
         f"an epoch of {_IMAGES:,} crops of {size} px from prepared {form}, against ImageFolder and DataLoader",
@@ -76,7 +76,7 @@ def test_feeding_a_prepared_task_against_imagefolder(against, tree, tmp_path, fo
 
 @pytest.mark.parametrize(("form", "size"), [("pixels", 64), ("pixels", 224), ("jpeg", 224)])
 def test_preparing_against_one_epoch_of_imagefolder(against, tree, tmp_path, form, size):
-    """Decode, resize, and write the cache, all of it; what one round wrote is removed before the next."""
+    """Decode, resize and write the whole cache, which is removed between rounds."""
     against(
         f"preparing {_IMAGES:,} images for {size} px as {form}, against an epoch of ImageFolder and DataLoader",
         lambda: prepare(_data(tree, form), "train", EvaluationTransform.of(Input(size=size)), cache=tmp_path / "cache"),
@@ -94,7 +94,7 @@ def test_preparing_against_one_epoch_of_imagefolder(against, tree, tmp_path, for
 def test_training_from_the_cache_against_one_resident_batch(
     against, tree, tmp_path, form, architecture, size, batch, steps
 ):
-    """The same steps, fed from the cache or with one batch that is there already: ResNet-18, and `quick`'s tiny network."""
+    """Equal steps, fed from the cache or with one resident batch: ResNet-18, and the tiny network of `quick`."""
     torch.set_num_threads(_CORES)
     suite, device = load_suite("quick"), pick_device()
     data = _data(tree, form)
@@ -107,8 +107,8 @@ def test_training_from_the_cache_against_one_resident_batch(
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
     normalise = InputNormalisation(suite.input.mean, suite.input.std, device)
 
-    def train(fed):
-        for images, targets in fed:
+    def train(batches):
+        for images, targets in batches:
             loss = nn.functional.cross_entropy(model(normalise(images)), targets.to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -116,12 +116,12 @@ def test_training_from_the_cache_against_one_resident_batch(
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    here = batches.at(0)
+    resident = batches.at(0)
     against(
         f"{steps} training steps of {architecture} at {size} px fed from prepared {form}, against one resident batch",
         lambda: train(training_batches(batches, 0, steps, device)),
-        lambda: train([here] * steps),
-        # Few steps on a shared machine differ by more than feeding them takes: five turns gave 1.02 and 1.05 on the same code.
+        lambda: train([resident] * steps),
+        # On a shared machine the time of a few steps varies by more than the cost of feeding them.
         rounds=15,
     )
 
@@ -167,7 +167,7 @@ print(len(pixels), before, peak[0])
 
 
 def test_memory_does_not_grow_with_the_data_set(tree, tmp_path, report):
-    """50,000 files prepared and fed once; memory of the process's own, without the cache's mapped pages."""
+    """Prepare and feed 50,000 files; count anonymous memory only, without the mapped pages of the cache."""
     originals = sorted((tree / "photographs" / "train").rglob("*.jpg"))[:50]
     small = tmp_path / "photographs" / "train"
     contents = []
@@ -187,7 +187,7 @@ def test_memory_does_not_grow_with_the_data_set(tree, tmp_path, report):
 
 
 def test_memory_does_not_grow_with_the_photographs(tmp_path, report):
-    """Photographs of 48 megapixels decoded by 32 threads, each of which would hold 144 MB."""
+    """Decode photographs of 48 megapixels (144 MB each) in 32 threads."""
     grain = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
     Image.fromarray(grain).resize((8000, 6000)).save(tmp_path / "large.jpg", quality=80)
     content = (tmp_path / "large.jpg").read_bytes()

@@ -1,4 +1,4 @@
-"""The pretraining engine against loops of one's own: on data in memory, on timm's loader and on torchvision's."""
+"""Speed of the pretraining engine against plain loops: on data in memory, with timm's loader and with torchvision's."""
 
 import os
 import statistics
@@ -50,7 +50,7 @@ def _wait():
 
 
 def _bare(model, batches, device, precision=_PRECISION):
-    """A plain loop over batches of images that are on the device or not, uint8 or normalised."""
+    """Train with a plain loop over batches on any device."""
     model = model.to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
     for images, targets in batches:
@@ -64,7 +64,7 @@ def _bare(model, batches, device, precision=_PRECISION):
 
 
 def test_pretraining_against_a_bare_loop(against, tmp_path):
-    """The network of `quick` and its images, which lie in memory."""
+    """Train the network of `quick` on its images, held in memory."""
     suite, device, epochs = load_suite("quick"), pick_device(), 2
     data = load_task_data(load_task("toy-source"), [])
     pixels = prepare(data, "train", EvaluationTransform.of(suite.input), cache=tmp_path, control=Control())
@@ -124,26 +124,27 @@ _QUICK = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "stem_type": "d
 @pytest.mark.parametrize("loader", [_timm, _torchvision])
 @pytest.mark.parametrize(
     ("title", "arguments", "size", "form"),
-    # Data that does not fit on the GPU, as ImageNet, is kept as JPEG and cut by CPU threads.
+    # Data that does not fit on the GPU, such as ImageNet, is stored as JPEG and cropped by CPU threads.
     [
         ("ResNet-18", {}, 224, "pixels"),
         ("ResNet-18, ours compiled,", {}, 224, "pixels"),
         ("ResNet-18 from prepared JPEG, ours compiled,", {}, 224, "jpeg"),
     ]
     if _ON_GPU
-    # A CPU computes for a minute an epoch at 224 px, whatever feeds it.
+    # On a CPU an epoch at 224 px takes a minute of computation, so the loader would not show.
     else [
         ("the network of quick", _QUICK, 64, "pixels"),
         ("ResNet-18", {}, 64, "pixels"),
-        # Processors that have it compute faster in it; so does the loop that ours is compared with.
+        # The baseline loop uses bfloat16 too.
         ("ResNet-18 in bfloat16", {}, 64, "pixels"),
     ],
 )
 def test_an_epoch_of_training_against_a_plain_loop(
     against, report, request, tmp_path, loader, title, arguments, size, form
 ):
-    """One epoch of 1,000 photographs at batch 50 (on a GPU 16,000 at 250), random-resized crops and flips; ours after
-    preparation.
+    """One epoch of 1,000 photographs at batch 50 (on a GPU 16,000 at 250) with random-resized crops and flips.
+
+    The time to prepare the data is not included.
     """
     tree, batch = request.getfixturevalue("long_tree" if _ON_GPU else "tree"), 250 if _ON_GPU else 50
     (tree / "plain.toml").write_text(
@@ -166,7 +167,7 @@ def test_an_epoch_of_training_against_a_plain_loop(
         trainer = _trainer(batches, schedule, network(), device, compiled="compiled" in title, precision=precision)
         trainer.train(Control(), lambda progress: None, lambda: None)
 
-    # Its processes live on from epoch to epoch, as in a long run; the first epoch, which starts them, is the warm-up's.
+    # The loader's processes persist between epochs, as in a long run; the warm-up epoch starts them.
     feed = loader(tree, size, batch, device)
 
     def theirs():
@@ -180,12 +181,14 @@ def test_an_epoch_of_training_against_a_plain_loop(
         for _ in feed:
             pass
         feeding.append(time.perf_counter() - started)
-    report(f"  {1 / ratio:.2f} times the images a second; their loader alone takes {statistics.median(feeding):.2f} s")
+    report(
+        f"  {1 / ratio:.2f} times the images per second; their loader alone takes {statistics.median(feeding):.2f} s"
+    )
 
 
 def test_saving_against_a_step(report, tmp_path):
-    """What saving the state of a ResNet-18 costs training, in steps: the copy, and what writing takes away meanwhile."""
-    # A GPU is looked at every 25 updates.
+    """Cost of saving the state of a ResNet-18, in steps: the copy, and the slowdown while the file is written."""
+    # On a GPU the trainer reports progress every 25 updates.
     device, batch, size, steps = pick_device(), 64, 64, 100 if _ON_GPU else 24
     draw = np.random.default_rng(0)
 
@@ -203,9 +206,9 @@ def test_saving_against_a_step(report, tmp_path):
     batches = Batches(
         pixels=Images(), labels=np.arange(batch * steps) % 100, seed=0, batch=batch, size=size, augmentation="none"
     )
-    # On a GPU one: a second would wait until the first is written, as no two of a real run do. A CPU's three are for its noise.
-    looks = {steps // 2} if _ON_GPU else {steps // 4, steps // 2, 3 * steps // 4}
-    copies, wholes = [], []
+    # One save on a GPU: a second would wait for the first, unlike in a real run. Three on a CPU reduce noise.
+    saving_steps = {steps // 2} if _ON_GPU else {steps // 4, steps // 2, 3 * steps // 4}
+    copies, losses = [], []
     for _ in range(7 if _ON_GPU else 3):
         seconds = {}
         for saving in (False, True):
@@ -214,7 +217,7 @@ def test_saving_against_a_step(report, tmp_path):
 
             class Saves(Control):
                 def progress(self, done, total, unit, saving=saving, saver=saver, trainer=trainer):
-                    if saving and done in looks:
+                    if saving and done in saving_steps:
                         started = time.perf_counter()
                         saver.save(trainer.copy_progress())
                         copies.append(time.perf_counter() - started)
@@ -224,9 +227,9 @@ def test_saving_against_a_step(report, tmp_path):
             _wait()
             seconds[saving] = time.perf_counter() - started
             saver.close()
-        wholes.append((seconds[True] - seconds[False]) / len(looks) / (seconds[False] / steps))
+        losses.append((seconds[True] - seconds[False]) / len(saving_steps) / (seconds[False] / steps))
     stall, step = statistics.median(copies), seconds[False] / steps
     report(
-        f"saving the state of a ResNet-18: training waits {stall * 1e3:.0f} ms, {stall / step:.2f} of a step; with what "
-        f"writing takes from the same cores it loses {statistics.median(wholes):.2f} steps"
+        f"saving the state of a ResNet-18: training waits {stall * 1e3:.0f} ms, {stall / step:.2f} of a step; "
+        f"the slowdown while writing included, it loses {statistics.median(losses):.2f} steps"
     )

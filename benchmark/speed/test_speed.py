@@ -1,4 +1,4 @@
-"""What lrbench adds to, and saves over, the plain way of doing the same."""
+"""Speed of the probe against scikit-learn, and of features with a prepared cache against without."""
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ def _network(suite, classes):
 
 
 def test_the_probe_against_scikit_learn(against):
-    """One strength on features like a network's, both to the same gradient tolerance."""
+    """One strength on random features, with the same gradient tolerance for both."""
     draw = np.random.default_rng(0)
     count, width, classes = 2000, 512, 100
     labels = draw.integers(0, classes, count)
     raw = np.maximum(draw.normal(size=(count, width)) + 0.3 * draw.normal(size=(classes, width))[labels], 0)
-    found = torch.from_numpy(raw.astype(np.float32))
-    inputs, targets = Standardiser(found)(found), torch.from_numpy(labels)
+    features = torch.from_numpy(raw.astype(np.float32))
+    inputs, targets = Standardiser(features)(features), torch.from_numpy(labels)
     settings = Probe()
     plain = inputs[:, :-1].numpy()
 
@@ -42,7 +42,7 @@ def test_the_probe_against_scikit_learn(against):
 
 
 def test_features_again_against_the_first_time(against, tmp_path):
-    """A task's second snapshot finds the pixels prepared: nothing is made or decoded again."""
+    """The second snapshot of a task uses the prepared pixels: no image is decoded again."""
     suite, device = load_suite("quick"), pick_device()
     task = load_task("toy-objects")
     model = _network(suite, 20).to(device).eval()

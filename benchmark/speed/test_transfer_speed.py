@@ -1,4 +1,4 @@
-"""What the transfer engine adds to the network's own work: extraction, fine-tuning, and a cell's overhead."""
+"""Overhead of the transfer engine: extraction and fine-tuning against bare loops, and the fixed cost of a cell."""
 
 import os
 import statistics
@@ -37,9 +37,9 @@ def _wait(device):
 
 
 def test_extraction_against_the_bare_forward(against):
-    """ResNet-18's features of 1,024 prepared images at 96 px, against its forward pass on one batch that is there.
+    """Features of 1,024 prepared images at 96 px with ResNet-18, against its forward pass on one resident batch.
 
-    On a GPU of 32,768: fewer are through before threads have begun.
+    A GPU takes 32,768 images: fewer are finished before the loader threads have started.
     """
     device, size, batch = pick_device(), 96, 256
     count = 1024 if device.type == "cpu" else 32768
@@ -49,12 +49,12 @@ def test_extraction_against_the_bare_forward(against):
     pixels = StoredPixels([Shard(content=content, index=index)], size, encoded=False)
     model = create_model("resnet18", {}, classes=10, seed=0).to(device, memory_format=torch.channels_last).eval()
     normalise = InputNormalisation(_MEAN, _STD, device)
-    here = normalise(torch.from_numpy(pixels.evaluation(np.arange(batch))))
+    resident = normalise(torch.from_numpy(pixels.evaluation(np.arange(batch))))
 
     def bare():
         with torch.inference_mode():
             for _ in range(count // batch):
-                penultimate(model, here)
+                penultimate(model, resident)
         _wait(device)
 
     against(
@@ -65,7 +65,7 @@ def test_extraction_against_the_bare_forward(against):
 
 
 def test_finetuning_against_a_bare_loop(against, tmp_path):
-    """`quick`'s network and a ResNet-18 would do alike; the latter, a few updates of 64 images at 64 px with random crops."""
+    """A few updates of a ResNet-18 on 64 images at 64 px with random crops, against a bare loop."""
     device, size = pick_device(), 64
     updates = 6 if device.type == "cpu" else 100
     suite, task = load_suite("quick"), load_task("toy-objects")
@@ -105,7 +105,7 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
         _wait(device)
 
     against(
-        f"{updates} updates of fine-tuning a ResNet-18 at {size} px, against a bare loop on one batch that is there",
+        f"{updates} updates of fine-tuning a ResNet-18 at {size} px, against a bare loop on one resident batch",
         lambda: TrainingRun(context, UpdateProgress((updates,), 0), np.arange(len(labels)), 0.01, 0.0).train(
             updates, Control()
         ),
@@ -115,7 +115,7 @@ def test_finetuning_against_a_bare_loop(against, tmp_path):
 
 
 def test_a_cells_overhead(report, tmp_path, monkeypatch):
-    """What a cell of a grid takes beyond extraction, selection and fit: reading, metrics, predictions and the record."""
+    """Time of a cell besides extraction, selection and fit: reading, metrics, predictions and the record."""
     monkeypatch.setenv("LRBENCH_HOME", str(tmp_path))
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     changes = ["schedule.epochs=3", "schedule.boundaries=[1, 2]", "name=overhead"]
@@ -136,5 +136,5 @@ def test_a_cells_overhead(report, tmp_path, monkeypatch):
 
         timings = read_result(path).timings
         spent.append(whole - timings["selection"] - timings["fit"])
-    # The first also opens the target and extracts.
+    # The first cell also opens the target and extracts features.
     report(f"a cell's overhead: {1000 * statistics.median(spent[1:]):.1f} ms (median of 20)")
