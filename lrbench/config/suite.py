@@ -279,6 +279,8 @@ class Suite(Strict):
     def _check_name(cls, name: str) -> str:
         if name == FOREIGN:
             raise ValueError(f"{FOREIGN!r} is the folder of imported snapshots: give the suite another name")
+        if name.endswith("-details"):
+            raise ValueError(f"{name!r} ends like the details page of another suite: give the suite another name")
         return name
 
     @field_validator("targets", "arms", "protocols", "seeds", "transfer_seeds")

@@ -143,6 +143,7 @@ def test_micro_batch_that_does_not_divide_is_refused(tiny, place):
     ("change", "said"),
     [
         ("name=foreign", "'foreign' is the folder of imported snapshots"),
+        ("name=tiny-details", "'tiny-details' ends like the details page of another suite"),
         ("batchnorm.images=1", "batchnorm.images"),
     ],
 )
