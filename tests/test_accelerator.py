@@ -114,7 +114,7 @@ def test_between_two_looks_training_waits_for_nothing(monkeypatch):
     end = trainer_of(network()).train(Counts(), lambda progress: None, lambda: None)
     # Six updates an epoch: after the fourth, and at the end of the epoch.
     assert end.update == 12 and looks == [4, 2, 4, 2]
-    assert {each.device for each in end.weights.values()} == {DEVICE}
+    assert {tensor.device for tensor in end.weights.values()} == {DEVICE}
 
 
 def test_finetuning_looks_once_after_its_last_update(monkeypatch):
@@ -138,8 +138,8 @@ def test_finetuning_looks_once_after_its_last_update(monkeypatch):
 @pytest.mark.parametrize("read", [penultimate, stages])
 def test_a_batch_of_features_waits_for_nothing(read):
     with torch.inference_mode():
-        found = read(network().eval(), NORMALISE(torch.zeros(4, SIZE, SIZE, 3, dtype=torch.uint8)))
-    assert all(each.device == DEVICE for each in ([found] if isinstance(found, torch.Tensor) else found))
+        features = read(network().eval(), NORMALISE(torch.zeros(4, SIZE, SIZE, 3, dtype=torch.uint8)))
+    assert all(tensor.device == DEVICE for tensor in ([features] if isinstance(features, torch.Tensor) else features))
 
 
 def test_cutting_a_batch_on_the_device_waits_for_nothing():
@@ -147,5 +147,5 @@ def test_cutting_a_batch_on_the_device_waits_for_nothing():
     here = DeviceImages(batches.pixels.plain, SIZE, DEVICE)
     assert here.batch(*here.layout(*batches.recipe(3)[:3])).shape == (8, SIZE, SIZE, 3)
     content, extents, flips, _ = batches.patches(3)
-    found = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), SIZE, DEVICE)
-    assert found.shape == (8, SIZE, SIZE, 3)
+    crops = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), SIZE, DEVICE)
+    assert crops.shape == (8, SIZE, SIZE, 3)

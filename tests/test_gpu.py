@@ -89,25 +89,25 @@ def test_there_is_a_gpu():
 
 
 def test_crops_that_it_is_given_become_those_of_a_cpu_and_nothing_is_waited_for():
-    each = batches(images(40, 36), "crop-flip")
+    cpu_batches = batches(images(40, 36), "crop-flip")
     for update in range(3):
-        content, extents, flips, _ = each.patches(update)
+        content, extents, flips, _ = cpu_batches.patches(update)
         given = pinned(torch.from_numpy(content), *crop_layout(extents, flips))
         with no_waiting():
-            found = resize_crops(*given, SIZE, DEVICE)
-        assert (found.cpu().int() - each.at(update)[0].int()).abs().max() <= 1
+            crops = resize_crops(*given, SIZE, DEVICE)
+        assert (crops.cpu().int() - cpu_batches.at(update)[0].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(40, 36), (SIZE, SIZE)])
 @pytest.mark.parametrize("augmentation", ["crop-flip", "flip", "none"])
 def test_batches_that_it_cuts_are_those_that_a_cpu_cuts_and_nothing_is_waited_for(shape, augmentation):
-    each = batches(images(*shape), augmentation)
-    here = DeviceImages(each.pixels.plain, SIZE, DEVICE)
+    cpu_batches = batches(images(*shape), augmentation)
+    gpu_images = DeviceImages(cpu_batches.pixels.plain, SIZE, DEVICE)
     for update in range(3):
-        given = pinned(*here.layout(*each.recipe(update)[:3]))
+        given = pinned(*gpu_images.layout(*cpu_batches.recipe(update)[:3]))
         with no_waiting():
-            found = here.batch(*given)
-        difference = (found.cpu().int() - each.at(update)[0].int()).abs().max()
+            crops = gpu_images.batch(*given)
+        difference = (crops.cpu().int() - cpu_batches.at(update)[0].int()).abs().max()
         assert difference <= (1 if augmentation == "crop-flip" else 0)
 
 
@@ -128,12 +128,14 @@ def test_compiling_changes_nothing_but_the_time():
 
 
 def test_statistics_are_a_cpus():
-    found = []
+    statistics = []
     for device in (DEVICE, CPU):
         normalise = InputNormalisation((0.5,) * 3, (0.25,) * 3, device)
-        found.append(reestimate(to_device(network(), device), images(SIZE, SIZE), normalise, images=COUNT, seed=0)[0])
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(tensor, found[1][name], rtol=1e-2, atol=1e-3)
+        statistics.append(
+            reestimate(to_device(network(), device), images(SIZE, SIZE), normalise, images=COUNT, seed=0)[0]
+        )
+    for name, tensor in statistics[0].items():
+        torch.testing.assert_close(tensor, statistics[1][name], rtol=1e-2, atol=1e-3)
 
 
 def test_where_it_is_asked_to_every_bit_is_the_same_also_after_a_stop(tiny, place):

@@ -144,9 +144,9 @@ def test_the_examples_of_the_documents_run_on_the_committed_results(monkeypatch)
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("LRBENCH_HOME", raising=False)
     text = (ROOT / "docs" / "reference" / "results.md").read_text()
-    # A fence's end is no output.
+    # The end of a code fence is not output.
     examples = doctest.DocTestParser().get_doctest(
         text.replace("```", ""), {}, "results.md", "docs/reference/results.md", 0
     )
-    found = doctest.DocTestRunner(verbose=False).run(examples)
-    assert found.attempted >= 10 and found.failed == 0
+    outcome = doctest.DocTestRunner(verbose=False).run(examples)
+    assert outcome.attempted >= 10 and outcome.failed == 0

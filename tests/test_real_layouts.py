@@ -57,8 +57,8 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
     refused = lrbench("pretrain", "small.toml", "--workers", "1")
     assert refused.status == 2 and "the whole data set 1,281,167" in refused.err and "--partial" in refused.err
 
-    made = lrbench("pretrain", "small.toml", "--partial")
-    assert made.status == 0, made.err
+    pretrained = lrbench("pretrain", "small.toml", "--partial")
+    assert pretrained.status == 0, pretrained.err
     assert (home / "checkpoints" / "small" / "hold" / "seed0" / "stage3.safetensors").is_file()
 
     for task in TARGETS:
@@ -100,11 +100,11 @@ def test_imagenet_suite_runs_all_stages(lrbench, home, data):
     changes = [part for change in smaller for part in ("--set", change)]
     done = lrbench("run", "imagenet", "--partial", *changes)
     assert done.status == 0, done.err
-    made = sorted(
+    snapshots = sorted(
         str(path.relative_to(home / "checkpoints" / "imagenet-small"))
         for path in (home / "checkpoints" / "imagenet-small").rglob("stage?.safetensors")
     )
-    assert made == [
+    assert snapshots == [
         "average/seed0/stage2.safetensors", "average/seed0/stage3.safetensors",
         "constant-average/seed0/stage3.safetensors", "constant/seed0/stage3.safetensors",
         "hold/seed0/stage2.safetensors", "hold/seed0/stage3.safetensors", "step/seed0/stage0.safetensors",

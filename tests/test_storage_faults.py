@@ -230,21 +230,21 @@ def scene(disk: Disk, server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) ->
 
 def contents(home: Path) -> dict[str, bytes]:
     """Every file but locks, timings and the task that names a server."""
-    found = {}
+    files = {}
     for path in sorted(home.rglob("*")):
         name = str(path.relative_to(home))
         if path.is_file() and not re.fullmatch(r"\..*\.lock|timings\.jsonl|t\.toml", path.name):
             # Names and content in the cache depend on the images' times.
             name = re.sub("-[0-9a-f]{16}/", "/", name)
-            found[name] = b"" if path.suffix == ".pt" or name.startswith("cache/") else path.read_bytes()
-    return found
+            files[name] = b"" if path.suffix == ".pt" or name.startswith("cache/") else path.read_bytes()
+    return files
 
 
 _WHOLE: dict[str, dict[str, bytes]] = {}
 
 
 def undisturbed(name: str, scene: Scene) -> dict[str, bytes]:
-    """What a writer comes to; the workspace is as before."""
+    """Return the files that a writer produces without faults; the workspace is unchanged."""
     if name not in _WHOLE:
         aside = scene.home.parents[1] / "aside"
         shutil.copytree(scene.home, aside)

@@ -255,7 +255,7 @@ def imagenet_kaggle(root: Path, *, classes: int = 3, train: int = 8, val: int = 
     for picture in sorted((base / "val").glob("*/*.JPEG")):
         rows.append(f"{picture.stem},{picture.parent.name} 12 30 40 50 {picture.parent.name} 1 2 3 4\n")
         picture.rename(base / "val" / picture.name)
-    for folder in [each for each in (base / "val").iterdir() if each.is_dir()]:
+    for folder in [path for path in (base / "val").iterdir() if path.is_dir()]:
         folder.rmdir()
     if solutions:
         # Unordered like the original.

@@ -58,8 +58,8 @@ def mine(home, *, train=("a", "b"), test=("a", "b")):
 
 
 def test_missing_data(refused):
-    said = refused(2, *TRANSFER, "cub200")
-    assert "CUB_200_2011 (no such folder)" in said and "lrbench data fetch cub200" in said
+    error = refused(2, *TRANSFER, "cub200")
+    assert "CUB_200_2011 (no such folder)" in error and "lrbench data fetch cub200" in error
 
 
 def test_half_copied_data(refused, pretrained):
@@ -155,8 +155,8 @@ def test_a_full_disk(pretrained):
 
 
 def test_other_settings_under_the_same_name(refused):
-    said = refused(2, "pretrain", "tiny.toml", "--set", "schedule.batch=16")
-    assert "schedule.batch was 32 and is now 16" in said and "--set name=tiny-2" in said
+    error = refused(2, "pretrain", "tiny.toml", "--set", "schedule.batch=16")
+    assert "schedule.batch was 32 and is now 16" in error and "--set name=tiny-2" in error
 
 
 def test_unknown_verb_option_or_task_is_a_usage_error(lrbench):

@@ -24,8 +24,8 @@ def test_plan_counts_existing_work_and_starts_nothing(lrbench, home):
     assert sorted(path.name for path in home.iterdir()) == ["tiny.toml"]
     lrbench("pretrain", "tiny.toml", "--arm", "step", "--seed", "0", "--workers", "1")
     record = json.loads(lrbench("plan", "tiny.toml", "--json").out)
-    made = [each["snapshot"] for each in record["snapshots"] if each["made"]]
-    assert made == ["step/seed0/stage0", "step/seed0/stage1", "step/seed0/stage2", "step/seed0/stage3"]
+    existing = [snapshot["snapshot"] for snapshot in record["snapshots"] if snapshot["made"]]
+    assert existing == ["step/seed0/stage0", "step/seed0/stage1", "step/seed0/stage2", "step/seed0/stage3"]
     assert record["missing_epochs"] == 20 - 6 and record["estimated_seconds"] is None
 
 
@@ -59,11 +59,11 @@ def test_planned_disk_matches_training(lrbench, home):
 )
 def test_invalid_numbers_have_one_wording_in_every_parser(lrbench, said, words):
     if said is None:
-        found = lrbench("pretrain", "tiny.toml", "--workers", "0").err
+        error = lrbench("pretrain", "tiny.toml", "--workers", "0").err
         assert "'--seed' must be a whole number." in lrbench("pretrain", "tiny.toml", "--seed", "1.5").err
     else:
-        found = explain_usage(SimpleNamespace(format_message=lambda: said))
-    assert words in found and "--help` lists its options." in found
+        error = explain_usage(SimpleNamespace(format_message=lambda: said))
+    assert words in error and "--help` lists its options." in error
 
 
 def test_negative_seed_of_a_reference_is_refused(lrbench):
@@ -143,7 +143,7 @@ def test_pretrained_suite_is_known_by_name(lrbench, pretrain_tiny, home):
 
 def test_plan_of_one_arm_lists_only_its_snapshots(lrbench):
     record = json.loads(lrbench("plan", "tiny.toml", "--arm", "constant", "--seed", "1", "--json").out)
-    assert [each["snapshot"] for each in record["snapshots"]] == [
+    assert [snapshot["snapshot"] for snapshot in record["snapshots"]] == [
         "step/seed1/stage0",
         "step/seed1/stage1",
         "hold/seed1/stage2",
@@ -199,8 +199,8 @@ def test_shared_stage_is_reported_with_its_owner(lrbench):
     assert lrbench("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0").status == 0
     command = ("transfer", "--task", "tiny-objects", "--protocol", "knn", "--snapshot")
     for named in (("hold/stage1",), ("stage1", "--arm", "hold"), ("tiny/hold/stage1",)):
-        said = lrbench(*command, *named)
-        assert said.status == 0 and "hold shares stage1 with step; using tiny/step/seed0/stage1" in said.err
+        outcome = lrbench(*command, *named)
+        assert outcome.status == 0 and "hold shares stage1 with step; using tiny/step/seed0/stage1" in outcome.err
     for named in ("hold/stage2", "step/stage1", "stage1"):
         assert "in common" not in lrbench(*command, named).err
 
@@ -211,13 +211,13 @@ def test_fetching_synthetic_data_does_nothing(lrbench):
 
 
 def test_doctor_shows_machine_versions_data_and_suites(lrbench):
-    found = json.loads(lrbench("doctor", "--json").out)
-    assert {"lrbench", "torch", "torchvision", "timm", "pandas"} <= set(found["versions"])
-    assert found["machine"]["device"] and "GiB" in found["machine"]["disk free"]
-    assert found["tasks"]["cub200"].startswith("not found") and found["tasks"]["digits"].startswith("found")
-    assert found["suites"]["quick"].startswith("would run; 0 of")
-    assert found["suites"]["imagenet"].startswith("needs data: imagenet1k, caltech256")
-    assert found["folders"]["cache"].startswith("0.0 GB in ")
+    report = json.loads(lrbench("doctor", "--json").out)
+    assert {"lrbench", "torch", "torchvision", "timm", "pandas"} <= set(report["versions"])
+    assert report["machine"]["device"] and "GiB" in report["machine"]["disk free"]
+    assert report["tasks"]["cub200"].startswith("not found") and report["tasks"]["digits"].startswith("found")
+    assert report["suites"]["quick"].startswith("would run; 0 of")
+    assert report["suites"]["imagenet"].startswith("needs data: imagenet1k, caltech256")
+    assert report["folders"]["cache"].startswith("0.0 GB in ")
     assert "machine\n" in lrbench("doctor").out
 
 
@@ -254,12 +254,12 @@ def test_pace_is_that_of_one_process(place, tiny):
     write_effective(place.workspace, tiny)
     folder = place.workspace.checkpoints / "tiny" / "step" / "seed0"
     folder.mkdir(parents=True)
-    found = {}
+    seconds = {}
     for processes in (1, 4):
         record = {"stage": 1, "updates": 100, "seconds": 50.0, "processes": processes}
         folder.joinpath("timings.jsonl").write_text(json.dumps(record) + "\n")
-        found[processes] = estimate_cost(make_plan(tiny, place), place).pretraining_seconds
-    assert found[4] == 4 * found[1] > 0
+        seconds[processes] = estimate_cost(make_plan(tiny, place), place).pretraining_seconds
+    assert seconds[4] == 4 * seconds[1] > 0
 
 
 def test_disk_estimate_counts_only_existing_images(lrbench, home):
@@ -300,4 +300,8 @@ def test_usage_error_is_one_paragraph(lrbench, words, said):
     done = lrbench(*words.split())
     assert done.status == 2 and not done.out
     (line,) = done.err.strip().splitlines()
-    assert line.startswith("lrbench: ") and any(each in line for each in said.split("|")) and "Value error" not in line
+    assert (
+        line.startswith("lrbench: ")
+        and any(wording in line for wording in said.split("|"))
+        and "Value error" not in line
+    )

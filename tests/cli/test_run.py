@@ -17,11 +17,11 @@ SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seed
 
 def contents(home, *patterns):
     """Return the bytes of every file that must not depend on interruptions."""
-    found = {}
+    files = {}
     for pattern in patterns:
         for path in sorted(home.glob(pattern)):
-            found[str(path.relative_to(home))] = path.read_bytes()
-    return found
+            files[str(path.relative_to(home))] = path.read_bytes()
+    return files
 
 
 COMPARED = ("checkpoints/**/*.safetensors", "checkpoints/**/log.jsonl", "leaderboard/*.md", "leaderboard/figures/*.csv")

@@ -214,15 +214,15 @@ def send(kind: str, session: int, numbers: random.Random) -> bool:
 
 
 def contents(home: Path) -> dict[str, str]:
-    """Hash of every file but locks, times and mirrors, by path; a folder or anything odd by what it is."""
-    found = {}
+    """Hash of every file but locks, times and mirrors, by path."""
+    hashes = {}
     for path in sorted(home.rglob("*")):
         name = str(path.relative_to(home))
         if path.is_dir() or re.fullmatch(r"cache/results/[^.]*\.arrow", name) or path.name == "timings.jsonl":
             continue
         if re.fullmatch(r"\..*\.lock", path.name):
             if path.stat().st_size:
-                found[name] = "a lock that is not empty"
+                hashes[name] = "a lock that is not empty"
             continue
         content = path.read_bytes()
         if name.startswith("leaderboard/results/") and path.suffix == ".json":
@@ -231,8 +231,8 @@ def contents(home: Path) -> dict[str, str]:
             for key in ("timings", "record_sha256"):
                 record.pop(key, None)
             content = json.dumps(record, sort_keys=True).encode()
-        found[name] = hashlib.sha256(content).hexdigest()
-    return found
+        hashes[name] = hashlib.sha256(content).hexdigest()
+    return hashes
 
 
 def differences(files: dict[str, str], expected: dict[str, str]) -> list[str]:

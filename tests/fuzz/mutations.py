@@ -158,7 +158,7 @@ def mutate_value(numbers: random.Random, value: Any) -> Any:
 
 
 def other_value(numbers: random.Random, value: Any) -> Any:
-    """A value in the place of `value`: of its type, slightly different, or of another type."""
+    """Return a replacement for `value`: slightly different, of the same type, or of another type."""
     if isinstance(value, str) and value and numbers.random() < 0.4:
         place = numbers.randrange(len(value))
         return value[:place] + numbers.choice(TEXTS) + value[place + numbers.choice([0, 1, len(value)]) :]

@@ -255,7 +255,7 @@ def test_name_of_statistics_is_refused(lrbench, home):
         refused = save_and_add(lrbench, home, other, name=name)
         assert refused.status == 2 and "BatchNorm statistics of r. Give another with --name" in refused.err
     assert save_and_add(lrbench, home, other, "--name", "r-bn", name="r.bn").status == 0
-    # One that lies there all the same is not loaded in the place of the snapshot's weights.
+    # A stray file of that name is not loaded as the snapshot's statistics.
     folder = home / "checkpoints" / "foreign"
     stray = folder / "r.bn.safetensors"
     stray.write_bytes((folder / "r-bn.safetensors").read_bytes())
@@ -279,12 +279,12 @@ def test_weights_without_batch_counts_are_imported(lrbench, home):
     assert f"old.pth lacks num_batches_tracked of {layers} BatchNorm layers" in added.err and "set to 0" in added.err
     loaded = load_snapshot(resolve_reference("foreign/old", Workspace(root=home))).model.state_dict()
     assert all(torch.equal(loaded[name], old.get(name, torch.tensor(0))) for name in network)
-    # Part of a checkpoint is found as otherwise.
+    # The hint about --prefix does not need the counts.
     assert (
         "--prefix model."
         in save_and_add(lrbench, home, {f"model.{name}": tensor for name, tensor in old.items()}, name="a").err
     )
-    # A layer that lacks more than its count is told whole.
+    # The error lists all missing tensors of a layer that lacks more than its count.
     mean = next(name for name in old if name.endswith("running_mean"))
     refused = save_and_add(lrbench, home, {name: tensor for name, tensor in old.items() if name != mean}, name="b")
     assert refused.status == 2 and f"{mean} is missing" in refused.err

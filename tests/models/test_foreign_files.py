@@ -96,11 +96,11 @@ def test_nested_sets_are_named_by_their_keys(lrbench, home):
     assert save_and_add(lrbench, home, two, "--key", "ema.model", name="two").status == 0
     loaded = load_snapshot(resolve_reference("foreign/two", Workspace(root=home)))
     assert torch.equal(loaded.model.state_dict()["conv1.0.weight"], other["conv1.0.weight"])
-    # What lies beside a whole network's tensors is not taken in its place, unless it is named.
+    # Tensors next to the weights of a whole network are ignored unless --key names them.
     beside = network | {"extra": {"shadow": {"a": torch.ones(1), "b": torch.ones(1)}}}
     assert save_and_add(lrbench, home, beside, name="beside").status == 0
     assert "does not hold the weights" in save_and_add(lrbench, home, beside, "--key", "extra.shadow", name="c").err
-    # Two keys with one spelling cannot be told apart.
+    # Two keys with the same spelling are ambiguous.
     alike = save_and_add(lrbench, home, {"a.b": network, "a": {"b": other}}, name="alike")
     assert alike.status == 2 and "two sets of weights under 'a.b'" in alike.err
 

@@ -98,15 +98,15 @@ class OneBatch:
         return self.images, self.labels
 
 
-def trainer(model, schedule=SCHEDULE, batches=None, stretch=None, progress=None, **others):
+def trainer(model, schedule=SCHEDULE, batches=None, segment=None, progress=None, **others):
     """A trainer of the first stage of `step`, unless another segment is given."""
     settings = {
         "training": Training(), "normalise": NORMALISE, "device": CPU, "ranks": SINGLE_PROCESS, "micro_batch": None,
         "updates": 1, "needs_mean": False, "epochs_to_keep": {},
     } | others  # fmt: skip
-    stretch = stretch or find_segment(schedule, key("step", 1))
+    segment = segment or find_segment(schedule, key("step", 1))
     progress = progress or Progress(update=0, weights=model.state_dict())
-    return Trainer(model, stretch, schedule, batches=batches or OneBatch(), progress=progress, **settings)
+    return Trainer(model, segment, schedule, batches=batches or OneBatch(), progress=progress, **settings)
 
 
 def train(going, control=None):
@@ -126,8 +126,8 @@ def update_once(model, **others):
 def gradients(model, micro_batch=None, **others):
     """The gradients, loss and correct predictions of one update, and the trainer."""
     going = update_once(model, micro_batch=micro_batch, **others)
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    return found, going.progress.loss, going.progress.correct, going
+    slopes = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return slopes, going.progress.loss, going.progress.correct, going
 
 
 class Greedy(nn.Module):
@@ -199,7 +199,7 @@ def bare_loop(suite, place, rates):
     return weights
 
 
-def assert_close(found, expected):
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=2e-4, atol=2e-5)
+def assert_close(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=2e-4, atol=2e-5)

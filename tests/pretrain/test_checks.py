@@ -74,7 +74,7 @@ def test_check_interval_does_not_change_snapshot_or_log(tiny, place, home, check
     path = make(tiny, key("step", 1), place)
     log = path.with_name("log.jsonl")
     whole = path.read_bytes(), log.read_bytes()
-    for each in (path, batchnorm_path(path), state_path(path), log):
-        each.unlink()
+    for file in (path, batchnorm_path(path), state_path(path), log):
+        file.unlink()
     checks_every(2)
     assert (make(tiny, key("step", 1), place).read_bytes(), log.read_bytes()) == whole

@@ -45,8 +45,8 @@ class Images:
 BATCHES = Batches(pixels=Images(), labels=np.arange(10) % 3, seed=5, batch=3, size=4, augmentation="flip")  # type: ignore[arg-type]
 
 
-def trainer_of(stretch, schedule, progress, **others):
-    return trainer(network(), schedule, BATCHES, stretch, progress, **others)
+def trainer_of(segment, schedule, progress, **others):
+    return trainer(network(), schedule, BATCHES, segment, progress, **others)
 
 
 class Stops(Control):
@@ -68,7 +68,7 @@ def travelled(progress):
     """Return a copy of a progress, as if read from a file."""
     return Progress(
         **{
-            name: {key: each.clone() for key, each in value.items()} if name in ("weights", "momentum") else value
+            name: {key: tensor.clone() for key, tensor in value.items()} if name in ("weights", "momentum") else value
             for name, value in vars(progress).items()
         }
     )
@@ -99,10 +99,10 @@ def test_resume_at_any_update_is_bit_identical(journey):
         progress, ends = Progress(update=0, weights=network().state_dict()), []
         used.clear()
         for stage in range(1, schedule.stages + 1):
-            stretch = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
             progress = Progress(update=progress.update, weights=progress.weights, momentum=progress.momentum)
             for stop in [*stops, None]:
-                going = trainer_of(stretch, schedule, travelled(progress))
+                going = trainer_of(segment, schedule, travelled(progress))
                 record_rates(going.optimiser, used)
                 saved = []
                 try:
@@ -122,12 +122,12 @@ def test_resume_at_any_update_is_bit_identical(journey):
         assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
         assert all(torch.equal(one.momentum[name], other.momentum[name]) for name in one.momentum)
         assert one.records == other.records
-    stretches = [
+    segments = [
         find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage)) for stage in range(1, schedule.stages + 1)
     ]
     for update, rate in enumerate(rates):
         stage = sum(update >= end * PER_EPOCH for end in schedule.ends[1:])
-        assert rate == learning_rate(schedule, stretches[min(stage, len(stretches) - 1)], update, PER_EPOCH)
+        assert rate == learning_rate(schedule, segments[min(stage, len(segments) - 1)], update, PER_EPOCH)
 
 
 def record_rates(optimiser, used):
@@ -145,13 +145,13 @@ def record_rates(optimiser, used):
 def test_dropout_seeds_depend_on_update_and_rank_alone(rank, monkeypatch):
     """A resume draws the same seeds, and each rank draws its own."""
     schedule = Schedule(epochs=2, boundaries=(1,), rates=(0.5, 0.25), batch=3)
-    stretch = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
+    segment = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
 
     def seeds(first, rank):
         drawn = []
         monkeypatch.setattr(loop, "seed_generators", lambda seed, device: drawn.append(seed))
         progress = Progress(update=first, weights=network().state_dict())
-        train(trainer_of(stretch, schedule, progress, ranks=ProcessGroup(rank=rank)))
+        train(trainer_of(segment, schedule, progress, ranks=ProcessGroup(rank=rank)))
         return drawn
 
     whole = seeds(0, rank)
@@ -214,8 +214,8 @@ def moved(tiny):
 
 
 def test_every_arm_starts_from_its_documented_state(moved, place):
-    for each in snapshot_keys(moved):
-        make_snapshot(moved, each, place, Control())
+    for snapshot in snapshot_keys(moved):
+        make_snapshot(moved, snapshot, place, Control())
     root = place.workspace.checkpoints
 
     def rates(arm, stage):
@@ -244,24 +244,24 @@ GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden-losses.json"
 
 def test_losses_match_the_golden_ones(moved, place):
     """Refactorings reproduce the golden losses; intended changes rewrite the file (see CONTRIBUTING.md)."""
-    found = {}
+    losses = {}
     # At small rates the losses of different processors stay close; at 0.1 they differ by percents.
     content = moved.model_dump()
     content["schedule"] |= {"rates": (0.01, 0.003, 0.001), "small": 0.002, "warmup": 1}
     suite = Suite.model_validate(content)
-    for each in snapshot_keys(suite):
-        make_snapshot(suite, each, place, Control())
+    for snapshot in snapshot_keys(suite):
+        make_snapshot(suite, snapshot, place, Control())
     for path in sorted(place.workspace.checkpoints.glob("tiny/*/seed0/log.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parts[-3]] = [[line["epoch"], line["learning_rate"], line["loss"]] for line in lines]
-    text = json.dumps(found, indent=1) + "\n"
+        losses[path.parts[-3]] = [[line["epoch"], line["learning_rate"], line["loss"]] for line in lines]
+    text = json.dumps(losses, indent=1) + "\n"
     if not GOLDEN.exists():
         GOLDEN.write_text(text)
         pytest.fail(f"{GOLDEN.name} was missing and has been written: check and commit it")
     golden = json.loads(GOLDEN.read_text())
-    assert found.keys() == golden.keys()
+    assert losses.keys() == golden.keys()
     for arm, lines in golden.items():
-        assert np.array(found[arm]) == pytest.approx(np.array(lines), rel=4e-3), arm
+        assert np.array(losses[arm]) == pytest.approx(np.array(lines), rel=4e-3), arm
 
 
 def test_state_files_contain_no_code(tiny, place):

@@ -134,14 +134,14 @@ def test_every_flipped_bit_of_a_state_is_detected(tiny, place):
         damaged[position] ^= 1 << int(draw.integers(8))
         path.write_bytes(damaged)
         try:
-            found = load(path)
+            loaded = load(path)
         except InputError as error:
             assert "is damaged" in str(error) or "has format" in str(error)
             continue
         # The other bits belong to the container and have no meaning.
-        assert found.keys() == content.keys()
+        assert loaded.keys() == content.keys()
         for name, tensor in content["momentum"].items():
-            assert torch.equal(found["momentum"][name], tensor)
+            assert torch.equal(loaded["momentum"][name], tensor)
 
 
 def test_state_with_code_is_refused_and_not_run(tmp_path):
@@ -186,7 +186,7 @@ def test_partial_files_of_a_killed_process_are_removed(tiny, place):
     for stale in (path.with_name(".stage2.progress.pt.abcdefgh.part"), other):
         stale.write_bytes(b"half")
     make_snapshot(tiny, key("step", 2), place, Control())
-    assert [each.name for each in path.parent.glob(".*.part")] == [other.name]
+    assert [partial.name for partial in path.parent.glob(".*.part")] == [other.name]
 
 
 @pytest.mark.parametrize("updates", [2, 4])
@@ -322,23 +322,23 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     ],
 )
 def test_process_that_fails_alone_on_a_gpu_does_not_wait(monkeypatch, gpus, error, shared, waits):
-    said = []
+    calls = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
     module = importlib.import_module("torch.distributed.rendezvous")
     monkeypatch.setattr(module, "rendezvous", lambda *_, **__: iter([(HashStore(), 1, 2)]))
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda kind, **_: said.append(kind))
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("farewell"))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda kind, **_: calls.append(kind))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append("farewell"))
     threads = torch.get_num_threads()
     with suppress(FailureError, ZeroDivisionError), ranks_module.init_process_group() as ranks:
         if error is not None:
             raise ranks.mark_shared(error) if shared else error
     torch.set_num_threads(threads)
-    assert said == ["nccl" if gpus else "gloo", *(["farewell"] if waits else [])]
+    assert calls == ["nccl" if gpus else "gloo", *(["farewell"] if waits else [])]
 
 
 @pytest.mark.parametrize(
-    ("said", "full"),
+    ("message", "is_full"),
     [
         ("CUDA out of memory. Tried to allocate 2 GiB", True),
         ("CUDA error: out of memory", True),
@@ -347,8 +347,8 @@ def test_process_that_fails_alone_on_a_gpu_does_not_wait(monkeypatch, gpus, erro
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_no_memory_recognises_error_messages(said, full):
-    assert is_out_of_memory(RuntimeError(said)) is full
+def test_out_of_memory_errors_are_recognised(message, is_full):
+    assert is_out_of_memory(RuntimeError(message)) is is_full
 
 
 def test_task_is_opened_once_for_any_control(tiny, place):
@@ -385,10 +385,10 @@ def test_verify_detects_a_flipped_bit(lrbench, tiny, place):
     for part in (path, batchnorm_path(path)):
         whole = part.read_bytes()
         part.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
-        found = lrbench("snapshots", "verify")
-        assert found.status == 1 and f"{part} does not match the hash in {path.name}" in found.out
+        outcome = lrbench("snapshots", "verify")
+        assert outcome.status == 1 and f"{part} does not match the hash in {path.name}" in outcome.out
         part.write_bytes(whole)
     batchnorm_path(path).unlink()
-    found = lrbench("snapshots", "verify")
-    assert found.status == 1 and "stage0.bn.safetensors is missing" in found.out
+    outcome = lrbench("snapshots", "verify")
+    assert outcome.status == 1 and "stage0.bn.safetensors is missing" in outcome.out
     assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())

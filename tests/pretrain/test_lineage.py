@@ -25,7 +25,9 @@ from tests.pretrain.helpers import Listens, infinite_weights_after, key, make, n
 
 def remake(path):
     """Give a stage different weights with a matching state, as if retrained on another machine."""
-    weights = {name: each * 1.25 if each.is_floating_point() else each for name, each in load_file(path).items()}
+    weights = {
+        name: tensor * 1.25 if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()
+    }
     write_snapshot(path, weights, read_metadata(path), load_file(batchnorm_path(path)))
     save(state_path(path), load(state_path(path)) | {"tensors_sha256": read_metadata(path).tensors_sha256})
 
@@ -39,8 +41,8 @@ def test_snapshot_records_its_parent_and_its_hash(tiny, place):
 
 
 def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
-    for each in (("step", 3), ("average", 2)):
-        make(tiny, key(*each), place)
+    for snapshot in (("step", 3), ("average", 2)):
+        make(tiny, key(*snapshot), place)
     parent = make(tiny, key("step", 1), place)
     assert lrbench("snapshots", "verify").status == 0
     remake(parent)
@@ -49,16 +51,16 @@ def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
         make_snapshot(tiny, key("step", 2), place, Control())
     # All affected snapshots are listed at once, with their descendants.
     folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
-    listed = " ".join(f"{each}.safetensors" for each in former.split())
+    listed = " ".join(f"{name}.safetensors" for name in former.split())
     assert f"made from the former weights (`lrbench snapshots delete`; in {folder}: {listed})" in str(refused.value)
     for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
         outcome = lrbench(*command)
         assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
-    found = lrbench("snapshots", "verify")
-    assert found.status == 1 and found.out.count("made from other weights than") == 2
+    verified = lrbench("snapshots", "verify")
+    assert verified.status == 1 and verified.out.count("made from other weights than") == 2
     # After deleting them as advised, everything comes from one run again.
-    for each in listed.split():
-        folder.joinpath(each).unlink()
+    for name in listed.split():
+        folder.joinpath(name).unlink()
     assert lrbench("pretrain", "tiny.toml", "--seed", "0").status == 0
     assert lrbench("snapshots", "verify").status == 0
 
@@ -106,8 +108,8 @@ def test_snapshot_under_a_wrong_name_is_refused(lrbench, tiny, place):
     for part in (path, batchnorm_path(path)):
         other.with_name(part.name).write_bytes(part.read_bytes())
     outcome = lrbench("plan", "tiny.toml")
-    said = f"{other} should be step/seed0/stage2, but its header says hold/0/2 (arm, seed, stage)"
-    assert outcome.status == 2 and said in outcome.err
+    message = f"{other} should be step/seed0/stage2, but its header says hold/0/2 (arm, seed, stage)"
+    assert outcome.status == 2 and message in outcome.err
 
 
 def test_parent_without_a_hash_refuses_no_child(tiny, place):
@@ -148,8 +150,8 @@ def test_incomplete_state_is_reported_with_a_remedy(tiny, place, wrong):
     content = load(state_path(path))
     content.pop("update") if wrong == "update" else content["momentum"].update({"conv1.0.weight": torch.zeros(1)})
     save(state_path(path), content)
-    said = r"stage1.state.pt is damaged: it does not fit this network. Delete .*stage1.safetensors"
-    with pytest.raises(InputError, match=said):
+    message = r"stage1.state.pt is damaged: it does not fit this network. Delete .*stage1.safetensors"
+    with pytest.raises(InputError, match=message):
         make_snapshot(tiny, key("step", 2), place, Control())
 
 
@@ -161,10 +163,10 @@ def test_progress_from_other_weights_is_discarded(tiny, place, home):
     make_snapshot(tiny, key("step", 2), place, control)
     assert "stage2.progress.pt started from weights that step/seed0/stage1 no longer has" in control.told[0]
     path = remade.with_name("stage2.safetensors")
-    found = path.read_bytes()
+    before = path.read_bytes()
     path.unlink()
     make_snapshot(tiny, key("step", 2), place, Control())
-    assert path.read_bytes() == found
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -202,10 +204,10 @@ def test_arm_added_mid_stage_gets_what_it_needs(tiny, place, home, arm, stage, s
     make(fewer, key("step", 0), place)
     stop(fewer, key("step", 1), place, updates=7)
     control = Listens()
-    found = make(more, key(arm, stage), place, control)
+    snapshot = make(more, key(arm, stage), place, control)
     assert "lacks the state of epoch" in control.told[0] and "starts again from its last boundary" in control.told[0]
     elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
-    assert make(more, key(arm, stage), elsewhere).read_bytes() == found.read_bytes()
+    assert make(more, key(arm, stage), elsewhere).read_bytes() == snapshot.read_bytes()
 
 
 def test_arm_added_before_its_epoch_costs_nothing(tiny, place):
@@ -268,7 +270,7 @@ def test_damaged_log_has_a_copy_at_every_moment(tmp_path, monkeypatch):
         assert json.loads(path.read_bytes().splitlines()[0]) == good
         write_log(tmp_path / "stage2.safetensors", 2, [{"stage": 2, "update": 9}], print)
         assert [json.loads(line)["stage"] for line in path.read_bytes().splitlines()] == [1, 2]
-    kept = [each.read_bytes().splitlines()[-1] for each in sorted(tmp_path.glob("log.damaged*"))]
+    kept = [damaged.read_bytes().splitlines()[-1] for damaged in sorted(tmp_path.glob("log.damaged*"))]
     assert sorted(kept) == [b"first", b"first", b"second", b"second"]
 
 
@@ -281,10 +283,10 @@ def test_concurrent_log_writes_lose_nothing(tmp_path, monkeypatch):
     read, reading, go_on = module._read, Event(), Event()
 
     def slowly(path, say):
-        found = read(path, say)
+        records = read(path, say)
         reading.set()
         go_on.wait(0.5)
-        return found
+        return records
 
     monkeypatch.setattr(module, "_read", slowly)
     threads = [
@@ -307,7 +309,7 @@ def test_leftovers_of_a_killed_process_are_removed(tiny, place):
     left = [
         path.with_name(name) for name in (".log.jsonl.x1.part", ".stage1.safetensors.x1.part", "stage1.progress.pt")
     ]
-    for each in left:
-        each.write_bytes(b"half")
+    for leftover in left:
+        leftover.write_bytes(b"half")
     make_snapshot(tiny, key("step", 1), place, Control())
-    assert not any(each.exists() for each in left) and path.is_file()
+    assert not any(leftover.exists() for leftover in left) and path.is_file()

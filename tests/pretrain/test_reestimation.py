@@ -62,7 +62,7 @@ def moments(values):
 
 def test_statistics_are_the_mean_over_all_batches(estimated):
     model, _, statistics, record, shown = estimated
-    assert [len(each) for each in shown] == [16, 16, 16] and record["batch"] == 16 and record["images"] == 48
+    assert [len(batch) for batch in shown] == [16, 16, 16] and record["batch"] == 16 and record["images"] == 48
     by_hand = []
     with torch.inference_mode():
         for batch in shown:

@@ -28,9 +28,9 @@ def test_source_accuracies_are_those_of_the_weights(tiny, place, arm, stage):
     model = create_model(tiny.model.architecture, tiny.model.arguments, classes=4).eval()
     raw, estimated = load_file(path), load_file(batchnorm_path(path))
     metadata = read_metadata(path)
-    for tensors, said in ((raw, metadata.source_accuracy_raw), (raw | estimated, metadata.source_accuracy)):
+    for tensors, recorded in ((raw, metadata.source_accuracy_raw), (raw | estimated, metadata.source_accuracy)):
         model.load_state_dict(tensors)
-        assert evaluate(model, source, normalise, Control()).accuracy == pytest.approx(said)
+        assert evaluate(model, source, normalise, Control()).accuracy == pytest.approx(recorded)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_weight_decay_matches_a_bare_loop(tiny, place):
 def test_means_average_the_epoch_end_weights(tiny, place, arm, stage, epochs):
     schedule = tiny.schedule.model_copy(update={"epochs": 7})
     suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average"), "schedule": schedule})
-    found = load_file(make(suite, key(arm, stage), place))
+    averaged = load_file(make(suite, key(arm, stage), place))
     run = bare_loop(suite, place, [0.1] * max(epochs))
     epochs = [run[epoch - 1] for epoch in epochs]
-    for name, tensor in found.items():
+    for name, tensor in averaged.items():
         if tensor.is_floating_point():
-            expected = torch.stack([each[name].double() for each in epochs]).mean(0).float()
+            expected = torch.stack([weights[name].double() for weights in epochs]).mean(0).float()
             torch.testing.assert_close(tensor, expected, rtol=2e-4, atol=2e-5)
 
 
@@ -93,10 +93,10 @@ def test_mean_of_part_of_a_stage_is_never_used(tiny, place, monkeypatch):
     goes_on.told.append("it goes to the end")
     make_snapshot(tiny, key("hold", 2), place, goes_on)
     assert "lacks the sum of epoch-end weights" in goes_on.told[1]
-    found = load_file(make(tiny, key("average", 2), place))
+    averaged = load_file(make(tiny, key("average", 2), place))
     epochs = bare_loop(tiny, place, [0.1] * 5)[3:]
-    expected = torch.stack([each["conv1.0.weight"].double() for each in epochs]).mean(0).float()
-    torch.testing.assert_close(found["conv1.0.weight"], expected, rtol=2e-4, atol=2e-5)
+    expected = torch.stack([weights["conv1.0.weight"].double() for weights in epochs]).mean(0).float()
+    torch.testing.assert_close(averaged["conv1.0.weight"], expected, rtol=2e-4, atol=2e-5)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_snapshots_are_taken_at_boundaries(tiny, place):
 
 
 def test_shared_stages_are_made_once(tiny):
-    names = [str(each) for each in snapshot_keys(tiny, seed=0)]
+    names = [str(snapshot) for snapshot in snapshot_keys(tiny, seed=0)]
     assert len(names) == len(set(names)) == 9
     assert names.index("step/seed0/stage1") < names.index("hold/seed0/stage2") < names.index("constant/seed0/stage3")
     assert not any(name.startswith(("hold/seed0/stage1", "constant/seed0/stage2")) for name in names)
@@ -191,8 +191,8 @@ def test_resume_is_bit_identical(tiny, place, home, updates):
             make_snapshot(tiny, key("hold", 2), place, StopsAfter(updates))
         assert progress_path(whole).is_file() and not whole.exists()
     make_snapshot(tiny, key("hold", 2), place, Control())
-    found = [whole.read_bytes(), batchnorm_path(whole).read_bytes(), whole.with_name("log.jsonl").read_bytes()]
-    assert found == expected
+    resumed = [whole.read_bytes(), batchnorm_path(whole).read_bytes(), whole.with_name("log.jsonl").read_bytes()]
+    assert resumed == expected
     assert not progress_path(whole).exists()
     # The mean for `average` survives the interruption too.
     make_snapshot(tiny, key("average", 2), place, Control())

@@ -200,14 +200,14 @@ def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
     make(tiny, key("step", 1), place)
     refused = finished(torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"))
     assert refused.status != 0
-    said = [line for line in refused.err.splitlines() if line.startswith("lrbench: ")]
-    assert len(said) == 1 and "needs micro-batches of 32 images, as step/seed0/stage1 was trained" in said[0]
-    assert "--set training.micro_batch=16" in said[0]
-    # It continues if told to, and the snapshot records the change.
+    errors = [line for line in refused.err.splitlines() if line.startswith("lrbench: ")]
+    assert len(errors) == 1 and "needs micro-batches of 32 images, as step/seed0/stage1 was trained" in errors[0]
+    assert "--set training.micro_batch=16" in errors[0]
+    # With the setting it continues, and the snapshot records the change.
     (home / "apart.py").write_text(_OTHER_STATISTICS)
     asked = ("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=16")
-    told = finished(torchrun(*asked, entry=("apart.py",)))
-    assert told.status == 0, told.err
+    done = finished(torchrun(*asked, entry=("apart.py",)))
+    assert done.status == 0, done.err
     root = home / "checkpoints" / "tiny" / "step" / "seed0"
     assert [read_metadata(root / f"stage{stage}.safetensors").batchnorm_shared for stage in (1, 2, 3)] == [32, 16, 16]
     # All processes evaluate the weights that are written, not their own statistics.

@@ -22,7 +22,7 @@ def test_tensorboard_has_one_point_per_epoch(tiny, place, home):
     curves = EventAccumulator(str(home / "checkpoints" / "tiny" / "step" / "seed0" / "tensorboard"))
     curves.Reload()
     assert sorted(curves.Tags()["scalars"]) == ["learning_rate", "loss", "training_accuracy"]
-    points = [(each.step, round(each.value, 6)) for each in curves.Scalars("learning_rate")]
+    points = [(point.step, round(point.value, 6)) for point in curves.Scalars("learning_rate")]
     assert points == [(1, 0.1), (2, 0.1), (3, 0.1), (4, 0.01), (5, 0.01)]
 
 
@@ -53,5 +53,5 @@ def test_unknown_or_missing_trackers_are_refused(lrbench, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"--track wandb needs a library.*pip install '\.\[wandb\]'.*source folder"):
         check_trackers(["wandb"])
-    said = lrbench("pretrain", "tiny.toml", "--track", "tensorbord")
-    assert said.status == 2 and "--track tensorbord is unknown. Use tensorboard or wandb" in said.err
+    refused = lrbench("pretrain", "tiny.toml", "--track", "tensorbord")
+    assert refused.status == 2 and "--track tensorbord is unknown. Use tensorboard or wandb" in refused.err

@@ -26,13 +26,13 @@ def test_micro_batches_give_the_gradient_of_the_batch(micro_batch):
 
 
 def test_out_of_memory_halves_the_micro_batch():
-    said = []
-    found, loss, _, going = gradients(Greedy(2), None, say=said.append)
+    messages = []
+    halved, loss, _, going = gradients(Greedy(2), None, say=messages.append)
     whole, expected, _, _ = gradients(network(), None)
     assert going.recovery.micro_batch == 2 and loss == pytest.approx(expected, rel=1e-6)
     for name, gradient in whole.items():
-        torch.testing.assert_close(found[f"inner.{name}"], gradient, rtol=1e-5, atol=1e-7)
-    assert said == [
+        torch.testing.assert_close(halved[f"inner.{name}"], gradient, rtol=1e-5, atol=1e-7)
+    assert messages == [
         "Out of memory with 8 images per micro-batch; using 4, which gives the same updates.",
         "Out of memory with 4 images per micro-batch; using 2, which gives the same updates.",
     ]
@@ -77,7 +77,7 @@ def test_cublas_is_set_before_any_worker_starts(lrbench, no_cublas_setting, monk
 
 @pytest.mark.parametrize("kind", [RuntimeError, Exception])
 def test_network_that_does_not_compile_is_trained_without(monkeypatch, kind):
-    said = []
+    messages = []
 
     def broken(*arguments, **others):
         raise kind("Failed to find C compiler.\nPlease specify via CC environment variable.")
@@ -86,10 +86,10 @@ def test_network_that_does_not_compile_is_trained_without(monkeypatch, kind):
         self._compiled_call_impl = broken
 
     monkeypatch.setattr(nn.Module, "compile", compile_broken)
-    found, loss, _, _ = gradients(network(), None, training=Training(compile=True), say=said.append)
+    uncompiled, loss, _, _ = gradients(network(), None, training=Training(compile=True), say=messages.append)
     whole, expected, _, _ = gradients(network(), None)
-    assert loss == expected and all(torch.equal(found[name], whole[name]) for name in whole)
-    assert said == [
+    assert loss == expected and all(torch.equal(uncompiled[name], whole[name]) for name in whole)
+    assert messages == [
         "Training continues without compilation, which failed: Failed to find C compiler.",
     ]
 

@@ -20,7 +20,7 @@ def header_of(path):
 
 
 def change_header(path, **changes):
-    """Change fields of a header and leave its hash as it is."""
+    """Change fields of a header without updating its hash."""
     write_unsealed(path, load_file(path), header_of(path) | changes)
 
 

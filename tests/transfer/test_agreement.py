@@ -31,8 +31,9 @@ def test_probe_accuracy_matches_scikit_learn():
     train, test = rectified(400, 1), rectified(2000, 2)
     settings = Probe()
     mean, deviation = train.features.double().mean(0), train.features.double().std(0, unbiased=False)
-    inputs, held_out = (((each.features.double() - mean) / deviation).numpy() for each in (train, test))
-    mine = [each["score"] for each in probe.select(train, test, classes=4, metric="top1", settings=settings).candidates]
+    inputs, held_out = (((split.features.double() - mean) / deviation).numpy() for split in (train, test))
+    choice = probe.select(train, test, classes=4, metric="top1", settings=settings)
+    mine = [candidate["score"] for candidate in choice.candidates]
     theirs = []
     for strength in settings.grid():
         fitted = LogisticRegression(C=1 / strength, solver="newton-cholesky", tol=1e-8).fit(
@@ -76,8 +77,8 @@ def test_classifier_is_keyed_by_the_transfer_seed():
                 seed=seed, device=CPU, points=Points(None),
             )
         )  # fmt: skip
-        found = tuning.fit(choice, Control()).scores(Images())
+        result = tuning.fit(choice, Control()).scores(Images())
         # The state of the global generator does not matter.
-        torch.testing.assert_close(found, scores.setdefault(seed, found))
+        torch.testing.assert_close(result, scores.setdefault(seed, result))
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (scores[one] - scores[other]).abs().max() > 0.01

@@ -98,8 +98,8 @@ def test_cell_is_done_only_if_nothing_changed(reference, place, tiny):
     settings = TransferSettings.of(tiny)
 
     def done():
-        found = status_before_loading(place, reference, cell, settings)
-        return found.path if found.is_done else None
+        status = status_before_loading(place, reference, cell, settings)
+        return status.path if status.is_done else None
 
     assert done() is None
     path = transfer(reference, place).run(cell)
@@ -235,12 +235,16 @@ def test_halving_gives_up_the_worse_half(reference, place, tiny, monkeypatch):
     assert sorted(updates for (_, count), updates in spent.items() if count == 40) == [2, 2, 4, 16]
     # Each run continues with the batches that it has not seen; the last is the final fit.
     assert fed[5:] == [(0, 2)] * 4 + [(2, 4)] * 2 + [(4, 8), (8, 16), (0, 16)]
-    given_up = [each for each in halved.selection["candidates"] if "updates" in each]
-    assert len(given_up) == 3 and all("diverged" not in each for each in given_up)
-    survivor = next(each for each in halved.selection["candidates"] if "updates" not in each)
+    given_up = [candidate for candidate in halved.selection["candidates"] if "updates" in candidate]
+    assert len(given_up) == 3 and all("diverged" not in candidate for candidate in given_up)
+    survivor = next(candidate for candidate in halved.selection["candidates"] if "updates" not in candidate)
     assert halved.chosen["learning_rate"] == survivor["learning_rate"]
     # A paused run ends as an uninterrupted one.
-    same = next(each for each in whole.selection["candidates"] if each["learning_rate"] == survivor["learning_rate"])
+    same = next(
+        candidate
+        for candidate in whole.selection["candidates"]
+        if candidate["learning_rate"] == survivor["learning_rate"]
+    )
     assert same["score"] == survivor["score"]
 
 
@@ -250,7 +254,7 @@ def test_halving_keeps_the_best_on_validation(reference, place, tiny, monkeypatc
     settings = TransferSettings.of(tiny).model_copy(update={"finetune": grid})
     path = Transfer(reference, settings, place, Control()).run(Cell(task="tiny-objects", protocol="finetune", seed=0))
     result = read_result(path)
-    stopped = {each["learning_rate"]: each.get("updates") for each in result.selection["candidates"]}
+    stopped = {candidate["learning_rate"]: candidate.get("updates") for candidate in result.selection["candidates"]}
     assert stopped == {0.01: 2, 0.02: 2, 0.03: 4, 0.04: None} and result.chosen["learning_rate"] == 0.04
 
 
@@ -312,9 +316,9 @@ def test_cached_features_match_fresh_ones(reference, place, steps):
         needs = {"partner": {"partner", "penultimate"}}.get(kind, {kind}) - kept[name][1]
         before = len(extracted)
         with mock.patch.object(features_module, "extract", counted):
-            found = transfers[name]._features.get(target, kind).features
+            features = transfers[name]._features.get(target, kind).features
         assert len(extracted) - before == len(needs)
         kept[name][1].update(needs)
         fresh = transfer(snapshots[name], place)._features.get(target, kind).features
-        assert torch.equal(found.test, fresh.test) and torch.equal(found.development, fresh.development)
-        assert found.widths == fresh.widths
+        assert torch.equal(features.test, fresh.test) and torch.equal(features.development, fresh.development)
+        assert features.widths == fresh.widths

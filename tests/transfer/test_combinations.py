@@ -21,7 +21,7 @@ def asked(*words):
 
 
 def cells(records):
-    return [(each["snapshot"]["stage"], each["task"]["name"], each["protocol"]) for each in records]
+    return [(record["snapshot"]["stage"], record["task"]["name"], record["protocol"]) for record in records]
 
 
 def test_every_combination_is_computed_in_order(lrbench, pretrained, monkeypatch):

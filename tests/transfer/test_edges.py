@@ -72,7 +72,7 @@ def test_ties_prefer_the_deepest_stage():
         train, held = split(LabelledFeatures(features=torch.cat(features, dim=1), labels=data.labels))
         settings = depth.DepthSettings(probe=Probe(strengths=3), widths=(24, 24, 24))
         choice = depth.select(train, held, classes=6, metric="top1", settings=settings)
-        scores = {each["depth"]: each["score"] for each in choice.candidates}
+        scores = {candidate["depth"]: candidate["score"] for candidate in choice.candidates}
         assert scores[1] == scores[2] and choice.chosen["depth"] == chosen
 
 

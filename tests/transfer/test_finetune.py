@@ -98,7 +98,9 @@ def test_grid_uses_the_augmentation_of_the_settings(monkeypatch):
     asked = []
     feed = finetune_run.training_batches
     monkeypatch.setattr(
-        finetune_run, "training_batches", lambda made, *rest: asked.append(made.augmentation) or feed(made, *rest)
+        finetune_run,
+        "training_batches",
+        lambda batches, *rest: asked.append(batches.augmentation) or feed(batches, *rest),
     )
     training_run(context(Network(), augmentation="flip")).train(6, Control())
     assert asked == ["flip"]
@@ -116,18 +118,18 @@ def test_scores_are_computed_in_float32():
 
 
 def test_dropout_is_keyed_by_update_and_seed():
-    found = []
+    states = []
     for state in (1, 2):
         shared = context(Network(drop=0.5))
         torch.manual_seed(state)
         run = training_run(shared)
         run.train(6, Control())
-        found.append(run.model.state_dict())
+        states.append(run.model.state_dict())
         # The global generator is not disturbed.
         after = torch.rand(1)
         torch.manual_seed(state)
         assert torch.equal(after, torch.rand(1))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_halving_survivor_at_the_largest_rate_is_an_edge(monkeypatch):
     monkeypatch.setattr(TrainingRun, "_evaluate", lambda self, *_: {"score": self._rate})
     owner = tuning(Network(), rates=(0.01, 0.1, 1.0), updates=64, halving=True)
     choice = owner.select(np.arange(12), np.arange(12, 24), metric="top1", control=Control())
-    assert sum("updates" in each for each in choice.candidates) == 2
+    assert sum("updates" in candidate for candidate in choice.candidates) == 2
     assert choice.chosen["learning_rate"] == 1.0 and choice.edge
 
 
@@ -166,7 +168,7 @@ def test_nonfinite_final_weights_count_as_diverged(updates):
     """Losses are computed before each update, so that they miss the last weights."""
     owner = tuning(Network(), updates=updates, rates=(1e38, 0.01))
     choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
-    assert [each.get("diverged", False) for each in choice.candidates] == [False, True]
+    assert [candidate.get("diverged", False) for candidate in choice.candidates] == [False, True]
     assert choice.chosen["learning_rate"] == 0.01
     alone = tuning(Network(), updates=updates, rates=(1e38,))
     with pytest.raises(FailureError, match="diverged at every learning rate"):
@@ -192,5 +194,6 @@ def test_diverged_run_stops_early(monkeypatch):
     monkeypatch.setattr(finetune_run, "_CHECK_INTERVAL", 2)
     owner = tuning(Network(), updates=9, rates=(1e30, 0.01))
     choice = owner.select(np.arange(16), np.arange(16, 24), metric="top1", control=Control())
-    assert {each["learning_rate"]: each.get("updates") for each in choice.candidates} == {0.01: None, 1e30: 2}
+    updates = {candidate["learning_rate"]: candidate.get("updates") for candidate in choice.candidates}
+    assert updates == {0.01: None, 1e30: 2}
     assert choice.chosen["learning_rate"] == 0.01

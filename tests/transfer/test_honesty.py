@@ -38,7 +38,7 @@ def test_standardisation_uses_training_statistics():
     inputs = torch.cat([(shifted.features.double() - mean) / deviation, torch.ones(60, 1)], dim=1)
     torch.testing.assert_close(fitted.scores(shifted.features), inputs @ fitted._weights, rtol=1e-4, atol=1e-4)
     # Validation is scored in the same way.
-    best = max(each["score"] for each in choice.candidates)
+    best = max(candidate["score"] for candidate in choice.candidates)
     grid = settings.grid()
     standard = (train.features.double() - mean) / deviation
     scores = [
@@ -100,12 +100,12 @@ def test_concat_partner_has_the_same_seed(tiny, place):
     alone = {
         key: extract(working._network.model, target, working._network.normalise, Control(), penultimate).test
         for key, working in (
-            (key, Transfer(each, TransferSettings.of(tiny), place, Control())) for key, each in named.items()
+            (key, Transfer(reference, TransferSettings.of(tiny), place, Control())) for key, reference in named.items()
         )
     }
     together = Transfer(named[own], TransferSettings.of(tiny), place, Control())
-    found = together._features.get(target, "partner").features
-    assert torch.equal(found.test, torch.cat([alone[own], alone[partner]], dim=1))
+    features = together._features.get(target, "partner").features
+    assert torch.equal(features.test, torch.cat([alone[own], alone[partner]], dim=1))
     assert not torch.equal(alone[partner], alone[other])
 
 
@@ -123,7 +123,7 @@ def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
         candidate.probe.predictions = SimpleNamespace(label=np.zeros(4), prediction=np.zeros(4))
 
     monkeypatch.setattr("lrbench.transfer.recommend._compare", compare)
-    found = recommend(
+    recommendation = recommend(
         [WeightsFile(text=name, path=home / name) for name in ("b", "a")],
         "tiny-objects",
         TransferSettings(),
@@ -131,8 +131,8 @@ def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
         Control(),
         probed=5,
     )
-    assert found.best is not None and found.best.reference.text == "a"
-    assert isinstance(found.best, Candidate)
+    assert recommendation.best is not None and recommendation.best.reference.text == "a"
+    assert isinstance(recommendation.best, Candidate)
 
 
 @pytest.mark.usefixtures("small_probe_grid")
@@ -146,8 +146,8 @@ def test_suite_settings_apply_to_its_snapshots_only(lrbench, pretrain_tiny, home
     content = [path.read_bytes() for path in paths]
     file = home / "mine.safetensors"
     for ending in (".bn.safetensors", ".safetensors"):
-        made = home / f"checkpoints/tiny/step/seed0/stage2{ending}"
-        file.with_name(f"mine{ending}").write_bytes(made.read_bytes())
+        original = home / f"checkpoints/tiny/step/seed0/stage2{ending}"
+        file.with_name(f"mine{ending}").write_bytes(original.read_bytes())
     mixed = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "stage1", "--snapshots", str(file))
     assert mixed.status == 0, mixed.err
     assert [path.read_bytes() for path in paths] == content
@@ -170,7 +170,7 @@ def test_settings_are_shared_within_one_suite(tiny, place):
     references, settings, _ = on_equal_terms([own, own])
     assert references[0].suite == tiny and settings == TransferSettings.of(tiny)
     references, settings, _ = on_equal_terms([own, PretrainedWeights(source="timm", name="x")])
-    assert not any(isinstance(each, SuiteSnapshot) for each in references) and settings == TransferSettings()
+    assert not any(isinstance(reference, SuiteSnapshot) for reference in references) and settings == TransferSettings()
 
 
 def test_every_snapshot_of_a_folder_is_transferred(lrbench, pretrain_tiny, home):
@@ -198,7 +198,7 @@ def test_bad_file_does_not_stop_a_folder(lrbench, home):
     command = folder_of_three(lrbench, home)
     done = lrbench(*command, "--json")
     assert done.status == 2, done.err
-    assert [each["snapshot"]["reference"] for each in json.loads(done.out)] == ["foreign/a", "foreign/c"]
+    assert [record["snapshot"]["reference"] for record in json.loads(done.out)] == ["foreign/a", "foreign/c"]
     last = done.err.splitlines()[-1]
     assert (
         last.startswith("lrbench: 1 of 3 transfers failed. ") and "foreign/b: " in last and "not a safetensors" in last
@@ -224,7 +224,7 @@ def test_stop_ends_a_folder_and_prints_finished_results(lrbench, home, monkeypat
     done = lrbench(*command, "--json")
     assert done.status == 130 and "stopped here." in done.err and "foreign/b: " in done.err
     assert "foreign/d" not in done.err
-    assert [each["snapshot"]["reference"] for each in json.loads(done.out)] == ["foreign/a"]
+    assert [record["snapshot"]["reference"] for record in json.loads(done.out)] == ["foreign/a"]
 
 
 def test_pretrained_weights_are_computed_once(lrbench, home):
@@ -248,9 +248,9 @@ def test_stop_interrupts_a_protocol(reference, place, protocol, monkeypatch):
     extract = working._features.get
 
     def extracted(*given):
-        found = extract(*given)
+        features = extract(*given)
         control.stop()
-        return found
+        return features
 
     monkeypatch.setattr(working._features, "get", extracted)
     with pytest.raises(InterruptedWork, match="stopped within a cell"):
@@ -272,12 +272,12 @@ def test_class_without_images_does_not_change_logme():
 
 def test_evidence_is_computed_once_per_cell(monkeypatch):
     data = problem("overlapping")
-    made = []
+    created = []
     begin = logme.Evidence.__init__
-    monkeypatch.setattr(logme.Evidence, "__init__", lambda self, *given: made.append(1) or begin(self, *given))
+    monkeypatch.setattr(logme.Evidence, "__init__", lambda self, *given: created.append(1) or begin(self, *given))
     choice = logme.select(data, data, classes=6, metric="top1", settings=None)
     logme.fit(data, choice, classes=6, settings=None)
-    assert made == [1]
+    assert created == [1]
 
 
 def test_five_dimensional_weights_stay_contiguous():

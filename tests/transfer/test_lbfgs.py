@@ -44,13 +44,13 @@ def test_every_problem_is_solved_and_stops():
         asked.extend(which.tolist())
         return evaluate(points, which)
 
-    found = minimise(
+    solution = minimise(
         counting, torch.zeros(3, 8, dtype=torch.float64), **until(3, limit=1e-9, decrement=1e-16, iterations=500)
     )
-    assert bool(found.converged.all())
-    assert torch.allclose(found.points, centres, atol=1e-5)
+    assert bool(solution.converged.all())
+    assert torch.allclose(solution.points, centres, atol=1e-5)
     # The easy problem is not evaluated after it has converged.
-    assert asked.count(0) < asked.count(2) and found.iterations[0] < found.iterations[2]
+    assert asked.count(0) < asked.count(2) and solution.iterations[0] < solution.iterations[2]
 
 
 def test_problems_are_independent():
@@ -76,23 +76,23 @@ def test_rosenbrock_is_minimised():
         return values, gradients.to(points.dtype)
 
     start = torch.tensor([[-1.2, 1.0], [0.0, 0.0], [3.0, -2.0]], dtype=torch.float64)
-    found = minimise(evaluate, start, **until(3, limit=1e-8, decrement=1e-16, iterations=300))
-    assert bool(found.converged.all()) and torch.allclose(
-        found.points, torch.ones(3, 2, dtype=torch.float64), atol=1e-6
+    solution = minimise(evaluate, start, **until(3, limit=1e-8, decrement=1e-16, iterations=300))
+    assert bool(solution.converged.all()) and torch.allclose(
+        solution.points, torch.ones(3, 2, dtype=torch.float64), atol=1e-6
     )
     theirs = minimize(
         lambda p: float(evaluate(torch.tensor(p)[None], None)[0]), start[0].numpy(), method="L-BFGS-B", tol=1e-12
     )
-    assert int(found.iterations[0]) < 2 * theirs.nit
+    assert int(solution.iterations[0]) < 2 * theirs.nit
 
 
 @pytest.mark.parametrize("most", [0, 3])
 def test_iteration_limit_is_reported_as_unconverged(most):
     evaluate, _ = quadratics(condition=1e4)
-    found = minimise(
+    solution = minimise(
         evaluate, torch.zeros(4, 8, dtype=torch.float64), **until(4, limit=1e-12, decrement=1e-20, iterations=most)
     )
-    assert found.iterations.tolist() == [most] * 4 and not bool(found.converged.any())
+    assert solution.iterations.tolist() == [most] * 4 and not bool(solution.converged.any())
 
 
 def test_objective_without_descent_ends_unconverged():
@@ -100,10 +100,10 @@ def test_objective_without_descent_ends_unconverged():
         # With this gradient, every direction is uphill.
         return points.double().square().sum(1), -2 * points
 
-    found = minimise(
+    solution = minimise(
         lying, torch.ones(2, 3, dtype=torch.float64), **until(2, limit=1e-6, decrement=1e-12, iterations=100)
     )
-    assert not bool(found.converged.any()) and bool(torch.isfinite(found.points).all())
+    assert not bool(solution.converged.any()) and bool(torch.isfinite(solution.points).all())
 
 
 def test_scale_of_a_similar_problem_saves_evaluations():
@@ -125,11 +125,11 @@ def test_steps_meet_the_curvature_condition():
     def shallow(points, which):
         return 1e-6 * 0.5 * (points.double() - 1).square().sum(1), 1e-6 * (points - 1)
 
-    found = minimise(
+    solution = minimise(
         shallow, torch.zeros(1, 4, dtype=torch.float64), **until(1, limit=1e-12, decrement=1e-20, iterations=1)
     )
     # One step along the gradient; along it the slope has fallen to nine tenths or less.
-    assert float((1 - found.points).abs().max()) <= 0.9
+    assert float((1 - solution.points).abs().max()) <= 0.9
 
 
 def test_iteration_waits_for_the_device_a_few_times():
@@ -139,14 +139,14 @@ def test_iteration_waits_for_the_device_a_few_times():
     class Looks(TorchDispatchMode):
         def __torch_dispatch__(self, operation, types, arguments=(), options=None):
             masks = arguments[1] if str(operation).startswith(("aten.index.", "aten.index_put")) else ()
-            masked = any(isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in masks)
+            masked = any(isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for mask in masks)
             if masked or any(name in str(operation) for name in ("nonzero", "_local_scalar", "masked_select")):
                 looks.append(str(operation))
             return operation(*arguments, **(options or {}))
 
     evaluate, _ = quadratics(count=6)
     with Looks():
-        found = minimise(
+        solution = minimise(
             evaluate, torch.zeros(6, 8, dtype=torch.float64), **until(6, limit=1e-7, decrement=1e-12, iterations=200)
         )
-    assert bool(found.converged.all()) and len(looks) < 10 * int(found.iterations.max())
+    assert bool(solution.converged.all()) and len(looks) < 10 * int(solution.iterations.max())

@@ -52,38 +52,42 @@ def test_wilson_interval(probed):
 
 def test_rank_is_by_validation_and_lead_by_test_images(probed, place, monkeypatch):
     """The first is wrong on images 0 to 9, the second on 8 to 13: the first loses eight images and gains four."""
-    made = {"first": probed("first", 1, 0.9, 10), "second": probed("second", 2, 0.8, 6, first=8)}
+    candidates = {"first": probed("first", 1, 0.9, 10), "second": probed("second", 2, 0.8, 6, first=8)}
 
     def compare(candidate, *_):
-        found = made[candidate.reference.text]
-        candidate.logme, candidate.probe, candidate.score = found.logme, found.probe, found.score
+        prepared = candidates[candidate.reference.text]
+        candidate.logme, candidate.probe, candidate.score = prepared.logme, prepared.probe, prepared.score
 
     monkeypatch.setattr(module, "_compare", compare)
     names = [_reference("second"), _reference("first")]
-    found = recommend(names, "tiny-objects", TransferSettings(), place, Control(), probed=2)
-    assert [each.reference.text for each in found.ranked] == ["first", "second"] and found.best is found.ranked[0]
-    assert found.lead.images == 40 and found.lead.difference == pytest.approx(-4 / 40)
+    recommendation = recommend(names, "tiny-objects", TransferSettings(), place, Control(), probed=2)
+    assert [candidate.reference.text for candidate in recommendation.ranked] == ["first", "second"]
+    assert recommendation.best is recommendation.ranked[0]
+    assert recommendation.lead.images == 40 and recommendation.lead.difference == pytest.approx(-4 / 40)
     # Agresti and Min: of 42 images, -4/42 ± z·√(13 - 16/42)/42, which is -0.09524 ± 0.16577.
-    assert found.lead.interval == pytest.approx((-0.26101, 0.07053), abs=1e-5)
+    assert recommendation.lead.interval == pytest.approx((-0.26101, 0.07053), abs=1e-5)
     # Twice the chance of four heads or fewer in twelve: 2 · 794 / 4096.
-    assert found.lead.p == pytest.approx(2 * 794 / 4096)
+    assert recommendation.lead.p == pytest.approx(2 * 794 / 4096)
     # Swapping the two changes only signs.
-    first, second = (each.probe.predictions.label == each.probe.predictions.prediction for each in found.ranked)
+    first, second = (
+        candidate.probe.predictions.label == candidate.probe.predictions.prediction
+        for candidate in recommendation.ranked
+    )
     assert paired_interval(second, first) == pytest.approx((4 / 40, -0.07053, 0.26101), abs=1e-5)
     # Equal predictions still have an interval: z / 42.
     assert paired_interval(first, first) == pytest.approx((0.0, -1.95996 / 42, 1.95996 / 42), abs=1e-5)
 
 
 def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
-    made = {
+    candidates = {
         "first": probed("first", 1, 0.9, 10),
         "twin": probed("twin", 1, 0.9, 10),
         "second": probed("second", 2, 0.8, 6),
     }
 
     def compare(candidate, *_):
-        found = made[candidate.reference.text]
-        candidate.logme, candidate.probe, candidate.score = found.logme, found.probe, found.score
+        prepared = candidates[candidate.reference.text]
+        candidate.logme, candidate.probe, candidate.score = prepared.logme, prepared.probe, prepared.score
 
     monkeypatch.setattr(module, "_compare", compare)
 
@@ -92,12 +96,12 @@ def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
             [_reference(name) for name in names], "tiny-objects", TransferSettings(), place, Control(), probed=3
         )
 
-    found = compared("first", "twin", "second")
-    assert found.second.reference.text == "second" and found.lead.difference == pytest.approx(-4 / 40)
-    text = recommendation_text(found, "top-1")
+    recommendation = compared("first", "twin", "second")
+    assert recommendation.second.reference.text == "second" and recommendation.lead.difference == pytest.approx(-4 / 40)
+    text = recommendation_text(recommendation, "top-1")
     assert "first (twin is the same weights) has the best cross-validated top-1" in text and "of second." in text
     # A snapshot excluded by LogME is not a second.
-    made["second"].probe = made["second"].score = None
+    candidates["second"].probe = candidates["second"].score = None
     assert compared("first", "second").lead is None
     alone = compared("first", "twin")
     assert alone.lead is None and len(alone.tied) == 1

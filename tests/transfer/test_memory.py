@@ -22,15 +22,15 @@ class Largest(TorchDispatchMode):
         self.bytes = 0
 
     def __torch_dispatch__(self, operation, types, arguments=(), named=None):
-        made = operation(*arguments, **(named or {}))
-        given = {each.untyped_storage().data_ptr() for each in arguments if isinstance(each, torch.Tensor)}
-        for each in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in given:
-                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
-        return made
+        outputs = operation(*arguments, **(named or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in arguments if isinstance(tensor, torch.Tensor)}
+        for tensor in outputs if isinstance(outputs, tuple | list) else (outputs,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return outputs
 
 
-def made(count, width, classes, kind=torch.relu):
+def labelled_features(count, width, classes, kind=torch.relu):
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(0, classes, (count,), generator=draw)
     features = torch.randn(count, width, generator=draw)
@@ -56,18 +56,18 @@ def plain(features, labels, classes):
 
 @pytest.mark.parametrize(("count", "width", "classes"), [(900, 40, 7), (300, 30, 400), (60, 90, 5)])
 def test_blockwise_description_equals_the_whole(count, width, classes, monkeypatch):
-    data = made(count, width, classes)
+    data = labelled_features(count, width, classes)
     expected = plain(data.features, data.labels, classes)
     for size in (blocks._BYTES, 8 * 90 * 7):
         monkeypatch.setattr(blocks, "_BYTES", size)
-        found = describe_features(data.features, data.labels, classes)
+        description = describe_features(data.features, data.labels, classes)
         # With N < D, centred features have a zero singular value, whose rounding error enters as its square root.
-        assert found == pytest.approx(expected, rel=1e-9 if count > width else 1e-6)
+        assert description == pytest.approx(expected, rel=1e-9 if count > width else 1e-6)
 
 
 @pytest.mark.parametrize("what", ["describe", "logme"])
 def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
-    data = made(5000, 64, 20)
+    data = labelled_features(5000, 64, 20)
     whole = data.features.nbytes
     monkeypatch.setattr(blocks, "_BYTES", whole // 10)
     with Largest() as largest:
@@ -85,7 +85,7 @@ def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
 
 
 def test_probe_works_in_blocks_with_few_classes(monkeypatch):
-    data = made(5000, 64, 3)
+    data = labelled_features(5000, 64, 3)
     monkeypatch.setattr(blocks, "_BYTES", data.features.nbytes // 10)
     monkeypatch.setattr(probe, "_INPUT_BYTES", data.features.nbytes // 10)
     standardise = probe.Standardiser(data.features)
@@ -103,7 +103,7 @@ def test_probe_works_in_blocks_with_few_classes(monkeypatch):
 
 
 def test_knn_selection_stores_no_scores(monkeypatch):
-    train, queries = made(300, 16, 200), made(2000, 16, 200)
+    train, queries = labelled_features(300, 16, 200), labelled_features(2000, 16, 200)
     monkeypatch.setattr(knn, "_BYTES", 4 * 300 * 50)
     with Largest() as largest:
         knn.select(train, queries, classes=200, metric="top1", settings=Knn())
@@ -113,7 +113,7 @@ def test_knn_selection_stores_no_scores(monkeypatch):
 
 @pytest.mark.parametrize("classes", [3, 50])
 def test_blockwise_evidence_equals_the_whole(classes, monkeypatch):
-    data = made(400, 24, classes)
+    data = labelled_features(400, 24, classes)
     whole = logme.Evidence(data, classes)
     told, control = [], Control()
     control.progress = lambda done, total, unit: told.append((done, total, unit))
@@ -125,7 +125,7 @@ def test_blockwise_evidence_equals_the_whole(classes, monkeypatch):
 
 
 def test_logme_works_on_blocks_of_classes(monkeypatch):
-    data = made(3000, 16, 2000)
+    data = labelled_features(3000, 16, 2000)
     monkeypatch.setattr(blocks, "_BYTES", 8 * 16 * 100)
     monkeypatch.setattr(logme, "_BYTES", 8 * 16 * 100)
     with Largest() as largest:
@@ -147,14 +147,14 @@ def test_stop_interrupts_between_blocks_of_classes(monkeypatch):
     asked = []
     monkeypatch.setattr(control, "stop_requested", lambda: asked.append(1) or len(asked) > 30)
     with pytest.raises(InterruptedWork):
-        logme.Evidence(made(300, 16, 200), 200, control)
+        logme.Evidence(labelled_features(300, 16, 200), 200, control)
     assert len(asked) == 31
 
 
 def test_long_fit_reports_iterations_and_can_stop(monkeypatch):
     monkeypatch.setattr(probe, "_REPORT_SECONDS", 0.0)
     monkeypatch.setattr(probe, "_LOGIT_BYTES", 4 * 50 * 10)
-    data, told, control = made(200, 8, 50), [], Control()
+    data, told, control = labelled_features(200, 8, 50), [], Control()
     control.progress = lambda done, total, unit: told.append((done, total, unit))
     choice = probe.Choice(chosen={"shots": 2, "strength": 1.0}, candidates=(), edge=False, metric="top1")
     settings = fewshot.FewshotSettings(fewshot=Fewshot(shots=2), probe=Probe(), seed=0)

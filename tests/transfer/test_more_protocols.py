@@ -35,10 +35,10 @@ def test_logme_is_the_largest_evidence(count, width):
     labels = np.arange(count) % 3
     features = np.maximum(draw.normal(size=(count, width)) + draw.normal(size=(3, width))[labels], 0)
     data = LabelledFeatures(features=torch.from_numpy(features).float(), labels=torch.from_numpy(labels))
-    found = logme.Evidence(data, 3)
+    evidence = logme.Evidence(data, 3)
     wide = data.features.double().numpy()
     expected = [_best_evidence((labels == label).astype(float), wide) for label in range(3)]
-    assert found.score == pytest.approx(np.mean(expected), abs=1e-3)
+    assert evidence.score == pytest.approx(np.mean(expected), abs=1e-3)
 
 
 def _best_evidence(target, features):
@@ -63,15 +63,15 @@ def test_logme_of_a_class_with_zero_features(silent, scale):
     features = scale * np.random.default_rng(1).exponential(size=(count, 8))
     features[np.isin(labels, silent)] = 0
     data = LabelledFeatures(features=torch.from_numpy(features).float(), labels=torch.from_numpy(labels))
-    found = logme.Evidence(data, 3)
-    assert torch.isfinite(found.weights).all() and float(found.weights[:, silent].abs().max()) * scale < 1e-9
+    evidence = logme.Evidence(data, 3)
+    assert torch.isfinite(evidence.weights).all() and float(evidence.weights[:, silent].abs().max()) * scale < 1e-9
     alone = -0.5 * np.log(2 * np.pi * (count / 3) / count) - 0.5
     if len(silent) == 3:
-        assert found.score == pytest.approx(alone, abs=1e-9)
+        assert evidence.score == pytest.approx(alone, abs=1e-9)
     else:
         shown = labels != 2
         rest = [_best_evidence((labels == label).astype(float), features) for label in np.unique(labels[shown])]
-        assert found.score == pytest.approx(np.mean([*rest, alone]), abs=1e-3)
+        assert evidence.score == pytest.approx(np.mean([*rest, alone]), abs=1e-3)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -85,9 +85,9 @@ def test_logme_of_collinear_features_is_finite(seed):
         features=torch.from_numpy(own @ draw.exponential(size=(4, 16)).astype(np.float32)),
         labels=torch.from_numpy(labels),
     )
-    found = logme.Evidence(data, 3)
-    assert found.score > 1 and float(found.weights.abs().max()) < 1
-    assert torch.equal((data.features.double() @ found.weights).argmax(1) == 0, data.labels == 0)
+    evidence = logme.Evidence(data, 3)
+    assert evidence.score > 1 and float(evidence.weights.abs().max()) < 1
+    assert torch.equal((data.features.double() @ evidence.weights).argmax(1) == 0, data.labels == 0)
 
 
 def test_logme_prefers_separable_features():
@@ -133,7 +133,7 @@ def test_depth_selects_the_informative_stage():
     settings = depth.DepthSettings(probe=SETTINGS, widths=(7, 24, 7))
     train, held = split(LabelledFeatures(features=features, labels=data.labels))
     choice = depth.select(train, held, classes=6, metric="top1", settings=settings)
-    assert choice.chosen["depth"] == 2 and {each["depth"] for each in choice.candidates} == {1, 2, 3}
+    assert choice.chosen["depth"] == 2 and {candidate["depth"] for candidate in choice.candidates} == {1, 2, 3}
     fitted = depth.fit(LabelledFeatures(features=features, labels=data.labels), choice, classes=6, settings=settings)
     assert float((fitted.scores(features).argmax(1) == data.labels).double().mean()) > 0.95
 
@@ -146,16 +146,16 @@ def test_leaking_test_features_do_not_help(module):
     leaking = torch.cat([test.features, 100.0 * test.labels[:, None].float()], dim=1)
     blind = [
         LabelledFeatures(
-            features=torch.cat([each.features, torch.zeros(len(each.labels), 1)], dim=1), labels=each.labels
+            features=torch.cat([split.features, torch.zeros(len(split.labels), 1)], dim=1), labels=split.labels
         )
-        for each in (data, train, held)
+        for split in (data, train, held)
     ]
     settings = {probe: SETTINGS, knn: Knn(neighbours=(1, 5)), logme: None}[module]
     scores = []
     for (whole, *parts), features in (((data, train, held), test.features), (blind, leaking)):
         choice = module.select(*parts, classes=6, metric="top1", settings=settings)
         scores.append(module.fit(whole, choice, classes=6, settings=settings).scores(features).argmax(1))
-    accuracies = [float((each == test.labels).double().mean()) for each in scores]
+    accuracies = [float((predictions == test.labels).double().mean()) for predictions in scores]
     assert accuracies[1] <= accuracies[0] + 0.02
 
 
@@ -163,17 +163,17 @@ def test_diagnostics_match_their_definitions():
     draw = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [5, 8, 4])
     features = draw.normal(size=(17, 6)) + 2 * draw.normal(size=(3, 6))[labels]
-    found = describe_features(torch.from_numpy(features).float(), torch.from_numpy(labels), 4)
+    description = describe_features(torch.from_numpy(features).float(), torch.from_numpy(labels), 4)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     distance = 1 - unit @ unit.T
     classes = [labels == label for label in range(3)]
-    within = np.mean([distance[np.ix_(each, each)].mean() for each in classes])
+    within = np.mean([distance[np.ix_(members, members)].mean() for members in classes])
     total = np.mean([distance[np.ix_(one, other)].mean() for one in classes for other in classes])
-    assert found["class_separation"] == pytest.approx(1 - within / total, abs=1e-5)
-    assert found["feature_norm"] == pytest.approx(np.linalg.norm(features, axis=1).mean(), rel=1e-5)
+    assert description["class_separation"] == pytest.approx(1 - within / total, abs=1e-5)
+    assert description["feature_norm"] == pytest.approx(np.linalg.norm(features, axis=1).mean(), rel=1e-5)
     values = np.linalg.svd(features - features.mean(0), compute_uv=False)
     shares = values / values.sum()
-    assert found["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+    assert description["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
     line = np.outer(draw.normal(size=40), draw.normal(size=9))
     assert describe_features(torch.from_numpy(line), torch.zeros(40, dtype=torch.int64), 1)["effective_rank"] < 1.1
 
@@ -183,8 +183,8 @@ def test_effective_rank_of_collapsed_features_is_exact():
     features = (draw.normal(size=(600, 3)) @ draw.normal(size=(3, 400))).astype(np.float32)
     values = np.linalg.svd(features.astype(np.float64) - features.astype(np.float64).mean(0), compute_uv=False)
     shares = values / values.sum()
-    found = describe_features(torch.from_numpy(features), torch.zeros(600, dtype=torch.int64), 1)["effective_rank"]
-    assert found == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+    rank = describe_features(torch.from_numpy(features), torch.zeros(600, dtype=torch.int64), 1)["effective_rank"]
+    assert rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
 
 
 @pytest.fixture
@@ -277,9 +277,9 @@ def test_unconverged_fits_are_reported(reference, place, lrbench, protocol):
     short = lrbench(*arguments, "--set", "probe.iterations=1", "--json")
     assert short.status == 0
     tried = json.loads(short.out)["selection"]["candidates"]
-    unsolved = sum(not each["converged"] for each in tried)
-    assert unsolved >= 2 and all(each["iterations"] >= 1 for each in tried)
+    unsolved = sum(not candidate["converged"] for candidate in tried)
+    assert unsolved >= 2 and all(candidate["iterations"] >= 1 for candidate in tried)
     assert f"{unsolved} of the {len(tried)} fits of the grid did not converge" in short.err
     whole = lrbench(*arguments, "--set", "probe.weakest=0.1", "--again", "--json")
-    assert all(each["converged"] for each in json.loads(whole.out)["selection"]["candidates"])
+    assert all(candidate["converged"] for candidate in json.loads(whole.out)["selection"]["candidates"])
     assert "did not converge" not in whole.err

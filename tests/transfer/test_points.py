@@ -88,9 +88,9 @@ def test_interrupted_run_resumes_at_its_update(reference, place, tiny, monkeypat
     start = finetune_run.TrainingRun._start
 
     def spy(self, end):
-        made = start(self, end)
+        state = start(self, end)
         begun.append(self._update)
-        return made
+        return state
 
     monkeypatch.setattr(finetune_run.TrainingRun, "_start", spy)
     path = Transfer(reference, settings, place, Control()).run(CELL)

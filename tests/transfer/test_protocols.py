@@ -159,7 +159,7 @@ def test_knn_orders_classes_without_votes_by_similarity(k, monkeypatch):
     monkeypatch.setattr(knn, "_BYTES", 4 * 240 * 7)
     choice = Choice(chosen={"neighbours": k}, candidates=(), edge=False, metric="top1")
     scores = knn.fit(train, choice, classes=13, settings=Knn()).scores(test.features)
-    unit, queries = (each / each.norm(dim=1, keepdim=True) for each in (train.features, test.features))
+    unit, queries = (features / features.norm(dim=1, keepdim=True) for features in (train.features, test.features))
     for query, own in zip(queries, scores, strict=True):
         similarity = unit @ query
         voters = set(train.labels[similarity.topk(k).indices].tolist())
@@ -181,8 +181,8 @@ def test_knn_is_bit_identical_at_every_scale(exponent):
     expected = knn.fit(train, choice, classes=6, settings=Knn()).scores(test.features)
     scaled = LabelledFeatures(features=train.features * 2.0**exponent, labels=train.labels)
     assert torch.isfinite(scaled.features).all()
-    found = knn.fit(scaled, choice, classes=6, settings=Knn()).scores(test.features * 2.0**exponent)
-    assert torch.equal(found, expected)
+    scores = knn.fit(scaled, choice, classes=6, settings=Knn()).scores(test.features * 2.0**exponent)
+    assert torch.equal(scores, expected)
     # At a moderate scale the result is that of a plain division.
     plain = torch.nn.functional.normalize(train.features, dim=1)
     assert torch.equal(knn._unit(train.features), plain)

@@ -18,13 +18,13 @@ def test_recommend_ranks_all_snapshots_of_the_last_suite(lrbench, pretrain_tiny,
     done = lrbench("recommend", "--task", "tiny-objects", "--probe", "3", "--json")
     assert done.status == 0, done.err
     ranked = json.loads(done.out)["ranked"]
-    probed = [each for each in ranked if each["validation"] is not None]
+    probed = [entry for entry in ranked if entry["validation"] is not None]
     assert len(ranked) == 9 and len(probed) == 3 and ranked[:3] == probed
     scores = [row["score"] for row in probed]
     assert scores == sorted(scores, reverse=True)
     # The probed snapshots are the best by LogME.
-    others = [each["logme"] for each in ranked[3:]]
-    assert min(each["logme"] for each in probed) >= max(others) and others == sorted(others, reverse=True)
+    others = [entry["logme"] for entry in ranked[3:]]
+    assert min(entry["logme"] for entry in probed) >= max(others) and others == sorted(others, reverse=True)
     low, high = probed[0]["test_top1_interval"]
     assert low < probed[0]["metrics"]["top1"] < high
     again = lrbench("recommend", "--task", "tiny-objects", "--probe", "3")
@@ -90,7 +90,7 @@ def test_recommend_takes_a_suite_and_a_seed(lrbench, pretrain_tiny, home):
     assert lrbench("pretrain", "later.toml", "--arm", "step", "--seed", "0", "--workers", "1").status == 0
     done = lrbench("recommend", "--task", "tiny-objects", "--suite", "tiny", "--seed", "4", "--probe", "1", "--json")
     assert done.status == 0, done.err
-    assert {each["snapshot"].partition("/")[0] for each in json.loads(done.out)["ranked"]} == {"tiny"}
+    assert {entry["snapshot"].partition("/")[0] for entry in json.loads(done.out)["ranked"]} == {"tiny"}
     kept = [path.name for path in (home / "leaderboard" / "results" / "tiny").glob("*.tiny-objects.*.json")]
     # LogME of eight networks (a one-epoch stage is its own average), and the probe of the best.
     assert len(kept) == 9 and all(name.endswith(".seed4.json") for name in kept)
@@ -111,12 +111,12 @@ def test_copies_of_a_snapshot_are_compared_once(lrbench, home):
     assert "[2/2] foreign/b" in done.err and "foreign/copy-of-a" not in done.err
     kept = home.glob("leaderboard/results/foreign/*.probe.*.json")
     assert sorted(path.name[: len("foreign-a")] for path in kept) == ["foreign-a", "foreign-b"]
-    found = json.loads(done.out)
-    assert all(each["validation"] is not None for each in found["ranked"])
-    first, against = found["ranked"][0]["snapshot"], found["lead"]["against"]
+    report = json.loads(done.out)
+    assert all(entry["validation"] is not None for entry in report["ranked"])
+    first, against = report["ranked"][0]["snapshot"], report["lead"]["against"]
     assert (first == "foreign/b") != (against == "foreign/b")
-    said = lrbench(*command).out
-    assert "are the same weights)" in said or against in said
+    text = lrbench(*command).out
+    assert "are the same weights)" in text or against in text
 
 
 def test_snapshots_of_two_suites_have_separate_results(lrbench, home):
@@ -150,7 +150,7 @@ def test_result_of_a_copied_snapshot_is_found_again(lrbench, pretrain_tiny, home
     again = lrbench("transfer", "--snapshot", "foreign/one", "--task", "tiny-objects")
     assert "nothing was computed" in again.err
     records = [json.loads(path.read_text()) for path in (home / "leaderboard" / "results" / "foreign").glob("*.json")]
-    assert len(records) == 2 and all(each["snapshot"]["arm"] is None for each in records)
+    assert len(records) == 2 and all(record["snapshot"]["arm"] is None for record in records)
 
 
 def test_failed_probe_is_replaced_by_the_next(lrbench, home, monkeypatch):
@@ -175,8 +175,8 @@ def test_failed_probe_is_replaced_by_the_next(lrbench, home, monkeypatch):
     )
     assert done.status == 0, done.err
     ranked = json.loads(done.out)["ranked"]
-    by_logme = sorted(ranked, key=lambda each: each["logme"], reverse=True)
-    assert len(probes) == 2 and [each["validation"] is not None for each in by_logme] == [False, True, False]
+    by_logme = sorted(ranked, key=lambda entry: entry["logme"], reverse=True)
+    assert len(probes) == 2 and [entry["validation"] is not None for entry in by_logme] == [False, True, False]
     assert ranked[0] == by_logme[1] and ranked[-1]["problem"] == "its probe failed."
     assert f"{by_logme[0]['snapshot']} was left out: its probe failed." in done.err
 

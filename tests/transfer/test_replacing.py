@@ -120,9 +120,9 @@ def test_recommend_does_not_replace_other_settings(pretrained, home):
     (path,) = (home / "leaderboard" / "results" / "foreign").glob("*.mine.probe.*.json")
     before = path.read_bytes()
     others = ("--snapshots", snapshot, "--snapshots", "checkpoints/tiny/step/seed0/stage0.safetensors")
-    found = pretrained("recommend", "--task", "mine.toml", *others)
-    assert found.status == 0, found.err
-    assert "stage1.safetensors was left out" in found.err and "probe.strengths was 2" in found.err
+    outcome = pretrained("recommend", "--task", "mine.toml", *others)
+    assert outcome.status == 0, outcome.err
+    assert "stage1.safetensors was left out" in outcome.err and "probe.strengths was 2" in outcome.err
     assert path.read_bytes() == before
 
 

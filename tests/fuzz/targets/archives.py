@@ -120,14 +120,14 @@ def use(path: Path) -> object:
     described = Archive(url=f"https://example.org/{path.name}", unpacks_to="mine")
     try:
         unpack(path, goal, described, Control(), has_lock=True)
-        found = {
+        unpacked = {
             str(entry.relative_to(goal)).encode(errors="surrogateescape").hex(): entry.read_bytes()
             if entry.is_file()
             else None
             for entry in goal.rglob("*")
         }
         assert not any(entry.is_symlink() for entry in goal.rglob("*")), "a link was unpacked"
-        return found
+        return unpacked
     finally:
         around = {entry.name for folder in (path.parent, path.parent.parent) for entry in folder.iterdir()}
         assert around <= {"data", "outside.txt", "mine", path.name}, around
