@@ -55,7 +55,7 @@ def data(home, monkeypatch):
 
 def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
     refused = lrbench("pretrain", "small.toml", "--workers", "1")
-    assert refused.status == 2 and "the whole data set 1,281,167" in refused.err and "--partial" in refused.err
+    assert refused.status == 2 and "images, expected 1,281,167" in refused.err and "--partial" in refused.err
 
     pretrained = lrbench("pretrain", "small.toml", "--partial")
     assert pretrained.status == 0, pretrained.err
@@ -86,7 +86,8 @@ def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
 
     assert lrbench("leaderboard").status == 0
     page = (home / "leaderboard" / "small.md").read_text()
-    assert "Partial data" in page and "finetune: other transfers" in page
+    details = (home / "leaderboard" / "small-details.md").read_text()
+    assert "1 pretraining seed, partial data" in page and "finetune: other transfers" in details
     assert "resnet10t (random weights)" in (home / "leaderboard" / "foreign.md").read_text()
 
 

@@ -47,7 +47,7 @@ def copy(home, finished):
 def test_second_run_does_nothing(copy):
     snapshots = [path for path in copy.glob("checkpoints/**/*.safetensors") if ".bn." not in path.name]
     assert len(snapshots) == 9
-    assert "| average/stage3" in (copy / "leaderboard" / "tiny.md").read_text()
+    assert "| [average/stage3](" in (copy / "leaderboard" / "tiny.md").read_text()
     results = sorted((copy / "leaderboard" / "results" / "tiny").glob("*.seed0.json"))
     assert len(results) == 18
     # The copied files differ from those in the index of results, which is rebuilt.

@@ -247,3 +247,13 @@ def test_cub200_without_images_names_the_first_path(tmp_path, left):
     message = str(missing.value)
     assert message.startswith(f"none of the 30 images in {home / 'images.txt'} exists; the first was looked for at ")
     assert f"looked for at {home / 'images' / first}. Copy the images of task cub200 to {home / 'images'}" in message
+
+
+def test_image_path_may_end_in_a_slash(home):
+    trees.cub200(home / "data" / "CUB_200_2011")
+    root = home / "data" / "CUB_200_2011" / "CUB_200_2011"
+    root = root if root.is_dir() else root.parent
+    rewrite(root / "images.txt", lambda lines: [f"{lines[0]}/", *lines[1:]])
+    (home / "birds.toml").write_text(f'name = "birds"\n[files]\nlayout = "indexed"\nroot = "{root}"\n')
+    data = load_task_data(load_task("birds.toml"), [home / "data"])
+    assert len(data.classes) == 3

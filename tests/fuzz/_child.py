@@ -1,5 +1,6 @@
 """The child process of the fuzz harness: imports one target and tries mutations of its input, one after the other."""
 
+import contextlib
 import ctypes
 import dataclasses
 import faulthandler
@@ -15,6 +16,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +98,31 @@ def comparable(value: object) -> object:
 def attempt(target: Target, path: Path, expected: object) -> tuple[str, str]:
     """Outcome and detail of one use."""
     try:
-        value = comparable(target.use(path))
+        value = target.use(path)
+        with _deep_values():
+            value = comparable(value)
     except LrbenchError as error:
         return "refused", str(error)
     except MemoryError as error:
         return "memory", _place(error)
     except BaseException as error:
         return "unforeseen", _place(error)
-    if value == expected:
-        return "same", ""
-    return ("silent-change" if target.covered else "changed"), f"{str(expected)[:500]}\nbecame\n{str(value)[:500]}"
+    with _deep_values():
+        if value == expected:
+            return "same", ""
+        detail = f"{str(expected)[:500]}\nbecame\n{str(value)[:500]}"
+    return ("silent-change" if target.covered else "changed"), detail
+
+
+@contextlib.contextmanager
+def _deep_values() -> Iterator[None]:
+    """Allow the harness more recursion than the product, which may accept a value nested as deeply as its own limit."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _place(error: BaseException) -> str:

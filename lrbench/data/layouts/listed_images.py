@@ -105,7 +105,7 @@ def find_unlisted_images(task: Task, root: Path, samples: Mapping[SplitName, Seq
     if {"train", "test"} <= task.counts.keys():
         return []
     used = {path for members in samples.values() for _, path in members}
-    folders = sorted({posixpath.dirname(path) for path in used})
+    folders = [folder for folder in sorted({posixpath.dirname(path) for path in used}) if (root / folder).is_dir()]
     existing = (posixpath.join(folder, name) for folder in folders for name in list_images(root / folder)[0])
     return [path for path in existing if path not in used]
 
