@@ -32,6 +32,15 @@ from tests.data.archive_server import ArchiveServer
 from tests.helpers import Outcome, make_home, run_process
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Run each file in one process, in order, so that fixtures of a module are computed once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -79,7 +79,7 @@ def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
     assert json.loads(lrbench("plan", *both[1:], "--json").out)["missing_epochs"] == 0
 
 
-@pytest.mark.parametrize("lines", [2, 5, 9])
+@pytest.mark.parametrize("lines", [2, 5])
 def test_kill_and_rerun_gives_the_same_bytes(home, finished, lines):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for _ in range(lines):
