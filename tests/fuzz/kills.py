@@ -38,6 +38,8 @@ SIGNALS = ("kill", "term", "int-int", "worker", "parent", "stop")
 # Nothing that the tiny suite does takes so long, on any machine.
 _PATIENCE = 240.0
 
+_SHARD_BYTES = 16 << 10
+
 _SUITE = tiny_suite_toml(
     targets=["mine"],
     arms=["step", "hold", "average"],
@@ -92,8 +94,8 @@ def prepare_imports() -> None:
     import lrbench.transfer.cell
     import lrbench.transfer.protocols.finetune
 
-    # A cache of several shards, and progress that is saved at every look at the clock.
-    lrbench.data.resized_images._SHARD_BYTES = 16 << 10
+    # A cache of several shards.
+    lrbench.data.resized_images._SHARD_BYTES = _SHARD_BYTES
 
 
 def make_home(folder: Path) -> Path:
@@ -128,7 +130,10 @@ def start(verb: str, home: Path, *, spawn: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(home)
         os.environ |= {"LRBENCH_HOME": str(home), "LRBENCH_TASKS": str(home.parent / "tasks")}
-        if not spawn:
+        if spawn:
+            # Workers that are processes of their own write shards of the same size.
+            os.environ["PYTHONPATH"] = str(_customisation(home.parent))
+        else:
             whole = multiprocessing.get_context
             multiprocessing.get_context = lambda method=None: whole("fork")  # type: ignore[assignment]
         sys.argv = ["lrbench", *COMMANDS[verb]]
@@ -145,6 +150,15 @@ def start(verb: str, home: Path, *, spawn: bool = False) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _customisation(folder: Path) -> Path:
+    """A folder whose `sitecustomize` sets the size of shards in every Python process that has it in its path."""
+    path = folder / "customisation"
+    path.mkdir(exist_ok=True)
+    code = f"import lrbench.data.resized_images as images\n\nimages._SHARD_BYTES = {_SHARD_BYTES}\n"
+    (path / "sitecustomize.py").write_text(code)
+    return path
 
 
 def members(session: int) -> list[int]:
