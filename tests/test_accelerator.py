@@ -88,7 +88,7 @@ def trainer_of(model, micro_batch=None):
     )  # fmt: skip
     return Trainer(
         model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE, Training(compile=False), batches,
-        NORMALISE, Progress(update=0, weights=model.state_dict()), micro_batch=micro_batch, needs_mean=False,
+        NORMALISE, Progress(update=0, weights=model.state_dict()), micro_batch=micro_batch, means=(),
         epochs_to_keep={}, updates=1, device=DEVICE,
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ def trainer_of(model: nn.Module, batches: Any, compiled: bool) -> Trainer:
         model, find_segment(SCHEDULE, SnapshotKey(arm="step", seed=0, stage=1)), SCHEDULE,
         Training(precision=PRECISION, compile=compiled), batches, NORMALISE,
         Progress(update=0, weights=model.state_dict()),
-        micro_batch=None, needs_mean=False, epochs_to_keep={}, updates=1, device=DEVICE, say=print,
+        micro_batch=None, means=(), epochs_to_keep={}, updates=1, device=DEVICE, say=print,
     )  # fmt: skip
 
 

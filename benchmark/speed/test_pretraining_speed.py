@@ -40,7 +40,7 @@ def _trainer(batches, schedule, model, device, *, compiled=False, precision=_PRE
     return Trainer(
         model, find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1)), schedule, training, batches, normalise,
         Progress(update=0, weights=model.state_dict()),
-        micro_batch=None, needs_mean=False, epochs_to_keep={}, updates=1, device=device, say=print,
+        micro_batch=None, means=(), epochs_to_keep={}, updates=1, device=device, say=print,
     )  # fmt: skip
 
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from lrbench.config.suite import Schedule
+
+
+Mean = Literal["epochs", "tail"]
+"""Weights that a mean is of: those at the ends of a stage's epochs, or those after every update of its last epoch."""
 
 
 def _stage_rate(schedule: "Schedule", stage: int) -> float:
@@ -24,6 +28,10 @@ def _small_rate(schedule: "Schedule", _stage: int) -> float:
     return schedule.small_rate
 
 
+def _no_epochs(_schedule: "Schedule") -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One learning-rate schedule under test.
@@ -34,11 +42,12 @@ class Arm:
         falls: True when the rate falls during training, at boundaries or continuously.
         cosine: True when the rate falls from `rate` to 0 along half a cosine over all epochs.
         shift: Sign with which the arm moves every boundary by `schedule.shift_epochs`; 0 for the schedule's boundaries.
-        extra_stage: True when the arm adds a stage of `schedule.raised_epochs` after the last.
+        extra_epochs: Epochs of a stage that the arm adds after the schedule's last, given the schedule; 0 for no such stage.
         shares: Arm that owns the first stages of this one; None when the arm owns all of its stages.
         shared_stages: Last stage that is shared with `shares`; None for all stages of the schedule.
         trunk: Arm from whose previous stage each stage starts; None for the previous stage of this arm.
-        mean_of: Arm whose epoch-end weights are averaged over each stage; nothing is trained.
+        mean_of: Arm whose weights are averaged over each stage; nothing is trained.
+        mean_over: Weights of the stage that are averaged.
         kept_from: Arm whose training saves intermediate weights for this one: for every stage of an arm that is
             `intermediate`, else for the first stage.
         intermediate: True when snapshots are intermediate weights of `kept_from`, numbered by epoch instead of stage.
@@ -52,11 +61,12 @@ class Arm:
     falls: bool = False
     cosine: bool = False
     shift: int = 0
-    extra_stage: bool = False
+    extra_epochs: Callable[["Schedule"], int] = _no_epochs
     shares: str | None = "step"
     shared_stages: int | None = 0
     trunk: str | None = None
     mean_of: str | None = None
+    mean_over: Mean = "epochs"
     kept_from: str | None = None
     intermediate: bool = False
     marker: str
@@ -68,18 +78,13 @@ class Arm:
         """Arms that a suite with this arm must have too."""
         return tuple(dict.fromkeys(filter(None, (self.mean_of, self.kept_from, self.trunk, self.shares))))
 
-    @property
-    def is_averaged(self) -> bool:
-        """True when the epoch-end weights of this arm are averaged for another arm."""
-        return any(arm.mean_of == self.name for arm in ARMS.values())
-
     def ends(self, schedule: "Schedule") -> tuple[int, ...]:
         """Epoch at which each stage ends, from stage 0, which ends at 0, to the last."""
         if self.intermediate:
             return (0, *schedule.trail_epochs)
         boundaries = (boundary + self.shift * schedule.shift_epochs for boundary in schedule.boundaries)
-        extra = (schedule.epochs + schedule.raised_epochs,) if self.extra_stage else ()
-        return (0, *boundaries, schedule.epochs, *extra)
+        extra = self.extra_epochs(schedule)
+        return (0, *boundaries, schedule.epochs, *((schedule.epochs + extra,) if extra else ()))
 
     def keeper(self, stage: int) -> str | None:
         """Return the arm whose training saves the snapshot of a stage, or None if no other arm's does."""
@@ -87,14 +92,15 @@ class Arm:
 
     def describe(self, schedule: "Schedule") -> str:
         """Return the arm's description with the schedule's numbers filled in."""
-        ends = self.ends(schedule)
+        ends, extra = self.ends(schedule), self.extra_epochs(schedule)
         return self.description.format(
             rates=" to ".join(f"{rate:g}" for rate in schedule.rates),
             first_rate=f"{schedule.rates[0]:g}",
             small_rate=f"{schedule.small_rate:g}",
             boundaries=", ".join(map(str, ends[1:-1])),
             epochs=", ".join(map(str, ends[1:])),
-            raised_epochs=schedule.raised_epochs,
+            extra_epochs=extra,
+            longer=f", for {extra} more epochs than `step`" if extra else "",
         )
 
 
@@ -121,8 +127,9 @@ _REGISTERED = (
         rate=_first_rate,
         shares="hold",
         shared_stages=2,
+        extra_epochs=lambda schedule: schedule.constant_extra or 0,
         marker="^",
-        description="the rate stays {first_rate}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
+        description="the rate stays {first_rate}{longer}; shares stages 0 and 1 with `step` and stage 2 with `hold`",
         comparison="`constant` never lets the rate fall",
     ),
     Arm(
@@ -143,6 +150,35 @@ _REGISTERED = (
         marker="d",
         description="the mean of `constant`'s weights at the ends of the stage's epochs; shares stage 2 with `average`",
         comparison="`constant-average` is the mean of its weights",
+    ),
+    Arm(
+        name="step-average",
+        falls=True,
+        mean_of="step",
+        shared_stages=1,
+        marker="p",
+        description="the mean of `step`'s weights at the ends of the stage's epochs",
+        comparison="`step-average` is the mean of `step`'s weights",
+    ),
+    Arm(
+        name="tail-average",
+        rate=_previous_rate,
+        mean_of="hold",
+        mean_over="tail",
+        shared_stages=1,
+        marker="h",
+        description="the mean of `hold`'s weights after every update of the stage's last epoch",
+        comparison="`tail-average` is the mean of `hold`'s weights over the last epoch",
+    ),
+    Arm(
+        name="step-tail-average",
+        falls=True,
+        mean_of="step",
+        mean_over="tail",
+        shared_stages=1,
+        marker="8",
+        description="the mean of `step`'s weights after every update of the stage's last epoch",
+        comparison="`step-tail-average` is the mean of `step`'s weights over the last epoch",
     ),
     Arm(
         name="trail",
@@ -189,10 +225,10 @@ _REGISTERED = (
     Arm(
         name="raise",
         rate=_first_rate,
-        extra_stage=True,
+        extra_epochs=lambda schedule: schedule.raised_epochs,
         shared_stages=None,
         marker="*",
-        description="{raised_epochs} more epochs at {first_rate} after the end of `step`",
+        description="{extra_epochs} more epochs at {first_rate} after the end of `step`",
     ),
 )
 

@@ -5,9 +5,9 @@ stage's epochs. A stage that several arms share is one segment, owned by the arm
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lrbench.config.arms import ARMS
+from lrbench.config.arms import ARMS, Mean
 from lrbench.config.suite import Schedule, Suite
 from lrbench.core.errors import InputError
 
@@ -34,7 +34,7 @@ class Segment:
         rate: Learning rate after a warm-up, the highest one with `cosine`; 0 for the initialisation.
         first_epoch: Epoch at whose start it begins, counted from the start of pretraining.
         last_epoch: Epoch at whose end it ends (exclusive end of the range).
-        averaged: True when the snapshot is the mean of the parent's epoch-end weights and nothing is trained.
+        averaged: True when the snapshot is a mean of weights of the parent's training and nothing is trained.
         kept_epoch: Epoch after which the parent's training saves the snapshot's weights; nothing is trained.
         cosine: True when the rate falls along half a cosine over all epochs instead of at boundaries.
     """
@@ -121,11 +121,13 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
 def next_segment(suite: Suite, key: SnapshotKey) -> Segment | None:
     """Return the segment that continues from snapshot `key` after a boundary, or None if there is none.
 
-    It belongs to the same arm where that arm continues from `key`, else to an arm that shares the snapshot.
+    It belongs to the same arm where that arm continues from `key`, else to an arm that shares the snapshot. A stage after the
+    schedule's end counts for its own arm only.
     """
     stage = key.stage + 1
     for arm in dict.fromkeys((key.arm, *suite.arms)):
-        if stage <= suite.schedule.stages and stage in owned_stages(arm, suite.schedule):
+        last = last_stage(arm, suite.schedule) if arm == key.arm else suite.schedule.stages
+        if stage <= last and stage in owned_stages(arm, suite.schedule):
             following = find_segment(suite.schedule, SnapshotKey(arm=arm, seed=key.seed, stage=stage))
             if following.parent == key and not following.derived:
                 return following
@@ -200,3 +202,13 @@ def kept_epochs(suite: Suite, trunk: Segment) -> dict[int, bool]:
             if branch.kept_epoch is not None and branch.parent == trunk.key:
                 kept[branch.kept_epoch] = kept.get(branch.kept_epoch, False) or branch.branches
     return kept
+
+
+def means_to_keep(suite: Suite, trunk: Segment) -> frozenset[Mean]:
+    """Return which means of its weights the training of a segment computes for other arms of the suite."""
+    return frozenset(
+        ARMS[arm].mean_over
+        for arm in suite.arms
+        if ARMS[arm].mean_of is not None and trunk.key.stage in owned_stages(arm, suite.schedule)
+        if find_segment(suite.schedule, replace(trunk.key, arm=arm)).parent == trunk.key
+    )

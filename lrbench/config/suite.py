@@ -88,12 +88,13 @@ class Schedule(Strict):
         batch: Images per update. An epoch has `train images // batch` updates; the remaining images differ between epochs.
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
         trail: Number of equal parts into which the arm `trail` divides the epochs. It saves the weights of the run without
-            decay at the end of each part, except where a stage ends.
+            decay at the end of each part, except where a stage ends. Parts of the same length continue over `constant_extra`.
         warmup: Epochs at the start over which the rate rises linearly to that of stage 1, in every arm.
         shift: Epochs by which the arms `early` and `late` move every boundary. Default: a third of the shortest stage, at
             least one epoch.
         small: Rate of the arm `small`. Default: the rate of stage 2.
         raised: Epochs that the arm `raise` adds after the last stage. Default: as many as the last stage has.
+        constant_extra: Epochs that the arm `constant` adds after the last stage, at the first rate. Default: none.
     """
 
     epochs: Epochs
@@ -109,6 +110,15 @@ class Schedule(Strict):
     shift: Epochs | None = None
     small: Positive | None = None
     raised: Epochs | None = None
+    constant_extra: Epochs | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes and hashes of snapshots and suites that are older than the key.
+        content: dict[str, Any] = write(self)
+        if self.constant_extra is None:
+            content.pop("constant_extra", None)
+        return content
 
     @field_validator("boundaries")
     @classmethod
@@ -174,8 +184,9 @@ class Schedule(Strict):
     @property
     def trail_epochs(self) -> tuple[int, ...]:
         """Epochs after which the arm `trail` saves weights, in increasing order."""
-        parts = {round(self.epochs * part / self.trail) for part in range(1, self.trail)}
-        return tuple(sorted(parts - {0, *self.ends}))
+        total = self.epochs + (self.constant_extra or 0)
+        parts = range(1, -(-self.trail * total // self.epochs))
+        return tuple(sorted({round(self.epochs * part / self.trail) for part in parts} - {0, *self.ends, total}))
 
     @property
     def ends(self) -> tuple[int, ...]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.config import Suite, Task, load_task
-from lrbench.config.arms import ARMS
 from lrbench.config.protocols import PROTOCOLS
-from lrbench.config.schedule import find_segment, kept_epochs
+from lrbench.config.schedule import find_segment, kept_epochs, means_to_keep
 from lrbench.config.task import HubFiles, SyntheticFiles, TorchvisionFiles
 from lrbench.core.control import rounded_duration
 from lrbench.core.errors import InputError
@@ -183,8 +182,8 @@ class _Network:
                 total += self.parameters if part.branches else 0
                 continue
             total += self.parameters if key.stage else 0
-            # The sum of epoch-end weights is stored in float64.
-            total += 2 * self.weights if ARMS[key.arm].is_averaged else 0
+            # Means are stored in float64.
+            total += 2 * self.weights * len(means_to_keep(suite, part))
             total += sum(
                 self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, part).values()
             )

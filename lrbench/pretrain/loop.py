@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrbench.config.arms import Mean
 from lrbench.config.schedule import Segment, learning_rate
 from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
@@ -43,7 +44,7 @@ class Trainer:
         normalise: Turns images into inputs on the device.
         progress: The state to start from; its weights are loaded into the network.
         micro_batch: Images in one forward and backward pass; None for the whole share of this process.
-        needs_mean: Whether to sum the epoch-end weights (for arms that are means).
+        means: Means for other arms, for which weights are summed.
         epochs_to_keep: Epochs after which the weights are kept for other arms, each with whether momentum is kept too.
         updates: Updates of the whole schedule; decides whether compiling pays off.
         device: Device of the network.
@@ -64,7 +65,7 @@ class Trainer:
         progress: Progress,
         *,
         micro_batch: int | None,
-        needs_mean: bool,
+        means: Collection[Mean],
         epochs_to_keep: Mapping[int, bool],
         updates: int,
         device: torch.device,
@@ -77,7 +78,9 @@ class Trainer:
         self.device, self.ranks, self.normalise = device, ranks, normalise
         self.bfloat16 = training.precision == "bfloat16"
         self.check_every = 1 if device.type == "cpu" else CHECK_EVERY
-        self._needs_mean, self._epochs_to_keep = needs_mean, epochs_to_keep
+        self._sums_epochs, self._epochs_to_keep = "epochs" in means, epochs_to_keep
+        # The tail is the segment's last epoch.
+        self._tail_from = self.last_update - batches.updates_per_epoch if "tail" in means else self.last_update
         self._on_epoch_end, self._last_good = on_epoch_end, last_good
         self.model = model
         model.load_state_dict(progress.weights)
@@ -86,6 +89,7 @@ class Trainer:
         self.forward = parallel(model, ranks)
         # Sums are kept on the weights' device, so that adding to them waits for nothing.
         progress.mean = {name: tensor.to(device) for name, tensor in progress.mean.items()}
+        progress.tail = _copied(progress.tail, device)
 
     @property
     def first_update(self) -> int:
@@ -138,6 +142,8 @@ class Trainer:
                 pending.append(self.recovery.run(forward_backward, self.optimiser, images, labels))
                 self.optimiser.step()
                 progress.update += 1
+                if progress.update > self._tail_from:
+                    self._add_to_tail()
 
                 ends_epoch = progress.update % batches.updates_per_epoch == 0
                 stop, due = control.stop_requested(), time.monotonic() - saved > SAVE_SECONDS
@@ -164,6 +170,7 @@ class Trainer:
             weights=_copied(self.model.state_dict()),
             momentum=_copied(momentum_buffers(self.model, self.optimiser)),
             mean=dict(progress.mean),
+            tail=_copied(progress.tail),
             kept=dict(progress.kept),
             kept_momentum=dict(progress.kept_momentum),
             records=list(progress.records),
@@ -247,12 +254,21 @@ class Trainer:
             progress.kept[epoch] = _copied(self.model.state_dict(), "cpu")
             if self._epochs_to_keep[epoch]:
                 progress.kept_momentum[epoch] = _copied(momentum_buffers(self.model, self.optimiser), "cpu")
-        if self._needs_mean:
+        if self._sums_epochs:
             for name, tensor in self.model.state_dict().items():
                 value = tensor.detach().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
                 progress.mean[name] = progress.mean[name] + value if name in progress.mean else value
             progress.mean_count += 1
         self._on_epoch_end(progress.records)
+
+    def _add_to_tail(self) -> None:
+        """Add the weights to the sum over the last epoch, in float64 and in place."""
+        for name, tensor in self.model.state_dict().items():
+            if name in self.progress.tail:
+                self.progress.tail[name] += tensor
+            else:
+                self.progress.tail[name] = tensor.to(torch.float64, memory_format=torch.contiguous_format, copy=True)
+        self.progress.tail_count += 1
 
 
 def _total(outcomes: list[Outcome]) -> Outcome:
@@ -262,7 +278,7 @@ def _total(outcomes: list[Outcome]) -> Outcome:
     return torch.stack(losses).sum(), torch.stack(correct).sum()
 
 
-def _copied(tensors: Mapping[str, Tensor], device: str | None = None) -> dict[str, Tensor]:
+def _copied(tensors: Mapping[str, Tensor], device: torch.device | str | None = None) -> dict[str, Tensor]:
     # Contiguous: the bytes of a file must not depend on the memory format used for computing.
     return {
         name: tensor.detach().to(device or tensor.device, memory_format=torch.contiguous_format, copy=True)

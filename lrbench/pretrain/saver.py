@@ -77,4 +77,5 @@ def on_cpu(progress: Progress) -> Progress:
         weights={name: tensor.cpu() for name, tensor in progress.weights.items()},
         momentum={name: tensor.cpu() for name, tensor in progress.momentum.items()},
         mean={name: tensor.cpu() for name, tensor in progress.mean.items()},
+        tail={name: tensor.cpu() for name, tensor in progress.tail.items()},
     )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrbench.config import Suite
-from lrbench.config.schedule import Segment, SnapshotKey, find_segment, kept_epochs
+from lrbench.config.schedule import Segment, SnapshotKey, find_segment, kept_epochs, means_to_keep
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
@@ -32,7 +32,7 @@ from lrbench.pretrain.metadata import snapshot_metadata
 from lrbench.pretrain.saver import Saver, on_cpu
 from lrbench.pretrain.setup import arithmetic
 from lrbench.pretrain.source import Source, evaluate, open_source
-from lrbench.pretrain.start import SegmentStart, needs_mean
+from lrbench.pretrain.start import SegmentStart
 from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.tracking import Tracker, open_trackers
 from lrbench.store.lineage import snapshot_exists
@@ -225,11 +225,14 @@ class _SegmentRun:
             "update": end.update, "momentum": end.momentum, "tensors_sha256": hash_tensors(end.weights)
         }  # fmt: skip
         if not self.segment.derived:
+            means = means_to_keep(self.suite, self.segment)
             state |= {
-                "mean": {name: tensor / end.mean_count for name, tensor in end.mean.items()},
+                "mean": _mean(end.mean, end.mean_count) if "epochs" in means else {},
                 "kept": end.kept,
                 "kept_momentum": end.kept_momentum,
             }
+            if "tail" in means:
+                state["tail_mean"] = _mean(end.tail, end.tail_count)
             write_log(self.path, self.segment.key.stage, end.records, self.control.say)
         if not self.segment.derived or self.segment.branches:
             save(state_path(self.path), state)
@@ -254,7 +257,7 @@ class _SegmentRun:
                 self.normalise,
                 start,
                 micro_batch=start.batchnorm_shared or self.suite.training.micro_batch,
-                needs_mean=is_writer and needs_mean(self.segment),
+                means=means_to_keep(self.suite, self.segment) if is_writer else (),
                 epochs_to_keep=kept_epochs(self.suite, self.segment) if is_writer else {},
                 updates=self.suite.schedule.epochs * self.batches.updates_per_epoch,
                 device=self.device,
@@ -315,3 +318,7 @@ class _SegmentRun:
             progress_path(self.path), {"recipe": recipe(self.suite), "fingerprint": self.source.fingerprint, **content}
         )
         self.saved = progress.update
+
+
+def _mean(total: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    return {name: tensor / count for name, tensor in total.items()}

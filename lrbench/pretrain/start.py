@@ -10,7 +10,7 @@ from torch import nn
 
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import Segment, SnapshotKey, kept_epochs
+from lrbench.config.schedule import Segment, SnapshotKey, kept_epochs, means_to_keep
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
 from lrbench.core.workspace import Workspace
@@ -20,11 +20,6 @@ from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress
 from lrbench.store.lineage import missing_intermediate_weights, snapshot_exists
 from lrbench.store.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
 from lrbench.store.suites import recipe
-
-
-def needs_mean(segment: Segment) -> bool:
-    """Return whether another arm may take the mean of this stage's epoch-end weights."""
-    return ARMS[segment.key.arm].is_averaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +106,12 @@ class SegmentStart:
     def _missing(self, progress: Progress) -> str:
         """Return a clause naming what saved progress lacks for an arm that was added since; empty if nothing."""
         epoch = progress.update // self.updates_per_epoch
-        if needs_mean(self.segment) and progress.mean_count != epoch - self.segment.first_epoch:
+        means = means_to_keep(self.suite, self.segment)
+        if "epochs" in means and progress.mean_count != epoch - self.segment.first_epoch:
             return "lacks the sum of epoch-end weights, which an arm of the suite needs"
+        tail = progress.update - (self.segment.last_epoch - 1) * self.updates_per_epoch
+        if "tail" in means and progress.tail_count != max(0, tail):
+            return "lacks the sum of the last epoch's weights, which an arm of the suite needs"
         for kept, with_momentum in kept_epochs(self.suite, self.segment).items():
             if kept <= epoch and (kept not in progress.kept or (with_momentum and kept not in progress.kept_momentum)):
                 return f"lacks the state of epoch {kept}, which an arm of the suite needs"
@@ -130,16 +129,13 @@ class SegmentStart:
 
     def _mean_of(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, metadata = self._parent(parent, model)
-        path = state_path(self._path_of(parent))
-        kept = state.get("mean", {})
+        path, arm = state_path(self._path_of(parent)), self.segment.key.arm
+        kept = state.get("mean" if ARMS[arm].mean_over == "epochs" else "tail_mean", {})
         if not are_tensors(kept) or (kept and not _fits(model, kept, {})):
             raise DamagedFile(path, "its mean does not fit this network", advice(path))
+        if not kept:
+            raise missing_intermediate_weights(self.suite, (arm,), (parent,), self.workspace)
         mean = {name: tensor.to(weights[name].dtype) for name, tensor in kept.items()}
-        if not mean:
-            raise InputError(
-                f"{path} lacks the mean of epoch-end weights that {self.segment.key} needs; an older lrbench wrote it. "
-                f"Delete {self._path_of(parent)} and pretrain again."
-            )
         return Progress(
             update=int(state["update"]),
             weights={**weights, **mean},

@@ -32,6 +32,8 @@ class Progress:
         momentum: SGD's momentum buffers by parameter name; empty before the first update.
         mean: Sum of this segment's epoch-end weights in float64; empty if no arm needs it.
         mean_count: Number of epochs in the sum.
+        tail: Sum of the weights after every update of the segment's last epoch in float64; empty if no arm needs it.
+        tail_count: Number of updates in the sum.
         kept: Weights that other arms need, by epoch.
         kept_momentum: Momentum buffers of the kept epochs from which another arm trains.
         loss: Sum of the current epoch's losses.
@@ -46,6 +48,8 @@ class Progress:
     momentum: dict[str, torch.Tensor] = field(default_factory=dict)
     mean: dict[str, torch.Tensor] = field(default_factory=dict)
     mean_count: int = 0
+    tail: dict[str, torch.Tensor] = field(default_factory=dict)
+    tail_count: int = 0
     kept: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     kept_momentum: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     loss: float = 0.0
@@ -136,8 +140,10 @@ def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
     kept = (progress.kept, progress.kept_momentum)
     if not all(isinstance(epochs, dict) for epochs in kept) or not isinstance(progress.records, list):
         raise ValueError("not a progress of this segment")
-    sets = (progress.weights, progress.momentum, progress.mean, *(value for sets in kept for value in sets.values()))
-    counts = (progress.update, progress.mean_count, progress.correct, *(epoch for sets in kept for epoch in sets))
+    sums = (progress.mean, progress.tail)
+    sets = (progress.weights, progress.momentum, *sums, *(value for sets in kept for value in sets.values()))
+    numbers = (progress.update, progress.mean_count, progress.tail_count, progress.correct)
+    counts = (*numbers, *(epoch for sets in kept for epoch in sets))
     if not (
         all(type(count) is int and count >= 0 for count in counts)
         and first <= progress.update < last

@@ -116,7 +116,8 @@ def test_classes_without_images_are_left_out(home):
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"\x1f\x8b", b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", gzip.compress(b"", mtime=0)]
+    "damage",
+    [b"", b"\x1f\x8b", b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", gzip.compress(b"", mtime=0)],
 )
 def test_damaged_files_error_names_the_class(home, damage):
     task = emnist(home)

@@ -102,7 +102,7 @@ def trainer(model, schedule=SCHEDULE, batches=None, segment=None, progress=None,
     """A trainer of the first stage of `step`, unless another segment is given."""
     settings = {
         "training": Training(), "normalise": NORMALISE, "device": CPU, "ranks": SINGLE_PROCESS, "micro_batch": None,
-        "updates": 1, "needs_mean": False, "epochs_to_keep": {},
+        "updates": 1, "means": (), "epochs_to_keep": {},
     } | others  # fmt: skip
     segment = segment or find_segment(schedule, key("step", 1))
     progress = progress or Progress(update=0, weights=model.state_dict())
@@ -169,8 +169,8 @@ def infinite_weights_after(monkeypatch, updates):
     monkeypatch.setattr(Recovery, "run", broken)
 
 
-def bare_loop(suite, place, rates):
-    """Weights by epoch of an independent training loop: one SGD optimiser, the rate of each epoch set by hand."""
+def bare_loop(suite, place, rates, *, every="epoch"):
+    """Weights by epoch or update of an independent training loop: one SGD optimiser, the rate of each epoch set by hand."""
     source = open_source(suite.source, suite.input, place.roots, False, place.workspace.cache, Control())
     batches = Batches(
         pixels=source.train,
@@ -195,7 +195,8 @@ def bare_loop(suite, place, rates):
             nn.functional.cross_entropy(model(normalise(images)), labels).backward()
             optimiser.step()
             update += 1
-        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            if every == "update" or update % batches.updates_per_epoch == 0:
+                weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     return weights
 
 

@@ -142,6 +142,8 @@ def test_mean_of_another_network_is_damaged(tiny, place, mean):
         {"update": -1},
         {"update": "3"},
         {"mean": {"a": 3}},
+        {"tail": {"a": 3}},
+        {"tail_count": -1},
         {"loss": float("nan")},
         {"loss": "x"},
         {"kept": {"x": {}}},

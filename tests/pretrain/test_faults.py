@@ -189,14 +189,19 @@ def test_partial_files_of_a_killed_process_are_removed(tiny, place):
     assert [partial.name for partial in path.parent.glob(".*.part")] == [other.name]
 
 
+@pytest.mark.parametrize(
+    ("arm", "trunk"),
+    [("average", "hold"), ("step-average", "step"), ("tail-average", "hold"), ("step-tail-average", "step")],
+)
 @pytest.mark.parametrize("updates", [2, 4])
-def test_mean_of_an_interrupted_stage_is_bit_identical(tiny, place, home, updates):
-    make(tiny, key("step", 1), place)
+def test_mean_of_an_interrupted_stage_is_bit_identical(tiny, place, home, arm, trunk, updates):
+    suite = tiny.model_copy(update={"arms": tuple(dict.fromkeys((*tiny.arms, arm)))})
+    make(suite, key("step", 1), place)
     with pytest.raises(InterruptedWork):
-        make_snapshot(tiny, key("hold", 2), place, StopsAfter(updates))
-    interrupted = make(tiny, key("average", 2), place)
+        make_snapshot(suite, key(trunk, 2), place, StopsAfter(updates))
+    interrupted = make(suite, key(arm, 2), place)
     elsewhere = type(place)(workspace=type(place.workspace)(root=home / "elsewhere"), roots=place.roots)
-    whole = make(tiny, key("average", 2), elsewhere)
+    whole = make(suite, key(arm, 2), elsewhere)
     assert interrupted.read_bytes() == whole.read_bytes()
     assert batchnorm_path(interrupted).read_bytes() == batchnorm_path(whole).read_bytes()
 

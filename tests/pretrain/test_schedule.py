@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -11,6 +13,8 @@ from lrbench.config.schedule import (
     find_segment,
     kept_epochs,
     learning_rate,
+    means_to_keep,
+    next_segment,
     owned_stages,
     owner,
     snapshot_keys,
@@ -18,6 +22,7 @@ from lrbench.config.schedule import (
 from lrbench.config.suite import Suite
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.evidence import is_without_decay
+from lrbench.store.suites import recipe
 
 ARMS = ["step", "hold", "constant", "average", "constant-average"]
 
@@ -72,6 +77,24 @@ def test_arms_spend_equal_epochs_and_change_rates_at_boundaries(suite):
             assert [rate for *_, rate in rates] == expected
 
 
+@given(suites())
+def test_means_belong_to_the_stages_they_average(suite):
+    means = {"average": "hold", "step-average": "step", "tail-average": "hold", "step-tail-average": "step"}
+    suite = suite.model_copy(update={"arms": tuple(dict.fromkeys((*ARMS, *means)))})
+    schedule = suite.schedule
+    for arm, trunk in means.items():
+        # Rate (falls or held) and averaging are crossed: means have the stages and rates of their trunk.
+        assert owned_stages(arm, schedule) == tuple(range(2, schedule.stages + 1))
+        for stage in owned_stages(arm, schedule):
+            segment = find_segment(schedule, SnapshotKey(arm=arm, seed=0, stage=stage))
+            parent = find_segment(schedule, SnapshotKey(arm=trunk, seed=0, stage=stage))
+            assert segment.averaged and segment.parent == parent.key and segment.rate == parent.rate
+            assert REGISTERED[arm].mean_over in means_to_keep(suite, parent)
+    first = find_segment(schedule, SnapshotKey(arm="step", seed=0, stage=1))
+    assert means_to_keep(suite, first) == frozenset()
+    assert means_to_keep(suite.model_copy(update={"arms": ("step", "hold")}), parent) == frozenset()
+
+
 @given(suites(), st.integers(1, 12))
 def test_trail_samples_the_run_without_decay(suite, parts):
     schedule = suite.schedule.model_copy(update={"trail": parts})
@@ -91,6 +114,47 @@ def test_trail_samples_the_run_without_decay(suite, parts):
     assert all(
         kept_epochs(suite.model_copy(update={"arms": tuple(ARMS)}), find_segment(schedule, key)) == {} for key in keys
     )
+
+
+def test_constant_trains_longer_on_request(tiny):
+    content = tiny.model_dump(mode="json")
+    content |= {
+        "arms": [*tiny.arms, "trail", "raise"],
+        "schedule": content["schedule"] | {"trail": 6, "constant_extra": 3},
+    }
+    suite = Suite.model_validate_json(json.dumps(content))
+    schedule, last = suite.schedule, SnapshotKey(arm="constant", seed=0, stage=4)
+    # Stages end at 3, 5 and 6, and the extra stage at 9; the parts of `trail` have one epoch.
+    assert (schedule.ends, schedule.trail_epochs) == ((0, 3, 5, 6), (1, 2, 4, 7, 8))
+    assert find_segment(schedule, last).parent == replace(last, stage=3)
+    assert rates_along(suite, last) == [0.1] * 27
+    assert (
+        next_segment(suite, replace(last, stage=3)) == find_segment(schedule, last)
+        and next_segment(suite, last) is None
+    )
+    # `raise` branches from `step`, whose training ends there.
+    assert next_segment(suite, SnapshotKey(arm="step", seed=0, stage=3)) is None
+    for stage, epoch in ((4, 7), (5, 8)):
+        segment = find_segment(schedule, SnapshotKey(arm="trail", seed=0, stage=stage))
+        assert segment.parent == last and segment.kept_epoch == epoch
+    assert all(is_without_decay(suite, row) for row in (("constant", 4), ("trail", 4), ("trail", 5)))
+    before = set(snapshot_keys(validate_again(suite, constant_extra=None), seed=0))
+    added = {str(key) for key in snapshot_keys(suite, seed=0) if key not in before}
+    assert added == {"constant/seed0/stage4", "trail/seed0/stage4", "trail/seed0/stage5"}
+    described = REGISTERED["constant"].describe(schedule)
+    assert described.startswith("the rate stays 0.1, for 3 more epochs than `step`; shares")
+
+
+def test_schedule_without_extra_epochs_is_written_as_before(tiny):
+    assert "constant_extra" not in tiny.schedule.model_dump()
+    longer = validate_again(tiny, constant_extra=2)
+    assert longer.schedule.model_dump()["constant_extra"] == 2 and recipe(longer) != recipe(tiny)
+
+
+def validate_again(suite, **schedule):
+    """Return the validated suite with other schedule values."""
+    content = suite.model_dump()
+    return Suite.model_validate(content | {"schedule": content["schedule"] | schedule})
 
 
 MOVED = ["early", "late", "small", "cosine", "raise"]

@@ -54,21 +54,75 @@ def test_weight_decay_matches_a_bare_loop(tiny, place):
     assert_close(load_file(make(suite, key("step", 1), place)), bare_loop(suite, place, [0.1] * 3)[-1])
 
 
-@pytest.mark.parametrize(("arm", "stage", "epochs"), [("average", 2, (4, 5)), ("constant-average", 3, (6, 7))])
-def test_means_average_the_epoch_end_weights(tiny, place, arm, stage, epochs):
-    schedule = tiny.schedule.model_copy(update={"epochs": 7})
-    suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average"), "schedule": schedule})
-    averaged = load_file(make(suite, key(arm, stage), place))
-    run = bare_loop(suite, place, [0.1] * max(epochs))
-    epochs = [run[epoch - 1] for epoch in epochs]
-    for name, tensor in averaged.items():
+def assert_mean(tensors, states):
+    """Check that floating-point tensors are the mean of those of several states."""
+    for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            expected = torch.stack([weights[name].double() for weights in epochs]).mean(0).float()
+            expected = torch.stack([weights[name].double() for weights in states]).mean(0).float()
             torch.testing.assert_close(tensor, expected, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("arm", "stage", "rates"),
+    [
+        ("average", 2, [0.1] * 5),
+        ("constant-average", 3, [0.1] * 7),
+        ("step-average", 2, [0.1] * 3 + [0.01] * 2),
+        ("step-average", 3, [0.1] * 3 + [0.01] * 2 + [0.001] * 2),
+    ],
+)
+def test_means_average_the_epoch_end_weights(tiny, place, arm, stage, rates):
+    schedule = tiny.schedule.model_copy(update={"epochs": 7})
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average", "step-average"), "schedule": schedule})
+    # Stages 2 and 3 have two epochs.
+    assert_mean(load_file(make(suite, key(arm, stage), place)), bare_loop(suite, place, rates)[-2:])
+
+
+@pytest.mark.parametrize(
+    ("arm", "stage", "rates"),
+    [
+        ("tail-average", 2, [0.1] * 5),
+        ("tail-average", 3, [0.1] * 3 + [0.01] * 3),
+        ("step-tail-average", 2, [0.1] * 3 + [0.01] * 2),
+    ],
+)
+def test_tail_means_average_every_update_of_the_last_epoch(tiny, place, arm, stage, rates):
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "tail-average", "step-tail-average")})
+    path = make(suite, key(arm, stage), place)
+    # An epoch has three updates.
+    assert_mean(load_file(path), bare_loop(suite, place, rates, every="update")[-3:])
+    estimated, raw = load_file(batchnorm_path(path)), load_file(path)
+    assert estimated and any(not torch.equal(estimated[name], raw[name]) for name in estimated)
+
+
+def test_training_sums_only_what_an_arm_averages(tiny, place):
+    def stored(suite, stage):
+        state = load(state_path(make(suite, stage, place)))
+        return bool(state["mean"]), bool(state.get("tail_mean"))
+
+    alone = tiny.model_copy(update={"name": "alone", "arms": ("step", "hold")})
+    assert stored(tiny, key("hold", 2)) == (True, False)
+    assert stored(tiny, key("step", 2)) == stored(alone, key("hold", 2)) == (False, False)
+    arms = (*tiny.arms, "step-average", "step-tail-average")
+    averaged = tiny.model_copy(update={"name": "averaged", "arms": arms})
+    assert stored(averaged, key("step", 2)) == (True, True)
+    # No arm averages the first stage.
+    assert stored(averaged, key("step", 1)) == (False, False)
+
+
+@pytest.mark.parametrize("arm", ["step-average", "step-tail-average"])
+def test_mean_added_after_training_is_reported(tiny, place, arm):
+    make(tiny, key("step", 2), place)
+    more = tiny.model_copy(update={"arms": (*tiny.arms, arm)})
+    message = (
+        rf"did not save the intermediate weights that arm {arm} needs when it trained step/seed0/stage2; {arm} was"
+    )
+    with pytest.raises(InputError, match=message):
+        make_snapshot(more, key(arm, 2), place, Control())
+
+
 def test_mean_of_part_of_a_stage_is_never_used(tiny, place, monkeypatch):
-    """Progress of an older lrbench, which stored no sum of weights, is discarded."""
+    """Progress of a suite without `average`, which stored no sum of weights, is discarded."""
     from lrbench.pretrain import segments, start
 
     class Stops(Control):
@@ -85,8 +139,8 @@ def test_mean_of_part_of_a_stage_is_never_used(tiny, place, monkeypatch):
 
     make(tiny, key("step", 1), place)
     with monkeypatch.context() as patched:
-        patched.setattr(start, "needs_mean", lambda segment: False)
-        patched.setattr(segments, "needs_mean", lambda segment: False)
+        patched.setattr(start, "means_to_keep", lambda suite, segment: frozenset())
+        patched.setattr(segments, "means_to_keep", lambda suite, segment: frozenset())
         with pytest.raises(InterruptedWork):
             make_snapshot(tiny, key("hold", 2), place, Stops())
     goes_on = Stops()

@@ -24,6 +24,8 @@ def make_progress(folder: Path) -> Path:
             "momentum": weights,
             "mean": {},
             "mean_count": 0,
+            "tail": {},
+            "tail_count": 0,
             "kept": {1: weights},
             "kept_momentum": {1: weights},
             "loss": 1.5,
