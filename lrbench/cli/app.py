@@ -14,6 +14,7 @@ from lrbench.cli import (
     plan,
     pretrain,
     recommend,
+    register,
     run,
     snapshots,
     suites,
@@ -39,6 +40,7 @@ app.command("tasks")(tasks.tasks)
 app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
+app.command("register", short_help="Register a suite before its first result.")(register.register)
 app.command("plan", short_help="Show what a suite computes, and what is done.")(plan.plan)
 app.command("doctor", short_help="Show this machine, and which suites can run on it.")(doctor.doctor)
 

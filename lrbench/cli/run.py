@@ -46,6 +46,7 @@ def run(
     A second run computes only what is missing. Ctrl-C saves and stops at the next step. On several GPUs or machines, use
     `torchrun --nproc-per-node N -m lrbench run SUITE`.
     """
+    from lrbench.cli.register import warn_if_changed
     from lrbench.cli.work import do_jobs, together
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace, data_roots
@@ -64,6 +65,7 @@ def run(
     )
     failure: LrbenchError | None = None
     with together() as ranks:
+        ranks.run_on_main(lambda: warn_if_changed(workspace, chosen))
         ranks.run_on_main(lambda: save_suite(workspace, chosen))
         ranks.run_on_main(lambda: write_suite_with_results(workspace, chosen))
         plan = ranks.run_on_main(lambda: make_plan(chosen, place, seed=seed))

@@ -97,11 +97,12 @@ def transfer(
     stored in leaderboard/results/; `lrbench leaderboard` adds them to the tables. --json prints one result, or a list for
     several.
     """
+    from lrbench.cli.register import warn_if_changed
     from lrbench.config import load_task
     from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.store.cells import Cell, Overwrite
-    from lrbench.store.references import snapshot_folder
+    from lrbench.store.references import SuiteSnapshot, snapshot_folder
 
     workspace = Workspace.for_writing()
     # Wrong names are reported before any work.
@@ -110,6 +111,9 @@ def transfer(
     for task in tasks:
         load_task(task)
     references = _references(snapshots, workspace, suite, arm)
+    suites = {reference.suite.name: reference.suite for reference in references if isinstance(reference, SuiteSnapshot)}
+    for named in suites.values():
+        warn_if_changed(workspace, named)
     settings = [_settings(reference, workspace, suite) for reference in references]
     settings = [(chosen.with_changes(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)

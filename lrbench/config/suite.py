@@ -240,6 +240,7 @@ class Suite(Strict):
         transfer_seeds: Seeds of each transfer (validation split, order of images).
         protocol_arms: Arms on whose snapshots a protocol is used, by protocol. Default: all arms.
         validation: Share of training images held out for selection on targets without a validation split.
+        margin: Difference in points of accuracy below which two snapshots count as equivalent.
         task_files: TOML files of unregistered tasks, by task name. `load_suite` adds the paths given as `source` or `targets`.
     """
 
@@ -252,6 +253,7 @@ class Suite(Strict):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)]
     transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    margin: Annotated[float, Field(gt=0, le=100)] = 2.0
     protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model
     input: Input
@@ -275,10 +277,13 @@ class Suite(Strict):
         return self
 
     @model_serializer(mode="wrap")
-    def _omit_empty_task_files(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes and hashes of suites that are older than the keys.
         content: dict[str, Any] = write(self)
         if not self.task_files:
             content.pop("task_files", None)
+        if self.margin == type(self).model_fields["margin"].default:
+            content.pop("margin", None)
         return content
 
     def uses(self, protocol: str, arm: str) -> bool:

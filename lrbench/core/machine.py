@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -32,6 +33,11 @@ def float32_modes(device: Any) -> dict[str, str]:
         "convolutions": kinds[torch.backends.cudnn.allow_tf32],
         "products": kinds[torch.backends.cuda.matmul.allow_tf32],
     }
+
+
+def utc_now() -> str:
+    """Return the time in UTC as ISO 8601 with seconds: `2026-11-29T07:15:00Z`. Such texts sort by time."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def available_cores() -> int:

@@ -66,6 +66,11 @@ class Workspace:
         return self.leaderboard / "results"
 
     @property
+    def registrations(self) -> Path:
+        """Registrations: one JSON file per suite."""
+        return self.leaderboard / "registrations"
+
+    @property
     def drawn_splits(self) -> Path:
         """Lists of test images of tasks whose split lrbench draws at random."""
         return self.leaderboard / "splits"

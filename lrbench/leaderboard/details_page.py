@@ -12,6 +12,7 @@ from lrbench.leaderboard.claims import Decision
 from lrbench.leaderboard.evidence import Evidence, row_name
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import bullets, code, link, table
+from lrbench.leaderboard.registration import registration_sentence
 from lrbench.leaderboard.suite_page import main_figures, result_sections
 
 READING = """## How to read the decisions
@@ -44,6 +45,7 @@ def render_details(
     parts = [
         f"# {for_markdown(suite.title or suite.name)}: details",
         f"The answer and the accuracies are on the {link('main page', f'{suite.name}.md')}.",
+        for_markdown(registration_sentence(groups[0], groups[0].registration)),
     ]
     on_main_page = {figure.name for figure in main_figures(drawn)}
     for evidence, decided in zip(groups, decisions, strict=True):

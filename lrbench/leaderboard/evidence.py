@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
 from lrbench.config.schedule import SnapshotKey, find_segment, owner
+from lrbench.leaderboard.registration import Registration
 from lrbench.stats.intervals import (
     Estimate,
     Floats,
@@ -96,6 +97,7 @@ class Evidence:
         excluded: Results that are not comparable with those in the tables, each with the reason.
         problems: Errors of files that cannot be read.
         partial: Whether these are results on partial data.
+        registration: The suite's registration, if it has one.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Evidence:
     excluded: list[tuple[Entry, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     partial: bool = False
+    registration: Registration | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -15,9 +15,21 @@ from lrbench.config.toml_files import differences as changed_values
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_json
 from lrbench.leaderboard.evidence import Column, Evidence, Row, Values
+from lrbench.leaderboard.registration import read_registration
 from lrbench.store.index import Entry, Index, load_index
 
 _LARGEST_SUITE = 1 << 20
+
+EXCLUSIONS = (
+    "Results whose arm, stage, pretraining seed or transfer seed is not in the suite are left out.",
+    "Results on partial data are compared with one another only.",
+    "If the results of a snapshot are of several weights, those of other weights than most of them are left out.",
+    "Of a target and protocol, only results of the newest protocol version count, and of these the largest group with equal "
+    "preprocessing, images, labels, settings and kind of BatchNorm statistics.",
+    "A snapshot without results of every transfer seed has no accuracy.",
+    "Files that are damaged or cannot be read are left out and named.",
+)
+"""The rules by which this module leaves results out. A registration holds them."""
 
 
 def gather(results: Path, suite: Suite, cache: Path | None = None) -> list[Evidence]:
@@ -30,6 +42,9 @@ def gather(results: Path, suite: Suite, cache: Path | None = None) -> list[Evide
 
     Returns:
         The full results, followed by those on partial data if there are any; the latter alone if there are no full results.
+
+    Raises:
+        InputError: The suite's registration is damaged.
     """
     index = load_index(results, suite.name, cache)
     full = [entry for entry in index.entries if not entry.partial]
@@ -38,6 +53,9 @@ def gather(results: Path, suite: Suite, cache: Path | None = None) -> list[Evide
     groups = [_arrange(suite, full, index, problems, partial=False)] if full or not partial else []
     if partial:
         groups.append(_arrange(suite, partial, index, [] if groups else problems, partial=True))
+    registration = read_registration(results.parent, suite.name)
+    for evidence in groups:
+        evidence.registration = registration
     return groups
 
 

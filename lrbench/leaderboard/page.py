@@ -24,6 +24,7 @@ from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.foreign_page import ForeignTable, foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.markup import NOTHING, bullets, link, table
+from lrbench.leaderboard.registration import registration_sentence
 from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import details_path, render_suite, suite_sentence
 from lrbench.leaderboard.summary import answer, in_short, incomplete, source_accuracy
@@ -108,6 +109,7 @@ def build(
         lines.append(_line(name, f"{suite.title or name}{' (partial data)' * first.partial}", count))
         answers.append(answer(first, decisions[0]))
         lead = f"{suite_sentence(suite)} {count} cells have results. {source_accuracy(first)}".rstrip()
+        lead += f" {registration_sentence(first, first.registration)}"
         shown.append(suite_data(first, decisions[0], drawn, lead))
         if name in suites:
             for evidence in groups:

@@ -10,6 +10,7 @@ from lrbench.leaderboard.claims import Decision
 from lrbench.leaderboard.evidence import Evidence
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import link, table
+from lrbench.leaderboard.registration import registration_sentence
 
 
 def details_path(suite: str) -> str:
@@ -31,6 +32,7 @@ def render_suite(
     """
     details = link("details", details_path(suite.name))
     parts = [f"# {for_markdown(suite.title or suite.name)}", f"**{for_markdown(summary.answer(evidence, decisions))}**"]
+    parts.append(for_markdown(registration_sentence(evidence, evidence.registration)))
     if evidence.completed or not evidence.partial:
         parts.append(table(summary.verdict_summary(evidence, decisions)))
         parts += [figure.markdown(suite.name) for figure in main_figures(drawn)]

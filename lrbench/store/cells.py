@@ -65,20 +65,18 @@ class TransferSettings(Strict):
         apply_changes(content, changes)
         return validate(TransferSettings, content, "the settings", changed=True)
 
+    def of_protocol(self, protocol: str) -> dict[str, Any]:
+        """Return the settings that a protocol reads, as JSON values."""
+        read = {"validation"} if PROTOCOLS[protocol].selects else set()
+        return self.model_dump(mode="json", include=read | set(PROTOCOLS[protocol].tables))
+
     def record(self, protocol: str, task: Task, reference: Reference, workspace: Workspace) -> dict[str, Any]:
         """Return the `settings` entry of a cell's result: all that was requested for it.
 
         Raises:
             InputError: `concat.partner` names no snapshot.
         """
-        described = task.model_dump(mode="json", include={"files", "counts", "classes", "metric"})
-        if task.upright:
-            described["orientation"] = task.orientation
-        record: dict[str, Any] = {"task_sha256": sha256_json(described)}
-        if PROTOCOLS[protocol].selects:
-            record["validation"] = self.validation
-        for name in PROTOCOLS[protocol].tables:
-            record[name] = getattr(self, name).model_dump(mode="json")
+        record: dict[str, Any] = {"task_sha256": task_sha256(task), **self.of_protocol(protocol)}
         if PROTOCOLS[protocol].features == "partner":
             partner = resolve_partner(reference, self.concat.partner, workspace)
             sha256 = None
@@ -86,6 +84,14 @@ class TransferSettings(Strict):
                 sha256 = identity(partner.path)
             record["partner"] = {"reference": partner.text, "sha256": sha256}
         return record
+
+
+def task_sha256(task: Task) -> str:
+    """Return the SHA-256 of the parts of a task's description on which results depend."""
+    described = task.model_dump(mode="json", include={"files", "counts", "classes", "metric"})
+    if task.upright:
+        described["orientation"] = task.orientation
+    return sha256_json(described)
 
 
 @dataclass(frozen=True, order=True, kw_only=True)

@@ -23,7 +23,7 @@ from lrbench.core.files import canonical_json, read_bytes, sha256_bytes, write_b
 from lrbench.store.results import Result, StoredResult, is_record, load_result
 
 # Increases with every change of an entry's fields or their meaning.
-_VERSION = 4
+_VERSION = 5
 _DIGEST = hashlib.sha256().digest_size
 # Reading small files is bound by the disk.
 _READERS = 8
@@ -80,6 +80,7 @@ class Entry(NamedTuple):
         metrics, report, chosen, versions: As in the record, as JSON.
         labels: Hash of the test labels, which many results share.
         correct: Correct predictions, one bit per image.
+        computed: Time of computation; None in older records.
         checked: Whether the record has a hash.
     """
 
@@ -116,6 +117,7 @@ class Entry(NamedTuple):
     seconds: float
     labels: str
     correct: bytes
+    computed: str | None
     checked: bool
 
     @property
@@ -250,6 +252,7 @@ def _make_entry(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np
         seconds=sum(result.timings.values(), 0.0),
         labels=sha256_bytes(labels.tobytes()),
         correct=np.packbits(predictions.prediction == labels).tobytes(),
+        computed=result.computed,
         checked=result.checked,
     )
     return entry, labels

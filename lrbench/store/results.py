@@ -29,6 +29,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 # The index stores 64-bit integers.
 Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+"""Time in UTC, as `core.machine.utc_now` writes it."""
 
 
 class _Record(BaseModel):
@@ -110,6 +112,7 @@ class Result(_Record):
         settings: The settings of the cell: those of the protocol, and the task's description. A cell is computed again when
             they change.
         arithmetic: Settings of a GPU's float32 arithmetic; empty on a CPU.
+        computed: Time at which the predictions were scored; None in records older than the field.
     """
 
     schema_version: int = Field(alias="schema")
@@ -133,6 +136,7 @@ class Result(_Record):
     device: str = ""
     arithmetic: dict[str, str] = {}
     versions: dict[str, str] = {}
+    computed: Time | None = None
     record_sha256: str | None = None
 
     @model_validator(mode="after")
@@ -257,6 +261,8 @@ def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str
     # Records of tasks without a drawn split omit it.
     if content["task"]["split_sha256"] is None:
         del content["task"]["split_sha256"]
+    if content["computed"] is None:
+        del content["computed"]
     return {**content, "record_sha256": sha256_json(content)}
 
 

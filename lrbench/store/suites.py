@@ -64,11 +64,15 @@ def write_effective(workspace: Workspace, suite: Suite) -> None:
         write_text(path, text)
 
 
+def results_suite(suite: Suite) -> dict[str, Any]:
+    """Return the content of `suite.json` next to a suite's results, which has none of this machine's paths."""
+    return suite.model_dump(mode="json", exclude={"task_files"})
+
+
 def write_suite_with_results(workspace: Workspace, suite: Suite) -> None:
     """Write the suite next to its results, so that its pages list the missing cells."""
     path = workspace.results / suite.name / "suite.json"
-    # Committed with the results, so without this machine's paths.
-    content = suite.model_dump(mode="json", exclude={"task_files"})
+    content = results_suite(suite)
     # A damaged file is replaced.
     with suppress(FileNotFoundError, InputError):
         if read_json(path, _REMEDY) == content:

@@ -7,7 +7,7 @@ import torch
 
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.suite import Input
-from lrbench.core.machine import device_name, float32_modes, library_versions
+from lrbench.core.machine import device_name, float32_modes, library_versions, utc_now
 from lrbench.data.examples import EvaluationTransform
 from lrbench.models.loading import LoadedSnapshot
 from lrbench.store.cells import Cell, TransferSettings
@@ -154,4 +154,5 @@ def result_record(
         "device": device_name(device),
         "arithmetic": float32_modes(device),
         "versions": library_versions(),
+        "computed": utc_now(),
     }

@@ -223,7 +223,8 @@ def test_doctor_shows_machine_versions_data_and_suites(lrbench):
 
 def test_version_and_help(lrbench):
     assert lrbench("--version").out.startswith("lrbench 0.")
-    for verb in ("run", "pretrain", "transfer", "leaderboard", "tasks", "data", "snapshots", "plan", "doctor"):
+    verbs = ("run", "pretrain", "transfer", "leaderboard", "tasks", "data", "snapshots", "register", "plan", "doctor")
+    for verb in verbs:
         shown = lrbench(verb, "--help")
         assert shown.status == 0 and "Usage: lrbench " + verb in shown.out
 

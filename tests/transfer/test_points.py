@@ -47,7 +47,7 @@ def of(suite, **changes):
 
 
 def content(path):
-    return read_result(path).model_dump(exclude={"timings", "record_sha256"})
+    return read_result(path).model_dump(exclude={"timings", "computed", "record_sha256"})
 
 
 def kept(place):

@@ -1,4 +1,4 @@
-"""Results: records, predictions, the index of them, and the suite next to them."""
+"""Results: records, predictions, the index of them, the suite next to them, and its registration."""
 
 import io
 import random
@@ -51,6 +51,17 @@ def make_effective(folder: Path) -> Path:
 
     write_effective(Workspace(root=folder), load_suite("quick"))
     return effective_path(Workspace(root=folder), "quick")
+
+
+def make_registration(folder: Path) -> Path:
+    from lrbench.config import load_suite
+    from lrbench.core.workspace import Workspace
+    from lrbench.leaderboard.registration import register
+
+    make_results(folder)
+    suite = load_suite("quick").model_copy(update={"name": "tiny"})
+    registration, _ = register(Workspace(root=folder), suite)
+    return folder / "leaderboard" / registration.file
 
 
 def mutate_columns(numbers: random.Random, content: bytes) -> bytes:
@@ -136,6 +147,12 @@ def use_suite(path: Path) -> object:
     return suite, [(body.rows, body.columns) for body in gather(path.parents[1], suite)]
 
 
+def use_registration(path: Path) -> object:
+    from lrbench.leaderboard.registration import read_registration
+
+    return read_registration(path.parents[1], "tiny")
+
+
 def use_effective(path: Path) -> object:
     from lrbench.store.suites import read_effective, recipe
 
@@ -156,5 +173,12 @@ TARGETS = [
     Target(name="result-predictions-signed", make=make_predictions, mutate=mutate_columns, use=use_signed_predictions),
     Target(name="result-index", make=make_index, mutate=mutate_bytes, use=use_index, covered=True),
     Target(name="result-suite", make=make_suite, mutate=mutate_json, use=use_suite),
+    Target(
+        name="registration",
+        make=make_registration,
+        mutate=one_of(mutate_bytes, mutate_json),
+        use=use_registration,
+        covered=True,
+    ),
     Target(name="suite-in-use", make=make_effective, mutate=mutate_toml, use=use_effective),
 ]
