@@ -132,6 +132,7 @@ class Protocol:
         logits: Whether its scores are logits, so that calibration error and likelihood are defined.
         evidence: Whether its results hold LogME (`chosen.logme`), which ranks snapshots without test images.
         trains: Whether it trains the network instead of reading frozen features. Only `finetune` does.
+        decides: Whether claims are decided under it. The others describe features.
         memory_advice: Sentence for the out-of-memory error: which settings need less memory.
     """
 
@@ -145,6 +146,7 @@ class Protocol:
     logits: bool = True
     evidence: bool = False
     trains: bool = False
+    decides: bool = True
     memory_advice: str = ""
 
 
@@ -183,6 +185,7 @@ PROTOCOLS: dict[str, Protocol] = {
             module="lrbench.transfer.protocols.fewshot",
             tables=("fewshot", "probe"),
             selects=False,
+            decides=False,
         ),
         Protocol(
             name="concat",
@@ -191,6 +194,7 @@ PROTOCOLS: dict[str, Protocol] = {
             module="lrbench.transfer.protocols.probe",
             tables=("concat", "probe"),
             features="partner",
+            decides=False,
         ),
         Protocol(
             name="depth",
@@ -199,6 +203,7 @@ PROTOCOLS: dict[str, Protocol] = {
             module="lrbench.transfer.protocols.depth",
             tables=("probe",),
             features="stages",
+            decides=False,
         ),
         Protocol(
             name="logme",
@@ -208,6 +213,7 @@ PROTOCOLS: dict[str, Protocol] = {
             selects=False,
             logits=False,
             evidence=True,
+            decides=False,
         ),
     )
 }

@@ -1,8 +1,8 @@
-"""The claims, which were fixed before any result, and the decision on each.
+"""The claims, which were fixed before any result, and the decisions on them.
 
-Each claim is decided for every target, protocol and boundary; boundary i is between stages i and i + 1. A decision is a
-two-sided test of a mean paired difference, adjusted by Holm's method over the targets of one claim, boundary and protocol.
-Over all boundaries, a claim is supported if it is supported at every one, and contradicted if it is contradicted at any.
+Boundary i is between stages i and i + 1. A decision is a two-sided test of an effect, whose p is adjusted by Holm's method
+within its family. The *primary* decisions on a claim are of the effect's mean over the suite's targets, at each boundary and on
+average over the boundaries. Those of single targets are secondary.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,14 +12,19 @@ from typing import Literal
 
 import numpy as np
 
-from lrbench.leaderboard.evidence import Column, Evidence, Row, is_without_decay, row_name
-from lrbench.stats.intervals import Estimate, change_of_ratio, holm, image_variance
-from lrbench.stats.saturation import residual
+from lrbench.config.protocols import PROTOCOLS
+from lrbench.leaderboard.evidence import Column, Evidence, Row, Selection, fits_null, row_name
+from lrbench.stats.effects import Effect, mean_effect
+from lrbench.stats.intervals import Estimate, holm
+from lrbench.stats.power import detectable
+from lrbench.stats.ratios import change_of_ratio
+from lrbench.stats.saturation import MIN_SNAPSHOTS, Scored, residual
 
-Verdict = Literal["supported", "contradicted", "inconclusive"]
+Verdict = Literal["supported", "contradicted", "mixed", "equivalent", "inconclusive"]
+"""`mixed`: significant with opposite signs; `equivalent`: no difference beyond the suite's margin."""
 
 MIN_SEEDS = 3
-_ALPHA = 0.05
+ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,192 +77,328 @@ CLAIMS = (
         unit="points",
     ),
 )
+"""The claims in the order of the pages."""
+
+CAUSAL = CLAIMS[2]
+"""The claim of the primary endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Decision on one claim for one target, protocol and boundary.
+    """Decision on one claim under one protocol.
 
     Attributes:
         claim: The claim.
-        column: Target and protocol.
-        boundary: Boundary between stages `boundary` and `boundary + 1`.
+        protocol: The transfer protocol.
+        task: The target; None for the mean over the suite's targets.
+        boundary: Boundary between stages `boundary` and `boundary + 1`; None for the mean over the boundaries.
         effects: Estimated effects with their names: two for C3, none if nothing can be estimated.
-        p: Two-sided, unadjusted p; None if nothing was tested.
+        tested: Estimates that are tested: those of `effects`, or for C1 the cross product of the gains.
+        p: Two-sided, unadjusted p, the largest of the tested estimates; None if nothing was tested.
         adjusted: p adjusted by Holm's method.
         verdict: Verdict that follows.
         reason: Reason why it is inconclusive regardless of p, in a few words; empty if there is none.
+        testable: Whether the suite has the arms that the test needs under this protocol.
         family: Number of decisions that are adjusted together, including those without results.
+        detectable: Smallest effect that these seeds detect by itself in four of five repetitions: that of the noisier effect
+            for C3. By itself means that no other test of the family shows an effect. None if nothing was tested.
     """
 
     claim: Claim
-    column: Column
-    boundary: int
+    protocol: str
+    task: str | None
+    boundary: int | None
     effects: tuple[tuple[str, Estimate], ...] = ()
+    tested: tuple[Estimate, ...] = ()
     p: float | None = None
     adjusted: float | None = None
     verdict: Verdict = "inconclusive"
     reason: str = ""
+    testable: bool = True
     family: int = 1
+    detectable: float | None = None
 
     @property
-    def detectable(self) -> float | None:
-        """Smallest effect that these seeds can detect by itself, which is that of the noisier effect for C3.
+    def is_primary(self) -> bool:
+        """Whether it is of the mean over the suite's targets."""
+        return self.task is None
 
-        By itself means that no other target of the family shows an effect, so Holm's method multiplies p by the family's size.
-        """
-        sizes = [size for _, effect in self.effects if (size := effect.detectable(self.family)) is not None]
-        return max(sizes, default=None)
+
+def tested_protocols(evidence: Evidence) -> tuple[str, ...]:
+    """Return the suite's protocols under which claims are decided."""
+    return tuple(protocol for protocol in evidence.suite.protocols if PROTOCOLS[protocol].decides)
+
+
+def boundary_name(boundary: int | None) -> str:
+    """Return a boundary as pages name it: `1 → 2`, or `mean` for the mean over boundaries."""
+    return "mean" if boundary is None else f"{boundary} → {boundary + 1}"
 
 
 def decide(evidence: Evidence) -> list[Decision]:
-    """Decide every claim for every target and protocol of the suite, at every boundary."""
+    """Decide every claim under every protocol of the suite.
+
+    For each claim there are four families, in each of which p is adjusted: the means over targets at each boundary (over
+    protocols and boundaries); those on average over boundaries (over protocols); and the same two for single targets (over
+    targets too).
+    """
     decisions: list[Decision] = []
+    boundaries = range(1, evidence.suite.schedule.stages)
     for claim in CLAIMS:
-        for protocol in evidence.suite.protocols:
-            columns = [column for column in evidence.columns if column.protocol == protocol]
-            for boundary in range(1, evidence.suite.schedule.stages):
-                decisions += judge_family([_test(evidence, claim, column, boundary) for column in columns])
+        for per_target in (False, True):
+            by_boundary: list[Decision] = []
+            averaged: list[Decision] = []
+            for protocol in tested_protocols(evidence):
+                outcomes = _outcomes(evidence, claim, protocol)
+                for task in evidence.suite.targets if per_target else (None,):
+                    here = {
+                        boundary: _pooled([outcomes[name, boundary] for name in evidence.suite.targets])
+                        if task is None
+                        else outcomes[task, boundary]
+                        for boundary in boundaries
+                    }
+                    for boundary, outcome in (*here.items(), (None, _pooled(list(here.values())))):
+                        decision = Decision(claim=claim, protocol=protocol, task=task, boundary=boundary)
+                        members = averaged if boundary is None else by_boundary
+                        members.append(_test(evidence, decision, outcome))
+            decisions += judge_family(by_boundary, evidence.suite.margin / 100)
+            decisions += judge_family(averaged, evidence.suite.margin / 100)
     return decisions
 
 
-def overall(decisions: Iterable[Decision]) -> Verdict:
-    """Return the verdict over the boundaries of one claim, target and protocol."""
-    verdicts = [decision.verdict for decision in decisions]
-    if "contradicted" in verdicts:
-        return "contradicted"
-    return "supported" if verdicts and set(verdicts) == {"supported"} else "inconclusive"
+def find(
+    decisions: Iterable[Decision], claim: Claim, protocol: str, task: str | None, boundary: int | None
+) -> Decision | None:
+    """Return one decision; None if there is none, because the protocol decides nothing."""
+    wanted = (claim.name, protocol, task, boundary)
+    return next(
+        (
+            decision
+            for decision in decisions
+            if (decision.claim.name, decision.protocol, decision.task, decision.boundary) == wanted
+        ),
+        None,
+    )
 
 
-def judge_family(members: Sequence[Decision]) -> list[Decision]:
-    """Adjust the p of the decisions of one claim, boundary and protocol by Holm's method, and set their verdicts."""
+def judge_family(members: Sequence[Decision], margin: float) -> list[Decision]:
+    """Adjust the p of a family by Holm's method, and set the verdicts.
+
+    Args:
+        members: The decisions. Those that the suite cannot test do not count.
+        margin: Margin δ of equivalence, as a share.
+    """
+    testable = [member for member in members if member.testable]
     # Untested members count too: a verdict must not depend on how many targets have results so far.
-    adjusted = holm([1.0 if member.p is None else member.p for member in members])
+    adjusted = iter(holm([1.0 if member.p is None else member.p for member in testable]))
     judged = []
-    for member, p in zip(members, adjusted, strict=True):
-        verdict: Verdict = "inconclusive"
-        if member.p is not None and not member.reason and p < _ALPHA:
-            has_sign = all(np.sign(effect.mean) == member.claim.sign for _, effect in member.effects)
-            verdict = "supported" if has_sign else "contradicted"
-        judged.append(replace(member, adjusted=None if member.p is None else p, verdict=verdict, family=len(members)))
+    for member in members:
+        p = next(adjusted) if member.testable else None
+        family = len(testable)
+        judged.append(
+            replace(
+                member,
+                adjusted=None if member.p is None else p,
+                verdict=_verdict(member, p, margin),
+                family=family,
+                detectable=_detectable(member, family, _seed_variances(member, members)),
+            )
+        )
     return judged
 
 
-def _test(evidence: Evidence, claim: Claim, column: Column, boundary: int) -> Decision:
-    """Estimate and test the effect of a claim, without a verdict."""
-    outcome = _MEASURES[claim.name](evidence, column, boundary)
-    untested = Decision(claim=claim, column=column, boundary=boundary)
-    if isinstance(outcome, str):
-        return replace(untested, reason=outcome)
-    effects, p = outcome
-    seeds, expected = min(effect.seeds for _, effect in effects), len(evidence.seeds)
+def _verdict(member: Decision, adjusted: float | None, margin: float) -> Verdict:
+    if member.p is None or adjusted is None or member.reason:
+        return "inconclusive"
+    if adjusted < ALPHA:
+        signs = {np.sign(estimate.mean) for estimate in member.tested}
+        if len(signs) > 1:
+            return "mixed"
+        return "supported" if signs == {member.claim.sign} else "contradicted"
+    if member.claim.unit == "points" and all(estimate.is_within(margin) for estimate in member.tested):
+        return "equivalent"
+    return "inconclusive"
+
+
+def _seed_variances(member: Decision, members: Sequence[Decision]) -> list[float]:
+    """Return V_S of each effect, for a single target the mean over the targets at the same boundary and protocol.
+
+    A variance of two or three degrees of freedom says little about what the same seeds would detect again.
+    """
+    similar = [
+        other
+        for other in members
+        if (other.protocol, other.boundary) == (member.protocol, member.boundary)
+        and len(other.effects) == len(member.effects)
+    ]
+    return [
+        float(np.mean([other.effects[position][1].seed_variance or 0.0 for other in similar]))
+        for position in range(len(member.effects))
+    ]
+
+
+def _detectable(member: Decision, family: int, seed_variances: Sequence[float]) -> float | None:
+    if member.p is None:
+        return None
+    return max(
+        detectable(
+            seed_variance=variance, image_variance=estimate.image_variance, seeds=estimate.seeds, tests=max(1, family)
+        )
+        for (_, estimate), variance in zip(member.effects, seed_variances, strict=True)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """Effects of a claim by name, and those that are tested; a reason if there are none.
+
+    Attributes:
+        effects: Effects with the names that pages show.
+        tested: Effects whose tests decide, if they differ from those shown.
+        reason: Reason why nothing can be tested, in a few words.
+        testable: Whether the suite has the arms that the test needs under this protocol.
+    """
+
+    effects: tuple[tuple[str, Effect], ...] = ()
+    tested: tuple[Effect, ...] = ()
+    reason: str = ""
+    testable: bool = True
+
+
+def _outcomes(evidence: Evidence, claim: Claim, protocol: str) -> dict[tuple[str, int], _Outcome]:
+    """Return the outcome of a claim by target and boundary."""
+    measure = _MEASURES[claim.name]
+    return {
+        (task, boundary): measure(evidence, Column(protocol=protocol, task=task), boundary)
+        for task in evidence.suite.targets
+        for boundary in range(1, evidence.suite.schedule.stages)
+    }
+
+
+def _pooled(outcomes: Sequence[_Outcome]) -> _Outcome:
+    """Return the mean outcome; one that could not be tested leaves the mean without a test."""
+    for outcome in outcomes:
+        if outcome.reason:
+            return outcome
+    means = [
+        mean_effect([outcome.effects[position][1] for outcome in outcomes])
+        for position in range(len(outcomes[0].effects))
+    ]
+    tested = [
+        mean_effect([outcome.tested[position] for outcome in outcomes]) for position in range(len(outcomes[0].tested))
+    ]
+    effects = tuple(
+        (name, mean) for (name, _), mean in zip(outcomes[0].effects, means, strict=True) if mean is not None
+    )
+    if len(effects) < len(means):
+        return _Outcome(reason="no seed has results of all snapshots needed on all targets")
+    return _Outcome(effects=effects, tested=tuple(mean for mean in tested if mean is not None))
+
+
+def _test(evidence: Evidence, decision: Decision, outcome: _Outcome) -> Decision:
+    """Estimate and test the effects of a claim, without a verdict."""
+    if outcome.reason:
+        return replace(decision, reason=outcome.reason, testable=outcome.testable)
+    effects = tuple((name, effect.estimate()) for name, effect in outcome.effects)
+    tested = tuple(effect.estimate() for effect in outcome.tested) or tuple(estimate for _, estimate in effects)
+    ps = [estimate.p for estimate in tested if estimate.p is not None]
+    seeds, expected = min(estimate.seeds for estimate in tested), len(evidence.seeds)
     reason = ""
     if expected < MIN_SEEDS:
         reason = f"{expected} pretraining seed{'s' if expected != 1 else ''}, at least {MIN_SEEDS} are needed"
     elif seeds < expected:
         reason = f"incomplete: {seeds} of {expected} seeds"
-    return replace(untested, effects=effects, p=p, reason=reason)
+    return replace(
+        decision,
+        effects=effects,
+        tested=tested,
+        # Every tested effect must have the sign of the verdict, so the largest p decides.
+        p=max(ps) if len(ps) == len(tested) else None,
+        reason=reason,
+    )
 
 
-_Outcome = tuple[tuple[tuple[str, Estimate], ...], float | None]
-"""Effects by name, and the two-sided p of their test."""
-
-
-def _missing_results(evidence: Evidence, column: Column, rows: Sequence[Row]) -> str:
+def _missing_results(evidence: Evidence, column: Column, rows: Sequence[Row]) -> _Outcome:
     """Return the reason why rows have no seed in common."""
     missing = [row_name(row) for row in rows if evidence.accuracy(row, column) is None]
     if len(missing) == len(rows):
-        return "no results"
-    if not missing:
-        return "no seed has results of all snapshots needed"
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return f"no results of {missing[0]}{more}"
+        return _Outcome(reason="no results")
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        return _Outcome(reason=f"no results of {missing[0]}{more}")
+    if any(not any(row == other for other, _ in evidence.source_correct) for row in rows):
+        return _Outcome(reason="no predictions on the source's test images are stored")
+    return _Outcome(reason="no seed has results of all snapshots needed")
 
 
-def _absolute(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
-    difference = evidence.difference(("step", boundary + 1), ("step", boundary), column)
-    if difference is None:
-        return _missing_results(evidence, column, [("step", boundary), ("step", boundary + 1)])
-    name = f"stage {boundary + 1} − stage {boundary}"
-    return ((name, difference),), difference.p
+def _absolute(evidence: Evidence, column: Column, boundary: int) -> _Outcome:
+    later, earlier = ("step", boundary + 1), ("step", boundary)
+    effect = evidence.difference_effect(later, earlier, column)
+    if effect is None:
+        return _missing_results(evidence, column, [earlier, later])
+    return _Outcome(effects=(("this stage − previous stage", effect),))
 
 
-def _causal(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
+def _causal(evidence: Evidence, column: Column, boundary: int) -> _Outcome:
     stage = boundary + 1
-    effects = []
     for control in ("hold", "average"):
         if control not in evidence.suite.arms:
-            return f"the suite has no arm {control}"
+            return _Outcome(reason=f"the suite has no arm {control}", testable=False)
         if not evidence.suite.uses(column.protocol, control):
-            return f"the suite does not use {column.protocol} on the arm {control}"
+            reason = f"the suite does not use {column.protocol} on the arm {control}"
+            return _Outcome(reason=reason, testable=False)
+    effects = []
     for control in ("hold", "average"):
-        difference = evidence.difference(("step", stage), (control, stage), column)
-        if difference is None:
+        effect = evidence.difference_effect(("step", stage), (control, stage), column)
+        if effect is None:
             return _missing_results(evidence, column, [("step", stage), ("hold", stage), ("average", stage)])
-        effects.append((f"step − {control}", difference))
-    ps = [(effect.mean, effect.p) for _, effect in effects if effect.p is not None]
-    if len(ps) < len(effects):
-        return tuple(effects), None
-    above = [p for mean, p in ps if mean > 0]
-    # The claim needs both effects below zero, so the larger p decides. One effect above zero contradicts it; its p is doubled
-    # because there were two chances.
-    p = min(1.0, 2 * min(above)) if above else max(p for _, p in ps)
-    return tuple(effects), p
+        effects.append((f"step − {control}", effect))
+    return _Outcome(effects=tuple(effects))
 
 
-def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
+def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Outcome:
     rows: list[Row] = [("step", boundary - 1), ("step", boundary), ("step", boundary + 1)]
+    gains = [evidence.gains(after, before, column) for before, after in pairwise(rows)]
     data = evidence.select(column, rows, with_source=True)
-    if data is None:
+    if data is None or gains[0] is None or gains[1] is None:
         return _missing_results(evidence, column, rows)
-    for before, after in pairwise(rows):
-        gain = evidence.source_difference(after, before)
-        if gain is None or gain.mean == 0 or (gain.half_width is not None and not gain.excludes_zero):
-            return f"T of stage {after[1]} is undefined: the source's gain is not significantly different from zero"
-        if gain.mean < 0 and gain.half_width is not None:
-            return f"T of stage {after[1]} is undefined: the source lost accuracy"
-    source = np.array([[evidence.source[row, seed] for seed in data.seeds] for row in rows])
-    first, second = data.correct[1] - data.correct[0], data.correct[2] - data.correct[1]
-    effect, p = change_of_ratio(
-        np.array([data.headlines(first), data.headlines(second)]),
-        np.diff(source, axis=0),
-        lambda a, b: image_variance(
-            (a * first + b * second).mean(axis=0), data.labels, data.metric, float(np.hypot(a, b))
-        ),
+    (first, first_source), (second, second_source) = (
+        (target.over(data.seeds), source.over(data.seeds)) for target, source in (gains[0], gains[1])
     )
-    return ((f"T of stage {boundary + 1} − T of stage {boundary}", effect),), p
+    for row, effect in zip(rows[1:], (first_source, second_source), strict=True):
+        gain = effect.estimate()
+        if gain.mean == 0 or (gain.half_width is not None and not gain.excludes_zero):
+            return _Outcome(
+                reason=f"T of stage {row[1]} is undefined: the source's gain is not significantly different from zero"
+            )
+        if gain.mean < 0 and gain.half_width is not None:
+            return _Outcome(reason=f"T of stage {row[1]} is undefined: the source lost accuracy")
+    difference, product = change_of_ratio((first, second), (first_source, second_source))
+    return _Outcome(effects=(("T of the next stage − T of this stage", difference),), tested=(product,))
 
 
-def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Outcome | str:
+def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Outcome:
     row: Row = ("step", boundary + 1)
     suite = evidence.suite
-    null_rows = [
-        null_row
-        for null_row in evidence.rows
-        if is_without_decay(suite, null_row) and suite.uses(column.protocol, null_row[0])
-    ]
-    data = evidence.select(column, [*null_rows, row], with_source=True)
-    if data is None:
+    null_rows = [other for other in evidence.rows if fits_null(suite, other) and suite.uses(column.protocol, other[0])]
+    if len(null_rows) < MIN_SNAPSHOTS:
+        count = f"{len(null_rows)} snapshot{'' if len(null_rows) == 1 else 's'} without decay and averaging"
+        reason = f"not identified: the suite has {count}, {MIN_SNAPSHOTS} are needed"
+        return _Outcome(reason=reason, testable=False)
+    target = evidence.select(column, [*null_rows, row], with_source=True)
+    source = None if target is None else evidence.select_source([*null_rows, row], target.seeds)
+    if target is None or source is None:
         return _missing_results(evidence, column, [row, *null_rows])
-    errors = [np.array([1 - evidence.source[null_row, seed] for null_row in null_rows]) for seed in data.seeds]
-    above_null = residual(
-        errors,
-        [data.correct[:-1, position] for position in range(len(data.seeds))],
-        [1 - evidence.source[row, seed] for seed in data.seeds],
-        data.correct[-1],
-        data.labels,
-        data.metric,
-        evidence.name,
-        column.protocol,
-        column.task,
-        boundary,
-    )
-    if above_null.estimate is None:
-        return above_null.reason
-    return ((f"stage {row[1]}: error observed − predicted", above_null.estimate),), above_null.estimate.p
+    effect = residual(_scored(target), _scored(source), target.seeds, evidence.name, column.task)
+    if isinstance(effect, str):
+        return _Outcome(reason=effect)
+    return _Outcome(effects=(("error observed − predicted", effect),))
 
 
-_MEASURES: dict[str, Callable[[Evidence, Column, int], _Outcome | str]] = {
+def _scored(data: Selection) -> Scored:
+    return Scored(correct=data.correct, labels=data.labels, metric=data.metric)
+
+
+_MEASURES: dict[str, Callable[[Evidence, Column, int], _Outcome]] = {
     "C1": _diminishing,
     "C2": _absolute,
     "C3": _causal,

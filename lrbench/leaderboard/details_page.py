@@ -17,16 +17,24 @@ from lrbench.leaderboard.suite_page import main_figures, result_sections
 
 READING = """## How to read the decisions
 
-- *Verdict*: for one target and protocol, a claim is *supported* if it is supported at every boundary, and *contradicted* if it
-  is contradicted at any boundary. The claims were fixed before any result.
-- *Effect*: with its 95 % interval, in points of accuracy (of error for C4), or as a difference of T for C1 (delta method).
-- *p* is two-sided. For C1 it tests the cross product of the gains, which needs no division; it may disagree with the interval.
-  For C3 it covers both controls: the larger p if both effects are below zero, otherwise twice the smaller p of the effects
-  above zero.
-- *p (Holm)* adjusts for all targets of the suite under one claim and boundary, with or without results.
+- *Mean of targets* is the primary evidence: the effect averaged over the suite's targets, for each seed. Single targets
+  are secondary.
+- *Boundary* 1 → 2 is between stages 1 and 2. *Mean* is one test of the effect averaged over the boundaries.
+- *Verdict*: *supported* or *contradicted* if the adjusted p is below 0.05, by the sign of the effect. For C3 both differences must
+  have that sign; *mixed: iterate noise* if they are significant with opposite signs, because weights at a large rate are noisy.
+  *No difference beyond δ points* if the 90 % interval is within ±δ (two one-sided tests). Otherwise *inconclusive*. The claims
+  were fixed before any result.
+- *Effect*: with its 95 % interval over pretraining seeds and test images, in points of accuracy (of error for C4), or as a
+  difference of T for C1 (delta method).
+- *p* is two-sided. For C1 it tests the cross product of the gains, which needs no division; it may disagree with the
+  interval. For C3 it is the larger p of the two differences.
+- *p (Holm)* adjusts within a claim: means over targets for protocols and boundaries, single targets for targets too. Tests without
+  results count.
 - *Detectable*: the smallest effect that these seeds detect by itself in four of five repetitions, after Holm; *none* if that
   is more than 100 points. C3 needs two such effects at once, which are detected together less often.
-- Intervals of the source vary over seeds only; its test images are fixed.
+- Intervals of the source contain its test images. Without stored predictions on them there is no interval, and C1 and C4 are
+  not tested.
+- C4's null is fitted to snapshots without decay and without averaging, of which two must have less and two more source error.
 - C4's null never rises as source error falls. If networks without decay transfer worse the longer they train, C4 attributes
   that to decay."""
 

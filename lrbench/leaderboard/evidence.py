@@ -1,7 +1,7 @@
 """A suite's results arranged for comparison: accuracies, paired differences and T by row and column, over seeds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,18 +10,17 @@ from lrbench.config import Suite
 from lrbench.config.arms import ARMS
 from lrbench.config.schedule import SnapshotKey, find_segment, owner
 from lrbench.leaderboard.registration import Registration
-from lrbench.stats.intervals import (
-    Estimate,
-    Floats,
-    Ratio,
-    compute_headlines,
-    estimate,
-    fieller,
-    image_variance,
-    log_odds,
-    shrink_shares,
-)
+from lrbench.stats.effects import Effect, mean_effect
+from lrbench.stats.images import ImageValues, Labels, compute_headlines, log_odds, shrink_shares
+from lrbench.stats.intervals import Estimate, Floats, estimate_over_seeds
+from lrbench.stats.ratios import Ratio, fieller
 from lrbench.store.index import Entry
+
+SOURCE = "source"
+"""Name of the source's test images among the sets of images of an effect."""
+
+MEAN_OF_TARGETS = "mean of targets"
+"""Heading of the mean over a suite's targets; no task's name has a space."""
 
 Row = tuple[str, int]
 """An arm and a stage that it owns."""
@@ -49,20 +48,24 @@ class Selection:
         seeds: The S pretraining seeds.
         labels: Labels of the test images. Shape `(I,)`.
         metric: Headline metric of the task.
+        images: Name of the set of images: the task, or `SOURCE`.
     """
 
     correct: Floats
     seeds: tuple[int, ...]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     metric: str
+    images: str
 
-    def headlines(self, values: Floats) -> Floats:
-        """Return the headline metric of values of shape `(S, I)`. Shape `(S,)`."""
-        return compute_headlines(values, self.labels, self.metric)
+    def effect(self, values: Floats, unit: float = 1.0) -> Effect:
+        """Return the effect to which each image contributes a value of each seed.
 
-    def estimate(self, values: Floats) -> Estimate:
-        """Return the mean over seeds of the headline metric of values of shape `(S, I)`, with its interval."""
-        return estimate(self.headlines(values), image_variance(values.mean(axis=0), self.labels, self.metric))
+        Args:
+            values: Shape `(S, I)`.
+            unit: Change of an image's value when its prediction changes from wrong to right.
+        """
+        part = ImageValues(values=values, labels=self.labels, metric=self.metric, unit=unit)
+        return Effect(seeds=self.seeds, values=part.headlines, images={self.images: part})
 
 
 @dataclass(kw_only=True)
@@ -92,6 +95,8 @@ class Evidence:
         other_columns: Targets under protocols that the suite does not name, but has results of.
         values: Comparable predictions by column.
         source: Source accuracy by row and seed.
+        source_labels: Labels of the source's test images, shape `(J,)`; None if no predictions on them are stored.
+        source_correct: By row and seed, whether each of them is predicted correctly. Shape `(J,)`.
         report: Measures of the source's report by name, row and seed.
         entries: Results that are in a table.
         excluded: Results that are not comparable with those in the tables, each with the reason.
@@ -107,6 +112,8 @@ class Evidence:
     other_columns: list[Column] = field(default_factory=list)
     values: dict[Column, Values] = field(default_factory=dict)
     source: dict[tuple[Row, int], float] = field(default_factory=dict)
+    source_labels: Labels | None = None
+    source_correct: dict[tuple[Row, int], npt.NDArray[np.float32]] = field(default_factory=dict)
     report: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     excluded: list[tuple[Entry, str]] = field(default_factory=list)
@@ -148,50 +155,105 @@ class Evidence:
         Args:
             column: Target and protocol.
             rows: Arms and stages.
-            with_source: Whether a seed must have the source accuracies too.
+            with_source: Whether a seed must have the predictions on the source's test images too.
         """
         values = self.values.get(column)
         if values is None:
             return None
+        source = self.source_correct
         seeds = tuple(
             seed
             for seed in self.seeds
-            if all((row, seed) in values.correct and (not with_source or (row, seed) in self.source) for row in rows)
+            if all((row, seed) in values.correct and (not with_source or (row, seed) in source) for row in rows)
         )
         if not seeds:
             return None
         correct = np.array([[values.correct[row, seed] for seed in seeds] for row in rows], dtype=np.float64)
-        return Selection(correct=correct, seeds=seeds, labels=values.labels, metric=values.metric)
+        return Selection(correct=correct, seeds=seeds, labels=values.labels, metric=values.metric, images=column.task)
+
+    def select_source(self, rows: Sequence[Row], seeds: Sequence[int] | None = None) -> Selection | None:
+        """Return the predictions of rows on the source's test images.
+
+        Args:
+            rows: Arms and stages.
+            seeds: Pretraining seeds, which all of them have; None for those that all of them have.
+
+        Returns:
+            The predictions, by `top1`; None if there is no such seed.
+        """
+        source = self.source_correct
+        if seeds is None:
+            seeds = [seed for seed in self.seeds if all((row, seed) in source for row in rows)]
+        if not seeds or self.source_labels is None:
+            return None
+        correct = np.array([[source[row, seed] for seed in seeds] for row in rows], dtype=np.float64)
+        return Selection(correct=correct, seeds=tuple(seeds), labels=self.source_labels, metric="top1", images=SOURCE)
 
     def accuracy(self, row: Row, column: Column) -> Estimate | None:
         """Return the headline metric of a row over its seeds; None if it has none."""
         data = self.select(column, [row])
-        return None if data is None else data.estimate(data.correct[0])
+        return None if data is None else data.effect(data.correct[0]).estimate()
 
     def difference(self, row: Row, other: Row, column: Column) -> Estimate | None:
         """Return the paired difference of two rows over the seeds that both have; None if there are none."""
+        effect = self.difference_effect(row, other, column)
+        return None if effect is None else effect.estimate()
+
+    def difference_effect(self, row: Row, other: Row, column: Column) -> Effect | None:
+        """Return the paired difference of two rows as an effect; None if they have no seed in common."""
         data = self.select(column, [row, other])
-        return None if data is None else data.estimate(data.correct[0] - data.correct[1])
+        return None if data is None else data.effect(data.correct[0] - data.correct[1])
+
+    def mean_difference(self, row: Row, other: Row, protocol: str) -> Estimate | None:
+        """Return the paired difference of two rows, averaged over the suite's targets; None if a target has none."""
+        effects = [self.difference_effect(row, other, column) for column in self.columns if column.protocol == protocol]
+        complete = [effect for effect in effects if effect is not None]
+        mean = mean_effect(complete) if len(complete) == len(effects) else None
+        return None if mean is None else mean.estimate()
 
     def source_accuracy(self, row: Row) -> Estimate | None:
-        """Return the source accuracy of a row over its seeds."""
-        return self._estimate([self.source[row, seed] for seed in self.seeds if (row, seed) in self.source])
+        """Return the source accuracy of a row over its seeds, without an interval if its predictions are not stored."""
+        return self._source_estimate([row], lambda values: values[0])
 
     def source_difference(self, row: Row, other: Row) -> Estimate | None:
         """Return the paired difference of two rows' source accuracies over the seeds that both have."""
-        source = self.source
-        return self._estimate(
-            [
-                source[row, seed] - source[other, seed]
-                for seed in self.seeds
-                if (row, seed) in source and (other, seed) in source
-            ]
-        )
+        return self._source_estimate([row, other], lambda values: values[0] - values[1])
+
+    def _source_estimate(self, rows: Sequence[Row], combine: Callable[[Floats], Floats]) -> Estimate | None:
+        seeds = [seed for seed in self.seeds if all((row, seed) in self.source for row in rows)]
+        if not seeds:
+            return None
+        data = self.select_source(rows)
+        if data is not None and list(data.seeds) == seeds:
+            return data.effect(combine(data.correct)).estimate()
+        # An interval over seeds alone would be too narrow: the source's test images are a sample, too.
+        values = combine(np.array([[self.source[row, seed] for seed in seeds] for row in rows]))
+        return Estimate(mean=float(values.mean()), seeds=len(seeds), seed_variance=None)
 
     def reported(self, name: str, row: Row) -> Estimate | None:
-        """Return a measure of the source's report for a row over its seeds."""
+        """Return a measure of the source's report for a row over its seeds, with an interval over seeds only."""
         values = self.report[name]
-        return self._estimate([values[row, seed] for seed in self.seeds if (row, seed) in values])
+        seeds = [seed for seed in self.seeds if (row, seed) in values]
+        return estimate_over_seeds([values[row, seed] for seed in seeds]) if seeds else None
+
+    def gains(self, row: Row, before: Row, column: Column, *, scale: str = "raw") -> tuple[Effect, Effect] | None:
+        """Return the gains on the target and on the source from one row to another.
+
+        Args:
+            row: The later stage.
+            before: The earlier stage.
+            column: Target and protocol.
+            scale: `raw`, or `logit` for gains of log-odds, which have no ceiling (Kornblith et al. 2019).
+
+        Returns:
+            Both over the seeds that have all predictions; None if there is no such seed.
+        """
+        target = self.select(column, [row, before], with_source=True)
+        source = None if target is None else self.select_source([row, before], target.seeds)
+        if target is None or source is None:
+            return None
+        gain = _log_odds_gain if scale == "logit" else _gain
+        return gain(target), gain(source)
 
     def transferability(self, row: Row, before: Row, column: Column, *, scale: str = "raw") -> Ratio | None:
         """Return T of a stage, the gain on the target divided by the gain on the source, with Fieller's interval.
@@ -200,33 +262,10 @@ class Evidence:
             row: The stage.
             before: The stage that it started from.
             column: Target and protocol.
-            scale: `raw`, or `logit` for gains of log-odds, which have no ceiling (Kornblith et al. 2019).
+            scale: `raw` or `logit`; see `gains`.
         """
-        data = self.select(column, [row, before], with_source=True)
-        if data is None:
-            return None
-        source = np.array([[self.source[each, seed] for seed in data.seeds] for each in (row, before)])
-        if scale == "raw":
-            gains = data.correct[0] - data.correct[1]
-            return fieller(
-                data.headlines(gains),
-                source[0] - source[1],
-                image_variance(gains.mean(axis=0), data.labels, data.metric),
-            )
-        # By the delta method, an image changes the log-odds by the slope 1 / (p (1 − p)) at a row's mean accuracy p.
-        count = len(data.labels)
-        accuracies = np.array([data.headlines(correct) for correct in data.correct])
-        slopes = [1 / (mean * (1 - mean)) for mean in shrink_shares(accuracies.mean(axis=1), count)]
-        per_image = data.correct[0].mean(axis=0) * slopes[0] - data.correct[1].mean(axis=0) * slopes[1]
-        odds = log_odds(shrink_shares(accuracies, count))
-        # Results do not record the number of source test images, so source accuracies are moved only if one is 0 or 1.
-        inside = source if ((source > 0) & (source < 1)).all() else shrink_shares(source, count)
-        source_odds = log_odds(inside)
-        return fieller(
-            odds[0] - odds[1],
-            source_odds[0] - source_odds[1],
-            image_variance(per_image, data.labels, data.metric, max(slopes)),
-        )
+        gains = self.gains(row, before, column, scale=scale)
+        return None if gains is None else fieller(*gains)
 
     def previous(self, row: Row) -> Row | None:
         """Return the row of the previous stage, from which a row was trained; None for stage 0."""
@@ -263,21 +302,39 @@ class Evidence:
                     pairs.append((("step", stage), row))
         return pairs
 
-    @staticmethod
-    def _estimate(values: list[float]) -> Estimate | None:
-        return estimate(np.array(values)) if values else None
+
+def _gain(data: Selection) -> Effect:
+    """Return the difference of a selection's two rows."""
+    return data.effect(data.correct[0] - data.correct[1])
 
 
-def is_without_decay(suite: Suite, row: Row) -> bool:
-    """Return whether a snapshot was trained at one learning rate only; the saturation null is fitted to such snapshots.
+def _log_odds_gain(data: Selection) -> Effect:
+    """Return the difference of the log-odds of a selection's two rows.
 
-    Intermediate weights from which training continues do not count: `trail` samples the same run, and no state may count
-    twice.
+    By the delta method, an image changes the log-odds by the slope 1 / (p (1 − p)) at a row's mean accuracy p.
+    """
+    count = len(data.labels)
+    accuracies = shrink_shares(
+        np.array([compute_headlines(rows, data.labels, data.metric) for rows in data.correct]), count
+    )
+    slopes = [1 / (mean * (1 - mean)) for mean in accuracies.mean(axis=1)]
+    contributions = data.effect(data.correct[0] * slopes[0] - data.correct[1] * slopes[1], max(slopes))
+    odds = log_odds(accuracies)
+    return replace(contributions, values=odds[0] - odds[1])
+
+
+def fits_null(suite: Suite, row: Row) -> bool:
+    """Return whether the saturation null is fitted to a snapshot: trained at one learning rate only, and not averaged.
+
+    Averages gain far more on the source than on targets, and would bend the curve. Intermediate weights from which training
+    continues do not count either: `trail` samples the same run, and no state may count twice.
     """
     key: SnapshotKey | None = SnapshotKey(arm=row[0], seed=suite.seeds[0], stage=row[1])
     rates = set()
     while key is not None and key.stage > 0:
         part = find_segment(suite.schedule, key)
+        if part.averaged:
+            return False
         rates.add(None if part.cosine or part.branches else part.rate)
         key = part.parent
     return len(rates) == 1 and None not in rates

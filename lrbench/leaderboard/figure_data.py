@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 
 from lrbench.config.arms import ARMS
-from lrbench.leaderboard.evidence import Evidence, Row, is_without_decay
+from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, Column, Evidence, Row, fits_null
 from lrbench.leaderboard.markup import CHANGE, SHARE
 from lrbench.leaderboard.tables import REPORT
 from lrbench.stats.intervals import Estimate
@@ -30,7 +30,7 @@ def _staged(evidence: Evidence) -> list[Row]:
 
 
 def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
-    """Return the mean source and target errors by protocol, target, arm and stage, and whether the rate never fell."""
+    """Return the mean source and target errors by protocol, target, arm and stage, and whether the null is fitted to them."""
     records = []
     for column in evidence.columns:
         for row in evidence.rows:
@@ -44,7 +44,7 @@ def tradeoff_data(evidence: Evidence) -> pandas.DataFrame:
                         "stage": row[1],
                         "source_error": round(100 * (1 - source.mean), 4),
                         "target_error": round(100 * (1 - accuracy.mean), 4),
-                        "without_decay": is_without_decay(evidence.suite, row),
+                        "without_decay": fits_null(evidence.suite, row),
                     }
                 )
     return _frame(records, "protocol", "target", "arm", "stage", "source_error", "target_error", "without_decay")
@@ -64,26 +64,30 @@ def null_curve(points: pandas.DataFrame, count: int = 40) -> pandas.DataFrame | 
     if len(fitted) < MIN_SNAPSHOTS:
         return None
     errors = fitted.source_error.to_numpy() / 100
-    null = fit_null(errors, fitted.target_error.to_numpy()[:, None] / 100)
+    null = fit_null(errors[:, None], fitted.target_error.to_numpy()[:, None] / 100)
     grid = np.linspace(errors.min(), errors.max(), count)
     predicted = [null.predict(float(error))[0] for error in grid]
     return pandas.DataFrame({"source_error": 100 * grid, "target_error": 100 * np.array(predicted)})
 
 
 def control_data(evidence: Evidence) -> pandas.DataFrame:
-    """Return the difference of `step` and each control by protocol, target and stage, with its interval and number of seeds."""
-    records = [
-        {
-            "protocol": column.protocol,
-            "target": column.task,
-            "stage": row[1],
-            "control": control[0],
-            **_points(value, CHANGE),
-        }
-        for column in evidence.columns
-        for row, control in evidence.control_pairs()
-        if control[0] in ("hold", "average") and (value := evidence.difference(row, control, column)) is not None
-    ]
+    """Return the difference of `step` and each control by protocol, target and stage, with its interval and number of seeds.
+
+    The first target of each protocol is `MEAN_OF_TARGETS`, if all targets have results.
+    """
+    pairs = [pair for pair in evidence.control_pairs() if pair[1][0] in ("hold", "average")]
+    records = []
+    for protocol in evidence.suite.protocols:
+        for task in (MEAN_OF_TARGETS, *evidence.suite.targets):
+            for row, control in pairs:
+                value = (
+                    evidence.mean_difference(row, control, protocol)
+                    if task == MEAN_OF_TARGETS
+                    else evidence.difference(row, control, Column(protocol=protocol, task=task))
+                )
+                if value is not None:
+                    names = {"protocol": protocol, "target": task, "stage": row[1], "control": control[0]}
+                    records.append({**names, **_points(value, CHANGE)})
     return _frame(records, "protocol", "target", "stage", "control", "mean", "low", "high", "seeds")
 
 

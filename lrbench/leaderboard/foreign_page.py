@@ -12,14 +12,9 @@ from lrbench.core.escaping import for_markdown
 from lrbench.core.workspace import FOREIGN
 from lrbench.leaderboard import tables
 from lrbench.leaderboard.markup import NOTHING, Marked, bracketed, bullets, rounded, table
-from lrbench.stats.intervals import (
-    Floats,
-    compute_headlines,
-    half_width_over_images,
-    image_variance,
-    interval_over_images,
-)
-from lrbench.stats.resampling import Labels, paired_interval
+from lrbench.stats.images import Labels, compute_headlines, image_variance, interval_over_images
+from lrbench.stats.intervals import Floats, half_width_over_images
+from lrbench.stats.resampling import paired_interval
 from lrbench.store.index import Entry, Index, load_index
 
 

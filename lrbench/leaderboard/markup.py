@@ -8,7 +8,8 @@ import pandas
 from tabulate import tabulate
 
 from lrbench.core.escaping import for_markdown
-from lrbench.stats.intervals import Estimate, Ratio
+from lrbench.stats.intervals import Estimate
+from lrbench.stats.ratios import Ratio
 
 NOTHING = "—"
 
@@ -134,6 +135,19 @@ def p_value(value: float | None) -> Marked:
     return Marked("<0.001" if value < 0.001 else f"{value:.3f}")
 
 
-def verdict_word(verdict: str) -> Marked:
+def verdict_text(verdict: str, margin: float) -> str:
+    """Return a verdict in words.
+
+    Args:
+        verdict: A `Verdict`.
+        margin: Margin of equivalence in points.
+    """
+    return {"mixed": "mixed: iterate noise", "equivalent": f"no difference beyond {margin:g} points"}.get(
+        verdict, verdict
+    )
+
+
+def verdict_word(verdict: str, margin: float) -> Marked:
     """Return a verdict as it is printed: bold if it is decided."""
-    return Marked(verdict if verdict == "inconclusive" else f"**{verdict}**")
+    text = verdict_text(verdict, margin)
+    return Marked(text if verdict == "inconclusive" else f"**{text}**")

@@ -14,8 +14,7 @@ from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
 from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.leaderboard.markup import Marked, bracketed, bullets, code, table
-from lrbench.stats.intervals import interval_over_images
-from lrbench.stats.resampling import Labels
+from lrbench.stats.images import Labels, interval_over_images
 from lrbench.store.index import Entry, load_index
 from lrbench.store.snapshots import SnapshotMetadata, identity
 from lrbench.store.suites import effective_path, read_effective, recipe

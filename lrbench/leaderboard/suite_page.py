@@ -34,7 +34,12 @@ def render_suite(
     parts = [f"# {for_markdown(suite.title or suite.name)}", f"**{for_markdown(summary.answer(evidence, decisions))}**"]
     parts.append(for_markdown(registration_sentence(evidence, evidence.registration)))
     if evidence.completed or not evidence.partial:
-        parts.append(table(summary.verdict_summary(evidence, decisions)))
+        if rows := summary.primary_table(evidence, decisions):
+            parts.append(
+                f"{table(rows)}\n\nTarget accuracy of `step`, whose rate falls, minus that of its controls, in points on "
+                f"average over {len(suite.targets)} targets; *mean* is the average over boundaries. Claim C3 is supported if both "
+                "differences are significantly below zero."
+            )
         parts += [figure.markdown(suite.name) for figure in main_figures(drawn)]
     context = [
         for_markdown(suite_sentence(suite)),
@@ -64,10 +69,11 @@ def result_sections(evidence: Evidence, decisions: Sequence[Decision], level: st
     parts = []
     if rows := summary.claim_evidence(evidence, decisions):
         parts.append(
-            f"{level} Evidence for each claim\n\n{table(rows)}\n\n"
-            "The comparison with the smallest p, its 95 % interval, and the smallest effect that these seeds can detect where "
-            "the claim is inconclusive. Effects are in points of accuracy (C2, C3), points of error (C4) or differences of T "
-            "(C1), the gain on the target divided by the gain on the source."
+            f"{level} Verdict on each claim\n\n{table(summary.claim_table(evidence, decisions))}\n\n"
+            f"On average over targets and boundaries.\n\n{level} Evidence for each claim\n\n{table(rows)}\n\n"
+            "On average over targets, with the 95 % interval, and the smallest effect that these seeds can detect. Effects are "
+            "in points of accuracy (C2, C3), points of error (C4) or differences of T (C1), the gain on the target divided by the "
+            "gain on the source."
         )
     for protocol in evidence.suite.protocols:
         parts += [

@@ -2,11 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
+from lrbench.core.escaping import for_markdown
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.claims import CLAIMS, MIN_SEEDS, Claim, Decision, overall
+from lrbench.leaderboard.claims import (
+    CAUSAL,
+    CLAIMS,
+    MIN_SEEDS,
+    Decision,
+    Verdict,
+    boundary_name,
+    find,
+    tested_protocols,
+)
 from lrbench.leaderboard.evidence import Evidence, Row, row_name
-from lrbench.leaderboard.markup import CHANGE, NOTHING, Marked, verdict_word
-from lrbench.leaderboard.verdicts import decisions_of, detectable, effect
+from lrbench.leaderboard.markup import NOTHING, Marked, p_value, verdict_word
+from lrbench.leaderboard.verdicts import detectable, effect
 from lrbench.stats.intervals import Estimate
 
 # Longer groups of snapshots are counted, not listed.
@@ -14,35 +24,47 @@ _MOST_LISTED = 6
 
 
 def answer(evidence: Evidence, decisions: Sequence[Decision]) -> str:
-    """Return what the results say about learning-rate decay, as one sentence of plain text."""
+    """Return what the results say about learning-rate decay, as one sentence of plain text.
+
+    It is the primary verdict on C3, of the mean over targets, for each protocol and boundary.
+    """
     seeds = len(evidence.seeds)
     name = f"{evidence.name} ({seeds} pretraining seed{'' if seeds == 1 else 's'}{', partial data' * evidence.partial})"
     if seeds < MIN_SEEDS:
         return f"{name}: no claim is decided, because at least {MIN_SEEDS} pretraining seeds are needed."
-    supported, contradicted, testable = causal_verdicts(evidence, decisions)
-    if not testable:
+    causal = [decision for decision in primary_decisions(decisions) if decision.testable]
+    if not causal:
         return f"{name}: the causal claim C3 cannot be decided, because it needs the arms hold and average."
-    if supported or contradicted:
-        return (
-            f"{name}: that decay makes features transfer worse (C3) is supported in {supported or 'none'} and contradicted in "
-            f"{contradicted or 'none'} of {testable} pairs of target and protocol."
-        )
-    if all(decision.verdict == "inconclusive" for decision in decisions):
-        return f"{name}: no claim is decided; whether learning-rate decay makes features transfer worse remains open."
-    return f"{name}: whether learning-rate decay makes features transfer worse (C3) remains open; other claims are decided."
+    places: dict[Verdict, list[str]] = {}
+    for decision in causal:
+        places.setdefault(decision.verdict, []).append(f"{decision.protocol} {boundary_name(decision.boundary)}")
+    margin = evidence.suite.margin
+    meanings: dict[Verdict, str] = {
+        "supported": "makes features transfer worse",
+        "contradicted": "makes features transfer better",
+        "mixed": "transfers better than one control and worse than the other",
+        "equivalent": f"makes no difference beyond {margin:g} points",
+        "inconclusive": "has an open effect",
+    }
+    if set(places) == {"inconclusive"}:
+        return f"{name}: whether learning-rate decay makes features transfer worse remains open under every protocol."
+    clauses = [f"{meaning} at {_listed(places[verdict])}" for verdict, meaning in meanings.items() if verdict in places]
+    return (
+        f"{name}: on average over {len(evidence.suite.targets)} targets, learning-rate decay {'; it '.join(clauses)}."
+    )
 
 
-def causal_verdicts(evidence: Evidence, decisions: Sequence[Decision]) -> tuple[int, int, int]:
-    """Return in how many pairs of target and protocol C3 is supported, contradicted, and testable at all."""
-    causal = next(claim for claim in CLAIMS if claim.name == "C3")
-    suite = evidence.suite
-    verdicts = [
-        overall(decisions_of(decisions, causal, column))
-        for column in evidence.columns
-        # A protocol that is used on `step` and `hold` alone cannot test the claim.
-        if all(arm in suite.arms and suite.uses(column.protocol, arm) for arm in ("step", "hold", "average"))
+def _listed(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def primary_decisions(decisions: Sequence[Decision]) -> list[Decision]:
+    """Return the decisions of the primary endpoint: C3 on average over targets, for each protocol and boundary."""
+    return [
+        decision
+        for decision in decisions
+        if decision.claim == CAUSAL and decision.is_primary and decision.boundary is not None
     ]
-    return verdicts.count("supported"), verdicts.count("contradicted"), len(verdicts)
 
 
 def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
@@ -74,111 +96,67 @@ def source_accuracy(evidence: Evidence) -> str:
     )
 
 
-def verdict_summary(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
-    """Return a table of the claims (rows): what each states, and on how many targets of each protocol it is decided."""
-    return [
-        {
-            "claim": f"{claim.name} {claim.title}",
-            "states that": claim.statement,
-            **{
-                protocol: _count_verdicts(evidence, decisions, protocol, claim) for protocol in evidence.suite.protocols
-            },
-        }
-        for claim in CLAIMS
-    ]
+def primary_table(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
+    """Return a table of the verdict on C3 on average over targets, by protocol and boundary and over the boundaries."""
+    causal = [decision for decision in decisions if decision.claim == CAUSAL and decision.is_primary]
+    order = list(evidence.suite.protocols)
+    lines = []
+    for decision in sorted(causal, key=lambda item: (order.index(item.protocol), item.boundary or len(order) * 1000)):
+        effects = dict(decision.effects)
+        line: dict[str, str] = {"protocol": decision.protocol, "boundary": boundary_name(decision.boundary)}
+        for name in ("step − hold", "step − average"):
+            line[name] = effect(CAUSAL, effects[name]) if name in effects else Marked(NOTHING)
+        line["p (Holm)"] = p_value(decision.adjusted)
+        line["detectable"] = NOTHING if decision.reason else detectable(CAUSAL, decision.detectable)
+        reason = f" ({for_markdown(decision.reason)})" if decision.reason else ""
+        line["verdict"] = Marked(verdict_word(decision.verdict, evidence.suite.margin) + reason)
+        lines.append(line)
+    return lines
 
 
-def _count_verdicts(evidence: Evidence, decisions: Sequence[Decision], protocol: str, claim: Claim) -> Marked:
-    columns = tables.of_protocol(evidence, protocol)
-    verdicts = [overall(decisions_of(decisions, claim, column)) for column in columns]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("supported", "contradicted", "inconclusive")}
-    shown = [f"{verdict_word(verdict)} on {count}" for verdict, count in counts.items() if count]
-    if len(shown) == 1:
-        return Marked(f"{verdict_word(verdicts[0])} on all {len(columns)} targets")
-    return Marked(f"{', '.join(shown)} of {len(columns)} targets")
+def claim_table(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
+    """Return a table of the claims (rows): what each states, and the verdict of each protocol on average over targets."""
+    lines = []
+    for claim in CLAIMS:
+        line: dict[str, str] = {"claim": f"{claim.name} {claim.title}", "states that": claim.statement}
+        for protocol in tested_protocols(evidence):
+            decision = find(decisions, claim, protocol, None, None)
+            if decision is not None:
+                line[protocol] = verdict_word(decision.verdict, evidence.suite.margin)
+        lines.append(line)
+    return lines
 
 
 def claim_evidence(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
-    """Return a table of the claims under each protocol (rows): the verdict, and the comparison with the smallest p.
+    """Return a table of the evidence for each claim on average over targets, by protocol and boundary.
 
     Empty with fewer seeds than a decision needs.
     """
     if len(evidence.seeds) < MIN_SEEDS:
         return []
-    return [
-        {
-            "protocol": protocol,
-            "claim": f"{claim.name} {claim.title}",
-            "verdict": _verdict(evidence, decisions, protocol, claim),
-            **_clearest(
-                claim,
-                [
-                    decision
-                    for column in tables.of_protocol(evidence, protocol)
-                    for decision in decisions_of(decisions, claim, column)
-                ],
-            ),
-        }
-        for protocol in evidence.suite.protocols
-        for claim in CLAIMS
-    ]
+    lines = []
+    for protocol in tested_protocols(evidence):
+        for claim in CLAIMS:
+            for boundary in (*range(1, evidence.suite.schedule.stages), None):
+                decision = find(decisions, claim, protocol, None, boundary)
+                if decision is not None:
+                    lines.append(_evidence_row(evidence, decision))
+    return lines
 
 
-def _verdict(evidence: Evidence, decisions: Sequence[Decision], protocol: str, claim: Claim) -> str:
-    """Return the verdict of a claim under a protocol, with the targets on which it is decided."""
-    columns = tables.of_protocol(evidence, protocol)
-    verdicts = {column.task: overall(decisions_of(decisions, claim, column)) for column in columns}
-    decided = {
-        word: [task for task, verdict in verdicts.items() if verdict == word] for word in ("supported", "contradicted")
-    }
-    clauses = [f"{word} on {', '.join(tasks)}" for word, tasks in decided.items() if tasks]
-    undecided = len(columns) - sum(map(len, decided.values()))
-    if undecided:
-        clauses.append(f"inconclusive on {'every target' if undecided == len(columns) else f'{undecided} more'}")
-    return " and ".join(clauses)
-
-
-def _clearest(claim: Claim, decisions: Sequence[Decision]) -> dict[str, str]:
-    """Return the cells that describe the decision with the smallest p, or why nothing was tested."""
-    tested = [decision for decision in decisions if decision.p is not None]
-    if not tested:
-        reason = next((decision.reason for decision in decisions if decision.reason), "")
-        return {
-            "clearest comparison": f"not tested: {reason}" if reason else NOTHING,
-            "effect": NOTHING,
-            "adjusted p": NOTHING,
-            "smallest detectable effect": NOTHING,
-        }
-    nearest = min(tested, key=lambda test: (test.adjusted if test.adjusted is not None else 1.0, test.p or 0.0))
-    place = f"{nearest.column.task}, stage {nearest.boundary} → {nearest.boundary + 1}"
-    if nearest.reason:
-        place += f" ({nearest.reason})"
-    elif nearest.verdict == "supported" and any(
-        other.column == nearest.column and other.verdict != "supported" for other in decisions
-    ):
-        place += " (supported at this boundary, but not at every boundary)"
+def _evidence_row(evidence: Evidence, decision: Decision) -> dict[str, str]:
+    claim = decision.claim
+    effects = "; ".join(f"{name}: {effect(claim, value)}" for name, value in decision.effects)
+    reason = f" ({for_markdown(decision.reason)})" if decision.reason else ""
     return {
-        "clearest comparison": place,
-        "effect": Marked("; ".join(f"{name}: {effect(claim, value)}" for name, value in nearest.effects)),
-        "adjusted p": f"{nearest.adjusted:.2g}",
-        "smallest detectable effect": _detectable_range(claim, tested),
+        "protocol": decision.protocol,
+        "claim": f"{claim.name} {claim.title}",
+        "boundary": boundary_name(decision.boundary),
+        "effect": Marked(effects or NOTHING),
+        "p (Holm)": p_value(decision.adjusted),
+        "detectable": NOTHING if decision.reason else detectable(claim, decision.detectable),
+        "verdict": Marked(verdict_word(decision.verdict, evidence.suite.margin) + reason),
     }
-
-
-def _detectable_range(claim: Claim, tested: Sequence[Decision]) -> str:
-    """Return the range of the smallest detectable effects over the inconclusive decisions."""
-    effects = [
-        test.detectable
-        for test in tested
-        if test.verdict == "inconclusive" and not test.reason and test.detectable is not None
-    ]
-    if not effects:
-        return NOTHING
-    if claim.unit == "points" and min(effects) > CHANGE[1]:
-        return "none"
-    if claim.unit == "points" and max(effects) > CHANGE[1]:
-        return f"{detectable(claim, min(effects))}; none on some targets"
-    return " to ".join(dict.fromkeys(detectable(claim, end) for end in (min(effects), max(effects))))
 
 
 def which_checkpoint(evidence: Evidence, protocol: str) -> list[dict[str, str]]:

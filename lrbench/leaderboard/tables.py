@@ -12,7 +12,7 @@ from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
 from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
 from lrbench.leaderboard.row_pages import row_link
-from lrbench.stats.intervals import estimate
+from lrbench.stats.intervals import estimate_over_seeds
 from lrbench.store.index import Entry
 
 REPORT = {
@@ -108,8 +108,8 @@ def accuracy_legend(evidence: Evidence, protocol: str) -> str:
         for accuracy in (evidence.accuracy(row, column) for row in evidence.rows)
     )
     return (
-        f"Percent, mean ± half the 95 % interval over {seeds} pretraining seeds (Student's t; targets include the variance "
-        "over test images). An interval that reaches 0 or 100 is given by its ends, and omitted if it covers everything. "
+        f"Percent, mean ± half the 95 % interval over {seeds} pretraining seeds and their "
+        "test images. An interval that reaches 0 or 100 is given by its ends, and omitted if it covers everything. "
         f"Headline metric: {headline}. Bold: significantly better than every other row of its column (paired difference, 95 %)"
         f"{'; never in a column that lacks seeds' if lacks_seeds else ''}. {NOTHING}: no result."
     )
@@ -204,7 +204,7 @@ def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
 def _mean_score(by_seed: dict[int, list[float]], seeds: int) -> Marked:
     if not by_seed:
         return Marked(NOTHING)
-    value = estimate(np.array([np.mean(scores) for scores in by_seed.values()]))
+    value = estimate_over_seeds(float(np.mean(scores)) for scores in by_seed.values())
     note = f" ({value.seeds} of {seeds} seeds)" if value.seeds < seeds else ""
     return Marked(f"{with_interval(value, None, scale=1, digits=3)}{note}")
 

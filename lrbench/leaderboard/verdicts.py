@@ -9,8 +9,8 @@ import numpy.typing as npt
 from lrbench.core.escaping import for_markdown
 from lrbench.core.seeds import generator
 from lrbench.leaderboard import tables
-from lrbench.leaderboard.claims import CLAIMS, Claim, Decision, overall
-from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
+from lrbench.leaderboard.claims import CLAIMS, Claim, Decision, boundary_name, find
+from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, Evidence, Row, row_name
 from lrbench.leaderboard.markup import (
     CHANGE,
     NOTHING,
@@ -26,55 +26,51 @@ from lrbench.stats.intervals import Estimate
 from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
 
 
-def decisions_of(decisions: Sequence[Decision], claim: Claim, column: Column) -> list[Decision]:
-    """Return the decisions on one claim for one target and protocol, in the order of the boundaries."""
-    return [decision for decision in decisions if decision.claim == claim and decision.column == column]
-
-
 def verdict_table(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:
-    """Return the verdict on each claim (rows) for each target (columns), over all boundaries."""
+    """Return the verdict on each claim (rows) on average over targets and for each target (columns), over all boundaries."""
     lines = []
     for claim in CLAIMS:
         line: dict[str, str] = {"claim": f"{claim.name} {claim.title}"}
-        for column in tables.of_protocol(evidence, protocol):
-            line[column.task] = verdict_word(overall(decisions_of(decisions, claim, column)))
+        for task in (None, *evidence.suite.targets):
+            decision = find(decisions, claim, protocol, task, None)
+            if decision is not None:
+                line[task or MEAN_OF_TARGETS] = verdict_word(decision.verdict, evidence.suite.margin)
         lines.append(line)
-    return table(lines)
+    return table(lines) if len(lines[0]) > 1 else ""
 
 
 def decision_table(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:
     """Return every decision of a protocol; one row for all targets where the same reason applies to all."""
     lines = []
-    columns = tables.of_protocol(evidence, protocol)
+    boundaries = (*range(1, evidence.suite.schedule.stages), None)
     for claim in CLAIMS:
-        for boundary in range(1, evidence.suite.schedule.stages):
-            family = [
+        for boundary in boundaries:
+            members = [
                 decision
-                for column in columns
-                for decision in decisions_of(decisions, claim, column)
-                if decision.boundary == boundary
+                for decision in decisions
+                if (decision.claim.name, decision.protocol, decision.boundary) == (claim.name, protocol, boundary)
             ]
-            reasons = {decision.reason for decision in family}
-            if len(family) > 1 and len(reasons) == 1 and not any(decision.effects for decision in family):
-                lines.append(_decision_row(family[0], "all"))
+            reasons = {decision.reason for decision in members}
+            if len(members) > 1 and len(reasons) == 1 and not any(decision.effects for decision in members):
+                lines.append(_decision_row(evidence, members[0], "all"))
             else:
-                lines += [_decision_row(decision, decision.column.task) for decision in family]
+                lines += [_decision_row(evidence, member, member.task or MEAN_OF_TARGETS) for member in members]
     return table(lines)
 
 
-def _decision_row(decision: Decision, target: str) -> dict[str, str]:
+def _decision_row(evidence: Evidence, decision: Decision, target: str) -> dict[str, str]:
     claim = decision.claim
     effects = "; ".join(f"{name}: {effect(claim, value)}" for name, value in decision.effects)
     reason = f" ({for_markdown(decision.reason)})" if decision.reason else ""
     return {
         "claim": f"{claim.name} {claim.title}",
         "target": target,
-        "boundary": f"stage {decision.boundary} → {decision.boundary + 1}",
+        "boundary": boundary_name(decision.boundary),
         "effect": Marked(effects or NOTHING),
         "p": p_value(decision.p),
         "p (Holm)": p_value(decision.adjusted),
         "detectable": NOTHING if decision.reason else detectable(claim, decision.detectable),
-        "verdict": Marked(verdict_word(decision.verdict) + reason),
+        "verdict": Marked(verdict_word(decision.verdict, evidence.suite.margin) + reason),
     }
 
 
@@ -123,7 +119,7 @@ def run_differences(evidence: Evidence, protocol: str) -> str:
             equal_weights = data.metric == "top1" or len(set(np.bincount(data.labels)) - {0}) == 1
             has_p = equal_weights and bool(np.isin(data.correct, (0.0, 1.0)).all())
             ps = mcnemar(data.correct[0] == 1, data.correct[1] == 1)
-            for seed, value, low, high, p in zip(data.seeds, data.headlines(difference), *ends, ps, strict=True):
+            for seed, value, low, high, p in zip(data.seeds, data.effect(difference).values, *ends, ps, strict=True):
                 text = f"{rounded(100 * value, 1, signed=True)} {bracketed(low, high)}"
                 by_run[1 + evidence.seeds.index(seed)][column.task] = Marked(
                     text + (f", p {p_value(p)}" if has_p else "")

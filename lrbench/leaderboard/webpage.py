@@ -7,13 +7,12 @@ from typing import Any
 
 from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard import summary, tables
-from lrbench.leaderboard.claims import CLAIMS, Decision, overall
+from lrbench.leaderboard.claims import CLAIMS, Decision, find
 from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
 from lrbench.leaderboard.figure_data import null_curve, tradeoff_data
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.foreign_page import LEAD, ForeignTable, legend
-from lrbench.leaderboard.markup import CHANGE, SHARE, Marked
-from lrbench.leaderboard.verdicts import decisions_of
+from lrbench.leaderboard.markup import CHANGE, SHARE, Marked, verdict_text
 from lrbench.stats.intervals import Estimate
 from lrbench.store.index import Entry
 
@@ -84,10 +83,11 @@ def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequenc
         "chosen": list(chosen),
         "verdicts": {
             protocol: {
-                claim.name: {
-                    column.task: overall(decisions_of(decisions, claim, column))
-                    for column in tables.of_protocol(evidence, protocol)
-                }
+                claim.name: [
+                    [decision.verdict, verdict_text(decision.verdict, suite.margin)]
+                    for task in (None, *suite.targets)
+                    if (decision := find(decisions, claim, protocol, task, None)) is not None
+                ]
                 for claim in CLAIMS
             }
             for protocol in suite.protocols

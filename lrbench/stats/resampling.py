@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from lrbench.stats.images import Labels
 from lrbench.stats.intervals import LEVEL, Floats
 
 REPLICATES = 1000
-
-Labels = npt.NDArray[np.int64]
 
 
 def image_weights(
