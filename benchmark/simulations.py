@@ -1,3 +1,4 @@
+# ruff: noqa: F821
 """Error rates of the leaderboard's statistics, by simulation: `python benchmark/simulations.py` (two minutes).
 
 Prints the coverage of the interval of a mean paired difference, the rate of false verdicts when no stage or arm differs, and
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lrbench.config import load_suite
 from lrbench.config.suite import Suite
 from lrbench.leaderboard.claims import decide
-from lrbench.stats.intervals import estimate, image_variance
+from lrbench.stats.effects import estimate
 from tests.leaderboard.helpers import null_world, world
 
 _SEEDS = (3, 5, 10)

@@ -20,16 +20,17 @@ READING = """## How to read the decisions
 - *Mean of targets* is the primary evidence: the effect averaged over the suite's targets, for each seed. Single targets
   are secondary.
 - *Boundary* 1 → 2 is between stages 1 and 2. *Mean* is one test of the effect averaged over the boundaries.
-- *Verdict*: *supported* or *contradicted* if the adjusted p is below 0.05, by the sign of the effect. For C3 both differences must
-  have that sign; *mixed: iterate noise* if they are significant with opposite signs, because weights at a large rate are noisy.
+- *Verdict*: *supported* or *contradicted* if the adjusted p is below 0.05, by the sign of the effect. For C3 both differences
+  must have that sign; *mixed: iterate noise* if they are significant with opposite signs, because weights at a large rate are
+  noisy.
   *No difference beyond δ points* if the 90 % interval is within ±δ (two one-sided tests). Otherwise *inconclusive*. The claims
   were fixed before any result.
 - *Effect*: with its 95 % interval over pretraining seeds and test images, in points of accuracy (of error for C4), or as a
   difference of T for C1 (delta method).
 - *p* is two-sided. For C1 it tests the cross product of the gains, which needs no division; it may disagree with the
   interval. For C3 it is the larger p of the two differences.
-- *p (Holm)* adjusts within a claim: means over targets for protocols and boundaries, single targets for targets too. Tests without
-  results count.
+- *p (Holm)* adjusts within a claim: means over targets for protocols and boundaries, single targets for targets too. Tests
+  without results count.
 - *Detectable*: the smallest effect that these seeds detect by itself in four of five repetitions, after Holm; *none* if that
   is more than 100 points. C3 needs two such effects at once, which are detected together less often.
 - Intervals of the source contain its test images. Without stored predictions on them there is no interval, and C1 and C4 are

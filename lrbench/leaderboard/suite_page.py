@@ -37,8 +37,8 @@ def render_suite(
         if rows := summary.primary_table(evidence, decisions):
             parts.append(
                 f"{table(rows)}\n\nTarget accuracy of `step`, whose rate falls, minus that of its controls, in points on "
-                f"average over {len(suite.targets)} targets; *mean* is the average over boundaries. Claim C3 is supported if both "
-                "differences are significantly below zero."
+                f"average over {len(suite.targets)} targets; *mean* is the average over boundaries. Claim C3 is supported if "
+                "both differences are significantly below zero."
             )
         parts += [figure.markdown(suite.name) for figure in main_figures(drawn)]
     context = [
@@ -72,8 +72,8 @@ def result_sections(evidence: Evidence, decisions: Sequence[Decision], level: st
             f"{level} Verdict on each claim\n\n{table(summary.claim_table(evidence, decisions))}\n\n"
             f"On average over targets and boundaries.\n\n{level} Evidence for each claim\n\n{table(rows)}\n\n"
             "On average over targets, with the 95 % interval, and the smallest effect that these seeds can detect. Effects are "
-            "in points of accuracy (C2, C3), points of error (C4) or differences of T (C1), the gain on the target divided by the "
-            "gain on the source."
+            "in points of accuracy (C2, C3), points of error (C4) or differences of T (C1), the gain on the target divided by "
+            "the gain on the source."
         )
     for protocol in evidence.suite.protocols:
         parts += [

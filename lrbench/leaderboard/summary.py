@@ -1,5 +1,6 @@
 """The answer that a suite's results give: one sentence, and tables of verdicts with the evidence behind them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from lrbench.core.escaping import for_markdown
@@ -26,7 +27,7 @@ _MOST_LISTED = 6
 def answer(evidence: Evidence, decisions: Sequence[Decision]) -> str:
     """Return what the results say about learning-rate decay, as one sentence of plain text.
 
-    It is the primary verdict on C3, of the mean over targets, for each protocol and boundary.
+    It is the primary verdict on C3, of the mean over targets, for each protocol and boundary and over the boundaries.
     """
     seeds = len(evidence.seeds)
     name = f"{evidence.name} ({seeds} pretraining seed{'' if seeds == 1 else 's'}{', partial data' * evidence.partial})"
@@ -35,23 +36,38 @@ def answer(evidence: Evidence, decisions: Sequence[Decision]) -> str:
     causal = [decision for decision in primary_decisions(decisions) if decision.testable]
     if not causal:
         return f"{name}: the causal claim C3 cannot be decided, because it needs the arms hold and average."
-    places: dict[Verdict, list[str]] = {}
-    for decision in causal:
-        places.setdefault(decision.verdict, []).append(f"{decision.protocol} {boundary_name(decision.boundary)}")
     margin = evidence.suite.margin
     meanings: dict[Verdict, str] = {
         "supported": "makes features transfer worse",
         "contradicted": "makes features transfer better",
-        "mixed": "transfers better than one control and worse than the other",
+        "mixed": "transfers worse than one control and better than the other",
         "equivalent": f"makes no difference beyond {margin:g} points",
         "inconclusive": "has an open effect",
     }
-    if set(places) == {"inconclusive"}:
+    if {decision.verdict for decision in causal} == {"inconclusive"}:
         return f"{name}: whether learning-rate decay makes features transfer worse remains open under every protocol."
-    clauses = [f"{meaning} at {_listed(places[verdict])}" for verdict, meaning in meanings.items() if verdict in places]
+    clauses = [
+        f"{meaning} under {_listed(places)}"
+        for verdict, meaning in meanings.items()
+        if (places := _places(causal, verdict))
+    ]
     return (
         f"{name}: on average over {len(evidence.suite.targets)} targets, learning-rate decay {'; it '.join(clauses)}."
     )
+
+
+def _places(causal: Sequence[Decision], verdict: Verdict) -> list[str]:
+    """Return the protocols and boundaries with a verdict: a protocol's name alone if all its decisions have it."""
+    places = []
+    for protocol in dict.fromkeys(decision.protocol for decision in causal):
+        members = [decision for decision in causal if decision.protocol == protocol]
+        matching = [decision for decision in members if decision.verdict == verdict]
+        if len(matching) == len(members):
+            places.append(protocol)
+        else:
+            # A boundary by itself, or the mean over boundaries.
+            places += [f"{protocol} ({boundary_name(decision.boundary)})" for decision in matching]
+    return places
 
 
 def _listed(texts: Sequence[str]) -> str:
@@ -59,12 +75,10 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def primary_decisions(decisions: Sequence[Decision]) -> list[Decision]:
-    """Return the decisions of the primary endpoint: C3 on average over targets, for each protocol and boundary."""
-    return [
-        decision
-        for decision in decisions
-        if decision.claim == CAUSAL and decision.is_primary and decision.boundary is not None
-    ]
+    """Return the decisions of the primary endpoint: C3 on average over targets, by protocol, then boundary, then the mean."""
+    causal = [decision for decision in decisions if decision.claim == CAUSAL and decision.is_primary]
+    protocols = list(dict.fromkeys(decision.protocol for decision in causal))
+    return sorted(causal, key=lambda decision: (protocols.index(decision.protocol), decision.boundary or math.inf))
 
 
 def in_short(evidence: Evidence, decisions: Sequence[Decision]) -> str:
@@ -98,10 +112,8 @@ def source_accuracy(evidence: Evidence) -> str:
 
 def primary_table(evidence: Evidence, decisions: Sequence[Decision]) -> list[dict[str, str]]:
     """Return a table of the verdict on C3 on average over targets, by protocol and boundary and over the boundaries."""
-    causal = [decision for decision in decisions if decision.claim == CAUSAL and decision.is_primary]
-    order = list(evidence.suite.protocols)
     lines = []
-    for decision in sorted(causal, key=lambda item: (order.index(item.protocol), item.boundary or len(order) * 1000)):
+    for decision in primary_decisions(decisions):
         effects = dict(decision.effects)
         line: dict[str, str] = {"protocol": decision.protocol, "boundary": boundary_name(decision.boundary)}
         for name in ("step − hold", "step − average"):

@@ -136,14 +136,15 @@ def residual(target: Scored, source: Scored, seeds: tuple[int, ...], *key: str |
     """
     fitted = len(target.correct) - 1
     if fitted < MIN_SNAPSHOTS:
-        return f"not identified: {fitted} snapshot{'' if fitted == 1 else 's'} without decay per seed, {MIN_SNAPSHOTS} are needed"
+        plural = "" if fitted == 1 else "s"
+        return f"not identified: {fitted} snapshot{plural} without decay per seed, {MIN_SNAPSHOTS} are needed"
     source_errors = source.errors("source images of the saturation null")
     for seed, errors in zip(seeds, source_errors[:, :, 0].T, strict=True):
         below, above = int((errors[:-1] < errors[-1]).sum()), int((errors[:-1] > errors[-1]).sum())
         if min(below, above) < MIN_ON_EACH_SIDE:
             return (
-                f"not identified: of the snapshots without decay of seed {seed}, {below} have less and {above} have more source "
-                f"error than this one ({100 * errors[-1]:.1f} %); {MIN_ON_EACH_SIDE} of each are needed"
+                f"not identified: of the snapshots without decay of seed {seed}, {below} have less and {above} have more "
+                f"source error than this one ({100 * errors[-1]:.1f} %); {MIN_ON_EACH_SIDE} of each are needed"
             )
     target_errors = target.errors("saturation null", *key)
     residuals = np.array(

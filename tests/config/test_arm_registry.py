@@ -11,7 +11,7 @@ from lrbench.config.schedule import SnapshotKey, find_segment, kept_epochs, snap
 from lrbench.core.errors import InputError
 from lrbench.jobs.plan import make_plan
 from lrbench.leaderboard import page
-from lrbench.leaderboard.evidence import is_without_decay
+from lrbench.leaderboard.evidence import fits_null
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
 from tests.leaderboard.fake import fill
@@ -74,4 +74,4 @@ def test_moved_first_stages_are_not_in_the_saturation_null(tiny):
     schedule = tiny.schedule.model_copy(update={"epochs": 9, "boundaries": (4, 8), "shift": 1})
     suite = tiny.model_copy(update={"schedule": schedule, "arms": ("step", "hold", "early", "late")})
     rows = {(key.arm, key.stage) for key in snapshot_keys(suite, seed=0)}
-    assert {row for row in rows if is_without_decay(suite, row)} == {("step", 1), ("hold", 2)}
+    assert {row for row in rows if fits_null(suite, row)} == {("step", 1), ("hold", 2)}

@@ -7,7 +7,7 @@ from lrbench.config import find_suites, find_tasks, load_suite, load_task
 from lrbench.config.schedule import snapshot_keys
 from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
-from lrbench.leaderboard.evidence import is_without_decay
+from lrbench.leaderboard.evidence import fits_null
 from lrbench.models.timm_configuration import input_of
 from tests.helpers import TINY_SUITE
 
@@ -164,7 +164,7 @@ def test_imagenet_suite_has_the_papers_recipe():
     assert "finetune" in suite.protocols and not suite.uses("finetune", "trail")
     # Without eight snapshots that have seen one rate alone C4 could never be decided.
     rows = {(key.arm, key.stage) for key in snapshot_keys(suite, seed=0)}
-    assert sum(is_without_decay(suite, row) for row in rows) >= 8
+    assert sum(fits_null(suite, row) for row in rows) >= 8
     assert len(suite.probe.grid()) == 45
     assert suite.probe.grid()[0] == 1e5 and suite.probe.grid()[-1] == 1e-6
 

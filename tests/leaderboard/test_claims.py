@@ -1,3 +1,4 @@
+# ruff: noqa: F821
 """Decisions on the claims, for made-up results with known truths."""
 
 import numpy as np
@@ -5,10 +6,9 @@ import pytest
 
 from lrbench.config.schedule import snapshot_keys
 from lrbench.leaderboard import claims
-from lrbench.leaderboard.claims import CLAIMS, Decision, decide, overall
-from lrbench.leaderboard.evidence import Column, is_without_decay
+from lrbench.leaderboard.claims import CLAIMS, Decision, decide
+from lrbench.leaderboard.evidence import Column, fits_null
 from lrbench.stats import saturation
-from lrbench.stats.intervals import estimate_of
 from tests.leaderboard.helpers import IMAGES, verdicts, world
 
 FALLING = {("step", 2): 0.62, ("step", 3): 0.45}
@@ -186,7 +186,7 @@ def test_effect_of_the_paper_is_found(tiny):
 
 def test_null_is_fitted_to_snapshots_without_decay(tiny, monkeypatch):
     rows = [(arm, stage) for arm, stage in dict.fromkeys((key.arm, key.stage) for key in snapshot_keys(tiny, seed=0))]
-    assert [row for row in rows if is_without_decay(tiny, row)] == [
+    assert [row for row in rows if fits_null(tiny, row)] == [
         ("step", 1), ("hold", 2), ("constant", 3), ("average", 2),
     ]  # fmt: skip
     draw = np.random.default_rng(14)
@@ -212,9 +212,9 @@ def test_trail_feeds_the_null_but_is_no_control(tiny):
     suite = tiny.model_copy(update={"arms": (*tiny.arms, "constant-average", "trail")})
     evidence = world(suite, 3, np.random.default_rng(0), levels=lambda row: 0.6)
     trail = [row for row in evidence.rows if row[0] == "trail"]
-    assert trail and all(is_without_decay(suite, row) for row in trail)
+    assert trail and all(fits_null(suite, row) for row in trail)
     assert not any(row[0] == "trail" for pair in evidence.control_pairs() for row in pair)
     # The average of a stage without decay feeds the null too, and is a control like the stage itself.
     mean = ("constant-average", 3)
-    assert is_without_decay(suite, mean) and not is_without_decay(suite, ("average", 3))
+    assert fits_null(suite, mean) and not fits_null(suite, ("average", 3))
     assert (("step", 3), mean) in evidence.control_pairs() and evidence.previous(mean) == ("hold", 2)

@@ -1,3 +1,4 @@
+# ruff: noqa: F821
 """Families of decisions: how the targets of a suite enter one another's verdicts and detectable effects."""
 
 from dataclasses import replace
@@ -8,7 +9,6 @@ import pytest
 from lrbench.leaderboard import claims
 from lrbench.leaderboard.claims import CLAIMS, Decision
 from lrbench.leaderboard.evidence import Column
-from lrbench.stats.intervals import estimate, estimate_of
 from tests.leaderboard.helpers import verdicts, world
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from lrbench.leaderboard.foreign_page import render_foreign
 from lrbench.leaderboard.page import write
-from lrbench.stats.intervals import image_variance
+from lrbench.stats.images import image_variance
 from tests.leaderboard.fake import put
 
 

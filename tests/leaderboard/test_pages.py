@@ -1,3 +1,4 @@
+# ruff: noqa: F821
 import json
 import os
 import re
@@ -12,7 +13,6 @@ from lrbench.core.errors import InputError
 from lrbench.leaderboard import page
 from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.gathering import gather
-from lrbench.stats.intervals import estimate
 from tests.helpers import command, one_paragraph
 from tests.leaderboard.fake import fill, put
 from tests.leaderboard.helpers import OBJECTS, suite_page, table_after

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrbench.stats.intervals import fieller
+from lrbench.stats.ratios import fieller
 from tests.leaderboard.helpers import verdicts, world
 
 SEEDS = 3

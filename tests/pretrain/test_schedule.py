@@ -21,7 +21,7 @@ from lrbench.config.schedule import (
 )
 from lrbench.config.suite import Suite
 from lrbench.core.errors import InputError
-from lrbench.leaderboard.evidence import is_without_decay
+from lrbench.leaderboard.evidence import fits_null
 from lrbench.store.suites import recipe
 
 ARMS = ["step", "hold", "constant", "average", "constant-average"]
@@ -137,7 +137,7 @@ def test_constant_trains_longer_on_request(tiny):
     for stage, epoch in ((4, 7), (5, 8)):
         segment = find_segment(schedule, SnapshotKey(arm="trail", seed=0, stage=stage))
         assert segment.parent == last and segment.kept_epoch == epoch
-    assert all(is_without_decay(suite, row) for row in (("constant", 4), ("trail", 4), ("trail", 5)))
+    assert all(fits_null(suite, row) for row in (("constant", 4), ("trail", 4), ("trail", 5)))
     before = set(snapshot_keys(validate_again(suite, constant_extra=None), seed=0))
     added = {str(key) for key in snapshot_keys(suite, seed=0) if key not in before}
     assert added == {"constant/seed0/stage4", "trail/seed0/stage4", "trail/seed0/stage5"}
@@ -251,7 +251,7 @@ def test_arms_share_what_they_can(suite):
         assert parent.first_epoch < segment.kept_epoch < parent.last_epoch
         assert kept_epochs(suite, parent)[segment.kept_epoch] is True
     # The saturation null is fitted to these arms.
-    arms = {key.arm for key in keys if key.stage > 0 and is_without_decay(suite, (key.arm, key.stage))}
+    arms = {key.arm for key in keys if key.stage > 0 and fits_null(suite, (key.arm, key.stage))}
     # Each state of a run without decay counts once.
     assert {"step", "hold", "average", "small"} <= arms and not arms & {"cosine", "raise", "early", "late"}
 

@@ -1,3 +1,4 @@
+# ruff: noqa: F821
 """Intervals, tests and detectable effects, compared with closed forms, other libraries and simulations."""
 
 import numpy as np
@@ -6,15 +7,10 @@ from scipy import stats
 from scipy.integrate import quad
 from statsmodels.stats.multitest import multipletests
 
-from lrbench.stats.intervals import (
-    change_of_ratio,
-    estimate,
-    estimate_of,
-    fieller,
-    holm,
-    image_variance,
-    interval_over_images,
-)
+from lrbench.stats.effects import estimate
+from lrbench.stats.images import image_variance, interval_over_images
+from lrbench.stats.intervals import holm
+from lrbench.stats.ratios import change_of_ratio, fieller
 
 SOURCE = (0.45, 0.067)
 

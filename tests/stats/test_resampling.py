@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrbench.stats.intervals import image_variance
+from lrbench.stats.images import image_variance
 from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrbench.stats.intervals import image_variance
+from lrbench.stats.images import image_variance
 from lrbench.stats.saturation import fit_null, residual
 from tests.leaderboard.helpers import null_world
 
