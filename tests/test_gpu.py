@@ -149,7 +149,9 @@ def test_where_it_is_asked_to_every_bit_is_the_same_also_after_a_stop(tiny, plac
     assert make(suite, key("step", 1), place).read_bytes() == whole
 
 
-@pytest.mark.parametrize("protocol", ["probe", "knn", "fewshot", "concat", "depth", "logme", "finetune"])
+@pytest.mark.parametrize(
+    "protocol", ["probe", "knn", "fewshot", "concat", "depth", "logme", "representation", "finetune"]
+)
 def test_every_protocol_runs_and_what_freezes_the_network_gives_the_same_again(tiny, place, protocol):
     for stage in (0, 1):
         make(tiny, key("step", stage), place)

@@ -97,12 +97,22 @@ class Fewshot(Strict):
     Each transfer seed draws its own images.
 
     Attributes:
-        shots: Images per class. All images of a class with fewer are used.
+        shots: Images per class for the headline metric. All images of a class with fewer are used.
+        curve: Images per class for the few-shot curve. A number is left out where a class has fewer images.
         strength: λ of the penalty.
     """
 
     shots: Count = 5
+    curve: Annotated[tuple[Count, ...], Field(max_length=100)] = (1, 2, 5, 10, 20)
     strength: Positive = 1.0
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes of suites that are older than the key.
+        content: dict[str, Any] = write(self)
+        if self.curve == Fewshot.model_fields["curve"].default:
+            content.pop("curve", None)
+        return content
 
 
 class Concat(Strict):
@@ -131,6 +141,7 @@ class Protocol:
         selects: Whether it selects hyper-parameters on validation images.
         logits: Whether its scores are logits, so that calibration error and likelihood are defined.
         evidence: Whether its results hold LogME (`chosen.logme`), which ranks snapshots without test images.
+        compares: Whether its results compare the features with those of related snapshots, and describe them on the source.
         trains: Whether it trains the network instead of reading frozen features. Only `finetune` does.
         decides: Whether claims are decided under it. The others describe features.
         memory_advice: Sentence for the out-of-memory error: which settings need less memory.
@@ -145,6 +156,7 @@ class Protocol:
     selects: bool = True
     logits: bool = True
     evidence: bool = False
+    compares: bool = False
     trains: bool = False
     decides: bool = True
     memory_advice: str = ""
@@ -180,8 +192,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="fewshot",
-            version=1,
-            help="a probe on a few images a class",
+            version=2,
+            help="a probe on a few images a class, with a curve over their number",
             module="lrbench.transfer.protocols.fewshot",
             tables=("fewshot", "probe"),
             selects=False,
@@ -213,6 +225,16 @@ PROTOCOLS: dict[str, Protocol] = {
             selects=False,
             logits=False,
             evidence=True,
+            decides=False,
+        ),
+        Protocol(
+            name="representation",
+            version=1,
+            help="nearest class mean, with neural collapse and similarity to related snapshots (CKA)",
+            module="lrbench.transfer.protocols.representation",
+            selects=False,
+            logits=False,
+            compares=True,
             decides=False,
         ),
     )

@@ -7,6 +7,7 @@ from itertools import product
 
 from lrbench.config import Suite, load_task
 from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.relatives import related_keys
 from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
@@ -128,6 +129,7 @@ class Plan:
         """Return the missing jobs, parents before children."""
         jobs: list[Job] = []
         existing = {snapshot.key for snapshot in self.snapshots if snapshot.exists}
+        planned_keys = {snapshot.key for snapshot in self.snapshots}
         for snapshot in self.snapshots:
             if not snapshot.exists:
                 key, parent = snapshot.key, snapshot.parent
@@ -142,6 +144,9 @@ class Plan:
                     has_partner = any(PROTOCOLS[cell.protocol].features == "partner" for cell in cells)
                     if has_partner and (partner := self._partner(key)):
                         keys.add(partner)
+                    if any(PROTOCOLS[cell.protocol].compares for cell in cells):
+                        # A plan of one arm may lack the controls, which are then not compared with.
+                        keys |= planned_keys.intersection(related_keys(self.suite, key).values())
                     missing = tuple(f"pretrain {needed}" for needed in sorted(keys - existing))
                     jobs.append(TransferJob(name=f"transfer {key}", needs=missing, weight=0.5, key=key, cells=cells))
         return jobs

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas
 
 from lrbench.config import suggestion
+from lrbench.config.relatives import RELATIVES
 from lrbench.core.errors import InputError
 from lrbench.core.escaping import for_markdown
 from lrbench.core.files import sha256_bytes
@@ -19,14 +20,19 @@ from lrbench.leaderboard.foreign_page import foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.markup import NOTHING, table
 from lrbench.store.index import load_index
+from lrbench.store.measures import FEATURES, curve_of
 from lrbench.store.results import load_result, suites_with_results
 
 Format = Literal["md", "csv", "json", "parquet", "latex"]
 
+MEASURES = (*FEATURES, *(f"source_{name}" for name in FEATURES), *(f"cka_{name}" for name in RELATIVES))
+"""Columns of measures beside accuracy."""
+
 _COLUMNS = (
     "suite", "snapshot", "arm", "stage", "pretraining_seed", "task", "protocol", "seed", "metric", "headline", "top1", "top5",
     "mean_per_class", "source_accuracy", "source_simple", "source_complex", "source_memorised", "epoch", "learning_rate",
-    "chosen", "on_edge", "train_count", "test_count", "partial", "seconds", "device", "task_fingerprint", "terms", "path",
+    "chosen", "on_edge", *MEASURES, "accuracy_by_shots", "score_by_depth", "train_count", "test_count", "partial", "seconds",
+    "device", "task_fingerprint", "terms", "path",
 )  # fmt: skip
 
 
@@ -34,9 +40,10 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
     """Return the results of a workspace, one row for each cell.
 
     Accuracies are fractions in [0, 1]. `seconds` is the time that the cell took, `chosen` holds the hyper-parameters as JSON,
-    and `path` is the record's file relative to the workspace. Rows of one task and protocol are comparable if their `terms`
-    agree: a hash of the images, the metric, the settings and the protocol's version. Arm, stage and pretraining seed are
-    missing values for foreign snapshots.
+    `accuracy_by_shots` and `score_by_depth` hold the curves of `fewshot` and `depth` as JSON, and `path` is the record's file
+    relative to the workspace. Rows of one task and protocol are comparable if their `terms` agree: a hash of the images, the
+    metric, the settings and the protocol's version. Arm, stage and pretraining seed are missing values for foreign snapshots,
+    and measures beside accuracy where a result has none.
 
     Args:
         home: The workspace; None for `LRBENCH_HOME` or the current folder.
@@ -60,7 +67,7 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
     rows = []
     for name in known if suite is None else [suite]:
         for entry in load_index(workspace.results, name, workspace.cache).entries:
-            report = json.loads(entry.report)
+            report, measures = json.loads(entry.report), json.loads(entry.measures)
             rows.append(
                 (
                     entry.suite,
@@ -80,6 +87,9 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
                     entry.rate,
                     entry.chosen,
                     entry.edge,
+                    *(measures.get(measure) for measure in MEASURES),
+                    _curve(measures, "shots_"),
+                    _curve(measures, "depth_"),
                     entry.train_count,
                     entry.test_count,
                     entry.partial,
@@ -90,8 +100,14 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
                     f"leaderboard/results/{name}/{entry.cell}.json",
                 )
             )
-    frame = pandas.DataFrame(rows, columns=list(_COLUMNS))
+    frame = pandas.DataFrame(rows, columns=list(_COLUMNS)).astype(dict.fromkeys(MEASURES, "float64"))
     return frame.astype(dict.fromkeys(["stage", "pretraining_seed", "epoch"], "Int64"))
+
+
+def _curve(measures: dict[str, float], prefix: Literal["shots_", "depth_"]) -> str | None:
+    """Return the measures of a curve as JSON, in the order of their numbers; None without any."""
+    curve = curve_of(measures, prefix)
+    return json.dumps(curve) if curve else None
 
 
 def load_predictions(path: str | Path, home: str | Path | None = None) -> pandas.DataFrame:

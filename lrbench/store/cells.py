@@ -18,6 +18,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
 from lrbench.core.workspace import Place, Workspace
 from lrbench.store.references import PretrainedWeights, Reference, SuiteSnapshot, resolve_partner, snapshot_file
+from lrbench.store.relatives import is_comparison_stale
 from lrbench.store.results import Result, StoredResult, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.store.snapshots import identity
 
@@ -207,6 +208,8 @@ def cell_status(
     now = settings.record(cell.protocol, task, reference, place.workspace)
     if before.pop("partner", None) != now.pop("partner", None) and before.get("concat") == now.get("concat"):
         # The weights of the partner have changed.
+        return missing
+    if PROTOCOLS[cell.protocol].compares and is_comparison_stale(result, reference):
         return missing
     is_same_task = before.pop("task_sha256", None) == now.pop("task_sha256")
     reasons = differences(before, now)

@@ -20,10 +20,11 @@ import numpy.typing as npt
 from lrbench.core.errors import InputError, LrbenchError
 from lrbench.core.escaping import for_terminal
 from lrbench.core.files import canonical_json, read_bytes, sha256_bytes, write_bytes
+from lrbench.store.measures import measures_of
 from lrbench.store.results import Result, StoredResult, is_record, load_result
 
 # Increases with every change of an entry's fields or their meaning.
-_VERSION = 5
+_VERSION = 6
 _DIGEST = hashlib.sha256().digest_size
 # Reading small files is bound by the disk.
 _READERS = 8
@@ -78,6 +79,7 @@ class Entry(NamedTuple):
     Attributes:
         stamp: Size, modification time and inode of both files when they were read.
         metrics, report, chosen, versions: As in the record, as JSON.
+        measures: Measures beside accuracy (`measures_of`), as JSON.
         labels: Hash of the test labels, which many results share.
         correct: Correct predictions, one bit per image.
         computed: Time of computation; None in older records.
@@ -109,6 +111,7 @@ class Entry(NamedTuple):
     epoch: int | None
     rate: float | None
     chosen: str
+    measures: str
     edge: bool
     train_count: int
     test_count: int
@@ -244,6 +247,7 @@ def _make_entry(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np
         epoch=snapshot.epoch,
         rate=snapshot.rate,
         chosen=canonical_json(result.chosen),
+        measures=canonical_json(measures_of(result)),
         edge=bool(result.selection.get("edge")),
         train_count=result.train_count,
         test_count=result.test_count,

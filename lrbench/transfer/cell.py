@@ -26,6 +26,7 @@ from lrbench.transfer.protocols.finetune import Finetuning
 from lrbench.transfer.protocols.finetune_run import FinetuneContext
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.record import Outcome, preprocessing, result_record, snapshot_record
+from lrbench.transfer.representation import Representation
 from lrbench.transfer.selection import Indices, LabelledFeatures, SealedLabels
 from lrbench.transfer.target import Target, open_target
 
@@ -50,6 +51,7 @@ class Transfer:
         self._control = control
         self._network = Network.load(reference)
         self._features = FeatureCache(self._network, settings.concat.partner, place.workspace, control)
+        self._representation = Representation(self._network, place, control)
         self.record = snapshot_record(self._network.snapshot, in_suite=isinstance(reference, SuiteSnapshot))
 
     def status(self, cell: Cell) -> CellStatus:
@@ -165,6 +167,10 @@ class Transfer:
             "fit": time.perf_counter() - selected,
         }
         diagnostics = {**fitted.diagnostics, "features": extracted.diagnostics}
+        if protocol.compares:
+            comparison = self._representation.compare(target, features.test)
+            diagnostics |= comparison.diagnostics
+            timings |= comparison.timings
         if fitted.draw is not None:
             diagnostics["images_sha256"] = self._write_draw(target, fitted.draw, cell.seed)
         return Outcome(
@@ -173,6 +179,7 @@ class Transfer:
             train_count=len(labels) if fitted.draw is None else len(fitted.draw.positions),
             diagnostics=diagnostics,
             timings=timings,
+            by_shots={shots: other.scores(features.test).argmax(1).cpu() for shots, other in fitted.by_shots.items()},
         )
 
     def _write_draw(self, target: Target, draw: Draw, seed: int) -> str:

@@ -1,12 +1,13 @@
-"""Statistics of features: class separation, effective rank and norm."""
+"""Statistics of features: neural collapse, class separation, effective rank and norm."""
 
 import torch
 
 from lrbench.transfer.blocks import add_by_class, rows_per_block
+from lrbench.transfer.collapse import measure_collapse
 
 
 def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
-    """Return class separation, effective rank and norm of features.
+    """Return neural collapse, class separation, effective rank and norm of features.
 
     Args:
         features: Shape `(N, D)`.
@@ -17,7 +18,8 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
         `class_separation`: R² = 1 - d_within / d_total, the mean cosine distance within classes over that between any two
         images, with equal weight for each class (Kornblith et al. 2021, "Why Do Better Loss Functions Lead to Less
         Transferable Features?"). `effective_rank`: exponential of the entropy of the normalised singular values of the centred
-        features (Roy and Vetterli 2007). `feature_norm`: mean Euclidean norm.
+        features (Roy and Vetterli 2007). `feature_norm`: mean Euclidean norm. `nc1` and `nc2`: `measure_collapse`; missing
+        where they are undefined.
     """
     labels = labels.to(features.device)
     mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
@@ -41,6 +43,7 @@ def describe_features(features: torch.Tensor, labels: torch.Tensor, classes: int
         "class_separation": 1 - within / total if total > 1e-12 else 0.0,
         "effective_rank": _effective_rank(features, mean),
         "feature_norm": float(norms.mean()),
+        **measure_collapse(features, labels, classes),
     }
 
 

@@ -103,7 +103,7 @@ class ExtractedFeatures:
     Attributes:
         features: The features.
         seconds: Duration of the extraction.
-        diagnostics: Class separation, effective rank and norm (`describe_features`).
+        diagnostics: Description of the features (`describe_features`).
         diagnostics_seconds: Duration of the description.
     """
 
@@ -198,7 +198,7 @@ class FeatureCache:
 
 
 def describe_development(features: torch.Tensor, target: Target, device: torch.device) -> dict[str, float]:
-    """Return class separation, effective rank and norm of the features of training and validation images.
+    """Describe the features of training and validation images (`describe_features`).
 
     Args:
         features: Shape `(N, D)`.

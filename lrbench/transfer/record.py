@@ -1,6 +1,7 @@
 """The record of a result: scores and choice of a protocol, the weights, and how images became inputs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lrbench.data.examples import EvaluationTransform
 from lrbench.models.loading import LoadedSnapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.results import SnapshotRecord
-from lrbench.transfer.metrics import calibration, metrics
+from lrbench.transfer.metrics import accuracies, calibration, metrics
 from lrbench.transfer.selection import Choice
 from lrbench.transfer.target import Target
 
@@ -27,6 +28,7 @@ class Outcome:
         train_count: Number of images of the final fit.
         diagnostics: Diagnostics of the final fit and of the features.
         timings: Seconds of each step.
+        by_shots: Predictions of fits on other numbers of training images per class, by that number. Each of shape `(M,)`.
     """
 
     choice: Choice
@@ -34,6 +36,7 @@ class Outcome:
     train_count: int
     diagnostics: dict[str, Any]
     timings: dict[str, float]
+    by_shots: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotRecord:
@@ -120,6 +123,12 @@ def result_record(
         error, likelihood = calibration(outcome.scores, labels)
         measured = {**measured, "expected_calibration_error": error}
         diagnostics = {**diagnostics, "negative_log_likelihood": likelihood}
+    if outcome.by_shots:
+        curve = {
+            str(shots): accuracies(predicted, labels, len(target.data.classes))
+            for shots, predicted in outcome.by_shots.items()
+        }
+        diagnostics = {**diagnostics, "shots": curve}
     validation = "validation split" if len(target.development.given) else "held-out share of train"
     return {
         "protocol_version": protocol.version,

@@ -61,3 +61,16 @@ class Network(nn.Module):
 
     def forward(self, images):
         return self.classifier(self.drop(self.norm(self.convolution(images)).relu().mean((2, 3))))
+
+
+def collapse_by_definition(features, labels):
+    """NC1 and NC2 of float64 features from the matrices of their definitions."""
+    classes = np.unique(labels)
+    means = np.array([features[labels == label].mean(0) for label in classes])
+    centred = means - means.mean(0)
+    between = centred.T @ centred / len(classes)
+    within = np.mean([np.cov(features[labels == label].T, bias=True) for label in classes], axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    off_diagonal = (unit @ unit.T)[~np.eye(len(classes), dtype=bool)]
+    nc1 = np.trace(within @ np.linalg.pinv(between, rcond=1e-10, hermitian=True)) / len(classes)
+    return nc1, np.abs(off_diagonal + 1 / (len(classes) - 1)).mean()

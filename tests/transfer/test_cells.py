@@ -15,6 +15,7 @@ from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.examples import TaskData
 from lrbench.models.tensors import load_tensors
 from lrbench.store.cells import Cell, TransferSettings, status_before_loading
+from lrbench.store.measures import FEATURES
 from lrbench.store.predictions import read_predictions
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import batchnorm_path, read_metadata, write_snapshot
@@ -53,7 +54,7 @@ def test_cell_record_is_complete_and_reproducible(reference, place, protocol):
     assert result.snapshot.reference == "tiny/step/seed0/stage1" and result.snapshot.batchnorm == "re-estimated"
     assert result.snapshot.source_accuracy is not None and not result.partial
     assert result.chosen and result.selection["candidates"] and result.device and result.versions["torch"]
-    assert set(result.diagnostics["features"]) == {"class_separation", "effective_rank", "feature_norm"}
+    assert set(result.diagnostics["features"]) == set(FEATURES)
     assert result.arithmetic == ({} if result.device == "cpu" else {"convolutions": "tf32", "products": "float32"})
     first = path.read_text()
     again = transfer(reference, place).run(cell)

@@ -12,6 +12,7 @@ from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.metrics import calibration, metrics
 from lrbench.transfer.protocols import fewshot, knn, logme, probe
 from lrbench.transfer.selection import LabelledFeatures
+from tests.transfer.helpers import collapse_by_definition
 
 
 class Largest(TorchDispatchMode):
@@ -46,11 +47,14 @@ def plain(features, labels, classes):
     centres = torch.stack([unit[labels == label].mean(0) for label in range(classes) if (labels == label).any()])
     within, total = 1 - centres.square().sum(1).mean(), 1 - centres.mean(0).square().sum()
     values = torch.linalg.svdvals(wide - wide.mean(0))
+    nc1, nc2 = collapse_by_definition(wide.numpy(), labels.numpy())
     shares = values / values.sum()
     return {
         "class_separation": float(1 - within / total),
         "effective_rank": float(torch.special.entr(shares).sum().exp()),
         "feature_norm": float(norms.mean()),
+        "nc1": nc1,
+        "nc2": nc2,
     }
 
 

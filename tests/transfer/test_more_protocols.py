@@ -15,6 +15,7 @@ from lrbench.core.files import sha256_file
 from lrbench.jobs.plan import make_plan
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, status_before_loading
+from lrbench.store.measures import FEATURES, curve_of, measures_of
 from lrbench.store.references import PretrainedWeights, SuiteSnapshot, resolve_partner
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import snapshot_path
@@ -126,6 +127,24 @@ def test_few_shot_fits_on_drawn_images_only():
     assert torch.equal(whole.scores(data.features), few.scores(data.features)) and whole.diagnostics["images"] == 24
 
 
+def test_few_shot_curve_equals_separate_runs(reference, place):
+    def run(**values):
+        settings = TransferSettings.of(reference.suite).model_copy(update={"fewshot": Fewshot(**values)})
+        cell = Cell(task="tiny-objects", protocol="fewshot", seed=0)
+        return read_result(Transfer(reference, settings, place, Control()).run(cell))
+
+    result = run()
+    # 12 training images of each class: no point at 20.
+    assert set(result.diagnostics["shots"]) == {"1", "2", "10"} and result.train_count == 20
+    curve = curve_of(measures_of(result), "shots_")
+    assert curve == {shots: run(shots=shots, curve=()).headline for shots in (1, 2, 5, 10)}
+
+
+def test_default_few_shot_curve_is_not_written():
+    assert Fewshot().model_dump(mode="json") == {"shots": 5, "strength": 1.0}
+    assert Fewshot(curve=(1, 3)).model_dump(mode="json")["curve"] == [1, 3]
+
+
 def test_depth_selects_the_informative_stage():
     data = problem("separable")
     noise = [torch.randn(240, 7, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
@@ -195,15 +214,15 @@ def reference(tiny, place):
     return SuiteSnapshot(suite=tiny, key=key, checkpoints=place.workspace.checkpoints)
 
 
-@pytest.mark.parametrize("protocol", ["fewshot", "concat", "depth", "logme"])
+@pytest.mark.parametrize("protocol", ["fewshot", "concat", "depth", "logme", "representation"])
 def test_protocol_writes_a_complete_cell(reference, place, protocol):
     settings = TransferSettings.of(reference.suite)
     cell = Cell(task="tiny-objects", protocol=protocol, seed=0)
     path = Transfer(reference, settings, place, Control()).run(cell)
     result = read_result(path)
     assert result.chosen and result.test_count == 40
-    assert ("expected_calibration_error" in result.metrics) == (protocol != "logme")
-    assert set(result.diagnostics["features"]) == {"class_separation", "effective_rank", "feature_norm"}
+    assert ("expected_calibration_error" in result.metrics) == (protocol not in ("logme", "representation"))
+    assert set(result.diagnostics["features"]) == set(FEATURES)
     assert status_before_loading(place, reference, cell, settings) == CellStatus(path=path, is_done=True)
     if protocol == "fewshot":
         assert result.train_count == 20
@@ -255,13 +274,15 @@ def test_foreign_snapshot_needs_a_full_partner_name(place):
 
 
 def test_suite_with_every_protocol_runs(lrbench, home, tiny):
-    protocols = ["probe", "fewshot", "concat", "depth", "logme"]
+    protocols = ["probe", "fewshot", "concat", "depth", "logme", "representation"]
     changed = tiny.model_copy(update={"protocols": tuple(protocols)})
     from lrbench.core.workspace import Place, Workspace
 
     plan = make_plan(changed, Place(workspace=Workspace(root=home), roots=()))
     jobs = {job.name: job for job in plan.jobs()}
     assert jobs["transfer hold/seed0/stage2"].needs == ("pretrain hold/seed0/stage2", "pretrain step/seed0/stage1")
+    needs = jobs["transfer step/seed0/stage2"].needs
+    assert {"pretrain hold/seed0/stage2", "pretrain average/seed0/stage2"} <= set(needs)
     arguments = ("run", "tiny.toml", "--set", f"protocols={json.dumps(protocols)}", "--set", "seeds=[0]")
     done = lrbench(*arguments, "--set", 'arms=["step"]', "--set", 'targets=["tiny-objects"]', "--workers", "1")
     assert done.status == 0, done.err

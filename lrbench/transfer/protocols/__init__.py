@@ -5,8 +5,10 @@ A module that implements a protocol on frozen features has three functions, whos
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -40,10 +42,12 @@ class Fitted(ABC):
     Attributes:
         diagnostics: Entries for the result's `diagnostics`.
         draw: Training images of the fit, where the protocol draws a part; None where it uses all of them.
+        by_shots: Fits on other numbers of training images per class, by that number.
     """
 
     diagnostics: dict[str, Any]
     draw: Draw | None = None
+    by_shots: Mapping[int, "Fitted"] = MappingProxyType({})
 
     @abstractmethod
     def scores(self, features: torch.Tensor) -> torch.Tensor:

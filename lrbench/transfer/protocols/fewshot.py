@@ -1,7 +1,7 @@
-"""The probe on a few images of each class.
+"""The probe on a few images of each class, for several numbers of images.
 
 The suite fixes the strength: selecting it on thousands of validation images would not be few-shot learning. The transfer seed
-keys the draw.
+keys the draw, in which the images of a smaller number are among those of a larger one.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lrbench.core.control import Control
 from lrbench.core.seeds import generator
 from lrbench.store.cells import TransferSettings
 from lrbench.transfer.protocols import Draw, probe
-from lrbench.transfer.selection import Choice, LabelledFeatures, by_class
+from lrbench.transfer.selection import Choice, Indices, LabelledFeatures, by_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class FewshotSettings:
     """Settings of the protocol.
 
     Attributes:
-        fewshot: Number of images of each class, and the strength.
+        fewshot: Numbers of images of each class, and the strength.
         probe: Tolerance and iteration limit of the fit.
         seed: Transfer seed, which keys the draw.
     """
@@ -61,16 +61,24 @@ def select(
 def fit(
     data: LabelledFeatures, choice: Choice, *, classes: int, settings: FewshotSettings, control: Control | None = None
 ) -> probe.FittedProbe:
-    """Fit on the drawn images.
+    """Fit on the drawn images, and for the curve on each number of images that every class has.
 
     Raises:
         InterruptedWork: A stop was requested.
     """
+
+    def fit_on(shots: int) -> tuple[probe.FittedProbe, Indices]:
+        positions = draw(data.labels.numpy(), shots, settings.seed)
+        drawn = torch.from_numpy(positions)
+        few = LabelledFeatures(features=data.features[drawn], labels=data.labels[drawn])
+        fitted = probe.fit(few, choice, classes=classes, settings=settings.probe, control=control)
+        fitted.diagnostics["images"] = len(drawn)
+        return fitted, positions
+
     shots = int(choice.chosen["shots"])
-    positions = draw(data.labels.numpy(), shots, settings.seed)
-    drawn = torch.from_numpy(positions)
-    few = LabelledFeatures(features=data.features[drawn], labels=data.labels[drawn])
-    fitted = probe.fit(few, choice, classes=classes, settings=settings.probe, control=control)
-    fitted.diagnostics["images"] = len(drawn)
+    fitted, positions = fit_on(shots)
     fitted.draw = Draw(positions=positions, name=f"{shots}shot", description=f"{shots} training images of each class")
+    fewest = min(len(members) for _, members in by_class(data.labels.numpy()))
+    others = [count for count in settings.fewshot.curve if count != shots and count <= fewest]
+    fitted.by_shots = {count: fit_on(count)[0] for count in others}
     return fitted

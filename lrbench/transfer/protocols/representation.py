@@ -1,0 +1,72 @@
+"""Nearest class mean, with measures of the features beside accuracy.
+
+An image gets the class whose mean feature is nearest, in Euclidean distance: nothing is tuned. Under neural collapse, the
+network's own classifier equals this rule (NC4; Papyan, Han and Donoho 2020). The measures are in
+`lrbench.transfer.representation`.
+"""
+
+import torch
+
+from lrbench.core.control import Control
+from lrbench.store.cells import TransferSettings
+from lrbench.transfer.blocks import add_by_class, float64_product, rows_per_block
+from lrbench.transfer.protocols import Fitted
+from lrbench.transfer.selection import Choice, LabelledFeatures, raise_if_stopped
+
+
+def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int) -> None:
+    """Return nothing: the rule has no settings."""
+
+
+def select(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    *,
+    classes: int,
+    metric: str,
+    settings: None,
+    control: Control | None = None,
+) -> Choice:
+    """Return the number of class means; nothing is selected."""
+    means = int((torch.bincount(train.labels) > 0).sum())
+    return Choice(chosen={"means": means}, candidates=(), edge=False, metric=metric)
+
+
+class FittedMeans(Fitted):
+    """Class means of the training and validation images.
+
+    Args:
+        means: Shape `(C, D)`, float64.
+        present: Whether each class has images. Shape `(C,)`.
+    """
+
+    def __init__(self, means: torch.Tensor, present: torch.Tensor) -> None:
+        self._means, self._present = means, present
+        self.diagnostics = {}
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the negative squared distance to each class mean, up to a number for each image. Shape `(N, C)`, float64."""
+        scores = 2 * float64_product(features, self._means.T)
+        scores -= self._means.square().sum(1).to(scores.device)
+        # A class without images is never predicted.
+        scores[:, ~self._present.to(scores.device)] = float(scores.min()) - 1
+        return scores
+
+
+def fit(
+    data: LabelledFeatures, choice: Choice, *, classes: int, settings: None, control: Control | None = None
+) -> FittedMeans:
+    """Compute the mean feature of each class.
+
+    Raises:
+        InterruptedWork: A stop was requested.
+    """
+    labels = data.labels.to(data.features.device)
+    sums = torch.zeros(classes, data.features.shape[1], dtype=torch.float64, device=labels.device)
+    # On a GPU, sums by class need a row of `classes` for each image.
+    rows = rows_per_block(max(data.features.shape[1], classes))
+    for block, block_labels in zip(torch.split(data.features, rows), torch.split(labels, rows), strict=True):
+        raise_if_stopped(control)
+        add_by_class(sums, block.double(), block_labels)
+    counts = torch.bincount(labels, minlength=classes)
+    return FittedMeans(sums / counts.clamp(min=1)[:, None], counts > 0)
