@@ -10,6 +10,7 @@ from lrbench.core.escaping import for_markdown
 from lrbench.leaderboard import summary, tables, verdicts
 from lrbench.leaderboard.claims import Decision
 from lrbench.leaderboard.evidence import Evidence, row_name
+from lrbench.leaderboard.factorial import factorial_table
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import bullets, code, link, table
 from lrbench.leaderboard.registration import registration_sentence
@@ -106,6 +107,7 @@ def _comparisons(evidence: Evidence, decisions: Sequence[Decision], level: str) 
                 f"which has no ceiling:\n\n{tables.transferability(evidence, protocol, scale='logit')}",
             ),
             ("decay against its controls", _controls(evidence, protocol, falling=False)),
+            ("rate and averaging", _factorial(evidence, protocol)),
             ("other ways to let the rate fall", _controls(evidence, protocol, falling=True)),
             (
                 "decisions",
@@ -145,6 +147,17 @@ def _controls(evidence: Evidence, protocol: str, *, falling: bool) -> str:
         arm.comparison for arm in arms if arm.comparison and arm.falls == falling and arm.name in evidence.suite.arms
     )
     return f"{differences}\n\nIn points, paired over seeds and images. Below zero: {meaning}. {shown}."
+
+
+def _factorial(evidence: Evidence, protocol: str) -> str:
+    """Return the main effects of the rate and of averaging; empty if the suite has no average of `step`."""
+    text = factorial_table(evidence, protocol)
+    return text and (
+        f"{text}\n\nIn points, paired over seeds and images. `step` and `hold` with and without averaging of their weights are "
+        "a 2 × 2: the effect of the rate is the mean difference of the two rates, the effect of averaging the mean gain by "
+        "averaging, and the interaction how much more the rate's effect is with averaging than without. These effects decide "
+        "no claim."
+    )
 
 
 def _other_transfers(evidence: Evidence, level: str) -> list[str]:

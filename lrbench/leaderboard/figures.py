@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 
 from lrbench.config.arms import ARMS
-from lrbench.leaderboard.evidence import Evidence, Row
+from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, Evidence, Row
 from lrbench.leaderboard.figure_data import control_data, null_curve, source_report_data, stage_data, tradeoff_data
 from lrbench.leaderboard.tables import REPORT
 from lrbench.stats.saturation import MIN_SNAPSHOTS
@@ -101,8 +101,8 @@ def figures(evidence: Evidence) -> list[Figure]:
         (
             "decay-minus-control",
             "Target accuracy with decay minus without, at each stage and target",
-            "Target accuracy of `step`, whose rate falls, minus that of a control without decay, with its 95 % interval: left "
-            "of zero, decay transfers worse.",
+            "Target accuracy of `step`, whose rate falls, minus that of a control without decay, with its 95 % interval, on "
+            "average over targets (top) and for each: left of zero, decay transfers worse.",
             control_data(evidence),
             _draw_controls,
         ),
@@ -236,9 +236,11 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     return canvas
 
 
-def _draw_controls(_evidence: Evidence, data: pandas.DataFrame) -> Any:
+def _draw_controls(evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(dict.fromkeys(data.protocol))
     lines = list(dict.fromkeys(zip(data.target, data.stage, strict=True)))
+    means = sum(target == MEAN_OF_TARGETS for target, _ in lines)
+    margin = evidence.suite.margin
     canvas, panels = _panels(len(protocols), height=1.4 + 0.32 * len(lines))
     for panel, protocol in zip(panels, protocols, strict=True):
         of_protocol = data[data.protocol == protocol]
@@ -249,6 +251,7 @@ def _draw_controls(_evidence: Evidence, data: pandas.DataFrame) -> Any:
                 ]
                 if len(row):
                     colour = _COLOURS[0] if control == "hold" else _COLOURS[1]
+                    is_mean = target == MEAN_OF_TARGETS
                     panel.errorbar(
                         row["mean"],
                         [index + shift],
@@ -256,15 +259,22 @@ def _draw_controls(_evidence: Evidence, data: pandas.DataFrame) -> Any:
                         fmt="o" if control == "hold" else "D",
                         color=colour,
                         markerfacecolor=face or colour,
-                        markersize=5,
-                        capsize=2.5,
-                        elinewidth=1,
+                        markersize=6 if is_mean else 5,
+                        capsize=3.5 if is_mean else 2.5,
+                        elinewidth=2 if is_mean else 1,
+                        capthick=2 if is_mean else 1,
                         label=f"step − {control}" if index == 0 else None,
                     )
         panel.axvline(0, color="k", linewidth=0.8)
+        band = f"±{margin:g} points: the margin of no difference"
+        panel.axvspan(-margin, margin, color="k", alpha=0.07, linewidth=0, label=band)
+        if means:
+            panel.axhline(means - 0.5, color="k", linewidth=0.8)
         panel.set_title(protocol)
-        panel.set_xlabel("points of target accuracy (below 0: decay transfers worse)")
+        panel.set_xlabel("points (below 0: decay transfers worse)")
     panels[0].set_yticks(range(len(lines)), [f"{target}, stage {stage}" for target, stage in lines])
+    for label in panels[0].get_yticklabels()[:means]:
+        label.set_fontweight("bold")
     panels[0].invert_yaxis()
     _legend(canvas, panels[0])
     return canvas
