@@ -18,10 +18,9 @@ from lrbench.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from lrbench.store.references import Reference
+    from lrbench.transfer.lead import Lead
     from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
-
-# Significance level for the difference between the first two on the test images.
-_LEVEL = 0.05
 
 
 def recommend(
@@ -50,6 +49,14 @@ def recommend(
     probed: Annotated[
         int, typer.Option("--probe", metavar="N", min=1, help="Number of snapshots to probe, best LogME first.")
     ] = 5,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            metavar="POINTS",
+            help="Differences below this count as none. [default: the suite's margin, or 2]",
+        ),
+    ] = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
@@ -61,13 +68,14 @@ def recommend(
     """Find the best snapshot for a task: LogME for all, then the probe for the best of them.
 
     Snapshots are ranked on validation images, or by cross-validation if there are fewer than 200. Test images do not affect the
-    ranking: they show the accuracy of the first, and whether its lead is significant. Results are stored and reused as in
-    `lrbench transfer`.
+    ranking: they show whether the first is better than the second, equivalent within the margin, or how many images or
+    seeds would decide. Results are stored and reused as in `lrbench transfer`.
     """
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
+    from lrbench.config.suite import MARGIN
     from lrbench.config.task import METRIC_NAMES
-    from lrbench.core.errors import FailureError
+    from lrbench.core.errors import FailureError, InputError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.data.loading import find_task_data
     from lrbench.store.cells import Overwrite
@@ -76,12 +84,16 @@ def recommend(
     from lrbench.transfer.recommend import expand, on_equal_terms
     from lrbench.transfer.recommend import recommend as compare
 
+    if margin is not None and not 0 < margin <= 100:
+        raise InputError(f"--margin must be greater than 0 and at most 100 points, not {margin:g}.")
     workspace = Workspace.for_writing()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     find_task_data(load_task(task), place.roots)
     named = expand(snapshots or _suite_snapshots(workspace, suite), workspace, suite)
     references, settings, default_seed = on_equal_terms(named)
+    default_margin = MARGIN
     if references and isinstance(references[0], SuiteSnapshot):
+        default_margin = references[0].suite.margin
         write_suite_with_results(workspace, references[0].suite)
     folders = [folder for text in snapshots or () if (folder := snapshot_folder(text, workspace)) is not None]
     others = [path for folder in folders for path in other_weights_in(folder)]
@@ -95,18 +107,19 @@ def recommend(
             place,
             control,
             probed=probed,
+            margin=default_margin if margin is None else margin,
             seed=default_seed if seed is None else seed,
             overwrite=Overwrite.ALWAYS if again else Overwrite.NEVER,
         )
     if json_:
         against = None if outcome.second is None else outcome.second.reference.text
-        lead = None if outcome.lead is None else {"against": against, **asdict(outcome.lead)}
+        lead = outcome.lead
         emit_json(
             {
                 "task": task,
                 "ranked_by": asdict(outcome.basis),
                 "tied": [candidate.reference.text for candidate in outcome.tied],
-                "lead": lead,
+                "lead": None if lead is None else {"against": against, "verdict": lead.verdict, **asdict(lead)},
                 "ranked": [_record(candidate) for candidate in outcome.ranked],
             }
         )
@@ -193,7 +206,7 @@ def recommendation_text(outcome: "Recommendation", metric: str) -> str:
     if lead is None or second is None:
         return f"{name}{same} is the only snapshot that was probed, so there is no comparison."
     measure = f"{'validation' if outcome.basis.folds is None else 'cross-validated'} {metric}"
-    certain, ahead = lead.p < _LEVEL, lead.difference > 0
+    certain, ahead = lead.verdict == "better", lead.difference > 0
     if len(tied) > 1:
         names = [candidate.reference.text for candidate in tied]
         ranking = (
@@ -205,26 +218,42 @@ def recommendation_text(outcome: "Recommendation", metric: str) -> str:
         ranking = f"{name}{same} has the best {measure}, {scores}."
     answer = f"Transfer {name}." if certain and ahead and len(tied) == 1 else "No clear winner."
     advice = " Compare again with another --seed or with more images." if certain and not ahead else ""
-    return f"{answer} {ranking} {_test_text(outcome)}{advice}"
+    return f"{answer} {ranking}\n\n{lead_text(lead, best.reference, second.reference, metric)}{advice}"
 
 
-def _test_text(outcome: "Recommendation") -> str:
-    """Return a sentence that compares the first two on the test images."""
-    lead, first, second = outcome.lead, outcome.ranked[0].reference.text, outcome.second
-    assert lead is not None and second is not None
-    low, high = (100 * end for end in lead.interval)
-    interval = f"(95 % interval {low:+.1f} to {high:+.1f}, McNemar's p {lead.p:.2g})"
-    points = f"{100 * lead.difference:+.1f} points"
-    if lead.p < _LEVEL:
-        better, worse = (first, second.reference.text) if lead.difference > 0 else (second.reference.text, first)
-        return (
-            f"On the {lead.images:,} test images, {better} is significantly better than {worse}: {first} differs by {points} "
-            f"of top-1 {interval}."
+def lead_text(lead: "Lead", first: "Reference", second: "Reference", metric: str) -> str:
+    """Return which of two snapshots is better on the test images and by how much, and what the interval covers."""
+    names = [_row_name(reference) if lead.seeds else reference.text for reference in (first, second)]
+    margin = f"{lead.margin:g} point{'s' if lead.margin != 1 else ''}"
+    half, signed = f"{100 * lead.half_width:.1f} points of {metric}", f"{100 * lead.difference:+.1f}"
+    if lead.verdict == "better":
+        better, worse = names if lead.difference > 0 else names[::-1]
+        verdict = f"{better} is better than {worse} by {100 * abs(lead.difference):.1f} ± {half}"
+        verdict += f", no difference beyond {margin}." if lead.equivalent else "."
+    elif lead.verdict == "equivalent":
+        verdict = f"No difference beyond {margin}: {names[0]} differs from {names[1]} by {signed} ± {half}."
+    else:
+        sizes = [
+            f"{count:,} {unit}"
+            for count, unit in ((lead.seeds_needed, "seeds"), (lead.images_needed, "test images"))
+            if count is not None
+        ]
+        needed = (
+            f"{' or '.join(sizes)} would decide" if sizes else "no number of seeds or test images alone would decide"
         )
-    return (
-        f"The {lead.images:,} test images show no significant difference between {first} and {second.reference.text}: "
-        f"{points} of top-1 {interval}."
-    )
+        verdict = f"Undecided: {names[0]} differs from {names[1]} by {signed} ± {half}; {needed}."
+    if lead.seeds:
+        return (
+            f"{verdict} The 95 % interval covers {len(lead.seeds)} pretraining seeds and {lead.images:,} test images."
+        )
+    return f"{verdict} The 95 % interval covers the {lead.images:,} test images only, not pretraining again."
+
+
+def _row_name(reference: "Reference") -> str:
+    from lrbench.store.references import SuiteSnapshot
+
+    assert isinstance(reference, SuiteSnapshot)
+    return f"{reference.suite.name}/{reference.key.arm}/stage{reference.key.stage}"
 
 
 def _record(candidate: "Candidate") -> dict[str, Any]:

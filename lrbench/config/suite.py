@@ -38,6 +38,11 @@ _Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Std = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 
+MARGIN = 2.0
+"""Default margin of equivalence in points of accuracy."""
+
+Margin = Annotated[float, Field(gt=0, le=100)]
+
 ArmName = Annotated[str, key_of(ARMS)]
 """Name of a registered arm."""
 
@@ -253,7 +258,7 @@ class Suite(Strict):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)]
     transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    margin: Annotated[float, Field(gt=0, le=100)] = 2.0
+    margin: Margin = MARGIN
     protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model
     input: Input
@@ -282,7 +287,7 @@ class Suite(Strict):
         content: dict[str, Any] = write(self)
         if not self.task_files:
             content.pop("task_files", None)
-        if self.margin == type(self).model_fields["margin"].default:
+        if self.margin == MARGIN:
             content.pop("margin", None)
         return content
 

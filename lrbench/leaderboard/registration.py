@@ -8,13 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrbench.config import Suite, load_task
 from lrbench.config.loading import validate
 from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.suite import Margin
 from lrbench.config.toml_files import differences
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
@@ -113,7 +114,7 @@ class Registration(_Part):
     suite_sha256: str
     tasks: dict[str, str]
     endpoint: Endpoint
-    margin: Annotated[float, Field(gt=0, le=100)]
+    margin: Margin
     seeds: tuple[int, ...]
     exclusions: tuple[str, ...]
     claims: dict[str, RegisteredClaim]

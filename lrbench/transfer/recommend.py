@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lrbench.config.loading import validate
+from lrbench.config.suite import MARGIN
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, as_user_error
 from lrbench.core.files import read_json, sha256_json, write_json
@@ -22,8 +23,9 @@ from lrbench.store.references import (
 )
 from lrbench.store.results import Result, StoredResult, read_result
 from lrbench.transfer.cell import Transfer
+from lrbench.transfer.lead import compare
 from lrbench.transfer.protocols.crossval import FOLDS, CrossValidation
-from lrbench.transfer.recommendation import Basis, Candidate, Lead, Recommendation
+from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
 
 
 def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
@@ -71,6 +73,7 @@ def recommend(
     control: Control,
     *,
     probed: int,
+    margin: float = MARGIN,
     seed: int = 0,
     overwrite: Overwrite = Overwrite.NEVER,
 ) -> Recommendation:
@@ -83,6 +86,7 @@ def recommend(
         place: Folders of data, results and caches. Results are stored like those of `lrbench transfer`, and reused.
         control: Receives progress.
         probed: Number of snapshots to probe, the best by LogME. If a probe fails, the next by LogME is probed.
+        margin: Margin of equivalence in points.
         seed: Transfer seed.
         overwrite: Policy for existing results.
 
@@ -125,8 +129,9 @@ def recommend(
             copy.problem = original.problem
     ranked = sorted(named, key=_rank, reverse=True)
     outcome = Recommendation(basis=work.basis, ranked=ranked)
-    if outcome.best is not None and outcome.second is not None:
-        outcome.lead = Lead.of(outcome.best, outcome.second)
+    pair = [(candidate.reference, candidate.probe) for candidate in outcome.probed[:2] if candidate.probe is not None]
+    if len(pair) == 2:
+        outcome.lead = compare(pair[0], pair[1], place.workspace, margin)
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""Records of a recommendation: the basis of the ranking, the candidates, and the lead of the first over the second."""
+"""Records of a recommendation: the basis of the ranking, and the candidates in their order."""
 
 import math
 from contextlib import suppress
@@ -11,11 +11,11 @@ from lrbench.config import load_task
 from lrbench.core.errors import LrbenchError
 from lrbench.core.workspace import Place
 from lrbench.data.loading import load_task_data
-from lrbench.stats.resampling import mcnemar, paired_interval
 from lrbench.store.cells import TransferSettings
 from lrbench.store.references import PretrainedWeights, Reference
 from lrbench.store.results import StoredResult
 from lrbench.store.snapshots import read_metadata
+from lrbench.transfer.lead import Lead
 from lrbench.transfer.protocols.crossval import FOLDS, assign_folds
 from lrbench.transfer.selection import validation_split
 
@@ -115,32 +115,6 @@ class Candidate:
         count = self.probe.result.test_count
         low, high = proportion_confint(round(self.probe.result.metrics["top1"] * count), count, method="wilson")
         return float(low), float(high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lead:
-    """Comparison of the first and the second snapshot on the test images, which are not used for the ranking.
-
-    Attributes:
-        difference: Difference of their top-1; negative if the second is better.
-        interval: 95 % interval of the difference over images.
-        p: McNemar's exact two-sided p.
-        images: Number of images.
-    """
-
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    images: int
-
-    @classmethod
-    def of(cls, best: Candidate, other: Candidate) -> "Lead":
-        """Compare two probed snapshots on their test images."""
-        predictions = [candidate.probe.predictions for candidate in (best, other) if candidate.probe is not None]
-        first, second = (table.label == table.prediction for table in predictions)
-        difference, low, high = paired_interval(first, second)
-        p = float(mcnemar(first[None, :], second[None, :])[0])
-        return cls(difference=difference, interval=(low, high), p=p, images=len(first))
 
 
 @dataclass(kw_only=True)

@@ -118,9 +118,10 @@ def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
         candidate.logme = 1.0
         candidate.probe = SimpleNamespace(result=SimpleNamespace())
         candidate.probe.result.snapshot = SimpleNamespace(sha256=candidate.reference.text)
+        candidate.probe.result.task = SimpleNamespace(metric="top1")
         candidate.probe.result.selection = {"candidates": [{"score": validation}]}
         candidate.probe.result.metrics, candidate.probe.result.test_count = {"top1": test}, 100
-        candidate.probe.predictions = SimpleNamespace(label=np.zeros(4), prediction=np.zeros(4))
+        candidate.probe.predictions = SimpleNamespace(label=np.zeros(4, dtype=np.int64), prediction=np.zeros(4))
 
     monkeypatch.setattr("lrbench.transfer.recommend._compare", compare)
     recommendation = recommend(

@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lrbench.cli.recommend import basis_text, recommendation_text
+from lrbench.cli.recommend import basis_text, lead_text, recommendation_text
+from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
-from lrbench.stats.resampling import paired_interval
+from lrbench.stats.effects import estimate
 from lrbench.store.cells import TransferSettings
-from lrbench.store.references import WeightsFile
+from lrbench.store.references import SuiteSnapshot, WeightsFile
 from lrbench.store.results import StoredResult, read_result
+from lrbench.store.snapshots import snapshot_path
 from lrbench.transfer import recommend as module
+from lrbench.transfer.lead import Lead, compare, resized
 from lrbench.transfer.recommend import recommend
-from lrbench.transfer.recommendation import Basis, Candidate, Lead, Recommendation
+from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
 from tests.leaderboard.fake import put
 
 
@@ -64,18 +68,14 @@ def test_rank_is_by_validation_and_lead_by_test_images(probed, place, monkeypatc
     assert [candidate.reference.text for candidate in recommendation.ranked] == ["first", "second"]
     assert recommendation.best is recommendation.ranked[0]
     assert recommendation.lead.images == 40 and recommendation.lead.difference == pytest.approx(-4 / 40)
-    # Agresti and Min: of 42 images, -4/42 ± z·√(13 - 16/42)/42, which is -0.09524 ± 0.16577.
-    assert recommendation.lead.interval == pytest.approx((-0.26101, 0.07053), abs=1e-5)
-    # Twice the chance of four heads or fewer in twelve: 2 · 794 / 4096.
-    assert recommendation.lead.p == pytest.approx(2 * 794 / 4096)
-    # Swapping the two changes only signs.
-    first, second = (
-        candidate.probe.predictions.label == candidate.probe.predictions.prediction
-        for candidate in recommendation.ranked
+    # The squares of 40 differences sum to 12: z · √((12 − 40 · 0.1²) / 39 / 40).
+    assert recommendation.lead.half_width == pytest.approx(1.95996 * (11.6 / 39 / 40) ** 0.5, abs=1e-5)
+    assert recommendation.lead.verdict == "undecided" and recommendation.lead.seeds == ()
+    # With r times as many images the half-width falls to 0.1: r = (0.169 / 0.1)².
+    needed = (recommendation.lead.half_width / 0.1) ** 2 * 40
+    assert (
+        recommendation.lead.images_needed == pytest.approx(needed, abs=1) and recommendation.lead.seeds_needed is None
     )
-    assert paired_interval(second, first) == pytest.approx((4 / 40, -0.07053, 0.26101), abs=1e-5)
-    # Equal predictions still have an interval: z / 42.
-    assert paired_interval(first, first) == pytest.approx((0.0, -1.95996 / 42, 1.95996 / 42), abs=1e-5)
 
 
 def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
@@ -113,45 +113,148 @@ def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
 VALIDATION = Basis(images=1200, validation=1200)
 
 
-def words(*ranked, difference=0.0, p=1.0, interval=(-0.2, 0.1)):
-    lead = Lead(difference=difference, interval=interval, p=p, images=1234)
+def words(*ranked, **changes):
+    fields = {
+        "difference": 0.0,
+        "half_width": 0.01,
+        "p": 1.0,
+        "metric": "mean_per_class",
+        "images": 1234,
+        "margin": 2.0,
+    }
+    lead = Lead(**{**fields, "equivalent": False, **changes})
     return recommendation_text(Recommendation(basis=VALIDATION, ranked=list(ranked), lead=lead), "mean per class")
 
 
-def test_significant_lead_recommends_the_first(probed):
-    clear = words(
-        probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=0.123, p=0.0123, interval=(0.02, 0.226)
-    )
+IMAGES_ONLY = "The 95 % interval covers the 1,234 test images only, not pretraining again."
+
+
+def test_better_first_is_recommended(probed):
+    clear = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=0.123, half_width=0.1)
     assert clear == (
-        "Transfer first. first has the best validation mean per class, 90.0 % against 80.0 % of second. On the 1,234 test "
-        "images, first is significantly better than second: first differs by +12.3 points of top-1 (95 % interval +2.0 to "
-        "+22.6, McNemar's p 0.012)."
-    )
-
-
-@pytest.mark.parametrize(("difference", "p"), [(0.01, 0.4), (-0.01, 0.05), (0.01, 0.05)])
-def test_insignificant_lead_recommends_nothing(probed, difference, p):
-    unclear = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=difference, p=p)
-    assert unclear.startswith("No clear winner. first has the best") and "Transfer" not in unclear
-    assert (
-        f"no significant difference between first and second: {100 * difference:+.1f} points of top-1 (95 %" in unclear
+        "Transfer first. first has the best validation mean per class, 90.0 % against 80.0 % of second.\n\n"
+        f"first is better than second by 12.3 ± 10.0 points of mean per class. {IMAGES_ONLY}"
     )
 
 
 def test_better_second_is_named(probed):
-    behind = words(
-        probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=-0.1, p=0.049, interval=(-0.19, -0.01)
-    )
-    assert (
-        behind.startswith("No clear winner.")
-        and "second is significantly better than first: first differs by -10.0" in behind
-    )
+    behind = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), difference=-0.1, half_width=0.09)
+    assert behind.startswith("No clear winner.")
+    assert "second is better than first by 10.0 ± 9.0 points" in behind
     assert behind.endswith("Compare again with another --seed or with more images.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"difference": 0.003, "equivalent": True, "margin": 1.0},
+            "No difference beyond 1 point: first differs from second by +0.3 ± 1.0 points of mean per class.",
+        ),
+        (
+            {"difference": -0.012, "half_width": 0.029, "images_needed": 3000},
+            "Undecided: first differs from second by -1.2 ± 2.9 points of mean per class; 3,000 test images would decide.",
+        ),
+        (
+            {"half_width": 0.05},
+            "Undecided: first differs from second by +0.0 ± 5.0 points of mean per class; no number of seeds or test "
+            "images alone would decide.",
+        ),
+    ],
+)
+def test_insignificant_lead_recommends_nothing(probed, changes, text):
+    unclear = words(probed("first", 1, 0.9, 10), probed("second", 2, 0.8, 6), **changes)
+    assert unclear.startswith("No clear winner. first has the best") and unclear.endswith(f"\n\n{text} {IMAGES_ONLY}")
+
+
+def test_small_but_significant_lead_names_the_margin(probed):
+    text = words(probed("a", 1, 0.9, 10), probed("b", 2, 0.8, 6), difference=0.005, half_width=0.003, equivalent=True)
+    assert "a is better than b by 0.5 ± 0.3 points of mean per class, no difference beyond 2 points." in text
+
+
+def test_lead_over_seeds_names_arms_and_sizes(tiny, home):
+    first, second = (
+        SuiteSnapshot(suite=tiny, key=SnapshotKey(arm="step", seed=0, stage=stage), checkpoints=home / "checkpoints")
+        for stage in (1, 3)
+    )
+    lead = Lead(
+        difference=0.012, half_width=0.029, p=0.3, metric="top1", images=600, seeds=(0, 1, 2), margin=2.0,
+        equivalent=False, seeds_needed=7, images_needed=3000,
+    )  # fmt: skip
+    assert lead_text(lead, first, second, "top-1") == (
+        "Undecided: tiny/step/stage1 differs from tiny/step/stage3 by +1.2 ± 2.9 points of top-1; 7 seeds or 3,000 test "
+        "images would decide. The 95 % interval covers 3 pretraining seeds and 600 test images."
+    )
+
+
+def compared(workspace, suite, *, seeds=(0, 0), margin=2.0):
+    """Compare stages 1 and 3 of `step`, of these pretraining seeds."""
+    pair = []
+    for stage, seed in zip((1, 3), seeds, strict=True):
+        key = SnapshotKey(arm="step", seed=seed, stage=stage)
+        reference = SuiteSnapshot(suite=suite, key=key, checkpoints=workspace.checkpoints)
+        path = workspace.results / "tiny" / f"step-seed{seed}-stage{stage}.tiny-objects.probe.seed0.json"
+        pair.append((reference, StoredResult(result=read_result(path), path=path)))
+    return compare(pair[0], pair[1], workspace, margin)
+
+
+def test_lead_covers_all_seeds_with_comparable_results(tiny, place):
+    suite = tiny.model_copy(update={"seeds": (0, 1, 2, 3, 4, 5)})
+    for seed in range(4):
+        put(place.workspace, suite, stage=1, seed=seed, wrong=8)
+        put(place.workspace, suite, stage=3, seed=seed, wrong=14 + seed)
+    # Of seed 4 there is one result, and those of seed 5 have other settings.
+    put(place.workspace, suite, stage=1, seed=4)
+    for stage in (1, 3):
+        put(place.workspace, suite, stage=stage, seed=5, settings={"validation": 0.5})
+    lead = compared(place.workspace, suite)
+    assert lead.seeds == (0, 1, 2, 3) and lead.difference == pytest.approx(7.5 / 40)
+    assert lead.verdict == "better" and lead.seeds_needed is None and lead.images_needed is None
+    # Results of other weights than the snapshot's are not of the same run.
+    weights = snapshot_path(place.workspace.checkpoints, "tiny", SnapshotKey(arm="step", seed=3, stage=1))
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"other")
+    assert compared(place.workspace, suite).seeds == (0, 1, 2)
+    # Snapshots of different pretraining seeds are one pair.
+    alone = compared(place.workspace, suite, seeds=(0, 1))
+    assert alone.seeds == () and alone.difference == pytest.approx(7 / 40)
+
+
+def test_sizes_that_would_decide_do_decide():
+    generator = np.random.default_rng(0)
+    labels, metric, seeds = np.zeros(400, dtype=np.int64), "top1", (0, 1, 2)
+    shared = generator.normal(0, 0.1, 400)
+    values = 0.03 + shared + generator.normal(0, 0.3, (3, 400)) + generator.normal(0, 0.02, (3, 1))
+    lead = Lead.of(values, labels, metric, seeds=seeds, margin=2.0)
+    effect = estimate(values, labels, metric)
+    assert lead.verdict == "undecided" and lead.seeds_needed > 3 and lead.images_needed > 400
+    seeds = [resized(effect, seeds=count) for count in (lead.seeds_needed - 1, lead.seeds_needed)]
+    images = [resized(effect, images=count / 400) for count in (lead.images_needed - 1, lead.images_needed)]
+    for before, after in (seeds, images):
+        assert not (before.excludes_zero or before.is_within(0.02))
+        assert after.excludes_zero or after.is_within(0.02)
+
+
+def test_sizes_that_cannot_decide_are_not_named():
+    generator = np.random.default_rng(0)
+    # No number of seeds removes the noise of images that all seeds share.
+    values = 0.02 + generator.normal(0, 1.0, 400) + generator.normal(0, 0.02, (3, 1))
+    lead = Lead.of(values, np.zeros(400, dtype=np.int64), "top1", seeds=(0, 1, 2), margin=2.0)
+    assert lead.verdict == "undecided" and lead.seeds_needed is None
+
+
+def test_equivalence_needs_the_90_percent_interval_within_the_margin():
+    labels = np.zeros(400, dtype=np.int64)
+    values = np.zeros((1, 400))
+    values[0, :4], values[0, 4:8] = 1, -1
+    # z · √(8 / 399 / 400) is 1.16 points at 90 % and 1.39 at 95 %.
+    verdicts = [Lead.of(values, labels, "top1", seeds=(0,), margin=margin).verdict for margin in (1.1, 1.2)]
+    assert verdicts == ["undecided", "equivalent"]
 
 
 def test_ties_are_named_with_their_order(probed):
     ranked = [probed(name, stage, 0.9, 10) for stage, name in enumerate("abc", start=1)] + [probed("d", 3, 0.8, 6)]
-    text = words(*ranked, difference=0.3, p=0.001)
+    text = words(*ranked, difference=0.3)
     assert text.startswith(
         "No clear winner. a, b and c tie at a validation mean per class of 90.0 %; a is first because its LogME is the largest."
     )
