@@ -62,16 +62,22 @@ class Endpoint(_Part):
     Attributes:
         claim: Name of the claim.
         outcome: Quantity that is tested.
-        tests: Tests of the family.
-        adjustment: Adjustment of p for the size of the family.
+        protocols: Protocols under which it is tested.
+        tests: Tests and their families.
+        adjustment: Adjustment of p within a family.
         alpha: Level of significance after adjustment.
+        seeds: Smallest number of pretraining seeds that decides anything.
+        equivalence: Rule by which a difference counts as none.
     """
 
-    claim: str = "C3"
-    outcome: str = "mean over the suite's targets"
-    tests: str = "one for each protocol and boundary"
-    adjustment: str = "Holm over protocols and boundaries"
-    alpha: float = 0.05
+    claim: str
+    outcome: str
+    protocols: tuple[str, ...]
+    tests: str
+    adjustment: str
+    alpha: float
+    seeds: int
+    equivalence: str
 
 
 class RegisteredClaim(_Part):
@@ -188,13 +194,29 @@ def _describe(suite: Suite) -> dict[str, Any]:
         "suite": content,
         "suite_sha256": sha256_json(content),
         "tasks": {name: task_sha256(task) for name, task in tasks.items()},
-        "endpoint": Endpoint().model_dump(mode="json"),
+        "endpoint": _present_endpoint(suite),
         "margin": suite.margin,
         "seeds": list(suite.seeds),
         "exclusions": list(EXCLUSIONS),
         "claims": _present_claims(),
         "protocols": {name: PROTOCOLS[name].version for name in suite.protocols},
     }
+
+
+def _present_endpoint(suite: Suite) -> dict[str, Any]:
+    from lrbench.leaderboard.claims import ALPHA, CAUSAL, MIN_SEEDS
+
+    return Endpoint(
+        claim=CAUSAL.name,
+        outcome="mean over the suite's targets",
+        protocols=tuple(name for name in suite.protocols if PROTOCOLS[name].decides),
+        tests="two-sided, in two families: one test for each protocol and boundary; one for each protocol on average over the "
+        "boundaries",
+        adjustment="Holm within the family",
+        alpha=ALPHA,
+        seeds=MIN_SEEDS,
+        equivalence="not significant, and the 90 % interval is inside ±margin",
+    ).model_dump(mode="json")
 
 
 def _present_claims() -> dict[str, dict[str, Any]]:
@@ -245,13 +267,16 @@ def read_registration(leaderboard: Path, name: str) -> Registration | None:
 
 def suite_changes(registration: Registration, suite: Suite) -> list[str]:
     """Return the keys of a suite whose values differ from those registered, such as `schedule.batch`; without the title."""
-    changes = differences(registration.suite, results_suite(suite))
-    keys = [change.partition(" was ")[0] for change in changes]
+    keys = _keys(differences(registration.suite, results_suite(suite)))
     return [key for key in keys if key not in _IGNORED]
 
 
+def _keys(changes: Iterable[str]) -> list[str]:
+    return [change.partition(" was ")[0] for change in changes]
+
+
 def classify(entries: Iterable["Entry"], registration: Registration) -> dict[str, Reason | None]:
-    """Return by cell why a result is exploratory, or None for a confirmatory result.
+    """Return by cell why a result of the suite is exploratory, or None for a confirmatory result.
 
     A result is confirmatory if its pretraining seed had no result when the suite was registered, it was computed afterwards,
     and its seeds, cell, settings and protocol version are those registered. Weights of an earlier seed are not fresh, even
@@ -298,9 +323,13 @@ def registration_sentence(evidence: "Evidence", registration: Registration | Non
     if registration is None:
         return "Exploratory: the suite was not registered before its results."
     identity = f"{registration.date} ({registration.file}, sha256 {registration.sha256[:12]})"
-    claims = {name: claim.model_dump(mode="json") for name, claim in registration.claims.items()}
-    changed = [change.partition(" was ")[0] for change in differences(claims, _present_claims(), "claims")]
-    if changes := [*suite_changes(registration, evidence.suite), *changed]:
+    changed = _keys(
+        differences(
+            registration.model_dump(mode="json", include={"claims", "endpoint"}),
+            {"claims": _present_claims(), "endpoint": _present_endpoint(evidence.suite)},
+        )
+    )
+    if changes := suite_changes(registration, evidence.suite) or changed:
         return f"Exploratory: the suite differs from the one registered on {identity}: {', '.join(changes)}."
     entries = [
         entry

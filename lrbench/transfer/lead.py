@@ -13,7 +13,9 @@ from lrbench.config.schedule import SnapshotKey
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Workspace
 from lrbench.stats.effects import estimate
+from lrbench.stats.images import Labels
 from lrbench.stats.intervals import Estimate, Floats
+from lrbench.stats.power import POWER, power
 from lrbench.store.index import Conditions
 from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import StoredResult, cell_key, load_result, result_path, suite_slug
@@ -63,9 +65,7 @@ class Lead:
         return "equivalent" if self.equivalent else "undecided"
 
     @classmethod
-    def of(
-        cls, differences: Floats, labels: np.ndarray, metric: str, *, seeds: tuple[int, ...], margin: float
-    ) -> "Lead":
+    def of(cls, differences: Floats, labels: Labels, metric: str, *, seeds: tuple[int, ...], margin: float) -> "Lead":
         """Compare two snapshots.
 
         Args:
@@ -81,7 +81,17 @@ class Lead:
             # Conditional on the two networks, only images vary.
             effect = Estimate(mean=effect.mean, seeds=2, seed_variance=0.0, image_variance=effect.image_variance)
         assert effect.half_width is not None and effect.p is not None
-        undecided = not _is_decided(effect, margin)
+        needed: dict[str, int | None] = {}
+        if not _is_decided(effect, margin):
+            needed["images_needed"] = _smallest(
+                lambda count: _would_decide(effect, resized(effect, images=count / images), margin),
+                images,
+                _MOST_IMAGES,
+            )
+            if several:
+                needed["seeds_needed"] = _smallest(
+                    lambda count: _would_decide(effect, resized(effect, seeds=count), margin), len(seeds), _MOST_SEEDS
+                )
         return cls(
             difference=effect.mean,
             half_width=effect.half_width,
@@ -91,16 +101,7 @@ class Lead:
             seeds=seeds if several else (),
             margin=margin,
             equivalent=effect.is_within(margin / 100),
-            seeds_needed=_smallest(
-                lambda count: _is_decided(resized(effect, seeds=count), margin), len(seeds), _MOST_SEEDS
-            )
-            if undecided and several
-            else None,
-            images_needed=_smallest(
-                lambda count: _is_decided(resized(effect, images=count / images), margin), images, _MOST_IMAGES
-            )
-            if undecided
-            else None,
+            **needed,
         )
 
 
@@ -130,6 +131,22 @@ def resized(effect: Estimate, *, seeds: int | None = None, images: float = 1.0) 
 
 def _is_decided(effect: Estimate, margin: float) -> bool:
     return effect.excludes_zero or effect.is_within(margin / 100)
+
+
+def _would_decide(effect: Estimate, larger: Estimate, margin: float) -> bool:
+    """Return whether other sizes would decide.
+
+    The same difference must be decided, and an effect of max(|difference|, margin) must have power 80 %, because another
+    sample gives another difference.
+    """
+    assert larger.seed_variance is not None
+    chance = power(
+        max(abs(effect.mean), margin / 100),
+        seed_variance=larger.seed_variance,
+        image_variance=larger.image_variance,
+        seeds=larger.seeds,
+    )
+    return chance >= POWER and _is_decided(larger, margin)
 
 
 def _smallest(decides: Callable[[int], bool], present: int, most: int) -> int | None:

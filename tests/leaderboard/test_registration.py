@@ -56,7 +56,8 @@ def test_registration_states_suite_claims_and_endpoint(workspace, tiny):
     content = json.loads((workspace.registrations / "tiny.json").read_text())
     assert content["suite"]["schedule"]["boundaries"] == [3, 5] and content["seeds"] == [0, 1]
     assert content["suite_sha256"] == sha256_json(content["suite"])
-    assert content["endpoint"]["claim"] == "C3" and content["margin"] == 2
+    assert content["endpoint"]["claim"] == "C3" and content["endpoint"]["protocols"] == ["probe", "knn"]
+    assert content["margin"] == 2
     assert {name: claim["sign"] for name, claim in content["claims"].items()} == {"C1": -1, "C2": -1, "C3": -1, "C4": 1}
     assert set(content["protocols"]) == {"probe", "knn"} and content["existing"] == []
 

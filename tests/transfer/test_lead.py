@@ -9,6 +9,8 @@ from lrbench.cli.recommend import basis_text, lead_text, recommendation_text
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.stats.effects import estimate
+from lrbench.stats.intervals import Estimate
+from lrbench.stats.power import power
 from lrbench.store.cells import TransferSettings
 from lrbench.store.references import SuiteSnapshot, WeightsFile
 from lrbench.store.results import StoredResult, read_result
@@ -71,8 +73,8 @@ def test_rank_is_by_validation_and_lead_by_test_images(probed, place, monkeypatc
     # The squares of 40 differences sum to 12: z · √((12 − 40 · 0.1²) / 39 / 40).
     assert recommendation.lead.half_width == pytest.approx(1.95996 * (11.6 / 39 / 40) ** 0.5, abs=1e-5)
     assert recommendation.lead.verdict == "undecided" and recommendation.lead.seeds == ()
-    # With r times as many images the half-width falls to 0.1: r = (0.169 / 0.1)².
-    needed = (recommendation.lead.half_width / 0.1) ** 2 * 40
+    # A difference of 0.1 has power 80 % at z₀.₉₇₅ + z₀.₈ = 2.8016 standard errors.
+    needed = 11.6 / 39 * (2.8016 / 0.1) ** 2
     assert (
         recommendation.lead.images_needed == pytest.approx(needed, abs=1) and recommendation.lead.seeds_needed is None
     )
@@ -224,15 +226,28 @@ def test_sizes_that_would_decide_do_decide():
     generator = np.random.default_rng(0)
     labels, metric, seeds = np.zeros(400, dtype=np.int64), "top1", (0, 1, 2)
     shared = generator.normal(0, 0.1, 400)
-    values = 0.03 + shared + generator.normal(0, 0.3, (3, 400)) + generator.normal(0, 0.02, (3, 1))
+    values = 0.03 + shared + generator.normal(0, 0.3, (3, 400)) + generator.normal(0, 0.005, (3, 1))
     lead = Lead.of(values, labels, metric, seeds=seeds, margin=2.0)
     effect = estimate(values, labels, metric)
     assert lead.verdict == "undecided" and lead.seeds_needed > 3 and lead.images_needed > 400
-    seeds = [resized(effect, seeds=count) for count in (lead.seeds_needed - 1, lead.seeds_needed)]
-    images = [resized(effect, images=count / 400) for count in (lead.images_needed - 1, lead.images_needed)]
-    for before, after in (seeds, images):
-        assert not (before.excludes_zero or before.is_within(0.02))
-        assert after.excludes_zero or after.is_within(0.02)
+    larger = [resized(effect, seeds=lead.seeds_needed), resized(effect, images=lead.images_needed / 400)]
+    smaller = [resized(effect, seeds=lead.seeds_needed - 1), resized(effect, images=(lead.images_needed - 1) / 400)]
+    for estimates, enough in ((larger, True), (smaller, False)):
+        for part in estimates:
+            chance = power(
+                max(effect.mean, 0.02),
+                seed_variance=part.seed_variance,
+                image_variance=part.image_variance,
+                seeds=part.seeds,
+            )
+            assert (chance >= 0.8 and (part.excludes_zero or part.is_within(0.02))) == enough
+
+
+def test_more_seeds_and_images_shrink_their_components():
+    effect = Estimate(mean=0.01, seeds=3, seed_variance=4e-4, residual_variance=1e-4, image_variance=2e-4)
+    seeds, images = resized(effect, seeds=6), resized(effect, images=2)
+    assert (seeds.seed_variance, seeds.image_variance) == pytest.approx((2e-4, 2e-4))
+    assert (images.seed_variance, images.image_variance) == pytest.approx((3.5e-4, 1e-4))
 
 
 def test_sizes_that_cannot_decide_are_not_named():
