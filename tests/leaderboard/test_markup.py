@@ -14,7 +14,9 @@ HOSTILE = "<img src=x onerror=alert(1)>|`**x**`</script>\n# [a](javascript:b)\x1
 
 
 def value(mean, half, seeds=3):
-    return Estimate(mean=mean, half_width=half, seeds=seeds, variance=1.0)
+    """Return an estimate with a given half-width, which its images determine."""
+    variance = 0.0 if half is None else (half / 1.959963985) ** 2
+    return Estimate(mean=mean, seeds=seeds, seed_variance=None if half is None else 0.0, image_variance=variance)
 
 
 @pytest.mark.parametrize(
