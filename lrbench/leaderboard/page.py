@@ -70,7 +70,7 @@ def build(
         indexed: Whether results are read from the index of result files, or from the files.
 
     Raises:
-        InputError: `suite.json` next to a suite's results is damaged.
+        InputError: `suite.json` next to a suite's results, or its registration, is damaged.
     """
     built = Built()
     files = built.files
@@ -94,12 +94,12 @@ def build(
             continue
         try:
             suite = read_suite(workspace.results, name)
+            groups = gather(workspace.results, suite, cache)
         except InputError as error:
             if name in suites:
                 raise
             lines.append({"suite": name, "title": str(error), "cells": NOTHING})
             continue
-        groups = gather(workspace.results, suite, cache)
         decisions = [decide(evidence) for evidence in groups]
         first = groups[0]
         drawn = figures(first)

@@ -6,6 +6,7 @@ import pytest
 
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
+from lrbench.leaderboard import page
 from lrbench.leaderboard import registration as module
 from lrbench.leaderboard.gathering import gather
 from lrbench.leaderboard.registration import classify, read_registration, register, registration_sentence
@@ -112,8 +113,7 @@ def test_registered_suite_is_confirmatory(workspace, tiny):
     put_registered(workspace, tiny)
     expected = f"Registered on 2026-11-29 (registrations/tiny.json, sha256 {registration.sha256[:12]}) before the first result."
     assert entry_reason(workspace, registration) is None and sentence(workspace, tiny) == expected
-    page = suite_page(workspace)
-    assert page.count("before the first result.") == 2
+    assert suite_page(workspace).count("before the first result.") == 2
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,25 @@ def test_register_command_reports_existing_results(lrbench, workspace, tiny):
     put(workspace, tiny, seed=1)
     shown = lrbench("register", "tiny.toml")
     assert "1 result exists already. Results of pretraining seed 1 stay exploratory" in shown.err
+
+
+def test_damaged_registration_stops_its_own_pages_only(workspace, tiny):
+    put_registered(workspace, tiny)
+    put(workspace, tiny.model_copy(update={"name": "other"}))
+    register(workspace, tiny)
+    (workspace.registrations / "tiny.json").write_text("{")
+    page.write(workspace, ["other"])
+    assert "registrations/tiny.json is damaged" in (workspace.leaderboard / "README.md").read_text()
+    with pytest.raises(InputError, match="is damaged"):
+        page.write(workspace, ["tiny"])
+
+
+def test_transfer_warns_once_of_a_suite_that_differs(lrbench, workspace, tiny, pretrain_tiny):
+    pretrain_tiny("step")
+    register(workspace, tiny.model_copy(update={"margin": 1.0}))
+    # Without data of the target, the command stops after the warning.
+    shown = lrbench("transfer", "--snapshot", "stage1", "--snapshot", "stage2", "--task", "cub200")
+    assert shown.status != 0 and shown.err.count("differs from the one registered on 2026-11-29: margin.") == 1
 
 
 def test_run_warns_of_a_suite_that_differs(lrbench, workspace, tiny):
