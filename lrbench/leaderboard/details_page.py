@@ -13,6 +13,7 @@ from lrbench.leaderboard.evidence import Evidence, row_name
 from lrbench.leaderboard.factorial import factorial_table
 from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import bullets, code, link, table
+from lrbench.leaderboard.measure_sections import measure_sections
 from lrbench.leaderboard.registration import registration_sentence
 from lrbench.leaderboard.suite_page import main_figures, result_sections
 
@@ -73,6 +74,7 @@ def render_details(
                 parts += result_sections(evidence, decided, level)
             parts += _comparisons(evidence, decided, level)
         parts += _other_transfers(evidence, level)
+        parts += measure_sections(evidence, level)
         if report := tables.source_report(evidence):
             parts.append(
                 f"{level} Source accuracy by kind of evidence\n\n{report}\n\n"

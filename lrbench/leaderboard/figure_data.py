@@ -16,15 +16,21 @@ from lrbench.stats.saturation import MIN_SNAPSHOTS, fit_null
 def stage_data(evidence: Evidence) -> pandas.DataFrame:
     """Return the accuracy by protocol, target, arm and stage, with its interval and number of seeds."""
     records = [
-        {"protocol": column.protocol, "target": column.task, "arm": row[0], "stage": row[1], **_points(accuracy, SHARE)}
+        {
+            "protocol": column.protocol,
+            "target": column.task,
+            "arm": row[0],
+            "stage": row[1],
+            **interval_record(accuracy, SHARE),
+        }
         for column in evidence.columns
-        for row in _staged(evidence)
+        for row in staged_rows(evidence)
         if (accuracy := evidence.accuracy(row, column)) is not None
     ]
     return _frame(records, "protocol", "target", "arm", "stage", "mean", "low", "high", "seeds")
 
 
-def _staged(evidence: Evidence) -> list[Row]:
+def staged_rows(evidence: Evidence) -> list[Row]:
     """Return the snapshots at the ends of stages, without those of `trail`."""
     return [row for row in evidence.rows if not ARMS[row[0]].intermediate]
 
@@ -87,23 +93,24 @@ def control_data(evidence: Evidence) -> pandas.DataFrame:
                 )
                 if value is not None:
                     names = {"protocol": protocol, "target": task, "stage": row[1], "control": control[0]}
-                    records.append({**names, **_points(value, CHANGE)})
+                    records.append({**names, **interval_record(value, CHANGE)})
     return _frame(records, "protocol", "target", "stage", "control", "mean", "low", "high", "seeds")
 
 
 def source_report_data(evidence: Evidence) -> pandas.DataFrame:
     """Return the source report by measure, arm and stage, with its interval and number of seeds."""
     records = [
-        {"measure": name, "arm": row[0], "stage": row[1], **_points(value, SHARE)}
+        {"measure": name, "arm": row[0], "stage": row[1], **interval_record(value, SHARE)}
         for name in REPORT
         if name in evidence.report
-        for row in _staged(evidence)
+        for row in staged_rows(evidence)
         if (value := evidence.reported(name, row)) is not None
     ]
     return _frame(records, "measure", "arm", "stage", "mean", "low", "high", "seeds")
 
 
-def _points(value: Estimate, possible: tuple[float, float]) -> dict[str, Any]:
+def interval_record(value: Estimate, possible: tuple[float, float]) -> dict[str, Any]:
+    """Return mean, ends of the interval and number of seeds, in percent or points."""
     low, high = value.clip(*possible) or (None, None)
     return {
         "mean": round(100 * value.mean, 4),

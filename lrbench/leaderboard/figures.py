@@ -19,7 +19,7 @@ from lrbench.leaderboard.figure_data import control_data, null_curve, source_rep
 from lrbench.leaderboard.tables import REPORT
 from lrbench.stats.saturation import MIN_SNAPSHOTS
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # No time and no version, so the same data gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -127,30 +127,45 @@ def _errors(rows: pandas.DataFrame) -> Any:
     return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
-def _panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
-    """Return a figure with panels side by side that share their scales."""
+def make_panels(count: int, *, columns: int = 100, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
+    """Return a figure with panels that share their scales.
+
+    Args:
+        count: Number of panels.
+        columns: Most panels side by side.
+        width: Width of a panel in inches.
+        height: Height of a row of panels in inches.
+
+    Returns:
+        The figure, and its panels in a list.
+    """
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(width * max(1, count) + 0.4, height), layout="constrained")
-    panels = canvas.subplots(1, max(1, count), sharex=True, sharey=True, squeeze=False)[0]
+    across = max(1, min(count, columns))
+    down = -(-max(1, count) // across)
+    canvas = Canvas(figsize=(width * across + 0.4, height * down), layout="constrained")
+    panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
+    for panel in panels[count:]:
+        panel.set_visible(False)
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
-    return canvas, panels
+    return canvas, list(panels[: max(1, count)])
 
 
-def _legend(canvas: Any, panel: Any, columns: int = 4) -> None:
+def add_legend(canvas: Any, panel: Any, columns: int = 4) -> None:
+    """Add a panel's legend below all panels."""
     handles, labels = panel.get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(1, len(labels))), frameon=False)
 
 
 def _style(index: int) -> dict[str, Any]:
-    return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
+    return {"color": COLOURS[index % len(COLOURS)], "marker": _MARKERS[index % len(_MARKERS)]}
 
 
 def _draw_stages(evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(evidence.suite.protocols)
-    canvas, panels = _panels(len(protocols))
+    canvas, panels = make_panels(len(protocols))
     for panel, protocol in zip(panels, protocols, strict=True):
         _stage_panel(panel, evidence, data[data.protocol == protocol])
         panel.set_title(protocol)
@@ -161,7 +176,7 @@ def _draw_stages(evidence: Evidence, data: pandas.DataFrame) -> Any:
     numbers = range(evidence.suite.schedule.stages + 1)
     panels[0].set_xticks(list(numbers), [f"stage {stage}" for stage in numbers])
     panels[0].set_ylim(0, 100)
-    _legend(canvas, panels[0])
+    add_legend(canvas, panels[0])
     return canvas
 
 
@@ -194,7 +209,7 @@ def _bars(panel: Any, rows: pandas.DataFrame, shift: float, style: dict[str, Any
 
 def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     protocols = list(evidence.suite.protocols)
-    canvas, panels = _panels(len(protocols))
+    canvas, panels = make_panels(len(protocols))
     fitted = False
     for panel, protocol in zip(panels, protocols, strict=True):
         of_protocol = data[data.protocol == protocol]
@@ -232,7 +247,7 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
             panels[0].plot([], [], f"k{arm.marker}", markerfacecolor=face, label=arm.name)
     if fitted:
         panels[0].plot([], [], "k--", linewidth=1, label="saturation null (fit without decay)")
-    _legend(canvas, panels[0], columns=5)
+    add_legend(canvas, panels[0], columns=5)
     return canvas
 
 
@@ -241,7 +256,7 @@ def _draw_controls(evidence: Evidence, data: pandas.DataFrame) -> Any:
     lines = list(dict.fromkeys(zip(data.target, data.stage, strict=True)))
     means = sum(target == MEAN_OF_TARGETS for target, _ in lines)
     margin = evidence.suite.margin
-    canvas, panels = _panels(len(protocols), height=1.4 + 0.32 * len(lines))
+    canvas, panels = make_panels(len(protocols), height=1.4 + 0.32 * len(lines))
     for panel, protocol in zip(panels, protocols, strict=True):
         of_protocol = data[data.protocol == protocol]
         for control, shift, face in (("hold", -0.12, None), ("average", 0.12, "white")):
@@ -250,7 +265,7 @@ def _draw_controls(evidence: Evidence, data: pandas.DataFrame) -> Any:
                     (of_protocol.target == target) & (of_protocol.stage == stage) & (of_protocol.control == control)
                 ]
                 if len(row):
-                    colour = _COLOURS[0] if control == "hold" else _COLOURS[1]
+                    colour = COLOURS[0] if control == "hold" else COLOURS[1]
                     is_mean = target == MEAN_OF_TARGETS
                     panel.errorbar(
                         row["mean"],
@@ -276,13 +291,13 @@ def _draw_controls(evidence: Evidence, data: pandas.DataFrame) -> Any:
     for label in panels[0].get_yticklabels()[:means]:
         label.set_fontweight("bold")
     panels[0].invert_yaxis()
-    _legend(canvas, panels[0])
+    add_legend(canvas, panels[0])
     return canvas
 
 
 def _draw_source_report(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     measures = [name for name in REPORT if (data.measure == name).any()]
-    canvas, panels = _panels(len(measures), width=3.6, height=3.8)
+    canvas, panels = make_panels(len(measures), width=3.6, height=3.8)
     for panel, measure in zip(panels, measures, strict=True):
         of_measure = data[data.measure == measure]
         for index, (arm, points) in enumerate(of_measure.groupby("arm", sort=False)):
@@ -304,7 +319,7 @@ def _draw_source_report(_evidence: Evidence, data: pandas.DataFrame) -> Any:
     panels[0].set_xticks(stages, [f"stage {stage}" for stage in stages])
     panels[0].set_ylim(0, 100)
     panels[0].set_ylabel("share of images, %")
-    _legend(canvas, panels[0])
+    add_legend(canvas, panels[0])
     return canvas
 
 

@@ -24,6 +24,7 @@ from lrbench.leaderboard.figures import Figure, figures
 from lrbench.leaderboard.foreign_page import ForeignTable, foreign_tables, render_foreign
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.markup import NOTHING, bullets, link, table
+from lrbench.leaderboard.measure_figures import measure_figures
 from lrbench.leaderboard.registration import registration_sentence
 from lrbench.leaderboard.row_pages import render_rows
 from lrbench.leaderboard.suite_page import details_path, render_suite, suite_sentence
@@ -102,7 +103,7 @@ def build(
             continue
         decisions = [decide(evidence) for evidence in groups]
         first = groups[0]
-        drawn = figures(first)
+        drawn = [*figures(first), *measure_figures(first)]
         count = f"{first.completed:,} of {first.expected:,}" + (
             " (incomplete)" if first.completed < first.expected else ""
         )
