@@ -5,7 +5,7 @@ within its family. The *primary* decisions on a claim are of the effect's mean o
 average over the boundaries. Those of single targets are secondary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -151,12 +151,13 @@ def decide(evidence: Evidence) -> list[Decision]:
                 outcomes = _outcomes(evidence, claim, protocol)
                 for task in evidence.suite.targets if per_target else (None,):
                     here = {
-                        boundary: _pooled([outcomes[name, boundary] for name in evidence.suite.targets])
+                        boundary: _pooled({name: outcomes[name, boundary] for name in evidence.suite.targets})
                         if task is None
                         else outcomes[task, boundary]
                         for boundary in boundaries
                     }
-                    for boundary, outcome in (*here.items(), (None, _pooled(list(here.values())))):
+                    mean = _pooled({boundary_name(boundary): outcome for boundary, outcome in here.items()})
+                    for boundary, outcome in (*here.items(), (None, mean)):
                         decision = Decision(claim=claim, protocol=protocol, task=task, boundary=boundary)
                         members = averaged if boundary is None else by_boundary
                         members.append(_test(evidence, decision, outcome))
@@ -274,21 +275,22 @@ def _outcomes(evidence: Evidence, claim: Claim, protocol: str) -> dict[tuple[str
     }
 
 
-def _pooled(outcomes: Sequence[_Outcome]) -> _Outcome:
-    """Return the mean outcome; one that could not be tested leaves the mean without a test."""
-    for outcome in outcomes:
+def _pooled(named: Mapping[str, _Outcome]) -> _Outcome:
+    """Return the mean of the outcomes of targets or boundaries; one that could not be tested leaves it without a test.
+
+    Its reason names the target or boundary, unless it is the reason of all.
+    """
+    outcomes = list(named.values())
+    for name, outcome in named.items():
         if outcome.reason:
-            return outcome
+            shared = all(other.reason == outcome.reason for other in outcomes)
+            return outcome if shared else replace(outcome, reason=f"{name}: {outcome.reason}")
+    first = outcomes[0]
     means = [
-        mean_effect([outcome.effects[position][1] for outcome in outcomes])
-        for position in range(len(outcomes[0].effects))
+        mean_effect([outcome.effects[position][1] for outcome in outcomes]) for position in range(len(first.effects))
     ]
-    tested = [
-        mean_effect([outcome.tested[position] for outcome in outcomes]) for position in range(len(outcomes[0].tested))
-    ]
-    effects = tuple(
-        (name, mean) for (name, _), mean in zip(outcomes[0].effects, means, strict=True) if mean is not None
-    )
+    tested = [mean_effect([outcome.tested[position] for outcome in outcomes]) for position in range(len(first.tested))]
+    effects = tuple((name, mean) for (name, _), mean in zip(first.effects, means, strict=True) if mean is not None)
     if len(effects) < len(means):
         return _Outcome(reason="no seed has results of all snapshots needed on all targets")
     return _Outcome(effects=effects, tested=tuple(mean for mean in tested if mean is not None))
@@ -317,15 +319,15 @@ def _test(evidence: Evidence, decision: Decision, outcome: _Outcome) -> Decision
     )
 
 
-def _missing_results(evidence: Evidence, column: Column, rows: Sequence[Row]) -> _Outcome:
-    """Return the reason why rows have no seed in common."""
+def _missing_results(evidence: Evidence, column: Column, rows: Sequence[Row], *, with_source: bool = False) -> _Outcome:
+    """Return the reason why rows have no seed in common, or none with predictions on the source's test images too."""
     missing = [row_name(row) for row in rows if evidence.accuracy(row, column) is None]
     if len(missing) == len(rows):
         return _Outcome(reason="no results")
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return _Outcome(reason=f"no results of {missing[0]}{more}")
-    if any(not any(row == other for other, _ in evidence.source_correct) for row in rows):
+    if with_source and not {row for row, _ in evidence.source_correct}.issuperset(rows):
         return _Outcome(reason="no predictions on the source's test images are stored")
     return _Outcome(reason="no seed has results of all snapshots needed")
 
@@ -360,7 +362,7 @@ def _diminishing(evidence: Evidence, column: Column, boundary: int) -> _Outcome:
     gains = [evidence.gains(after, before, column) for before, after in pairwise(rows)]
     data = evidence.select(column, rows, with_source=True)
     if data is None or gains[0] is None or gains[1] is None:
-        return _missing_results(evidence, column, rows)
+        return _missing_results(evidence, column, rows, with_source=True)
     (first, first_source), (second, second_source) = (
         (target.over(data.seeds), source.over(data.seeds)) for target, source in (gains[0], gains[1])
     )
@@ -387,7 +389,7 @@ def _beyond_saturation(evidence: Evidence, column: Column, boundary: int) -> _Ou
     target = evidence.select(column, [*null_rows, row], with_source=True)
     source = None if target is None else evidence.select_source([*null_rows, row], target.seeds)
     if target is None or source is None:
-        return _missing_results(evidence, column, [row, *null_rows])
+        return _missing_results(evidence, column, [row, *null_rows], with_source=True)
     effect = residual(_scored(target), _scored(source), target.seeds, evidence.name, column.task)
     if isinstance(effect, str):
         return _Outcome(reason=effect)
