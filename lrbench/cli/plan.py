@@ -91,6 +91,7 @@ def _record(planned: "Plan", missing_data: dict[str, str], cost: "Cost") -> dict
             }
             for cell in planned.cells
         ],
+        "source": [{"snapshot": str(cell.snapshot), "done": cell.done} for cell in planned.source_cells],
         "missing_data": missing_data,
         "missing_epochs": planned.missing_epochs,
         "estimated_seconds": cost.seconds,

@@ -75,6 +75,7 @@ def run(
                 warn(warning)
             if (orphans := plan.orphan_note()) is not None:
                 note(orphans)
+        plan = ranks.run_on_main(lambda: _with_available_source(plan, place))
         # A missing target is reported before days of training.
         ranks.run_on_main(lambda: _check_data(plan, place))
         try:
@@ -96,6 +97,23 @@ def run(
         note(f"\n{written.short[chosen.name]}\n\nLeaderboard of {chosen.name}, as Markdown and for a browser:")
         for path in (workspace.leaderboard / f"{chosen.name}.md", workspace.leaderboard / "index.html"):
             show(str(path))
+
+
+def _with_available_source(plan: "Plan", place: "Place") -> "Plan":
+    """Return the plan without predictions of the source if only they need the source, and its data is not here."""
+    from lrbench.config import load_task
+    from lrbench.core.errors import InputError
+    from lrbench.data.loading import check_task_data
+
+    source = plan.suite.source
+    if plan.trains or source not in plan.required_tasks:
+        return plan
+    try:
+        check_task_data([load_task(source)], place.roots, partial=place.partial)
+    except InputError as error:
+        warn(f"predictions of the source {source} are left out: {error}")
+        return plan.without_source_cells()
+    return plan
 
 
 def _check_data(plan: "Plan", place: "Place") -> None:

@@ -19,7 +19,7 @@ from lrbench.cli.common import (
     warn,
 )
 from lrbench.cli.outcome import show_result
-from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.protocols import PROTOCOLS, SOURCE
 from lrbench.core.control import Control
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ _MANY_UPDATES = 20_000
 
 def _check_protocols(names: list[str] | None) -> list[str] | None:
     for name in names or ():
+        if name == SOURCE.name:
+            raise typer.BadParameter(
+                f"{name!r} is not a transfer protocol; `lrbench run SUITE` computes it for every suite."
+            )
         if name not in PROTOCOLS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PROTOCOLS))}.")
     return names

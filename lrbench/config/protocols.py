@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lrbench.config.strict import (
     BatchSize,
@@ -239,7 +239,22 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
-"""Every protocol by its name, in the order in which they are listed."""
+"""Every transfer protocol by its name, in the order in which they are listed."""
+
+SOURCE = Protocol(
+    name="source",
+    version=1,
+    help="the network's own classifier on the source's test images",
+    module="lrbench.transfer.source",
+    selects=False,
+)
+"""Predictions of a snapshot on the test images of its source. Every snapshot of a suite has them; nothing is transferred, and
+neither suites nor commands name it."""
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return the protocol of a cell: a transfer protocol, or `SOURCE`."""
+    return SOURCE if name == SOURCE.name else PROTOCOLS[name]
 
 
 def gives_evidence(name: str) -> bool:
@@ -247,5 +262,13 @@ def gives_evidence(name: str) -> bool:
     return name in PROTOCOLS and PROTOCOLS[name].evidence
 
 
-ProtocolName = Annotated[str, key_of(PROTOCOLS)]
+def _refuse_source(name: object) -> object:
+    if name == SOURCE.name:
+        raise ValueError(
+            f"{SOURCE.name!r} is not a transfer protocol; `lrbench run` computes it for every suite: remove it"
+        )
+    return name
+
+
+ProtocolName = Annotated[str, key_of(PROTOCOLS), BeforeValidator(_refuse_source)]
 """Name of a registered protocol."""

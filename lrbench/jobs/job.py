@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from lrbench.config import Suite
+from lrbench.config.protocols import SOURCE
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
@@ -53,7 +54,7 @@ class PretrainJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferJob(Job):
-    """Transfer one snapshot to its missing cells."""
+    """Transfer one snapshot to its missing cells, and predict its source's test images if that is one of them."""
 
     key: SnapshotKey
     cells: tuple[Cell, ...]
@@ -68,4 +69,6 @@ class TransferJob(Job):
         missing = [cell for cell in self.cells if transfer.status(cell).existing_result(Overwrite.STALE) is None]
         for cell in missing:
             transfer.run(cell)
-        return f"{self.key}: {len(missing)} cells transferred"
+        transferred = sum(cell.protocol != SOURCE.name for cell in missing)
+        source = ", source images predicted" if transferred < len(missing) else ""
+        return f"{self.key}: {transferred} cells transferred{source}"

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from lrbench.config import Suite, load_task
-from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.protocols import find_protocol
 from lrbench.config.relatives import related_keys
 from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
-from lrbench.store.cells import Cell, TransferSettings, cell_path, status_before_loading
+from lrbench.store.cells import Cell, TransferSettings, cell_path, source_cell, status_before_loading
 from lrbench.store.lineage import check_intermediate_weights, snapshot_exists
 from lrbench.store.references import SuiteSnapshot, resolve_partner
 from lrbench.store.suites import SuiteMismatch, write_effective
@@ -56,17 +56,26 @@ class PlannedCell:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The snapshots and cells of a suite in a workspace."""
+    """The snapshots and cells of a suite in a workspace.
+
+    Attributes:
+        suite: The suite.
+        workspace: The workspace.
+        snapshots: Parents before children.
+        cells: Transfers to the targets.
+        source_cells: Predictions of the source's test images, one for each snapshot.
+    """
 
     suite: Suite
     workspace: Workspace
     snapshots: tuple[PlannedSnapshot, ...]
     cells: tuple[PlannedCell, ...]
+    source_cells: tuple[PlannedCell, ...]
 
     @property
     def required_tasks(self) -> tuple[str, ...]:
         """Tasks whose data the missing work reads: the source first, then targets."""
-        source = [] if all(snapshot.exists for snapshot in self.snapshots) else [self.suite.source]
+        source = [self.suite.source] if self.trains or any(not planned.done for planned in self.source_cells) else []
         targets = [planned.cell.task for planned in self.cells if not planned.done]
         return tuple(dict.fromkeys([*source, *targets]))
 
@@ -83,6 +92,15 @@ class Plan:
         return errors
 
     @property
+    def trains(self) -> bool:
+        """Whether snapshots are missing."""
+        return any(not snapshot.exists for snapshot in self.snapshots)
+
+    def without_source_cells(self) -> "Plan":
+        """Return the plan without predictions of the source's test images."""
+        return replace(self, source_cells=())
+
+    @property
     def missing_epochs(self) -> int:
         """Epochs of pretraining that are still to be trained."""
         return sum(snapshot.epochs for snapshot in self.snapshots if not snapshot.exists)
@@ -91,14 +109,16 @@ class Plan:
         """Return the number of snapshots and cells that are done, as one line."""
         existing = sum(snapshot.exists for snapshot in self.snapshots)
         done = sum(planned.done for planned in self.cells)
+        missing = sum(not planned.done for planned in self.source_cells)
         return (
             f"suite {self.suite.name}: {existing:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
-            "cells are done"
+            f"cells are done{f'; predictions of the source are missing for {missing:,} snapshots' if missing else ''}"
         )
 
     def replacement_warning(self) -> str | None:
         """Return which results a run will replace and how to keep them, or None if it replaces none."""
-        differences = [planned.replaces for planned in self.cells if planned.replaces is not None]
+        planned_cells = (*self.cells, *self.source_cells)
+        differences = [planned.replaces for planned in planned_cells if planned.replaces is not None]
         if not differences:
             return None
         return (
@@ -109,7 +129,7 @@ class Plan:
 
     def orphan_note(self) -> str | None:
         """Return how many results a run will replace because their snapshots are missing, or None if there are none."""
-        count = sum(planned.orphaned for planned in self.cells)
+        count = sum(planned.orphaned for planned in (*self.cells, *self.source_cells))
         if not count:
             return None
         return (
@@ -138,13 +158,15 @@ class Plan:
                 jobs.append(PretrainJob(name=f"pretrain {key}", needs=needs, weight=weight, key=key))
         if transfer:
             for key in (snapshot.key for snapshot in self.snapshots):
-                cells = tuple(planned.cell for planned in self.cells if planned.snapshot == key and not planned.done)
+                # The source comes last, so that its errors do not keep transfers from being computed.
+                planned_cells = (*self.cells, *self.source_cells)
+                cells = tuple(planned.cell for planned in planned_cells if planned.snapshot == key and not planned.done)
                 if cells:
                     keys = {key}
-                    has_partner = any(PROTOCOLS[cell.protocol].features == "partner" for cell in cells)
+                    has_partner = any(find_protocol(cell.protocol).features == "partner" for cell in cells)
                     if has_partner and (partner := self._partner(key)):
                         keys.add(partner)
-                    if any(PROTOCOLS[cell.protocol].compares for cell in cells):
+                    if any(find_protocol(cell.protocol).compares for cell in cells):
                         # A plan of one arm may lack the controls, which are then not compared with.
                         keys |= planned_keys.intersection(related_keys(self.suite, key).values())
                     missing = tuple(f"pretrain {needed}" for needed in sorted(keys - existing))
@@ -193,28 +215,36 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     source = load_task(suite.source, f"suite {suite.name}, source")
     tasks = {suite.source: source, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
     settings = TransferSettings.of(suite)
-    snapshots, cells = [], []
+    snapshots, cells, source_cells = [], [], []
+
+    def planned(key: SnapshotKey, cell: Cell, *, exists: bool) -> PlannedCell:
+        reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
+        status = status_before_loading(place, reference, cell, settings) if exists else None
+        # The name of a suite's result does not depend on the snapshot's hash.
+        orphaned = not exists and cell_path(place.workspace, reference, "", cell, tasks[cell.task]).is_file()
+        return PlannedCell(
+            snapshot=key,
+            cell=cell,
+            done=status is not None and status.is_done,
+            replaces=None if status is None else status.stale_reason,
+            orphaned=orphaned,
+        )
+
     for key in snapshot_keys(suite, arm=arm, seed=seed):
         part = find_segment(suite.schedule, key)
         with _unknown_model_first(suite):
             exists = snapshot_exists(suite, key, place.workspace)
         epochs = 0 if part.derived else part.last_epoch - part.first_epoch
         snapshots.append(PlannedSnapshot(key=key, parent=part.parent, exists=exists, epochs=epochs))
-        reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
-            cell = Cell(task=name, protocol=protocol, seed=transfer_seed)
-            status = status_before_loading(place, reference, cell, settings) if exists else None
-            # The name of a suite's result does not depend on the snapshot's hash.
-            orphaned = not exists and cell_path(place.workspace, reference, "", cell, tasks[name]).is_file()
-            cells.append(
-                PlannedCell(
-                    snapshot=key,
-                    cell=cell,
-                    done=status is not None and status.is_done,
-                    replaces=None if status is None else status.stale_reason,
-                    orphaned=orphaned,
-                )
-            )
+            cells.append(planned(key, Cell(task=name, protocol=protocol, seed=transfer_seed), exists=exists))
+        source_cells.append(planned(key, source_cell(suite), exists=exists))
     check_intermediate_weights(suite, [snapshot.key for snapshot in snapshots if not snapshot.exists], place.workspace)
-    return Plan(suite=suite, workspace=place.workspace, snapshots=tuple(snapshots), cells=tuple(cells))
+    return Plan(
+        suite=suite,
+        workspace=place.workspace,
+        snapshots=tuple(snapshots),
+        cells=tuple(cells),
+        source_cells=tuple(source_cells),
+    )

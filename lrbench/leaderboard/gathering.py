@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lrbench.config import Suite
 from lrbench.config.explain import explain
+from lrbench.config.protocols import SOURCE
 from lrbench.config.schedule import snapshot_keys
 from lrbench.config.toml_files import differences as changed_values
 from lrbench.core.errors import InputError
@@ -27,6 +28,7 @@ EXCLUSIONS = (
     "Of a target and protocol, only results of the newest protocol version count, and of these the largest group with equal "
     "preprocessing, images, labels, settings and kind of BatchNorm statistics.",
     "A snapshot without results of every transfer seed has no accuracy.",
+    "Predictions of the source's test images follow the same rules and are of the weights in the tables.",
     "Files that are damaged or cannot be read are left out and named.",
 )
 """The rules by which this module leaves results out. A registration holds them."""
@@ -116,10 +118,15 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         partial=partial,
     )
     members: dict[Column, list[Entry]] = {}
+    source: list[Entry] = []
     for entry in entries:
         if entry.arm is None or (entry.arm, entry.stage) not in rows:
             evidence.excluded.append((entry, "its arm or stage is not in the suite"))
-        elif entry.pretraining_seed not in suite.seeds or entry.seed not in suite.transfer_seeds:
+        elif entry.pretraining_seed not in suite.seeds:
+            evidence.excluded.append((entry, "its seed is not in the suite"))
+        elif entry.protocol == SOURCE.name:
+            source.append(entry)
+        elif entry.seed not in suite.transfer_seeds:
             evidence.excluded.append((entry, "its seed is not in the suite"))
         else:
             members.setdefault(Column(protocol=entry.protocol, task=entry.task), []).append(entry)
@@ -134,7 +141,41 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         for column in together:
             if column_entries := [entry for entry in members[column] if entry.cell in own]:
                 _add_column(evidence, column, column_entries, index)
+    _add_source(evidence, source, index)
     return evidence
+
+
+def _add_source(evidence: Evidence, entries: Sequence[Entry], index: Index) -> None:
+    """Add the predictions of the source's test images, of the weights in the tables and the largest comparable group."""
+    # The suite's own columns come last in the entries.
+    weights = {(entry.arm, entry.stage, entry.pretraining_seed): entry.sha256 for entry in evidence.entries}
+    current = []
+    for entry in entries:
+        sha256 = weights.get((entry.arm, entry.stage, entry.pretraining_seed), entry.sha256)
+        if entry.sha256 == sha256:
+            current.append(entry)
+        else:
+            reason = f"different weights of this snapshot ({entry.sha256[:8]}) than most of its results ({sha256[:8]})"
+            evidence.excluded.append((entry, reason))
+    if not current:
+        return
+    comparable, example = _comparable(current, evidence)
+    evidence.source_labels = index.labels[example.labels]
+    for entry in comparable:
+        assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
+        evidence.source_correct[(entry.arm, entry.stage), entry.pretraining_seed] = entry.hits.astype(np.float32)
+
+
+def _comparable(entries: Sequence[Entry], evidence: Evidence) -> tuple[list[Entry], Entry]:
+    """Return the largest comparable group of the newest protocol version, and one of it; exclude the other results."""
+    counts = Counter((entry.conditions, entry.labels) for entry in entries)
+    chosen = max(counts, key=lambda key: (key[0].protocol_version, counts[key], key[0].to_json(), key[1]))
+    comparable = [entry for entry in entries if (entry.conditions, entry.labels) == chosen]
+    for entry in entries:
+        if (entry.conditions, entry.labels) != chosen:
+            reasons = differences(entry, comparable[0]) or ["different test images, by the labels in its predictions"]
+            evidence.excluded.append((entry, ", ".join(reasons)))
+    return comparable, comparable[0]
 
 
 def _with_common_weights(entries: Sequence[Entry], evidence: Evidence) -> set[str]:
@@ -164,16 +205,10 @@ def _with_common_weights(entries: Sequence[Entry], evidence: Evidence) -> set[st
 
 
 def _add_column(evidence: Evidence, column: Column, entries: Sequence[Entry], index: Index) -> None:
-    """Add the largest comparable group of the newest protocol version, and exclude the other results."""
-    counts = Counter((entry.conditions, entry.labels) for entry in entries)
-    chosen = max(counts, key=lambda key: (key[0].protocol_version, counts[key], key[0].to_json(), key[1]))
-    example = next(entry for entry in entries if (entry.conditions, entry.labels) == chosen)
+    """Add the comparable results of a column."""
+    comparable, example = _comparable(entries, evidence)
     cells: dict[tuple[Row, int], list[Entry]] = {}
-    for entry in entries:
-        if (entry.conditions, entry.labels) != chosen:
-            reasons = differences(entry, example) or ["different test images, by the labels in its predictions"]
-            evidence.excluded.append((entry, ", ".join(reasons)))
-            continue
+    for entry in comparable:
         assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
         cells.setdefault(((entry.arm, entry.stage), entry.pretraining_seed), []).append(entry)
     values = evidence.values[column] = Values(metric=example.metric, labels=index.labels[example.labels])

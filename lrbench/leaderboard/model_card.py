@@ -9,6 +9,7 @@ import timm
 import tomli_w
 
 from lrbench.config import load_task
+from lrbench.config.protocols import SOURCE
 from lrbench.config.registry import find_registered_tasks, is_shipped
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
@@ -82,7 +83,11 @@ def transfer_table(
     results = []
     for folder in dict.fromkeys((metadata.suite or FOREIGN, FOREIGN)):
         index = load_index(workspace.results, folder, workspace.cache)
-        results += [(entry, folder, index.labels[entry.labels]) for entry in index.entries if entry.sha256 == sha256]
+        results += [
+            (entry, folder, index.labels[entry.labels])
+            for entry in index.entries
+            if entry.sha256 == sha256 and entry.protocol != SOURCE.name
+        ]
     # Users decide themselves whether results on their own data are published.
     names = {entry.task for entry, _, _ in results}
     left_out = sorted(name for name in names if name not in tasks and not _is_shipped(name))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lrbench.config import Suite, Task, load_task
 from lrbench.config.loading import validate
-from lrbench.config.protocols import PROTOCOLS, Concat, Fewshot, Finetune, Knn, Probe
+from lrbench.config.protocols import PROTOCOLS, SOURCE, Concat, Fewshot, Finetune, Knn, Probe, find_protocol
 from lrbench.config.registry import is_shipped
 from lrbench.config.strict import Strict
 from lrbench.config.toml_files import apply_changes, differences
@@ -68,8 +68,8 @@ class TransferSettings(Strict):
 
     def of_protocol(self, protocol: str) -> dict[str, Any]:
         """Return the settings that a protocol reads, as JSON values."""
-        read = {"validation"} if PROTOCOLS[protocol].selects else set()
-        return self.model_dump(mode="json", include=read | set(PROTOCOLS[protocol].tables))
+        read = {"validation"} if find_protocol(protocol).selects else set()
+        return self.model_dump(mode="json", include=read | set(find_protocol(protocol).tables))
 
     def record(self, protocol: str, task: Task, reference: Reference, workspace: Workspace) -> dict[str, Any]:
         """Return the `settings` entry of a cell's result: all that was requested for it.
@@ -78,7 +78,7 @@ class TransferSettings(Strict):
             InputError: `concat.partner` names no snapshot.
         """
         record: dict[str, Any] = {"task_sha256": task_sha256(task), **self.of_protocol(protocol)}
-        if PROTOCOLS[protocol].features == "partner":
+        if find_protocol(protocol).features == "partner":
             partner = resolve_partner(reference, self.concat.partner, workspace)
             sha256 = None
             if not isinstance(partner, PretrainedWeights) and partner.path.is_file():
@@ -97,11 +97,20 @@ def task_sha256(task: Task) -> str:
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Cell:
-    """A unit of transfer work: target task, protocol and transfer seed. The snapshot is given separately."""
+    """A unit of work on one snapshot, which is given separately: target task, protocol and transfer seed.
+
+    `source_cell` gives the unit that predicts the source's test images instead of transferring.
+    """
 
     task: str
     protocol: str
     seed: int
+
+
+def source_cell(suite: Suite) -> Cell:
+    """Return the cell in which a suite's snapshot predicts the test images of its source."""
+    # Nothing is drawn at random.
+    return Cell(task=suite.source, protocol=SOURCE.name, seed=0)
 
 
 class Overwrite(Enum):
@@ -201,21 +210,24 @@ def cell_status(
     if stored is None:
         return missing
     result = stored.result
+    is_source = cell.protocol == SOURCE.name
     # A partial source marks every result of its snapshots; computing the cell again would not change that.
-    if result.partial and not place.partial and (result.task.partial or not result.snapshot.source_partial):
+    of_source = result.snapshot.source_partial and (is_source or not result.task.partial)
+    if result.partial and not place.partial and not of_source:
         return missing
     before = dict(result.settings)
     now = settings.record(cell.protocol, task, reference, place.workspace)
     if before.pop("partner", None) != now.pop("partner", None) and before.get("concat") == now.get("concat"):
         # The weights of the partner have changed.
         return missing
-    if PROTOCOLS[cell.protocol].compares and is_comparison_stale(result, reference):
+    if find_protocol(cell.protocol).compares and is_comparison_stale(result, reference):
         return missing
     is_same_task = before.pop("task_sha256", None) == now.pop("task_sha256")
     reasons = differences(before, now)
     if not is_same_task:
         reasons.append(f"the TOML of {task.name} has changed (files, counts, classes or metric)")
-    elif difference := _image_difference(result, cell.task, task, place):
+    # The snapshot's source images are those it was pretrained on; different ones would be refused.
+    elif not is_source and (difference := _image_difference(result, cell.task, task, place)):
         reasons.append(f"{task.name} {difference}")
     return CellStatus(path=path, is_done=not reasons, stale_reason=", ".join(reasons) or None, stored=stored)
 
@@ -240,7 +252,7 @@ def _stored_result(path: Path, sha256: str, protocol: str) -> StoredResult | Non
         return None
     try:
         stored = StoredResult(result=read_result(path), path=path)
-        if stored.result.snapshot.sha256 != sha256 or stored.result.protocol_version != PROTOCOLS[protocol].version:
+        if stored.result.snapshot.sha256 != sha256 or stored.result.protocol_version != find_protocol(protocol).version:
             return None
         # Read to find damage: damaged predictions are computed again.
         _ = stored.predictions

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.protocols import PROTOCOLS, SOURCE, find_protocol
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.core.files import sha256_json
 from lrbench.core.machine import device_name, library_versions
 from lrbench.core.workspace import Place
+from lrbench.data.examples import TaskData
 from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.devices import computing_threads, is_out_of_memory
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
@@ -28,6 +29,7 @@ from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.record import Outcome, preprocessing, result_record, snapshot_record
 from lrbench.transfer.representation import Representation
 from lrbench.transfer.selection import Indices, LabelledFeatures, SealedLabels
+from lrbench.transfer.source import open_source_test, predict_source
 from lrbench.transfer.target import Target, open_target
 
 
@@ -81,7 +83,7 @@ class Transfer:
             raise FailureError(
                 f"out of memory on the {self._network.device.type} when transferring {self._reference.text} to {cell.task} "
                 f"({cell.protocol}): {str(error).splitlines()[0]} Free memory, for example of other processes on the same "
-                f"GPU, and run the same command again. {PROTOCOLS[cell.protocol].memory_advice}".rstrip()
+                f"GPU, and run the same command again. {find_protocol(cell.protocol).memory_advice}".rstrip()
             ) from error
 
     def cross_validate(self, cell: Cell) -> CrossValidation:
@@ -113,6 +115,8 @@ class Transfer:
         return open_target(cell.task, self._network.input, place.roots, place.partial, place.pixel_cache, self._control)
 
     def _run(self, cell: Cell) -> Path:
+        if cell.protocol == SOURCE.name:
+            return self._predict_source(cell)
         protocol = PROTOCOLS[cell.protocol]
         if protocol.features == "partner":
             self._features.check_partner()
@@ -125,9 +129,17 @@ class Transfer:
         else:
             outcome = self._run_on_features(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)
-        path = self._write(target, cell, outcome, torch.from_numpy(np.asarray(labels)))
+        path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)))
         points.delete()
         return path
+
+    def _predict_source(self, cell: Cell) -> Path:
+        place, network = self._place, self._network
+        source = open_source_test(
+            cell.task, network.input, place.roots, place.partial, place.pixel_cache, self._control
+        )
+        outcome = predict_source(network, source, self._control)
+        return self._write(source.data, cell, outcome, torch.from_numpy(source.data.splits["test"].labels))
 
     def _split(self, target: Target, cell: Cell) -> tuple[Indices, Indices]:
         """Return positions of the images to train on and to select on, of which there is at least one."""
@@ -233,32 +245,32 @@ class Transfer:
             "task": [target.identity.fingerprint, target.identity.content, task.metric],
             "settings": self._settings.record(cell.protocol, task, self._reference, self._place.workspace),
             "seed": cell.seed,
-            "preprocessing": preprocessing(target, self._network.input, self._settings, cell),
+            "preprocessing": preprocessing(task, self._network.input, self._settings, cell),
             "device": device_name(self._network.device),
             "versions": library_versions(),
         }
         return self._place.workspace.cache / "finetune" / f"{task.name}-{sha256_json(inputs)[:16]}.json"
 
-    def _write(self, target: Target, cell: Cell, outcome: Outcome, labels: torch.Tensor) -> Path:
-        workspace, task = self._place.workspace, target.data.task
-        is_drawn = target.data.drawn_list is not None
+    def _write(self, data: TaskData, cell: Cell, outcome: Outcome, labels: torch.Tensor) -> Path:
+        workspace, task = self._place.workspace, data.task
+        is_drawn = data.drawn_list is not None
         record = result_record(
             cell,
-            target,
+            data,
             outcome,
             labels,
             suite=self._reference.results_folder,
             snapshot=self.record,
-            preprocessing=preprocessing(target, self._network.input, self._settings, cell),
+            preprocessing=preprocessing(task, self._network.input, self._settings, cell),
             settings=self._settings.record(cell.protocol, task, self._reference, workspace),
-            split_sha256=write_drawn_split(workspace.drawn_splits, target.data) if is_drawn else None,
+            split_sha256=write_drawn_split(workspace.drawn_splits, data) if is_drawn else None,
             device=self._network.device,
         )
         predictions = Predictions(
             index=np.arange(len(labels)),
             label=labels.numpy(),
             prediction=outcome.scores.cpu().argmax(1).numpy(),
-            images=target.data.splits["test"].ids,
-            classes=target.data.classes,
+            images=data.splits["test"].ids,
+            classes=data.classes,
         )
         return write_result(workspace.results, record, predictions)

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from lrbench.config.protocols import PROTOCOLS
+from lrbench.config import Task
+from lrbench.config.protocols import find_protocol
 from lrbench.config.suite import Input
 from lrbench.core.machine import device_name, float32_modes, library_versions, utc_now
-from lrbench.data.examples import EvaluationTransform
+from lrbench.data.examples import EvaluationTransform, TaskData
 from lrbench.models.loading import LoadedSnapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.results import SnapshotRecord
 from lrbench.transfer.metrics import accuracies, calibration, metrics
 from lrbench.transfer.selection import Choice
-from lrbench.transfer.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +68,16 @@ def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotReco
     )
 
 
-def preprocessing(target: Target, given: Input, settings: TransferSettings, cell: Cell) -> dict[str, Any]:
+def preprocessing(task: Task, given: Input, settings: TransferSettings, cell: Cell) -> dict[str, Any]:
     """Return the `preprocessing` entry of a result; results that differ in it are never ranked together.
 
     Args:
-        target: The prepared target.
+        task: The task whose images are read.
         given: The network's input.
         settings: Settings of the transfer, which have the augmentation of fine-tuning.
         cell: The cell.
     """
-    transform: EvaluationTransform = target.transform
+    transform = EvaluationTransform.of(given)
     return {
         "size": transform.size,
         "resize": transform.resize,
@@ -85,14 +85,14 @@ def preprocessing(target: Target, given: Input, settings: TransferSettings, cell
         "mean": list(given.mean),
         "std": list(given.std),
         **({"crop_mode": "squash"} if transform.squash else {}),
-        **({"augmentation": settings.finetune.augmentation} if PROTOCOLS[cell.protocol].trains else {}),
-        **({"orientation": "upright"} if target.data.task.upright else {}),
+        **({"augmentation": settings.finetune.augmentation} if find_protocol(cell.protocol).trains else {}),
+        **({"orientation": "upright"} if task.upright else {}),
     }
 
 
 def result_record(
     cell: Cell,
-    target: Target,
+    data: TaskData,
     outcome: Outcome,
     labels: torch.Tensor,
     *,
@@ -107,7 +107,7 @@ def result_record(
 
     Args:
         cell: The cell.
-        target: The prepared target.
+        data: The task's classes and splits.
         outcome: Outcome of the protocol.
         labels: Labels of the test images. Shape `(M,)`.
         suite: Folder of the result.
@@ -117,7 +117,7 @@ def result_record(
         split_sha256: Hash of the list of test images, if lrbench drew them.
         device: Device of the computation.
     """
-    protocol, task, choice = PROTOCOLS[cell.protocol], target.data.task, outcome.choice
+    protocol, task, choice = find_protocol(cell.protocol), data.task, outcome.choice
     measured, diagnostics = metrics(outcome.scores, labels), outcome.diagnostics
     if protocol.logits:
         error, likelihood = calibration(outcome.scores, labels)
@@ -125,28 +125,28 @@ def result_record(
         diagnostics = {**diagnostics, "negative_log_likelihood": likelihood}
     if outcome.by_shots:
         curve = {
-            str(shots): accuracies(predicted, labels, len(target.data.classes))
+            str(shots): accuracies(predicted, labels, len(data.classes))
             for shots, predicted in outcome.by_shots.items()
         }
         diagnostics = {**diagnostics, "shots": curve}
-    validation = "validation split" if len(target.development.given) else "held-out share of train"
+    validation = "validation split" if "val" in data.splits else "held-out share of train"
     return {
         "protocol_version": protocol.version,
         "suite": suite,
         "snapshot": snapshot.model_dump(mode="json"),
         "task": {
             "name": task.name,
-            "fingerprint": target.identity.fingerprint,
-            "content_sha256": target.identity.content,
-            "classes": len(target.data.classes),
+            "fingerprint": data.identity.fingerprint,
+            "content_sha256": data.identity.content,
+            "classes": len(data.classes),
             "metric": task.metric,
             **({} if split_sha256 is None else {"split_sha256": split_sha256}),
-            **({"partial": True} if target.data.partial else {}),
+            **({"partial": True} if data.partial else {}),
         },
         "protocol": cell.protocol,
         "seed": cell.seed,
         "preprocessing": preprocessing,
-        "partial": target.data.partial or snapshot.source_partial,
+        "partial": data.partial or snapshot.source_partial,
         "metrics": measured,
         "train_count": outcome.train_count,
         "test_count": len(labels),

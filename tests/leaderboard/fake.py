@@ -16,7 +16,7 @@ from lrbench.store.predictions import Predictions
 from lrbench.store.results import write_result
 from lrbench.store.suites import write_suite_with_results
 
-LABELS = {"tiny-objects": np.arange(40) % 4, "tiny-indoor": np.arange(40) % 10}
+LABELS = {"tiny-objects": np.arange(40) % 4, "tiny-indoor": np.arange(40) % 10, "tiny-source": np.arange(40) % 4}
 
 
 def put(
@@ -84,6 +84,20 @@ def put(
         classes=[f"class {label}" for label in range(int(labels.max()) + 1)],
     )
     return write_result(workspace.results, record, predictions)
+
+
+def put_source(workspace: Workspace, suite: Suite, *, wrong: int = 20, **others: Any) -> Path:
+    """Write one snapshot's predictions of its source's test images, and an accuracy that agrees with them."""
+    accuracy = 1 - wrong / len(LABELS["tiny-source"])
+    return put(
+        workspace,
+        suite,
+        target="tiny-source",
+        protocol="source",
+        wrong=wrong,
+        source=accuracy,
+        **{"chosen": {}} | others,
+    )
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

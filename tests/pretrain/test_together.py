@@ -223,7 +223,8 @@ def test_run_divides_the_transfers(groups, home):
         torchrun("run", "two.toml", "--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["knn"]')
     )
     assert done.status == 0, done.err
-    assert len(list((home / "leaderboard" / "results" / "two").rglob("*.parquet"))) == 8
+    # For each of four snapshots two transfers, and the predictions of the source.
+    assert len(list((home / "leaderboard" / "results" / "two").rglob("*.parquet"))) == 12
     assert (home / "leaderboard" / "two.md").is_file()
     assert done.err.count("2 cells transferred") == 4
 
