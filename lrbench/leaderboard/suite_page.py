@@ -37,8 +37,8 @@ def render_suite(
         if rows := summary.primary_table(evidence, decisions):
             parts.append(
                 f"{table(rows)}\n\nTarget accuracy of `step`, whose rate falls, minus that of its controls, in points on "
-                f"average over {len(suite.targets)} targets; *mean* is the average over boundaries. Claim C3 is supported if "
-                "both differences are significantly below zero."
+                f"average over {summary.count_targets(evidence)}; *mean* is the average over boundaries. Claim C3 is supported "
+                "if both differences are significantly below zero."
             )
         parts += [figure.markdown(suite.name) for figure in main_figures(drawn)]
     context = [

@@ -51,9 +51,13 @@ def answer(evidence: Evidence, decisions: Sequence[Decision]) -> str:
         for verdict, meaning in meanings.items()
         if (places := _places(causal, verdict))
     ]
-    return (
-        f"{name}: on average over {len(evidence.suite.targets)} targets, learning-rate decay {'; it '.join(clauses)}."
-    )
+    return f"{name}: on average over {count_targets(evidence)}, learning-rate decay {'; it '.join(clauses)}."
+
+
+def count_targets(evidence: Evidence) -> str:
+    """Return the number of the suite's targets in words: `5 targets`."""
+    count = len(evidence.suite.targets)
+    return f"{count} target{'' if count == 1 else 's'}"
 
 
 def _places(causal: Sequence[Decision], verdict: Verdict) -> list[str]:

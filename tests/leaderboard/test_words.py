@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from lrbench.leaderboard import summary, tables
-from lrbench.leaderboard.claims import decide
+from lrbench.leaderboard.claims import CAUSAL, CLAIMS, Decision, decide
 from lrbench.leaderboard.details_page import render_details
 from lrbench.leaderboard.suite_page import render_suite
 from lrbench.leaderboard.verdicts import run_differences
 from tests.leaderboard.fake import fill, put
-from tests.leaderboard.helpers import suite_page, table_after, verdicts, world
+from tests.leaderboard.helpers import set_target, suite_page, table_after, verdicts, world
 
 COLUMN = 0
 
@@ -22,10 +22,6 @@ def correct_of(evidence, column=COLUMN):
     return evidence.values[evidence.columns[column]].correct
 
 
-def set_level(evidence, row, seed, share):
-    correct_of(evidence)[row, seed] = (np.arange(400) < 400 * share).astype(float)
-
-
 def checkpoint(evidence):
     cells = summary.which_checkpoint(evidence, "probe")[-1].values()
     return dict(zip(("target", "best", "tied", "behind"), cells, strict=True))
@@ -34,8 +30,8 @@ def checkpoint(evidence):
 def test_row_that_lacks_seeds_is_not_best(tiny):
     evidence = flat(tiny)
     for seed in range(5):
-        set_level(evidence, ("step", 1), seed, 0.8 + 0.002 * seed)
-        set_level(evidence, ("hold", 2), seed, (0.85 if seed < 4 else 0.3) + 0.001 * seed)
+        set_target(evidence, ("step", 1), seed, 0.8 + 0.002 * seed)
+        set_target(evidence, ("hold", 2), seed, (0.85 if seed < 4 else 0.3) + 0.001 * seed)
     # Its mean over four seeds is larger, because every row is worse in the seed that it lacks.
     del correct_of(evidence)[("hold", 2), 4]
     line = checkpoint(evidence)
@@ -45,42 +41,129 @@ def test_row_that_lacks_seeds_is_not_best(tiny):
     assert not tables.is_better(evidence, ("step", 1), ("hold", 2), evidence.columns[0])
 
 
-def test_significant_p_of_inconclusive_claim_is_explained(tiny):
-    def rows(evidence):
-        lines = summary.claim_evidence(evidence, decide(evidence))
-        return {line["claim"].split()[0]: (line["verdict"], line["clearest comparison"]) for line in lines}
+def primary(verdicts):
+    """Return decisions of the primary endpoint with given verdicts by protocol: at each boundary, then for the mean."""
+    return [
+        Decision(claim=CAUSAL, protocol=protocol, task=None, boundary=boundary, verdict=verdict)
+        for protocol, row in verdicts.items()
+        for boundary, verdict in zip((1, 2, None), row, strict=True)
+    ]
 
-    falls = {("step", 2): 0.7, ("step", 3): 0.7}
-    evidence = world(tiny, 5, np.random.default_rng(0), levels=lambda row: falls.get(row, 0.9))
-    verdict, comparison = rows(evidence)["C2"]
-    assert verdict.startswith("inconclusive") and "supported at this boundary, but not at every boundary" in comparison
-    assert rows(evidence)["C3"][0].startswith("supported")
-    for stage in (2, 3):
-        del correct_of(evidence)[("hold", stage), 4]
-    verdict, comparison = rows(evidence)["C3"]
-    assert (
-        verdict.startswith("inconclusive") and "incomplete: 4 of 5 seeds" in comparison and "stage 1 → 2" in comparison
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ({"probe": ["supported"] * 3}, "learning-rate decay makes features transfer worse under probe"),
+        ({"probe": ["contradicted"] * 3}, "learning-rate decay makes features transfer better under probe"),
+        (
+            {"probe": ["mixed"] * 3},
+            "learning-rate decay transfers worse than one control and better than the other under probe",
+        ),
+        ({"probe": ["equivalent"] * 3}, "learning-rate decay makes no difference beyond 2 points under probe"),
+        (
+            {"probe": ["supported"] * 3, "knn": ["equivalent"] * 3},
+            "learning-rate decay makes features transfer worse under probe; it makes no difference beyond 2 points under knn",
+        ),
+        (
+            {"probe": ["supported", "inconclusive", "supported"], "knn": ["inconclusive"] * 3},
+            "learning-rate decay makes features transfer worse under probe (1 → 2) and probe (mean); it has an open effect "
+            "under probe (2 → 3) and knn",
+        ),
+        (
+            {"probe": ["supported"] * 3, "knn": ["supported"] * 3, "finetune": ["supported"] * 3},
+            "learning-rate decay makes features transfer worse under probe, knn and finetune",
+        ),
+    ],
+)
+def test_answer_says_what_every_verdict_means(tiny, rows, sentence):
+    evidence = flat(tiny, tasks=("a", "b"))
+    assert summary.answer(evidence, primary(rows)) == (
+        f"made-up (5 pretraining seeds): on average over 2 targets, {sentence}."
+    )
+    # Decisions on single targets and on other claims do not enter the answer.
+    secondary = [
+        Decision(claim=claim, protocol="probe", task=task, boundary=1, verdict="contradicted")
+        for claim, task in ((CAUSAL, "a"), (CLAIMS[1], None))
+    ]
+    assert summary.answer(evidence, [*secondary, *primary(rows)]) == summary.answer(evidence, primary(rows))
+
+
+def test_answer_of_open_results(tiny):
+    evidence = flat(tiny)
+    open_rows = primary({"probe": ["inconclusive"] * 3, "knn": ["inconclusive"] * 3})
+    assert summary.answer(evidence, open_rows) == (
+        "made-up (5 pretraining seeds): whether learning-rate decay makes features transfer worse remains open under every "
+        "protocol."
+    )
+    few = flat(tiny, seeds=2)
+    assert summary.answer(few, open_rows) == (
+        "made-up (2 pretraining seeds): no claim is decided, because at least 3 pretraining seeds are needed."
+    )
+    evidence.partial = True
+    assert summary.answer(evidence, open_rows).startswith("made-up (5 pretraining seeds, partial data): ")
+
+
+def test_answer_names_the_suites_margin(tiny):
+    evidence = flat(tiny.model_copy(update={"margin": 0.5}))
+    assert summary.answer(evidence, primary({"probe": ["equivalent"] * 3})) == (
+        "made-up (5 pretraining seeds): on average over 1 target, learning-rate decay makes no difference beyond 0.5 points "
+        "under probe."
     )
 
 
-def test_range_with_equal_ends_is_one_number(tiny):
-    evidence = flat(tiny)
-    alike = [decision for decision in verdicts(evidence, "C2") if decision.boundary == 1]
-    (line,) = [line for line in summary.claim_evidence(evidence, alike) if "C2" in line["claim"]]
-    assert line["smallest detectable effect"] == f"{100 * alike[0].detectable:.1f}"
-
-
-def test_answer_counts_testable_pairs(tiny):
+def test_answer_counts_testable_protocols_only(tiny):
     """A protocol that is used on `step` and `hold` only cannot test C3."""
     assert "cannot be decided, because it needs the arms hold and average" in summary.answer(
         flat(tiny.model_copy(update={"arms": ("step", "hold", "constant")})), []
     )
     some = tiny.model_copy(update={"protocol_arms": {"finetune": ("step", "hold")}})
-    evidence = world(some, 5, np.random.default_rng(0), levels=lambda row: 0.9 - 0.2 * (row[0] == "step") * row[1])
-    finetune = [type(evidence.columns[0])(protocol="finetune", task="a")]
-    evidence.suite = evidence.suite.model_copy(update={"protocols": ("probe", "finetune")})
-    evidence.columns += finetune
-    assert "is supported in 1 and contradicted in none of 1 pairs" in summary.answer(evidence, decide(evidence))
+    evidence = world(
+        some, 5, np.random.default_rng(0), levels=lambda row: 0.9 - 0.2 * (row[0] == "step") * row[1],
+        protocols=("probe", "finetune"),
+    )  # fmt: skip
+    assert summary.answer(evidence, decide(evidence)).endswith("makes features transfer worse under probe.")
+    rows = summary.primary_table(evidence, decide(evidence))
+    assert [row["protocol"] for row in rows] == ["probe"] * 3 + ["finetune"] * 3
+    for row in rows[3:]:
+        assert row["verdict"] == "inconclusive (the suite does not use finetune on the arm average)"
+        assert {row["step − hold"], row["step − average"], row["p (Holm)"], row["detectable"]} == {"—"}
+
+
+def test_primary_table_shows_effects_of_the_mean(tiny):
+    evidence = flat(tiny, tasks=("a", "b"))
+    for column in range(2):
+        for row, seed in list(correct_of(evidence, column)):
+            level = {"step": 0.5, "hold": 0.6, "average": 0.55 + 0.1 * column}.get(row[0], 0.6)
+            set_target(evidence, row, seed, level, evidence.columns[column])
+    rows = summary.primary_table(evidence, decide(evidence))
+    assert [row["boundary"] for row in rows] == ["1 → 2", "2 → 3", "mean"]
+    for row in rows:
+        assert row["step − hold"].startswith("−10.0 ±") and row["step − average"].startswith("−10.0 ±")
+        assert row["verdict"] == "**supported**" and row["p (Holm)"] == "<0.001"
+
+
+def test_incomplete_seeds_are_the_reason_on_the_main_page(tiny):
+    evidence = world(
+        tiny, 5, np.random.default_rng(0), levels=lambda row: 0.7 if row[0] == "step" and row[1] > 1 else 0.9
+    )
+    for stage in (2, 3):
+        del correct_of(evidence)[("hold", stage), 4]
+    page = render_suite(evidence.suite, evidence, decide(evidence), [], partial=False)
+    assert "remains open under every protocol" in page
+    rows = table_after(page, "remains open")
+    assert all(row[-1] == "inconclusive (incomplete: 4 of 5 seeds)" and row[-2] == "—" for row in rows[1:])
+    # The effect is shown over the seeds with results.
+    assert all("−2" in row[2] or "−1" in row[2] for row in rows[1:])
+
+
+def test_evidence_lists_every_claim_and_boundary(tiny):
+    evidence = flat(tiny, protocols=("probe", "knn"))
+    rows = summary.claim_evidence(evidence, decide(evidence))
+    assert len(rows) == 2 * 4 * 3 and [row["boundary"] for row in rows[:3]] == ["1 → 2", "2 → 3", "mean"]
+    claims = summary.claim_table(evidence, decide(evidence))
+    assert [row["claim"].split()[0] for row in claims] == ["C1", "C2", "C3", "C4"]
+    assert all(set(row) == {"claim", "states that", "probe", "knn"} for row in claims)
+    assert summary.claim_evidence(flat(tiny, seeds=2), []) == []
 
 
 @pytest.mark.parametrize(
@@ -91,14 +174,15 @@ def test_answer_counts_testable_pairs(tiny):
     ],
 )
 def test_reasons_for_undefined_t_differ(tiny, path, reason):
-    noise = np.random.default_rng(0).normal(0, 0.005, (5, 4))
+    noise = np.random.default_rng(0).normal(0, 0.01, (5, 4))
     evidence = flat(tiny, source=lambda row, seed: path[row[1]] + noise[seed, row[1]])
     assert reason in verdicts(evidence, "C1")[0].reason
 
 
 def test_one_seed_is_the_reason_before_undefined_t(tiny):
     evidence = flat(tiny, seeds=1)
-    assert {decision.reason for decision in verdicts(evidence, "C1")} == {"1 pretraining seed, at least 3 are needed"}
+    reason = "1 pretraining seed, at least 3 are needed"
+    assert {decision.reason for decision in verdicts(evidence, "C1", mean=True)} == {reason}
     page = render_suite(evidence.suite, evidence, decide(evidence), [], partial=False)
     assert "Bold:" not in page and "no claim is decided, because at least 3 pretraining seeds are needed" in page
 
