@@ -24,7 +24,7 @@ from lrbench.store.measures import measures_of
 from lrbench.store.results import Result, StoredResult, is_record, load_result
 
 # Increases with every change of an entry's fields or their meaning.
-_VERSION = 6
+_VERSION = 7
 _DIGEST = hashlib.sha256().digest_size
 # Reading small files is bound by the disk.
 _READERS = 8
@@ -59,7 +59,7 @@ class Conditions:
             # Older results record no sizes of files, and neither do tasks whose images are not in files.
             images=" ".join(filter(None, (result.task.fingerprint, result.task.content_sha256))),
             source_fingerprint=result.snapshot.source_fingerprint,
-            settings=json.dumps(result.settings, sort_keys=True),
+            settings=json.dumps(_shared_settings(result.settings), sort_keys=True),
             batchnorm=result.snapshot.batchnorm,
         )
 
@@ -71,6 +71,14 @@ class Conditions:
     def to_json(self) -> str:
         """The values in the order of the fields, as a JSON list."""
         return canonical_json([getattr(self, field.name) for field in fields(self)])
+
+
+def _shared_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without the partner of `concat` if its name stands for other weights under each pretraining seed."""
+    partner, concat = settings.get("partner"), settings.get("concat")
+    if isinstance(partner, dict) and isinstance(concat, dict) and partner.get("reference") != concat.get("partner"):
+        return {name: value for name, value in settings.items() if name != "partner"}
+    return settings
 
 
 class Entry(NamedTuple):

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pytest
 
+from lrbench.leaderboard.evidence import Column
+from lrbench.leaderboard.gathering import gather
 from lrbench.store import index as module
 from lrbench.store.index import load_index
 from lrbench.store.predictions import read_predictions
@@ -158,3 +160,15 @@ def test_touched_file_is_read_again(filled, read):
     os.utime(path, ns=(1, 1))
     load_index(filled.results, "tiny", filled.cache)
     assert read == [path.name]
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("step/stage1", 2), ("timm:resnet18", 1)])
+def test_partners_of_every_seed_are_comparable(place, tiny, name, seeds):
+    """A partner in the same suite has other weights under each seed; one outside must be the same file."""
+    suite = tiny.model_copy(update={"protocols": ("concat",)})
+    for seed in (0, 1):
+        reference = f"tiny/step/seed{seed}/stage1" if name == "step/stage1" else name
+        settings = {"concat": {"partner": name}, "partner": {"reference": reference, "sha256": f"{seed}"}}
+        put(place.workspace, suite, stage=2, seed=seed, protocol="concat", settings=settings)
+    (evidence,) = gather(place.workspace.results, suite)
+    assert evidence.accuracy(("step", 2), Column(protocol="concat", task="tiny-objects")).seeds == seeds
