@@ -23,6 +23,8 @@ def show_result(stored: "StoredResult", task: str, *, as_json: bool) -> None:
     result = stored.result
     if not as_json:
         show(describe(result))
+        if measured := _measures(result):
+            note(measured)
         note(f"stored in {stored.path}")
     if result.selection.get("edge"):
         warn(
@@ -87,6 +89,16 @@ def describe(result: "Result") -> str:
         f"{names[result.task.metric]} {100 * result.headline:.2f} %, {names[other]} {100 * result.metrics[other]:.2f} %, "
         f"{result.test_count:,} test images" + (f"; {chosen}" if (chosen := _chosen(result)) else "")
     )
+
+
+def _measures(result: "Result") -> str:
+    """Return the measures of a protocol that compares snapshots as one line; empty for other protocols."""
+    from lrbench.config.protocols import PROTOCOLS
+    from lrbench.store.measures import measures_of
+
+    if not PROTOCOLS[result.protocol].compares:
+        return ""
+    return ", ".join(f"{name} {value:.3g}" for name, value in measures_of(result).items())
 
 
 def _chosen(result: "Result") -> str:

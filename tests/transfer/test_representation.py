@@ -171,3 +171,13 @@ def test_representation_outside_of_a_suite(reference, place, monkeypatch, tmp_pa
     result = read_result(Transfer(foreign, TransferSettings(), place, Control()).run(CELL))
     assert result.diagnostics["similarity"] == {} and "source_features" not in result.diagnostics
     assert any("not described on the source" in text for text in said)
+
+
+def test_transfer_prints_the_measures(lrbench, pretrain_tiny):
+    pretrain_tiny("step", "hold")
+    command = ("transfer", "--snapshot", "stage2", "--task", "tiny-objects", "--protocol", "representation")
+    done = lrbench(*command)
+    assert done.status == 0 and "nc1 " in done.err and "cka_hold 0." in done.err and "with means 4" in done.out, (
+        done.err
+    )
+    assert "cka_average" not in done.err
