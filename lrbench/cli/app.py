@@ -12,6 +12,7 @@ from lrbench.cli import (
     doctor,
     leaderboard,
     plan,
+    power,
     pretrain,
     recommend,
     register,
@@ -40,6 +41,7 @@ app.command("tasks")(tasks.tasks)
 app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
+app.command("power", short_help="Seeds and test images that an effect needs.")(power.power)
 app.command("register", short_help="Register a suite before its first result.")(register.register)
 app.command("plan", short_help="Show what a suite computes, and what is done.")(plan.plan)
 app.command("doctor", short_help="Show this machine, and which suites can run on it.")(doctor.doctor)

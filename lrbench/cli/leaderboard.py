@@ -60,7 +60,7 @@ def leaderboard(
     from lrbench.store.results import suites_with_results
 
     workspace = Workspace.current() if check else Workspace.for_writing()
-    suites = [_with_results(workspace, suite)] if suite else suites_with_results(workspace.results)
+    suites = [suite_with_results(workspace, suite)] if suite else suites_with_results(workspace.results)
     if not suites:
         raise InputError(
             f"There are no results in {workspace.results.absolute()}. Run `lrbench run quick`, which takes minutes on a CPU."
@@ -126,7 +126,7 @@ def _note_unchecked(count: int) -> None:
         )
 
 
-def _with_results(workspace: "Workspace", name: str) -> str:
+def suite_with_results(workspace: "Workspace", name: str) -> str:
     """Return the name of a suite with results, given its name or the path of its TOML.
 
     Raises:

@@ -242,7 +242,11 @@ def _detectable(member: Decision, family: int, seed_variances: Sequence[float]) 
         return None
     return max(
         detectable(
-            seed_variance=variance, image_variance=estimate.image_variance, seeds=estimate.seeds, tests=max(1, family)
+            # V_S below its share of seed × image noise is a fluke, as in the interval.
+            seed_variance=max(variance, estimate.residual_variance),
+            image_variance=estimate.image_variance,
+            seeds=estimate.seeds,
+            tests=max(1, family),
         )
         for (_, estimate), variance in zip(member.effects, seed_variances, strict=True)
     )
@@ -317,6 +321,11 @@ def _test(evidence: Evidence, decision: Decision, outcome: _Outcome) -> Decision
         p=max(ps) if len(ps) == len(tested) else None,
         reason=reason,
     )
+
+
+def causal_effects(evidence: Evidence, protocol: str, task: str, boundary: int) -> tuple[tuple[str, Effect], ...]:
+    """Return the two differences of C3 with their names; empty without results."""
+    return _causal(evidence, Column(protocol=protocol, task=task), boundary).effects
 
 
 def _missing_results(evidence: Evidence, column: Column, rows: Sequence[Row], *, with_source: bool = False) -> _Outcome:
