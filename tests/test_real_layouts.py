@@ -115,7 +115,7 @@ def test_imagenet_suite_runs_all_stages(lrbench, home, data):
     lines = (home / "checkpoints/imagenet-small/step/seed0/log.jsonl").read_text().splitlines()
     rates = [json.loads(line)["learning_rate"] for line in lines]
     assert rates == [0.1] * 30 + [0.01] * 30 + [0.001] * 30
-    assert len(list((home / "leaderboard/results/imagenet-small").rglob("*.parquet"))) == 9 * 4 * 3 + 7 * 4 * 2
+    assert len(list((home / "leaderboard/results/imagenet-small").rglob("*.parquet"))) == 9 * 4 * 3 + 7 * 4 * 2 + 16
     again = lrbench("run", "imagenet", "--partial", *changes)
     assert again.status == 0 and "16 of 16 snapshots and 164 of 164 cells are done" in again.err
 

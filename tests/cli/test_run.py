@@ -49,7 +49,8 @@ def test_second_run_does_nothing(copy):
     assert len(snapshots) == 9
     assert "| [average/stage3](" in (copy / "leaderboard" / "tiny.md").read_text()
     results = sorted((copy / "leaderboard" / "results" / "tiny").glob("*.seed0.json"))
-    assert len(results) == 18
+    # Two cells of each snapshot, and its predictions of the source.
+    assert len(results) == 27 and sum(".tiny-source.source." in path.name for path in results) == 9
     # The copied files differ from those in the index of results, which is rebuilt.
     files = [path for path in copy.rglob("*") if path.is_file() and "lock" not in path.name and path.suffix != ".arrow"]
     stamps = {path: path.stat().st_mtime_ns for path in files}
@@ -105,7 +106,7 @@ def test_result_of_another_machine_is_recomputed(copy):
     assert not any(cell["done"] for cell in planned["cells"])
     again = run_process(*SMALL)
     assert again.status == 0 and page.read_bytes() == before
-    assert "18 results of suite tiny have no snapshots here" in again.err
+    assert "27 results of suite tiny have no snapshots here" in again.err
     assert "no snapshots here" not in run_process(*SMALL).err
 
 
