@@ -1,7 +1,7 @@
 """Made-up results with known numbers, written like real ones."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ def put(
     wrong: int = 10,
     source: float = 0.5,
     transfer_seed: int = 0,
+    missed: Sequence[int] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write one result with `wrong` wrong predictions, starting at test image `seed`."""
+    """Write one result with `wrong` wrong predictions, starting at test image `seed`, or with those of images `missed`."""
     labels = LABELS[target].astype(np.int64)
     prediction = labels.copy()
-    missed = (np.arange(wrong) + seed) % len(labels)
+    missed = (np.arange(wrong) + seed) % len(labels) if missed is None else missed
     prediction[missed] = (labels[missed] + 1) % (labels.max() + 1)
     correct = prediction == labels
     per_class = float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))

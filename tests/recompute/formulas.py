@@ -95,6 +95,8 @@ class Effect:
 
     def estimate(self) -> Estimate:
         n = len(self.values)
+        if n == 1:
+            return Estimate(float(self.values[0]), 1, np.nan, np.nan, np.nan)
         v_r, v_b = map(sum, zip((0.0, 0.0), *(images.variances() for images in self.images.values()), strict=True))
         if self.replicates is not None:
             mean = self.replicates.mean(axis=0)
@@ -132,7 +134,8 @@ def average(effects: Sequence[Effect]) -> Effect:
 
 
 def detectable(estimate: Estimate, tests: int) -> float:
-    """The effect with power 80 %, over the chi-squared distribution of the estimated V_S."""
+    """The effect with power 80 %, over the chi-squared distribution of the estimated V_S, which is at least V_R."""
+    estimate = estimate._replace(v_s=max(estimate.v_s, estimate.v_r))
     alpha, degrees, error = 0.05 / tests, estimate.n - 1, np.sqrt(estimate.v_s + estimate.v_b)
     spread = chi2.ppf((np.arange(2000) + 0.5) / 2000, degrees) / degrees
     t, z = student.isf(alpha / 2, degrees), norm.isf(alpha / 2)

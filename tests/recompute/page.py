@@ -1,8 +1,9 @@
 """The text of a suite's main page from recomputed results, and its comparison with the page."""
 
 import html
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.recompute.formulas import Estimate
 from tests.recompute.results import Decision, Results, Row, row_name
@@ -45,7 +46,7 @@ def compare(results: Results, page: str) -> tuple[int, list[str]]:
             place = ", ".join([heading or "primary table", *list(wanted.values())[: 3 if "boundary" in wanted else 1]])
             for column in dict.fromkeys((*wanted, *row)):
                 count += _count(wanted.get(column, ""))
-                if wanted.get(column) != row.get(column):
+                if row.get(column) not in list(_readings(wanted.get(column))):
                     difference = f"the page has {row.get(column)!r}, recomputed {wanted.get(column)!r}"
                     wrong.append(f"{place}, {column}: {difference}")
     for sentence in dict.fromkeys(sentences(results, decisions)):
@@ -55,6 +56,12 @@ def compare(results: Results, page: str) -> tuple[int, list[str]]:
         text = text.replace(sentence, "")
     rest = CONSTANT.sub("", text).splitlines()
     return count, wrong + [f"not recomputed: {line.strip()!r}" for line in rest if NUMBER.search(line)]
+
+
+def _readings(text: str | None) -> Iterator[str | None]:
+    """Return the texts that a recomputed cell allows; see `number`."""
+    parts = [part.split("|") for part in re.split("[⟨⟩]", text or "")]
+    yield from [None] if text is None else ("".join(choice) for choice in itertools.product(*parts))
 
 
 def _count(text: str) -> int:
@@ -84,8 +91,12 @@ def _plain(cell: str) -> str:
 
 
 def number(value: float, digits: int = 1, *, sign: str = "") -> str:
-    text = f"{value:{sign}.{digits}f}"
-    return text.strip("+-") if float(text) == 0 else text.replace("-", "−")
+    """Return a rounded number, or `⟨88.7|88.8⟩` for 88.75, which rounding errors may round either way."""
+    texts = []
+    for shift in (-1e-9, 1e-9):
+        text = f"{value + shift:{sign}.{digits}f}"
+        texts.append(text.strip("+-") if float(text) == 0 else text.replace("-", "−"))
+    return texts[0] if texts[0] == texts[1] else f"⟨{texts[0]}|{texts[1]}⟩"
 
 
 def interval(estimate: Estimate, limits: tuple[float, float] | None, *, sign: str = "") -> str:
@@ -98,14 +109,14 @@ def interval(estimate: Estimate, limits: tuple[float, float] | None, *, sign: st
     low, high = estimate.mean - width, estimate.mean + width
     least, most = limits or (-float("inf"), float("inf"))
     if low >= least and high <= most:
-        return f"{mean} ± {scale * width:.{digits}f}"
+        return f"{mean} ± {number(scale * width, digits)}"
     if low <= least and high >= most:
         return mean
     return f"{mean} [{number(scale * max(low, least), digits)}, {number(scale * min(high, most), digits)}]"
 
 
 def probability(p: float | None) -> str:
-    return "—" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "—" if p is None else "<0.001" if p < 0.001 else number(p, 3)
 
 
 def effect(decision: Decision, estimate: Estimate) -> str:
@@ -122,7 +133,7 @@ def judged(results: Results, decision: Decision) -> dict[str, str]:
     """Return the last columns of a decision's row."""
     smallest = "—"
     if decision.detectable is not None and not decision.reason:
-        smallest = f"{decision.detectable:.2f}" if decision.claim == "C1" else f"{100 * decision.detectable:.1f}"
+        smallest = number(decision.detectable, 2) if decision.claim == "C1" else number(100 * decision.detectable)
         smallest = "none" if decision.claim != "C1" and decision.detectable > 1 else smallest
     return {
         "p (Holm)": probability(decision.adjusted),
@@ -234,7 +245,7 @@ def checkpoints(results: Results, protocol: str) -> Table:
         lines.append(
             {
                 "target": task,
-                "best mean": f"{row_name(best)} ({100 * found[best].mean:.1f} %)",
+                "best mean": f"{row_name(best)} ({number(100 * found[best].mean)} %)",
                 "not significantly different": _names(results, found, similar, worse),
                 "significantly worse": _names(results, found, worse, similar),
             }
