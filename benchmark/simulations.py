@@ -1,6 +1,6 @@
 """Error rates and power of the leaderboard's statistics, by simulation with known truth.
 
-    python benchmark/simulations.py                          # six to fifteen minutes on one core
+    python benchmark/simulations.py                          # seven to fifteen minutes on one core
     python benchmark/simulations.py --runs 100 --out FILE    # fewer runs, tables written to a file
 
 An image is predicted correctly if a standard normal variable is below Φ⁻¹(accuracy). The variable is the sum of the image's
