@@ -57,6 +57,26 @@ def power(
             max=1,
         ),
     ] = 0.1,
+    targets: Annotated[
+        int | None,
+        typer.Option(
+            "--targets",
+            metavar="N",
+            help="With --seed-sd: number of targets. [default: the suite's]",
+            min=1,
+            max=1000,
+        ),
+    ] = None,
+    correlation: Annotated[
+        float,
+        typer.Option(
+            "--correlation",
+            metavar="R",
+            help="With --seed-sd: correlation of a seed's differences on two targets.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +94,9 @@ def power(
 
     workspace = Workspace.current()
     chosen, plans = (
-        _from_results(workspace, suite) if seed_sd is None else _stated(suite, seed_sd / 100, images, disagreement)
+        _from_results(workspace, suite)
+        if seed_sd is None
+        else _stated(suite, seed_sd / 100, images, disagreement, targets, correlation)
     )
     points = chosen.margin if effect is None else effect
     from lrbench.leaderboard.markup import table
@@ -102,7 +124,9 @@ def power(
     if seed_sd is None:
         note(f"variances as measured with {seeds} pretraining seeds; with few seeds they are rough")
     else:
-        note("the variances are stated, not measured; targets count as independent")
+        note(
+            f"the variances are stated, not measured; a seed's differences have correlation {correlation:g} between targets"
+        )
     if out is not None:
         note(f"wrote {out}")
 
@@ -133,7 +157,9 @@ def _from_results(workspace: "Workspace", name: str) -> "tuple[Suite, list[Plan]
     return suite, plans
 
 
-def _stated(name: str, seed_sd: float, images: int, disagreement: float) -> "tuple[Suite, list[Plan]]":
+def _stated(
+    name: str, seed_sd: float, images: int, disagreement: float, targets: int | None, correlation: float
+) -> "tuple[Suite, list[Plan]]":
     from lrbench.config import load_suite
     from lrbench.config.protocols import PROTOCOLS
     from lrbench.core.errors import InputError
@@ -146,7 +172,15 @@ def _stated(name: str, seed_sd: float, images: int, disagreement: float) -> "tup
         PROTOCOLS[protocol].decides and all(suite.uses(protocol, arm) for arm in ("step", "hold", "average"))
         for protocol in suite.protocols
     )
-    plans = stated_plans(suite, protocols=max(1, protocols), seed_sd=seed_sd, images=images, disagreement=disagreement)
+    plans = stated_plans(
+        suite,
+        protocols=max(1, protocols),
+        seed_sd=seed_sd,
+        images=images,
+        disagreement=disagreement,
+        targets=targets,
+        correlation=correlation,
+    )
     return suite, plans
 
 

@@ -118,10 +118,17 @@ def measured_plans(evidence: Evidence) -> list[Plan]:
     return plans
 
 
-def stated_plans(suite: Suite, *, protocols: int, seed_sd: float, images: int, disagreement: float) -> list[Plan]:
+def stated_plans(
+    suite: Suite,
+    *,
+    protocols: int,
+    seed_sd: float,
+    images: int,
+    disagreement: float,
+    targets: int | None = None,
+    correlation: float = 0.0,
+) -> list[Plan]:
     """Return the plans of one protocol and boundary from stated variances: the mean of targets, and one target.
-
-    Targets count as independent. If a seed's difference is similar on all targets, the mean has less power.
 
     Args:
         suite: The suite, which gives the numbers of seeds, targets and boundaries.
@@ -130,13 +137,17 @@ def stated_plans(suite: Suite, *, protocols: int, seed_sd: float, images: int, d
         images: Test images for each target.
         disagreement: Share of images on which two snapshots of one run disagree. Of this variance, 30 % is taken to be common
             to all seeds.
+        targets: Number of targets; the suite's by default.
+        correlation: Correlation of a seed's true differences on two targets. Images of targets are independent.
     """
-    targets = len(suite.targets)
+    targets = len(suite.targets) if targets is None else targets
     tests = protocols * (suite.schedule.stages - 1)
     one = Components(
         seed=seed_sd**2, residual=(1 - _SHARED) * disagreement / images, image=_SHARED * disagreement / images
     )
-    mean = Components(seed=one.seed / targets, residual=one.residual / targets, image=one.image / targets)
+    # The variance of a mean of equally correlated values.
+    common = correlation + (1 - correlation) / targets
+    mean = Components(seed=one.seed * common, residual=one.residual / targets, image=one.image / targets)
     return [
         Plan(
             protocol="any",

@@ -52,6 +52,16 @@ def test_stated_variances_need_no_result(tiny):
     assert [row["target"] for row in plan_table([mean, one], 0.02)] == [MEAN_OF_TARGETS, "one target"]
 
 
+def test_correlated_targets_lower_the_power_of_their_mean(tiny):
+    suite = tiny.model_copy(update={"seeds": tuple(range(5))})
+    stated = {"protocols": 1, "seed_sd": 0.013, "images": 600, "disagreement": 0.0, "targets": 4}
+    means, singles = zip(*(stated_plans(suite, **stated, correlation=r) for r in (0.0, 0.5, 1.0)), strict=True)
+    # The variance of a mean of four values is σ² (1 + 3 r) / 4.
+    assert [mean.components.seed for mean in means] == pytest.approx([0.013**2 * (1 + 3 * r) / 4 for r in (0, 0.5, 1)])
+    assert means[0].power(0.02) > means[1].power(0.02) > means[2].power(0.02)
+    assert {(one.components, one.tests) for one in singles} == {(singles[0].components, 4 * means[0].tests)}
+
+
 def test_command_prints_a_table_and_a_curve(lrbench, place, tiny, tmp_path):
     fill(
         place.workspace,
