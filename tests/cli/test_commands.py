@@ -171,7 +171,7 @@ def test_task_in_full_is_its_toml(lrbench, name):
 
 def test_suites_lists_every_suite_and_shows_one_in_full(lrbench):
     rows = {row["suite"]: row for row in json.loads(lrbench("suites", "--json").out)}
-    assert set(rows) == {"quick", "standard", "imagenet", "imagenet100"}
+    assert set(rows) == {"quick", "laptop", "standard", "imagenet", "imagenet100"}
     for name, row in rows.items():
         planned = json.loads(lrbench("plan", name, "--json").out)
         assert (row["snapshots"], row["cells"]) == (len(planned["snapshots"]), len(planned["cells"]))
