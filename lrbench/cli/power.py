@@ -42,21 +42,25 @@ def power(
         ),
     ] = None,
     images: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--images", metavar="N", help="With --seed-sd: test images for each target.", min=10, max=10_000_000
+            "--images",
+            metavar="N",
+            help="With --seed-sd: test images for each target. [default: 2000]",
+            min=10,
+            max=10_000_000,
         ),
-    ] = 2000,
+    ] = None,
     disagreement: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--disagreement",
             metavar="SHARE",
-            help="With --seed-sd: share of images on which two snapshots of one run disagree.",
+            help="With --seed-sd: share of images on which two snapshots of one run disagree. [default: 0.1]",
             min=0,
             max=1,
         ),
-    ] = 0.1,
+    ] = None,
     targets: Annotated[
         int | None,
         typer.Option(
@@ -68,15 +72,15 @@ def power(
         ),
     ] = None,
     correlation: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--correlation",
             metavar="R",
-            help="With --seed-sd: correlation of a seed's differences on two targets.",
+            help="With --seed-sd: correlation of a seed's differences on two targets. [default: 0]",
             min=0,
             max=1,
         ),
-    ] = 0.0,
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -90,14 +94,28 @@ def power(
     The variances of step − hold and step − average come from the suite's results; the noisier difference counts. An effect is
     detected if it is significant after Holm's adjustment in four of five repetitions.
     """
+    from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
 
     workspace = Workspace.current()
-    chosen, plans = (
-        _from_results(workspace, suite)
-        if seed_sd is None
-        else _stated(suite, seed_sd / 100, images, disagreement, targets, correlation)
-    )
+    correlation = correlation or 0.0
+    if seed_sd is not None:
+        chosen, plans = _stated(
+            suite, seed_sd / 100, images or 2000, 0.1 if disagreement is None else disagreement, targets, correlation
+        )
+    else:
+        stated = {
+            "images": images,
+            "disagreement": disagreement,
+            "targets": targets,
+            "correlation": correlation or None,
+        }
+        if given := [f"--{name}" for name, value in stated.items() if value is not None]:
+            raise InputError(
+                f"{', '.join(given)}: only used with --seed-sd, because the results state the variances. Add --seed-sd, or "
+                "remove the option."
+            )
+        chosen, plans = _from_results(workspace, suite)
     points = chosen.margin if effect is None else effect
     from lrbench.leaderboard.markup import table
     from lrbench.leaderboard.power import curve_data, plan_table

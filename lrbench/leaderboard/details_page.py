@@ -29,7 +29,7 @@ READING = """## How to read the decisions
   were fixed before any result.
 - *Effect*: with its 95 % interval over pretraining seeds and test images, in points of accuracy (of error for C4), or as a
   difference of T for C1 (delta method).
-- *p* is two-sided. For C1 it tests the cross product of the gains, which needs no division; it may disagree with the
+- *p* is two-sided. For C1 it tests the cross product of the gains, whose variance differs; it may disagree with the
   interval. For C3 it is the larger p of the two differences.
 - *p (Holm)* adjusts within a claim: means over targets for protocols and boundaries, single targets for targets too. Tests
   without results count.

@@ -72,22 +72,24 @@ def _roots(top: float, bottom: float, a: float, b: float, c: float) -> tuple[flo
 
 
 def change_of_ratio(numerators: tuple[Effect, Effect], denominators: tuple[Effect, Effect]) -> tuple[Effect, Effect]:
-    """Return the difference of two ratios of means, t₂/s₂ − t₁/s₁, and θ = t₂s₁ − t₁s₂, which is zero if they are equal.
+    """Return the difference of two ratios of means, t₂/s₂ − t₁/s₁, as an effect for its interval and one for its test.
 
-    By the delta method: to first order, seed k contributes (t₂ₖ − r₂ s₂ₖ) / s₂ − (t₁ₖ − r₁ s₁ₖ) / s₁ to the difference, with
-    r = t/s the ratios of the means. The test of θ needs no division.
+    For the interval, by the delta method: to first order, seed k contributes (t₂ₖ − r₂ s₂ₖ) / s₂ − (t₁ₖ − r₁ s₁ₖ) / s₁, with
+    r = t/s the ratios of the means. The test is that of θ = t₂s₁ − t₁s₂, which is zero if the ratios are equal and needs no
+    division. It is divided by the means s₁s₂, which changes no p, so that it has the same mean and can be averaged.
 
     Args:
         numerators: t₁ and t₂, of the same images.
         denominators: s₁ and s₂, of the same images, over the same seeds as t, with means that are not zero.
 
     Returns:
-        The difference and θ.
+        The effects for the interval and for the test, with the same mean.
     """
     t1, t2, s1, s2 = (float(effect.values.mean()) for effect in (*numerators, *denominators))
     parts = (*numerators, *denominators)
     difference = _linear(t2 / s2 - t1 / s1, parts, (-1 / s1, 1 / s2, t1 / s1**2, -t2 / s2**2))
-    return difference, _linear(t2 * s1 - t1 * s2, parts, (-s2, s1, t2, -t1))
+    product = s1 * s2
+    return difference, _linear(t2 / s2 - t1 / s1, parts, (-1 / s1, 1 / s2, t2 / product, -t1 / product))
 
 
 def _linear(mean: float, effects: tuple[Effect, ...], factors: tuple[float, ...]) -> Effect:

@@ -75,6 +75,11 @@ def test_command_prints_a_table_and_a_curve(lrbench, place, tiny, tmp_path):
     assert report["effect"] == 2 and {"power", "seeds_needed", "images_needed"} <= report["plans"][0].keys()
 
 
+def test_stated_options_are_refused_without_the_deviation(lrbench):
+    done = lrbench("power", "quick", "--images", "100")
+    assert done.status != 0 and "--images: only used with --seed-sd" in done.err
+
+
 def test_suite_without_results_advises_stated_variances(lrbench):
     done = lrbench("power", "standard")
     assert done.status != 0 and "--seed-sd" in done.err

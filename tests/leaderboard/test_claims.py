@@ -208,16 +208,16 @@ def test_diminishing_has_components_of_target_and_source(tiny):
     assert name == "T of the next stage − T of this stage" and shown.mean == pytest.approx(b / d - a / c)
     for value, on_target, on_source in (
         (shown, t2 / d - t1 / c, a / c**2 * s1 - b / d**2 * s2),
-        (decision.tested[0], c * t2 - d * t1, b * s1 - a * s2),
+        (decision.tested[0], (c * t2 - d * t1) / (c * d), (b * s1 - a * s2) / (c * d)),
     ):
         by_seed = on_target.mean(axis=1) + on_source.mean(axis=1)
         parts = [components(part, np.zeros(part.shape[1]), "top1")[1:] for part in (on_target, on_source)]
         noise, images = sum(part for part, _ in parts), sum(max(0, total - part) for part, total in parts)
         assert value.seed_variance == pytest.approx(by_seed.var(ddof=1) / 5)
         assert (value.residual_variance, value.image_variance) == pytest.approx((noise, images))
-    # θ = t₂s₁ − t₁s₂ is tested, which needs no division.
-    size, sizes = abs(b * c - a * d), (by_seed.var(ddof=1) / 5, noise, images)
-    assert decision.tested[0].mean == pytest.approx(b * c - a * d)
+    # θ = t₂s₁ − t₁s₂ is tested, divided by the means s₁s₂, which changes no p.
+    size, sizes = abs(b / d - a / c), (by_seed.var(ddof=1) / 5, noise, images)
+    assert decision.tested[0].mean == pytest.approx(shown.mean)
     assert decision.p == pytest.approx(np.exp(brentq(lambda log: half_width(np.exp(log), 5, *sizes) - size, -60, 0)))
 
 

@@ -231,7 +231,7 @@ class Results:
         return Outcome(found) if len(found) == 2 else self.lacking(rows, protocol, task)
 
     def diminishing(self, rows: Sequence[Row], column: Column, source: Column, seeds: Sequence[int]) -> Outcome:
-        """C1: t₂/s₂ − t₁/s₁ by the delta method, tested by θ = t₂ s₁ − t₁ s₂."""
+        """C1: t₂/s₂ − t₁/s₁ by the delta method, tested by θ = t₂ s₁ − t₁ s₂, over s₁ s₂."""
         pairs = [[rows[1], rows[0]], [rows[2], rows[1]]]
         for pair in pairs:
             gain = source.effect(pair, seeds).estimate()
@@ -243,9 +243,9 @@ class Results:
         effects = [part.effect(pair, seeds) for part in (column, source) for pair in pairs]
         t1, t2, s1, s2 = (effect.values.mean() for effect in effects)
         change = combine([-1 / s1, 1 / s2, t1 / s1**2, -t2 / s2**2], effects, norm_of_units=2)
-        theta = combine([-s2, s1, t2, -t1], effects, norm_of_units=2)
+        theta = combine([factor / (s1 * s2) for factor in (-s2, s1, t2, -t1)], effects, norm_of_units=2)
         change = replace(change, values=change.values - change.values.mean() + t2 / s2 - t1 / s1)
-        theta = replace(theta, values=theta.values - theta.values.mean() + t2 * s1 - t1 * s2)
+        theta = replace(theta, values=theta.values - theta.values.mean() + t2 / s2 - t1 / s1)
         return Outcome([("T of the next stage − T of this stage", change)], [theta])
 
     def in_null(self, row: Row) -> bool:

@@ -120,11 +120,11 @@ def test_change_of_ratio_matches_the_delta_method(seeds):
     )
     linear = {
         "difference": (t2 / d - t1 / c, a / c**2 * s1 - b / d**2 * s2),
-        "product": (t2 * c - t1 * d, b * s1 - a * s2),
+        "product": ((t2 * c - t1 * d) / (c * d), (b * s1 - a * s2) / (c * d)),
     }
     for effect, mean, (target, source) in (
         (difference, b / d - a / c, linear["difference"]),
-        (product, b * c - a * d, linear["product"]),
+        (product, b / d - a / c, linear["product"]),
     ):
         value = effect.estimate()
         assert value.mean == pytest.approx(mean)
