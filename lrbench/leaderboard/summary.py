@@ -69,8 +69,10 @@ def _places(causal: Sequence[Decision], verdict: Verdict) -> list[str]:
         if len(matching) == len(members):
             places.append(protocol)
         else:
-            # A boundary by itself, or the mean over boundaries.
-            places += [f"{protocol} ({boundary_name(decision.boundary)})" for decision in matching]
+            places += [
+                f"{protocol} ({'mean over boundaries' if decision.boundary is None else boundary_name(decision.boundary)})"
+                for decision in matching
+            ]
     return places
 
 

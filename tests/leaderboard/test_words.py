@@ -66,8 +66,8 @@ def primary(verdicts):
         ),
         (
             {"probe": ["supported", "inconclusive", "supported"], "knn": ["inconclusive"] * 3},
-            "learning-rate decay makes features transfer worse under probe (1 → 2) and probe (mean); it has an open effect "
-            "under probe (2 → 3) and knn",
+            "learning-rate decay makes features transfer worse under probe (1 → 2) and probe (mean over boundaries); it has "
+            "an open effect under probe (2 → 3) and knn",
         ),
         (
             {"probe": ["supported"] * 3, "knn": ["supported"] * 3, "finetune": ["supported"] * 3},

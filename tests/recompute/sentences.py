@@ -60,7 +60,8 @@ def answer(results: Results, decisions: Sequence[Decision]) -> str:
             if members and len(equal) == len(members):
                 places.append(protocol)
             else:
-                places += [f"{protocol} ({decision.place})" for decision in equal]
+                names = {"mean": "mean over boundaries"}
+                places += [f"{protocol} ({names.get(decision.place, decision.place)})" for decision in equal]
         if places:
             listed = " and ".join(filter(None, (", ".join(places[:-1]), places[-1])))
             clauses.append(f"{meaning.format(results.margin)} under {listed}")
