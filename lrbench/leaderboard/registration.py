@@ -242,6 +242,9 @@ def read_registration(leaderboard: Path, name: str) -> Registration | None:
         InputError: The file is damaged, of another suite, or has a newer schema, or its suite is invalid.
     """
     path = leaderboard / "registrations" / f"{name}.json"
+    # A file in the folder's place is named when the results are written.
+    if not path.parent.is_dir():
+        return None
     try:
         content = read_json(path, _REMEDY, limit=_LARGEST)
     except FileNotFoundError:

@@ -129,7 +129,8 @@ class Transfer:
         else:
             outcome = self._run_on_features(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)
-        path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)))
+        has_validation = len(target.development.given) > 0
+        path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)), has_validation)
         points.delete()
         return path
 
@@ -139,7 +140,8 @@ class Transfer:
             cell.task, network.input, place.roots, place.partial, place.pixel_cache, self._control
         )
         outcome = predict_source(network, source, self._control)
-        return self._write(source.data, cell, outcome, torch.from_numpy(source.data.splits["test"].labels))
+        labels = torch.from_numpy(source.data.splits["test"].labels)
+        return self._write(source.data, cell, outcome, labels, has_validation_split=False)
 
     def _split(self, target: Target, cell: Cell) -> tuple[Indices, Indices]:
         """Return positions of the images to train on and to select on, of which there is at least one."""
@@ -251,7 +253,9 @@ class Transfer:
         }
         return self._place.workspace.cache / "finetune" / f"{task.name}-{sha256_json(inputs)[:16]}.json"
 
-    def _write(self, data: TaskData, cell: Cell, outcome: Outcome, labels: torch.Tensor) -> Path:
+    def _write(
+        self, data: TaskData, cell: Cell, outcome: Outcome, labels: torch.Tensor, has_validation_split: bool
+    ) -> Path:
         workspace, task = self._place.workspace, data.task
         is_drawn = data.drawn_list is not None
         record = result_record(
@@ -264,6 +268,7 @@ class Transfer:
             preprocessing=preprocessing(task, self._network.input, self._settings, cell),
             settings=self._settings.record(cell.protocol, task, self._reference, workspace),
             split_sha256=write_drawn_split(workspace.drawn_splits, data) if is_drawn else None,
+            has_validation_split=has_validation_split,
             device=self._network.device,
         )
         predictions = Predictions(

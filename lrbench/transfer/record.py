@@ -101,6 +101,7 @@ def result_record(
     preprocessing: dict[str, Any],
     settings: dict[str, Any],
     split_sha256: str | None,
+    has_validation_split: bool,
     device: torch.device,
 ) -> dict[str, Any]:
     """Return the record of a result, without the entries that `write_result` adds.
@@ -115,6 +116,7 @@ def result_record(
         preprocessing: The `preprocessing` entry.
         settings: The `settings` entry.
         split_sha256: Hash of the list of test images, if lrbench drew them.
+        has_validation_split: Whether hyper-parameters are selected on the data set's own validation split.
         device: Device of the computation.
     """
     protocol, task, choice = find_protocol(cell.protocol), data.task, outcome.choice
@@ -129,7 +131,7 @@ def result_record(
             for shots, predicted in outcome.by_shots.items()
         }
         diagnostics = {**diagnostics, "shots": curve}
-    validation = "validation split" if "val" in data.splits else "held-out share of train"
+    validation = "validation split" if has_validation_split else "held-out share of train"
     return {
         "protocol_version": protocol.version,
         "suite": suite,
