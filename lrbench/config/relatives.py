@@ -1,7 +1,7 @@
 """Snapshots that a suite's snapshot is compared with: the previous stage and the controls of the same stage."""
 
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import SnapshotKey, find_segment, owner
+from lrbench.config.schedule import SnapshotKey, owner, previous_stage
 from lrbench.config.suite import Suite
 
 CONTROLS = ("hold", "average")
@@ -19,11 +19,8 @@ def related_keys(suite: Suite, key: SnapshotKey) -> dict[str, SnapshotKey]:
     """
     related: dict[str, SnapshotKey] = {}
     if not ARMS[key.arm].intermediate:
-        before: SnapshotKey | None = key
-        # A mean, and weights saved within a stage, have a parent of the same stage.
-        while before is not None and before.stage >= key.stage > 0:
-            before = find_segment(suite.schedule, before).parent
-        if before is not None and before != key:
+        before = previous_stage(suite.schedule, key)
+        if before is not None:
             related["previous"] = before
     if key.arm == "step":
         for arm in CONTROLS:

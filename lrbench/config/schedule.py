@@ -118,6 +118,15 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
     )
 
 
+def previous_stage(schedule: Schedule, key: SnapshotKey) -> SnapshotKey | None:
+    """Return the snapshot of an earlier stage from which `key` was trained; None for the initialisation."""
+    before: SnapshotKey | None = key
+    # A mean, and weights saved within a stage, have a parent of the same stage.
+    while before is not None and before.stage >= key.stage:
+        before = find_segment(schedule, before).parent
+    return before
+
+
 def next_segment(suite: Suite, key: SnapshotKey) -> Segment | None:
     """Return the segment that continues from snapshot `key` after a boundary, or None if there is none.
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import SnapshotKey, find_segment, owner
+from lrbench.config.schedule import SnapshotKey, find_segment, owner, previous_stage
 from lrbench.leaderboard.registration import Registration
 from lrbench.stats.effects import Effect, mean_effect
 from lrbench.stats.images import ImageValues, Labels, compute_headlines, log_odds, shrink_shares
@@ -269,13 +269,7 @@ class Evidence:
 
     def previous(self, row: Row) -> Row | None:
         """Return the row of the previous stage, from which a row was trained; None for stage 0."""
-        arm, stage = row
-        if stage == 0:
-            return None
-        key: SnapshotKey | None = SnapshotKey(arm=arm, seed=self.seeds[0], stage=stage)
-        # Snapshots taken while a trunk trains have that trunk as parent, which is no earlier stage.
-        while key is not None and key.stage >= stage:
-            key = find_segment(self.suite.schedule, key).parent
+        key = previous_stage(self.suite.schedule, SnapshotKey(arm=row[0], seed=self.seeds[0], stage=row[1]))
         return None if key is None else (key.arm, key.stage)
 
     def rows_of_other_weights(self, columns: Sequence[Column]) -> list[tuple[Row, int]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 
 from lrbench.config.arms import ARMS
+from lrbench.config.relatives import CONTROLS
 from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, Column, Evidence, Row, fits_null
 from lrbench.leaderboard.markup import CHANGE, SHARE
 from lrbench.leaderboard.tables import REPORT
@@ -81,7 +82,7 @@ def control_data(evidence: Evidence) -> pandas.DataFrame:
 
     The first target of each protocol is `MEAN_OF_TARGETS`, if all targets have results.
     """
-    pairs = [pair for pair in evidence.control_pairs() if pair[1][0] in ("hold", "average")]
+    pairs = [pair for pair in evidence.control_pairs() if pair[1][0] in CONTROLS]
     records = []
     for protocol in evidence.suite.protocols:
         for task in (MEAN_OF_TARGETS, *evidence.suite.targets):

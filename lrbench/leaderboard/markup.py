@@ -112,10 +112,25 @@ def points(value: Estimate | None, expected: int, *, signed: bool = False, bold:
     """
     if value is None:
         return Marked(NOTHING)
-    text = with_interval(value, CHANGE if signed else SHARE, signed=signed)
-    if value.seeds < expected:
-        text = Marked(f"{text} ({value.seeds} of {expected} seeds)")
+    text = _with_seeds(with_interval(value, CHANGE if signed else SHARE, signed=signed), value, expected)
     return Marked(f"**{text}**") if bold else text
+
+
+def number(value: Estimate | None, expected: int, digits: int) -> Marked:
+    """Return an estimate without a unit, with the number of seeds if some are missing.
+
+    Args:
+        value: The estimate; None for no result.
+        expected: Number of seeds of a complete estimate.
+        digits: Number of decimals.
+    """
+    if value is None:
+        return Marked(NOTHING)
+    return _with_seeds(with_interval(value, None, scale=1, digits=digits), value, expected)
+
+
+def _with_seeds(text: Marked, value: Estimate, expected: int) -> Marked:
+    return Marked(f"{text} ({value.seeds} of {expected} seeds)") if value.seeds < expected else text
 
 
 def ratio(value: Ratio | None) -> Marked:

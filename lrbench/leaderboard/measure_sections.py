@@ -3,9 +3,9 @@
 from lrbench.config.relatives import RELATIVES, related_keys
 from lrbench.config.schedule import SnapshotKey
 from lrbench.leaderboard.claims import tested_protocols
-from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, Evidence, row_name
+from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, SOURCE, Evidence, row_name
 from lrbench.leaderboard.figure_data import staged_rows
-from lrbench.leaderboard.markup import NOTHING, Marked, bracketed, points, rounded, table, with_interval
+from lrbench.leaderboard.markup import NOTHING, Marked, bracketed, number, points, rounded, table
 from lrbench.leaderboard.measures import (
     CORRELATED,
     MIN_CORRELATED,
@@ -16,9 +16,6 @@ from lrbench.leaderboard.measures import (
     run_without_decay,
 )
 from lrbench.stats.effects import mean_effect
-from lrbench.stats.intervals import Estimate
-
-SOURCE = "source"
 
 _FEATURES = {
     "nc1": (
@@ -78,8 +75,8 @@ def _features(evidence: Evidence, measures: Measures, name: str, text: str) -> s
         )
         values = [measures.estimate(name, row, [target]) for target in targets]
         if source is not None or any(values):
-            line = {"snapshot": row_name(row)} | ({SOURCE: _number(source, seeds)} if with_source else {})
-            lines.append(line | dict(zip(targets, (_number(value, seeds) for value in values), strict=True)))
+            line = {"snapshot": row_name(row)} | ({SOURCE: number(source, seeds, 2)} if with_source else {})
+            lines.append(line | dict(zip(targets, (number(value, seeds, 2) for value in values), strict=True)))
     where = (
         "the source's test images and the targets' training images" if with_source else "the targets' training images"
     )
@@ -105,7 +102,7 @@ def _similarity(evidence: Evidence, measures: Measures) -> str:
                     | dict(
                         zip(
                             evidence.suite.targets,
-                            (_number(value, len(evidence.seeds), 3) for value in values),
+                            (number(value, len(evidence.seeds), 3) for value in values),
                             strict=True,
                         )
                     )
@@ -124,13 +121,13 @@ def _few_shot(evidence: Evidence, measures: Measures) -> str:
     targets = [target for target in evidence.suite.targets if any(_any(measures, f"shots_{k}", target) for k in shots)]
     lines = []
     for row in staged_rows(evidence):
-        values = [measures.estimate(f"shots_{number}", row, targets) for number in shots]
+        values = [measures.estimate(f"shots_{count}", row, targets) for count in shots]
         if any(values):
             lines.append(
                 {"snapshot": row_name(row)}
                 | {
-                    f"{number} image{'s' * (number > 1)}": points(value, len(evidence.seeds))
-                    for number, value in zip(shots, values, strict=True)
+                    f"{count} image{'s' * (count > 1)}": points(value, len(evidence.seeds))
+                    for count, value in zip(shots, values, strict=True)
                 }
             )
     if not lines:
@@ -187,11 +184,11 @@ def _correlations(evidence: Evidence, measures: Measures) -> str:
     lines = []
     for row, control in pairs:
         for name in names:
-            found = {
+            by_protocol = {
                 protocol: correlate(evidence, measures, name, protocol, row, control)
                 for protocol in tested_protocols(evidence)
             }
-            if any(found.values()):
+            if any(by_protocol.values()):
                 lines.append(
                     {
                         "difference": f"{row_name(row)} − {row_name(control)}",
@@ -202,7 +199,7 @@ def _correlations(evidence: Evidence, measures: Measures) -> str:
                                 if value is None
                                 else f"{rounded(value.value, 2, signed=True)} {bracketed(value.low, value.high, 1, 2)}"
                             )
-                            for protocol, value in found.items()
+                            for protocol, value in by_protocol.items()
                         },
                     }
                 )
@@ -219,10 +216,3 @@ def _correlations(evidence: Evidence, measures: Measures) -> str:
 def _measure_name(name: str) -> str:
     plain = name.removeprefix("source_")
     return f"{_NAMES[plain]}{' (source)' if name != plain else ''}"
-
-
-def _number(value: Estimate | None, expected: int, digits: int = 2) -> Marked:
-    if value is None:
-        return Marked(NOTHING)
-    text = with_interval(value, None, scale=1, digits=digits)
-    return Marked(f"{text} ({value.seeds} of {expected} seeds)") if value.seeds < expected else text

@@ -8,7 +8,8 @@ import numpy as np
 import pandas
 
 from lrbench.config import Suite
-from lrbench.leaderboard.claims import boundary_name, causal_effects, tested_protocols
+from lrbench.leaderboard.claim_effects import causal_effects
+from lrbench.leaderboard.claims import boundary_name, tested_protocols
 from lrbench.leaderboard.evidence import MEAN_OF_TARGETS, Evidence
 from lrbench.stats.effects import Effect, mean_effect
 from lrbench.stats.intervals import Estimate

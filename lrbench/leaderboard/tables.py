@@ -10,7 +10,7 @@ from lrbench.config.arms import ARMS
 from lrbench.config.protocols import gives_evidence
 from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
-from lrbench.leaderboard.markup import NOTHING, Marked, points, ratio, table, with_interval
+from lrbench.leaderboard.markup import NOTHING, Marked, number, points, ratio, table
 from lrbench.leaderboard.row_pages import row_link
 from lrbench.stats.intervals import estimate_over_seeds
 from lrbench.store.index import Entry
@@ -202,11 +202,8 @@ def logme_scores(evidence: Evidence, targets: Sequence[str]) -> str:
 
 
 def _mean_score(by_seed: dict[int, list[float]], seeds: int) -> Marked:
-    if not by_seed:
-        return Marked(NOTHING)
-    value = estimate_over_seeds(float(np.mean(scores)) for scores in by_seed.values())
-    note = f" ({value.seeds} of {seeds} seeds)" if value.seeds < seeds else ""
-    return Marked(f"{with_interval(value, None, scale=1, digits=3)}{note}")
+    value = estimate_over_seeds(float(np.mean(scores)) for scores in by_seed.values()) if by_seed else None
+    return number(value, seeds, 3)
 
 
 def missing_cells(evidence: Evidence) -> list[str]:

@@ -84,8 +84,8 @@ def seeds_needed(
     effect: float, components: Components, images: float, *, tests: int = 1, most: int = 1000
 ) -> int | None:
     """Return the smallest number of seeds with which an effect has power 80 %; None if `most` are not enough."""
-    return _smallest(
-        lambda seeds: power(effect, **components.variances(seeds, images), seeds=seeds, tests=tests), 2, most
+    return smallest(
+        lambda seeds: power(effect, **components.variances(seeds, images), seeds=seeds, tests=tests) >= POWER, 2, most
     )
 
 
@@ -93,19 +93,25 @@ def images_needed(
     effect: float, components: Components, seeds: int, *, tests: int = 1, most: int = 10_000_000
 ) -> int | None:
     """Return the smallest number of test images with which an effect has power 80 %; None if `most` are not enough."""
-    return _smallest(
-        lambda images: power(effect, **components.variances(seeds, images), seeds=seeds, tests=tests), 2, most
+    return smallest(
+        lambda images: power(effect, **components.variances(seeds, images), seeds=seeds, tests=tests) >= POWER, 2, most
     )
 
 
-def _smallest(share: Callable[[int], float], least: int, most: int) -> int | None:
-    """Return the smallest number at which a share that rises with it reaches the wanted power, by bisection."""
-    if share(most) < POWER:
+def smallest(suffices: Callable[[int], bool], least: int, most: int) -> int | None:
+    """Return the smallest number from `least` to `most` that suffices, by bisection; None if there is none.
+
+    Args:
+        suffices: Whether a number suffices; true for all numbers above the smallest that does.
+        least: Smallest number.
+        most: Largest number.
+    """
+    if least > most or not suffices(most):
         return None
     low, high = least - 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if share(middle) >= POWER else (middle, high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return high
 
 

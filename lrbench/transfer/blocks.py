@@ -39,3 +39,23 @@ def add_by_class(sums: torch.Tensor, values: torch.Tensor, labels: torch.Tensor)
     # `index_add_` on a GPU adds in varying order, which changes the last bits.
     is_member = labels == torch.arange(len(sums), device=labels.device)[:, None]
     sums += is_member.to(values.dtype) @ values
+
+
+def class_means(features: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean feature of each class, in float64, and the number of its images.
+
+    Args:
+        features: Shape `(N, D)`.
+        labels: On the same device. Shape `(N,)`.
+        classes: Number of classes C.
+
+    Returns:
+        Means, 0 for a class without images, and numbers. Shapes `(C, D)` and `(C,)`.
+    """
+    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
+    # On a GPU, sums by class need a row of `classes` for each image.
+    rows = rows_per_block(max(features.shape[1], classes))
+    for block, block_labels in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
+        add_by_class(sums, block.double(), block_labels)
+    counts = torch.bincount(labels, minlength=classes)
+    return sums / counts.clamp(min=1)[:, None], counts

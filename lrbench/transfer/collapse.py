@@ -15,7 +15,7 @@ the largest, are left out of the pseudoinverse.
 
 import torch
 
-from lrbench.transfer.blocks import add_by_class, rows_per_block
+from lrbench.transfer.blocks import class_means, rows_per_block
 
 
 def measure_collapse(features: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[str, float]:
@@ -29,15 +29,9 @@ def measure_collapse(features: torch.Tensor, labels: torch.Tensor, classes: int)
     Returns:
         `nc1` and `nc2`; empty where they are undefined, with fewer than two classes or if all class means are equal.
     """
-    sums = torch.zeros(classes, features.shape[1], dtype=torch.float64, device=features.device)
-    # On a GPU, sums by class need a row of `classes` for each image.
-    rows = rows_per_block(max(features.shape[1], classes))
-    for block, block_labels in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
-        add_by_class(sums, block.double(), block_labels)
-    counts = torch.bincount(labels, minlength=classes)
+    means, counts = class_means(features, labels, classes)
     present = counts > 0
     number = int(present.sum())
-    means = sums / counts.clamp(min=1)[:, None]
     centred = means[present] - means[present].mean(0)
     if number < 2 or not float(centred.abs().max()):
         return {}
@@ -45,6 +39,7 @@ def measure_collapse(features: torch.Tensor, labels: torch.Tensor, classes: int)
     spanned = values > torch.finfo(torch.float32).eps * values[0]
     # Shape (D, R), for R directions.
     whitening = (directions[spanned] / values[spanned, None]).T.contiguous()
+    rows = rows_per_block(max(features.shape[1], classes))
     within = torch.zeros((), dtype=torch.float64, device=features.device)
     for block, block_labels in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
         squares = ((block.double() - means[block_labels]) @ whitening).square().sum(1)

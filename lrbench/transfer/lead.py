@@ -3,7 +3,6 @@
 Shapes: S pretraining seeds, I test images.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +14,7 @@ from lrbench.core.workspace import Workspace
 from lrbench.stats.effects import estimate
 from lrbench.stats.images import Labels
 from lrbench.stats.intervals import Estimate, Floats
-from lrbench.stats.power import POWER, power
+from lrbench.stats.power import POWER, power, smallest
 from lrbench.store.index import Conditions
 from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import StoredResult, cell_key, load_result, result_path, suite_slug
@@ -83,14 +82,16 @@ class Lead:
         assert effect.half_width is not None and effect.p is not None
         needed: dict[str, int | None] = {}
         if not _is_decided(effect, margin):
-            needed["images_needed"] = _smallest(
+            needed["images_needed"] = smallest(
                 lambda count: _would_decide(effect, resized(effect, images=count / images), margin),
-                images,
+                images + 1,
                 _MOST_IMAGES,
             )
             if several:
-                needed["seeds_needed"] = _smallest(
-                    lambda count: _would_decide(effect, resized(effect, seeds=count), margin), len(seeds), _MOST_SEEDS
+                needed["seeds_needed"] = smallest(
+                    lambda count: _would_decide(effect, resized(effect, seeds=count), margin),
+                    len(seeds) + 1,
+                    _MOST_SEEDS,
                 )
         return cls(
             difference=effect.mean,
@@ -147,17 +148,6 @@ def _would_decide(effect: Estimate, larger: Estimate, margin: float) -> bool:
         seeds=larger.seeds,
     )
     return chance >= POWER and _is_decided(larger, margin)
-
-
-def _smallest(decides: Callable[[int], bool], present: int, most: int) -> int | None:
-    """Return the smallest number above the present one that decides, by bisection; None if `most` does not."""
-    if present >= most or not decides(most):
-        return None
-    low, high = present, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decides(middle) else (middle, high)
-    return high
 
 
 def compare(

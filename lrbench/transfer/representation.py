@@ -11,7 +11,6 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.core.workspace import Place
 from lrbench.data.pixels import Pixels
-from lrbench.data.prepare import prepare_task
 from lrbench.models.devices import to_device
 from lrbench.models.inference import forward_all
 from lrbench.models.loading import load_snapshot
@@ -20,6 +19,7 @@ from lrbench.store.relatives import related_snapshots
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.features import Network
 from lrbench.transfer.similarity import linear_cka
+from lrbench.transfer.source import open_source_test
 from lrbench.transfer.target import Target
 
 
@@ -90,14 +90,8 @@ class Representation:
         if metadata.source_task is None:
             return {}
         try:
-            prepared = prepare_task(
-                metadata.source_task,
-                metadata.input,
-                ("test",),
-                roots=place.roots,
-                partial=place.partial,
-                cache=place.pixel_cache,
-                control=self._control,
+            prepared = open_source_test(
+                metadata.source_task, metadata.input, place.roots, place.partial, place.pixel_cache, self._control
             )
         except InputError as error:
             self._control.say(f"the features are not described on the source: {error}")

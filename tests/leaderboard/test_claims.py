@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import brentq
 
 from lrbench.config.schedule import snapshot_keys
-from lrbench.leaderboard import claims
+from lrbench.leaderboard import claim_effects, claims
 from lrbench.leaderboard.claims import decide, find
 from lrbench.leaderboard.evidence import fits_null
 from lrbench.stats import saturation
@@ -285,7 +285,7 @@ def test_diminishing_is_supported_if_gains_shrink_faster(tiny):
 
 @pytest.mark.parametrize("name", ["C1", "C4"])
 def test_claims_on_source_accuracy_need_its_predictions(tiny, name, monkeypatch):
-    monkeypatch.setattr(claims, "MIN_SNAPSHOTS", 3)
+    monkeypatch.setattr(claim_effects, "MIN_SNAPSHOTS", 3)
     evidence = world(tiny, 4, np.random.default_rng(0), levels=lambda row: 0.6, with_source=False, tasks=("a", "b"))
     for task in ("a", None):
         for decision in verdicts(evidence, name, task=task, mean=True):
@@ -342,7 +342,7 @@ TRAIL = {1: 0.30, 2: 0.34, 3: 0.38}
 
 def null_suite(tiny, monkeypatch):
     """Return a suite whose six snapshots without decay are enough for the null."""
-    for module in (claims, saturation):
+    for module in (claim_effects, saturation):
         monkeypatch.setattr(module, "MIN_SNAPSHOTS", 6)
     return tiny.model_copy(update={"arms": (*tiny.arms, "trail")})
 

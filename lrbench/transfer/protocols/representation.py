@@ -9,7 +9,7 @@ import torch
 
 from lrbench.core.control import Control
 from lrbench.store.cells import TransferSettings
-from lrbench.transfer.blocks import add_by_class, float64_product, rows_per_block
+from lrbench.transfer.blocks import class_means, float64_product
 from lrbench.transfer.protocols import Fitted
 from lrbench.transfer.selection import Choice, LabelledFeatures, raise_if_stopped
 
@@ -61,12 +61,6 @@ def fit(
     Raises:
         InterruptedWork: A stop was requested.
     """
-    labels = data.labels.to(data.features.device)
-    sums = torch.zeros(classes, data.features.shape[1], dtype=torch.float64, device=labels.device)
-    # On a GPU, sums by class need a row of `classes` for each image.
-    rows = rows_per_block(max(data.features.shape[1], classes))
-    for block, block_labels in zip(torch.split(data.features, rows), torch.split(labels, rows), strict=True):
-        raise_if_stopped(control)
-        add_by_class(sums, block.double(), block_labels)
-    counts = torch.bincount(labels, minlength=classes)
-    return FittedMeans(sums / counts.clamp(min=1)[:, None], counts > 0)
+    raise_if_stopped(control)
+    means, counts = class_means(data.features, data.labels.to(data.features.device), classes)
+    return FittedMeans(means, counts > 0)
