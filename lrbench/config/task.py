@@ -193,7 +193,7 @@ class SyntheticFiles(Strict):
     """Images generated from a seed or included in a library, without download.
 
     Attributes:
-        generator: Part of the synthetic world (`source`, `objects`, `birds`, `indoor`, `sketch`) or `digits`.
+        generator: Part of the synthetic world (`source`, `objects`, `birds`, `indoor`, `sketch`), `ps10` or `digits`.
         size: Side of the square images in pixels.
         train: Number of training images.
         test: Number of test images.

@@ -13,7 +13,8 @@ from lrbench.config.task import Task
 from lrbench.core.files import sha256_bytes
 from lrbench.data.jpeg import Bytes
 
-SplitName = Literal["train", "val", "test"]
+SplitName = Literal["train", "val", "test", "conflict"]
+"""Name of a split. `conflict` has images whose evidence contradicts itself, so that no label is right (synthetic data only)."""
 
 
 class ImageSource(Protocol):
@@ -84,7 +85,7 @@ class TaskData:
     Attributes:
         task: The task.
         classes: Class names in the order of their labels.
-        splits: `train` and `test`, and `val` if the data set has one.
+        splits: `train` and `test`, and `val` and `conflict` if the data set has them.
         partial: Whether images are missing (and the user accepts that).
         problems: What is missing, as clauses.
         drawn: Sorted test images if lrbench drew the split; empty if the data set has its own split.
@@ -118,7 +119,7 @@ class TaskData:
         It does not depend on the content of the images. Images without names (arrays, rows) are identified by their index.
         """
         lines = [self.task.name, *([self.edition] if self.edition else []), *self.classes]
-        for name in ("train", "val", "test"):
+        for name in ("train", "val", "test", "conflict"):
             split = self.splits.get(name)
             if split is not None:
                 lines.append(f"\n[{name}]")

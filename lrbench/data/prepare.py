@@ -52,7 +52,7 @@ def prepare_task(
     Args:
         name: Task name or path of its TOML.
         settings: Input of the network.
-        splits: Splits to prepare; None for all.
+        splits: Splits to prepare, of those that the task has; None for all.
         roots: Data roots that are searched.
         partial: Whether to accept incomplete data.
         cache: Folder of the caches; None to write no cache.
@@ -65,7 +65,7 @@ def prepare_task(
     data = load_task_data(load_task(name), roots, partial=partial)
     report_unused(data, control)
     transform = EvaluationTransform.of(settings)
-    names = tuple(data.splits) if splits is None else splits
+    names = tuple(name for name in data.splits if splits is None or name in splits)
     data, pixels = prepare_splits(data, names, transform, cache=cache, control=control)
     return PreparedTask(data=data, transform=transform, pixels=pixels)
 

@@ -205,14 +205,15 @@ class _Size:
             classes = files.options.get("classes")
             known = task.classes or (None if classes is None else int(classes))
             return cls(images={"train": files.train, "test": files.test}, classes=known)
+        pinned: dict[SplitName, int] = dict(task.counts.items())
         if {"train", "test"} <= task.counts.keys() or isinstance(files, HubFiles | TorchvisionFiles):
-            return cls(images=task.counts, classes=task.classes)
+            return cls(images=pinned, classes=task.classes)
         try:
             data = load_task_data(task, place.roots, partial=True)
         except InputError:
-            return cls(images=task.counts, classes=task.classes)
+            return cls(images=pinned, classes=task.classes)
         counted = {name: len(split) for name, split in data.splits.items()}
-        return cls(images={**counted, **task.counts}, classes=len(data.classes))
+        return cls(images={**counted, **pinned}, classes=len(data.classes))
 
     @property
     def whole(self) -> int | None:

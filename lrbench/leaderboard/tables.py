@@ -18,6 +18,9 @@ from lrbench.store.index import Entry
 REPORT = {
     "simple": "simple evidence",
     "complex": "complex evidence",
+    "both": "both kinds of evidence",
+    "conflict_simple": "conflict decided by simple evidence",
+    "conflict_complex": "conflict decided by complex evidence",
     "memorised": "wrong training labels memorised",
 }
 """Measures of a source's report, with their headings."""

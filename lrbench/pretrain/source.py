@@ -15,6 +15,7 @@ from lrbench.core.workspace import Place
 from lrbench.data.examples import TaskData
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare_task
+from lrbench.data.synthetic.ps10 import KINDS
 from lrbench.models.devices import pick_device, to_device
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.loading import load_snapshot
@@ -33,12 +34,14 @@ class Source:
         fingerprint: Hash of images and labels (`TaskData.fingerprint`).
         train: Training images.
         test: Test images.
+        conflict: Images of the split `conflict`; None if the source has none.
     """
 
     data: TaskData
     fingerprint: str
     train: Pixels
     test: Pixels
+    conflict: Pixels | None
 
 
 @memoised(1)
@@ -50,9 +53,15 @@ def open_source(
     Raises:
         InputError: The data is missing or incomplete, or an image does not decode.
     """
-    task = prepare_task(name, settings, ("train", "test"), roots=roots, partial=partial, cache=cache, control=control)
+    task = prepare_task(
+        name, settings, ("train", "test", "conflict"), roots=roots, partial=partial, cache=cache, control=control
+    )
     return Source(
-        data=task.data, fingerprint=task.data.fingerprint, train=task.pixels["train"], test=task.pixels["test"]
+        data=task.data,
+        fingerprint=task.data.fingerprint,
+        train=task.pixels["train"],
+        test=task.pixels["test"],
+        conflict=task.pixels.get("conflict"),
     )
 
 
@@ -62,8 +71,10 @@ class SourceScores:
 
     Attributes:
         accuracy: Top-1 on the test split.
-        report: `simple` and `complex` (accuracy on test images with that evidence) and `memorised` (share of wrongly
-            labelled training images that are predicted as labelled), if the source is annotated.
+        report: If the source is annotated: `simple`, `complex` and `both` (accuracy on test images with that evidence),
+            `conflict_simple` and `conflict_complex` (share of images with contradictory evidence that are predicted as the
+            class of that evidence), and `memorised` (share of wrongly labelled training images that are predicted as
+            labelled).
     """
 
     accuracy: float
@@ -106,10 +117,17 @@ def evaluate(
     test, train = source.data.splits["test"], source.data.splits["train"]
     correct = predictions(source.test, "test images") == test.labels
     report: dict[str, float] = {}
-    if "complex" in test.annotations:
+    if "set" in test.annotations:
+        report |= {kind: _mean(correct[test.annotations["set"] == index]) for index, kind in enumerate(KINDS)}
+    elif "complex" in test.annotations:
         is_complex = test.annotations["complex"] == 1
         report["simple"] = _mean(correct[~is_complex])
         report["complex"] = _mean(correct[is_complex])
+    if source.conflict is not None:
+        conflict = source.data.splits["conflict"]
+        predicted = predictions(source.conflict, "images with conflicting evidence")
+        report["conflict_simple"] = _mean(predicted == conflict.labels)
+        report["conflict_complex"] = _mean(predicted == conflict.annotations["complex_class"])
     if "wrong" in train.annotations:
         wrong = np.flatnonzero(train.annotations["wrong"] == 1)
         if len(wrong):

@@ -48,8 +48,7 @@ class SnapshotRecord(_Record):
         rate: Learning rate of the stage that it ends.
         source_accuracy: Top-1 on the source task's test split; None for foreign snapshots.
         random: Whether the weights were never trained (`timm:NAME` without a tag).
-        source_report: Accuracy on simple-only and complex-only images and fraction of wrong labels memorised, if the source
-            has annotations.
+        source_report: Scores by kind of evidence and fraction of wrong labels memorised, if the source has annotations.
     """
 
     reference: str

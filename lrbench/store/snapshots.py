@@ -47,8 +47,8 @@ class SnapshotMetadata(BaseModel):
         recipe: Hash of the suite's settings that pretraining depends on.
         source_accuracy: Top-1 on the source's test split with the re-estimated BatchNorm statistics.
         source_accuracy_raw: The same with the running statistics of the last update.
-        source_report: `simple` and `complex` (accuracy on test images with that evidence) and `memorised` (fraction of
-            wrongly labelled training images predicted as labelled), if the source has annotations.
+        source_report: Scores by kind of evidence and fraction of wrong labels memorised, if the source has annotations
+            (`pretrain.source.SourceScores`).
         origin: File name or reference of foreign weights.
         tensors_sha256: `hash_tensors` of the tensors in the file.
         batchnorm_sha256: `hash_tensors` of the re-estimated statistics next to it; None if there are none.

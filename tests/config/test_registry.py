@@ -272,7 +272,7 @@ def test_broken_task_file_does_not_affect_others(lrbench, home, tmp_path):
     (tmp_path / "tasks" / "nameless.toml").write_text('[files]\nlayout = "folders"\n')
     (tmp_path / "tasks" / "wrong.toml").write_text('name = "wrong"\nmetrik = "top1"\n[files]\nlayout = "folders"\n')
     listed = lrbench("tasks")
-    assert listed.status == 0 and "cub200" in listed.out and "wrong" not in listed.out
+    assert listed.status == 0 and "cub200" in listed.out and "\nwrong " not in listed.out
     for words in ("torn.toml is not well-formed TOML", "nameless.toml: the key `name` is missing", "`metrik` is not a"):
         assert words in listed.err
     shown = lrbench("doctor")

@@ -121,7 +121,9 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     import datasets
 
     folder = find_hub(task, files, roots)
-    tables = {split: _load_table(datasets, task, files, folder, hub_split) for split, hub_split in files.splits.items()}
+    tables: dict[SplitName, Any] = {
+        split: _load_table(datasets, task, files, folder, hub_split) for split, hub_split in files.splits.items()
+    }
     for table in tables.values():
         for column in (files.image, files.label):
             if column not in table.column_names:
@@ -140,8 +142,8 @@ def read_hub(task: Task, files: HubFiles, roots: Sequence[Path]) -> LayoutData:
     names, labels = _read_labels(datasets, task, files, where, tables)
     folders = resolve_image_folders(datasets, files, folder)
     splits: dict[SplitName, Split] = {}
-    for split, table in tables.items():
-        hub_split = files.splits[split]
+    for split, hub_split in files.splits.items():
+        table = tables[split]
         images = HubImages(
             table=_image_column(datasets, task, files, where, table),
             column=files.image,

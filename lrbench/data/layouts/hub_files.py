@@ -73,7 +73,7 @@ def reject_other_class_names(
     Raises:
         InputError: Names two files and the first class that differs.
     """
-    features = {f"split {files.splits[split]}": table.features[files.label] for split, table in tables.items()}
+    features = {f"split {name}": tables[split].features[files.label] for split, name in files.splits.items()}
     paths = _local_data_files(datasets, files, folder) if folder else _cached_data_files(files, commit)
     features |= {str(path): feature for path in paths if (feature := _label_feature(datasets, path, files.label))}
     named = {where: list(feature.names) for where, feature in features.items() if hasattr(feature, "names")}

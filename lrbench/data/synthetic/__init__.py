@@ -1,4 +1,4 @@
-"""The embedded world and handwritten digits: tasks that need no download.
+"""Generated images and handwritten digits: tasks that need no download.
 
 The digits are the 1,797 real images that scikit-learn includes.
 """
@@ -16,15 +16,14 @@ from lrbench.core.files import sha256_bytes
 from lrbench.core.machine import total_memory
 from lrbench.data.examples import Split, SplitName, TaskData
 from lrbench.data.jpeg import Bytes
+from lrbench.data.synthetic.generator import Rendered, Request
+from lrbench.data.synthetic.generators import find_generator
 from lrbench.data.synthetic.stream import Stream
-from lrbench.data.synthetic.world import Rendered, Request, check_options
 
 __all__ = ["load_synthetic"]
 
-# Peak memory of rendering for each pixel of a split, measured on all generators; digits are not rendered.
-_BYTES_PER_PIXEL, _BYTES_PER_DIGITS_PIXEL = 150, 12
-# Increased when the same seed gives different images: prepared pixels and results of another version do not apply.
-WORLD_VERSION = 1
+# Memory for each pixel of the digits, which are not rendered.
+_BYTES_PER_DIGITS_PIXEL = 12
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,12 @@ class RenderedImages:
 
     files: SyntheticFiles
     split: str
+    count: int
     kind: str = field(default="synthetic")
 
     @cached_property
     def _rendered(self) -> Rendered:
-        return _render(self.files.model_dump_json(), self.split)
+        return _render(self.files.model_dump_json(), self.split, self.count)
 
     def read(self, index: int) -> Bytes:
         """Return image `index` as RGB. Shape `(H, W, 3)`."""
@@ -62,6 +62,8 @@ def load_synthetic(task: Task) -> TaskData:
     files = task.files
     assert isinstance(files, SyntheticFiles)
     where = f"task {task.name}"
+    counts: dict[SplitName, int] = {"train": files.train, "test": files.test}
+    version, edition, bytes_per_pixel = "1", "", _BYTES_PER_DIGITS_PIXEL
     if files.generator == "digits":
         names = [str(digit) for digit in range(10)]
         if files.train + files.test > 1797:
@@ -69,11 +71,14 @@ def load_synthetic(task: Task) -> TaskData:
                 f"{where}: files.train + files.test is {files.train + files.test}, but there are only 1,797 digits. Lower them."
             )
     else:
-        names = check_options(files.generator, files.options, where).classes(files.options)
+        generator = find_generator(files.generator, where)
+        options = generator.complete(files.options, where)
+        names, edition = generator.classes(options), generator.edition(options)
+        version, bytes_per_pixel = generator.version, generator.bytes_per_pixel
+        counts |= generator.further_splits(options, files.test)
     if files.train < len(names):
         raise InputError(f"{where}: files.train is {files.train}, less than the {len(names)} classes. Raise it.")
-    pixels = max(files.train, files.test) * files.size**2
-    needed = pixels * (_BYTES_PER_DIGITS_PIXEL if files.generator == "digits" else _BYTES_PER_PIXEL)
+    needed = max(files.train, files.test) * files.size**2 * bytes_per_pixel
     if needed > (memory := total_memory()):
         raise InputError(
             f"{where}: rendering {max(files.train, files.test):,} images of {files.size:,} px needs {needed / 2**30:,.0f} GiB "
@@ -81,29 +86,29 @@ def load_synthetic(task: Task) -> TaskData:
         )
     key = files.model_dump_json()
     splits: dict[SplitName, Split] = {}
-    for name in ("train", "test"):
-        rendered = _render(key, name)
+    for name, count in counts.items():
+        rendered = _render(key, name, count)
         splits[name] = Split(
             ids=[
-                f"{files.generator}{WORLD_VERSION}-{files.size}px-seed{files.seed}/{name}/{i:06d}"
+                f"{files.generator}{version}-{files.size}px-seed{files.seed}/{name}/{i:06d}"
                 for i in range(len(rendered.labels))
             ],
             labels=rendered.labels,
-            images=RenderedImages(files, name),
+            images=RenderedImages(files, name, count),
             annotations=rendered.annotations,
         )
-    return TaskData(task=task, classes=tuple(names), splits=splits)
+    return TaskData(task=task, classes=tuple(names), splits=splits, edition=edition)
 
 
 @lru_cache(maxsize=16)
-def _render(key: str, split: str) -> Rendered:
+def _render(key: str, split: str, count: int) -> Rendered:
     files = SyntheticFiles.model_validate_json(key)
-    count = files.train if split == "train" else files.test
     if files.generator == "digits":
         return _digits(files, split)
-    request = Request(seed=files.seed, split=split, count=count, size=files.size, options=files.options)
-    generator = check_options(files.generator, files.options, "the embedded world")
-    return generator.render(request)
+    where = f"generator {files.generator}"
+    generator = find_generator(files.generator, where)
+    options = generator.complete(files.options, where)
+    return generator.render(Request(seed=files.seed, split=split, count=count, size=files.size, options=options))
 
 
 def _digits(files: SyntheticFiles, split: str) -> Rendered:

@@ -137,15 +137,21 @@ def outline(mask: Mask, thickness: int = 1) -> Mask:
     return mask & ~inner
 
 
-def background(stream: Stream, count: int, size: int, knots: int = 4) -> Floats:
-    """Return smooth random colours, bilinear between `knots × knots` random ones. Shape `(B, S, S, 3)`, in [60, 180)."""
-    grid = stream.between(60, 180, count, knots, knots, 3)
+def background(stream: Stream, count: int, size: int, *, low: float = 60, high: float = 180) -> Floats:
+    """Return smooth random colours in [`low`, `high`), bilinear between 4 × 4 random ones. Shape `(B, S, S, 3)`."""
+    knots = 4
+    grid = stream.between(low, high, count, knots, knots, 3)
     position = (np.arange(size, dtype=np.float64) + 0.5) / size * (knots - 1)
     lower = np.minimum(np.floor(position).astype(np.int64), knots - 2)
     share = position - lower
     rows = grid[:, lower] + (grid[:, lower + 1] - grid[:, lower]) * share[None, :, None, None]
-    columns: Floats = rows[:, :, lower] + (rows[:, :, lower + 1] - rows[:, :, lower]) * share[None, None, :, None]
-    return columns
+    # Columns and channels are one axis, which makes the loops over it long.
+    steps = (rows[:, :, 1:] - rows[:, :, :-1]).reshape(count, size, -1)
+    taken = (3 * lower[:, None] + np.arange(3)).ravel()
+    columns = steps.take(taken, axis=2)
+    columns *= share.repeat(3)
+    columns += rows.reshape(count, size, -1).take(taken, axis=2)
+    return columns.reshape(count, size, size, 3)
 
 
 def paint(image: Floats, mask: Mask, colour: Floats) -> None:
@@ -157,4 +163,9 @@ def finish(image: Floats, stream: Stream, noise: int) -> npt.NDArray[np.uint8]:
     """Add uniform noise of up to ±`noise` levels to each channel and round to 8 bits. Shape `(B, S, S, 3)`."""
     if noise:
         image = image + (stream.integers(2 * noise + 1, *image.shape) - noise)
+    return to_bytes(image)
+
+
+def to_bytes(image: Floats) -> npt.NDArray[np.uint8]:
+    """Round levels down to 8 bits, and clip those outside."""
     return np.clip(np.floor(image), 0, 255).astype(np.uint8)

@@ -30,6 +30,17 @@ class Stream:
         """Return uniform integers from 0 to `high - 1`."""
         return np.floor(self.uniform(*shape) * high).astype(np.int64)
 
+    def bell(self, *shape: int) -> npt.NDArray[np.int16]:
+        """Return sums of four random bytes minus their mean: nearly Gaussian integers in [-510, 510] of variance 21,845."""
+        count = int(np.prod(shape, dtype=np.int64))
+        words = -(-count // 4)
+        raw = np.asarray(self._bits.random_raw(2 * words), dtype=np.uint64)
+        # Each word holds eight bytes; their sums in pairs do not overflow 16 bits.
+        low_bytes = np.uint64(0x00FF00FF00FF00FF)
+        pairs = (raw & low_bytes) + ((raw >> np.uint64(8)) & low_bytes)
+        sums = (pairs[:words] + pairs[words:]).astype("<u8").view("<u2")[:count]
+        return sums.reshape(shape).astype(np.int16) - np.int16(510)
+
     def permutation(self, count: int) -> npt.NDArray[np.int64]:
         """Return a random order of `0 … count - 1`."""
         return np.argsort(self.uniform(count), kind="stable")

@@ -5,63 +5,20 @@ each class, at a random position: entropy 0 in those factors. *Complex* evidence
 entropy log K. Each source image has one of the two. Targets share the simple factors but not the templates.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.core.errors import InputError
 from lrbench.data.synthetic import drawing
 from lrbench.data.synthetic.drawing import HUES, SHAPES, TEXTURES
+from lrbench.data.synthetic.generator import Generator, Integers, Option, Rendered, Request
 from lrbench.data.synthetic.stream import Stream
 
-Integers = npt.NDArray[np.int64]
 # Noise amplitude in grey levels; sketches have none.
 _NOISE = 14
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """The images of one split.
-
-    Attributes:
-        pixels: Shape `(N, S, S, 3)`, uint8.
-        labels: Training labels, some of which may be wrong. Shape `(N,)`.
-        annotations: Other known properties of each image. Shape `(N,)` each.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    labels: Integers
-    annotations: dict[str, Integers] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """The split to render."""
-
-    seed: int
-    split: str
-    count: int
-    size: int
-    options: dict[str, int | float]
-
-    def stream(self, generator: str) -> Stream:
-        """Return the random stream of the split."""
-        return Stream("world", self.seed, generator, self.split)
-
-    def option(self, name: str, default: int) -> int:
-        """Return an integer option."""
-        return int(self.options.get(name, default))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generator:
-    """One task family of the world: its classes, options and rendering function."""
-
-    classes: Callable[[dict[str, int | float]], list[str]]
-    options: tuple[str, ...]
-    render: Callable[[Request], Rendered]
+# Peak memory of rendering, measured on all generators.
+_BYTES_PER_PIXEL = 150
+# Increased when the same seed gives different images: prepared pixels and results of another version do not apply.
+WORLD_VERSION = "1"
 
 
 def combinations(seed: int) -> Integers:
@@ -119,15 +76,15 @@ def _draw_templates(stream: Stream, templates: npt.NDArray[np.float64], size: in
 
 
 def _source(request: Request) -> Rendered:
-    classes, templates = request.option("classes", 20), request.option("templates", 4)
+    classes, templates = request.whole("classes"), request.whole("templates")
     cells = 6
-    wrong_share = float(request.options.get("wrong", 0.1)) if request.split == "train" else 0.0
+    wrong_share = float(request.options["wrong"]) if request.split == "train" else 0.0
     book = np.where(
         Stream("world", request.seed, "templates").uniform(classes, templates, cells, cells) < 0.5, -1.0, 1.0
     )
     stream = request.stream("source")
     truth = stream.balanced_labels(request.count, classes)
-    is_complex = stream.uniform(request.count) < float(request.options.get("complex", 0.5))
+    is_complex = stream.uniform(request.count) < float(request.options["complex"])
     template = np.where(is_complex, stream.integers(templates, request.count), -1)
     wrong = stream.uniform(request.count) < wrong_share
     labels = np.where(wrong, (truth + 1 + stream.integers(classes - 1, request.count)) % classes, truth)
@@ -149,7 +106,7 @@ def _source(request: Request) -> Rendered:
 
 def _objects(request: Request) -> Rendered:
     """Render new combinations of the source's factors, as a stand-in for Caltech-256."""
-    classes = request.option("classes", 15)
+    classes = request.whole("classes")
     stream = request.stream("objects")
     labels = stream.balanced_labels(request.count, classes)
     image = _draw_objects(stream, combinations(request.seed)[::-1][:classes][labels], request.size)
@@ -239,48 +196,39 @@ def _numbered(prefix: str, count: int) -> list[str]:
     return [f"{prefix}{index:02d}" for index in range(count)]
 
 
-GENERATORS: dict[str, Generator] = {
+WORLD: dict[str, Generator] = {
     "source": Generator(
-        classes=lambda options: _numbered("source", int(options.get("classes", 20))),
-        options=("classes", "templates", "wrong", "complex"),
+        classes=lambda options: _numbered("source", int(options["classes"])),
+        options={
+            "classes": Option(20, 2, 192, whole=True),
+            "templates": Option(4, 1, 10_000, whole=True),
+            "wrong": Option(0.1, 0, 0.9),
+            "complex": Option(0.5, 0, 1),
+        },
         render=_source,
+        version=WORLD_VERSION,
+        bytes_per_pixel=_BYTES_PER_PIXEL,
     ),
     "objects": Generator(
-        classes=lambda options: _numbered("object", int(options.get("classes", 15))),
-        options=("classes",),
+        classes=lambda options: _numbered("object", int(options["classes"])),
+        options={"classes": Option(15, 2, 192, whole=True)},
         render=_objects,
+        version=WORLD_VERSION,
+        bytes_per_pixel=_BYTES_PER_PIXEL,
     ),
     "birds": Generator(
         classes=lambda _: [f"mark{mark}-stripe{stripe}-shade{shade}" for mark, stripe, shade in _BIRDS],
-        options=(),
         render=_birds,
+        version=WORLD_VERSION,
+        bytes_per_pixel=_BYTES_PER_PIXEL,
     ),
-    "indoor": Generator(classes=lambda _: _numbered("room", 10), options=(), render=_indoor),
+    "indoor": Generator(
+        classes=lambda _: _numbered("room", 10), render=_indoor, version=WORLD_VERSION, bytes_per_pixel=_BYTES_PER_PIXEL
+    ),
     "sketch": Generator(
         classes=lambda _: [f"{SHAPES[outer]}-with-{SHAPES[inner]}" for outer, inner in _SKETCHES],
-        options=(),
         render=_sketch,
+        version=WORLD_VERSION,
+        bytes_per_pixel=_BYTES_PER_PIXEL,
     ),
 }
-
-
-def check_options(name: str, options: dict[str, int | float], where: str) -> Generator:
-    """Return the generator `name` after checking its options.
-
-    Raises:
-        InputError: There is no such generator, or an option is unknown or out of range.
-    """
-    if name not in GENERATORS:
-        raise InputError(
-            f"{where}: unknown files.generator {name!r}. Choose from {', '.join(sorted(GENERATORS))} and digits."
-        )
-    generator = GENERATORS[name]
-    limits = {"classes": (2, 192), "templates": (1, 10_000), "wrong": (0, 0.9), "complex": (0, 1)}
-    for option, value in options.items():
-        if option not in generator.options:
-            known = ", ".join(generator.options) or "none"
-            raise InputError(f"{where}: files.options.{option} is not an option of {name!r}. Its options: {known}.")
-        low, high = limits[option]
-        if not low <= value <= high:
-            raise InputError(f"{where}: files.options.{option} is {value}, but must be between {low} and {high}.")
-    return generator
