@@ -111,6 +111,15 @@ def test_planning_loads_neither_torch_nor_pandas():
     assert done.stdout.strip() == "set()"
 
 
+def test_reading_results_loads_neither_torch_nor_statistics():
+    heavy = {"torch", "timm", "torchvision", "matplotlib", "sklearn", "scipy.stats", "scipy.optimize"}
+    code = (
+        f"import sys, lrbench\nassert len(lrbench.load_results(sys.argv[1]))\nprint(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_dependencies_stand_one_a_line_and_the_users_choice_is_among_them():
     import configparser
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.relatives import RELATIVES
@@ -177,6 +176,8 @@ def correlate(
     gains = np.array([np.mean(accuracies[seed]) for seed in seeds])
     if not np.ptp(changes) or not np.ptp(gains):
         return None
+    from scipy import stats
+
     outcome = stats.pearsonr(changes, gains)
     interval = outcome.confidence_interval(LEVEL)
     return Correlation(

@@ -20,8 +20,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
-from scipy.optimize import brentq
+from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -96,6 +95,8 @@ class Estimate:
             return 1.0
         if self._half_width(_SMALLEST_P / 2) < size:
             return 0.0
+        from scipy.optimize import brentq
+
         # The half-width falls from infinity to zero as α rises to one.
         log_p = brentq(
             lambda log_p: self._half_width(math.exp(log_p) / 2) - size, math.log(_SMALLEST_P), 0.0, xtol=1e-9
@@ -136,7 +137,7 @@ def t_quantile(tail: float, degrees: int) -> float:
 
 def half_width_over_images(variance: float) -> float:
     """Return half the 95 % interval of a mean over many images from its variance, by the normal distribution."""
-    return float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
+    return float(special.ndtri(0.5 + LEVEL / 2) * np.sqrt(variance))
 
 
 def holm(values: list[float]) -> list[float]:

@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 from scipy import special
-from scipy.optimize import brentq
 
 from lrbench.stats.intervals import LEVEL, t_quantile
 
@@ -52,6 +51,8 @@ def detectable(*, seed_variance: float, image_variance: float, seeds: int, tests
     if error == 0:
         return 0.0
     tail = (1 - LEVEL) / tests / 2
+    from scipy.optimize import brentq
+
     # At this many errors the power is one within rounding.
     most = t_quantile(tail, seeds - 1) * math.sqrt(float(_spreads(seeds)[-1])) + abs(float(special.ndtri(tail))) + 10
     sizes = {"seed_variance": seed_variance / error**2, "image_variance": image_variance / error**2}

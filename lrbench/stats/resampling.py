@@ -5,7 +5,7 @@ Shapes: S pretraining seeds, I test images, C classes, B replicates.
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from lrbench.stats.images import Labels
 from lrbench.stats.intervals import LEVEL, Floats
@@ -90,6 +90,9 @@ def mcnemar(later: npt.NDArray[np.bool_], earlier: npt.NDArray[np.bool_]) -> Flo
     Returns:
         Shape `(S,)`; 1 if the two agree on every image.
     """
+    # Imported late, because reading results needs neither scipy.stats nor scipy.optimize, which import slowly.
+    from scipy import stats
+
     gained, lost = (later & ~earlier).sum(axis=1), (~later & earlier).sum(axis=1)
     # Under the null, the later snapshot is right on a discordant image with probability 1/2.
     p: Floats = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
@@ -113,5 +116,5 @@ def paired_interval(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_])
     total = count + 2
     centre = (gained - lost) / total
     spread = np.sqrt((gained + lost + 1) - (gained - lost) ** 2 / total) / total
-    half = float(stats.norm.ppf(0.5 + LEVEL / 2) * spread)
+    half = float(special.ndtri(0.5 + LEVEL / 2) * spread)
     return (gained - lost) / count, max(-1.0, centre - half), min(1.0, centre + half)
