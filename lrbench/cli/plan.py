@@ -1,5 +1,6 @@
 """`lrbench plan`: a suite's snapshots and cells, what is done, and the cost of the rest."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lrbench.cli.common import (
@@ -45,16 +46,17 @@ def plan(
     if json_:
         emit_json(_record(planned, missing_data, cost))
         return
+    total = Counter(cell.snapshot for cell in planned.cells)
+    done = Counter(cell.snapshot for cell in planned.cells if cell.done)
     rows = []
     for snapshot in planned.snapshots:
-        cells = [cell for cell in planned.cells if cell.snapshot == snapshot.key]
         rows.append(
             {
                 "snapshot": str(snapshot.key),
                 "starts from": str(snapshot.parent) if snapshot.parent else "",
                 "epochs": snapshot.epochs or "",
                 "made": "yes" if snapshot.exists else "no",
-                "cells done": f"{sum(cell.done for cell in cells)} of {len(cells)}",
+                "cells done": f"{done[snapshot.key]} of {total[snapshot.key]}",
             }
         )
     show(table(rows, wrapped="snapshot"))
