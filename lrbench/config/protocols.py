@@ -251,10 +251,25 @@ SOURCE = Protocol(
 """Predictions of a snapshot on the test images of its source. Every snapshot of a suite has them; nothing is transferred, and
 neither suites nor commands name it."""
 
+SOURCE_HITS = Protocol(
+    name="source-hits",
+    version=1,
+    help="the network's own classifier on images of the source with wrong labels or conflicting evidence",
+    module="lrbench.transfer.source",
+    selects=False,
+)
+"""Predictions of a snapshot on the images in `HIT_BLOCKS`. Snapshots of a suite with `source_hits = true` have them."""
+
+HIT_BLOCKS = ("wrong", "right", "conflict")
+"""Images of `SOURCE_HITS` in order: wrongly labelled training images, as many rightly labelled ones, the split `conflict`."""
+
+RESERVED = {protocol.name: protocol for protocol in (SOURCE, SOURCE_HITS)}
+"""Protocols of predictions of the source, by name. They transfer nothing."""
+
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol of a cell: a transfer protocol, or `SOURCE`."""
-    return SOURCE if name == SOURCE.name else PROTOCOLS[name]
+    """Return the protocol of a cell: a transfer protocol or a reserved one."""
+    return RESERVED[name] if name in RESERVED else PROTOCOLS[name]
 
 
 def gives_evidence(name: str) -> bool:
@@ -267,6 +282,8 @@ def _refuse_source(name: object) -> object:
         raise ValueError(
             f"{SOURCE.name!r} is not a transfer protocol; `lrbench run` computes it for every suite: remove it"
         )
+    if name == SOURCE_HITS.name:
+        raise ValueError(f"{SOURCE_HITS.name!r} is not a transfer protocol: set source_hits = true instead")
     return name
 
 

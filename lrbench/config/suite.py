@@ -246,6 +246,8 @@ class Suite(Strict):
         protocol_arms: Arms on whose snapshots a protocol is used, by protocol. Default: all arms.
         validation: Share of training images held out for selection on targets without a validation split.
         margin: Difference in points of accuracy below which two snapshots count as equivalent.
+        source_hits: Whether each snapshot also predicts the wrongly labelled training images of the source, as many rightly
+            labelled ones, and images with conflicting evidence. The source must have such images.
         task_files: TOML files of unregistered tasks, by task name. `load_suite` adds the paths given as `source` or `targets`.
     """
 
@@ -259,6 +261,7 @@ class Suite(Strict):
     transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     margin: Margin = MARGIN
+    source_hits: bool = False
     protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model
     input: Input
@@ -289,6 +292,8 @@ class Suite(Strict):
             content.pop("task_files", None)
         if self.margin == MARGIN:
             content.pop("margin", None)
+        if not self.source_hits:
+            content.pop("source_hits", None)
         return content
 
     def uses(self, protocol: str, arm: str) -> bool:

@@ -334,6 +334,11 @@ class Task(Strict):
         return self.orientation == "upright"
 
     @property
+    def has_known_evidence(self) -> bool:
+        """True if wrong labels and the evidence in each image are known, as in some generated tasks."""
+        return isinstance(self.files, SyntheticFiles) and self.files.generator in {"source", "ps10"}
+
+    @property
     def argument(self) -> str:
         """Argument that selects the task on a command line: its name, or the path of an unregistered TOML."""
         return self.name if self._registered or self._path is None else shlex.quote(str(self._path))

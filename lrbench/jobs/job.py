@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from lrbench.config import Suite
-from lrbench.config.protocols import SOURCE
+from lrbench.config.protocols import RESERVED
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
@@ -69,6 +69,6 @@ class TransferJob(Job):
         missing = [cell for cell in self.cells if transfer.status(cell).existing_result(Overwrite.STALE) is None]
         for cell in missing:
             transfer.run(cell)
-        transferred = sum(cell.protocol != SOURCE.name for cell in missing)
+        transferred = sum(cell.protocol not in RESERVED for cell in missing)
         source = ", source images predicted" if transferred < len(missing) else ""
         return f"{self.key}: {transferred} cells transferred{source}"

@@ -12,7 +12,7 @@ from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
-from lrbench.store.cells import Cell, TransferSettings, cell_path, source_cell, status_before_loading
+from lrbench.store.cells import Cell, TransferSettings, cell_path, source_cells, status_before_loading
 from lrbench.store.lineage import check_intermediate_weights, snapshot_exists
 from lrbench.store.references import SuiteSnapshot, resolve_partner
 from lrbench.store.suites import SuiteMismatch, write_effective
@@ -63,7 +63,7 @@ class Plan:
         workspace: The workspace.
         snapshots: Parents before children.
         cells: Transfers to the targets.
-        source_cells: Predictions of the source's test images, one for each snapshot.
+        source_cells: Predictions of images of the source, `store.cells.source_cells` of each snapshot.
     """
 
     suite: Suite
@@ -109,7 +109,7 @@ class Plan:
         """Return the number of snapshots and cells that are done, as one line."""
         existing = sum(snapshot.exists for snapshot in self.snapshots)
         done = sum(planned.done for planned in self.cells)
-        missing = sum(not planned.done for planned in self.source_cells)
+        missing = len({planned.snapshot for planned in self.source_cells if not planned.done})
         return (
             f"suite {self.suite.name}: {existing:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
             f"cells are done{f'; predictions of the source are missing for {missing:,} snapshots' if missing else ''}"
@@ -213,9 +213,14 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
     """
     source = load_task(suite.source, f"suite {suite.name}, source")
+    if suite.source_hits and not source.has_known_evidence:
+        raise InputError(
+            f"suite {suite.name} has source_hits = true, but wrong labels and evidence of its source {suite.source} are not "
+            "known. Remove source_hits, or choose a generated source such as ps10-k4-wrong20."
+        )
     tasks = {suite.source: source, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
     settings = TransferSettings.of(suite)
-    snapshots, cells, source_cells = [], [], []
+    snapshots, cells, of_source = [], [], []
 
     def planned(key: SnapshotKey, cell: Cell, *, exists: bool) -> PlannedCell:
         reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
@@ -239,12 +244,12 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cells.append(planned(key, Cell(task=name, protocol=protocol, seed=transfer_seed), exists=exists))
-        source_cells.append(planned(key, source_cell(suite), exists=exists))
+        of_source.extend(planned(key, cell, exists=exists) for cell in source_cells(suite))
     check_intermediate_weights(suite, [snapshot.key for snapshot in snapshots if not snapshot.exists], place.workspace)
     return Plan(
         suite=suite,
         workspace=place.workspace,
         snapshots=tuple(snapshots),
         cells=tuple(cells),
-        source_cells=tuple(source_cells),
+        source_cells=tuple(of_source),
     )

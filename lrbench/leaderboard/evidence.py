@@ -97,6 +97,8 @@ class Evidence:
         source: Source accuracy by row and seed.
         source_labels: Labels of the source's test images, shape `(J,)`; None if no predictions on them are stored.
         source_correct: By row and seed, whether each of them is predicted correctly. Shape `(J,)`.
+        hit_labels: Labels of the images of `HIT_BLOCKS` by block; empty if no predictions on them are stored.
+        hits: By block, row and seed, whether each of its images is predicted as labelled. Shape `(J,)`.
         report: Measures of the source's report by name, row and seed.
         entries: Results that are in a table.
         excluded: Results that are not comparable with those in the tables, each with the reason.
@@ -114,6 +116,8 @@ class Evidence:
     source: dict[tuple[Row, int], float] = field(default_factory=dict)
     source_labels: Labels | None = None
     source_correct: dict[tuple[Row, int], npt.NDArray[np.float32]] = field(default_factory=dict)
+    hit_labels: dict[str, Labels] = field(default_factory=dict)
+    hits: dict[str, dict[tuple[Row, int], npt.NDArray[np.float32]]] = field(default_factory=dict)
     report: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     excluded: list[tuple[Entry, str]] = field(default_factory=list)
@@ -188,6 +192,26 @@ class Evidence:
             return None
         correct = np.array([[source[row, seed] for seed in seeds] for row in rows], dtype=np.float64)
         return Selection(correct=correct, seeds=tuple(seeds), labels=self.source_labels, metric="top1", images=SOURCE)
+
+    def select_hits(self, block: str, rows: Sequence[Row]) -> Selection | None:
+        """Return whether images of a block are predicted as labelled, over the seeds that all rows have.
+
+        The mean over block `wrong` is the share of wrong labels that are memorised; over `right`, the fit of clean labels.
+
+        Args:
+            block: One of `HIT_BLOCKS`.
+            rows: Arms and stages.
+
+        Returns:
+            None if there is no such seed, or if the source has no such images.
+        """
+        hits = self.hits.get(block, {})
+        seeds = tuple(seed for seed in self.seeds if all((row, seed) in hits for row in rows))
+        if not seeds:
+            return None
+        correct = np.array([[hits[row, seed] for seed in seeds] for row in rows], dtype=np.float64)
+        images = f"{SOURCE}, {block}"
+        return Selection(correct=correct, seeds=seeds, labels=self.hit_labels[block], metric="top1", images=images)
 
     def accuracy(self, row: Row, column: Column) -> Estimate | None:
         """Return the headline metric of a row over its seeds; None if it has none."""

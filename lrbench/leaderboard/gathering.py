@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lrbench.config import Suite
 from lrbench.config.explain import explain
-from lrbench.config.protocols import SOURCE
+from lrbench.config.protocols import HIT_BLOCKS, RESERVED, SOURCE, SOURCE_HITS
 from lrbench.config.schedule import snapshot_keys
 from lrbench.config.toml_files import differences as changed_values
 from lrbench.core.errors import InputError
@@ -118,14 +118,14 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         partial=partial,
     )
     members: dict[Column, list[Entry]] = {}
-    source: list[Entry] = []
+    source: dict[str, list[Entry]] = {name: [] for name in RESERVED}
     for entry in entries:
         if entry.arm is None or (entry.arm, entry.stage) not in rows:
             evidence.excluded.append((entry, "its arm or stage is not in the suite"))
         elif entry.pretraining_seed not in suite.seeds:
             evidence.excluded.append((entry, "its seed is not in the suite"))
-        elif entry.protocol == SOURCE.name:
-            source.append(entry)
+        elif entry.protocol in RESERVED:
+            source[entry.protocol].append(entry)
         elif entry.seed not in suite.transfer_seeds:
             evidence.excluded.append((entry, "its seed is not in the suite"))
         else:
@@ -141,12 +141,42 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         for column in together:
             if column_entries := [entry for entry in members[column] if entry.cell in own]:
                 _add_column(evidence, column, column_entries, index)
-    _add_source(evidence, source, index)
+    _add_source(evidence, source[SOURCE.name], index)
+    _add_hits(evidence, source[SOURCE_HITS.name], index)
     return evidence
 
 
 def _add_source(evidence: Evidence, entries: Sequence[Entry], index: Index) -> None:
-    """Add the predictions of the source's test images, of the weights in the tables and the largest comparable group."""
+    """Add the predictions of the source's test images."""
+    comparable = _comparable_on_source(evidence, entries)
+    if comparable:
+        evidence.source_labels = index.labels[comparable[0].labels]
+    for entry in comparable:
+        evidence.source_correct[_row_and_seed(entry)] = entry.hits.astype(np.float32)
+
+
+def _add_hits(evidence: Evidence, entries: Sequence[Entry], index: Index) -> None:
+    """Add the predictions of the source's images with wrong labels or conflicting evidence, by block."""
+    comparable = _comparable_on_source(evidence, entries)
+    for entry in comparable:
+        measures = json.loads(entry.measures)
+        hits, labels = entry.hits.astype(np.float32), index.labels[entry.labels]
+        start = 0
+        for block in HIT_BLOCKS:
+            count = int(measures.get(f"hits_{block}", 0))
+            if count:
+                evidence.hit_labels[block] = labels[start : start + count]
+                evidence.hits.setdefault(block, {})[_row_and_seed(entry)] = hits[start : start + count]
+            start += count
+
+
+def _row_and_seed(entry: Entry) -> tuple[Row, int]:
+    assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
+    return (entry.arm, entry.stage), entry.pretraining_seed
+
+
+def _comparable_on_source(evidence: Evidence, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the predictions of the weights in the tables, of the largest comparable group; exclude the others."""
     # The suite's own columns come last in the entries.
     weights = {(entry.arm, entry.stage, entry.pretraining_seed): entry.sha256 for entry in evidence.entries}
     current = []
@@ -157,13 +187,7 @@ def _add_source(evidence: Evidence, entries: Sequence[Entry], index: Index) -> N
         else:
             reason = f"different weights of this snapshot ({entry.sha256[:8]}) than most of its results ({sha256[:8]})"
             evidence.excluded.append((entry, reason))
-    if not current:
-        return
-    comparable, example = _comparable(current, evidence)
-    evidence.source_labels = index.labels[example.labels]
-    for entry in comparable:
-        assert entry.arm is not None and entry.stage is not None and entry.pretraining_seed is not None
-        evidence.source_correct[(entry.arm, entry.stage), entry.pretraining_seed] = entry.hits.astype(np.float32)
+    return _comparable(current, evidence)[0] if current else []
 
 
 def _comparable(entries: Sequence[Entry], evidence: Evidence) -> tuple[list[Entry], Entry]:

@@ -9,7 +9,7 @@ import timm
 import tomli_w
 
 from lrbench.config import load_task
-from lrbench.config.protocols import SOURCE
+from lrbench.config.protocols import RESERVED
 from lrbench.config.registry import find_registered_tasks, is_shipped
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
@@ -86,7 +86,7 @@ def transfer_table(
         results += [
             (entry, folder, index.labels[entry.labels])
             for entry in index.entries
-            if entry.sha256 == sha256 and entry.protocol != SOURCE.name
+            if entry.sha256 == sha256 and entry.protocol not in RESERVED
         ]
     # Users decide themselves whether results on their own data are published.
     names = {entry.task for entry, _, _ in results}

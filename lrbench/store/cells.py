@@ -10,7 +10,18 @@ from pydantic import Field
 
 from lrbench.config import Suite, Task, load_task
 from lrbench.config.loading import validate
-from lrbench.config.protocols import PROTOCOLS, SOURCE, Concat, Fewshot, Finetune, Knn, Probe, find_protocol
+from lrbench.config.protocols import (
+    PROTOCOLS,
+    RESERVED,
+    SOURCE,
+    SOURCE_HITS,
+    Concat,
+    Fewshot,
+    Finetune,
+    Knn,
+    Probe,
+    find_protocol,
+)
 from lrbench.config.registry import is_shipped
 from lrbench.config.strict import Strict
 from lrbench.config.toml_files import apply_changes, differences
@@ -99,7 +110,7 @@ def task_sha256(task: Task) -> str:
 class Cell:
     """A unit of work on one snapshot, which is given separately: target task, protocol and transfer seed.
 
-    `source_cell` gives the unit that predicts the source's test images instead of transferring.
+    `source_cells` gives the units that predict images of the source instead of transferring.
     """
 
     task: str
@@ -111,6 +122,12 @@ def source_cell(suite: Suite) -> Cell:
     """Return the cell in which a suite's snapshot predicts the test images of its source."""
     # Nothing is drawn at random.
     return Cell(task=suite.source, protocol=SOURCE.name, seed=0)
+
+
+def source_cells(suite: Suite) -> tuple[Cell, ...]:
+    """Return the cells in which a suite's snapshot predicts images of its source."""
+    hits = [Cell(task=suite.source, protocol=SOURCE_HITS.name, seed=0)] if suite.source_hits else []
+    return (source_cell(suite), *hits)
 
 
 class Overwrite(Enum):
@@ -210,7 +227,7 @@ def cell_status(
     if stored is None:
         return missing
     result = stored.result
-    is_source = cell.protocol == SOURCE.name
+    is_source = cell.protocol in RESERVED
     # A partial source marks every result of its snapshots; computing the cell again would not change that.
     of_source = result.snapshot.source_partial and (is_source or not result.task.partial)
     if result.partial and not place.partial and not of_source:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from lrbench.config.protocols import HIT_BLOCKS
 from lrbench.config.relatives import RELATIVES
 from lrbench.store.results import Result
 
@@ -16,7 +17,7 @@ def measures_of(result: Result) -> dict[str, float]:
     Returns:
         Those of `FEATURES` of the target's images, and with the prefix `source_` of the source's; `cka_` with a name of
         `RELATIVES`; `shots_K`, the headline metric with K training images per class; `depth_K`, the validation score of the
-        probe after the K-th stage of the network.
+        probe after the K-th stage of the network; `hits_` with a name of `HIT_BLOCKS`, the number of its images.
     """
     return {name: value for name, value in _measures(result) if isinstance(value, int | float)}
 
@@ -34,6 +35,8 @@ def _measures(result: Result) -> Iterator[tuple[str, Any]]:
         yield from ((f"{prefix}{name}", described.get(name)) for name in FEATURES)
     similarity = _table(diagnostics.get("similarity"))
     yield from ((f"cka_{name}", _table(similarity.get(name)).get("cka")) for name in RELATIVES)
+    hits = _table(diagnostics.get("hits"))
+    yield from ((f"hits_{block}", hits.get(block)) for block in HIT_BLOCKS)
     if "shots" in result.chosen:
         curve = {
             shots: _table(scores).get(result.task.metric) for shots, scores in _table(diagnostics.get("shots")).items()

@@ -1,19 +1,20 @@
 """Transfer of a snapshot, cell by cell: selection on validation images, final fit, and one look at the test labels."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lrbench.config.protocols import PROTOCOLS, SOURCE, find_protocol
+from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_HITS, find_protocol
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.core.files import sha256_json
 from lrbench.core.machine import device_name, library_versions
 from lrbench.core.workspace import Place
-from lrbench.data.examples import TaskData
+from lrbench.data.examples import SplitName, TaskData
 from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.devices import computing_threads, is_out_of_memory
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
@@ -29,7 +30,7 @@ from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.record import Outcome, preprocessing, result_record, snapshot_record
 from lrbench.transfer.representation import Representation
 from lrbench.transfer.selection import Indices, LabelledFeatures, SealedLabels
-from lrbench.transfer.source import open_source_test, predict_source
+from lrbench.transfer.source import open_source_images, predict_source, select_hits, select_test
 from lrbench.transfer.target import Target, open_target
 
 
@@ -115,7 +116,7 @@ class Transfer:
         return open_target(cell.task, self._network.input, place.roots, place.partial, place.pixel_cache, self._control)
 
     def _run(self, cell: Cell) -> Path:
-        if cell.protocol == SOURCE.name:
+        if cell.protocol in RESERVED:
             return self._predict_source(cell)
         protocol = PROTOCOLS[cell.protocol]
         if protocol.features == "partner":
@@ -130,18 +131,22 @@ class Transfer:
             outcome = self._run_on_features(target, cell)
         labels = sealed.open(outcome.choice, outcome.scores)
         has_validation = len(target.development.given) > 0
-        path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)), has_validation)
+        names = target.data.splits["test"].ids
+        path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)), names, has_validation)
         points.delete()
         return path
 
     def _predict_source(self, cell: Cell) -> Path:
         place, network = self._place, self._network
-        source = open_source_test(
-            cell.task, network.input, place.roots, place.partial, place.pixel_cache, self._control
+        is_hits = cell.protocol == SOURCE_HITS.name
+        splits: tuple[SplitName, ...] = ("train", "conflict") if is_hits else ("test",)
+        source = open_source_images(
+            cell.task, network.input, splits, place.roots, place.partial, place.pixel_cache, self._control
         )
-        outcome = predict_source(network, source, self._control)
-        labels = torch.from_numpy(source.data.splits["test"].labels)
-        return self._write(source.data, cell, outcome, labels, has_validation_split=False)
+        selected = select_hits(source.data) if is_hits else select_test(source.data)
+        outcome = predict_source(network, source, selected, self._control)
+        labels = torch.from_numpy(selected.labels(source.data))
+        return self._write(source.data, cell, outcome, labels, selected.names(source.data), has_validation_split=False)
 
     def _split(self, target: Target, cell: Cell) -> tuple[Indices, Indices]:
         """Return positions of the images to train on and to select on, of which there is at least one."""
@@ -254,7 +259,13 @@ class Transfer:
         return self._place.workspace.cache / "finetune" / f"{task.name}-{sha256_json(inputs)[:16]}.json"
 
     def _write(
-        self, data: TaskData, cell: Cell, outcome: Outcome, labels: torch.Tensor, has_validation_split: bool
+        self,
+        data: TaskData,
+        cell: Cell,
+        outcome: Outcome,
+        labels: torch.Tensor,
+        names: Sequence[str],
+        has_validation_split: bool,
     ) -> Path:
         workspace, task = self._place.workspace, data.task
         is_drawn = data.drawn_list is not None
@@ -275,7 +286,7 @@ class Transfer:
             index=np.arange(len(labels)),
             label=labels.numpy(),
             prediction=outcome.scores.cpu().argmax(1).numpy(),
-            images=data.splits["test"].ids,
+            images=names,
             classes=data.classes,
         )
         return write_result(workspace.results, record, predictions)

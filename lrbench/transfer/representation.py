@@ -19,7 +19,7 @@ from lrbench.store.relatives import related_snapshots
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.features import Network
 from lrbench.transfer.similarity import linear_cka
-from lrbench.transfer.source import open_source_test
+from lrbench.transfer.source import open_source_images
 from lrbench.transfer.target import Target
 
 
@@ -90,8 +90,14 @@ class Representation:
         if metadata.source_task is None:
             return {}
         try:
-            prepared = open_source_test(
-                metadata.source_task, metadata.input, place.roots, place.partial, place.pixel_cache, self._control
+            prepared = open_source_images(
+                metadata.source_task,
+                metadata.input,
+                ("test",),
+                place.roots,
+                place.partial,
+                place.pixel_cache,
+                self._control,
             )
         except InputError as error:
             self._control.say(f"the features are not described on the source: {error}")
