@@ -19,7 +19,7 @@ WorkersOption = Annotated[
         metavar="N",
         min=1,
         help="Worker processes. Trained weights do not depend on their number. "
-        "[default: one on a GPU, else one per core, at most 8]",
+        "[default: one on each GPU, and more while they leave it idle; else one per core, at most 8]",
     ),
 ]
 TrackOption = Annotated[

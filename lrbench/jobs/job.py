@@ -1,4 +1,4 @@
-"""Jobs, the units of a suite's work: pretraining one snapshot, or transferring one snapshot to all missing cells."""
+"""Jobs, the units of a suite's work: pretraining one snapshot, or transferring one snapshot to one task."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -31,6 +31,10 @@ class Job(ABC):
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Run the job and return a one-line report of its outcome."""
 
+    def reuse(self, last: "Job") -> int:
+        """Return how much of what `last` left in its process this job can use; larger is more."""
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob(Job):
@@ -45,7 +49,10 @@ class PretrainJob(Job):
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """Pretrain the snapshot together with other processes."""
         from lrbench.pretrain.segments import make_snapshot
+        from lrbench.transfer.cell import forget_transfer
 
+        # Its memory may be needed.
+        forget_transfer()
         metadata = make_snapshot(suite, self.key, place, control, ranks)
         accuracy = f"source accuracy {100 * (metadata.source_accuracy or 0):.1f} %"
         report = ", ".join(f"{name} {100 * value:.1f} %" for name, value in metadata.source_report.items())
@@ -54,21 +61,28 @@ class PretrainJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferJob(Job):
-    """Transfer one snapshot to its missing cells, and predict its source's test images if that is one of them."""
+    """Transfer one snapshot to the missing cells of one task, or predict its source's test images."""
 
     key: SnapshotKey
+    task: str
     cells: tuple[Cell, ...]
 
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Compute the missing cells one by one; each result is written as soon as it is complete."""
-        from lrbench.transfer.cell import Transfer
+        from lrbench.transfer.cell import open_transfer
 
         reference = SuiteSnapshot(suite=suite, key=self.key, checkpoints=place.workspace.checkpoints)
-        transfer = Transfer(reference, TransferSettings.of(suite), place, control)
+        transfer = open_transfer(reference, TransferSettings.of(suite), place, control)
         # The plan is older than this job: another process may have computed some of the cells since.
         missing = [cell for cell in self.cells if transfer.status(cell).existing_result(Overwrite.STALE) is None]
         for cell in missing:
             transfer.run(cell)
-        transferred = sum(cell.protocol != SOURCE.name for cell in missing)
-        source = ", source images predicted" if transferred < len(missing) else ""
-        return f"{self.key}: {transferred} cells transferred{source}"
+        if any(cell.protocol == SOURCE.name for cell in self.cells):
+            return f"{self.key}: test images of {self.task} predicted"
+        return f"{self.key} to {self.task}: {len(missing)} {'cell' if len(missing) == 1 else 'cells'} transferred"
+
+    def reuse(self, last: Job) -> int:
+        """Return 2 for the same snapshot, whose network is loaded, and 1 for the same task, whose images are."""
+        if not isinstance(last, TransferJob):
+            return 0
+        return 2 if last.key == self.key else int(last.task == self.task)

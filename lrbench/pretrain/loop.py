@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lrbench.config.arms import Mean
 from lrbench.config.schedule import Segment, learning_rate
 from lrbench.config.suite import Schedule, Training
-from lrbench.core.control import Control
+from lrbench.core.control import Control, waiting_for
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.core.seeds import derive
@@ -134,7 +134,7 @@ class Trainer:
         pending: list[Outcome] = []
         saved = time.monotonic()
         with self._training_mode(), closing(training_batches(batches, progress.update, last, self.device)) as feed:
-            for images, labels in feed:
+            for images, labels in waiting_for(feed, control):
                 rate = learning_rate(self.schedule, self.segment, progress.update, batches.updates_per_epoch)
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
@@ -149,7 +149,8 @@ class Trainer:
                 stop, due = control.stop_requested(), time.monotonic() - saved > SAVE_SECONDS
                 # Processes that train together check, save and stop at the same updates: none decides alone.
                 if len(pending) >= self.check_every or ends_epoch or (ranks.is_single and (stop or due)):
-                    stop, due = self._check(pending, stop, due, wait)
+                    with control.waiting():
+                        stop, due = self._check(pending, stop, due, wait)
                     control.progress(progress.update - first, last - first, "updates")
                 elif not ranks.is_single:
                     continue

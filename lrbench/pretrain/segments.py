@@ -14,7 +14,7 @@ from lrbench.config import Suite
 from lrbench.config.schedule import Segment, SnapshotKey, find_segment, kept_epochs, means_to_keep
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import remove_file
 from lrbench.core.locks import locked
 from lrbench.core.machine import device_name
@@ -144,7 +144,8 @@ class _SegmentRun:
         """Make the snapshot.
 
         Raises:
-            FailureError: Memory ran out, or weights are not finite.
+            OutOfMemory: Memory ran out.
+            FailureError: Weights are not finite.
         """
         try:
             with (
@@ -155,7 +156,7 @@ class _SegmentRun:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise FailureError(
+            raise OutOfMemory(
                 f"Out of memory on the {self.device.type} while making {self.segment.key}: {str(error).splitlines()[0]} "
                 "Free memory, or use a smaller network, input or batch under a new suite name (--set name=NAME). Then run "
                 "the same command again."

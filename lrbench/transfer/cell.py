@@ -9,7 +9,7 @@ import torch
 
 from lrbench.config.protocols import PROTOCOLS, SOURCE, find_protocol
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import sha256_json
 from lrbench.core.machine import device_name, library_versions
 from lrbench.core.workspace import Place
@@ -20,6 +20,7 @@ from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import write_result
+from lrbench.store.snapshots import identity
 from lrbench.transfer.features import FeatureCache, Network, describe_development
 from lrbench.transfer.protocols import Draw, implementation
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
@@ -68,7 +69,8 @@ class Transfer:
 
         Raises:
             InputError: The target's data is missing, incomplete or does not decode, or no image can be held out for selection.
-            FailureError: Fine-tuning diverged, memory ran out, or the disk is full.
+            OutOfMemory: Memory ran out.
+            FailureError: Fine-tuning diverged, or the disk is full.
             InterruptedWork: A stop was requested.
         """
         if self._control.stop_requested():
@@ -80,7 +82,7 @@ class Transfer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise FailureError(
+            raise OutOfMemory(
                 f"out of memory on the {self._network.device.type} when transferring {self._reference.text} to {cell.task} "
                 f"({cell.protocol}): {str(error).splitlines()[0]} Free memory, for example of other processes on the same "
                 f"GPU, and run the same command again. {find_protocol(cell.protocol).memory_advice}".rstrip()
@@ -279,3 +281,28 @@ class Transfer:
             classes=data.classes,
         )
         return write_result(workspace.results, record, predictions)
+
+
+# The latest transfer of this process, and what it was opened with.
+_opened: dict[str, tuple[object, Transfer]] = {}
+
+
+def open_transfer(reference: SuiteSnapshot, settings: TransferSettings, place: Place, control: Control) -> Transfer:
+    """Return the transfer of a snapshot; the process keeps the latest one, whose network is loaded, for its next job.
+
+    Raises:
+        InputError: The snapshot is missing or damaged.
+    """
+    opened_with = (reference, identity(reference.path), settings, place, control)
+    latest = _opened.pop("latest", None)
+    if latest is None or latest[0] != opened_with:
+        # The other network is freed first.
+        latest = None
+        latest = opened_with, Transfer(reference, settings, place, control)
+    _opened["latest"] = latest
+    return latest[1]
+
+
+def forget_transfer() -> None:
+    """Free the network that `open_transfer` keeps."""
+    _opened.clear()
