@@ -1,5 +1,6 @@
 """`lrbench plan`: a suite's snapshots and cells, what is done, and the cost of the rest."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lrbench.cli.common import (
@@ -14,6 +15,7 @@ from lrbench.cli.common import (
     note,
     show,
     table,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def plan(
     planned = make_plan(chosen, place, arm=arm, seed=seed)
     missing_data = planned.missing_data(place)
     cost = estimate_cost(planned, place)
+    states = _slurm_states(planned)
     if json_:
-        emit_json(_record(planned, missing_data, cost))
+        emit_json(_record(planned, missing_data, cost, states))
         return
     rows = []
     for snapshot in planned.snapshots:
@@ -57,8 +60,14 @@ def plan(
                 "cells done": f"{sum(cell.done for cell in cells)} of {len(cells)}",
             }
         )
+        if states:
+            of_snapshot = {verb: states.get(f"{verb} {snapshot.key}") for verb in ("pretrain", "transfer")}
+            rows[-1]["in Slurm"] = ", ".join(f"{verb} {state.lower()}" for verb, state in of_snapshot.items() if state)
     show(table(rows, wrapped="snapshot"))
     show(f"\n{planned.summary()}")
+    if states:
+        counts = Counter(states.values())
+        show(f"in Slurm: {', '.join(f'{count:,} {state.lower()}' for state, count in sorted(counts.items()))}")
     if (warning := planned.replacement_warning()) is not None:
         show(warning)
     if (orphans := planned.orphan_note()) is not None:
@@ -73,7 +82,22 @@ def plan(
     show(cost.words())
 
 
-def _record(planned: "Plan", missing_data: dict[str, str], cost: "Cost") -> dict[str, Any]:
+def _slurm_states(planned: "Plan") -> dict[str, str]:
+    """Return the state of each script of the suite that is waiting or running in Slurm, by name."""
+    from lrbench.core.errors import FailureError
+    from lrbench.jobs.slurm import Submission, is_available
+
+    submission = Submission.latest(planned.workspace, planned.suite.name)
+    if submission is None or not is_available():
+        return {}
+    try:
+        return submission.states()
+    except FailureError as error:
+        warn(f"the state of the jobs in Slurm is not shown: {error}")
+        return {}
+
+
+def _record(planned: "Plan", missing_data: dict[str, str], cost: "Cost", states: dict[str, str]) -> dict[str, Any]:
     return {
         "suite": planned.suite.name,
         "snapshots": [
@@ -92,6 +116,7 @@ def _record(planned: "Plan", missing_data: dict[str, str], cost: "Cost") -> dict
             for cell in planned.cells
         ],
         "source": [{"snapshot": str(cell.snapshot), "done": cell.done} for cell in planned.source_cells],
+        "slurm": states,
         "missing_data": missing_data,
         "missing_epochs": planned.missing_epochs,
         "estimated_seconds": cost.seconds,

@@ -31,6 +31,10 @@ class Job(ABC):
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Run the job and return a one-line report of its outcome."""
 
+    @abstractmethod
+    def task_of(self, suite: Suite) -> str:
+        """Return the task whose data the job reads."""
+
     def reuse(self, last: "Job") -> int:
         """Return how much of what `last` left in its process this job can use; larger is more."""
         return 0
@@ -45,6 +49,10 @@ class PretrainJob(Job):
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Pretrain the snapshot and return a line with its source accuracy."""
         return self.run_together(suite, place, control, SINGLE_PROCESS)
+
+    def task_of(self, suite: Suite) -> str:
+        """Return the suite's source."""
+        return suite.source
 
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """Pretrain the snapshot together with other processes."""
@@ -80,6 +88,10 @@ class TransferJob(Job):
         if any(cell.protocol == SOURCE.name for cell in self.cells):
             return f"{self.key}: test images of {self.task} predicted"
         return f"{self.key} to {self.task}: {len(missing)} {'cell' if len(missing) == 1 else 'cells'} transferred"
+
+    def task_of(self, suite: Suite) -> str:
+        """Return the task."""
+        return self.task
 
     def reuse(self, last: Job) -> int:
         """Return 2 for the same snapshot, whose network is loaded, and 1 for the same task, whose images are."""
