@@ -1,7 +1,9 @@
 """`lrbench plan`: a suite's snapshots and cells, what is done, and the cost of the rest."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from lrbench.cli.common import (
     ArmOption,
@@ -21,6 +23,7 @@ from lrbench.cli.common import (
 if TYPE_CHECKING:
     from lrbench.jobs.cost import Cost
     from lrbench.jobs.plan import Plan
+    from lrbench.jobs.simulation import Simulation
 
 
 def plan(
@@ -30,12 +33,17 @@ def plan(
     set_: SetOption = None,
     data_root: DataRootOption = None,
     partial: PartialOption = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", metavar="N", min=1, max=4096, help="Also simulate the missing jobs on 1 to N GPUs."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show a suite's snapshots and cells, what is done, and the estimated cost of the rest; start nothing."""
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.cost import estimate_cost
     from lrbench.jobs.plan import make_plan
+    from lrbench.jobs.simulation import simulate_plan
     from lrbench.store.suites import suite_to_run
 
     workspace = Workspace.current()
@@ -45,8 +53,13 @@ def plan(
     missing_data = planned.missing_data(place)
     cost = estimate_cost(planned, place)
     states = _slurm_states(planned)
+    simulation = simulate_plan(planned, place, _powers(gpus)) if gpus is not None else None
     if json_:
-        emit_json(_record(planned, missing_data, cost, states))
+        record = _record(planned, missing_data, cost, states)
+        if simulation is not None:
+            record["seconds_by_gpus"] = {str(count): seconds for count, seconds in simulation.seconds.items()}
+            record["critical_path_seconds"] = simulation.critical_path
+        emit_json(record)
         return
     rows = []
     for snapshot in planned.snapshots:
@@ -80,6 +93,35 @@ def plan(
             f"one batch of {chosen.schedule.batch}"
         )
     show(cost.words())
+    if gpus is not None:
+        show(f"\n{_simulation_words(simulation)}")
+
+
+def _powers(most: int) -> list[int]:
+    """Return the powers of two below a number, and the number."""
+    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
+
+
+def _simulation_words(simulation: "Simulation | None") -> str:
+    from lrbench.core.control import rounded_duration
+
+    if simulation is None:
+        return "The time on several GPUs is unknown, because the size of the source is."
+    alone = simulation.seconds[1]
+    rows = [
+        {"GPUs": str(count), "time": rounded_duration(seconds), "speed-up": f"{alone / seconds:.1f}" if seconds else ""}
+        for count, seconds in simulation.seconds.items()
+    ]
+    of = "earlier timings of this suite" if simulation.is_measured else "operation counts, for an A100-class GPU"
+    unknown = (
+        f" Transfers to {', '.join(simulation.unknown)}, of unknown size, count as no time."
+        if simulation.unknown
+        else ""
+    )
+    return (
+        f"{table(rows, wrapped='time')}\nSimulated with one job at a time on each GPU; times of jobs are from {of}. The "
+        f"longest chain of jobs takes {rounded_duration(simulation.critical_path)}.{unknown}"
+    )
 
 
 def _slurm_states(planned: "Plan") -> dict[str, str]:

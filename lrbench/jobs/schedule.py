@@ -1,7 +1,7 @@
 """Order of a suite's jobs: which can start, which are done, and what failed."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
 from lrbench.jobs.job import Job
@@ -82,16 +82,17 @@ class Schedule:
         return summary
 
 
-def longest_chains(jobs: Sequence[Job]) -> dict[str, float]:
+def longest_chains(jobs: Sequence[Job], weights: Mapping[str, float] | None = None) -> dict[str, float]:
     """Return for each job the weight of the longest chain that starts with it.
 
     Args:
         jobs: Parents before children.
+        weights: Weight of each job, by name; None for their own.
     """
     urgency: dict[str, float] = {}
     below: defaultdict[str, float] = defaultdict(float)
     for job in reversed(jobs):
-        urgency[job.name] = job.weight + below[job.name]
+        urgency[job.name] = (job.weight if weights is None else weights[job.name]) + below[job.name]
         for need in job.needs:
             below[need] = max(below[need], urgency[job.name])
     return urgency
