@@ -16,7 +16,8 @@ from lrbench.cli.common import (
     show,
     warn,
 )
-from lrbench.cli.slurm import (
+from lrbench.cli.engines import (
+    AddressOption,
     CpusOption,
     DryRunOption,
     EngineOption,
@@ -25,7 +26,7 @@ from lrbench.cli.slurm import (
     PartitionOption,
     SbatchOption,
     TimeOption,
-    slurm_options,
+    engine_options,
     submit,
 )
 from lrbench.cli.work import TrackOption, WorkersOption
@@ -56,6 +57,7 @@ def run(
     engine: EngineOption = "local",
     gpus: GpusOption = None,
     cpus: CpusOption = None,
+    address: AddressOption = None,
     partition: PartitionOption = None,
     time: TimeOption = None,
     sbatch: SbatchOption = None,
@@ -65,20 +67,28 @@ def run(
     """Pretrain a suite, transfer every snapshot and write the leaderboard.
 
     A second run computes only what is missing. Ctrl-C saves and stops at the next step. All GPUs of this machine are used; with
-    `--engine slurm`, those of a cluster. `torchrun --nproc-per-node N -m lrbench run SUITE` trains each network on N GPUs.
+    `--engine ray` or `slurm`, those of a cluster. `torchrun --nproc-per-node N -m lrbench run SUITE` trains each network on N.
     """
     from lrbench.cli.register import warn_if_changed
     from lrbench.cli.work import do_jobs, together
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.plan import make_plan, save_suite
+    from lrbench.jobs.slurm import SlurmOptions
     from lrbench.leaderboard import page
     from lrbench.pretrain.tracking import check_trackers
     from lrbench.store.results import suites_with_results
     from lrbench.store.suites import suite_to_run, write_suite_with_results
 
-    options = slurm_options(
-        engine, gpus=gpus, cpus=cpus, partition=partition, time=time, sbatch=sbatch or (), dry_run=dry_run
+    options = engine_options(
+        engine,
+        gpus=gpus,
+        cpus=cpus,
+        address=address,
+        partition=partition,
+        time=time,
+        sbatch=sbatch or (),
+        dry_run=dry_run,
     )
     workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
@@ -104,7 +114,7 @@ def run(
         # A missing target is reported before days of training.
         tasks = plan.required_tasks if job is None else tuple(dict.fromkeys(one.task_of(chosen) for one in jobs))
         ranks.run_on_main(lambda: _check_data(plan, tasks, place))
-        if options is not None:
+        if isinstance(options, SlurmOptions):
             arguments = [part for value in set_ or () for part in ("--set", value)]
             arguments += [part for value in trackers for part in ("--track", value)]
             arguments += [*["--partial"] * partial, *["--no-cache"] * no_cache]
@@ -112,7 +122,7 @@ def run(
             submit(plan, suite, arguments, place.roots, options, dry_run=dry_run)
             return
         try:
-            do_jobs(jobs, plan, place, workers=workers, ranks=ranks)
+            do_jobs(jobs, plan, place, workers=workers, ranks=ranks, ray=options)
         except LrbenchError as error:
             failure = error
         if not ranks.is_main:

@@ -133,6 +133,18 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, settin
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
+    device = prepare_process(settings)
+    control.measures_load = device == "cuda"
+    # The pipe breaks when the parent is gone.
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(("device", device))
+        job: Job | None
+        while (job := connection.recv()) is not None:
+            connection.send(outcome(job, suite, place, control))
+
+
+def prepare_process(settings: WorkerSettings) -> str:
+    """Set the threads and GPU of this process before it imports torch; return the type of its device."""
     # Numerical libraries and CUDA read these when they are loaded.
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if settings.gpu is not None:
@@ -141,17 +153,12 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, settin
     from lrbench.models.devices import pick_device, set_cpu_threads
 
     device = pick_device()
-    control.measures_load = device.type == "cuda"
     set_cpu_threads(device, settings.threads)
-    # The pipe breaks when the parent is gone.
-    with contextlib.suppress(EOFError, OSError):
-        connection.send(("device", device.type))
-        job: Job | None
-        while (job := connection.recv()) is not None:
-            connection.send(_outcome(job, suite, place, control))
+    return device.type
 
 
-def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
+def outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
+    """Run a job; return `done` with its report, or `failed` with its error, which can be pickled."""
     try:
         return "done", job.run(suite, place, control)
     except Exception as error:

@@ -168,7 +168,7 @@ def test_dry_run_writes_scripts_without_slurm(lrbench, home, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "pbs"], "no engine 'pbs'. Use local or slurm"),
+        (["--engine", "pbs"], "no engine 'pbs'. Use local, ray or slurm"),
         (["--partition", "gpu"], "--partition needs --engine slurm"),
         (["--dry-run"], "--dry-run needs --engine slurm"),
     ],

@@ -1,4 +1,4 @@
-"""`lrbench run --engine slurm`: options, and submission of a suite."""
+"""`lrbench run --engine`: options of the engines, and submission of a suite to Slurm."""
 
 import os
 import sys
@@ -12,33 +12,46 @@ from lrbench.cli.common import note, show
 
 if TYPE_CHECKING:
     from lrbench.jobs.plan import Plan
+    from lrbench.jobs.ray import RayOptions
     from lrbench.jobs.slurm import SlurmOptions
 
-_PANEL = "Slurm (--engine slurm)"
+_PANEL = "Clusters (--engine ray or slurm)"
 EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="What runs the jobs: `local`, this machine; or `slurm`, which submits them to a Slurm cluster and returns.",
+        help="What runs the jobs: `local`, this machine; `ray`, a Ray cluster; or `slurm`, which submits them and returns.",
     ),
 ]
 GpusOption = Annotated[
-    int | None,
-    typer.Option("--gpus", metavar="N", min=0, help="GPUs of each job. [default: 1]", rich_help_panel=_PANEL),
+    float | None,
+    typer.Option(
+        "--gpus", "--gpus-per-job", metavar="N", min=0, help="GPUs of each job. [default: 1]", rich_help_panel=_PANEL
+    ),
 ]
 CpusOption = Annotated[
-    int | None, typer.Option("--cpus", metavar="N", min=1, help="CPU cores of each job.", rich_help_panel=_PANEL)
+    int | None,
+    typer.Option("--cpus", "--cpus-per-job", metavar="N", min=1, help="CPU cores of each job.", rich_help_panel=_PANEL),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="A",
+        help="Ray: address of a running cluster, or `auto`. [default: start Ray on this machine]",
+        rich_help_panel=_PANEL,
+    ),
 ]
 PartitionOption = Annotated[
-    str | None, typer.Option("--partition", metavar="P", help="Partition of the jobs.", rich_help_panel=_PANEL)
+    str | None, typer.Option("--partition", metavar="P", help="Slurm: partition of the jobs.", rich_help_panel=_PANEL)
 ]
 TimeOption = Annotated[
     str | None,
     typer.Option(
         "--time",
         metavar="T",
-        help="Time limit of each job, as in sbatch. A job that reaches it saves and starts again.",
+        help="Slurm: time limit of each job, as in sbatch. A job that reaches it saves and starts again.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -47,12 +60,12 @@ SbatchOption = Annotated[
     typer.Option(
         "--sbatch",
         metavar="KEY=VALUE",
-        help="A further option of sbatch, such as account=vision. Repeatable.",
+        help="Slurm: a further option of sbatch, such as account=vision. Repeatable.",
         rich_help_panel=_PANEL,
     ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Write the scripts, and submit nothing.", rich_help_panel=_PANEL)
+    bool, typer.Option("--dry-run", help="Slurm: write the scripts, and submit nothing.", rich_help_panel=_PANEL)
 ]
 JobOption = Annotated[
     list[str] | None,
@@ -64,34 +77,49 @@ JobOption = Annotated[
 _VARIABLES = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
 
 
-def slurm_options(
+def engine_options(
     engine: str,
     *,
-    gpus: int | None,
+    gpus: float | None,
     cpus: int | None,
+    address: str | None,
     partition: str | None,
     time: str | None,
     sbatch: Sequence[str],
     dry_run: bool,
-) -> "SlurmOptions | None":
-    """Return the options of Slurm, or None for the local engine.
+) -> "RayOptions | SlurmOptions | None":
+    """Return the options of an engine; None for the local one.
 
     Raises:
-        InputError: An unknown engine, or an option of another one.
+        InputError: An unknown engine, an option of another one, or a wrong value.
     """
     from lrbench.core.errors import InputError
     from lrbench.jobs.slurm import SlurmOptions
 
+    if engine not in ("local", "ray", "slurm"):
+        raise InputError(f"there is no engine {engine!r}. Use local, ray or slurm.")
+    given = {
+        "--gpus": (gpus is not None, ("ray", "slurm")),
+        "--cpus": (cpus is not None, ("ray", "slurm")),
+        "--address": (address is not None, ("ray",)),
+        "--partition": (partition is not None, ("slurm",)),
+        "--time": (time is not None, ("slurm",)),
+        "--sbatch": (bool(sbatch), ("slurm",)),
+        "--dry-run": (dry_run, ("slurm",)),
+    }
+    for name, (is_given, engines) in given.items():
+        if is_given and engine not in engines:
+            raise InputError(f"{name} needs --engine {' or --engine '.join(engines)}.")
+    if engine == "ray":
+        from lrbench.jobs.ray import RayOptions
+
+        return RayOptions(address=address, gpus=gpus, cpus=cpus)
     if engine == "slurm":
+        if gpus is not None and gpus != int(gpus):
+            raise InputError(f"--gpus {gpus:g} is not a whole number, which Slurm needs.")
         return SlurmOptions(
-            gpus=1 if gpus is None else gpus, cpus=cpus, partition=partition, time=time, others=tuple(sbatch)
+            gpus=1 if gpus is None else int(gpus), cpus=cpus, partition=partition, time=time, others=tuple(sbatch)
         )
-    if engine != "local":
-        raise InputError(f"there is no engine {engine!r}. Use local or slurm.")
-    given = {"--gpus": gpus, "--cpus": cpus, "--partition": partition, "--time": time, "--sbatch": sbatch or None}
-    wrong = [name for name, value in given.items() if value is not None] + (["--dry-run"] if dry_run else [])
-    if wrong:
-        raise InputError(f"{wrong[0]} needs --engine slurm. `lrbench plan` shows what a local run would compute.")
     return None
 
 
