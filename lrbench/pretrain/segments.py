@@ -130,7 +130,7 @@ class _SegmentRun:
                 pixels=self.source.train,
                 labels=self.source.data.splits["train"].labels,
                 seed=trained.key.seed,
-                batch=suite.schedule.batch,
+                batch=suite.schedule.batch * trained.growth,
                 size=suite.input.size,
                 augmentation=suite.schedule.augmentation,
                 rank=ranks.rank,
@@ -285,7 +285,7 @@ class _SegmentRun:
             tracker.record(records[-1])
 
     def _log_timing(self, updates: int, seconds: float) -> None:
-        images = updates * self.suite.schedule.batch
+        images = updates * self.batches.batch
         append_timing(
             self.path,
             {

@@ -120,7 +120,8 @@ class SegmentStart:
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, metadata = self._parent(parent, model)
         return Progress(
-            update=int(state["update"]),
+            # That of the parent's end, unless the batch grows.
+            update=self.segment.first_epoch * self.updates_per_epoch,
             weights=weights,
             momentum=state["momentum"],
             batchnorm_shared=metadata.batchnorm_shared,

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.schedule import snapshot_keys
+from lrbench.config.schedule import find_segment, snapshot_keys
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data.batches import Batches
@@ -344,3 +344,32 @@ def test_failed_first_attempt_does_not_block_the_next(lrbench, home, tiny):
     assert lrbench(*suite, "--set", "schedule.epochs=6", "--arm", "constant", "--seed", "0").status == 0
     again = lrbench(*suite, "--set", "schedule.batch=16")
     assert again.status == 2 and "schedule.batch was 32 and is now 16" in again.err
+
+
+def test_growing_batch_continues_from_the_boundary_at_the_same_rate(tiny, place):
+    """Stage 2 with ten times the batch: the same epochs and order of images, gradients over whole batches."""
+    schedule = tiny.schedule.model_copy(update={"batch": 4, "largest_batch": 40})
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "grow"), "schedule": schedule})
+    grown, plain = (find_segment(schedule, key(arm, 2)) for arm in ("grow", "step"))
+    assert (grown.growth, grown.rate, plain.rate) == (10, 0.1, 0.01)
+    assert find_segment(schedule, key("grow", 3)).growth == 10
+    assert find_segment(schedule, key("grow", 3)).rate == pytest.approx(0.01)
+    assert (grown.first_epoch, grown.last_epoch, grown.parent) == (plain.first_epoch, plain.last_epoch, plain.parent)
+    path = make(suite, key("grow", 2), place)
+    records = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+    images = len(open_source(suite.source, suite.input, place.roots, False, None, Control()).train)
+    assert [record["update"] for record in records] == [
+        (epoch + 1) * (images // 40) for epoch in range(grown.first_epoch, grown.last_epoch)
+    ]
+    assert {record["learning_rate"] for record in records} == {0.1}
+    # BatchNorm statistics stay those of the small batch.
+    assert read_metadata(path).batchnorm_shared == 4
+    children = make(suite, key("grow", 3), place)
+    assert read_metadata(children).parent_sha256 == read_metadata(path).tensors_sha256
+
+
+def test_rates_that_do_not_divide_leave_no_batch_to_grow_to(home):
+    with pytest.raises(InputError, match="arm 'grow' enlarges the batch.*must be whole, not 3.33333"):
+        load_suite("tiny.toml", ['arms=["step", "grow"]', "schedule.rates=[0.1, 0.03, 0.001]"])
+    with pytest.raises(InputError, match=r"largest_batch \(50\) must be a multiple of batch"):
+        load_suite("tiny.toml", ["schedule.largest_batch=50"])
