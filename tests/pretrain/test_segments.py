@@ -369,7 +369,7 @@ def test_growing_batch_continues_from_the_boundary_at_the_same_rate(tiny, place)
 
 
 def test_rates_that_do_not_divide_leave_no_batch_to_grow_to(home):
-    with pytest.raises(InputError, match="arm 'grow' enlarges the batch.*must be whole, not 3.33333"):
+    with pytest.raises(InputError, match=r"arm 'grow' enlarges the batch.*must be whole, not 3\.33333"):
         load_suite("tiny.toml", ['arms=["step", "grow"]', "schedule.rates=[0.1, 0.03, 0.001]"])
     with pytest.raises(InputError, match=r"largest_batch \(50\) must be a multiple of batch"):
         load_suite("tiny.toml", ["schedule.largest_batch=50"])
