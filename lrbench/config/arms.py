@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from lrbench.config.suite import Schedule
 
 
-Mean = Literal["epochs", "tail"]
-"""Weights that a mean is of: those at the ends of a stage's epochs, or those after every update of its last epoch."""
+Mean = Literal["epochs", "tail", "moving"]
+"""Weights that a mean is of: those at the ends of a stage's epochs, those after every update of its last epoch, or those after
+every update of the stage, in an exponential moving average."""
 
 
 def _stage_rate(schedule: "Schedule", stage: int) -> float:
@@ -110,6 +111,7 @@ class Arm:
             boundaries=", ".join(map(str, ends[1:-1])),
             epochs=", ".join(map(str, ends[1:])),
             extra_epochs=extra,
+            decay=schedule.moving_decay,
             bound=f", up to {schedule.largest_batch} images" if schedule.largest_batch else "",
             longer=f", for {extra} more epochs than `step`" if extra else "",
         )
@@ -190,6 +192,26 @@ _REGISTERED = (
         marker="8",
         description="the mean of `step`'s weights after every update of the stage's last epoch",
         comparison="`step-tail-average` is the mean of `step`'s weights over the last epoch",
+    ),
+    Arm(
+        name="moving-average",
+        rate=_previous_rate,
+        mean_of="hold",
+        mean_over="moving",
+        shared_stages=1,
+        marker="1",
+        description="the exponential moving average of `hold`'s weights over the stage's updates, of decay {decay:g}",
+        comparison="`moving-average` is the exponential moving average of `hold`'s weights",
+    ),
+    Arm(
+        name="step-moving-average",
+        falls=True,
+        mean_of="step",
+        mean_over="moving",
+        shared_stages=1,
+        marker="2",
+        description="the exponential moving average of `step`'s weights over the stage's updates, of decay {decay:g}",
+        comparison="`step-moving-average` is the exponential moving average of `step`'s weights",
     ),
     Arm(
         name="trail",

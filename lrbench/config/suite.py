@@ -43,6 +43,9 @@ MARGIN = 2.0
 
 Margin = Annotated[float, Field(gt=0, le=100)]
 
+MOVING_DECAY = 0.999
+"""Default decay of a moving average of weights by one update."""
+
 ArmName = Annotated[str, key_of(ARMS)]
 """Name of a registered arm."""
 
@@ -99,6 +102,8 @@ class Schedule(Strict):
             least one epoch.
         small: Rate of the arm `small`. Default: the rate of stage 2.
         raised: Epochs that the arm `raise` adds after the last stage. Default: as many as the last stage has.
+        moving_decay: Decay of an exponential moving average by one update. Weights before the stage do not count: the weights
+            after the i-th of its n updates count in proportion to `moving_decay ** (n - i)`.
         largest_batch: Largest batch of the arm `grow`, a multiple of `batch`; from there on its rate falls. Default: none.
         constant_extra: Epochs that the arm `constant` adds after the last stage, at the first rate. Default: none.
     """
@@ -118,6 +123,7 @@ class Schedule(Strict):
     raised: Epochs | None = None
     constant_extra: Epochs | None = None
     largest_batch: BatchSize | None = None
+    moving_decay: Annotated[float, Field(gt=0, lt=1)] = MOVING_DECAY
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -126,6 +132,8 @@ class Schedule(Strict):
         for key in ("constant_extra", "largest_batch"):
             if content.get(key) is None:
                 content.pop(key, None)
+        if self.moving_decay == MOVING_DECAY:
+            content.pop("moving_decay", None)
         return content
 
     @field_validator("boundaries")

@@ -234,6 +234,9 @@ class _SegmentRun:
             }
             if "tail" in means:
                 state["tail_mean"] = _mean(end.tail, end.tail_count)
+            if "moving" in means:
+                decay = self.suite.schedule.moving_decay
+                state["moving_mean"] = _mean(end.moving, (1 - decay**end.moving_count) / (1 - decay))
             write_log(self.path, self.segment.key.stage, end.records, self.control.say)
         if not self.segment.derived or self.segment.branches:
             save(state_path(self.path), state)
@@ -321,5 +324,5 @@ class _SegmentRun:
         self.saved = progress.update
 
 
-def _mean(total: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+def _mean(total: dict[str, torch.Tensor], count: float) -> dict[str, torch.Tensor]:
     return {name: tensor / count for name, tensor in total.items()}

@@ -95,6 +95,25 @@ def test_tail_means_average_every_update_of_the_last_epoch(tiny, place, arm, sta
     assert estimated and any(not torch.equal(estimated[name], raw[name]) for name in estimated)
 
 
+@pytest.mark.parametrize(
+    ("arm", "rates"), [("moving-average", [0.1] * 5), ("step-moving-average", [0.1] * 3 + [0.01] * 2)]
+)
+def test_moving_averages_weigh_every_update_of_the_stage(tiny, place, arm, rates):
+    schedule = tiny.schedule.model_copy(update={"moving_decay": 0.8})
+    suite = tiny.model_copy(
+        update={"arms": (*tiny.arms, "moving-average", "step-moving-average"), "schedule": schedule}
+    )
+    tensors = load_file(make(suite, key(arm, 2), place))
+    # The stage has two epochs of three updates; weights before it do not count.
+    states = bare_loop(suite, place, rates, every="update")[-6:]
+    weights = 0.8 ** torch.arange(5, -1, -1, dtype=torch.float64)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            stacked = torch.stack([state[name].double() for state in states])
+            expected = (stacked * weights.view(-1, *[1] * tensor.ndim)).sum(0) / weights.sum()
+            torch.testing.assert_close(tensor, expected.float(), rtol=2e-4, atol=2e-5)
+
+
 def test_training_sums_only_what_an_arm_averages(tiny, place):
     def stored(suite, stage):
         state = load(state_path(make(suite, stage, place)))
