@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lrbench.config import Suite
 from lrbench.config.protocols import SOURCE
@@ -11,6 +12,10 @@ from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.workspace import Place
 from lrbench.store.cells import Cell, Overwrite, TransferSettings
 from lrbench.store.references import SuiteSnapshot
+from lrbench.store.snapshots import identity
+
+if TYPE_CHECKING:
+    from lrbench.transfer.cell import Transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +62,9 @@ class PretrainJob(Job):
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """Pretrain the snapshot together with other processes."""
         from lrbench.pretrain.segments import make_snapshot
-        from lrbench.transfer.cell import forget_transfer
 
         # Its memory may be needed.
-        forget_transfer()
+        _opened.clear()
         metadata = make_snapshot(suite, self.key, place, control, ranks)
         accuracy = f"source accuracy {100 * (metadata.source_accuracy or 0):.1f} %"
         report = ", ".join(f"{name} {100 * value:.1f} %" for name, value in metadata.source_report.items())
@@ -77,10 +81,8 @@ class TransferJob(Job):
 
     def run(self, suite: Suite, place: Place, control: Control) -> str:
         """Compute the missing cells one by one; each result is written as soon as it is complete."""
-        from lrbench.transfer.cell import open_transfer
-
         reference = SuiteSnapshot(suite=suite, key=self.key, checkpoints=place.workspace.checkpoints)
-        transfer = open_transfer(reference, TransferSettings.of(suite), place, control)
+        transfer = _open_transfer(reference, TransferSettings.of(suite), place, control)
         # The plan is older than this job: another process may have computed some of the cells since.
         missing = [cell for cell in self.cells if transfer.status(cell).existing_result(Overwrite.STALE) is None]
         for cell in missing:
@@ -98,3 +100,23 @@ class TransferJob(Job):
         if not isinstance(last, TransferJob):
             return 0
         return 2 if last.key == self.key else int(last.task == self.task)
+
+
+# The latest transfer of this process, after what it was opened with.
+_opened: "list[tuple[object, Transfer]]" = []
+
+
+def _open_transfer(reference: SuiteSnapshot, settings: TransferSettings, place: Place, control: Control) -> "Transfer":
+    """Return the transfer of a snapshot. The process keeps the latest one, whose network is loaded, for its next job.
+
+    Raises:
+        InputError: The snapshot is missing or damaged.
+    """
+    from lrbench.transfer.cell import Transfer
+
+    opened_with = (reference, identity(reference.path), settings, place, control)
+    if not _opened or _opened[0][0] != opened_with:
+        # The other network is freed first.
+        _opened.clear()
+        _opened.append((opened_with, Transfer(reference, settings, place, control)))
+    return _opened[0][1]

@@ -20,7 +20,6 @@ from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import write_result
-from lrbench.store.snapshots import identity
 from lrbench.transfer.features import FeatureCache, Network, describe_development
 from lrbench.transfer.protocols import Draw, implementation
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
@@ -281,28 +280,3 @@ class Transfer:
             classes=data.classes,
         )
         return write_result(workspace.results, record, predictions)
-
-
-# The latest transfer of this process, and what it was opened with.
-_opened: dict[str, tuple[object, Transfer]] = {}
-
-
-def open_transfer(reference: SuiteSnapshot, settings: TransferSettings, place: Place, control: Control) -> Transfer:
-    """Return the transfer of a snapshot; the process keeps the latest one, whose network is loaded, for its next job.
-
-    Raises:
-        InputError: The snapshot is missing or damaged.
-    """
-    opened_with = (reference, identity(reference.path), settings, place, control)
-    latest = _opened.pop("latest", None)
-    if latest is None or latest[0] != opened_with:
-        # The other network is freed first.
-        latest = None
-        latest = opened_with, Transfer(reference, settings, place, control)
-    _opened["latest"] = latest
-    return latest[1]
-
-
-def forget_transfer() -> None:
-    """Free the network that `open_transfer` keeps."""
-    _opened.clear()
