@@ -1,8 +1,8 @@
 """Curvature and gradients of the training loss at fixed weights.
 
 With the mean loss L over a sample of images, weight decay λ and parameters w, the objective is L(w) + (λ / 2) |w|², with
-gradient g and Hessian H. The network is in evaluation mode, so that each image's loss depends on that image alone: pieces of the
-sample add up to the whole, and nothing of the network's state changes.
+gradient g and Hessian H. The network is in evaluation mode, so that each image's loss depends on that image alone: pieces of
+the sample add up to the whole, and nothing of the network's state changes.
 
 - The largest eigenvalue of H, by Lanczos iterations on products H v (Cohen et al. 2021). Gradient descent at rate η without
   momentum is stable below 2/η; with heavy-ball momentum β below 2 (1 + β) / η.
