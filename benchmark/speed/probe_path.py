@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression
 
 from lrbench.config.protocols import Probe
 from lrbench.models.devices import pick_device
-from lrbench.transfer.protocols import probe
-from lrbench.transfer.protocols.probe import Standardiser, solve
+from lrbench.transfer.protocols import logistic_large, probe
+from lrbench.transfer.protocols.logistic import Standardiser, solve
 from lrbench.transfer.selection import LabelledFeatures, validation_split
 
 _IMAGES, _WIDTH, _CLASSES = 5994, 2048, 200
@@ -44,7 +44,7 @@ def together_and_in_turn(raw: torch.Tensor, labels: torch.Tensor, settings: Prob
     inputs, unseen = standardise(raw[new:]), standardise(raw[:new]).double()
     predictions = {}
     for how, at_once in (("together", settings.strengths), ("in turn", 1)):
-        with mock.patch.object(probe._Problems, "at_once", lambda problems, most=at_once: most):
+        with mock.patch.object(logistic_large._Problems, "at_once", lambda problems, most=at_once: most):
             started = time.perf_counter()
             fits = solve(inputs, labels[new:], settings.grid(), classes=_CLASSES, settings=settings)
             seconds = time.perf_counter() - started

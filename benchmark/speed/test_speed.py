@@ -13,7 +13,7 @@ from lrbench.data.prepare import prepare
 from lrbench.models.devices import pick_device
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.networks import create_model, penultimate
-from lrbench.transfer.protocols.probe import Standardiser, solve
+from lrbench.transfer.protocols.logistic import Standardiser, solve
 
 
 def _network(suite, classes):

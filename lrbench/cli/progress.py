@@ -71,7 +71,7 @@ class Display:
     def started(self, job: "Job") -> None:
         """Show a job that has started."""
         self._last_line[job.name] = time.monotonic()
-        if self._bars is not None:
+        if self._bars is not None and job.name not in self._tasks:
             self._tasks[job.name] = self._bars.add_task(for_terminal(job.name), total=None, rate="")
 
     def progressed(self, job: "Job", done: int, total: int, unit: str) -> None:

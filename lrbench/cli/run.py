@@ -16,10 +16,24 @@ from lrbench.cli.common import (
     show,
     warn,
 )
+from lrbench.cli.engines import (
+    AddressOption,
+    CpusOption,
+    DryRunOption,
+    EngineOption,
+    GpusOption,
+    JobOption,
+    PartitionOption,
+    SbatchOption,
+    TimeOption,
+    engine_options,
+    submit,
+)
 from lrbench.cli.work import TrackOption, WorkersOption
 
 if TYPE_CHECKING:
     from lrbench.core.workspace import Place
+    from lrbench.jobs.job import Job
     from lrbench.jobs.plan import Plan
 
 
@@ -40,22 +54,42 @@ def run(
     workers: WorkersOption = None,
     track: TrackOption = None,
     json_: JsonOption = False,
+    engine: EngineOption = "local",
+    gpus: GpusOption = None,
+    cpus: CpusOption = None,
+    address: AddressOption = None,
+    partition: PartitionOption = None,
+    time: TimeOption = None,
+    sbatch: SbatchOption = None,
+    dry_run: DryRunOption = False,
+    job: JobOption = None,
 ) -> None:
     """Pretrain a suite, transfer every snapshot and write the leaderboard.
 
-    A second run computes only what is missing. Ctrl-C saves and stops at the next step. On several GPUs or machines, use
-    `torchrun --nproc-per-node N -m lrbench run SUITE`.
+    A second run computes only what is missing. Ctrl-C saves and stops at the next step. All GPUs of this machine are used; with
+    `--engine ray` or `slurm`, those of a cluster. `torchrun --nproc-per-node N -m lrbench run SUITE` trains each network on N.
     """
     from lrbench.cli.register import warn_if_changed
     from lrbench.cli.work import do_jobs, together
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.plan import make_plan, save_suite
+    from lrbench.jobs.slurm import SlurmOptions
     from lrbench.leaderboard import page
     from lrbench.pretrain.tracking import check_trackers
     from lrbench.store.results import suites_with_results
     from lrbench.store.suites import suite_to_run, write_suite_with_results
 
+    options = engine_options(
+        engine,
+        gpus=gpus,
+        cpus=cpus,
+        address=address,
+        partition=partition,
+        time=time,
+        sbatch=sbatch or (),
+        dry_run=dry_run,
+    )
     workspace = Workspace.for_writing()
     chosen = suite_to_run(workspace, suite, set_ or (), note)
     trackers = tuple(track or ())
@@ -76,16 +110,30 @@ def run(
             if (orphans := plan.orphan_note()) is not None:
                 note(orphans)
         plan = ranks.run_on_main(lambda: _with_available_source(plan, place))
+        jobs = plan.jobs() if job is None else _named(plan.jobs(), job)
         # A missing target is reported before days of training.
-        ranks.run_on_main(lambda: _check_data(plan, place))
+        tasks = plan.required_tasks if job is None else tuple(dict.fromkeys(one.task_of(chosen) for one in jobs))
+        ranks.run_on_main(lambda: _check_data(plan, tasks, place))
+        if isinstance(options, SlurmOptions):
+            arguments = [part for value in set_ or () for part in ("--set", value)]
+            arguments += [part for value in trackers for part in ("--track", value)]
+            arguments += [*["--partial"] * partial, *["--no-cache"] * no_cache]
+            arguments += ["--workers", str(workers)] if workers is not None else []
+            submit(plan, suite, arguments, place.roots, options, dry_run=dry_run)
+            return
         try:
-            do_jobs(plan.jobs(), plan, place, workers=workers, ranks=ranks)
+            do_jobs(jobs, plan, place, workers=workers, ranks=ranks, ray=options)
         except LrbenchError as error:
             failure = error
         if not ranks.is_main:
             if failure is not None:
                 raise failure
             return
+    if job is not None:
+        # Other jobs may run at the same time; the last one writes the pages.
+        if failure is not None:
+            raise failure
+        return
     # The leaderboard is written also after a failure; incomplete rows are marked.
     has_results = chosen.name in suites_with_results(workspace.results)
     written = page.write(workspace, [chosen.name]) if has_results else page.Built()
@@ -116,13 +164,29 @@ def _with_available_source(plan: "Plan", place: "Place") -> "Plan":
     return plan
 
 
-def _check_data(plan: "Plan", place: "Place") -> None:
+def _named(jobs: "list[Job]", names: list[str]) -> "list[Job]":
+    """Return the jobs of these names; those that are done are in no plan.
+
+    Raises:
+        InputError: A job needs one that is not done.
+    """
+    from lrbench.core.errors import InputError
+
+    chosen = [job for job in jobs if job.name in names]
+    for job in chosen:
+        missing = set(job.needs).difference(names)
+        if missing:
+            raise InputError(f"`{job.name}` needs `{min(missing)}`, which is not done. Run that job first.")
+    return chosen
+
+
+def _check_data(plan: "Plan", tasks: tuple[str, ...], place: "Place") -> None:
     from lrbench.config import load_task
     from lrbench.core.errors import InputError
     from lrbench.data.loading import check_task_data
 
     try:
-        check_task_data([load_task(name) for name in plan.required_tasks], place.roots, partial=place.partial)
+        check_task_data([load_task(name) for name in tasks], place.roots, partial=place.partial)
     except InputError as error:
         suite = plan.suite
         without = f" `lrbench pretrain {suite.name}` needs only the source; --set 'targets=[…]' selects other targets."

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lrbench.core.workspace import Place
     from lrbench.jobs.job import Job
     from lrbench.jobs.plan import Plan
+    from lrbench.jobs.ray import RayOptions
 
 WorkersOption = Annotated[
     int | None,
@@ -19,7 +20,7 @@ WorkersOption = Annotated[
         metavar="N",
         min=1,
         help="Worker processes. Trained weights do not depend on their number. "
-        "[default: one on a GPU, else one per core, at most 8]",
+        "[default: one on each GPU, and more while they leave it idle; else one per core, at most 8]",
     ),
 ]
 TrackOption = Annotated[
@@ -42,8 +43,24 @@ def together() -> "Iterator[ProcessGroup]":
         yield ranks
 
 
-def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int | None, ranks: "ProcessGroup") -> None:
+def do_jobs(
+    jobs: "Sequence[Job]",
+    plan: "Plan",
+    place: "Place",
+    *,
+    workers: int | None,
+    ranks: "ProcessGroup",
+    ray: "RayOptions | None" = None,
+) -> None:
     """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM save and stop them at the next step.
+
+    Args:
+        jobs: Parents before children.
+        plan: The plan.
+        place: Folders and options.
+        workers: Number of local processes; None to choose it.
+        ranks: The processes of `torchrun`.
+        ray: What to ask of Ray; None to run on this machine.
 
     Raises:
         LrbenchError: The first job's error; or an existing snapshot comes from weights that its parent no longer has.
@@ -67,7 +84,11 @@ def do_jobs(jobs: "Sequence[Job]", plan: "Plan", place: "Place", *, workers: int
             remove_file(progress_path(snapshot_path(place.workspace.checkpoints, suite.name, snapshot.key)))
     control = Control()
     with stopping_on_signals(control), Display(len(jobs), quiet=not ranks.is_main) as display:
-        if ranks.is_single:
+        if ray is not None:
+            from lrbench.jobs.ray import run_jobs_on_ray
+
+            run_jobs_on_ray(jobs, suite, place, control, display, ray)
+        elif ranks.is_single:
             run_jobs(jobs, suite, place, control, display, workers=workers)
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from lrbench.config.suite import Schedule
 
 
-Mean = Literal["epochs", "tail"]
-"""Weights that a mean is of: those at the ends of a stage's epochs, or those after every update of its last epoch."""
+Mean = Literal["epochs", "tail", "moving"]
+"""Weights that a mean is of: those at the ends of a stage's epochs, those after every update of its last epoch, or those after
+every update of the stage, in an exponential moving average."""
 
 
 def _stage_rate(schedule: "Schedule", stage: int) -> float:
@@ -28,6 +29,14 @@ def _small_rate(schedule: "Schedule", _stage: int) -> float:
     return schedule.small_rate
 
 
+def _grown_rate(schedule: "Schedule", stage: int) -> float:
+    return schedule.rates[stage - 1] * schedule.growth(stage)
+
+
+def _no_growth(_schedule: "Schedule", _stage: int) -> int:
+    return 1
+
+
 def _no_epochs(_schedule: "Schedule") -> int:
     return 0
 
@@ -39,7 +48,8 @@ class Arm:
     Attributes:
         name: Name in suites, paths, results and pages.
         rate: Learning rate of a stage (from 1), given the schedule and the stage's number.
-        falls: True when the rate falls during training, at boundaries or continuously.
+        growth: Factor by which the batch of a stage (from 1) is larger than the schedule's.
+        falls: True when the rate, or the noise of the gradient, falls during training, at boundaries or continuously.
         cosine: True when the rate falls from `rate` to 0 along half a cosine over all epochs.
         shift: Sign with which the arm moves every boundary by `schedule.shift_epochs`; 0 for the schedule's boundaries.
         extra_epochs: Epochs of a stage that the arm adds after the schedule's last, given the schedule; 0 for no such stage.
@@ -58,6 +68,7 @@ class Arm:
 
     name: str
     rate: Callable[["Schedule", int], float] = _stage_rate
+    growth: Callable[["Schedule", int], int] = _no_growth
     falls: bool = False
     cosine: bool = False
     shift: int = 0
@@ -100,6 +111,8 @@ class Arm:
             boundaries=", ".join(map(str, ends[1:-1])),
             epochs=", ".join(map(str, ends[1:])),
             extra_epochs=extra,
+            decay=schedule.moving_decay,
+            bound=f", up to {schedule.largest_batch} images" if schedule.largest_batch else "",
             longer=f", for {extra} more epochs than `step`" if extra else "",
         )
 
@@ -181,6 +194,26 @@ _REGISTERED = (
         comparison="`step-tail-average` is the mean of `step`'s weights over the last epoch",
     ),
     Arm(
+        name="moving-average",
+        rate=_previous_rate,
+        mean_of="hold",
+        mean_over="moving",
+        shared_stages=1,
+        marker="1",
+        description="the exponential moving average of `hold`'s weights over the stage's updates, of decay {decay:g}",
+        comparison="`moving-average` is the exponential moving average of `hold`'s weights",
+    ),
+    Arm(
+        name="step-moving-average",
+        falls=True,
+        mean_of="step",
+        mean_over="moving",
+        shared_stages=1,
+        marker="2",
+        description="the exponential moving average of `step`'s weights over the stage's updates, of decay {decay:g}",
+        comparison="`step-moving-average` is the exponential moving average of `step`'s weights",
+    ),
+    Arm(
         name="trail",
         rate=_first_rate,
         kept_from="constant",
@@ -221,6 +254,16 @@ _REGISTERED = (
         marker="X",
         description="the rate falls from {first_rate} to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries",
         comparison="`cosine` lets it fall throughout",
+    ),
+    Arm(
+        name="grow",
+        rate=_grown_rate,
+        falls=True,
+        growth=lambda schedule, stage: schedule.growth(stage),
+        shared_stages=1,
+        marker="H",
+        description="the batch grows where the rate of `step` falls, by the same factor{bound}; the rate stays otherwise",
+        comparison="`grow` lets the noise of the gradient fall with the batch instead of the rate (Smith et al. 2018)",
     ),
     Arm(
         name="raise",

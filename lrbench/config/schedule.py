@@ -37,6 +37,7 @@ class Segment:
         averaged: True when the snapshot is a mean of weights of the parent's training and nothing is trained.
         kept_epoch: Epoch after which the parent's training saves the snapshot's weights; nothing is trained.
         cosine: True when the rate falls along half a cosine over all epochs instead of at boundaries.
+        growth: Factor by which the batch is larger than the schedule's.
     """
 
     key: SnapshotKey
@@ -47,6 +48,7 @@ class Segment:
     averaged: bool = False
     kept_epoch: int | None = None
     cosine: bool = False
+    growth: int = 1
 
     @property
     def derived(self) -> bool:
@@ -115,6 +117,7 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
         last_epoch=ends[stage],
         averaged=record.mean_of is not None,
         cosine=record.cosine,
+        growth=record.growth(schedule, stage),
     )
 
 

@@ -43,6 +43,9 @@ MARGIN = 2.0
 
 Margin = Annotated[float, Field(gt=0, le=100)]
 
+MOVING_DECAY = 0.999
+"""Default decay of a moving average of weights by one update."""
+
 ArmName = Annotated[str, key_of(ARMS)]
 """Name of a registered arm."""
 
@@ -76,7 +79,7 @@ class Input(Strict):
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Keeps the bytes and hashes of snapshots and suites that are older than the key.
+        # Keeps the bytes and hashes of snapshots and suites that are older than the keys.
         content: dict[str, Any] = write(self)
         if self.crop_mode == "center":
             content.pop("crop_mode", None)
@@ -99,6 +102,9 @@ class Schedule(Strict):
             least one epoch.
         small: Rate of the arm `small`. Default: the rate of stage 2.
         raised: Epochs that the arm `raise` adds after the last stage. Default: as many as the last stage has.
+        moving_decay: Decay of an exponential moving average by one update. Weights before the stage do not count: the weights
+            after the i-th of its n updates count in proportion to `moving_decay ** (n - i)`.
+        largest_batch: Largest batch of the arm `grow`, a multiple of `batch`; from there on its rate falls. Default: none.
         constant_extra: Epochs that the arm `constant` adds after the last stage, at the first rate. Default: none.
     """
 
@@ -116,13 +122,18 @@ class Schedule(Strict):
     small: Positive | None = None
     raised: Epochs | None = None
     constant_extra: Epochs | None = None
+    largest_batch: BatchSize | None = None
+    moving_decay: Annotated[float, Field(gt=0, lt=1)] = MOVING_DECAY
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Keeps the bytes and hashes of snapshots and suites that are older than the key.
         content: dict[str, Any] = write(self)
-        if self.constant_extra is None:
-            content.pop("constant_extra", None)
+        for key in ("constant_extra", "largest_batch"):
+            if content.get(key) is None:
+                content.pop(key, None)
+        if self.moving_decay == MOVING_DECAY:
+            content.pop("moving_decay", None)
         return content
 
     @field_validator("boundaries")
@@ -151,6 +162,8 @@ class Schedule(Strict):
                 f"{len(self.boundaries)} boundaries define {len(self.boundaries) + 1} stages with a rate each, but rates has "
                 f"{len(self.rates)} values"
             )
+        if self.largest_batch is not None and self.largest_batch % self.batch:
+            raise ValueError(f"largest_batch ({self.largest_batch}) must be a multiple of batch ({self.batch})")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if self.warmup >= self.boundaries[0]:
@@ -160,6 +173,11 @@ class Schedule(Strict):
         if self.shift is not None and self.shift >= self.shortest:
             raise ValueError(f"shift ({self.shift}) must be shorter than the shortest stage ({self.shortest} epochs)")
         return self
+
+    def growth(self, stage: int) -> int:
+        """Return the factor of the batch in a stage (from 1) of the arm `grow`: first rate over the stage's rate, bounded."""
+        factor = round(self.rates[0] / self.rates[stage - 1])
+        return factor if self.largest_batch is None else min(factor, self.largest_batch // self.batch)
 
     @property
     def shortest(self) -> int:
@@ -324,6 +342,12 @@ class Suite(Strict):
                 if needed not in self.arms:
                     raise ValueError(f"arm {arm!r} starts from {needed!r}: add {needed!r} to the arms")
         schedule = self.schedule
+        ratios = [schedule.rates[0] / rate for rate in schedule.rates]
+        if "grow" in self.arms and (uneven := [ratio for ratio in ratios if abs(ratio - round(ratio)) > 1e-6 * ratio]):
+            raise ValueError(
+                f"arm 'grow' enlarges the batch by the factor by which the rate falls, which must be whole, not {uneven[0]:g}: "
+                "change schedule.rates, or remove 'grow'"
+            )
         for arm in (arm for arm in self.arms if ARMS[arm].shift):
             ends = ARMS[arm].ends(schedule)
             fits = (

@@ -1,9 +1,12 @@
 """Progress reports and stop requests of long work."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 def rounded_duration(seconds: float) -> str:
@@ -36,6 +39,10 @@ class Control:
     def say(self, text: str) -> None:
         """Report one line of text."""
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """Return a context in which training waits for a device or for images."""
+        return nullcontext()
+
 
 @contextmanager
 def stopping_on_signals(control: Control) -> Iterator[None]:
@@ -56,3 +63,14 @@ def stopping_on_signals(control: Control) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def waiting_for(items: Iterable[Item], control: Control) -> Iterator[Item]:
+    """Yield items, and tell a control while the next one is awaited."""
+    iterator = iter(items)
+    while True:
+        with control.waiting():
+            item = next(iterator, None)
+        if item is None:
+            return
+        yield item

@@ -39,6 +39,10 @@ class FailureError(LrbenchError):
     exit_status = 1
 
 
+class OutOfMemory(FailureError):
+    """The memory of a device or of the machine is exhausted. With fewer processes the work may succeed."""
+
+
 class InterruptedWork(LrbenchError):
     """Work stopped by Ctrl-C or SIGTERM after saving. The message says how to continue."""
 
@@ -75,7 +79,7 @@ def as_user_error(error: Exception, where: str = "") -> LrbenchError:
     if isinstance(error, OSError) and error.strerror:
         return _from_os_error(error)
     if isinstance(error, MemoryError):
-        return FailureError(f"Out of memory. {_SAVED} Free memory, or use fewer processes (--workers 1).")
+        return OutOfMemory(f"Out of memory. {_SAVED} Free memory, or use fewer processes (--workers 1).")
     place = f" in {where}" if where else ""
     text = str(error)
     description = type(error).__name__ + (f": {text}" if text else "")

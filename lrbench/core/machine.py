@@ -60,6 +60,20 @@ def local_world_size() -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+_sharing = 1
+
+
+def share_cores(processes: int) -> None:
+    """Tell this process how many processes feed GPUs on this machine, itself included."""
+    global _sharing
+    _sharing = processes
+
+
+def feeding_cores() -> int:
+    """Return this process's share of the cores for feeding a GPU."""
+    return max(1, available_cores() // max(_sharing, local_world_size()))
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of lrbench, torch, torchvision and timm."""
     return {name: installed_version(name) for name in ("lrbench", "torch", "torchvision", "timm")}

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from lrbench.core.machine import available_cores, local_world_size
+from lrbench.core.machine import feeding_cores
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import crop_layout, images_on_device, resize_crops
 
@@ -26,7 +26,7 @@ def prefetch_threads(device: torch.device) -> int:
     """Return the number of threads that prepare batches: this process's share of the cores; 0 if the CPU itself trains."""
     if device.type == "cpu":
         return 0
-    return max(1, min(available_cores() // local_world_size() - 1, _MAX_THREADS))
+    return max(1, min(feeding_cores() - 1, _MAX_THREADS))
 
 
 def training_batches(batches: Batches, first: int, last: int, device: torch.device) -> Generator[Batch]:

@@ -101,15 +101,15 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     suite, workspace = plan.suite, place.workspace
     batch = suite.schedule.batch
     updates: int | None = 0
-    sizes = {name: _Size.of(load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))}
+    sizes = {name: TaskSize.of(load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))}
     images: int | None = None
     classes: int | None = None
     if plan.missing_epochs:
         images, classes = sizes[suite.source].images.get("train"), sizes[suite.source].classes
         updates = None if images is None else plan.missing_epochs * (images // batch)
     missing = sum(not cell.done for cell in plan.cells)
-    pace = _update_seconds(workspace.checkpoints / suite.name)
-    network = _Network.of(suite, classes or 1000) if updates or missing else None
+    pace = update_seconds(workspace.checkpoints / suite.name)
+    network = Network.of(suite, classes or 1000) if updates or missing else None
     grid = suite.finetune
     tuned = sum(not cell.done for cell in plan.cells if PROTOCOLS[cell.cell.protocol].trains)
     # All grid points, then once more on all training images.
@@ -133,7 +133,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Network:
+class Network:
     """Size and operation count of a network.
 
     Attributes:
@@ -149,7 +149,12 @@ class _Network:
     reference: int
 
     @classmethod
-    def of(cls, suite: Suite, classes: int) -> "_Network":
+    def of(cls, suite: Suite, classes: int) -> "Network":
+        """Measure a suite's network.
+
+        Raises:
+            InputError: timm cannot build it.
+        """
         import torch
 
         from lrbench.models.limits import refuse_misfit
@@ -191,14 +196,14 @@ class _Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Size:
+class TaskSize:
     """Number of a task's images by split, and of its classes, as far as they are known."""
 
     images: Mapping[SplitName, int]
     classes: int | None
 
     @classmethod
-    def of(cls, task: Task, place: Place) -> "_Size":
+    def of(cls, task: Task, place: Place) -> "TaskSize":
         """Return the stated numbers, or count them if listing folders is enough."""
         files = task.files
         if isinstance(files, SyntheticFiles):
@@ -228,7 +233,8 @@ def _pixel_bytes(suite: Suite, task: Task, images: int) -> int:
     return int(images * area * (_JPEG_BYTES if task.prepare.format == "jpeg" else 3))
 
 
-def _update_seconds(folder: Path) -> float | None:
+def update_seconds(folder: Path) -> float | None:
+    """Return the time of an update in one process, from the timings of all segments of a suite; None without any."""
     updates, seconds = 0, 0.0
     for path in folder.glob("*/seed*/timings.jsonl"):
         with suppress(InputError, FileNotFoundError):
@@ -245,6 +251,15 @@ def _update_seconds(folder: Path) -> float | None:
 
 def _transfer_seconds(workspace: Workspace, plan: Plan) -> float | None:
     """Return the time of the missing cells from the median of each protocol; None if a protocol has not been timed."""
+    seconds = protocol_seconds(workspace, plan)
+    missing = Counter(planned.cell.protocol for planned in plan.cells if not planned.done)
+    if not missing.keys() <= seconds.keys():
+        return None
+    return sum(count * seconds[protocol] for protocol, count in missing.items())
+
+
+def protocol_seconds(workspace: Workspace, plan: Plan) -> dict[str, float]:
+    """Return the median time of a cell of each protocol that has been timed in this workspace."""
     # Results without snapshots, as in a fresh clone, were timed on another machine.
     done = {
         cell_key(
@@ -260,10 +275,7 @@ def _transfer_seconds(workspace: Workspace, plan: Plan) -> float | None:
     for entry in load_index(workspace.results, plan.suite.name, workspace.cache).entries:
         if entry.cell in done:
             seconds.setdefault(entry.protocol, []).append(entry.seconds)
-    missing = Counter(planned.cell.protocol for planned in plan.cells if not planned.done)
-    if not missing.keys() <= seconds.keys():
-        return None
-    return sum(count * statistics.median(seconds[protocol]) for protocol, count in missing.items())
+    return {protocol: statistics.median(values) for protocol, values in seconds.items()}
 
 
 def _time(seconds: float | None) -> str:

@@ -1,31 +1,35 @@
-"""Run a suite's jobs in worker processes: several on CPUs, each with a share of the cores, or one on a GPU.
+"""Run a suite's jobs in worker processes of this machine: on GPUs, or on CPUs with a share of the cores each.
 
 The parent imports no torch. It hands out jobs, shows progress and collects errors. A job whose work exists already ends at
 once, so nothing is lost if a worker or the parent is killed.
+
+Every GPU starts with one worker. Workers are added while they leave it idle (`gpus.more_workers`), and one is taken away
+when memory runs out; the job that ran out of it starts again.
 """
 
 import contextlib
 import multiprocessing
-import os
-import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Protocol
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
+from lrbench.core.errors import FailureError, InterruptedWork, OutOfMemory
 from lrbench.core.machine import available_cores
 from lrbench.core.workspace import Place
+from lrbench.jobs.gpus import Load, more_workers, visible_gpus
 from lrbench.jobs.job import Job
-from lrbench.jobs.worker import work
+from lrbench.jobs.schedule import Schedule
+from lrbench.jobs.worker import WorkerSettings, work
 
 # More processes are limited by memory bandwidth; larger machines give each more threads.
 _MOST_WORKERS = 8
+# A process that launches kernels keeps a core busy, and feeding it takes another.
+_CORES_PER_GPU_WORKER = 2
 STOPPED = "stopped; all work so far is saved. Run the same command again to continue."
 
 
@@ -45,12 +49,41 @@ class Observer(Protocol):
         """Called with a message of a job."""
 
 
-@dataclass
+@dataclass(kw_only=True)
+class _Device:
+    """A GPU, or the CPUs.
+
+    Attributes:
+        gpu: Value of CUDA_VISIBLE_DEVICES; None for CPUs.
+        most: Largest number of workers; lowered when memory runs out.
+    """
+
+    gpu: str | None
+    most: int
+
+
+@dataclass(kw_only=True)
 class _Worker:
+    """A worker process.
+
+    Attributes:
+        job: Its current job.
+        last: The job before.
+        started: Whether it has imported its libraries.
+        load: What it uses of its GPU, since the GPU's last worker was added.
+        had_company: Whether another worker used its device while the current job ran.
+        retired: Whether it gets no more jobs.
+    """
+
     process: BaseProcess
     connection: Connection
+    device: _Device
     job: Job | None = None
+    last: Job | None = None
     started: bool = False
+    load: Load | None = None
+    had_company: bool = False
+    retired: bool = False
 
 
 def run_jobs(
@@ -66,7 +99,7 @@ def run_jobs(
         place: Passed to each job.
         control: Says when to stop.
         observer: Called with the progress.
-        workers: Number of processes; None to choose it for this machine.
+        workers: Number of processes; None to choose it for this machine, on GPUs from what the first updates leave idle.
 
     Raises:
         LrbenchError: The first error of a job.
@@ -86,48 +119,58 @@ class _Run:
         observer: Observer,
         workers: int | None,
     ) -> None:
-        self._waiting = {job.name: job for job in jobs}
-        self._urgency = _urgency(jobs)
-        self._done: set[str] = set()
-        self._errors: list[LrbenchError] = []
+        self._schedule = Schedule(jobs)
         self._suite, self._place, self._control, self._observer = suite, place, control, observer
-        cores = available_cores()
-        most = workers or max(1, min(cores // suite.training.threads, _MOST_WORKERS))
-        self._threads = max(1, cores // most)
-        self._wanted = min(most, len(jobs))
-        # If there is a GPU, the first worker finds out whether torch can use it; if so, it works alone.
-        self._first = 1 if workers is None and _may_have_gpu() else self._wanted
+        self._cores, self._chosen = available_cores(), workers
+        self._most_jobs = len(jobs)
+        self._on_cpus = _Device(
+            gpu=None, most=workers or max(1, min(self._cores // suite.training.threads, _MOST_WORKERS))
+        )
+        gpus = visible_gpus()
+        share = max(1, min(self._cores // (_CORES_PER_GPU_WORKER * max(1, len(gpus))), _MOST_WORKERS))
+        self._gpus = [_Device(gpu=gpu, most=workers or share) for gpu in gpus]
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.Event()
         self._workers: list[_Worker] = []
+        self._died: set[str] = set()
 
     def run(self) -> None:
         try:
-            for _ in range(self._first):
-                self._start_worker()
+            self._start_first_workers()
             while self._assign_jobs():
                 if self._control.stop_requested():
                     self._stop_workers()
                 ready: list[Any] = wait([worker.connection for worker in self._workers], timeout=0.2)
                 for connection in ready:
                     self._receive(next(worker for worker in self._workers if worker.connection is connection))
-            self._end_workers()
+            self._end_workers(self._workers)
         except KeyboardInterrupt:
             # A second Ctrl-C stops at once; files are written atomically.
             self._kill(self._workers)
             raise
         except BaseException:
-            self._end_workers()
+            self._end_workers(self._workers)
             raise
-        if self._control.stop_requested() or any(isinstance(error, InterruptedWork) for error in self._errors):
+        if self._control.stop_requested() or self._schedule.was_interrupted:
             raise InterruptedWork(STOPPED)
-        if self._errors:
-            raise self._summary()
+        if (error := self._schedule.error()) is not None:
+            raise error
 
-    def _start_worker(self) -> None:
+    def _start_first_workers(self) -> None:
+        """Start one worker per GPU, or `workers` in turn on the GPUs; without GPUs, all on the CPUs."""
+        devices = self._gpus or [self._on_cpus]
+        count = self._chosen or (len(self._gpus) if self._gpus else self._on_cpus.most)
+        for number in range(min(count, self._most_jobs)):
+            self._start_worker(devices[number % len(devices)])
+
+    def _start_worker(self, device: _Device) -> None:
+        most = self._on_cpus.most if device.gpu is None else sum(gpu.most for gpu in self._gpus)
+        settings = WorkerSettings(
+            threads=max(1, self._cores // (self._chosen or most)), gpu=device.gpu, feeding=max(1, len(self._gpus))
+        )
         mine, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=work, args=(theirs, self._stop, self._suite, self._place, self._threads), daemon=False
+            target=work, args=(theirs, self._stop, self._suite, self._place, settings), daemon=False
         )
         # The child inherits the mask, so that only the parent handles Ctrl-C.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -136,19 +179,27 @@ class _Run:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
-        self._workers.append(_Worker(process, mine))
+        for worker in self._on(device):
+            worker.had_company, worker.load = True, None
+        self._workers.append(_Worker(process=process, connection=mine, device=device))
+
+    def _on(self, device: _Device) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.device is device and not worker.retired]
 
     def _assign_jobs(self) -> bool:
         """Assign a job to every idle worker. Return False if no job runs and none can start."""
-        for worker in self._workers:
-            if worker.job is None and not self._control.stop_requested():
-                ready = [job for job in self._waiting.values() if self._done.issuperset(job.needs)]
-                if ready:
-                    worker.job = self._waiting.pop(max(ready, key=lambda job: self._urgency[job.name]).name)
-                    # The death of a worker is handled when its pipe is read.
-                    with contextlib.suppress(OSError):
-                        worker.connection.send(worker.job)
-                    self._observer.started(worker.job)
+        for worker in [worker for worker in self._workers if worker.job is None and not worker.retired]:
+            if self._control.stop_requested():
+                break
+            running = [other.job for other in self._workers if other.job is not None]
+            job = self._schedule.take(worker.last, running)
+            if job is None:
+                continue
+            worker.job, worker.had_company = job, len(self._on(worker.device)) > 1
+            # The death of a worker is handled when its pipe is read.
+            with contextlib.suppress(OSError):
+                worker.connection.send(job)
+            self._observer.started(job)
         return any(worker.job for worker in self._workers)
 
     def _stop_workers(self) -> None:
@@ -174,68 +225,92 @@ class _Run:
         job = worker.job
         if kind == "device":
             worker.started = True
-            while rest[0] == "cpu" and len(self._workers) < self._wanted:
-                self._start_worker()
+            if rest[0] == "cpu":
+                self._use_cpus(worker)
+        elif kind == "load":
+            worker.load = rest[0]
+            self._add_workers(worker.device)
         elif kind == "message":
             self._observer.reported(rest[0])
         elif job is not None and kind == "progress":
             self._observer.progressed(job, *rest)
         elif job is not None:
-            worker.job = None
+            worker.job, worker.last = None, job
             if kind == "done":
-                self._done.add(job.name)
+                self._schedule.finish(job)
                 self._observer.finished(job, rest[0])
+            elif isinstance(rest[0], OutOfMemory) and worker.had_company:
+                self._back_off(worker, job, "ran out of memory")
+                self._retire(worker)
             else:
-                self._errors.append(rest[0])
+                self._schedule.fail(rest[0])
+
+    def _use_cpus(self, worker: _Worker) -> None:
+        """Count a worker as one on CPUs, and start the others that CPUs have room for."""
+        self._gpus = []
+        worker.device = self._on_cpus
+        if not self._control.stop_requested():
+            while len(self._workers) < min(self._on_cpus.most, self._most_jobs):
+                self._start_worker(self._on_cpus)
+
+    def _add_workers(self, device: _Device) -> None:
+        """Add workers to a GPU that the present ones leave idle."""
+        if self._chosen is not None or self._control.stop_requested():
+            return
+        workers = self._on(device)
+        wanted = min(more_workers([worker.load for worker in workers], device.most), self._schedule.waiting)
+        if wanted:
+            self._observer.reported(
+                f"GPU {device.gpu} is idle for most of the time; {len(workers) + wanted} worker processes share it from now on"
+            )
+        for _ in range(wanted):
+            self._start_worker(device)
+
+    def _back_off(self, worker: _Worker, job: Job, reason: str) -> None:
+        """Let a job start again, and use one worker fewer on its device."""
+        others = [other for other in self._on(worker.device) if other is not worker]
+        worker.device.most = max(1, len(others))
+        self._schedule.put_back(job)
+        count = "one worker process" if worker.device.most == 1 else f"{worker.device.most} worker processes"
+        self._observer.reported(f"{job.name} {reason}; it starts again, with {count} on this device")
+
+    def _retire(self, worker: _Worker) -> None:
+        """End a worker, which frees its memory, and keep its device in use."""
+        worker.retired = True
+        self._end_workers([worker])
+        self._workers.remove(worker)
+        if not self._on(worker.device):
+            self._start_worker(worker.device)
 
     def _handle_death(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         worker.process.join()
-        if worker.job is not None:
-            self._errors.append(
+        job = worker.job
+        if self._control.stop_requested():
+            return
+        if job is None:
+            # It has nothing to lose.
+            pass
+        elif job.name not in self._died:
+            self._died.add(job.name)
+            self._back_off(worker, job, f"lost its worker process (exit status {worker.process.exitcode})")
+        else:
+            self._schedule.fail(
                 FailureError(
-                    f"the worker process of `{worker.job.name}` died (exit status {worker.process.exitcode}). The usual cause "
+                    f"the worker process of `{job.name}` died twice (exit status {worker.process.exitcode}). The usual cause "
                     "is that the machine ran out of memory. Run the same command again with fewer processes (--workers 1) "
                     "or a smaller batch; saved results are kept."
                 )
             )
-            if self._waiting and not self._control.stop_requested():
-                self._start_worker()
+        if self._schedule.waiting and not self._on(worker.device):
+            self._start_worker(worker.device)
 
-    def _end_workers(self) -> None:
-        for worker in self._workers:
+    def _end_workers(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
             with contextlib.suppress(OSError):
                 worker.connection.send(None)
-        for worker in self._workers:
+        for worker in workers:
             worker.process.join(timeout=10 if worker.job is None else 1)
             if worker.process.is_alive():
                 worker.process.terminate()
                 worker.process.join()
-
-    def _summary(self) -> LrbenchError:
-        first = self._errors[0]
-        others = len({str(error) for error in self._errors} - {str(first)})
-        more = f" Other jobs failed with {others} other error{'s' if others > 1 else ''}." if others else ""
-        if self._waiting:
-            count = len(self._waiting)
-            jobs = "1 job that depends on it was" if count == 1 else f"{count} jobs that depend on it were"
-            more += f" {jobs} not started; all other jobs are done and saved."
-        kind = type(first) if type(first) in (InputError, FailureError) else FailureError
-        summary = kind(f"{first}{more}")
-        summary.exit_status = first.exit_status
-        return summary
-
-
-def _urgency(jobs: Sequence[Job]) -> dict[str, float]:
-    """Return for each job the weight of the longest chain that starts with it; the largest starts first."""
-    urgency: dict[str, float] = {}
-    for job in reversed(jobs):
-        children = [urgency[other.name] for other in jobs if job.name in other.needs and other.name in urgency]
-        urgency[job.name] = job.weight + max(children, default=0.0)
-    return urgency
-
-
-def _may_have_gpu() -> bool:
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in {"", "-1"}:
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None

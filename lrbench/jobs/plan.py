@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from lrbench.config import Suite, load_task
-from lrbench.config.protocols import find_protocol
+from lrbench.config.protocols import RESERVED, find_protocol
 from lrbench.config.relatives import related_keys
 from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
 from lrbench.core.errors import InputError
@@ -157,20 +157,26 @@ class Plan:
                 weight = 1.0 + self.suite.schedule.batch * snapshot.epochs
                 jobs.append(PretrainJob(name=f"pretrain {key}", needs=needs, weight=weight, key=key))
         if transfer:
-            for key in (snapshot.key for snapshot in self.snapshots):
-                # The source comes last, so that its errors do not keep transfers from being computed.
-                planned_cells = (*self.cells, *self.source_cells)
-                cells = tuple(planned.cell for planned in planned_cells if planned.snapshot == key and not planned.done)
-                if cells:
-                    keys = {key}
-                    has_partner = any(find_protocol(cell.protocol).features == "partner" for cell in cells)
-                    if has_partner and (partner := self._partner(key)):
-                        keys.add(partner)
-                    if any(find_protocol(cell.protocol).compares for cell in cells):
-                        # A plan of one arm may lack the controls, which are then not compared with.
-                        keys |= planned_keys.intersection(related_keys(self.suite, key).values())
-                    missing = tuple(f"pretrain {needed}" for needed in sorted(keys - existing))
-                    jobs.append(TransferJob(name=f"transfer {key}", needs=missing, weight=0.5, key=key, cells=cells))
+            missing_cells: dict[tuple[SnapshotKey, str, bool], list[Cell]] = {}
+            # The source comes last, so that its errors do not keep transfers from being computed.
+            for planned in (*self.cells, *self.source_cells):
+                if not planned.done:
+                    # Predictions of the source are a job of their own, also where the source is a target.
+                    predicts = planned.cell.protocol in RESERVED
+                    missing_cells.setdefault((planned.snapshot, planned.cell.task, predicts), []).append(planned.cell)
+            for (key, task, predicts), cells in missing_cells.items():
+                keys = {key}
+                has_partner = any(find_protocol(cell.protocol).features == "partner" for cell in cells)
+                if has_partner and (partner := self._partner(key)):
+                    keys.add(partner)
+                if any(find_protocol(cell.protocol).compares for cell in cells):
+                    # A plan of one arm may lack the controls, which are then not compared with.
+                    keys |= planned_keys.intersection(related_keys(self.suite, key).values())
+                needs = tuple(f"pretrain {needed}" for needed in sorted(keys - existing))
+                # All weigh less than pretraining; training ones take longest, so they start first.
+                weight = 0.75 if any(find_protocol(cell.protocol).trains for cell in cells) else 0.5
+                name = f"predict {task} with {key}" if predicts else f"transfer {key} to {task}"
+                jobs.append(TransferJob(name=name, needs=needs, weight=weight, key=key, task=task, cells=tuple(cells)))
         return jobs
 
 

@@ -28,11 +28,12 @@ def run_jobs_together(
         LrbenchError: The first error of any process.
         InterruptedWork: Stopped; unfinished work was saved.
     """
+    observed = _ObservedControl(control, observer)
     for job in jobs:
         if isinstance(job, PretrainJob):
             if ranks.is_main:
                 observer.started(job)
-            line = job.run_together(suite, place, _ObservedControl(job, control, observer), ranks)
+            line = job.run_together(suite, place, observed.of(job), ranks)
             if ranks.is_main:
                 observer.finished(job, line)
             # A signal may reach one process before another.
@@ -45,7 +46,7 @@ def run_jobs_together(
             break
         observer.started(job)
         try:
-            observer.finished(job, job.run(suite, place, _ObservedControl(job, control, observer)))
+            observer.finished(job, job.run(suite, place, observed.of(job)))
         except LrbenchError as error:
             failure = failure or error
     outcomes = ranks.all_gather((failure, control.stop_requested()))
@@ -57,17 +58,24 @@ def run_jobs_together(
 
 
 class _ObservedControl(Control):
-    """Forward a job's progress to an observer."""
+    """Forward the progress of the current job to an observer."""
 
-    def __init__(self, job: Job, control: Control, observer: Observer) -> None:
+    def __init__(self, control: Control, observer: Observer) -> None:
         super().__init__()
-        self._job, self._control, self._observer = job, control, observer
+        self._control, self._observer = control, observer
+        self._job: Job | None = None
+
+    def of(self, job: Job) -> "_ObservedControl":
+        """Return this control, as that of a job."""
+        self._job = job
+        return self
 
     def stop_requested(self) -> bool:
         return self._control.stop_requested()
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        self._observer.progressed(self._job, done, total, unit)
+        if self._job is not None:
+            self._observer.progressed(self._job, done, total, unit)
 
     def say(self, text: str) -> None:
         self._observer.reported(text)

@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from threading import Lock
@@ -11,11 +13,30 @@ from threading import Lock
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import LrbenchError, as_user_error
+from lrbench.core.machine import share_cores
 from lrbench.core.workspace import Place
+from lrbench.jobs.gpus import Load
 from lrbench.jobs.job import Job
 
 # Seconds between two messages of progress.
 _PROGRESS_SECONDS = 0.2
+# Seconds of training over which the load of a GPU is measured.
+_LOAD_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """What a worker process is told at its start.
+
+    Attributes:
+        threads: CPU threads for computing.
+        gpu: Value of CUDA_VISIBLE_DEVICES; None to leave it as it is.
+        feeding: Number of GPUs that workers of this run feed.
+    """
+
+    threads: int
+    gpu: str | None = None
+    feeding: int = 1
 
 
 class _WorkerControl(Control):
@@ -27,6 +48,8 @@ class _WorkerControl(Control):
         self._event = stop
         self._parent = os.getppid()
         self._sent = 0.0
+        self._waiting = _WaitingShare()
+        self.measures_load = False
         # Background threads send messages, too.
         self._lock = Lock()
 
@@ -35,12 +58,17 @@ class _WorkerControl(Control):
 
     def progress(self, done: int, total: int, unit: str) -> None:
         now = time.monotonic()
+        if self.measures_load and (share := self._waiting.share(done, total, unit, now)) is not None:
+            self._send("load", measured_load(share))
         if now - self._sent > _PROGRESS_SECONDS or done == total:
             self._sent = now
             self._send("progress", done, total, unit)
 
     def say(self, text: str) -> None:
         self._send("message", text)
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return self._waiting
 
     def _send(self, *message: object) -> None:
         try:
@@ -51,7 +79,46 @@ class _WorkerControl(Control):
             self.stop()
 
 
-def work(connection: Connection, stop: Event, suite: Suite, place: Place, threads: int) -> None:
+class _WaitingShare(AbstractContextManager[None]):
+    """Measures the share of its training time in which a process waits, over a few seconds; entered while it waits."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self._began = self._entered = self._waited = 0.0
+
+    def __enter__(self) -> None:
+        self._entered = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._waited += time.monotonic() - self._entered
+
+    def share(self, done: int, total: int, unit: str, now: float) -> float | None:
+        """Return the share of the time since the last result, or None before enough consecutive updates were seen."""
+        continues = unit == "updates" and self._last is not None and self._last[1] == total and self._last[0] < done
+        self._last = (done, total) if unit == "updates" else None
+        if not continues:
+            # What came between is not training: evaluation, saving, another job.
+            self._began, self._waited = now, 0.0
+            return None
+        if (elapsed := now - self._began) < _LOAD_SECONDS:
+            return None
+        share = self._waited / elapsed
+        self._began, self._waited = now, 0.0
+        return share
+
+
+def measured_load(waiting: float) -> Load:
+    """Return what this process uses of its GPU.
+
+    Args:
+        waiting: Share of the training time in which it waits.
+    """
+    import torch
+
+    return Load(waiting=waiting, reserved=torch.cuda.max_memory_reserved(), free=torch.cuda.mem_get_info()[0])
+
+
+def work(connection: Connection, stop: Event, suite: Suite, place: Place, settings: WorkerSettings) -> None:
     """Run jobs until the parent sends None or is gone.
 
     Args:
@@ -59,28 +126,39 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, thread
         stop: Set when the work should be saved and ended.
         suite: Passed to each job.
         place: Passed to each job.
-        threads: CPU threads for computing.
+        settings: Threads and GPU of the process.
     """
     control = _WorkerControl(connection, stop)
     # Ctrl-C reaches all processes of the terminal; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
-    # Numerical libraries read it when they are loaded.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    device = prepare_process(settings)
+    control.measures_load = device == "cuda"
+    # The pipe breaks when the parent is gone.
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(("device", device))
+        job: Job | None
+        while (job := connection.recv()) is not None:
+            connection.send(outcome(job, suite, place, control))
+
+
+def prepare_process(settings: WorkerSettings) -> str:
+    """Set the threads and GPU of this process before it imports torch; return the type of its device."""
+    # Numerical libraries and CUDA read these when they are loaded.
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu
+    share_cores(settings.feeding)
     from lrbench.models.devices import pick_device, set_cpu_threads
 
     device = pick_device()
-    set_cpu_threads(device, threads)
-    # The pipe breaks when the parent is gone.
-    with contextlib.suppress(EOFError, OSError):
-        connection.send(("device", device.type))
-        job: Job | None
-        while (job := connection.recv()) is not None:
-            connection.send(_outcome(job, suite, place, control))
+    set_cpu_threads(device, settings.threads)
+    return device.type
 
 
-def _outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
+def outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
+    """Run a job; return `done` with its report, or `failed` with its error, which can be pickled."""
     try:
         return "done", job.run(suite, place, control)
     except Exception as error:

@@ -342,7 +342,7 @@ def _log_odds_gain(data: Selection) -> Effect:
 
 
 def fits_null(suite: Suite, row: Row) -> bool:
-    """Return whether the saturation null is fitted to a snapshot: trained at one learning rate only, and not averaged.
+    """Return whether the saturation null is fitted to a snapshot: trained at one rate and batch, and not averaged.
 
     Averages gain far more on the source than on targets, and would bend the curve. Intermediate weights from which training
     continues do not count either: `trail` samples the same run, and no state may count twice.
@@ -353,6 +353,6 @@ def fits_null(suite: Suite, row: Row) -> bool:
         part = find_segment(suite.schedule, key)
         if part.averaged:
             return False
-        rates.add(None if part.cosine or part.branches else part.rate)
+        rates.add(None if part.cosine or part.branches or part.growth > 1 else part.rate)
         key = part.parent
     return len(rates) == 1 and None not in rates

@@ -5,7 +5,11 @@ from lrbench.leaderboard.markup import points, table
 from lrbench.stats.effects import Effect, mean_effect
 from lrbench.stats.intervals import Floats
 
-AVERAGES = {"average": "step-average", "tail-average": "step-tail-average"}
+AVERAGES = {
+    "average": "step-average",
+    "tail-average": "step-tail-average",
+    "moving-average": "step-moving-average",
+}
 """The average of `hold`'s weights and that of `step`'s, by kind of average."""
 
 _EFFECTS = ("rate falls − held", "averaged − not", "interaction")

@@ -111,18 +111,15 @@ def images_per_statistics(
     Raises:
         InputError: These processes cannot use that number, or it is 1.
     """
-    share, micro_batch = suite.schedule.batch // ranks.world_size, suite.training.micro_batch
+    batch, micro_batch = suite.schedule.batch * trained.growth, suite.training.micro_batch
+    share = batch // ranks.world_size
     if trained.derived:
         return start.batchnorm_shared
     if not batchnorm_layers(model):
         return None
     images = micro_batch or start.batchnorm_shared or share
     if images == 1:
-        cause = (
-            "training.micro_batch is 1"
-            if micro_batch
-            else f"{ranks.world_size} processes share a batch of {suite.schedule.batch}"
-        )
+        cause = "training.micro_batch is 1" if micro_batch else f"{ranks.world_size} processes share a batch of {batch}"
         raise InputError(
             f"{trained.key} cannot compute BatchNorm statistics of one image, which has no variance: {cause}. Give each "
             "process micro-batches of at least two images."

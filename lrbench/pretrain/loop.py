@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lrbench.config.arms import Mean
 from lrbench.config.schedule import Segment, learning_rate
 from lrbench.config.suite import Schedule, Training
-from lrbench.core.control import Control
+from lrbench.core.control import Control, waiting_for
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError
 from lrbench.core.seeds import derive
@@ -81,6 +81,7 @@ class Trainer:
         self._sums_epochs, self._epochs_to_keep = "epochs" in means, epochs_to_keep
         # The tail is the segment's last epoch.
         self._tail_from = self.last_update - batches.updates_per_epoch if "tail" in means else self.last_update
+        self._sums_moving = "moving" in means
         self._on_epoch_end, self._last_good = on_epoch_end, last_good
         self.model = model
         model.load_state_dict(progress.weights)
@@ -90,6 +91,7 @@ class Trainer:
         # Sums are kept on the weights' device, so that adding to them waits for nothing.
         progress.mean = {name: tensor.to(device) for name, tensor in progress.mean.items()}
         progress.tail = _copied(progress.tail, device)
+        progress.moving = _copied(progress.moving, device)
 
     @property
     def first_update(self) -> int:
@@ -134,7 +136,7 @@ class Trainer:
         pending: list[Outcome] = []
         saved = time.monotonic()
         with self._training_mode(), closing(training_batches(batches, progress.update, last, self.device)) as feed:
-            for images, labels in feed:
+            for images, labels in waiting_for(feed, control):
                 rate = learning_rate(self.schedule, self.segment, progress.update, batches.updates_per_epoch)
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
@@ -143,13 +145,18 @@ class Trainer:
                 self.optimiser.step()
                 progress.update += 1
                 if progress.update > self._tail_from:
-                    self._add_to_tail()
+                    self._add_to(progress.tail)
+                    progress.tail_count += 1
+                if self._sums_moving:
+                    self._add_to(progress.moving, decay=self.schedule.moving_decay)
+                    progress.moving_count += 1
 
                 ends_epoch = progress.update % batches.updates_per_epoch == 0
                 stop, due = control.stop_requested(), time.monotonic() - saved > SAVE_SECONDS
                 # Processes that train together check, save and stop at the same updates: none decides alone.
                 if len(pending) >= self.check_every or ends_epoch or (ranks.is_single and (stop or due)):
-                    stop, due = self._check(pending, stop, due, wait)
+                    with control.waiting():
+                        stop, due = self._check(pending, stop, due, wait)
                     control.progress(progress.update - first, last - first, "updates")
                 elif not ranks.is_single:
                     continue
@@ -171,6 +178,7 @@ class Trainer:
             momentum=_copied(momentum_buffers(self.model, self.optimiser)),
             mean=dict(progress.mean),
             tail=_copied(progress.tail),
+            moving=_copied(progress.moving),
             kept=dict(progress.kept),
             kept_momentum=dict(progress.kept_momentum),
             records=list(progress.records),
@@ -261,14 +269,15 @@ class Trainer:
             progress.mean_count += 1
         self._on_epoch_end(progress.records)
 
-    def _add_to_tail(self) -> None:
-        """Add the weights to the sum over the last epoch, in float64 and in place."""
+    def _add_to(self, total: dict[str, Tensor], decay: float = 1.0) -> None:
+        """Multiply a sum of weights by `decay` and add the weights, in float64 and in place."""
         for name, tensor in self.model.state_dict().items():
-            if name in self.progress.tail:
-                self.progress.tail[name] += tensor
+            if name in total:
+                if decay < 1:
+                    total[name] *= decay
+                total[name] += tensor
             else:
-                self.progress.tail[name] = tensor.to(torch.float64, memory_format=torch.contiguous_format, copy=True)
-        self.progress.tail_count += 1
+                total[name] = tensor.to(torch.float64, memory_format=torch.contiguous_format, copy=True)
 
 
 def _total(outcomes: list[Outcome]) -> Outcome:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrbench.config.suite import Training
 from lrbench.core.distributed import ProcessGroup
-from lrbench.core.errors import FailureError
+from lrbench.core.errors import OutOfMemory
 from lrbench.models.devices import is_out_of_memory
 from lrbench.models.networks import batchnorm_layers
 
@@ -71,7 +71,7 @@ class Recovery:
         """Call `forward_backward`; after a failure, change the setting that caused it and call it again.
 
         Raises:
-            FailureError: Out of memory, and smaller micro-batches would change the training.
+            OutOfMemory: Out of memory, and smaller micro-batches would change the training.
         """
         while True:
             try:
@@ -111,7 +111,7 @@ class Recovery:
         elif size == 1:
             reason = "one image is the smallest micro-batch"
         if reason is not None:
-            raise FailureError(
+            raise OutOfMemory(
                 f"Out of memory with {size} images per micro-batch. lrbench cannot lower it because {reason}. Free memory, "
                 f'use training.precision="bfloat16" under a new suite name, or pass --set training.micro_batch={smaller}.'
             ) from error

@@ -78,4 +78,5 @@ def on_cpu(progress: Progress) -> Progress:
         momentum={name: tensor.cpu() for name, tensor in progress.momentum.items()},
         mean={name: tensor.cpu() for name, tensor in progress.mean.items()},
         tail={name: tensor.cpu() for name, tensor in progress.tail.items()},
+        moving={name: tensor.cpu() for name, tensor in progress.moving.items()},
     )

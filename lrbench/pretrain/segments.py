@@ -14,7 +14,7 @@ from lrbench.config import Suite
 from lrbench.config.schedule import Segment, SnapshotKey, find_segment, kept_epochs, means_to_keep
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import remove_file
 from lrbench.core.locks import locked
 from lrbench.core.machine import device_name
@@ -130,7 +130,7 @@ class _SegmentRun:
                 pixels=self.source.train,
                 labels=self.source.data.splits["train"].labels,
                 seed=trained.key.seed,
-                batch=suite.schedule.batch,
+                batch=suite.schedule.batch * trained.growth,
                 size=suite.input.size,
                 augmentation=suite.schedule.augmentation,
                 rank=ranks.rank,
@@ -144,7 +144,8 @@ class _SegmentRun:
         """Make the snapshot.
 
         Raises:
-            FailureError: Memory ran out, or weights are not finite.
+            OutOfMemory: Memory ran out.
+            FailureError: Weights are not finite.
         """
         try:
             with (
@@ -155,7 +156,7 @@ class _SegmentRun:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise FailureError(
+            raise OutOfMemory(
                 f"Out of memory on the {self.device.type} while making {self.segment.key}: {str(error).splitlines()[0]} "
                 "Free memory, or use a smaller network, input or batch under a new suite name (--set name=NAME). Then run "
                 "the same command again."
@@ -233,6 +234,9 @@ class _SegmentRun:
             }
             if "tail" in means:
                 state["tail_mean"] = _mean(end.tail, end.tail_count)
+            if "moving" in means:
+                decay = self.suite.schedule.moving_decay
+                state["moving_mean"] = _mean(end.moving, (1 - decay**end.moving_count) / (1 - decay))
             write_log(self.path, self.segment.key.stage, end.records, self.control.say)
         if not self.segment.derived or self.segment.branches:
             save(state_path(self.path), state)
@@ -284,7 +288,7 @@ class _SegmentRun:
             tracker.record(records[-1])
 
     def _log_timing(self, updates: int, seconds: float) -> None:
-        images = updates * self.suite.schedule.batch
+        images = updates * self.batches.batch
         append_timing(
             self.path,
             {
@@ -320,5 +324,5 @@ class _SegmentRun:
         self.saved = progress.update
 
 
-def _mean(total: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+def _mean(total: dict[str, torch.Tensor], count: float) -> dict[str, torch.Tensor]:
     return {name: tensor / count for name, tensor in total.items()}

@@ -112,6 +112,11 @@ class SegmentStart:
         tail = progress.update - (self.segment.last_epoch - 1) * self.updates_per_epoch
         if "tail" in means and progress.tail_count != max(0, tail):
             return "lacks the sum of the last epoch's weights, which an arm of the suite needs"
+        if (
+            "moving" in means
+            and progress.moving_count != progress.update - self.segment.first_epoch * self.updates_per_epoch
+        ):
+            return "lacks the moving average of weights, which an arm of the suite needs"
         for kept, with_momentum in kept_epochs(self.suite, self.segment).items():
             if kept <= epoch and (kept not in progress.kept or (with_momentum and kept not in progress.kept_momentum)):
                 return f"lacks the state of epoch {kept}, which an arm of the suite needs"
@@ -120,7 +125,8 @@ class SegmentStart:
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, metadata = self._parent(parent, model)
         return Progress(
-            update=int(state["update"]),
+            # That of the parent's end, unless the batch grows.
+            update=self.segment.first_epoch * self.updates_per_epoch,
             weights=weights,
             momentum=state["momentum"],
             batchnorm_shared=metadata.batchnorm_shared,
@@ -130,7 +136,7 @@ class SegmentStart:
     def _mean_of(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, metadata = self._parent(parent, model)
         path, arm = state_path(self._path_of(parent)), self.segment.key.arm
-        kept = state.get("mean" if ARMS[arm].mean_over == "epochs" else "tail_mean", {})
+        kept = state.get({"epochs": "mean", "tail": "tail_mean", "moving": "moving_mean"}[ARMS[arm].mean_over], {})
         if not are_tensors(kept) or (kept and not _fits(model, kept, {})):
             raise DamagedFile(path, "its mean does not fit this network", advice(path))
         if not kept:

@@ -34,6 +34,9 @@ class Progress:
         mean_count: Number of epochs in the sum.
         tail: Sum of the weights after every update of the segment's last epoch in float64; empty if no arm needs it.
         tail_count: Number of updates in the sum.
+        moving: Sum of the weights after every update of the segment, each times a power of the decay, in float64; empty if no
+            arm needs it.
+        moving_count: Number of updates in the sum.
         kept: Weights that other arms need, by epoch.
         kept_momentum: Momentum buffers of the kept epochs from which another arm trains.
         loss: Sum of the current epoch's losses.
@@ -50,6 +53,8 @@ class Progress:
     mean_count: int = 0
     tail: dict[str, torch.Tensor] = field(default_factory=dict)
     tail_count: int = 0
+    moving: dict[str, torch.Tensor] = field(default_factory=dict)
+    moving_count: int = 0
     kept: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     kept_momentum: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     loss: float = 0.0
@@ -140,9 +145,9 @@ def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
     kept = (progress.kept, progress.kept_momentum)
     if not all(isinstance(epochs, dict) for epochs in kept) or not isinstance(progress.records, list):
         raise ValueError("not a progress of this segment")
-    sums = (progress.mean, progress.tail)
+    sums = (progress.mean, progress.tail, progress.moving)
     sets = (progress.weights, progress.momentum, *sums, *(value for sets in kept for value in sets.values()))
-    numbers = (progress.update, progress.mean_count, progress.tail_count, progress.correct)
+    numbers = (progress.update, progress.mean_count, progress.tail_count, progress.moving_count, progress.correct)
     counts = (*numbers, *(epoch for sets in kept for epoch in sets))
     if not (
         all(type(count) is int and count >= 0 for count in counts)

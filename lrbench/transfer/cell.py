@@ -10,7 +10,7 @@ import torch
 
 from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_HITS, find_protocol
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import sha256_json
 from lrbench.core.machine import device_name, library_versions
 from lrbench.core.workspace import Place
@@ -69,7 +69,8 @@ class Transfer:
 
         Raises:
             InputError: The target's data is missing, incomplete or does not decode, or no image can be held out for selection.
-            FailureError: Fine-tuning diverged, memory ran out, or the disk is full.
+            OutOfMemory: Memory ran out.
+            FailureError: Fine-tuning diverged, or the disk is full.
             InterruptedWork: A stop was requested.
         """
         if self._control.stop_requested():
@@ -81,7 +82,7 @@ class Transfer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise FailureError(
+            raise OutOfMemory(
                 f"out of memory on the {self._network.device.type} when transferring {self._reference.text} to {cell.task} "
                 f"({cell.protocol}): {str(error).splitlines()[0]} Free memory, for example of other processes on the same "
                 f"GPU, and run the same command again. {find_protocol(cell.protocol).memory_advice}".rstrip()

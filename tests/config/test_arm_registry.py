@@ -72,6 +72,6 @@ def test_momentum_is_kept_where_training_continues(tiny):
 
 def test_moved_first_stages_are_not_in_the_saturation_null(tiny):
     schedule = tiny.schedule.model_copy(update={"epochs": 9, "boundaries": (4, 8), "shift": 1})
-    suite = tiny.model_copy(update={"schedule": schedule, "arms": ("step", "hold", "early", "late")})
+    suite = tiny.model_copy(update={"schedule": schedule, "arms": ("step", "hold", "early", "late", "grow")})
     rows = {(key.arm, key.stage) for key in snapshot_keys(suite, seed=0)}
     assert {row for row in rows if fits_null(suite, row)} == {("step", 1), ("hold", 2)}

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lrbench.jobs.cost import _update_seconds
+from lrbench.jobs.cost import update_seconds
 
 
 def test_damaged_lines_of_timings_are_skipped(tmp_path):
@@ -18,10 +18,10 @@ def test_damaged_lines_of_timings_are_skipped(tmp_path):
         b'{"updates": 10, "seconds": 5, "processes": 0}',
     ]  # fmt: skip
     path.write_bytes(b"\n".join([lines[0], *damaged, lines[1]]))
-    assert _update_seconds(tmp_path) == pytest.approx((5 + 30) / 40)
+    assert update_seconds(tmp_path) == pytest.approx((5 + 30) / 40)
 
 
 def test_pipe_instead_of_timings_is_skipped(tmp_path):
     (tmp_path / "step" / "seed0").mkdir(parents=True)
     os.mkfifo(tmp_path / "step" / "seed0" / "timings.jsonl")
-    assert _update_seconds(tmp_path) is None
+    assert update_seconds(tmp_path) is None

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import pytest
 
 from lrbench.core.control import Control, stopping_on_signals
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOfMemory
+from lrbench.jobs.gpus import Load
 from lrbench.jobs.job import Job
 from lrbench.jobs.local import run_jobs
-from lrbench.jobs.worker import work
+from lrbench.jobs.worker import WorkerSettings, work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Fails(Job):
 
 class Watcher:
     def __init__(self):
-        self.lines = []
+        self.lines, self.messages = [], []
 
     def started(self, job):
         pass
@@ -55,7 +56,7 @@ class Watcher:
         self.lines.append(line)
 
     def reported(self, text):
-        pass
+        self.messages.append(text)
 
 
 def notes(place):
@@ -83,7 +84,7 @@ def test_jobs_run_once_and_after_their_needs(tiny, place):
         ("input", InputError, "broken has bad input"),
         ("surprise", FailureError, "Unexpected error in `broken`: ZeroDivisionError: division by zero. Results"),
         ("disk", FailureError, "a.json could not be read or written: input/output error. Check the disk"),
-        ("dies", FailureError, "the worker process of `broken` died (exit status -9)"),
+        ("dies", FailureError, "the worker process of `broken` died twice (exit status -9)"),
     ],
 )
 def test_failed_job_stops_only_its_dependents(tiny, place, kind, error, message):
@@ -146,6 +147,51 @@ def done_once(connection, stop, *_):
     connection.send(("done", "done"))
 
 
+def on_a_gpu(connection, stop, suite, place, settings):
+    """A worker on a GPU that its jobs leave idle; jobs called `large` run out of memory beside another worker's."""
+    gpu = place.workspace.root / f"gpu{settings.gpu}"
+    gpu.mkdir(exist_ok=True)
+    (gpu / str(os.getpid())).touch()
+    connection.send(("device", "cuda"))
+    while (job := connection.recv()) is not None:
+        connection.send(("load", Load(waiting=0.1, reserved=1 << 30, free=60 << 30)))
+        time.sleep(0.5)
+        company = len(list(gpu.iterdir())) > 1
+        if job.name.startswith("large") and company:
+            connection.send(("failed", OutOfMemory("no memory")))
+        else:
+            connection.send(("done", settings.gpu))
+    (gpu / str(os.getpid())).unlink()
+
+
+def test_all_gpus_are_used_and_idle_ones_get_more_workers(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.jobs.local.work", on_a_gpu)
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0", "GPU-5e1f"))
+    monkeypatch.setattr("lrbench.jobs.local.available_cores", lambda: 16)
+    watcher = Watcher()
+    run_jobs([Note(name=f"job{number}") for number in range(12)], tiny, place, Control(), watcher)
+    assert len(watcher.lines) == 12 and set(watcher.lines) == {"0", "GPU-5e1f"}
+    assert any("GPU 0 is idle" in text and "2 worker processes" in text for text in watcher.messages)
+
+
+def test_chosen_workers_are_spread_over_gpus_and_not_added_to(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.jobs.local.work", on_a_gpu)
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0", "1"))
+    watcher = Watcher()
+    run_jobs([Note(name=f"job{number}") for number in range(4)], tiny, place, Control(), watcher, workers=2)
+    assert sorted(watcher.lines) == ["0", "0", "1", "1"] and watcher.messages == []
+
+
+def test_job_without_memory_on_a_shared_gpu_starts_again_alone(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.jobs.local.work", on_a_gpu)
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0",))
+    watcher = Watcher()
+    jobs = [Note(name="large", weight=9.0), *(Note(name=f"job{number}") for number in range(3))]
+    run_jobs(jobs, tiny, place, Control(), watcher, workers=2)
+    assert len(watcher.lines) == 4
+    assert watcher.messages == ["large ran out of memory; it starts again, with one worker process on this device"]
+
+
 def test_starting_workers_are_stopped_at_once(tiny, place, monkeypatch):
     monkeypatch.setattr("lrbench.jobs.local.work", never_ready)
     control = Control()
@@ -176,7 +222,7 @@ def test_second_interrupt_ends_workers_at_once(tiny, place, monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def test_death_of_a_worker_between_jobs_is_reported(tiny, place, monkeypatch):
+def test_job_of_a_worker_that_died_starts_again(tiny, place, monkeypatch):
     monkeypatch.setattr("lrbench.jobs.local.work", done_once)
 
     class Waiting(Watcher):
@@ -186,9 +232,11 @@ def test_death_of_a_worker_between_jobs_is_reported(tiny, place, monkeypatch):
                 process.join()
 
     watcher = Waiting()
-    with pytest.raises(FailureError, match="the worker process of `b` died"):
-        run_jobs([Note(name="a", weight=2.0), Note(name="b")], tiny, place, Control(), watcher, workers=1)
-    assert watcher.lines == ["done"]
+    run_jobs([Note(name="a", weight=2.0), Note(name="b")], tiny, place, Control(), watcher, workers=1)
+    assert watcher.lines == ["done", "done"]
+    assert watcher.messages == [
+        "b lost its worker process (exit status 0); it starts again, with one worker process on this device"
+    ]
 
 
 def test_worker_ends_when_its_parent_is_gone(tiny, place, monkeypatch):
@@ -198,7 +246,7 @@ def test_worker_ends_when_its_parent_is_gone(tiny, place, monkeypatch):
     mine, theirs = context.Pipe()
     mine.close()
     try:
-        assert work(theirs, context.Event(), tiny, place, 1) is None
+        assert work(theirs, context.Event(), tiny, place, WorkerSettings(threads=1)) is None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

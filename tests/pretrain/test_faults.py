@@ -191,7 +191,13 @@ def test_partial_files_of_a_killed_process_are_removed(tiny, place):
 
 @pytest.mark.parametrize(
     ("arm", "trunk"),
-    [("average", "hold"), ("step-average", "step"), ("tail-average", "hold"), ("step-tail-average", "step")],
+    [
+        ("average", "hold"),
+        ("step-average", "step"),
+        ("tail-average", "hold"),
+        ("step-tail-average", "step"),
+        ("moving-average", "hold"),
+    ],
 )
 @pytest.mark.parametrize("updates", [2, 4])
 def test_mean_of_an_interrupted_stage_is_bit_identical(tiny, place, home, arm, trunk, updates):

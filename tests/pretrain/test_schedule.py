@@ -79,7 +79,14 @@ def test_arms_spend_equal_epochs_and_change_rates_at_boundaries(suite):
 
 @given(suites())
 def test_means_belong_to_the_stages_they_average(suite):
-    means = {"average": "hold", "step-average": "step", "tail-average": "hold", "step-tail-average": "step"}
+    means = {
+        "average": "hold",
+        "step-average": "step",
+        "tail-average": "hold",
+        "step-tail-average": "step",
+        "moving-average": "hold",
+        "step-moving-average": "step",
+    }
     suite = suite.model_copy(update={"arms": tuple(dict.fromkeys((*ARMS, *means)))})
     schedule = suite.schedule
     for arm, trunk in means.items():

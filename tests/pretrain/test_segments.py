@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from lrbench.config import load_suite, load_task
-from lrbench.config.schedule import snapshot_keys
+from lrbench.config.schedule import find_segment, snapshot_keys
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.data.batches import Batches
@@ -93,6 +93,25 @@ def test_tail_means_average_every_update_of_the_last_epoch(tiny, place, arm, sta
     assert_mean(load_file(path), bare_loop(suite, place, rates, every="update")[-3:])
     estimated, raw = load_file(batchnorm_path(path)), load_file(path)
     assert estimated and any(not torch.equal(estimated[name], raw[name]) for name in estimated)
+
+
+@pytest.mark.parametrize(
+    ("arm", "rates"), [("moving-average", [0.1] * 5), ("step-moving-average", [0.1] * 3 + [0.01] * 2)]
+)
+def test_moving_averages_weigh_every_update_of_the_stage(tiny, place, arm, rates):
+    schedule = tiny.schedule.model_copy(update={"moving_decay": 0.8})
+    suite = tiny.model_copy(
+        update={"arms": (*tiny.arms, "moving-average", "step-moving-average"), "schedule": schedule}
+    )
+    tensors = load_file(make(suite, key(arm, 2), place))
+    # The stage has two epochs of three updates; weights before it do not count.
+    states = bare_loop(suite, place, rates, every="update")[-6:]
+    weights = 0.8 ** torch.arange(5, -1, -1, dtype=torch.float64)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            stacked = torch.stack([state[name].double() for state in states])
+            expected = (stacked * weights.view(-1, *[1] * tensor.ndim)).sum(0) / weights.sum()
+            torch.testing.assert_close(tensor, expected.float(), rtol=2e-4, atol=2e-5)
 
 
 def test_training_sums_only_what_an_arm_averages(tiny, place):
@@ -344,3 +363,32 @@ def test_failed_first_attempt_does_not_block_the_next(lrbench, home, tiny):
     assert lrbench(*suite, "--set", "schedule.epochs=6", "--arm", "constant", "--seed", "0").status == 0
     again = lrbench(*suite, "--set", "schedule.batch=16")
     assert again.status == 2 and "schedule.batch was 32 and is now 16" in again.err
+
+
+def test_growing_batch_continues_from_the_boundary_at_the_same_rate(tiny, place):
+    """Stage 2 with ten times the batch: the same epochs and order of images, gradients over whole batches."""
+    schedule = tiny.schedule.model_copy(update={"batch": 4, "largest_batch": 40})
+    suite = tiny.model_copy(update={"arms": (*tiny.arms, "grow"), "schedule": schedule})
+    grown, plain = (find_segment(schedule, key(arm, 2)) for arm in ("grow", "step"))
+    assert (grown.growth, grown.rate, plain.rate) == (10, 0.1, 0.01)
+    assert find_segment(schedule, key("grow", 3)).growth == 10
+    assert find_segment(schedule, key("grow", 3)).rate == pytest.approx(0.01)
+    assert (grown.first_epoch, grown.last_epoch, grown.parent) == (plain.first_epoch, plain.last_epoch, plain.parent)
+    path = make(suite, key("grow", 2), place)
+    records = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+    images = len(open_source(suite.source, suite.input, place.roots, False, None, Control()).train)
+    assert [record["update"] for record in records] == [
+        (epoch + 1) * (images // 40) for epoch in range(grown.first_epoch, grown.last_epoch)
+    ]
+    assert {record["learning_rate"] for record in records} == {0.1}
+    # BatchNorm statistics stay those of the small batch.
+    assert read_metadata(path).batchnorm_shared == 4
+    children = make(suite, key("grow", 3), place)
+    assert read_metadata(children).parent_sha256 == read_metadata(path).tensors_sha256
+
+
+def test_rates_that_do_not_divide_leave_no_batch_to_grow_to(home):
+    with pytest.raises(InputError, match=r"arm 'grow' enlarges the batch.*must be whole, not 3\.33333"):
+        load_suite("tiny.toml", ['arms=["step", "grow"]', "schedule.rates=[0.1, 0.03, 0.001]"])
+    with pytest.raises(InputError, match=r"largest_batch \(50\) must be a multiple of batch"):
+        load_suite("tiny.toml", ["schedule.largest_batch=50"])

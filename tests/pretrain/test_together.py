@@ -226,7 +226,7 @@ def test_run_divides_the_transfers(groups, home):
     # For each of four snapshots two transfers, and the predictions of the source.
     assert len(list((home / "leaderboard" / "results" / "two").rglob("*.parquet"))) == 12
     assert (home / "leaderboard" / "two.md").is_file()
-    assert done.err.count("2 cells transferred") == 4
+    assert done.err.count("1 cell transferred") == 8 and done.err.count("images of tiny-source predicted") == 4
 
 
 # Counts the group's threads that are left when a process ends.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lrbench.config.protocols import Knn, Probe
-from lrbench.transfer.protocols import depth, knn, probe
+from lrbench.transfer.protocols import depth, knn, logistic, probe
 from lrbench.transfer.selection import LabelledFeatures
 from tests.transfer.helpers import problem, split
 
@@ -124,5 +124,5 @@ def test_nearly_constant_features_change_nothing(level):
 
 def test_small_variance_is_scaled_up():
     train = noisy(300, 0)
-    small = probe.Standardiser(1 + 1e-4 * train.features)(1 + 1e-4 * train.features)
-    torch.testing.assert_close(small, probe.Standardiser(train.features)(train.features), rtol=0.05, atol=0.05)
+    small = logistic.Standardiser(1 + 1e-4 * train.features)(1 + 1e-4 * train.features)
+    torch.testing.assert_close(small, logistic.Standardiser(train.features)(train.features), rtol=0.05, atol=0.05)

@@ -20,7 +20,7 @@ from lrbench.store.results import read_result
 from lrbench.transfer import cell as cell_module
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.features import extract
-from lrbench.transfer.protocols import logme, probe
+from lrbench.transfer.protocols import logistic, logme, probe
 from lrbench.transfer.recommend import on_equal_terms, recommend
 from lrbench.transfer.recommendation import Candidate
 from lrbench.transfer.selection import LabelledFeatures
@@ -43,7 +43,7 @@ def test_standardisation_uses_training_statistics():
     standard = (train.features.double() - mean) / deviation
     scores = [
         float(((inputs @ fit.weights).argmax(1) == other.labels).double().mean())
-        for fit in probe.solve(
+        for fit in logistic.solve(
             torch.cat([standard, torch.ones(len(standard), 1)], dim=1).float(), train.labels, grid,
             classes=6, settings=settings,
         )

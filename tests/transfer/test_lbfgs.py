@@ -30,9 +30,9 @@ def quadratics(count=4, width=8, condition=100.0):
 def until(count, *, limit, decrement, iterations):
     """Return the same stopping rule for each of `count` problems."""
     return {
-        "limits": torch.full((count,), limit),
+        "limits": np.full(count, limit),
         "decrement": decrement,
-        "iterations": torch.full((count,), iterations),
+        "iterations": np.full(count, iterations),
     }
 
 
@@ -118,7 +118,7 @@ def test_scale_of_a_similar_problem_saves_evaluations():
     without, calls[:] = len(calls), []
     again = minimise(flat, torch.zeros(1, 4, dtype=torch.float64), scales=first.scales, **settings)
     assert bool(first.converged) and bool(again.converged) and len(calls) < without
-    assert math.isclose(float(first.scales), 1e6, rel_tol=1e-6)
+    assert math.isclose(first.scales[0], 1e6, rel_tol=1e-6)
 
 
 def test_steps_meet_the_curvature_condition():
@@ -132,9 +132,16 @@ def test_steps_meet_the_curvature_condition():
     assert float((1 - solution.points).abs().max()) <= 0.9
 
 
-def test_iteration_waits_for_the_device_a_few_times():
-    """Indexing by a mask, and reading a number, wait for a GPU."""
+def test_iteration_waits_for_the_device_a_few_times(monkeypatch):
+    """Copying to the CPU, indexing by a mask, and reading a number wait for a GPU."""
     looks = []
+    to_cpu = torch.Tensor.cpu
+
+    def counting(tensor):
+        looks.append("cpu")
+        return to_cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counting)
 
     class Looks(TorchDispatchMode):
         def __torch_dispatch__(self, operation, types, arguments=(), options=None):
@@ -149,4 +156,4 @@ def test_iteration_waits_for_the_device_a_few_times():
         solution = minimise(
             evaluate, torch.zeros(6, 8, dtype=torch.float64), **until(6, limit=1e-7, decrement=1e-12, iterations=200)
         )
-    assert bool(solution.converged.all()) and len(looks) < 10 * int(solution.iterations.max())
+    assert bool(solution.converged.all()) and len(looks) < 4 * int(solution.iterations.max())

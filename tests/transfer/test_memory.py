@@ -10,7 +10,7 @@ from lrbench.core.errors import InterruptedWork
 from lrbench.transfer import blocks
 from lrbench.transfer.diagnostics import describe_features
 from lrbench.transfer.metrics import calibration, metrics
-from lrbench.transfer.protocols import fewshot, knn, logme, probe
+from lrbench.transfer.protocols import fewshot, knn, logistic, logistic_large, logme, probe
 from lrbench.transfer.selection import LabelledFeatures
 from tests.transfer.helpers import collapse_by_definition
 
@@ -91,12 +91,13 @@ def test_no_tensor_is_near_the_size_of_the_features(what, monkeypatch):
 def test_probe_works_in_blocks_with_few_classes(monkeypatch):
     data = labelled_features(5000, 64, 3)
     monkeypatch.setattr(blocks, "_BYTES", data.features.nbytes // 10)
-    monkeypatch.setattr(probe, "_INPUT_BYTES", data.features.nbytes // 10)
-    standardise = probe.Standardiser(data.features)
+    monkeypatch.setattr(logistic, "_SMALL", 0)
+    monkeypatch.setattr(logistic_large, "_INPUT_BYTES", data.features.nbytes // 10)
+    standardise = logistic.Standardiser(data.features)
     inputs = standardise(data.features)
     strength = Probe(strengths=2)
     with Largest() as largest:
-        (fit,) = probe.solve(inputs, data.labels, [1.0], classes=3, settings=strength)
+        (fit,) = logistic.solve(inputs, data.labels, [1.0], classes=3, settings=strength)
         # In float64, logits and their gradients for 5,000 images take 120 kB.
         assert largest.bytes <= data.features.nbytes / 8
     fitted = probe.FittedProbe(standardise, fit)

@@ -280,8 +280,11 @@ def test_suite_with_every_protocol_runs(lrbench, home, tiny):
 
     plan = make_plan(changed, Place(workspace=Workspace(root=home), roots=()))
     jobs = {job.name: job for job in plan.jobs()}
-    assert jobs["transfer hold/seed0/stage2"].needs == ("pretrain hold/seed0/stage2", "pretrain step/seed0/stage1")
-    needs = jobs["transfer step/seed0/stage2"].needs
+    assert jobs["transfer hold/seed0/stage2 to tiny-objects"].needs == (
+        "pretrain hold/seed0/stage2",
+        "pretrain step/seed0/stage1",
+    )
+    needs = jobs["transfer step/seed0/stage2 to tiny-objects"].needs
     assert {"pretrain hold/seed0/stage2", "pretrain average/seed0/stage2"} <= set(needs)
     arguments = ("run", "tiny.toml", "--set", f"protocols={json.dumps(protocols)}", "--set", "seeds=[0]")
     done = lrbench(*arguments, "--set", 'arms=["step"]', "--set", 'targets=["tiny-objects"]', "--workers", "1")

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from lrbench.config.protocols import Knn, Probe
 from lrbench.core.errors import InputError
 from lrbench.transfer.metrics import metrics
-from lrbench.transfer.protocols import knn, probe
+from lrbench.transfer.protocols import knn, logistic, logistic_large, probe
 from lrbench.transfer.protocols.lbfgs import Minimum
 from lrbench.transfer.selection import Choice, LabelledFeatures
 from tests.transfer.helpers import problem, split
@@ -21,14 +21,18 @@ def objective(inputs, labels, weights, strength):
 
 
 @pytest.mark.parametrize("kind", ["overlapping", "separable", "collinear"])
-@pytest.mark.parametrize("together", [True, False])
-def test_probe_objective_matches_scikit_learn(kind, together, monkeypatch):
+@pytest.mark.parametrize("solver", ["small", "in turn", "together"])
+def test_probe_objective_matches_scikit_learn(kind, solver, monkeypatch):
+    if solver != "small":
+        monkeypatch.setattr(logistic, "_SMALL", 0)
     # On a GPU several strengths are solved together.
-    monkeypatch.setattr(probe._Problems, "at_once", lambda self: 5 if together else 1)
+    monkeypatch.setattr(logistic_large._Problems, "at_once", lambda self: 5 if solver == "together" else 1)
     data = problem(kind)
-    inputs = probe.Standardiser(data.features)(data.features)
+    inputs = logistic.Standardiser(data.features)(data.features)
     grid = Probe(strengths=12).grid()
-    for strength, fit in zip(grid, probe.solve(inputs, data.labels, grid, classes=6, settings=SETTINGS), strict=True):
+    for strength, fit in zip(
+        grid, logistic.solve(inputs, data.labels, grid, classes=6, settings=SETTINGS), strict=True
+    ):
         theirs = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10000)
         theirs.fit(inputs[:, :-1].double().numpy(), data.labels.numpy())
         weights = torch.from_numpy(np.vstack([theirs.coef_.T, theirs.intercept_[None]]))
@@ -43,25 +47,27 @@ def test_probe_objective_matches_scikit_learn(kind, together, monkeypatch):
 
 def test_solutions_are_refined_in_float64(monkeypatch):
     data = problem("overlapping")
-    inputs = probe.Standardiser(data.features)(data.features)
+    inputs = logistic.Standardiser(data.features)(data.features)
     # A tolerance that float32 cannot reach.
     tight = Probe(strengths=3, weakest=0.1, strongest=10, tolerance=1e-11)
     kinds = []
-    evaluate = probe._Problems.evaluate
+    monkeypatch.setattr(logistic, "_SMALL", 0)
+    evaluate = logistic_large._Problems.evaluate
     monkeypatch.setattr(
-        probe._Problems,
+        logistic_large._Problems,
         "evaluate",
         lambda self, points, which: kinds.append(points.dtype) or evaluate(self, points, which),
     )
-    for fit in probe.solve(inputs, data.labels, tight.grid(), classes=6, settings=tight):
+    for fit in logistic.solve(inputs, data.labels, tight.grid(), classes=6, settings=tight):
         assert fit.converged and fit.gradient <= 1e-11
     assert kinds.count(torch.float64) > 6 and torch.float32 in kinds
 
 
 def test_float32_convergence_is_verified(monkeypatch):
     data = problem("overlapping")
-    inputs = probe.Standardiser(data.features)(data.features)
-    minimise = probe.minimise
+    inputs = logistic.Standardiser(data.features)(data.features)
+    monkeypatch.setattr(logistic, "_SMALL", 0)
+    minimise = logistic_large.minimise
 
     def boasts(evaluate, start, **settings):
         if start.dtype == torch.float64:
@@ -69,24 +75,45 @@ def test_float32_convergence_is_verified(monkeypatch):
         # Claims convergence at once.
         return Minimum(
             points=start.clone(),
-            iterations=torch.zeros(len(start), dtype=torch.int64),
-            converged=torch.ones(len(start), dtype=torch.bool),
-            scales=torch.zeros(len(start)),
+            iterations=np.zeros(len(start), dtype=np.int64),
+            converged=np.ones(len(start), dtype=bool),
+            scales=np.zeros(len(start)),
         )
 
-    monkeypatch.setattr(probe, "minimise", boasts)
-    (fit,) = probe.solve(inputs, data.labels, [1.0], classes=6, settings=SETTINGS)
+    monkeypatch.setattr(logistic_large, "minimise", boasts)
+    (fit,) = logistic.solve(inputs, data.labels, [1.0], classes=6, settings=SETTINGS)
     assert fit.converged and fit.gradient <= SETTINGS.tolerance and fit.iterations > 5
 
 
-def test_unfinished_fit_is_unconverged():
+@pytest.mark.parametrize("small", [0, 5_000_000])
+def test_unfinished_fit_is_unconverged(small, monkeypatch):
+    monkeypatch.setattr(logistic, "_SMALL", small)
     data = problem("overlapping")
     short = Probe(strengths=2, iterations=2, weakest=1e-3, strongest=1.0)
-    inputs = probe.Standardiser(data.features)(data.features)
-    fits = probe.solve(inputs, data.labels, short.grid(), classes=6, settings=short)
+    inputs = logistic.Standardiser(data.features)(data.features)
+    fits = logistic.solve(inputs, data.labels, short.grid(), classes=6, settings=short)
     assert not any(fit.converged for fit in fits) and all(fit.gradient > short.tolerance for fit in fits)
     choice = probe.select(data, data, classes=6, metric="top1", settings=short)
     assert [candidate["converged"] for candidate in choice.candidates] == [False, False]
+
+
+def test_the_size_of_a_problem_decides_its_solver(monkeypatch):
+    """Both are within the same tolerance of the solution, and a small problem never uses the device of its features."""
+    solved = []
+    for name in ("solve_small", "solve_large"):
+        solver = getattr(logistic, name)
+        monkeypatch.setattr(
+            logistic, name, lambda *args, name=name, solver=solver, **more: solved.append(name) or solver(*args, **more)
+        )
+    data = problem("overlapping")
+    inputs = logistic.Standardiser(data.features)(data.features)
+    monkeypatch.setattr(logistic, "_SMALL", inputs.numel() * 6)
+    (small,) = logistic.solve(inputs, data.labels, [1.0], classes=6, settings=SETTINGS)
+    monkeypatch.setattr(logistic, "_SMALL", inputs.numel() * 6 - 1)
+    (large,) = logistic.solve(inputs, data.labels, [1.0], classes=6, settings=SETTINGS)
+    assert solved == ["solve_small", "solve_large"]
+    assert small.objective == pytest.approx(large.objective, abs=2e-8)
+    torch.testing.assert_close(small.weights, large.weights, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("module", [probe, knn])
@@ -118,7 +145,7 @@ def test_permuted_labels_score_chance(module):
 
 def test_standardisation_uses_fitted_features_only():
     data = problem("overlapping")
-    standardise = probe.Standardiser(data.features)
+    standardise = logistic.Standardiser(data.features)
     inputs = standardise(data.features)[:, :-1].double()
     assert torch.allclose(inputs.mean(0), torch.zeros(24, dtype=torch.float64), atol=1e-7)
     assert torch.allclose(inputs.std(0, unbiased=False), torch.ones(24, dtype=torch.float64), atol=1e-6)

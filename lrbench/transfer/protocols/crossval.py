@@ -11,7 +11,7 @@ from lrbench.core.seeds import generator
 from lrbench.store.results import Fraction
 from lrbench.transfer.blocks import float64_product
 from lrbench.transfer.metrics import accuracies
-from lrbench.transfer.protocols.probe import Standardiser, solve
+from lrbench.transfer.protocols.logistic import Standardiser, solve
 from lrbench.transfer.selection import Indices, LabelledFeatures
 
 FOLDS = 5

@@ -12,7 +12,7 @@ from torch import nn
 
 from lrbench.config.protocols import Finetune
 from lrbench.config.schedule import cosine_rate
-from lrbench.core.control import Control
+from lrbench.core.control import Control, waiting_for
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
@@ -151,7 +151,7 @@ class TrainingRun:
             torch.random.fork_rng(devices=[]),
             closing(training_batches(batches, self._update, end, context.device)) as stream,
         ):
-            for images, labels in stream:
+            for images, labels in waiting_for(stream, control):
                 stopping = control.stop_requested()
                 if stopping or time.monotonic() - saved > SAVE_SECONDS:
                     self._save(model, optimiser, losses, time.monotonic() - started)
@@ -174,8 +174,11 @@ class TrainingRun:
                 optimiser.step()
                 losses.append(loss.detach())
                 self._update += 1
-                if self._update % _CHECK_INTERVAL == 0 and not bool(torch.isfinite(losses[-1])):
-                    break
+                if self._update % _CHECK_INTERVAL == 0:
+                    with control.waiting():
+                        diverged = not bool(torch.isfinite(losses[-1]))
+                    if diverged:
+                        break
                 control.progress(self._progress.done(self._update), self._progress.total, "updates")
         # The last loss was computed before the last update, so the weights are checked as well.
         finite = [torch.isfinite(tensor).all() for tensor in model.state_dict().values() if tensor.is_floating_point()]

@@ -1,0 +1,168 @@
+"""`lrbench run --engine`: options of the engines, and submission of a suite to Slurm."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrbench.cli.common import note, show
+
+if TYPE_CHECKING:
+    from lrbench.jobs.plan import Plan
+    from lrbench.jobs.ray import RayOptions
+    from lrbench.jobs.slurm import SlurmOptions
+
+_PANEL = "Clusters (--engine ray or slurm)"
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="What runs the jobs: `local`, this machine; `ray`, a Ray cluster; or `slurm`, which submits them and returns.",
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus", "--gpus-per-job", metavar="N", min=0, help="GPUs of each job. [default: 1]", rich_help_panel=_PANEL
+    ),
+]
+CpusOption = Annotated[
+    int | None,
+    typer.Option("--cpus", "--cpus-per-job", metavar="N", min=1, help="CPU cores of each job.", rich_help_panel=_PANEL),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="A",
+        help="Ray: address of a running cluster, or `auto`. [default: start Ray on this machine]",
+        rich_help_panel=_PANEL,
+    ),
+]
+PartitionOption = Annotated[
+    str | None, typer.Option("--partition", metavar="P", help="Slurm: partition of the jobs.", rich_help_panel=_PANEL)
+]
+TimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="T",
+        help="Slurm: time limit of each job, as in sbatch. A job that reaches it saves and starts again.",
+        rich_help_panel=_PANEL,
+    ),
+]
+SbatchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sbatch",
+        metavar="KEY=VALUE",
+        help="Slurm: a further option of sbatch, such as account=vision. Repeatable.",
+        rich_help_panel=_PANEL,
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Slurm: write the scripts, and submit nothing.", rich_help_panel=_PANEL)
+]
+JobOption = Annotated[
+    list[str] | None,
+    # For the scripts: only the jobs of these names.
+    typer.Option("--job", metavar="NAME", hidden=True),
+]
+
+# Variables whose value on the log-in node the jobs need, whatever the site passes on.
+_VARIABLES = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
+
+
+def engine_options(
+    engine: str,
+    *,
+    gpus: float | None,
+    cpus: int | None,
+    address: str | None,
+    partition: str | None,
+    time: str | None,
+    sbatch: Sequence[str],
+    dry_run: bool,
+) -> "RayOptions | SlurmOptions | None":
+    """Return the options of an engine; None for the local one.
+
+    Raises:
+        InputError: An unknown engine, an option of another one, or a wrong value.
+    """
+    from lrbench.core.errors import InputError
+    from lrbench.jobs.slurm import SlurmOptions
+
+    if engine not in ("local", "ray", "slurm"):
+        raise InputError(f"there is no engine {engine!r}. Use local, ray or slurm.")
+    given = {
+        "--gpus": (gpus is not None, ("ray", "slurm")),
+        "--cpus": (cpus is not None, ("ray", "slurm")),
+        "--address": (address is not None, ("ray",)),
+        "--partition": (partition is not None, ("slurm",)),
+        "--time": (time is not None, ("slurm",)),
+        "--sbatch": (bool(sbatch), ("slurm",)),
+        "--dry-run": (dry_run, ("slurm",)),
+    }
+    for name, (is_given, engines) in given.items():
+        if is_given and engine not in engines:
+            raise InputError(f"{name} needs --engine {' or --engine '.join(engines)}.")
+    if engine == "ray":
+        from lrbench.jobs.ray import RayOptions
+
+        return RayOptions(address=address, gpus=gpus, cpus=cpus)
+    if engine == "slurm":
+        if gpus is not None and gpus != int(gpus):
+            raise InputError(f"--gpus {gpus:g} is not a whole number, which Slurm needs.")
+        return SlurmOptions(
+            gpus=1 if gpus is None else int(gpus), cpus=cpus, partition=partition, time=time, others=tuple(sbatch)
+        )
+    return None
+
+
+def submit(
+    plan: "Plan", suite: str, arguments: Sequence[str], roots: Sequence[Path], options: "SlurmOptions", *, dry_run: bool
+) -> None:
+    """Write the scripts of a plan's missing jobs and submit them.
+
+    Args:
+        plan: The plan.
+        suite: The suite as typed.
+        arguments: Options of `lrbench run` that the jobs repeat.
+        roots: Folders of the data.
+        options: What to ask of Slurm.
+        dry_run: Write the scripts only.
+
+    Raises:
+        InputError: There is no Slurm here, or an earlier submission has not ended.
+        FailureError: Slurm refused a script.
+    """
+    from lrbench.jobs.slurm import LEADERBOARD, Submission, divide, refuse_if_waiting
+
+    workspace, name = plan.workspace, plan.suite.name
+    if not dry_run:
+        refuse_if_waiting(workspace, name)
+    program = (sys.executable, "-m", "lrbench")
+    run = (*program, "run", suite, *arguments)
+    scripts = divide(plan.jobs(), run, (*program, "leaderboard", name))
+    if len(scripts) == 1:
+        note(f"suite {name}: nothing is missing, so nothing is submitted")
+        return
+    environment = {key: os.environ[key] for key in _VARIABLES if os.environ.get(key)}
+    environment["LRBENCH_HOME"] = str(workspace.root.absolute())
+    environment["LRBENCH_DATA"] = os.pathsep.join(str(root.absolute()) for root in roots)
+    submission = Submission.write(workspace, name, scripts, options, environment)
+    if dry_run:
+        note(f"{len(scripts):,} scripts are written; nothing is submitted")
+        show(str(submission.folder))
+        return
+    submission.submit()
+    ids = [script.job_id for script in submission.scripts]
+    note(
+        f"{len(ids):,} jobs are submitted ({ids[0]} to {ids[-1]}); the last one, {LEADERBOARD}, writes the pages. "
+        f"`lrbench plan {suite}` shows their state, and `scancel` ends them. Scripts and logs:"
+    )
+    show(str(submission.folder))

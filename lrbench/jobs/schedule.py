@@ -1,0 +1,98 @@
+"""Order of a suite's jobs: which can start, which are done, and what failed."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
+from lrbench.jobs.job import Job
+
+
+class Schedule:
+    """State of the jobs of one run.
+
+    Args:
+        jobs: Parents before children.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._waiting = {job.name: job for job in jobs}
+        self._urgency = longest_chains(jobs)
+        self._done: set[str] = set()
+        self._errors: list[LrbenchError] = []
+
+    @property
+    def waiting(self) -> int:
+        """Number of jobs that have not started."""
+        return len(self._waiting)
+
+    def take(self, last: Job | None = None, running: Collection[Job] = ()) -> Job | None:
+        """Remove and return the most urgent job that can start, or None.
+
+        Of equally urgent jobs, the one that reuses most of what its process has loaded is returned, then the one that other
+        processes can reuse least of.
+
+        Args:
+            last: The previous job of the same process.
+            running: The jobs of other processes.
+        """
+        ready = [job for job in self._waiting.values() if self._done.issuperset(job.needs)]
+        if not ready:
+            return None
+
+        def preference(job: Job) -> tuple[float, int, int]:
+            return (
+                self._urgency[job.name],
+                0 if last is None else job.reuse(last),
+                -sum(job.reuse(other) for other in running),
+            )
+
+        return self._waiting.pop(max(ready, key=preference).name)
+
+    def put_back(self, job: Job) -> None:
+        """Let a job that was taken start again."""
+        self._waiting[job.name] = job
+
+    def finish(self, job: Job) -> None:
+        """Record that a job is done, so that jobs that need it can start."""
+        self._done.add(job.name)
+
+    def fail(self, error: LrbenchError) -> None:
+        """Record the error of a job; jobs that need it never start."""
+        self._errors.append(error)
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a job ended because a stop was requested."""
+        return any(isinstance(error, InterruptedWork) for error in self._errors)
+
+    def error(self) -> LrbenchError | None:
+        """Return the first error with the number of other errors and of jobs that could not start, or None."""
+        if not self._errors:
+            return None
+        first = self._errors[0]
+        others = len({str(error) for error in self._errors} - {str(first)})
+        more = f" Other jobs failed with {others} other error{'s' if others > 1 else ''}." if others else ""
+        if self._waiting:
+            count = len(self._waiting)
+            jobs = "1 job that depends on it was" if count == 1 else f"{count} jobs that depend on it were"
+            more += f" {jobs} not started; all other jobs are done and saved."
+        kind = type(first) if type(first) in (InputError, FailureError) else FailureError
+        summary = kind(f"{first}{more}")
+        summary.exit_status = first.exit_status
+        return summary
+
+
+def longest_chains(jobs: Sequence[Job], weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return for each job the weight of the longest chain that starts with it.
+
+    Args:
+        jobs: Parents before children.
+        weights: Weight of each job, by name; None for their own.
+    """
+    urgency: dict[str, float] = {}
+    below: defaultdict[str, float] = defaultdict(float)
+    for job in reversed(jobs):
+        urgency[job.name] = (job.weight if weights is None else weights[job.name]) + below[job.name]
+        for need in job.needs:
+            below[need] = max(below[need], urgency[job.name])
+    return urgency
