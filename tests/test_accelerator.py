@@ -147,5 +147,5 @@ def test_cutting_a_batch_on_the_device_waits_for_nothing():
     here = DeviceImages(batches.pixels.plain, SIZE, DEVICE)
     assert here.batch(*here.layout(*batches.recipe(3)[:3])).shape == (8, SIZE, SIZE, 3)
     content, extents, flips, _ = batches.patches(3)
-    crops = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), SIZE, DEVICE)
+    crops = resize_crops(content, *crop_layout(extents, flips), SIZE, DEVICE)
     assert crops.shape == (8, SIZE, SIZE, 3)

@@ -126,7 +126,7 @@ def test_crops_that_it_is_given_become_those_of_a_cpu_and_nothing_is_waited_for(
     cpu_batches = batches(images(40, 36), "crop-flip")
     for update in range(3):
         content, extents, flips, _ = cpu_batches.patches(update)
-        given = pinned(torch.from_numpy(content), *crop_layout(extents, flips))
+        given = pinned(content, *crop_layout(extents, flips))
         with no_waiting():
             crops = resize_crops(*given, SIZE, DEVICE)
         assert (crops.cpu().int() - cpu_batches.at(update)[0].int()).abs().max() <= 1

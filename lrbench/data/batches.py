@@ -6,6 +6,7 @@ batches.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -26,6 +27,11 @@ _RATIO_RANGE = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 # An area and a ratio per attempt, top, left, and the flip.
 _NUMBERS = 2 * _ATTEMPTS + 3
+
+
+def allocate_bytes(count: int) -> torch.Tensor:
+    """Return uninitialised memory, uint8 of shape `(count,)`."""
+    return torch.empty(count, dtype=torch.uint8)
 
 
 @lru_cache(maxsize=4)
@@ -52,12 +58,12 @@ def augmentation_numbers(seed: int, epoch: int, samples: Indices) -> npt.NDArray
     return numbers
 
 
-def crop_box(height: int, width: int, numbers: npt.NDArray[np.float64]) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int, numbers: Sequence[float]) -> tuple[int, int, int, int]:
     """Return the box of a random-resized crop, drawn like torchvision's from given numbers.
 
     Args:
         height, width: Size of the image.
-        numbers: Numbers of `augmentation_numbers` for one sample. Shape `(23,)`.
+        numbers: The 23 numbers of `augmentation_numbers` for one sample.
 
     Returns:
         Top, left, height and width in pixels.
@@ -65,12 +71,12 @@ def crop_box(height: int, width: int, numbers: npt.NDArray[np.float64]) -> tuple
     area = height * width
     log_ratio = (math.log(_RATIO_RANGE[0]), math.log(_RATIO_RANGE[1]))
     for attempt in range(_ATTEMPTS):
-        crop_area = area * (_AREA_RANGE[0] + (_AREA_RANGE[1] - _AREA_RANGE[0]) * float(numbers[2 * attempt]))
-        ratio = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * float(numbers[2 * attempt + 1]))
+        crop_area = area * (_AREA_RANGE[0] + (_AREA_RANGE[1] - _AREA_RANGE[0]) * numbers[2 * attempt])
+        ratio = math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * numbers[2 * attempt + 1])
         crop_width, crop_height = round(math.sqrt(crop_area * ratio)), round(math.sqrt(crop_area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = int(float(numbers[-3]) * (height - crop_height + 1))
-            left = int(float(numbers[-2]) * (width - crop_width + 1))
+            top = int(numbers[-3] * (height - crop_height + 1))
+            left = int(numbers[-2] * (width - crop_width + 1))
             return top, left, crop_height, crop_width
     ratio = width / height
     crop_width, crop_height = width, height
@@ -151,12 +157,12 @@ class Batches:
         samples = self.indices(update)
         epoch = update // self.updates_per_epoch
         if self.augmentation == "crop-flip":
-            numbers = augmentation_numbers(self.seed, epoch, samples)
+            numbers = augmentation_numbers(self.seed, epoch, samples).tolist()
             images = torch.empty((len(samples), self.size, self.size, 3), dtype=torch.uint8)
             for output, sample, sample_numbers in zip(images[:, None].unbind(), samples.tolist(), numbers, strict=True):
                 self._crop_into(output, sample, sample_numbers)
         else:
-            images = torch.from_numpy(np.array(self.pixels.evaluation(samples)))
+            images = torch.from_numpy(self.pixels.evaluation(samples))
             if self.augmentation == "flip":
                 flips = torch.from_numpy(augmentation_numbers(self.seed, epoch, samples)[:, -1] < 0.5)
                 images = torch.where(flips[:, None, None, None], images.flip(2), images)
@@ -181,13 +187,18 @@ class Batches:
             flips = numbers[:, -1] < 0.5
             if self.augmentation == "crop-flip":
                 shapes = self._shapes[samples].tolist()
-                boxes = np.array(
-                    [crop_box(height, width, row) for (height, width), row in zip(shapes, numbers, strict=True)]
-                )
+                rows = zip(shapes, numbers.tolist(), strict=True)
+                boxes = np.array([crop_box(height, width, row) for (height, width), row in rows])
         return samples, boxes, flips, torch.from_numpy(self.labels[samples])
 
-    def patches(self, update: int) -> tuple[npt.NDArray[np.uint8], Indices, npt.NDArray[np.bool_], torch.Tensor]:
+    def patches(
+        self, update: int, allocate: Callable[[int], torch.Tensor] = allocate_bytes
+    ) -> tuple[torch.Tensor, Indices, npt.NDArray[np.bool_], torch.Tensor]:
         """Return the batch of an update as crops, for a device that resizes and flips them.
+
+        Args:
+            update: Number of the update.
+            allocate: Returns memory for the crops of at least the given number of bytes.
 
         Returns:
             Pixels of the crops, one crop after another, row by row: uint8 of shape `(P, 3)`; heights and widths, int64 of shape
@@ -195,10 +206,22 @@ class Batches:
         """
         samples = self.indices(update)
         numbers = augmentation_numbers(self.seed, update // self.updates_per_epoch, samples)
-        crops = [self._crop(int(sample), row) for sample, row in zip(samples, numbers, strict=True)]
-        content = np.concatenate([crop.reshape(-1, 3) for crop in crops])
-        sizes = np.array([crop.shape[:2] for crop in crops])
-        return content, sizes, numbers[:, -1] < 0.5, torch.from_numpy(self.labels[samples])
+        # A crop is cut as soon as its image is decoded, so that the memory of decoded images is reused. The mean crop of
+        # photographs has about as many pixels as the input; the memory is enlarged for elongated images.
+        content = allocate(len(samples) * 3 * self.size**2 * 5 // 4)
+        view = content.numpy()
+        sizes: list[tuple[int, ...]] = []
+        end = 0
+        for sample, row in zip(samples.tolist(), numbers.tolist(), strict=True):
+            crop = self._crop(sample, row)
+            sizes.append(crop.shape[:2])
+            start, end = end, end + crop.size
+            if end > len(content):
+                enlarged = allocate(max(end, len(content) * 3 // 2))
+                enlarged[:start] = content[:start]
+                content, view = enlarged, enlarged.numpy()
+            view[start:end].reshape(crop.shape)[...] = crop
+        return content[:end].view(-1, 3), np.array(sizes), numbers[:, -1] < 0.5, torch.from_numpy(self.labels[samples])
 
     @cached_property
     def _shapes(self) -> Indices:
@@ -206,12 +229,12 @@ class Batches:
             raise ValueError("recipes need images that are stored as plain pixels")
         return np.concatenate([shard.index[:, 2:] for shard in self.pixels.plain])
 
-    def _crop(self, sample: int, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    def _crop(self, sample: int, numbers: Sequence[float]) -> npt.NDArray[np.uint8]:
         image = self.pixels.resized(sample)
         top, left, height, width = crop_box(image.shape[0], image.shape[1], numbers)
         return image[top : top + height, left : left + width]
 
-    def _crop_into(self, output: torch.Tensor, sample: int, numbers: npt.NDArray[np.float64]) -> None:
+    def _crop_into(self, output: torch.Tensor, sample: int, numbers: Sequence[float]) -> None:
         # torchvision's resize calls the same kernel; writing into the batch saves the copy of a concatenation.
         crop = torch.from_numpy(self._crop(sample, numbers).copy()[None]).permute(0, 3, 1, 2)
         resize_into = torch.ops.aten._upsample_bilinear2d_aa.out

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,17 @@ from PIL import Image
 
 from lrbench.data.c_stderr import capture_c_stderr
 
+if TYPE_CHECKING:
+    import torch
+
 Bytes = npt.NDArray[np.uint8]
 
 # Messages of libjpeg about damaged image data. Some cameras write additional bytes before 0xd9, the end of the image.
 _DAMAGE = re.compile(
     r"Corrupt JPEG data(?!: \d+ extraneous bytes before marker 0xd9)|Premature end|Inconsistent progression"
 )
+# Value of `torchvision.io.ImageReadMode.UNCHANGED`.
+_UNCHANGED = 0
 
 
 def decode_jpeg(content: bytes | Bytes) -> tuple[Bytes | None, str | None]:
@@ -29,30 +35,56 @@ def decode_jpeg(content: bytes | Bytes) -> tuple[Bytes | None, str | None]:
     return _decode(content) if torchvision_decodes_as_pillow() else (None, None)
 
 
-def decode_known_jpeg(content: Bytes, height: int, width: int) -> Bytes:
-    """Decode a colour JPEG of known size, as stored in the pixel cache. Shape `(height, width, 3)`."""
-    pixels, _ = decode_jpeg(content)
-    if pixels is None:
-        # `frombytes` skips the detection of the format, a quarter of the time for a small image.
-        pixels = np.asarray(Image.frombytes("RGB", (width, height), bytes(content), "jpeg", "RGB", ""))
-    return pixels
+def decode_known_jpeg(encoded: "torch.Tensor", height: int, width: int) -> Bytes:
+    """Decode a colour JPEG that lrbench encoded, as stored in the pixel cache, without the report of damage.
+
+    Many threads decode at the same time, so little of this holds the interpreter lock.
+
+    Args:
+        encoded: Bytes of the file, uint8.
+        height, width: Size of the image.
+
+    Returns:
+        Shape `(height, width, 3)`.
+    """
+    if torchvision_decodes_as_pillow():
+        try:
+            pixels: Bytes = _decoder()(encoded, _UNCHANGED, False).permute(1, 2, 0).numpy()
+            return pixels
+        except RuntimeError:
+            # Pillow decodes it or raises an error with the reason.
+            pass
+    # `frombytes` skips the detection of the format, a quarter of the time for a small image.
+    return np.asarray(Image.frombytes("RGB", (width, height), encoded.numpy().tobytes(), "jpeg", "RGB", ""))
 
 
 def _decode(content: bytes | Bytes) -> tuple[Bytes | None, str | None]:
     # Imported late, because commands that only list images do not need torch.
     import torch
-    import torchvision
 
     encoded = torch.from_numpy(np.array(np.frombuffer(content, np.uint8)))
     with capture_c_stderr() as messages:
         try:
-            pixels = torchvision.io.decode_jpeg(encoded)
+            pixels = _decoder()(encoded, _UNCHANGED, False)
         except RuntimeError:
             # Pillow decodes it or raises an error with the reason.
             return None, None
     damage = next(filter(_DAMAGE.match, messages or ()), None)
     image: Bytes = pixels.permute(1, 2, 0).numpy()
     return image if image.shape[2] == 3 else None, damage and f"its decoder reports {damage!r}"
+
+
+@cache
+def _decoder() -> Any:
+    """Return torchvision's operator, without the Python of its wrapper, which runs under the interpreter lock.
+
+    Raises:
+        AttributeError: This torchvision has no such operator.
+    """
+    import torch
+    import torchvision  # noqa: F401  (registers the operator)
+
+    return torch.ops.image.decode_jpeg.default
 
 
 @cache

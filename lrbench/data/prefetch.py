@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from lrbench.core.machine import feeding_cores
-from lrbench.data.batches import Batches
+from lrbench.data.batches import Batches, allocate_bytes
 from lrbench.data.device_images import crop_layout, images_on_device, resize_crops
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -53,14 +53,19 @@ def training_batches(batches: Batches, first: int, last: int, device: torch.devi
     elif device.type != "cpu" and batches.augmentation == "crop-flip":
 
         def patches(update: int) -> tuple[torch.Tensor, ...]:
-            content, sizes, flips, labels = batches.patches(update)
-            return (torch.from_numpy(content), *crop_layout(sizes, flips), labels)
+            content, sizes, flips, labels = batches.patches(update, _allocate_pinned if pin else allocate_bytes)
+            return (content, *crop_layout(sizes, flips), labels)
 
         with closing(prefetch(patches, first, last, threads=threads, pin=pin)) as prefetched:
             for content, crops, largest, labels in prefetched:
                 yield resize_crops(content, crops, largest, batches.size, device), labels
     else:
         yield from prefetch(batches.at, first, last, threads=threads, pin=pin)
+
+
+def _allocate_pinned(count: int) -> torch.Tensor:
+    # torch keeps pinned memory that is no longer used, so no page is mapped again for the next batch.
+    return torch.empty(count, dtype=torch.uint8, pin_memory=True)
 
 
 def prefetch(

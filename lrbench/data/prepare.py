@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lrbench.config import load_task
 from lrbench.config.registry import is_shipped
@@ -144,5 +145,6 @@ def _decode(images: ResizedImages, index: int) -> Bytes:
     """Return one resized image with the same pixels as from a cache, including the JPEG encoding if the cache uses it."""
     content, facts = images.read(index)
     height, width = facts.shape
-    pixels = np.frombuffer(content, np.uint8)
-    return decode_known_jpeg(pixels, height, width) if images.encoded else pixels.reshape(height, width, 3)
+    if images.encoded:
+        return decode_known_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), height, width)
+    return np.frombuffer(content, np.uint8).reshape(height, width, 3)

@@ -70,7 +70,7 @@ def forward_all(
 
     def crops(number: int) -> tuple[torch.Tensor]:
         part = chosen[number * batch : (number + 1) * batch]
-        return (torch.from_numpy(np.array(pixels.evaluation(part))),)
+        return (torch.from_numpy(pixels.evaluation(part)),)
 
     device = normalise.device
     # Each thread holds two batches in memory.

@@ -61,7 +61,7 @@ def reestimate(
     parts = np.array_split(order, max(1, round(len(order) / _BATCH)))
 
     def images_of(number: int) -> tuple[torch.Tensor]:
-        return (torch.from_numpy(np.array(pixels.evaluation(parts[number]))),)
+        return (torch.from_numpy(pixels.evaluation(parts[number])),)
 
     device = normalise.device
     batches = prefetch(images_of, 0, len(parts), threads=prefetch_threads(device), pin=device.type == "cuda")

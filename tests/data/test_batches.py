@@ -104,6 +104,30 @@ def test_crops_match_torchvision_for_the_same_box(height, width, size):
     assert flipped == {True, False}
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 24), (16, 400)])
+def test_patches_are_the_crops_one_after_another(height, width):
+    pixels, allocated = Images(40, height, width), []
+    sequence = Batches(pixels=pixels, labels=np.arange(40), seed=1, batch=20, size=16, augmentation="crop-flip")
+
+    def allocate(count):
+        allocated.append(torch.empty(count, dtype=torch.uint8))
+        return allocated[-1]
+
+    content, sizes, flips, labels = sequence.patches(3, allocate)
+    # Crops of elongated images need more memory than expected.
+    assert (len(allocated) > 1) == (width == 400) and content.data_ptr() == allocated[-1].data_ptr()
+    samples, start = sequence.indices(3), 0
+    for sample, size, flip in zip(samples.tolist(), sizes.tolist(), flips.tolist(), strict=True):
+        numbers = numbers_of(1, 1, sample)
+        top, left, crop_height, crop_width = crop_box(height, width, numbers)
+        assert size == [crop_height, crop_width] and flip == (numbers[-1] < 0.5)
+        end = start + crop_height * crop_width
+        expected = pixels.content[sample, top : top + crop_height, left : left + crop_width]
+        assert np.array_equal(content[start:end].numpy().reshape(expected.shape), expected)
+        start = end
+    assert start == len(content) and np.array_equal(labels, samples)
+
+
 def test_boxes_are_distributed_as_in_torchvision():
     areas, ratios = [], []
     for sample in range(2000):

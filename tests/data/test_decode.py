@@ -231,14 +231,14 @@ def test_torchvision_decoder_is_used_if_available():
 
 @pytest.mark.parametrize("given", ["other pixels", "nothing"])
 def test_missing_or_different_decoder_is_not_used(monkeypatch, given):
-    import torchvision
+    theirs = jpeg._decoder()
 
-    theirs = torchvision.io.decode_jpeg
+    def missing():
+        raise AttributeError("decode_jpeg")
+
+    different = {"nothing": missing, "other pixels": lambda: lambda *arguments: theirs(*arguments) ^ 1}
     jpeg.torchvision_decodes_as_pillow.cache_clear()
-    if given == "nothing":
-        monkeypatch.delattr(torchvision.io, "decode_jpeg")
-    else:
-        monkeypatch.setattr(torchvision.io, "decode_jpeg", lambda content: theirs(content) ^ 1)
+    monkeypatch.setattr(jpeg, "_decoder", different[given])
     try:
         assert not jpeg.torchvision_decodes_as_pillow()
         expected = np.asarray(Image.open(io.BytesIO(encoded(COLOUR, "JPEG"))))

@@ -96,8 +96,8 @@ def test_resized_crops_match_cpu_batches(kind, request):
     for update in range(6):
         expected, expected_labels = sequence.at(update)
         content, extents, flips, labels = sequence.patches(update)
-        assert content.dtype == np.uint8 and len(content) == int(extents.prod(1).sum())
-        images = resize_crops(torch.from_numpy(content), *crop_layout(extents, flips), 32, CPU)
+        assert content.dtype == torch.uint8 and len(content) == int(extents.prod(1).sum())
+        images = resize_crops(content, *crop_layout(extents, flips), 32, CPU)
         assert images.dtype == torch.uint8 and images.is_contiguous() and torch.equal(labels, expected_labels)
         assert (images.int() - expected.int()).abs().max() <= 1
         flipped += flips.tolist()
