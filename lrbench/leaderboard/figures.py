@@ -21,6 +21,8 @@ from lrbench.stats.saturation import MIN_SNAPSHOTS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Panels side by side at most; more would be too small to read on a page.
+_COLUMNS = 3
 # No time and no version, so the same data gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
@@ -127,12 +129,11 @@ def _errors(rows: pandas.DataFrame) -> Any:
     return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
-def make_panels(count: int, *, columns: int = 3, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
-    """Return a figure with panels that share their scales.
+def make_panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
+    """Return a figure with panels that share their scales, at most three side by side.
 
     Args:
         count: Number of panels.
-        columns: Most panels side by side.
         width: Width of a panel in inches.
         height: Height of a row of panels in inches.
 
@@ -141,7 +142,7 @@ def make_panels(count: int, *, columns: int = 3, width: float = 4.6, height: flo
     """
     from matplotlib.figure import Figure as Canvas
 
-    across = max(1, min(count, columns))
+    across = max(1, min(count, _COLUMNS))
     down = -(-max(1, count) // across)
     canvas = Canvas(figsize=(width * across + 0.4, height * down), layout="constrained")
     panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
