@@ -21,6 +21,8 @@ from lrbench.stats.saturation import MIN_SNAPSHOTS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Panels side by side at most; more would be too small to read on a page.
+_COLUMNS = 3
 # No time and no version, so the same data gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
@@ -127,12 +129,11 @@ def _errors(rows: pandas.DataFrame) -> Any:
     return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
-def make_panels(count: int, *, columns: int = 100, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
-    """Return a figure with panels that share their scales.
+def make_panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
+    """Return a figure with panels that share their scales, at most three side by side.
 
     Args:
         count: Number of panels.
-        columns: Most panels side by side.
         width: Width of a panel in inches.
         height: Height of a row of panels in inches.
 
@@ -141,7 +142,7 @@ def make_panels(count: int, *, columns: int = 100, width: float = 4.6, height: f
     """
     from matplotlib.figure import Figure as Canvas
 
-    across = max(1, min(count, columns))
+    across = max(1, min(count, _COLUMNS))
     down = -(-max(1, count) // across)
     canvas = Canvas(figsize=(width * across + 0.4, height * down), layout="constrained")
     panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
@@ -150,6 +151,8 @@ def make_panels(count: int, *, columns: int = 100, width: float = 4.6, height: f
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
+        # A panel above none has its labels, too.
+        panel.tick_params(labelbottom=True)
     return canvas, list(panels[: max(1, count)])
 
 
@@ -169,7 +172,7 @@ def _draw_stages(evidence: Evidence, data: pandas.DataFrame) -> Any:
     for panel, protocol in zip(panels, protocols, strict=True):
         _stage_panel(panel, evidence, data[data.protocol == protocol])
         panel.set_title(protocol)
-    panels[0].set_ylabel("target accuracy (headline metric), %")
+    canvas.supylabel("target accuracy (headline metric), %", fontsize="medium")
     panels[0].plot([], [], "k-", label="step (rate falls)")
     if "hold" in evidence.suite.arms:
         panels[0].plot([], [], "k:", marker="o", markerfacecolor="white", label="hold (rate stays the same)")
@@ -240,7 +243,7 @@ def _draw_tradeoff(evidence: Evidence, data: pandas.DataFrame) -> Any:
     # Training moves right and up, as in figures of accuracy.
     panels[0].invert_xaxis()
     panels[0].invert_yaxis()
-    panels[0].set_ylabel("target error, %")
+    canvas.supylabel("target error, %", fontsize="medium")
     for arm in ARMS.values():
         if (data.arm == arm.name).any():
             face = "k" if arm.name == "step" else "white"
@@ -288,7 +291,7 @@ def _draw_controls(evidence: Evidence, data: pandas.DataFrame) -> Any:
         panel.set_title(protocol)
         panel.set_xlabel("points (below 0: decay transfers worse)")
     panels[0].set_yticks(range(len(lines)), [f"{target}, stage {stage}" for target, stage in lines])
-    for label in panels[0].get_yticklabels()[:means]:
+    for label in (label for panel in panels for label in panel.get_yticklabels()[:means]):
         label.set_fontweight("bold")
     panels[0].invert_yaxis()
     add_legend(canvas, panels[0])

@@ -75,7 +75,7 @@ def _draw_few_shot(data: pandas.DataFrame) -> Any:
     from matplotlib.ticker import NullLocator
 
     targets = list(dict.fromkeys(data.target))
-    canvas, panels = make_panels(len(targets), columns=3, width=3.6, height=3.3)
+    canvas, panels = make_panels(len(targets), width=3.6, height=3.3)
     lines: dict[str, Any] = {}
     for panel, target in zip(panels, targets, strict=True):
         of_target = data[data.target == target]
@@ -94,7 +94,6 @@ def _draw_few_shot(data: pandas.DataFrame) -> Any:
         panel.set_title(target)
         panel.set_xscale("log")
         panel.set_xlabel("training images per class")
-        panel.tick_params(labelbottom=True)
     images = sorted(set(data.images))
     panels[0].set_xticks(images, [str(number) for number in images])
     # A log scale labels minor ticks, too.
@@ -110,7 +109,7 @@ def _draw_depth(data: pandas.DataFrame) -> Any:
     targets = list(dict.fromkeys(data.target))
     rows = list(dict.fromkeys(zip(data.arm, data.stage, strict=True)))
     depths = sorted(set(data.depth))
-    canvas, panels = make_panels(len(targets), columns=3, width=1.2 + 0.5 * len(depths), height=0.9 + 0.27 * len(rows))
+    canvas, panels = make_panels(len(targets), width=1.2 + 0.5 * len(depths), height=0.9 + 0.27 * len(rows))
     for panel, target in zip(panels, targets, strict=True):
         of_target = data[data.target == target].set_index(["arm", "stage", "depth"])["mean"]
         table = of_target.unstack("depth").reindex(index=rows, columns=depths)
@@ -131,7 +130,6 @@ def _draw_depth(data: pandas.DataFrame) -> Any:
                     Rectangle((best - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor="#D55E00", linewidth=1.6)
                 )
         panel.set_title(target)
-        panel.tick_params(labelbottom=True)
     panels[0].set_xticks(range(len(depths)), [str(depth) for depth in depths])
     panels[0].set_yticks(range(len(rows)), [row_name(row) for row in rows])
     canvas.supxlabel("stage of the network, from the first to the penultimate layer", fontsize=9.5)

@@ -10,7 +10,7 @@ import pytest
 from lrbench import load_results
 from lrbench.core.errors import InputError
 from lrbench.leaderboard import page
-from lrbench.leaderboard.figures import Figure, figures
+from lrbench.leaderboard.figures import Figure, figures, make_panels
 from lrbench.leaderboard.gathering import gather
 from tests.helpers import command, one_paragraph
 from tests.leaderboard.fake import fill, put
@@ -300,6 +300,13 @@ def test_panels_share_their_scales(workspace, tiny):
         assert others and all(
             (panel.get_xlim(), panel.get_ylim()) == (first.get_xlim(), first.get_ylim()) for panel in others
         )
+
+
+def test_at_most_three_panels_are_side_by_side():
+    _, panels = make_panels(5)
+    assert [panel.get_subplotspec().colspan.start for panel in panels] == [0, 1, 2, 0, 1]
+    # The third has no panel below it.
+    assert all(panel.xaxis.get_tick_params()["labelbottom"] for panel in panels)
 
 
 def test_pdf_figures_are_kept_up_to_date(workspace, tiny, lrbench, drawn):

@@ -1,10 +1,13 @@
 """The sentences of a suite's main page that have results, settings and counts."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tests.recompute.results import Decision, Results
 
+TASKS = Path(__file__).resolve().parents[2] / "tasks"
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 MEANINGS = {
     "supported": "makes features transfer worse",
@@ -21,8 +24,8 @@ def sentences(results: Results, decisions: Sequence[Decision]) -> Iterator[str]:
     plural = "s" * (len(seeds) != 1)
     yield answer(results, decisions)
     yield f"in points on average over {targets} targets"
-    yield f"{suite['model']['architecture']} is pretrained on"
-    yield f" at {suite['input']['size']} px;"
+    yield f"# {suite['title'] or suite['name']}"
+    yield f"{suite['model']['architecture']} is pretrained on {title(suite['source'])} at {suite['input']['size']} px;"
     yield f"transferred to {targets} targets"
     accuracy, stages = results.source_accuracy, range(1, results.stages + 1)
     complete = [seed for seed in seeds if all((("step", stage), seed) in accuracy for stage in stages)]
@@ -38,6 +41,12 @@ def sentences(results: Results, decisions: Sequence[Decision]) -> Iterator[str]:
         yield legend(results, protocol)
     yield from arms(results)
     yield from registration(results)
+
+
+def title(task: str) -> str:
+    """Return the title of a task, which may contain numbers; of a task that is not shipped, its name."""
+    path = TASKS / f"{task}.toml"
+    return str(tomllib.loads(path.read_text(encoding="utf-8")).get("title", task)) if path.is_file() else task
 
 
 def answer(results: Results, decisions: Sequence[Decision]) -> str:
