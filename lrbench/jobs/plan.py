@@ -153,7 +153,7 @@ class Plan:
         for snapshot in self.snapshots:
             if not snapshot.exists:
                 key, parent = snapshot.key, snapshot.parent
-                needs = () if parent is None or parent in existing else (f"pretrain {parent}",)
+                needs: tuple[str, ...] = () if parent is None or parent in existing else (f"pretrain {parent}",)
                 weight = 1.0 + self.suite.schedule.batch * snapshot.epochs
                 jobs.append(PretrainJob(name=f"pretrain {key}", needs=needs, weight=weight, key=key))
         if transfer:
@@ -226,7 +226,9 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         )
     tasks = {suite.source: source, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
     settings = TransferSettings.of(suite)
-    snapshots, cells, of_source = [], [], []
+    snapshots: list[PlannedSnapshot] = []
+    cells: list[PlannedCell] = []
+    of_source: list[PlannedCell] = []
 
     def planned(key: SnapshotKey, cell: Cell, *, exists: bool) -> PlannedCell:
         reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)

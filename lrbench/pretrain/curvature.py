@@ -139,7 +139,7 @@ def _hessian_product(
     parts = [
         part.view(parameter.shape)
         for part, parameter in zip(
-            vector.split([parameter.numel() for parameter in parameters]), parameters, strict=True
+            torch.split(vector, [parameter.numel() for parameter in parameters]), parameters, strict=True
         )
     ]
     total, images = torch.zeros_like(vector), 0
