@@ -2,6 +2,7 @@
 
 import html
 import re
+from functools import lru_cache
 
 # Control characters (C0 and C1) and invisible marks that reorder or join text.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -17,6 +18,8 @@ def for_terminal(text: str) -> str:
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+# Pages of many results repeat few texts.
+@lru_cache(maxsize=1 << 14)
 def for_markdown(text: str) -> str:
     r"""Escape Markdown and HTML, so that text shows literally, also within a table cell.
 

@@ -124,6 +124,9 @@ class Evidence:
     problems: list[str] = field(default_factory=list)
     partial: bool = False
     registration: Registration | None = None
+    _estimates: dict[tuple[Row, Row | None, Column | None], Estimate | None] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -215,13 +218,29 @@ class Evidence:
 
     def accuracy(self, row: Row, column: Column) -> Estimate | None:
         """Return the headline metric of a row over its seeds; None if it has none."""
-        data = self.select(column, [row])
-        return None if data is None else data.effect(data.correct[0]).estimate()
+
+        def compute() -> Estimate | None:
+            data = self.select(column, [row])
+            return None if data is None else data.effect(data.correct[0]).estimate()
+
+        return self._remember((row, None, column), compute)
 
     def difference(self, row: Row, other: Row, column: Column) -> Estimate | None:
         """Return the paired difference of two rows over the seeds that both have; None if there are none."""
-        effect = self.difference_effect(row, other, column)
-        return None if effect is None else effect.estimate()
+
+        def compute() -> Estimate | None:
+            effect = self.difference_effect(row, other, column)
+            return None if effect is None else effect.estimate()
+
+        return self._remember((row, other, column), compute)
+
+    def _remember(
+        self, key: tuple[Row, Row | None, Column | None], compute: Callable[[], Estimate | None]
+    ) -> Estimate | None:
+        """Return an estimate that several tables and figures show, computed once."""
+        if key not in self._estimates:
+            self._estimates[key] = compute()
+        return self._estimates[key]
 
     def difference_effect(self, row: Row, other: Row, column: Column) -> Effect | None:
         """Return the paired difference of two rows as an effect; None if they have no seed in common."""
@@ -237,11 +256,13 @@ class Evidence:
 
     def source_accuracy(self, row: Row) -> Estimate | None:
         """Return the source accuracy of a row over its seeds, without an interval if its predictions are not stored."""
-        return self._source_estimate([row], lambda values: values[0])
+        return self._remember((row, None, None), lambda: self._source_estimate([row], lambda values: values[0]))
 
     def source_difference(self, row: Row, other: Row) -> Estimate | None:
         """Return the paired difference of two rows' source accuracies over the seeds that both have."""
-        return self._source_estimate([row, other], lambda values: values[0] - values[1])
+        return self._remember(
+            (row, other, None), lambda: self._source_estimate([row, other], lambda values: values[0] - values[1])
+        )
 
     def _source_estimate(self, rows: Sequence[Row], combine: Callable[[Floats], Floats]) -> Estimate | None:
         seeds = [seed for seed in self.seeds if all((row, seed) in self.source for row in rows)]

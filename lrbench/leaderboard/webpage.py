@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -124,17 +125,19 @@ def _cell(
                 entry.pretraining_seed,
                 entry.seed,
                 round(100 * entry.headline, 4),
-                chosen.setdefault(_describe(json.loads(entry.chosen)), len(chosen)),
+                chosen.setdefault(_describe(entry.chosen), len(chosen)),
             ]
             for entry in sorted(entries, key=lambda entry: (entry.pretraining_seed or 0, entry.seed))
         ],
     }
 
 
-def _describe(chosen: Mapping[str, Any]) -> str:
+@lru_cache(maxsize=1 << 12)
+def _describe(chosen: str) -> str:
+    """Return hyperparameters, given as JSON, in words."""
     return ", ".join(
         f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in chosen.items()
+        for name, value in json.loads(chosen).items()
     )
 
 

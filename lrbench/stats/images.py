@@ -51,12 +51,16 @@ class ImageValues:
         total = image_variance(mean, self.labels, self.metric, self.unit)
         if seeds < 2:
             return 0.0, total
-        groups = np.zeros(count, dtype=np.int64) if _is_one_class(self.labels, self.metric) else self.labels
-        sizes = np.maximum(np.bincount(groups), 1)
         residuals = self.values - mean
-        for residual in residuals:
-            residual -= (np.bincount(groups, weights=residual) / sizes)[groups]
-        squares = np.bincount(groups, weights=(residuals**2).sum(axis=0)) / (seeds - 1)
+        if _is_one_class(self.labels, self.metric):
+            groups = np.zeros(count, dtype=np.int64)
+            residuals -= residuals.mean(axis=1, keepdims=True)
+        else:
+            groups = self.labels
+            sizes = np.maximum(np.bincount(groups), 1)
+            for residual in residuals:
+                residual -= (np.bincount(groups, weights=residual) / sizes)[groups]
+        squares = np.bincount(groups, weights=np.einsum("si,si->i", residuals, residuals)) / (seeds - 1)
         shared = _mean_over_classes(squares, np.bincount(groups)) / seeds
         return shared, max(0.0, total - shared)
 

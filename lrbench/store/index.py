@@ -211,7 +211,7 @@ def _stamps(folder: Path) -> dict[str, str]:
                     # A broken link is reported; a file that was deleted meanwhile is not.
                     if not item.is_symlink():
                         continue
-                stamps[os.path.splitext(item.name)[0]] = stamp
+                stamps[item.name.rpartition(".")[0]] = stamp
     return {cell: f"{records[cell]}/{predictions.get(cell, '')}" for cell in sorted(records)}
 
 
