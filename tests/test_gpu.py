@@ -21,6 +21,7 @@ from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.models.devices import pick_device, to_device
+from lrbench.models.graphs import capture
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
 from lrbench.pretrain import loop
@@ -32,6 +33,7 @@ from lrbench.store.results import read_result
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.blocks import add_by_class
 from lrbench.transfer.cell import Transfer
+from lrbench.transfer.protocols import finetune_run
 from tests.helpers import make_home
 from tests.pretrain.helpers import StopsAfter, key, make, train, trainer
 
@@ -208,6 +210,25 @@ def test_every_protocol_runs_and_frozen_ones_repeat(snapshots, protocol):
     assert results[0].test_count == 40 and results[0].device == ("cpu" if DEVICE.type == "cpu" else results[0].device)
     if protocol != "finetune":
         assert results[0].metrics == results[1].metrics and results[0].chosen == results[1].chosen
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_graphs_change_nothing_but_the_time(snapshots, monkeypatch, precision):
+    suite, place = snapshots
+    suite = suite.model_copy(update={"finetune": suite.finetune.model_copy(update={"precision": precision})})
+    reference = SuiteSnapshot(suite=suite, key=key("step", 1), checkpoints=place.workspace.checkpoints)
+    captures = []
+    monkeypatch.setattr(finetune_run, "capture", lambda *inputs: captures.append(capture(*inputs)))
+    results = []
+    for switch in ("0", "1"):
+        monkeypatch.setenv("LRBENCH_CUDA_GRAPHS", switch)
+        with arithmetic(DEVICE, deterministic=True):
+            transfer = Transfer(reference, TransferSettings.of(suite), place, Control())
+            cell = Cell(task="tiny-objects", protocol="finetune", seed=0)
+            results.append(read_result(transfer.run(cell)))
+    assert captures and set(captures) == {None}
+    scores = [[point["score"] for point in result.selection["candidates"]] for result in results]
+    assert scores[0] == scores[1] and results[0].metrics == results[1].metrics
 
 
 def test_sums_by_class_are_the_same_each_time_and_a_cpus():

@@ -27,8 +27,9 @@ LRBENCH_TEST_GPU=1 step tests 75 "$python" -m pytest -q -p no:cacheprovider test
 step feeding 45 "$python" benchmark/speed/feeding_scaling.py
 step resnet18 60 "$python" benchmark/speed/step_profile.py resnet18
 step resnet50 90 "$python" benchmark/speed/step_profile.py resnet50
-step loaders 90 "$python" -m pytest -q -p no:cacheprovider benchmark/speed/test_pretraining_speed.py -k epoch
+step loaders 75 "$python" -m pytest -q -p no:cacheprovider benchmark/speed/test_pretraining_speed.py -k epoch
 step transfer 50 "$python" -m pytest -q -p no:cacheprovider benchmark/speed/test_transfer_speed.py
+LRBENCH_CUDA_GRAPHS=1 step graphs 35 "$python" -m pytest -q -p no:cacheprovider benchmark/speed/test_transfer_speed.py -k finetuning
 step probe 30 "$python" benchmark/speed/probe_path.py alone
 
 echo

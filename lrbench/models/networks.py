@@ -87,3 +87,13 @@ def count_operations(model: nn.Module, size: int) -> int:
         model.eval()(torch.empty(1, 3, size, size, device=device))
     model.train(training)
     return int(counter.get_total_flops())
+
+
+def drops_at_random(model: nn.Module) -> bool:
+    """Return whether a network drops activations or paths at random, in layers or by a rate that a module stores."""
+    return any(
+        isinstance(value, float) and value > 0
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if "drop" in name.lower() or (name == "p" and "drop" in type(module).__name__.lower())
+    )

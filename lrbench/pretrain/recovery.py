@@ -9,7 +9,7 @@ from lrbench.config.suite import Training
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import OutOfMemory
 from lrbench.models.devices import is_out_of_memory
-from lrbench.models.networks import batchnorm_layers
+from lrbench.models.networks import batchnorm_layers, drops_at_random
 
 # Compiling takes about a minute, which a schedule with fewer updates does not win back.
 _COMPILE_FROM = 2000
@@ -123,13 +123,3 @@ class Recovery:
         self.close()
         first = str(error).strip().splitlines() or [type(error).__name__]
         self._say(f"Training continues without compilation, which failed: {first[0][:200]}")
-
-
-def drops_at_random(model: nn.Module) -> bool:
-    """Return whether a network drops activations or paths at random, in layers or by a rate that a module stores."""
-    return any(
-        isinstance(value, float) and value > 0
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if "drop" in name.lower() or (name == "p" and "drop" in type(module).__name__.lower())
-    )

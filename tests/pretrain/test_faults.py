@@ -20,10 +20,10 @@ from lrbench.core import distributed as ranks_module
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.models.devices import is_out_of_memory
-from lrbench.models.networks import create_model
+from lrbench.models.networks import create_model, drops_at_random
 from lrbench.pretrain import loop
 from lrbench.pretrain import segments as segments_module
-from lrbench.pretrain.recovery import Recovery, drops_at_random
+from lrbench.pretrain.recovery import Recovery
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path

@@ -8,6 +8,7 @@ from torch import nn
 from lrbench.config.protocols import Finetune
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError
+from lrbench.models.graphs import can_capture
 from lrbench.transfer.protocols import finetune_run
 from lrbench.transfer.protocols.finetune import Finetuning
 from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
@@ -197,3 +198,33 @@ def test_diverged_run_stops_early(monkeypatch):
     updates = {candidate["learning_rate"]: candidate.get("updates") for candidate in choice.candidates}
     assert updates == {0.01: None, 1e30: 2}
     assert choice.chosen["learning_rate"] == 0.01
+
+
+def test_training_goes_on_without_graphs_where_capture_fails(monkeypatch):
+    class Listens(Control):
+        lines: list[str] = []
+
+        def say(self, text):
+            self.lines.append(text)
+
+    shared = context(Network())
+    expected = training_run(shared)
+    expected.train(6, Control())
+    # Capture needs a GPU, and fails here after nothing or after the passes that update statistics.
+    monkeypatch.setattr(finetune_run, "can_capture", lambda model, device: True)
+    run = training_run(shared)
+    run.train(6, Listens())
+    [line] = Listens.lines
+    assert line.startswith("fine-tuning runs without CUDA graphs, with the same numbers: ")
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], tensor), name
+
+
+def test_graphs_are_refused_on_a_cpu_and_with_dropout(monkeypatch):
+    monkeypatch.setenv("LRBENCH_CUDA_GRAPHS", "1")
+    gpu = torch.device("cuda")
+    assert can_capture(Network(), gpu)
+    assert not can_capture(Network(), CPU)
+    assert not can_capture(nn.Sequential(Network(), nn.Dropout(0.1)), gpu)
+    monkeypatch.delenv("LRBENCH_CUDA_GRAPHS")
+    assert not can_capture(Network(), gpu)

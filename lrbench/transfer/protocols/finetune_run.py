@@ -18,6 +18,7 @@ from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
 from lrbench.data.prefetch import training_batches
 from lrbench.models.devices import seed_generators, to_device
+from lrbench.models.graphs import can_capture, capture
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.tensors import mismatches
 from lrbench.transfer.metrics import headline
@@ -75,7 +76,8 @@ class FinetuneContext:
     def autocast(self) -> torch.autocast:
         """Return the context in which the forward pass of training runs."""
         enabled = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        # A weight is used once in a pass, and graphs need a cast in every pass.
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 class TrainingRun:
@@ -111,6 +113,7 @@ class TrainingRun:
         self._context, self._progress, self._purpose = context, progress, purpose
         self._subset, self._rate, self._decay = subset, rate, decay
         self._update = 0
+        self._may_capture = True
         # Seconds of training before an interruption.
         self._earlier_seconds = 0.0
         self._started: tuple[nn.Module, torch.optim.Optimizer] | None = None
@@ -166,8 +169,11 @@ class TrainingRun:
                     group["lr"] = cosine_rate(self._rate, self._update, settings.updates)
                 # Dropout is keyed by the update, so that a resumed run draws the same.
                 seed_generators(derive(context.seed, "dropping", self._update), context.device)
+                inputs = context.normalise(images)
+                if self._may_capture:
+                    self._capture(model, inputs, control)
                 with context.autocast():
-                    logits = model(context.normalise(images))
+                    logits = model(inputs)
                 loss = nn.functional.cross_entropy(logits.float(), labels.to(context.device, non_blocking=True))
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -219,6 +225,14 @@ class TrainingRun:
     @property
     def _name(self) -> str:
         return f"{self._purpose} {self._rate!r} {self._decay!r}"
+
+    def _capture(self, model: nn.Module, inputs: torch.Tensor, control: Control) -> None:
+        """Train with CUDA graphs from here on, if the network allows it."""
+        self._may_capture = False
+        if can_capture(model, self._context.device):
+            problem = capture(model, inputs, self._context.autocast())
+            if problem is not None:
+                control.say(f"fine-tuning runs without CUDA graphs, with the same numbers: {problem}")
 
     def _start(self, end: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Return a new network and optimiser, or those of an interrupted run if it did not reach `end`."""
