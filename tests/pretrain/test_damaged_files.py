@@ -8,7 +8,7 @@ import torch
 
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
-from lrbench.jobs.cost import _update_seconds
+from lrbench.jobs.cost import update_seconds
 from lrbench.pretrain.log import append_timing
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.state import load, save
@@ -81,7 +81,7 @@ def test_invalid_timings_are_skipped(tmp_path):
     other = folder.with_name("seed1")
     other.mkdir()
     os.mkfifo(other / "timings.jsonl")
-    assert _update_seconds(tmp_path / "tiny") == 0.5
+    assert update_seconds(tmp_path / "tiny") == 0.5
 
 
 @pytest.mark.parametrize("part", ["state", "progress"])

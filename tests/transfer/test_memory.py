@@ -157,8 +157,9 @@ def test_stop_interrupts_between_blocks_of_classes(monkeypatch):
 
 
 def test_long_fit_reports_iterations_and_can_stop(monkeypatch):
-    monkeypatch.setattr(probe, "_REPORT_SECONDS", 0.0)
-    monkeypatch.setattr(probe, "_LOGIT_BYTES", 4 * 50 * 10)
+    monkeypatch.setattr(logistic, "_SMALL", 0)
+    monkeypatch.setattr(logistic_large, "_REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(logistic_large, "_LOGIT_BYTES", 4 * 50 * 10)
     data, told, control = labelled_features(200, 8, 50), [], Control()
     control.progress = lambda done, total, unit: told.append((done, total, unit))
     choice = probe.Choice(chosen={"shots": 2, "strength": 1.0}, candidates=(), edge=False, metric="top1")

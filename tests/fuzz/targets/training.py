@@ -107,9 +107,9 @@ def make_timings(folder: Path) -> Path:
 
 
 def use_timings(path: Path) -> object:
-    from lrbench.jobs.cost import _update_seconds
+    from lrbench.jobs.cost import update_seconds
 
-    return _update_seconds(path.parents[2])
+    return update_seconds(path.parents[2])
 
 
 def make_points(folder: Path) -> Path:
