@@ -92,7 +92,8 @@ class Arm:
     def ends(self, schedule: "Schedule") -> tuple[int, ...]:
         """Epoch at which each stage ends, from stage 0, which ends at 0, to the last."""
         if self.intermediate:
-            return (0, *schedule.trail_epochs)
+            assert self.kept_from is not None
+            return (0, *schedule.trail_epochs(ARMS[self.kept_from].extra_epochs(schedule)))
         boundaries = (boundary + self.shift * schedule.shift_epochs for boundary in schedule.boundaries)
         extra = self.extra_epochs(schedule)
         return (0, *boundaries, schedule.epochs, *((schedule.epochs + extra,) if extra else ()))
@@ -245,6 +246,14 @@ _REGISTERED = (
         marker="P",
         description="the rate is {small_rate} from the start",
         comparison="`small` has a small rate from the start",
+    ),
+    Arm(
+        name="small-trail",
+        rate=_small_rate,
+        kept_from="small",
+        intermediate=True,
+        marker="4",
+        description="intermediate weights of the run at the rate {small_rate}, after epochs {epochs}",
     ),
     Arm(
         name="cosine",

@@ -95,8 +95,9 @@ class Schedule(Strict):
         rates: Learning rate of each stage, one more than there are boundaries.
         batch: Images per update. An epoch has `train images // batch` updates; the remaining images differ between epochs.
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
-        trail: Number of equal parts into which the arm `trail` divides the epochs. It saves the weights of the run without
-            decay at the end of each part, except where a stage ends. Parts of the same length continue over `constant_extra`.
+        trail: Number of equal parts into which the arms `trail` and `small-trail` divide the epochs. They save the weights of
+            the runs at the first and at the small rate at the end of each part, except where a stage ends. Parts of the same
+            length continue over `constant_extra`.
         warmup: Epochs at the start over which the rate rises linearly to that of stage 1, in every arm.
         shift: Epochs by which the arms `early` and `late` move every boundary. Default: a third of the shortest stage, at
             least one epoch.
@@ -204,10 +205,13 @@ class Schedule(Strict):
         """Number of stages without the initialisation (stage 0)."""
         return len(self.rates)
 
-    @property
-    def trail_epochs(self) -> tuple[int, ...]:
-        """Epochs after which the arm `trail` saves weights, in increasing order."""
-        total = self.epochs + (self.constant_extra or 0)
+    def trail_epochs(self, extra: int) -> tuple[int, ...]:
+        """Return the epochs after which intermediate weights of an arm are saved, in increasing order.
+
+        Args:
+            extra: Epochs that the arm adds after the schedule's last stage.
+        """
+        total = self.epochs + extra
         parts = range(1, -(-self.trail * total // self.epochs))
         return tuple(sorted({round(self.epochs * part / self.trail) for part in parts} - {0, *self.ends, total}))
 
@@ -365,7 +369,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _check_size(self) -> "Suite":
-        snapshots = len(self.arms) * (self.schedule.stages + 1) + len(self.schedule.trail_epochs)
+        snapshots = sum(len(ARMS[arm].ends(self.schedule)) for arm in self.arms)
         cells = snapshots * len(self.seeds) * len(self.targets) * len(self.protocols) * len(self.transfer_seeds)
         if cells > _MAX_CELLS:
             raise ValueError(

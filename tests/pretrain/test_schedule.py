@@ -107,8 +107,8 @@ def test_trail_samples_the_run_without_decay(suite, parts):
     schedule = suite.schedule.model_copy(update={"trail": parts})
     suite = suite.model_copy(update={"schedule": schedule, "arms": (*ARMS, "trail")})
     keys = [key for key in snapshot_keys(suite) if key.arm == "trail"]
-    assert [key.stage for key in keys] == list(range(1, len(schedule.trail_epochs) + 1))
-    assert not set(schedule.trail_epochs) & set(schedule.ends) and len(keys) < parts
+    assert [key.stage for key in keys] == list(range(1, len(schedule.trail_epochs(0)) + 1))
+    assert not set(schedule.trail_epochs(0)) & set(schedule.ends) and len(keys) < parts
     for key in keys:
         segment = find_segment(schedule, key)
         trunk = find_segment(schedule, segment.parent)
@@ -123,6 +123,22 @@ def test_trail_samples_the_run_without_decay(suite, parts):
     )
 
 
+def test_small_trail_samples_the_run_at_the_small_rate(tiny):
+    suite = with_arms(tiny, "small", "trail", "small-trail", trail=6, constant_extra=2)
+    schedule = suite.schedule
+    # Stages end at 3, 5 and 6. Only `constant`, and hence `trail`, trains longer.
+    assert (schedule.trail_epochs(0), schedule.trail_epochs(2)) == ((1, 2, 4), (1, 2, 4, 7))
+    stages = {key.stage: key for key in snapshot_keys(suite, seed=0) if key.arm == "small-trail"}
+    assert list(stages) == [1, 2, 3]
+    for stage, (epoch, trunk_stage) in enumerate(((1, 1), (2, 1), (4, 2)), start=1):
+        segment = find_segment(schedule, stages[stage])
+        trunk = find_segment(schedule, SnapshotKey(arm="small", seed=0, stage=trunk_stage))
+        assert (segment.parent, segment.kept_epoch, segment.rate) == (trunk.key, epoch, schedule.small_rate)
+        assert not segment.branches and kept_epochs(suite, trunk)[epoch] is False
+        assert fits_null(suite, ("small-trail", stage))
+    assert with_arms(tiny, "small-trail") is None
+
+
 def test_constant_trains_longer_on_request(tiny):
     content = tiny.model_dump(mode="json")
     content |= {
@@ -132,7 +148,7 @@ def test_constant_trains_longer_on_request(tiny):
     suite = Suite.model_validate_json(json.dumps(content))
     schedule, last = suite.schedule, SnapshotKey(arm="constant", seed=0, stage=4)
     # Stages end at 3, 5 and 6, and the extra stage at 9; the parts of `trail` have one epoch.
-    assert (schedule.ends, schedule.trail_epochs) == ((0, 3, 5, 6), (1, 2, 4, 7, 8))
+    assert (schedule.ends, schedule.trail_epochs(3)) == ((0, 3, 5, 6), (1, 2, 4, 7, 8))
     assert find_segment(schedule, last).parent == replace(last, stage=3)
     assert rates_along(suite, last) == [0.1] * 27
     assert (

@@ -178,7 +178,7 @@ def trailing(tiny):
     suite = tiny.model_copy(
         update={"arms": (*tiny.arms, "trail"), "schedule": tiny.schedule.model_copy(update={"trail": 6})}
     )
-    assert suite.schedule.trail_epochs == (1, 2, 4)
+    assert suite.schedule.trail_epochs(0) == (1, 2, 4)
     return suite
 
 
@@ -191,6 +191,15 @@ def test_trail_matches_constant_at_its_epochs(trailing, place):
         assert metadata.update == 3 * epoch and batchnorm_path(path).is_file()
         for name, tensor in load_file(path).items():
             assert torch.allclose(tensor, weights[epoch - 1][name], atol=1e-6), name
+
+
+def test_small_trail_matches_small_at_its_epochs(trailing, place):
+    suite = trailing.model_copy(update={"arms": (*trailing.arms, "small", "small-trail")})
+    weights = bare_loop(suite, place, [0.01] * 4)
+    for stage, epoch in ((1, 1), (3, 4)):
+        path = make(suite, key("small-trail", stage), place)
+        assert (read_metadata(path).epoch, read_metadata(path).rate) == (epoch, 0.01)
+        assert_close(load_file(path), weights[epoch - 1])
 
 
 def test_trail_weights_survive_an_interruption(trailing, place, home):

@@ -101,9 +101,10 @@ class Results:
         self.stages = len(schedule["rates"])
         epochs, trail = schedule["epochs"], schedule["trail"] or 1
         longer = epochs + (schedule.get("constant_extra") or 0)
-        known = {0, *schedule["boundaries"], epochs, longer}
-        marks = {round(epochs * part / trail) for part in range(1, trail * longer) if epochs * part < trail * longer}
-        self.trail_epochs = sorted(marks - known)
+        self.trail_epochs = {}
+        for arm, end in (("trail", longer), ("small-trail", epochs)):
+            marks = {round(epochs * part / trail) for part in range(1, trail * end) if epochs * part < trail * end}
+            self.trail_epochs[arm] = sorted(marks - {0, *schedule["boundaries"], epochs, end})
         self.rows = [(arm, stage) for arm in suite["arms"] for stage in self.owned(arm, longer > epochs)]
         registration = folder.parent.parent / "registrations" / f"{suite['name']}.json"
         self.registration = json.loads(registration.read_text()) if registration.is_file() else None
@@ -115,7 +116,7 @@ class Results:
         if first is None:
             first = 2 if arm == "hold" or arm.endswith("average") else 1
         last = self.stages + (arm == "raise" or (arm == "constant" and longer))
-        return range(first, (len(self.trail_epochs) if arm == "trail" else last) + 1)
+        return range(first, (len(self.trail_epochs[arm]) if arm in self.trail_epochs else last) + 1)
 
     def load(self, frame: pandas.DataFrame) -> None:
         suite = self.suite
@@ -250,7 +251,9 @@ class Results:
 
     def in_null(self, row: Row) -> bool:
         """Whether a snapshot is trained at one rate only and is not an average."""
-        return row in (("step", 1), ("hold", 2)) or (row[0] in ("constant", "trail", "small") and row[1] > 0)
+        return row in (("step", 1), ("hold", 2)) or (
+            row[0] in ("constant", "trail", "small", "small-trail") and row[1] > 0
+        )
 
     def beyond_saturation(
         self, null: Sequence[Row], row: Row, column: Column, source: Column, seeds: Sequence[int]

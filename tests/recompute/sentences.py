@@ -113,7 +113,7 @@ def arms(results: Results) -> Iterator[str]:
         elif arm == "constant" and rates:
             extra = epochs[-1] - results.suite["schedule"]["epochs"]
             yield f"the rate stays {rates[-1]}" + f", for {extra} more epochs" * (extra > 0)
-        elif arm == "trail":
+        elif arm in ("trail", "small-trail"):
             yield f"after epochs {', '.join(map(str, epochs))}."
         elif arm in ("early", "late"):
             yield f"with its boundaries at epochs {', '.join(map(str, epochs[:-1]))}."
