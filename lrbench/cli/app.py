@@ -18,6 +18,7 @@ from lrbench.cli import (
     register,
     run,
     snapshots,
+    study,
     suites,
     tasks,
     transfer,
@@ -41,6 +42,7 @@ app.command("tasks")(tasks.tasks)
 app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
+app.command("study", short_help="Run a study of the paper's claims, or list all studies.")(study.study)
 app.command("power", short_help="Seeds and test images that an effect needs.")(power.power)
 app.command("register", short_help="Register a suite before its first result.")(register.register)
 app.command("plan", short_help="Show what a suite computes, and what is done.")(plan.plan)

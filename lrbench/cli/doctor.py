@@ -97,7 +97,7 @@ def _suites(workspace: Any, roots: Any) -> dict[str, str]:
     for name in find_suites():
         try:
             suite = load_suite(name)
-            missing = [task for task in (suite.source, *suite.targets) if not whereabouts(load_task(task), roots)[1]]
+            missing = [task for task in (*suite.sources, *suite.targets) if not whereabouts(load_task(task), roots)[1]]
             plan = make_plan(suite, Place(workspace=workspace, roots=roots))
             would = f"needs data: {', '.join(missing)}" if missing else "would run"
             done = sum(cell.done for cell in plan.cells)

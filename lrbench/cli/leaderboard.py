@@ -58,6 +58,7 @@ def leaderboard(
     from lrbench.leaderboard import page
     from lrbench.store.index import load_index
     from lrbench.store.results import suites_with_results
+    from lrbench.studies.page import build_studies, studies_of, write_studies
 
     workspace = Workspace.current() if check else Workspace.for_writing()
     suites = [suite_with_results(workspace, suite)] if suite else suites_with_results(workspace.results)
@@ -80,6 +81,7 @@ def leaderboard(
         return
     if check:
         built = page.build(workspace, suites, draw=False, indexed=False)
+        built.add(build_studies(workspace, studies_of(suites), draw=False, indexed=False))
         stale = page.stale(built)
         _warn_of(built.problems)
         _note_unchecked(built.unchecked)
@@ -93,11 +95,13 @@ def leaderboard(
         note(f"the pages of {', '.join(suites)} match the results")
         return
     written = page.write(workspace, suites, pdf=figures == "pdf")
+    written.add(write_studies(workspace, studies_of(suites)))
     if json_:
         emit_json({"written": [str(path) for path in written.files]})
     else:
         # The entry pages: neither pages of single rows nor figures.
-        pages = [path for path in written.files if path.parent in (workspace.leaderboard, workspace.root)]
+        entries = (workspace.leaderboard, workspace.leaderboard / "studies", workspace.root)
+        pages = [path for path in written.files if path.parent in entries]
         for path in pages:
             show(str(path))
         if others := len(written.files) - len(pages):

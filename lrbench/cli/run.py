@@ -153,13 +153,13 @@ def _with_available_source(plan: "Plan", place: "Place") -> "Plan":
     from lrbench.core.errors import InputError
     from lrbench.data.loading import check_task_data
 
-    source = plan.suite.source
-    if plan.trains or source not in plan.required_tasks:
+    sources = [name for name in plan.suite.sources if name in plan.required_tasks]
+    if plan.trains or not sources:
         return plan
     try:
-        check_task_data([load_task(source)], place.roots, partial=place.partial)
+        check_task_data([load_task(name) for name in sources], place.roots, partial=place.partial)
     except InputError as error:
-        warn(f"predictions of the source {source} are left out: {error}")
+        warn(f"predictions of the source {plan.suite.source} are left out: {error}")
         return plan.without_source_cells()
     return plan
 

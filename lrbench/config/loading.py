@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from lrbench.config.books import split_book, with_book
 from lrbench.config.explain import explain, suggestion
 from lrbench.config.registry import (
     find_registered_tasks,
@@ -33,20 +34,29 @@ def load_task(name_or_path: str, source: str = "") -> Task:
     """Read and validate a task.
 
     Args:
-        name_or_path: A registered name, or the path of a TOML file.
+        name_or_path: A registered name, one with a code book (`ps10-k4-book7`), or the path of a TOML file.
         source: Key or option that gives it, for errors (`suite quick, targets`); empty for the command line.
 
     Raises:
         InputError: There is no such task, its TOML is malformed, a key is unknown or wrong, its `like` is not a registered
             task, or a different registered task has its name.
     """
-    path = task_path(name_or_path, source)
+    path, book = _task_file(name_or_path, source)
     content = read_toml(path)
     refuse_other_kind("task", content, path)
-    task = validate(Task, _complete(content, path), path)
+    complete = _complete(content, path)
+    task = validate(Task, complete if book is None else with_book(complete, book), path)
     refuse_duplicate("task", task.name, path)
-    task.read_from(path, registered=task.name in find_registered_tasks())
+    task.read_from(path, registered=split_book(task.name)[0] in find_registered_tasks())
     return task
+
+
+def _task_file(name_or_path: str, source: str) -> tuple[Path, int | None]:
+    """Return the TOML file of a task, and the code book in its name if no file has the name itself."""
+    name, book = (name_or_path, None) if is_path(name_or_path) else split_book(name_or_path)
+    if book is None or name_or_path in find_tasks():
+        return task_path(name_or_path, source), None
+    return task_path(name, source), book
 
 
 def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:

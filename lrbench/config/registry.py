@@ -15,9 +15,18 @@ from lrbench.config.toml_files import read_toml
 from lrbench.core.errors import InputError
 from lrbench.core.files import user_path
 
-Kind = Literal["task", "suite"]
+Kind = Literal["task", "suite", "study"]
 # Keys that only files of one kind have.
-_KIND_KEYS: dict[Kind, tuple[str, ...]] = {"task": ("files", "like"), "suite": ("schedule", "targets")}
+_KIND_KEYS: dict[Kind, tuple[str, ...]] = {
+    "task": ("files", "like"),
+    "suite": ("schedule", "targets"),
+    "study": ("suites", "like"),
+}
+_SHIPPED = {
+    "lrbench.tasks": "tasks",
+    "lrbench.suites": "benchmark/suites",
+    "lrbench.study_files": "benchmark/studies",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +45,7 @@ class RegisteredFile:
 
 
 def shipped_folder(package: str) -> Path:
-    """Return the folder of the TOML files shipped as `lrbench.tasks` or `lrbench.suites`.
+    """Return the folder of the TOML files shipped as one of the packages in `_SHIPPED`.
 
     Raises:
         InputError: lrbench is neither installed nor run from its source tree.
@@ -46,7 +55,7 @@ def shipped_folder(package: str) -> Path:
     except ModuleNotFoundError as error:
         # A source tree without installation has them next to the package.
         checkout = Path(__file__).resolve().parents[2]
-        folder = checkout / {"lrbench.tasks": "tasks", "lrbench.suites": "benchmark/suites"}[package]
+        folder = checkout / _SHIPPED[package]
         if (checkout / "setup.cfg").is_file() and folder.is_dir():
             return folder
         raise InputError(
@@ -102,6 +111,20 @@ def broken_tasks() -> list[str]:
 def find_suites() -> dict[str, RegisteredFile]:
     """Return the files of the shipped suites by name."""
     return _scan((shipped_folder("lrbench.suites"),))[0]
+
+
+def find_studies() -> dict[str, RegisteredFile]:
+    """Return the files of the shipped studies by name."""
+    return _scan((shipped_folder("lrbench.study_files"),))[0]
+
+
+def study_path(name_or_path: str) -> Path:
+    """Return the TOML file of a study, given its name or path.
+
+    Raises:
+        InputError: There is no such study.
+    """
+    return _locate("study", name_or_path, find_studies, list)
 
 
 def suite_path(name_or_path: str) -> Path:
@@ -192,7 +215,7 @@ def _locate(
         return path
     files = find()
     if name_or_path not in files:
-        if name_or_path in (find_suites() if kind == "task" else find_tasks()):
+        if kind != "study" and name_or_path in (find_suites() if kind == "task" else find_tasks()):
             raise InputError(_other_kind_problem(kind, name_or_path))
         if kind == "task" and (removed := own_tasks.remembered().get(name_or_path)):
             raise InputError(
@@ -200,7 +223,8 @@ def _locate(
             )
         file = f"{name_or_path}.toml"
         hint = f" A file {file} is here: give its path." if os.path.isfile(file) else suggestion(name_or_path, files)
-        known = f"`lrbench {kind}s` lists all {kind}s" if hint else f"Known: {', '.join(sorted(files))}"
+        listing = "study` lists all studies" if kind == "study" else f"{kind}s` lists all {kind}s"
+        known = f"`lrbench {listing}" if hint else f"Known: {', '.join(sorted(files))}"
         advice = "or add the folder of its TOML file to LRBENCH_TASKS" if source else "or give the path of a TOML file"
         unreadable = "".join(f" An unreadable file may be the one: {problem}" for problem in find_broken())
         raise InputError(f"{where}there is no {kind} called {name_or_path!r}.{hint} {known}; {advice}.{unreadable}")

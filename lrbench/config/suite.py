@@ -13,6 +13,7 @@ from pydantic import (
 
 from lrbench.config import own_tasks
 from lrbench.config.arms import ARMS
+from lrbench.config.books import book_name
 from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe, ProtocolName
 from lrbench.config.strict import (
     Arguments,
@@ -260,7 +261,7 @@ class Suite(Strict):
 
     Attributes:
         source: Task to pretrain on.
-        targets: Tasks to transfer to.
+        targets: Tasks to transfer to. A suite without targets has no protocols either, and only predicts its source.
         arms: Learning-rate schedules under test.
         protocols: Transfer protocols.
         seeds: Pretraining seeds, the unit of replication.
@@ -270,20 +271,24 @@ class Suite(Strict):
         margin: Difference in points of accuracy below which two snapshots count as equivalent.
         source_hits: Whether each snapshot also predicts the wrongly labelled training images of the source, as many rightly
             labelled ones, and images with conflicting evidence. The source must have such images.
+        books: Whether each pretraining seed has its own code book: seed k is pretrained on the source with book k.
+        study: Study that the suite belongs to.
         task_files: TOML files of unregistered tasks, by task name. `load_suite` adds the paths given as `source` or `targets`.
     """
 
     name: Name
     title: Text = ""
     source: Name
-    targets: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1_000)]
+    targets: Annotated[tuple[Name, ...], Field(max_length=1_000)]
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)]
-    protocols: Annotated[tuple[ProtocolName, ...], Field(min_length=1)]
+    protocols: tuple[ProtocolName, ...]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)]
     transfer_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     margin: Margin = MARGIN
     source_hits: bool = False
+    books: bool = False
+    study: Name | None = None
     protocol_arms: dict[ProtocolName, tuple[ArmName, ...]] = {}
     model: Model
     input: Input
@@ -314,9 +319,19 @@ class Suite(Strict):
             content.pop("task_files", None)
         if self.margin == MARGIN:
             content.pop("margin", None)
-        if not self.source_hits:
-            content.pop("source_hits", None)
+        for key in ("source_hits", "books", "study"):
+            if not getattr(self, key):
+                content.pop(key, None)
         return content
+
+    def source_of(self, seed: int) -> str:
+        """Return the name of the task on which a seed is pretrained."""
+        return book_name(self.source, seed) if self.books else self.source
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the tasks on which the seeds are pretrained."""
+        return tuple(dict.fromkeys(map(self.source_of, self.seeds)))
 
     def uses(self, protocol: str, arm: str) -> bool:
         """Return True if a protocol is used on the snapshots that an arm owns."""
@@ -338,6 +353,13 @@ class Suite(Strict):
         if duplicates:
             raise ValueError(f"{duplicates[0]!r} is named twice")
         return values
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> "Suite":
+        if bool(self.targets) != bool(self.protocols):
+            empty, other = ("targets", "protocols") if self.protocols else ("protocols", "targets")
+            raise ValueError(f"{empty} is empty: add {empty}, or empty {other} too to predict only the source")
+        return self
 
     @model_validator(mode="after")
     def _check_arms(self) -> "Suite":

@@ -101,11 +101,11 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     suite, workspace = plan.suite, place.workspace
     batch = suite.schedule.batch
     updates: int | None = 0
-    sizes = {name: TaskSize.of(load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))}
+    sizes = {name: TaskSize.of(load_task(name), place) for name in dict.fromkeys((*suite.sources, *suite.targets))}
     images: int | None = None
     classes: int | None = None
     if plan.missing_epochs:
-        images, classes = sizes[suite.source].images.get("train"), sizes[suite.source].classes
+        images, classes = sizes[suite.sources[0]].images.get("train"), sizes[suite.sources[0]].classes
         updates = None if images is None else plan.missing_epochs * (images // batch)
     missing = sum(not cell.done for cell in plan.cells)
     pace = update_seconds(workspace.checkpoints / suite.name)

@@ -56,8 +56,8 @@ class PretrainJob(Job):
         return self.run_together(suite, place, control, SINGLE_PROCESS)
 
     def task_of(self, suite: Suite) -> str:
-        """Return the suite's source."""
-        return suite.source
+        """Return the source of the snapshot's seed."""
+        return suite.source_of(self.key.seed)
 
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """Pretrain the snapshot together with other processes."""

@@ -75,7 +75,9 @@ class Plan:
     @property
     def required_tasks(self) -> tuple[str, ...]:
         """Tasks whose data the missing work reads: the source first, then targets."""
-        source = [self.suite.source] if self.trains or any(not planned.done for planned in self.source_cells) else []
+        missing = {snapshot.key.seed for snapshot in self.snapshots if not snapshot.exists}
+        missing |= {planned.snapshot.seed for planned in self.source_cells if not planned.done}
+        source = [self.suite.source_of(seed) for seed in sorted(missing)]
         targets = [planned.cell.task for planned in self.cells if not planned.done]
         return tuple(dict.fromkeys([*source, *targets]))
 
@@ -218,13 +220,13 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
     Raises:
         InputError: An unknown arm, seed or task, or a snapshot that is damaged or was made with other settings.
     """
-    source = load_task(suite.source, f"suite {suite.name}, source")
-    if suite.source_hits and not source.has_known_evidence:
+    sources = {name: load_task(name, f"suite {suite.name}, source") for name in suite.sources}
+    if suite.source_hits and not all(source.has_known_evidence for source in sources.values()):
         raise InputError(
             f"suite {suite.name} has source_hits = true, but wrong labels and evidence of its source {suite.source} are not "
             "known. Remove source_hits, or choose a generated source such as ps10-k4-wrong20."
         )
-    tasks = {suite.source: source, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
+    tasks = {**sources, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
     settings = TransferSettings.of(suite)
     snapshots: list[PlannedSnapshot] = []
     cells: list[PlannedCell] = []
@@ -252,7 +254,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         protocols = [protocol for protocol in suite.protocols if suite.uses(protocol, key.arm)]
         for name, protocol, transfer_seed in product(suite.targets, protocols, suite.transfer_seeds):
             cells.append(planned(key, Cell(task=name, protocol=protocol, seed=transfer_seed), exists=exists))
-        of_source.extend(planned(key, cell, exists=exists) for cell in source_cells(suite))
+        of_source.extend(planned(key, cell, exists=exists) for cell in source_cells(suite, key.seed))
     check_intermediate_weights(suite, [snapshot.key for snapshot in snapshots if not snapshot.exists], place.workspace)
     return Plan(
         suite=suite,

@@ -95,11 +95,11 @@ class _Times:
     @classmethod
     def of(cls, plan: Plan, place: Place) -> "_Times | None":
         suite, workspace = plan.suite, plan.workspace
-        sizes = {name: TaskSize.of(load_task(name), place) for name in dict.fromkeys((suite.source, *suite.targets))}
-        trained = sizes[suite.source].images.get("train")
+        sizes = {name: TaskSize.of(load_task(name), place) for name in dict.fromkeys((*suite.sources, *suite.targets))}
+        trained = sizes[suite.sources[0]].images.get("train")
         if trained is None:
             return None
-        network = Network.of(suite, sizes[suite.source].classes or 1000)
+        network = Network.of(suite, sizes[suite.sources[0]].classes or 1000)
         per_image = 3600 * network.gpu_hours(1)
         pace = update_seconds(workspace.checkpoints / suite.name)
         measured = protocol_seconds(workspace, plan)

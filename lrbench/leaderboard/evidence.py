@@ -95,7 +95,8 @@ class Evidence:
         other_columns: Targets under protocols that the suite does not name, but has results of.
         values: Comparable predictions by column.
         source: Source accuracy by row and seed.
-        source_labels: Labels of the source's test images, shape `(J,)`; None if no predictions on them are stored.
+        source_labels: Labels of the source's test images, shape `(J,)`; None if no predictions on them are stored, or if each
+            seed has its own images.
         source_correct: By row and seed, whether each of them is predicted correctly. Shape `(J,)`.
         hit_labels: Labels of the images of `HIT_BLOCKS` by block; empty if no predictions on them are stored.
         hits: By block, row and seed, whether each of its images is predicted as labelled. Shape `(J,)`.
@@ -135,13 +136,18 @@ class Evidence:
 
     @property
     def expected(self) -> int:
-        """Number of cells of the complete suite."""
+        """Number of cells of the complete suite; of predictions of the source if it has no targets."""
+        if not self.suite.targets:
+            return len(self.rows) * len(self.seeds) * (1 + self.suite.source_hits)
         cells = sum(self.suite.uses(column.protocol, row[0]) for row in self.rows for column in self.columns)
         return cells * len(self.seeds) * len(self.suite.transfer_seeds)
 
     @property
     def completed(self) -> int:
-        """Number of the suite's cells that have results."""
+        """Number of these cells that have results."""
+        if not self.suite.targets:
+            with_hits = {key for block in self.hits.values() for key in block}
+            return len(self.source_correct) + len(with_hits)
         counts = [
             sum(self.suite.uses(column.protocol, row[0]) for row, _ in self.values[column].correct)
             for column in self.columns
@@ -186,9 +192,9 @@ class Evidence:
             seeds: Pretraining seeds, which all of them have; None for those that all of them have.
 
         Returns:
-            The predictions, by `top1`; None if there is no such seed.
+            The predictions, by `top1`; None if there is no such seed, or if each seed has its own images.
         """
-        source = self.source_correct
+        source = {} if self.suite.books else self.source_correct
         if seeds is None:
             seeds = [seed for seed in self.seeds if all((row, seed) in source for row in rows)]
         if not seeds or self.source_labels is None:
@@ -206,9 +212,9 @@ class Evidence:
             rows: Arms and stages.
 
         Returns:
-            None if there is no such seed, or if the source has no such images.
+            None if there is no such seed, if the source has no such images, or if each seed has its own.
         """
-        hits = self.hits.get(block, {})
+        hits = {} if self.suite.books else self.hits.get(block, {})
         seeds = tuple(seed for seed in self.seeds if all((row, seed) in hits for row in rows))
         if not seeds:
             return None
@@ -271,8 +277,10 @@ class Evidence:
         data = self.select_source(rows)
         if data is not None and list(data.seeds) == seeds:
             return data.effect(combine(data.correct)).estimate()
-        # An interval over seeds alone would be too narrow: the source's test images are a sample, too.
         values = combine(np.array([[self.source[row, seed] for seed in seeds] for row in rows]))
+        if self.suite.books:
+            return estimate_over_seeds(values)
+        # An interval over seeds alone would be too narrow: the source's test images are a sample, too.
         return Estimate(mean=float(values.mean()), seeds=len(seeds), seed_variance=None)
 
     def reported(self, name: str, row: Row) -> Estimate | None:

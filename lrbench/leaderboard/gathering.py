@@ -141,6 +141,9 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         for column in together:
             if column_entries := [entry for entry in members[column] if entry.cell in own]:
                 _add_column(evidence, column, column_entries, index)
+    if not suite.targets:
+        own = _with_common_weights([entry for name in RESERVED for entry in source[name]], evidence)
+        source = {name: [entry for entry in source[name] if entry.cell in own] for name in RESERVED}
     _add_source(evidence, source[SOURCE.name], index)
     _add_hits(evidence, source[SOURCE_HITS.name], index)
     return evidence
@@ -149,16 +152,23 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
 def _add_source(evidence: Evidence, entries: Sequence[Entry], index: Index) -> None:
     """Add the predictions of the source's test images."""
     comparable = _comparable_on_source(evidence, entries)
-    if comparable:
+    if comparable and not evidence.suite.books:
         evidence.source_labels = index.labels[comparable[0].labels]
     for entry in comparable:
         evidence.source_correct[_row_and_seed(entry)] = entry.hits.astype(np.float32)
+        if not evidence.suite.targets:
+            evidence.entries.append(entry)
+            if entry.source_accuracy is not None:
+                evidence.source[_row_and_seed(entry)] = entry.source_accuracy
+            for name, value in json.loads(entry.report).items():
+                evidence.report.setdefault(name, {})[_row_and_seed(entry)] = value
 
 
 def _add_hits(evidence: Evidence, entries: Sequence[Entry], index: Index) -> None:
     """Add the predictions of the source's images with wrong labels or conflicting evidence, by block."""
-    comparable = _comparable_on_source(evidence, entries)
-    for entry in comparable:
+    for entry in _comparable_on_source(evidence, entries):
+        if not evidence.suite.targets:
+            evidence.entries.append(entry)
         measures = json.loads(entry.measures)
         hits, labels = entry.hits.astype(np.float32), index.labels[entry.labels]
         start = 0
@@ -187,7 +197,13 @@ def _comparable_on_source(evidence: Evidence, entries: Sequence[Entry]) -> list[
         else:
             reason = f"different weights of this snapshot ({entry.sha256[:8]}) than most of its results ({sha256[:8]})"
             evidence.excluded.append((entry, reason))
-    return _comparable(current, evidence)[0] if current else []
+    # With `books`, each seed has its own source.
+    tasks = dict.fromkeys(entry.task for entry in current)
+    return [
+        entry
+        for task in tasks
+        for entry in _comparable([entry for entry in current if entry.task == task], evidence)[0]
+    ]
 
 
 def _comparable(entries: Sequence[Entry], evidence: Evidence) -> tuple[list[Entry], Entry]:

@@ -27,6 +27,7 @@ from lrbench.leaderboard.markup import NOTHING, bullets, link, table
 from lrbench.leaderboard.measure_figures import measure_figures
 from lrbench.leaderboard.registration import registration_sentence
 from lrbench.leaderboard.row_pages import render_rows
+from lrbench.leaderboard.source_page import render_source, source_sentence, study_path
 from lrbench.leaderboard.suite_page import details_path, render_suite, suite_sentence
 from lrbench.leaderboard.summary import answer, in_short, incomplete, source_accuracy
 from lrbench.leaderboard.webpage import render, suite_data
@@ -55,6 +56,18 @@ class Built:
     problems: list[str] = field(default_factory=list)
     unchecked: int = 0
 
+    def add(self, other: "Built") -> None:
+        """Add the files and sentences of other pages; the problems of their results are here already."""
+        self.files |= other.files
+        self.short |= other.short
+
+    def take(self, groups: Sequence[Evidence]) -> None:
+        """Add the problems and the unchecked records of a suite's results."""
+        for evidence in groups:
+            self.problems += evidence.problems
+            entries = [*evidence.entries, *(entry for entry, _ in evidence.excluded)]
+            self.unchecked += sum(not entry.checked for entry in entries)
+
 
 def build(
     workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf: bool = False, indexed: bool = True
@@ -81,6 +94,7 @@ def build(
     readme = workspace.root / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else None
     lines: list[dict[str, str]] = []
+    untransferred: list[dict[str, str]] = []
     answers: list[str] = []
     shown = []
     foreign: Sequence[ForeignTable] = ()
@@ -101,6 +115,13 @@ def build(
                 raise
             lines.append({"suite": name, "title": str(error), "cells": NOTHING})
             continue
+        if not suite.targets:
+            untransferred.append(_source_line(groups[0]))
+            if name in suites:
+                built.take(groups)
+                built.short[name] = source_sentence(groups[0])
+                files[workspace.leaderboard / f"{name}.md"] = render_source(groups[0]).encode()
+            continue
         decisions = [decide(evidence) for evidence in groups]
         first = groups[0]
         drawn = [*figures(first), *measure_figures(first)]
@@ -113,17 +134,14 @@ def build(
         lead += f" {registration_sentence(first, first.registration)}"
         shown.append(suite_data(first, decisions[0], drawn, lead))
         if name in suites:
-            for evidence in groups:
-                built.problems += evidence.problems
-                entries = [*evidence.entries, *(entry for entry, _ in evidence.excluded)]
-                built.unchecked += sum(not entry.checked for entry in entries)
+            built.take(groups)
             built.short[name] = in_short(first, decisions[0])
             pages = _pages(suite, groups, decisions, () if first.partial else drawn)
             files |= {workspace.leaderboard / path: page.encode() for path, page in pages.items()}
-            files |= _figures(workspace.leaderboard / "figures", name, drawn, draw=draw, pdf=pdf)
+            files |= figure_files(workspace.leaderboard / "figures", name, drawn, draw=draw, pdf=pdf)
             if text is not None:
                 text = _between_markers(text, name, _excerpt(suite, first, decisions[0], drawn))
-    files[workspace.leaderboard / "README.md"] = _index(lines, answers).encode()
+    files[workspace.leaderboard / "README.md"] = _index(lines, answers, untransferred).encode()
     files[workspace.leaderboard / "index.html"] = render(shown, foreign).encode()
     if text is not None:
         files[readme] = text.encode()
@@ -142,7 +160,18 @@ def _pages(
     }
 
 
-def _figures(folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool, pdf: bool) -> dict[Path, bytes | None]:
+def figure_files(
+    folder: Path, suite: str, drawn: Sequence[Figure], *, draw: bool, pdf: bool
+) -> dict[Path, bytes | None]:
+    """Return the data and drawings of figures by path; None for a drawing that is left as it is.
+
+    Args:
+        folder: Folder of the figures.
+        suite: Name of the suite or study, with which their files begin.
+        drawn: The figures.
+        draw: Whether figures whose data has changed are drawn.
+        pdf: Whether they are drawn as PDF too.
+    """
     files: dict[Path, bytes | None] = {}
     for figure in drawn:
         path = folder / f"{suite}-{figure.name}.csv"
@@ -167,10 +196,15 @@ def write(workspace: Workspace, suites: Sequence[str], *, pdf: bool = False) -> 
     # Of several jobs that end together, the last to write must have read the results of all.
     with locked(workspace.cache / "pages", Control()):
         built = build(workspace, suites, pdf=pdf)
-        for path, content in built.files.items():
-            if content is not None and not _has_content(path, content):
-                write_bytes(path, content)
+        write_files(built)
     return built
+
+
+def write_files(built: Built) -> None:
+    """Write the files that are out of date, each atomically."""
+    for path, content in built.files.items():
+        if content is not None and not _has_content(path, content):
+            write_bytes(path, content)
 
 
 def stale(built: Built) -> list[Path]:
@@ -190,14 +224,30 @@ def _line(name: str, title: str, cells: str) -> dict[str, str]:
     return {"suite": link(name, f"{name}.md"), "title": title, "cells": cells}
 
 
-def _index(lines: Sequence[dict[str, str]], answers: Sequence[str]) -> str:
-    """Return the index page: the answer of each suite, then a table of the suites."""
+def _source_line(evidence: Evidence) -> dict[str, str]:
+    """Return a suite without targets as a row of the index."""
+    suite = evidence.suite
+    return {
+        "suite": link(suite.name, f"{suite.name}.md"),
+        "title": suite.title or suite.name,
+        "study": link(suite.study, study_path(suite.study)) if suite.study else NOTHING,
+        "predictions": f"{evidence.completed:,} of {evidence.expected:,}",
+    }
+
+
+def _index(
+    lines: Sequence[dict[str, str]], answers: Sequence[str], untransferred: Sequence[dict[str, str]]
+) -> str:
+    """Return the index page: the answer of each suite, then tables of the suites with and without targets."""
     question = "**Does learning-rate decay make features less transferable?**"
     parts = [
         "# Leaderboard",
         f"{question} {for_markdown(answers[0])}" if len(answers) == 1 else "",
         f"{question}\n\n{bullets(answers)}" if len(answers) > 1 else "",
         table(lines),
+        f"Suites without targets, for [studies](../docs/studies.md) of the source alone:\n\n{table(untransferred)}"
+        if untransferred
+        else "",
         "Open [index.html](index.html) in a browser for tables that sort and filter. `lrbench leaderboard` generates these "
         "pages from the [results](results); do not edit them.",
     ]

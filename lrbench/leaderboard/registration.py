@@ -7,6 +7,7 @@ suggest a hypothesis, and only fresh seeds confirm it.
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrbench.config import Suite, load_task
 from lrbench.config.loading import validate
-from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE, SOURCE_HITS, find_protocol
 from lrbench.config.suite import Margin
 from lrbench.config.toml_files import differences
 from lrbench.core.control import Control
@@ -146,12 +147,21 @@ class Registration(_Part):
         )
 
 
-def register(workspace: Workspace, suite: Suite) -> tuple[Registration, bool]:
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a registration fixes beyond the suite: the endpoint and the claims by name, as JSON values."""
+
+    endpoint: dict[str, Any]
+    claims: dict[str, dict[str, Any]]
+
+
+def register(workspace: Workspace, suite: Suite, terms: Terms | None = None) -> tuple[Registration, bool]:
     """Write the registration of a suite, once.
 
     Args:
         workspace: The workspace with the results of the suite, if there are any.
         suite: The suite as it would be run.
+        terms: Endpoint and claims; None for those on transfer.
 
     Returns:
         The registration, and whether it is new. An existing one with the same content is not changed.
@@ -160,7 +170,7 @@ def register(workspace: Workspace, suite: Suite) -> tuple[Registration, bool]:
         InputError: The suite is registered with different content, its file is damaged, or a task does not exist.
     """
     path = workspace.registrations / f"{suite.name}.json"
-    content = _describe(suite)
+    content = _describe(suite, terms or transfer_terms(suite))
     with locked(workspace.cache / "registrations", Control()):
         existing = read_registration(workspace.leaderboard, suite.name)
         if existing is not None:
@@ -180,12 +190,12 @@ def register(workspace: Workspace, suite: Suite) -> tuple[Registration, bool]:
     return registration, True
 
 
-def _describe(suite: Suite) -> dict[str, Any]:
+def _describe(suite: Suite, terms: Terms) -> dict[str, Any]:
     """Return the registration of a suite as JSON values, without its time, the existing cells and its hash."""
     from lrbench.leaderboard.gathering import EXCLUSIONS
 
     content = results_suite(suite)
-    tasks = {name: load_task(name, f"suite {suite.name}") for name in (suite.source, *suite.targets)}
+    tasks = {name: load_task(name, f"suite {suite.name}") for name in (*suite.sources, *suite.targets)}
     return {
         "schema": SCHEMA,
         "name": suite.name,
@@ -194,19 +204,27 @@ def _describe(suite: Suite) -> dict[str, Any]:
         "suite": content,
         "suite_sha256": sha256_json(content),
         "tasks": {name: task_sha256(task) for name, task in tasks.items()},
-        "endpoint": _present_endpoint(suite),
+        "endpoint": terms.endpoint,
         "margin": suite.margin,
         "seeds": list(suite.seeds),
         "exclusions": list(EXCLUSIONS),
-        "claims": _present_claims(),
-        "protocols": {name: PROTOCOLS[name].version for name in suite.protocols},
+        "claims": terms.claims,
+        "protocols": {name: find_protocol(name).version for name in _protocols(suite)},
     }
 
 
-def _present_endpoint(suite: Suite) -> dict[str, Any]:
-    from lrbench.leaderboard.claims import ALPHA, CAUSAL, MIN_SEEDS
+def _protocols(suite: Suite) -> tuple[str, ...]:
+    """Return the protocols whose results a registration covers."""
+    if suite.targets:
+        return suite.protocols
+    return (SOURCE.name, SOURCE_HITS.name) if suite.source_hits else (SOURCE.name,)
 
-    return Endpoint(
+
+def transfer_terms(suite: Suite) -> Terms:
+    """Return the primary endpoint of a suite and the claims on transfer."""
+    from lrbench.leaderboard.claims import ALPHA, CAUSAL, CLAIMS, MIN_SEEDS
+
+    endpoint = Endpoint(
         claim=CAUSAL.name,
         outcome="mean over the suite's targets",
         protocols=tuple(name for name in suite.protocols if PROTOCOLS[name].decides),
@@ -216,16 +234,14 @@ def _present_endpoint(suite: Suite) -> dict[str, Any]:
         alpha=ALPHA,
         seeds=MIN_SEEDS,
         equivalence="not significant, and the 90 % interval is inside ±margin",
-    ).model_dump(mode="json")
-
-
-def _present_claims() -> dict[str, dict[str, Any]]:
-    from lrbench.leaderboard.claims import CLAIMS
-
-    return {
-        claim.name: {"title": claim.title, "statement": claim.statement, "sign": claim.sign, "unit": claim.unit}
-        for claim in CLAIMS
-    }
+    )
+    return Terms(
+        endpoint=endpoint.model_dump(mode="json"),
+        claims={
+            claim.name: {"title": claim.title, "statement": claim.statement, "sign": claim.sign, "unit": claim.unit}
+            for claim in CLAIMS
+        },
+    )
 
 
 def read_registration(leaderboard: Path, name: str) -> Registration | None:
@@ -287,9 +303,11 @@ def classify(entries: Iterable["Entry"], registration: Registration) -> dict[str
     """
     suite = Suite.model_validate(registration.suite)
     settings = TransferSettings.of(suite)
+    known = PROTOCOLS.keys() | RESERVED.keys()
     expected = {
-        protocol: settings.of_protocol(protocol) for protocol in registration.protocols if protocol in PROTOCOLS
+        protocol: settings.of_protocol(protocol) for protocol in registration.protocols if protocol in known
     }
+    tasks = suite.targets or suite.sources
     existing, existing_seeds = frozenset(registration.existing), registration.existing_seeds
     conditions: dict[tuple[str, str, str], bool] = {}
 
@@ -302,7 +320,7 @@ def classify(entries: Iterable["Entry"], registration: Registration) -> dict[str
             return "of a pretraining seed with results before the registration"
         if entry.pretraining_seed not in suite.seeds or entry.seed not in suite.transfer_seeds:
             return "of a seed that is not registered"
-        if entry.arm not in suite.arms or entry.task not in suite.targets or entry.protocol not in expected:
+        if entry.arm not in suite.arms or entry.task not in tasks or entry.protocol not in expected:
             return "of an arm, target or protocol that is not registered"
         if entry.conditions.protocol_version != registration.protocols[entry.protocol]:
             return "of a protocol version that is not registered"
@@ -316,28 +334,31 @@ def classify(entries: Iterable["Entry"], registration: Registration) -> dict[str
     return {entry.cell: reason(entry) for entry in entries}
 
 
-def registration_sentence(evidence: "Evidence", registration: Registration | None) -> str:
+def registration_sentence(
+    evidence: "Evidence", registration: Registration | None, terms: Terms | None = None
+) -> str:
     """Return whether a suite's results are confirmatory, as plain text for its pages.
 
     Args:
         evidence: The suite's results.
         registration: Its registration, if it has one.
+        terms: Present endpoint and claims; None for those on transfer. The claims of a study are compared on its own page.
     """
     if registration is None:
         return "Exploratory: the suite was not registered before its results."
     identity = f"{registration.date} ({registration.file}, sha256 {registration.sha256[:12]})"
-    changed = _keys(
-        differences(
-            registration.model_dump(mode="json", include={"claims", "endpoint"}),
-            {"claims": _present_claims(), "endpoint": _present_endpoint(evidence.suite)},
-        )
-    )
+    if terms is None and evidence.suite.study is None:
+        terms = transfer_terms(evidence.suite)
+    registered = registration.model_dump(mode="json", include={"claims", "endpoint"})
+    present = registered if terms is None else {"claims": terms.claims, "endpoint": terms.endpoint}
+    changed = _keys(differences(registered, present))
     if changes := suite_changes(registration, evidence.suite) or changed:
         return f"Exploratory: the suite differs from the one registered on {identity}: {', '.join(changes)}."
     entries = [
         entry
         for entry in evidence.entries
-        if entry.protocol in evidence.suite.protocols and entry.task in evidence.suite.targets
+        if not evidence.suite.targets
+        or (entry.protocol in evidence.suite.protocols and entry.task in evidence.suite.targets)
     ]
     reasons = Counter(reason for reason in classify(entries, registration).values() if reason is not None)
     if not reasons:

@@ -55,7 +55,7 @@ def render_suite(
     ]
     if evidence.completed or not evidence.partial:
         parts += result_sections(evidence, decisions)
-    parts.append(f"## Arms\n\n{_arms(suite)}")
+    parts.append(f"## Arms\n\n{arm_list(suite)}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -93,7 +93,7 @@ def suite_sentence(suite: Suite) -> str:
     )
 
 
-def _arms(suite: Suite) -> str:
+def arm_list(suite: Suite) -> str:
     """Return a list of what each arm of the suite does."""
     schedule = suite.schedule
     lines = [f"- `{arm}`: {ARMS[arm].describe(schedule)}." for arm in suite.arms]

@@ -7,6 +7,7 @@ import numpy as np
 
 from lrbench.config import find_tasks
 from lrbench.config.arms import ARMS
+from lrbench.config.books import split_book
 from lrbench.config.protocols import gives_evidence
 from lrbench.config.task import METRIC_NAMES
 from lrbench.leaderboard.evidence import Column, Evidence, Row, row_name
@@ -21,6 +22,8 @@ REPORT = {
     "both": "both kinds of evidence",
     "conflict_simple": "conflict decided by simple evidence",
     "conflict_complex": "conflict decided by complex evidence",
+    "train_simple": "training images with simple evidence",
+    "train_complex": "training images with complex evidence",
     "memorised": "wrong training labels memorised",
 }
 """Measures of a source's report, with their headings."""
@@ -253,11 +256,11 @@ def task_title(name: str) -> str:
     """Return a task's title, or its name if the task is not registered."""
     from lrbench.config import load_task
 
-    return load_task(name).display_title if name in find_tasks() else name
+    return load_task(name).display_title if split_book(name)[0] in find_tasks() else name
 
 
 def task_notes(name: str) -> tuple[str, ...]:
     """Return a task's notes for readers of its results; empty if the task is not registered."""
     from lrbench.config import load_task
 
-    return load_task(name).about.notes if name in find_tasks() else ()
+    return load_task(name).about.notes if split_book(name)[0] in find_tasks() else ()

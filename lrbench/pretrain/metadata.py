@@ -56,7 +56,7 @@ def snapshot_metadata(
         batchnorm_shared=end.batchnorm_shared,
         threads=suite.training.threads if device.type == "cpu" else None,
         recipe=recipe(suite),
-        source_task=suite.source,
+        source_task=suite.source_of(key.seed),
         source_fingerprint=source.fingerprint,
         source_partial=source.data.partial,
         source_accuracy=round(scores.accuracy, 8),

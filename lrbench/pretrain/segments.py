@@ -123,7 +123,7 @@ class _SegmentRun:
         # Before the source is prepared, which may take hours.
         refuse_misfit(suite.model.architecture, suite.model.arguments, classes=_ANY_CLASSES, size=suite.input.size)
         self.source: Source = open_source(
-            suite.source, suite.input, place.roots, place.partial, place.pixel_cache, control
+            suite.source_of(trained.key.seed), suite.input, place.roots, place.partial, place.pixel_cache, control
         )
         try:
             self.batches = Batches(

@@ -21,6 +21,8 @@ from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.loading import load_snapshot
 from lrbench.store.references import WeightsFile
 
+# Training images on which the fit is measured. Generated images are in random order.
+_FITTED = 2_000
 # Images whose prediction may differ between machines: this many, or this many in ten thousand if that is more.
 _TOLERANCE = 2
 
@@ -73,7 +75,8 @@ class SourceScores:
         accuracy: Top-1 on the test split.
         report: If the source is annotated: `simple`, `complex` and `both` (accuracy on test images with that evidence),
             `conflict_simple` and `conflict_complex` (share of images with contradictory evidence that are predicted as the
-            class of that evidence), and `memorised` (share of wrongly labelled training images that are predicted as
+            class of that evidence), `train_simple` and `train_complex` (accuracy on the first rightly labelled training images,
+            by evidence), and `memorised` (share of wrongly labelled training images that are predicted as
             labelled).
     """
 
@@ -128,6 +131,11 @@ def evaluate(
         predicted = predictions(source.conflict, "images with conflicting evidence")
         report["conflict_simple"] = _mean(predicted == conflict.labels)
         report["conflict_complex"] = _mean(predicted == conflict.annotations["complex_class"])
+    if "carries" in train.annotations:
+        right = np.flatnonzero(train.annotations["wrong"] == 0)[:_FITTED]
+        fitted = predictions(source.train, "training images", right) == train.labels[right]
+        carries = train.annotations["carries"][right]
+        report |= {f"train_{kind}": _mean(fitted[carries == index]) for index, kind in enumerate(KINDS[:2])}
     if "wrong" in train.annotations:
         wrong = np.flatnonzero(train.annotations["wrong"] == 1)
         if len(wrong):

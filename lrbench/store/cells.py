@@ -118,16 +118,16 @@ class Cell:
     seed: int
 
 
-def source_cell(suite: Suite) -> Cell:
+def source_cell(suite: Suite, seed: int) -> Cell:
     """Return the cell in which a suite's snapshot predicts the test images of its source."""
     # Nothing is drawn at random.
-    return Cell(task=suite.source, protocol=SOURCE.name, seed=0)
+    return Cell(task=suite.source_of(seed), protocol=SOURCE.name, seed=0)
 
 
-def source_cells(suite: Suite) -> tuple[Cell, ...]:
+def source_cells(suite: Suite, seed: int) -> tuple[Cell, ...]:
     """Return the cells in which a suite's snapshot predicts images of its source."""
-    hits = [Cell(task=suite.source, protocol=SOURCE_HITS.name, seed=0)] if suite.source_hits else []
-    return (source_cell(suite), *hits)
+    hits = [Cell(task=suite.source_of(seed), protocol=SOURCE_HITS.name, seed=0)] if suite.source_hits else []
+    return (source_cell(suite, seed), *hits)
 
 
 class Overwrite(Enum):

@@ -95,6 +95,11 @@ def images_per_pattern(images: int, options: Options) -> tuple[float, float]:
     return images * (simple + both) / CLASSES, images * (complex_ + both) / (CLASSES * options["templates"])
 
 
+def evaluation_sets(options: Options, count: int) -> Integers | None:
+    """Return the evaluation set of each of `count` test images, an index of `KINDS`; None without evaluation sets."""
+    return np.arange(count) % len(KINDS) if options["sets"] else None
+
+
 def _shares(options: Options) -> tuple[float, float, float]:
     """Return the shares of training images by kind."""
     weights = [options[name] for name in ("simple_only", "complex_only", "both")]

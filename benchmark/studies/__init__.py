@@ -1,0 +1,1 @@
+"""Study files shipped with lrbench: one TOML a study. Data only."""
