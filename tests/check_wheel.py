@@ -4,7 +4,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-_FOLDERS = {"lrbench": "lrbench", "tasks": "lrbench/tasks", "benchmark/suites": "lrbench/suites"}
+_FOLDERS = {
+    "lrbench": "lrbench",
+    "tasks": "lrbench/tasks",
+    "benchmark/suites": "lrbench/suites",
+    "benchmark/studies": "lrbench/study_files",
+}
 _ENDINGS = {".py", ".toml", ".txt", ".typed", ".html"}
 
 

@@ -10,7 +10,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FLOORS = ["core", "config", "stats", "data", "store", "models", "pretrain", "transfer", "leaderboard", "jobs", "cli"]
+FLOORS = [
+    "core",
+    "config",
+    "stats",
+    "data",
+    "store",
+    "models",
+    "pretrain",
+    "transfer",
+    "leaderboard",
+    "studies",
+    "jobs",
+    "cli",
+]
 """The packages of lrbench, each of which imports from itself and those before it."""
 LIGHT = ("core", "config", "store", "jobs", "cli")
 """Packages that import neither torch nor pandas when they are imported: planning is quick."""

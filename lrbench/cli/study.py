@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def study(
     name: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="A study's name, or the path of a study TOML. [default: list all]")
+        str | None,
+        typer.Argument(metavar="STUDY", help="A study's name, or the path of a study TOML. [default: list all]"),
     ] = None,
     set_: SetOption = None,
     data_root: DataRootOption = None,
@@ -171,7 +172,9 @@ def _run(place: "Place", study: "Study", workers: int | None, json_: bool) -> No
         )
     path = workspace.leaderboard / study_path(study.name)
     if json_:
-        emit_json({"study": study.name, "answer": built.short[study.name], "written": [str(path) for path in built.files]})
+        emit_json(
+            {"study": study.name, "answer": built.short[study.name], "written": [str(path) for path in built.files]}
+        )
     else:
         note(f"\n{built.short[study.name]}\n")
         show(str(path))

@@ -74,9 +74,9 @@ def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     path = suite_path(name_or_path)
     content = read_toml(path)
     refuse_other_kind("suite", content, path)
-    _resolve_task_files(content, path.parent, str(path))
+    resolve_task_files(content, path.parent, str(path))
     apply_changes(content, changes)
-    _resolve_task_files(content, Path(), "--set")
+    resolve_task_files(content, Path(), "--set")
     suite = validate(Suite, content, path, changed=bool(changes))
     refuse_duplicate("suite", suite.name, path)
     return suite
@@ -104,7 +104,7 @@ def validate(model: type[Record], content: dict[str, Any], where: Path | str, *,
         raise InputError(f"{place}: {representation_problem(error)}") from error
 
 
-def _resolve_task_files(content: dict[str, Any], folder: Path, where: str) -> None:
+def resolve_task_files(content: dict[str, Any], folder: Path, where: str) -> None:
     """Replace task files among a suite's source and targets by the tasks' names, and add their paths to `task_files`.
 
     Raises:

@@ -235,9 +235,7 @@ def _source_line(evidence: Evidence) -> dict[str, str]:
     }
 
 
-def _index(
-    lines: Sequence[dict[str, str]], answers: Sequence[str], untransferred: Sequence[dict[str, str]]
-) -> str:
+def _index(lines: Sequence[dict[str, str]], answers: Sequence[str], untransferred: Sequence[dict[str, str]]) -> str:
     """Return the index page: the answer of each suite, then tables of the suites with and without targets."""
     question = "**Does learning-rate decay make features less transferable?**"
     parts = [

@@ -304,9 +304,7 @@ def classify(entries: Iterable["Entry"], registration: Registration) -> dict[str
     suite = Suite.model_validate(registration.suite)
     settings = TransferSettings.of(suite)
     known = PROTOCOLS.keys() | RESERVED.keys()
-    expected = {
-        protocol: settings.of_protocol(protocol) for protocol in registration.protocols if protocol in known
-    }
+    expected = {protocol: settings.of_protocol(protocol) for protocol in registration.protocols if protocol in known}
     tasks = suite.targets or suite.sources
     existing, existing_seeds = frozenset(registration.existing), registration.existing_seeds
     conditions: dict[tuple[str, str, str], bool] = {}
@@ -334,9 +332,7 @@ def classify(entries: Iterable["Entry"], registration: Registration) -> dict[str
     return {entry.cell: reason(entry) for entry in entries}
 
 
-def registration_sentence(
-    evidence: "Evidence", registration: Registration | None, terms: Terms | None = None
-) -> str:
+def registration_sentence(evidence: "Evidence", registration: Registration | None, terms: Terms | None = None) -> str:
     """Return whether a suite's results are confirmatory, as plain text for its pages.
 
     Args:

@@ -17,9 +17,10 @@ def source_sentence(evidence: Evidence) -> str:
     """Return one sentence on the results of a suite without targets, as plain text."""
     suite = evidence.suite
     study = f"; study {suite.study} decides its claims" if suite.study else ""
+    source = f"{tables.task_title(suite.source)} at {suite.input.size} px"
     return (
-        f"{suite.name}: {suite.model.architecture} is pretrained on {tables.task_title(suite.source)} at {suite.input.size} px. "
-        f"The suite has no targets{study}; {evidence.completed:,} of {evidence.expected:,} predictions of the source are done."
+        f"{suite.name}: {suite.model.architecture} is pretrained on {source}. The suite has no targets{study}; "
+        f"{evidence.completed:,} of {evidence.expected:,} predictions of the source are done."
     )
 
 

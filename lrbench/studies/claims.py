@@ -1,12 +1,12 @@
 """Claims of studies: what each states and needs, and the decisions on them.
 
-A *case* is one test of a claim, such as one complexity. A unit is a pretraining seed with its own code book. Tests are two-sided;
-Holm's method adjusts p over the deciding cases of a claim.
+A *case* is one test of a claim, such as one complexity. A unit is a pretraining seed with its own code book. Tests are
+two-sided; Holm's method adjusts p over the deciding cases of a claim.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrbench.leaderboard.claims import ALPHA, MIN_SEEDS
 from lrbench.stats.intervals import Estimate, holm
@@ -155,7 +155,7 @@ def _judged(claim: StudyClaim, case: Case, adjusted: float | None, family: int) 
     estimate = case.estimate
     if estimate is None or estimate.p is None:
         return case
-    case = replace(case, p=estimate.p, adjusted=adjusted, **power_of(estimate, max(1, family)))
+    case = replace(case, p=estimate.p, adjusted=adjusted, **_power_of(estimate, max(1, family)))
     reason = case.reason or too_few(estimate.seeds)
     if reason or adjusted is None:
         return replace(case, reason=reason)
@@ -172,7 +172,7 @@ def too_few(units: int) -> str:
     return "" if units >= MIN_UNITS else f"{units} unit{'' if units == 1 else 's'}, at least {MIN_UNITS} are needed"
 
 
-def power_of(estimate: Estimate, family: int) -> dict[str, float | int | None]:
+def _power_of(estimate: Estimate, family: int) -> dict[str, Any]:
     """Return `detectable` and `needed` of a case.
 
     Args:

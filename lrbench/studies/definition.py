@@ -1,11 +1,12 @@
 """Studies: suites, claims and a figure in one TOML file."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from lrbench.config.loading import validate
+from lrbench.config.loading import resolve_task_files, validate
 from lrbench.config.registry import find_studies, study_path
 from lrbench.config.strict import Name, Strict, Text
 from lrbench.config.suite import Suite
@@ -56,16 +57,16 @@ class Study(Strict):
 def load_study(name_or_path: str, changes: Sequence[str] = ()) -> Study:
     """Read and validate a study.
 
-    Its table `suite` holds values that all suites share; a suite's own tables override single keys. With `like = "NAME"`, missing
-    keys are those of a shipped study.
+    Its table `suite` holds values that all suites share; a suite's own tables override single keys. With `like = "NAME"`,
+    missing keys are those of a shipped study.
 
     Args:
         name_or_path: A shipped study's name, or the path of a TOML file.
         changes: Changes of values of every suite, each `key.subkey=value`.
 
     Raises:
-        InputError: There is no such study, its TOML is malformed, a key is unknown or wrong, or a claim does not exist or cannot
-            be decided with the study's suites.
+        InputError: There is no such study, its TOML is malformed, a key is unknown or wrong, or a claim does not exist or
+            cannot be decided with the study's suites.
     """
     from lrbench.studies.registry import check_claims
 
@@ -75,7 +76,7 @@ def load_study(name_or_path: str, changes: Sequence[str] = ()) -> Study:
         content = {**read_toml(study_path(like)), **content}
     shared, suites = content.pop("suite", {}), content.get("suites")
     if isinstance(suites, list) and isinstance(shared, dict):
-        content["suites"] = [_suite(shared, suite, content.get("name"), changes) for suite in suites]
+        content["suites"] = [_suite(shared, suite, content.get("name"), changes, path) for suite in suites]
     study = validate(Study, content, path, changed=bool(changes))
     check_claims(study, str(path))
     return study
@@ -86,12 +87,14 @@ def load_studies() -> list[Study]:
     return [load_study(name) for name in find_studies()]
 
 
-def _suite(shared: dict[str, Any], own: Any, study: Any, changes: Sequence[str]) -> Any:
+def _suite(shared: dict[str, Any], own: Any, study: Any, changes: Sequence[str], path: Path) -> Any:
     """Return the content of a suite: the shared values, overridden key by key within tables."""
     if not isinstance(own, dict):
         return own
     content: dict[str, Any] = {"targets": [], "protocols": [], **_merged(shared, own), "study": study}
+    resolve_task_files(content, path.parent, str(path))
     apply_changes(content, changes)
+    resolve_task_files(content, Path(), "--set")
     if content["study"] != study or any(change.partition("=")[0].strip() == "name" for change in changes):
         raise InputError("--set changes values of every suite of the study: it cannot change `name` or `study`.")
     return content

@@ -121,7 +121,9 @@ class Dose:
     def log_odds_difference(self, row: Row, other: Row, kind: str) -> Floats:
         """Return the difference of the log-odds of two snapshots on images of a kind. Shape `(U,)`."""
         count = int((self.sets == KINDS.index(kind)).sum())
-        odds = [np.log(share / (1 - share)) for share in (shrink_shares(self.shares(r, kind), count) for r in (row, other))]
+        odds = [
+            np.log(share / (1 - share)) for share in (shrink_shares(self.shares(r, kind), count) for r in (row, other))
+        ]
         difference: Floats = odds[0] - odds[1]
         return difference
 
@@ -200,9 +202,7 @@ def _dose(evidence: Evidence) -> Dose | None:
     options = source_options(evidence.suite.source)
     if options is None or not evidence.suite.books:
         return None
-    units = tuple(
-        seed for seed in evidence.seeds if all(_is_complete(evidence, row, seed) for row in evidence.rows)
-    )
+    units = tuple(seed for seed in evidence.seeds if all(_is_complete(evidence, row, seed) for row in evidence.rows))
     correct = {
         row: np.array([evidence.source_correct[row, seed] for seed in units], dtype=np.float64) for row in evidence.rows
     }
@@ -216,9 +216,7 @@ def _dose(evidence: Evidence) -> Dose | None:
         if all((row, seed) in values for row in evidence.rows for seed in units)
     }
     hits = {
-        block: {
-            row: [values[row, seed].astype(np.float64) for seed in units] for row in evidence.rows if units
-        }
+        block: {row: [values[row, seed].astype(np.float64) for seed in units] for row in evidence.rows if units}
         for block, values in evidence.hits.items()
     }
     templates = int(options["templates"])

@@ -14,7 +14,6 @@ import pandas
 from lrbench.config.arms import ARMS
 from lrbench.leaderboard.evidence import Row
 from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels
-from lrbench.leaderboard.markup import rounded
 from lrbench.stats.images import image_variance
 from lrbench.stats.intervals import Floats
 from lrbench.stats.matching import SHORTEST, matched_difference, trend
@@ -62,7 +61,10 @@ def at_equal_fit(dose: Dose) -> list[float | None]:
     """Return for each unit M of `constant` minus M of `small` at equal F; None without a common range."""
     curves = {
         arm: [
-            (np.array([fitted(dose, row)[unit] for row in rows]), np.array([memorised(dose, row)[unit] for row in rows]))
+            (
+                np.array([fitted(dose, row)[unit] for row in rows]),
+                np.array([memorised(dose, row)[unit] for row in rows]),
+            )
             for unit in range(len(dose.units))
         ]
         for arm in ("constant", "small")
@@ -130,7 +132,9 @@ def _test_fit(evidence: StudyEvidence, _decided: Decided) -> list[Case]:
         columns = (("units with a common range", f"{len(matched)} of {len(values)}"),)
         if len(matched) < len(values):
             return Case(
-                name=_name(dose), columns=columns, reason=f"not identified: no common range of F of {100 * SHORTEST:g} points"
+                name=_name(dose),
+                columns=columns,
+                reason=f"not identified: no common range of F of {100 * SHORTEST:g} points",
             )
         array = np.array(matched)
         estimate = UnitValues(values=array, variances=np.zeros(len(array))).estimate()
@@ -196,8 +200,8 @@ CLAIMS = (
     StudyClaim(
         name="N1",
         title="equal epochs",
-        statement="after stage 1, the large rate has memorised fewer wrong labels than the small rate after as many epochs; this "
-        "alone may be slower learning",
+        statement="after stage 1, the large rate has memorised fewer wrong labels than the small rate after as many epochs; "
+        "this alone may be slower learning",
         origin="paper",
         sign=-1,
         unit="points",
@@ -249,8 +253,8 @@ CLAIMS = (
     StudyClaim(
         name="N4",
         title="average",
-        statement="averaging the weights of the run that holds the rate memorises fewer wrong labels than lowering it, and fits "
-        f"right labels at most {100 * MARGIN:g} points worse",
+        statement="averaging the weights of the run that holds the rate memorises fewer wrong labels than lowering it, and "
+        f"fits right labels at most {100 * MARGIN:g} points worse",
         origin="lrbench",
         sign=-1,
         unit="points",
@@ -305,8 +309,8 @@ def memorised_figure(evidence: StudyEvidence, _outcomes: dict[str, Any]) -> Figu
     return Figure(
         name="memorised-by-fit",
         title="Wrong labels memorised against the fit of right labels, at a large and at a small rate",
-        caption="A line for each unit, a mark for each snapshot on the way: at equal fit of rightly labelled images, a lower line "
-        "has memorised fewer wrong labels.",
+        caption="A line for each unit, a mark for each snapshot on the way: at equal fit of rightly labelled images, a lower "
+        "line has memorised fewer wrong labels.",
         data=data,
         draw=partial(_draw_memorised, data),
     )

@@ -98,10 +98,12 @@ def render_study(evidence: StudyEvidence, outcomes: dict[str, Outcome], figure: 
         f"**{for_markdown(answer(evidence, outcomes))}**",
         figure.markdown(study.name) if len(figure.data) else "",
         for_markdown(study.question),
-        f"**Incomplete.** `lrbench study {study.name}` computes the missing predictions:\n\n{bullets(missing)}" if missing else "",
+        f"**Incomplete.** `lrbench study {study.name}` computes the missing predictions:\n\n{bullets(missing)}"
+        if missing
+        else "",
         f"## Verdicts\n\n{table([_verdict_row(outcome) for outcome in outcomes.values()])}\n\n"
-        "A unit is a pretraining seed with its own code book. Intervals are 95 % over units; p is adjusted by Holm's method over "
-        "the cases of a claim. The paper's body was not available: only its abstract can be attributed to it.",
+        "A unit is a pretraining seed with its own code book. Intervals are 95 % over units; p is adjusted by Holm's method "
+        "over the cases of a claim. The paper's body was not available: only its abstract can be attributed to it.",
         *[_claim_section(outcome) for outcome in outcomes.values()],
         f"## Limits\n\n{bullets(study.limits)}" if study.limits else "",
         f"## Suites\n\n{table(_suite_rows(evidence))}",
@@ -136,7 +138,7 @@ def _claim_section(outcome: Outcome) -> str:
     parts = [
         f"## {claim.name} {claim.title}",
         for_markdown(f"{claim.statement[0].upper()}{claim.statement[1:]}. {_ORIGINS[claim.origin]}"),
-        table([_case_row(claim, case) for case in outcome.cases]),
+        table(_aligned([_case_row(claim, case) for case in outcome.cases])),
         f"Effects are in {claim.unit}.",
         for_markdown(outcome.remark),
     ]
@@ -151,7 +153,13 @@ def _case_row(claim: StudyClaim, case: Case) -> dict[str, str]:
         "verdict": _case_verdict(claim, case),
         "detectable": NOTHING if case.detectable is None else f"{claim.scale * case.detectable:.1f}",
     }
-    return row | {name: value for name, value in case.columns}
+    return row | dict(case.columns)
+
+
+def _aligned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return rows with the columns of all of them; cases without results lack some."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, NOTHING) for name in names} for row in rows]
 
 
 def _effect(claim: StudyClaim, estimate: Estimate) -> Marked:
@@ -170,7 +178,11 @@ def _case_verdict(claim: StudyClaim, case: Case) -> Marked:
         return Marked(f"{word} ({for_markdown(case.reason or 'no results')})")
     if claim.judges:
         return word
-    many = f"{case.needed:,} units would decide an effect of this size" if case.needed else "over 1,000 units would be needed"
+    many = (
+        f"{case.needed:,} units would decide an effect of this size"
+        if case.needed
+        else "over 1,000 units would be needed"
+    )
     return Marked(f"undecided: {many}{f'; {case.note}' if case.note else ''}")
 
 
@@ -182,7 +194,9 @@ def _suite_rows(evidence: StudyEvidence) -> list[dict[str, str]]:
             "source": of_suite.suite.source,
             "units": ", ".join(map(str, of_suite.seeds)),
             "predictions": f"{of_suite.completed:,} of {of_suite.expected:,}",
-            "registration": registration_sentence(of_suite, of_suite.registration, terms) if of_suite.completed else NOTHING,
+            "registration": registration_sentence(of_suite, of_suite.registration, terms)
+            if of_suite.completed
+            else NOTHING,
         }
         for name, of_suite in evidence.suites.items()
     ]

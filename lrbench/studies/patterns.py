@@ -15,7 +15,7 @@ import pandas
 from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels
 from lrbench.leaderboard.markup import rounded
 from lrbench.stats.intervals import Estimate
-from lrbench.studies.claims import Case, Decided, StudyClaim, Verdict, power_of, too_few
+from lrbench.studies.claims import Case, Decided, StudyClaim, Verdict, too_few
 from lrbench.studies.evidence import CHANCE, Dose, StudyEvidence, UnitValues, slope
 
 BOUNDARY, STEP, HOLD, AVERAGE = ("step", 1), ("step", 2), ("hold", 2), ("average", 2)
@@ -74,11 +74,11 @@ def _test_null(evidence: StudyEvidence, _decided: Decided) -> list[Case]:
 
 
 def _equivalence(name: str, estimate: Estimate, problem: str) -> Case:
-    """Return a case that is supported if the 90 % interval is inside ±`NULL_MARGIN`, contradicted if the 95 % one is outside."""
+    """Return a case, supported if the 90 % interval is inside ±`NULL_MARGIN`, contradicted if the 95 % one is outside."""
     case = Case(name=name, estimate=estimate, margin=NULL_MARGIN, reason=problem or too_few(estimate.seeds))
     if estimate.p is None:
         return case
-    case = replace(case, p=estimate.p, **power_of(estimate, 1), needed=None)
+    case = replace(case, p=estimate.p)
     verdict: Verdict = "inconclusive"
     if not case.reason and estimate.is_within(NULL_MARGIN):
         verdict = "supported"
@@ -289,7 +289,7 @@ CLAIMS = (
         arms=("step", "hold"),
         sets=True,
         judges=True,
-        phrases={"contradicted": "the null check fails", "inconclusive": "the null check is open"},
+        phrases={"contradicted": "the null check fails"},
     ),
     StudyClaim(
         name="P1",
@@ -327,8 +327,8 @@ CLAIMS = (
     StudyClaim(
         name="P3",
         title="dose",
-        statement="the more complex the pattern, the larger this contrast: the slope over bits in each unit is above zero, over "
-        "at least three doses with room for a gain",
+        statement="the more complex the pattern, the larger this contrast: the slope over bits in each unit is above zero, "
+        "over at least three doses with room for a gain",
         origin="lrbench",
         sign=1,
         unit="points per bit",
@@ -389,7 +389,14 @@ def gain_figure(evidence: StudyEvidence, _outcomes: dict[str, Any]) -> Figure:
             for kind in ("simple", "complex"):
                 values = 100 * dose.difference(STEP, row, kind).values
                 records += [
-                    {"control": control, "kind": kind, "rare": dose.rare, "bits": dose.bits, "unit": unit, "gain": round(gain, 4)}
+                    {
+                        "control": control,
+                        "kind": kind,
+                        "rare": dose.rare,
+                        "bits": dose.bits,
+                        "unit": unit,
+                        "gain": round(gain, 4),
+                    }
                     for unit, gain in zip(dose.units, values.tolist(), strict=True)
                 ]
     data = pandas.DataFrame(records, columns=["control", "kind", "rare", "bits", "unit", "gain"])

@@ -54,7 +54,7 @@ def done(home, finished):
 
 def records(place, suite):
     """Return the path of each snapshot's predictions of the source, and of the snapshot, by snapshot."""
-    workspace, cell, task = place.workspace, source_cell(suite), load_task(suite.source)
+    workspace, cell, task = place.workspace, source_cell(suite, 0), load_task(suite.source)
     paths = {}
     for key in snapshot_keys(suite):
         reference = SuiteSnapshot(suite=suite, key=key, checkpoints=workspace.checkpoints)
@@ -165,7 +165,7 @@ def test_partial_source_is_computed_once(done, suite, place):
     rewrite(record, mark)
     reference = SuiteSnapshot(suite=suite, key=key, checkpoints=place.workspace.checkpoints)
     settings = TransferSettings.of(suite)
-    status = cell_status(place, reference, source_cell(suite), settings, sha256=identity(snapshot))
+    status = cell_status(place, reference, source_cell(suite, 0), settings, sha256=identity(snapshot))
     assert status.is_done
     full, partial = gather(place.workspace.results, suite)
     assert len(full.source_correct) == 8 and len(partial.source_correct) == 1

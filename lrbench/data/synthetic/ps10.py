@@ -81,7 +81,7 @@ def template_probabilities(templates: int, skew: float = 0) -> npt.NDArray[np.fl
 def complexity_bits(templates: int, skew: float = 0) -> float:
     """Return the entropy in bits of the complex pattern of a known class: log2 K without skew."""
     probabilities = template_probabilities(templates, skew)
-    return float(-(probabilities * np.log2(probabilities)).sum())
+    return float((probabilities * np.log2(1 / probabilities)).sum())
 
 
 def images_per_pattern(images: int, options: Options) -> tuple[float, float]:
