@@ -24,6 +24,9 @@ from lrbench.store.results import cell_key, suite_slug
 
 # NVIDIA's published rate for ResNet-50 at 224 px in mixed precision on one A100, in images a second.
 _REFERENCE = ("resnet50", 224, 2470)
+# Launching the kernels of an update takes a GPU's process at least this long for each trainable tensor: 12 ms for a ResNet-18,
+# measured on an H200 with 16 cores (docs/performance.md).
+_LAUNCH_SECONDS = 0.012 / 62
 # JPEG at quality 90 takes about half a byte a pixel; photographs are about 4:3.
 _JPEG_BYTES, _PHOTOGRAPH = 0.5, 4 / 3
 
@@ -77,8 +80,9 @@ class Cost:
         architecture, size, rate = _REFERENCE
         lines.append(
             f"on one A100-class GPU: {hours} GPU-hours of pretraining{finetuning}, scaled by operation counts from NVIDIA's "
-            f"published {architecture} training ({rate:,} images a second at {size} px in mixed precision). float32 and "
-            "small networks take longer."
+            f"published {architecture} training ({rate:,} images a second at {size} px in mixed precision), and at least "
+            "the time that launches of kernels took on an H200. float32 takes longer, and protocols on frozen features come on "
+            "top."
         )
         without = f"; the size of {', '.join(self.unknown)} is unknown" if self.unknown else ""
         lines.append(
@@ -113,7 +117,7 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
     grid = suite.finetune
     tuned = sum(not cell.done for cell in plan.cells if PROTOCOLS[cell.cell.protocol].trains)
     # All grid points, then once more on all training images.
-    tuning_images = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates * grid.batch
+    tuning_updates = tuned * (len(grid.rates) * len(grid.decays) + 1) * grid.updates
     pixels = {
         name: None if size.whole is None else _pixel_bytes(suite, load_task(name), size.whole)
         for name, size in sizes.items()
@@ -123,8 +127,8 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
         cells=missing,
         pretraining_seconds=0.0 if updates == 0 else None if pace is None or updates is None else pace * updates,
         transfer_seconds=_transfer_seconds(workspace, plan),
-        pretraining_gpu_hours=None if updates is None else network.gpu_hours(updates * batch) if network else 0.0,
-        finetuning_gpu_hours=network.gpu_hours(tuning_images) if network else 0.0,
+        pretraining_gpu_hours=None if updates is None else network.gpu_hours(updates, batch) if network else 0.0,
+        finetuning_gpu_hours=network.gpu_hours(tuning_updates, grid.batch) if network else 0.0,
         snapshot_bytes=network.snapshot_bytes(suite, plan.snapshots) if network else 0,
         pixel_bytes=sum(size for size in pixels.values() if size is not None),
         unknown=tuple(name for name, size in pixels.items() if size is None),
@@ -139,12 +143,14 @@ class Network:
     Attributes:
         weights: Bytes of its state dict.
         parameters: Bytes of its trainable parameters.
+        tensors: Number of trainable parameters, each a tensor.
         operations: Multiplications and additions of one image's forward pass.
         reference: The same of the reference network.
     """
 
     weights: int
     parameters: int
+    tensors: int
     operations: int
     reference: int
 
@@ -167,13 +173,22 @@ class Network:
         return cls(
             weights=sum(tensor.nbytes for tensor in model.state_dict().values()),
             parameters=sum(parameter.nbytes for parameter in model.parameters()),
+            tensors=len(list(model.parameters())),
             operations=count_operations(model, suite.input.size),
             reference=count_operations(reference, _REFERENCE[1]),
         )
 
-    def gpu_hours(self, images: int) -> float:
-        """Return the hours for the forward and backward pass of images."""
-        return images * self.operations / (_REFERENCE[2] * self.reference) / 3600
+    def image_seconds(self) -> float:
+        """Return the time of the forward and backward pass of an image in a large batch."""
+        return self.operations / (_REFERENCE[2] * self.reference)
+
+    def update_seconds(self, batch: int) -> float:
+        """Return the time of an update: of its operations, or of launching its kernels if that takes longer."""
+        return max(batch * self.image_seconds(), self.tensors * _LAUNCH_SECONDS)
+
+    def gpu_hours(self, updates: int, batch: int) -> float:
+        """Return the hours of updates."""
+        return updates * self.update_seconds(batch) / 3600
 
     def snapshot_bytes(self, suite: Suite, snapshots: Sequence[PlannedSnapshot]) -> int:
         """Return the disk space of the missing snapshots and their training states."""

@@ -88,7 +88,8 @@ class _Times:
     protocols: Mapping[str, float]
     images: Mapping[str, int]
     updates_per_epoch: int
-    seconds_per_trained_image: float
+    image: float
+    tuning_update: float
     is_measured: bool
     unknown: tuple[str, ...]
 
@@ -100,18 +101,18 @@ class _Times:
         if trained is None:
             return None
         network = Network.of(suite, sizes[suite.sources[0]].classes or 1000)
-        per_image = 3600 * network.gpu_hours(1)
         pace = update_seconds(workspace.checkpoints / suite.name)
         measured = protocol_seconds(workspace, plan)
         needed = {planned.cell.protocol for planned in plan.cells if not planned.done}
         is_measured = (pace is not None or not plan.trains) and needed <= measured.keys()
         return cls(
             plan=plan,
-            update=pace if is_measured and pace is not None else per_image * suite.schedule.batch,
+            update=pace if is_measured and pace is not None else network.update_seconds(suite.schedule.batch),
             protocols=measured if is_measured else {},
             images={name: size.whole or 0 for name, size in sizes.items()},
             updates_per_epoch=trained // suite.schedule.batch,
-            seconds_per_trained_image=per_image,
+            image=network.image_seconds(),
+            tuning_update=network.update_seconds(suite.finetune.batch),
             is_measured=is_measured,
             unknown=tuple(name for name, size in sizes.items() if size.whole is None),
         )
@@ -123,10 +124,10 @@ class _Times:
             return self.update * self.updates_per_epoch * epochs
         assert isinstance(job, TransferJob)
         # A forward pass has about a third of the operations of an update.
-        extraction = self.seconds_per_trained_image * self.images[job.task] / 3
+        extraction = self.image * self.images[job.task] / 3
         grid = self.plan.suite.finetune
         # All grid points, then once more on all training images.
-        tuning = self.seconds_per_trained_image * grid.updates * grid.batch * (len(grid.rates) * len(grid.decays) + 1)
+        tuning = self.tuning_update * grid.updates * (len(grid.rates) * len(grid.decays) + 1)
         if not self.is_measured:
             trains = [PROTOCOLS[cell.protocol].trains for cell in job.cells if cell.protocol in PROTOCOLS]
             return extraction + tuning * sum(trains)

@@ -31,11 +31,12 @@ def test_plan_counts_existing_work_and_starts_nothing(lrbench, home):
 
 def test_plan_estimates_the_papers_run(lrbench):
     shown = lrbench("plan", "imagenet")
-    assert shown.status == 0 and "78 GPU-hours of pretraining and about 82 of fine-tuning" in shown.out
+    assert shown.status == 0 and "78 GPU-hours of pretraining and about 98 of fine-tuning" in shown.out
     record = json.loads(lrbench("plan", "imagenet", "--json").out)
     # 180 epochs of 5,004 updates for three seeds, at 2,470 images a second; 108 cells of 21 runs at most.
     assert record["pretraining_gpu_hours"] == pytest.approx(3 * 180 * 5004 * 256 / 2470 / 3600, rel=1e-3)
-    assert record["finetuning_gpu_hours"] == pytest.approx(108 * 21 * 5000 * 64 / 2470 / 3600, rel=1e-3)
+    # Of 64 images, launching the kernels of 161 tensors takes longer than their operations.
+    assert record["finetuning_gpu_hours"] == pytest.approx(108 * 21 * 5000 * 161 * 0.012 / 62 / 3600, rel=1e-3)
     # 48 snapshots of 102 MB, momentum of 18 of them, the means of `hold` and `constant` in double precision, and `trail`.
     assert 10.2e9 < record["snapshot_bytes"] < 10.8e9 and 6e10 < record["pixel_bytes"] < 9e10
 
