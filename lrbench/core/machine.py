@@ -74,9 +74,18 @@ def feeding_cores() -> int:
     return max(1, available_cores() // max(_sharing, local_world_size()))
 
 
+DISTRIBUTION = "lrbench-transfer"
+"""Name of lrbench for pip; the name `lrbench` belongs to another package there."""
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of lrbench, torch, torchvision and timm."""
-    return {name: installed_version(name) for name in ("lrbench", "torch", "torchvision", "timm")}
+    return {"lrbench": own_version(), **{name: installed_version(name) for name in ("torch", "torchvision", "timm")}}
+
+
+def own_version() -> str:
+    """Return lrbench's version, or `unknown (not installed)`."""
+    return installed_version(DISTRIBUTION)
 
 
 def installed_version(name: str) -> str:
@@ -90,7 +99,7 @@ def installed_version(name: str) -> str:
 def requirements() -> list[str]:
     """Return the names of lrbench's required distributions, none when it runs from its source tree."""
     try:
-        required = requires("lrbench") or []
+        required = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return []
     return [re.split(r"[ <>=!~;\[]", requirement)[0] for requirement in required if "extra ==" not in requirement]

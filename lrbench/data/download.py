@@ -1,5 +1,6 @@
 """Downloading one file: tries several addresses, resumes partial downloads, and checks the file before using it."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def _keep_longer(part: Path, restart: Path) -> None:
 
 def _append(url: str, path: Path, restart: Path | None, control: Control, is_pinned: bool) -> None:
     """Download the rest of `path`; if the server sends the whole file instead, write that to `restart` if given."""
-    from pooch import HTTPDownloader
+    import requests
 
     partial = _PartialFile(path, restart, control, is_pinned)
     try:
@@ -180,17 +181,18 @@ def _append(url: str, path: Path, restart: Path | None, control: Control, is_pin
         headers = {"Accept-Encoding": "identity"}
         if partial.size:
             headers["Range"] = f"bytes={partial.size}-"
-        downloader = HTTPDownloader(
-            chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_SECONDS, headers=headers, hooks={"response": partial.begin}
-        )
-        downloader(url, partial, None)
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+            response.raise_for_status()
+            partial.begin(response)
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                partial.write(chunk)
         partial.sync()
     finally:
         partial.close()
 
 
 class _PartialFile:
-    """The file object that pooch writes a download to.
+    """The file that a download is appended to.
 
     Args:
         path: File to append to.
@@ -211,10 +213,8 @@ class _PartialFile:
         self.size = os.fstat(self._file.fileno()).st_size
         self._earlier = self.size if restart is not None else 0
 
-    def begin(self, response: Any, **_: Any) -> None:
+    def begin(self, response: Any) -> None:
         """Prepare for the body of a response: the rest of the file (206) or all of it (200)."""
-        if response.is_redirect:
-            return
         if response.status_code == _HTTP_OK and self.size:
             if self._restart is None:
                 self._file.truncate(0)
@@ -223,11 +223,8 @@ class _PartialFile:
                 self._file = self._restart.open("wb")
             self.size = 0
         length = response.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and len(length) < 20):
-            # pooch would convert it to a number.
-            response.headers.pop("Content-Length", None)
-            length = "0"
-        self._total = self.size + int(length)
+        is_number = length.isascii() and length.isdigit() and len(length) < 20
+        self._total = self.size + (int(length) if is_number else 0)
 
     def write(self, chunk: bytes) -> None:
         """Write received bytes."""
@@ -248,9 +245,6 @@ class _PartialFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def flush(self) -> None:
-        """Do nothing: pooch flushes after every chunk, `sync` once at the end."""
 
 
 def _file_size(path: Path) -> int:
@@ -280,11 +274,13 @@ def _describe_page(path: Path) -> str | None:
 
 
 def _difference_from_pins(path: Path, archive: Archive) -> str | None:
-    import pooch
-
     if archive.bytes is not None and path.stat().st_size != archive.bytes:
         return f"has {path.stat().st_size:,} bytes, expected {archive.bytes:,}"
     for algorithm, expected in (("md5", archive.md5), ("sha256", archive.sha256)):
-        if expected and (actual := pooch.file_hash(str(path), alg=algorithm)) != expected:
+        if not expected:
+            continue
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, algorithm).hexdigest()
+        if actual != expected:
             return f"has {algorithm} {actual}, expected {expected}"
     return None

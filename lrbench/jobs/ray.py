@@ -20,7 +20,7 @@ from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
 from lrbench.core.files import remove_file, write_text
-from lrbench.core.machine import library_versions
+from lrbench.core.machine import DISTRIBUTION, library_versions
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job
 from lrbench.jobs.local import STOPPED, Observer
@@ -158,7 +158,7 @@ def _connected(options: RayOptions) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        raise InputError("--engine ray needs Ray. Install it with `pip install 'lrbench[ray]'`.") from error
+        raise InputError(f"--engine ray needs Ray. Install it with `pip install '{DISTRIBUTION}[ray]'`.") from error
     # Tasks load lrbench from their node's environment; variables that change what they read are passed on.
     names = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
     variables = {name: os.environ[name] for name in names if os.environ.get(name)}

@@ -22,7 +22,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, canonical_json, parse_json, read_json, sha256_json, write_json
 from lrbench.core.locks import locked
-from lrbench.core.machine import installed_version, source_revision, utc_now
+from lrbench.core.machine import own_version, source_revision, utc_now
 from lrbench.core.workspace import Workspace
 from lrbench.store.cells import TransferSettings, task_sha256
 from lrbench.store.results import Time, is_record
@@ -199,7 +199,7 @@ def _describe(suite: Suite, terms: Terms) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": suite.name,
-        "version": installed_version("lrbench"),
+        "version": own_version(),
         "revision": source_revision(),
         "suite": content,
         "suite_sha256": sha256_json(content),

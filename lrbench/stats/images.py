@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.stats.intervals import LEVEL, Floats
+from lrbench.stats.intervals import Floats, wilson_interval
 
 Labels = npt.NDArray[np.int64]
 
@@ -134,8 +134,6 @@ def interval_over_images(values: Floats, labels: Labels, metric: str) -> tuple[f
         labels: Shape `(I,)`.
         metric: `top1` or `mean_per_class`.
     """
-    from statsmodels.stats.proportion import proportion_confint
-
     share = float(compute_headlines(values[None], labels, metric)[0])
     images = float(len(values))
     if 0 < share < 1 and not (metric == "top1" and np.isin(values, (0, 1)).all()):
@@ -145,8 +143,7 @@ def interval_over_images(values: Floats, labels: Labels, metric: str) -> tuple[f
         counts = np.bincount(labels)
         counts = counts[counts > 0]
         images = len(counts) ** 2 / float(np.sum(1 / counts))
-    low, high = proportion_confint(share * images, images, alpha=1 - LEVEL, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))
+    return wilson_interval(share, images)
 
 
 def _is_one_class(labels: Labels, metric: str) -> bool:

@@ -140,6 +140,17 @@ def half_width_over_images(variance: float) -> float:
     return float(special.ndtri(0.5 + LEVEL / 2) * np.sqrt(variance))
 
 
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of `count` observations, which need not be whole (Wilson 1927).
+
+    (p + z²/2n ± z √(p (1 − p) / n + z²/4n²)) / (1 + z²/n)
+    """
+    z2 = float(special.ndtri(0.5 + LEVEL / 2)) ** 2
+    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2)))
+    centre, scale = share + z2 / (2 * count), 1 + z2 / count
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
 def holm(values: list[float]) -> list[float]:
     """Return p-values adjusted for multiple testing (Holm 1979).
 

@@ -11,6 +11,7 @@ from lrbench.config import load_task
 from lrbench.core.errors import LrbenchError
 from lrbench.core.workspace import Place
 from lrbench.data.loading import load_task_data
+from lrbench.stats.intervals import wilson_interval
 from lrbench.store.cells import TransferSettings
 from lrbench.store.references import PretrainedWeights, Reference
 from lrbench.store.results import StoredResult
@@ -110,11 +111,8 @@ class Candidate:
         """Wilson's 95 % interval of top-1 over test images; it does not cover the variance of pretraining."""
         if self.probe is None:
             return None
-        from statsmodels.stats.proportion import proportion_confint
-
         count = self.probe.result.test_count
-        low, high = proportion_confint(round(self.probe.result.metrics["top1"] * count), count, method="wilson")
-        return float(low), float(high)
+        return wilson_interval(round(self.probe.result.metrics["top1"] * count) / count, count)
 
 
 @dataclass(kw_only=True)

@@ -95,7 +95,7 @@ def test_job_for_which_there_is_no_room_is_reported(tiny, place, monkeypatch):
 
 def test_missing_ray_is_reported_with_its_extra(go, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"pip install 'lrbench\[ray\]'"):
+    with pytest.raises(InputError, match=r"pip install 'lrbench-transfer\[ray\]'"):
         go([Step(name="a")])
 
 

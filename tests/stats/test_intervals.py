@@ -5,9 +5,10 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from lrbench.stats.effects import estimate
-from lrbench.stats.intervals import Estimate, estimate_over_seeds, holm
+from lrbench.stats.intervals import Estimate, estimate_over_seeds, holm, wilson_interval
 from tests.stats.definitions import components, crossed, half_width
 
 WORLDS = {
@@ -142,3 +143,10 @@ def test_holm_matches_statsmodels():
         ps = draw.random(count) ** 3
         ps[count // 2] = ps[0]
         assert holm(list(ps)) == pytest.approx(multipletests(ps, method="holm")[1])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.013, 0.5, 0.98, 1.0])
+@pytest.mark.parametrize("count", [1, 17.3, 4000])
+def test_wilson_matches_statsmodels(share, count):
+    expected = proportion_confint(share * count, count, method="wilson")
+    assert wilson_interval(share, count) == pytest.approx(expected, abs=1e-12)
