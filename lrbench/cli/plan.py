@@ -79,6 +79,8 @@ def plan(
             rows[-1]["in Slurm"] = ", ".join(f"{verb} {state.lower()}" for verb, state in of_snapshot.items() if state)
     show(table(rows, wrapped="snapshot"))
     show(f"\n{planned.summary()}")
+    if (pace := planned.pace_note()) is not None:
+        show(pace)
     if states:
         counts = Counter(states.values())
         show(f"in Slurm: {', '.join(f'{count:,} {state.lower()}' for state, count in sorted(counts.items()))}")

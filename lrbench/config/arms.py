@@ -61,6 +61,8 @@ class Arm:
         kept_from: Arm whose training saves intermediate weights for this one: for every stage of an arm that is
             `intermediate`, else for the first stage.
         intermediate: True when snapshots are intermediate weights of `kept_from`, numbered by epoch instead of stage.
+        adaptive: True when a rule ends each stage (`stats.stage_end`), at the latest at the schedule's boundary.
+        paced_by: Arm whose number of epochs in the same seed takes the place of the schedule's: boundaries move in proportion.
         marker: Matplotlib marker in figures.
         description: One line for pages, a template for `describe`.
         comparison: Difference from `step`, for the pages that compare the two; None when they are never compared.
@@ -80,6 +82,8 @@ class Arm:
     mean_over: Mean = "epochs"
     kept_from: str | None = None
     intermediate: bool = False
+    adaptive: bool = False
+    paced_by: str | None = None
     marker: str
     description: str
     comparison: str | None = None
@@ -87,10 +91,17 @@ class Arm:
     @property
     def needs(self) -> tuple[str, ...]:
         """Arms that a suite with this arm must have too."""
-        return tuple(dict.fromkeys(filter(None, (self.mean_of, self.kept_from, self.trunk, self.shares))))
+        return tuple(
+            dict.fromkeys(filter(None, (self.mean_of, self.kept_from, self.trunk, self.shares, self.paced_by)))
+        )
+
+    @property
+    def has_own_pace(self) -> bool:
+        """Whether its stages may end before those of `ends`, at epochs that differ between seeds."""
+        return self.adaptive or self.paced_by is not None
 
     def ends(self, schedule: "Schedule") -> tuple[int, ...]:
-        """Epoch at which each stage ends, from stage 0, which ends at 0, to the last."""
+        """Epoch at which each stage ends at the latest, from stage 0, which ends at 0, to the last."""
         if self.intermediate:
             assert self.kept_from is not None
             return (0, *schedule.trail_epochs(ARMS[self.kept_from].extra_epochs(schedule)))
@@ -263,6 +274,23 @@ _REGISTERED = (
         marker="X",
         description="the rate falls from {first_rate} to 0 along half a cosine; snapshots at the epochs of `step`'s boundaries",
         comparison="`cosine` lets it fall throughout",
+    ),
+    Arm(
+        name="auto",
+        falls=True,
+        kept_from="step",
+        adaptive=True,
+        marker="3",
+        description="`step`, but a stage ends as soon as its training loss has stopped falling, at the latest at epochs {epochs}",
+        comparison="`auto` lets it fall when the training loss has stopped falling",
+    ),
+    Arm(
+        name="short",
+        falls=True,
+        paced_by="auto",
+        marker="+",
+        description="`step` with boundaries moved in proportion, so that each seed trains for as many epochs as with `auto`",
+        comparison="`short` is `step` in as few epochs as `auto`",
     ),
     Arm(
         name="grow",

@@ -38,6 +38,9 @@ class Segment:
         kept_epoch: Epoch after which the parent's training saves the snapshot's weights; nothing is trained.
         cosine: True when the rate falls along half a cosine over all epochs instead of at boundaries.
         growth: Factor by which the batch is larger than the schedule's.
+        adaptive: True when a rule ends it, at the end of `last_epoch` at the latest.
+        paced_by: Snapshot at the end of the training whose number of epochs replaces the schedule's.
+        paced_epochs: That number; None until the snapshot exists.
     """
 
     key: SnapshotKey
@@ -49,11 +52,19 @@ class Segment:
     kept_epoch: int | None = None
     cosine: bool = False
     growth: int = 1
+    adaptive: bool = False
+    paced_by: SnapshotKey | None = None
+    paced_epochs: int | None = None
 
     @property
     def derived(self) -> bool:
         """True when the snapshot is computed or saved by the parent's training."""
         return self.averaged or self.kept_epoch is not None
+
+    @property
+    def needs(self) -> tuple[SnapshotKey, ...]:
+        """Snapshots that must exist before: the parent, and the one that gives the number of epochs."""
+        return tuple(dict.fromkeys(key for key in (self.parent, self.paced_by) if key is not None))
 
     @property
     def branches(self) -> bool:
@@ -100,7 +111,9 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
     keeper = record.keeper(stage)
     if keeper is not None:
         trunk_ends = ARMS[keeper].ends(schedule)
-        trunk_stage = next(number for number, end in enumerate(trunk_ends) if end > ends[stage])
+        # A rule ends the stage at the trunk's boundary at the latest.
+        until = ends[stage] if record.adaptive else ends[stage] + 1
+        trunk_stage = next(number for number, end in enumerate(trunk_ends) if end >= until)
         return Segment(
             key=key,
             parent=parent(keeper, trunk_stage),
@@ -108,7 +121,9 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
             first_epoch=trunk_ends[trunk_stage - 1],
             last_epoch=ends[stage],
             kept_epoch=ends[stage],
+            adaptive=record.adaptive,
         )
+    pace = record.paced_by
     return Segment(
         key=key,
         parent=parent(record.mean_of, stage) if record.mean_of else parent(record.trunk or arm, stage - 1),
@@ -118,7 +133,31 @@ def find_segment(schedule: Schedule, key: SnapshotKey) -> Segment:
         averaged=record.mean_of is not None,
         cosine=record.cosine,
         growth=record.growth(schedule, stage),
+        adaptive=record.adaptive,
+        paced_by=None if pace is None else parent(pace, last_stage(pace, schedule)),
     )
+
+
+def with_pace(schedule: Schedule, segment: Segment, first_epoch: int, epochs: int | None) -> Segment:
+    """Return a segment of an arm that has its own pace with the epochs that it has in one run.
+
+    Args:
+        schedule: The suite's schedule.
+        segment: The segment, with the latest epochs at which it starts and ends.
+        first_epoch: Epoch at which its parent ended.
+        epochs: Epochs of the training that it is paced by; None for an adaptive segment.
+
+    Returns:
+        The segment. With `paced_by`, boundary b moves to round(b · epochs / schedule's epochs), but every stage has an epoch after the
+        warm-up.
+    """
+    if epochs is None:
+        return replace(segment, first_epoch=first_epoch)
+    stage, stages = segment.key.stage, schedule.stages
+    earliest = max(first_epoch, schedule.warmup) + 1
+    last = max(round(schedule.ends[stage] * epochs / schedule.epochs), earliest)
+    last = min(last, epochs - (stages - stage))
+    return replace(segment, first_epoch=first_epoch, last_epoch=last, paced_epochs=epochs)
 
 
 def previous_stage(schedule: Schedule, key: SnapshotKey) -> SnapshotKey | None:
@@ -187,9 +226,9 @@ def snapshot_keys(suite: Suite, *, arm: str | None = None, seed: int | None = No
     keys: dict[SnapshotKey, None] = {}
 
     def add(key: SnapshotKey) -> None:
-        parent = find_segment(suite.schedule, key).parent
-        if parent is not None and parent not in keys:
-            add(parent)
+        for needed in find_segment(suite.schedule, key).needs:
+            if needed not in keys:
+                add(needed)
         keys[key] = None
 
     for one_seed in suite.seeds if seed is None else (seed,):
@@ -211,9 +250,18 @@ def kept_epochs(suite: Suite, trunk: Segment) -> dict[int, bool]:
             continue
         for stage in owned_stages(arm.name, suite.schedule):
             branch = find_segment(suite.schedule, SnapshotKey(arm=arm.name, seed=trunk.key.seed, stage=stage))
-            if branch.kept_epoch is not None and branch.parent == trunk.key:
+            # The rule decides while the trunk trains.
+            if branch.kept_epoch is not None and branch.parent == trunk.key and not branch.adaptive:
                 kept[branch.kept_epoch] = kept.get(branch.kept_epoch, False) or branch.branches
     return kept
+
+
+def keeps_stage_end(suite: Suite, trunk: Segment) -> bool:
+    """Return whether the training of a segment saves its state where the rule of an adaptive arm would end it."""
+    return any(
+        ARMS[arm].adaptive and find_segment(suite.schedule, replace(trunk.key, arm=arm, stage=1)).parent == trunk.key
+        for arm in suite.arms
+    )
 
 
 def means_to_keep(suite: Suite, trunk: Segment) -> frozenset[Mean]:

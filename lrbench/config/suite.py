@@ -47,6 +47,9 @@ Margin = Annotated[float, Field(gt=0, le=100)]
 MOVING_DECAY = 0.999
 """Default decay of a moving average of weights by one update."""
 
+SHORTEST_STAGE = 15
+"""Epochs of a stage that the rule of an adaptive arm needs. In shorter ones it hardly ever ends a stage before its boundary."""
+
 ArmName = Annotated[str, key_of(ARMS)]
 """Name of a registered arm."""
 
@@ -373,6 +376,12 @@ class Suite(Strict):
             raise ValueError(
                 f"arm 'grow' enlarges the batch by the factor by which the rate falls, which must be whole, not {uneven[0]:g}: "
                 "change schedule.rates, or remove 'grow'"
+            )
+        shortest = min(schedule.shortest, schedule.boundaries[0] - schedule.warmup)
+        for arm in (arm for arm in self.arms if ARMS[arm].adaptive and shortest < SHORTEST_STAGE):
+            raise ValueError(
+                f"arm {arm!r} ends a stage by a rule that needs stages of at least {SHORTEST_STAGE} epochs after the warm-up, "
+                f"but the shortest has {shortest}: lengthen the schedule, or remove {arm!r}"
             )
         for arm in (arm for arm in self.arms if ARMS[arm].shift):
             ends = ARMS[arm].ends(schedule)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lrbench.config import Suite, Task, load_task
 from lrbench.config.protocols import PROTOCOLS
-from lrbench.config.schedule import find_segment, kept_epochs, means_to_keep
+from lrbench.config.schedule import find_segment, keeps_stage_end, kept_epochs, means_to_keep
 from lrbench.config.task import HubFiles, SyntheticFiles, TorchvisionFiles
 from lrbench.core.control import rounded_duration
 from lrbench.core.errors import InputError
@@ -204,6 +204,7 @@ class Network:
             total += self.parameters if key.stage else 0
             # Means are stored in float64.
             total += 2 * self.weights * len(means_to_keep(suite, part))
+            total += (self.weights + self.parameters) * keeps_stage_end(suite, part)
             total += sum(
                 self.weights + (self.parameters if momentum else 0) for momentum in kept_epochs(suite, part).values()
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from lrbench.config import Suite, load_task
+from lrbench.config.arms import ARMS
 from lrbench.config.protocols import RESERVED, find_protocol
 from lrbench.config.relatives import related_keys
 from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
@@ -13,7 +14,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.job import Job, PretrainJob, TransferJob
 from lrbench.store.cells import Cell, TransferSettings, cell_path, source_cells, status_before_loading
-from lrbench.store.lineage import check_intermediate_weights, snapshot_exists
+from lrbench.store.lineage import check_intermediate_weights, resolve_segment, snapshot_exists
 from lrbench.store.references import SuiteSnapshot, resolve_partner
 from lrbench.store.suites import SuiteMismatch, write_effective
 
@@ -26,7 +27,8 @@ class PlannedSnapshot:
         key: Arm, seed and stage.
         parent: The snapshot that it starts from.
         exists: Whether its file exists.
-        epochs: Epochs of training; 0 for the initialisation and for averages.
+        epochs: Epochs of training; 0 for the initialisation and for averages. Stages of arms with a pace of their own train for
+            at most this number of epochs altogether.
     """
 
     key: SnapshotKey
@@ -117,6 +119,11 @@ class Plan:
             f"cells are done{f'; predictions of the source are missing for {missing:,} snapshots' if missing else ''}"
         )
 
+    def pace_note(self) -> str | None:
+        """Return that arms may train for fewer epochs than planned, or None if the suite has no such arm."""
+        arms = " and ".join(arm for arm in self.suite.arms if ARMS[arm].has_own_pace)
+        return f"epochs of {arms} are at most these, in total: a rule may end stages early" if arms else None
+
     def replacement_warning(self) -> str | None:
         """Return which results a run will replace and how to keep them, or None if it replaces none."""
         planned_cells = (*self.cells, *self.source_cells)
@@ -154,8 +161,8 @@ class Plan:
         planned_keys = {snapshot.key for snapshot in self.snapshots}
         for snapshot in self.snapshots:
             if not snapshot.exists:
-                key, parent = snapshot.key, snapshot.parent
-                needs: tuple[str, ...] = () if parent is None or parent in existing else (f"pretrain {parent}",)
+                key, required = snapshot.key, find_segment(self.suite.schedule, snapshot.key).needs
+                needs = tuple(f"pretrain {needed}" for needed in required if needed not in existing)
                 weight = 1.0 + self.suite.schedule.batch * snapshot.epochs
                 jobs.append(PretrainJob(name=f"pretrain {key}", needs=needs, weight=weight, key=key))
         if transfer:
@@ -246,7 +253,7 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
         )
 
     for key in snapshot_keys(suite, arm=arm, seed=seed):
-        part = find_segment(suite.schedule, key)
+        part = resolve_segment(suite, key, place.workspace)
         with _unknown_model_first(suite):
             exists = snapshot_exists(suite, key, place.workspace)
         epochs = 0 if part.derived else part.last_epoch - part.first_epoch

@@ -342,7 +342,8 @@ class Evidence:
         schedule = self.suite.schedule
         for stage in range(2, schedule.stages + 1):
             for arm in self.suite.arms:
-                if ARMS[arm].intermediate or ARMS[arm].ends(schedule)[stage] != schedule.ends[stage]:
+                record = ARMS[arm]
+                if record.intermediate or record.has_own_pace or record.ends(schedule)[stage] != schedule.ends[stage]:
                     continue
                 row = (owner(arm, stage, schedule), stage)
                 if (("step", stage), row) not in pairs and row[0] != "step" and row in self.rows:
@@ -382,6 +383,7 @@ def fits_null(suite: Suite, row: Row) -> bool:
         part = find_segment(suite.schedule, key)
         if part.averaged:
             return False
-        rates.add(None if part.cosine or part.branches or part.growth > 1 else part.rate)
+        varies = part.cosine or part.branches or part.growth > 1 or part.paced_by is not None
+        rates.add(None if varies else part.rate)
         key = part.parent
     return len(rates) == 1 and None not in rates

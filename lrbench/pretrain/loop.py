@@ -23,6 +23,7 @@ from lrbench.models.devices import seed_generators
 from lrbench.models.inference import InputNormalisation
 from lrbench.pretrain.recovery import Outcome, Recovery
 from lrbench.pretrain.setup import create_optimiser, gradient_sync, momentum_buffers, parallel
+from lrbench.pretrain.stage_end import ended_at, ends_here
 from lrbench.pretrain.state import Progress
 
 CHECK_EVERY = 25
@@ -46,6 +47,7 @@ class Trainer:
         micro_batch: Images in one forward and backward pass; None for the whole share of this process.
         means: Means for other arms, for which weights are summed.
         epochs_to_keep: Epochs after which the weights are kept for other arms, each with whether momentum is kept too.
+        keeps_stage_end: Whether to keep weights and momentum where the rule of an adaptive arm ends the stage.
         updates: Updates of the whole schedule; decides whether compiling pays off.
         device: Device of the network.
         ranks: The processes that train together.
@@ -67,6 +69,7 @@ class Trainer:
         micro_batch: int | None,
         means: Collection[Mean],
         epochs_to_keep: Mapping[int, bool],
+        keeps_stage_end: bool = False,
         updates: int,
         device: torch.device,
         ranks: ProcessGroup = SINGLE_PROCESS,
@@ -82,6 +85,7 @@ class Trainer:
         # The tail is the segment's last epoch.
         self._tail_from = self.last_update - batches.updates_per_epoch if "tail" in means else self.last_update
         self._sums_moving = "moving" in means
+        self._finds_stage_end = keeps_stage_end and ended_at(progress.records, schedule) is None
         self._on_epoch_end, self._last_good = on_epoch_end, last_good
         self.model = model
         model.load_state_dict(progress.weights)
@@ -162,6 +166,8 @@ class Trainer:
                     continue
                 if ends_epoch:
                     self._end_epoch(rate)
+                    if self.segment.adaptive and ends_here(progress.records, self.schedule):
+                        break
                 if progress.update < last and (stop or due):
                     save(self.copy_progress())
                     saved = time.monotonic()
@@ -258,9 +264,12 @@ class Trainer:
             }
         )
         progress.loss, progress.correct = 0.0, 0
-        if epoch in self._epochs_to_keep:
+        ends_stage = self._finds_stage_end and ends_here(progress.records, self.schedule)
+        if ends_stage:
+            self._finds_stage_end = False
+        if ends_stage or epoch in self._epochs_to_keep:
             progress.kept[epoch] = _copied(self.model.state_dict(), "cpu")
-            if self._epochs_to_keep[epoch]:
+            if ends_stage or self._epochs_to_keep[epoch]:
                 progress.kept_momentum[epoch] = _copied(momentum_buffers(self.model, self.optimiser), "cpu")
         if self._sums_epochs:
             for name, tensor in self.model.state_dict().items():

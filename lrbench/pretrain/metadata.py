@@ -22,6 +22,7 @@ def snapshot_metadata(
     *,
     device: torch.device,
     updates_per_epoch: int,
+    stage_end: dict[str, float] | None,
 ) -> SnapshotMetadata:
     """Return the metadata of the snapshot at the end of a segment.
 
@@ -34,6 +35,7 @@ def snapshot_metadata(
         raw: The same with the running statistics.
         device: Device of the training.
         updates_per_epoch: Updates in an epoch.
+        stage_end: Decision of the rule of adaptive arms; None if no arm asks for it.
     """
     key = trained.key
     kept = {epoch: epoch in end.kept_momentum for epoch in sorted(end.kept)}
@@ -46,12 +48,15 @@ def snapshot_metadata(
         arm=key.arm,
         stage=key.stage,
         seed=key.seed,
-        epoch=trained.last_epoch,
+        # A rule may have ended the stage before its last epoch.
+        epoch=end.update // updates_per_epoch if trained.adaptive else trained.last_epoch,
         update=end.update,
         rate=learning_rate(suite.schedule, trained, end.update - 1, updates_per_epoch) if key.stage else None,
         next_rate=_next_rate(suite, trained, end.update, updates_per_epoch),
         parent=None if trained.parent is None else str(trained.parent),
         parent_sha256=end.parent_sha256,
+        stage_end=stage_end,
+        paced_epochs=trained.paced_epochs,
         kept=None if trained.derived or not key.stage else kept,
         batchnorm_shared=end.batchnorm_shared,
         threads=suite.training.threads if device.type == "cpu" else None,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrbench.config import Suite
-from lrbench.config.schedule import Segment, SnapshotKey, find_segment, kept_epochs, means_to_keep
+from lrbench.config.schedule import Segment, SnapshotKey, keeps_stage_end, kept_epochs, means_to_keep
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOfMemory
@@ -32,10 +32,11 @@ from lrbench.pretrain.metadata import snapshot_metadata
 from lrbench.pretrain.saver import Saver, on_cpu
 from lrbench.pretrain.setup import arithmetic
 from lrbench.pretrain.source import Source, evaluate, open_source
+from lrbench.pretrain.stage_end import stage_end
 from lrbench.pretrain.start import SegmentStart
 from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.tracking import Tracker, open_trackers
-from lrbench.store.lineage import snapshot_exists
+from lrbench.store.lineage import resolve_segment, snapshot_exists
 from lrbench.store.snapshots import (
     SnapshotMetadata,
     hash_tensors,
@@ -78,9 +79,8 @@ def make_snapshot(
         existing = ranks.run_on_main(lambda: _existing(suite, key, place.workspace))
         if existing is not None:
             return existing
-        return _SegmentRun(
-            suite, find_segment(suite.schedule, key), place, path, control, ranks, exclusive=exclusive
-        ).run()
+        segment = ranks.run_on_main(lambda: resolve_segment(suite, key, place.workspace))
+        return _SegmentRun(suite, segment, place, path, control, ranks, exclusive=exclusive).run()
 
 
 def _remove_partial_files(path: Path, control: Control, *, exclusive: bool) -> None:
@@ -210,8 +210,18 @@ class _SegmentRun:
             raw,
             device=self.device,
             updates_per_epoch=self.batches.updates_per_epoch,
+            stage_end=ranks.run_on_main(lambda: self._stage_end(end)),
         )
         return ranks.run_on_main(lambda: self._write(end, metadata, statistics, sample))
+
+    def _stage_end(self, end: Progress) -> dict[str, float] | None:
+        """Return the decision of the rule of adaptive arms on this segment, or None if no arm asks for it."""
+        segment = self.segment
+        if segment.derived and segment.adaptive and segment.parent is not None:
+            parent = snapshot_path(self.place.workspace.checkpoints, self.suite.name, segment.parent)
+            return read_metadata(parent).stage_end
+        asked = not segment.derived and (segment.adaptive or keeps_stage_end(self.suite, segment))
+        return stage_end(end.records, self.suite.schedule) if asked else None
 
     def _write(
         self, end: Progress, metadata: SnapshotMetadata, statistics: dict[str, torch.Tensor], sample: dict[str, Any]
@@ -263,6 +273,7 @@ class _SegmentRun:
                 micro_batch=start.batchnorm_shared or self.suite.training.micro_batch,
                 means=means_to_keep(self.suite, self.segment) if is_writer else (),
                 epochs_to_keep=kept_epochs(self.suite, self.segment) if is_writer else {},
+                keeps_stage_end=is_writer and keeps_stage_end(self.suite, self.segment),
                 updates=self.suite.schedule.epochs * self.batches.updates_per_epoch,
                 device=self.device,
                 ranks=self.ranks,

@@ -10,12 +10,13 @@ from torch import nn
 
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
-from lrbench.config.schedule import Segment, SnapshotKey, kept_epochs, means_to_keep
+from lrbench.config.schedule import Segment, SnapshotKey, keeps_stage_end, kept_epochs, means_to_keep
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile
 from lrbench.core.workspace import Workspace
 from lrbench.models.loading import load_into
 from lrbench.models.tensors import mismatches
+from lrbench.pretrain.stage_end import ended_at
 from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of
 from lrbench.store.lineage import missing_intermediate_weights, snapshot_exists
 from lrbench.store.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
@@ -60,6 +61,8 @@ class SegmentStart:
             return self._mean_of(parent, model)
         if self.segment.kept_epoch is not None:
             return self._kept_by(parent, self.segment.kept_epoch, model)
+        if self.segment.paced_by is not None and self.segment.paced_epochs is None:
+            raise self._missing_snapshot(self.segment.paced_by)
         return self._resumed(parent, model) or self._from_parent(parent, model)
 
     def _refuse_other_images(self) -> None:
@@ -122,6 +125,9 @@ class SegmentStart:
         for kept, with_momentum in kept_epochs(self.suite, self.segment).items():
             if kept <= epoch and (kept not in progress.kept or (with_momentum and kept not in progress.kept_momentum)):
                 return f"lacks the state of epoch {kept}, which an arm of the suite needs"
+        end = ended_at(progress.records, self.suite.schedule) if keeps_stage_end(self.suite, self.segment) else None
+        if end is not None and end not in progress.kept_momentum:
+            return f"lacks the state of epoch {end}, which an arm of the suite needs"
         return ""
 
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
@@ -152,9 +158,17 @@ class SegmentStart:
         )
 
     def _kept_by(self, parent: SnapshotKey, epoch: int, model: nn.Module) -> Progress:
-        _, state, metadata = self._parent(parent, model)
-        kept, arm = state.get("kept", {}).get(epoch), self.segment.key.arm
-        momentum = state.get("kept_momentum", {}).get(epoch) if self.segment.branches else {}
+        tensors, state, metadata = self._parent(parent, model)
+        arm = self.segment.key.arm
+        if self.segment.adaptive:
+            if metadata.stage_end is None:
+                raise missing_intermediate_weights(self.suite, (arm,), (parent,), self.workspace)
+            epoch = int(metadata.stage_end["epoch"])
+        if self.segment.adaptive and epoch == metadata.epoch:
+            kept, momentum = tensors, state["momentum"]
+        else:
+            kept = state.get("kept", {}).get(epoch)
+            momentum = state.get("kept_momentum", {}).get(epoch) if self.segment.branches else {}
         if kept is None or momentum is None:
             raise missing_intermediate_weights(self.suite, (arm,), (parent,), self.workspace)
         path = state_path(self._path_of(parent))
@@ -173,9 +187,7 @@ class SegmentStart:
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any], SnapshotMetadata]:
         path = self._path_of(parent)
         if not snapshot_exists(self.suite, parent, self.workspace):
-            raise InputError(
-                f"{self.segment.key} starts from {path}, which is missing. Pretrain the suite's arm first."
-            )
+            raise self._missing_snapshot(parent)
         metadata = read_metadata(path)
         self._same_images(path, metadata)
         tensors, state = load_into(model, path, metadata), load(state_path(path))
@@ -192,6 +204,11 @@ class SegmentStart:
                 f"another run. Restore the matching state, or start that stage again. {advice(state_path(path))}"
             )
         return tensors, state, metadata
+
+    def _missing_snapshot(self, needed: SnapshotKey) -> InputError:
+        return InputError(
+            f"{self.segment.key} starts from {self._path_of(needed)}, which is missing. Pretrain the suite's arm first."
+        )
 
     def _path_of(self, key: SnapshotKey) -> Path:
         return snapshot_path(self.workspace.checkpoints, self.suite.name, key)

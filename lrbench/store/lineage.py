@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from lrbench.config import Suite
-from lrbench.config.schedule import SnapshotKey, find_segment, snapshot_keys
+from lrbench.config.schedule import Segment, SnapshotKey, find_segment, snapshot_keys, with_pace
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Workspace
 from lrbench.store.snapshots import read_metadata, replaced_parent, snapshot_path
@@ -61,6 +61,30 @@ def _has_replaced_parent(suite: Suite, key: SnapshotKey, workspace: Workspace) -
     return False
 
 
+def resolve_segment(suite: Suite, key: SnapshotKey, workspace: Workspace) -> Segment:
+    """Return the segment that ends in a snapshot; of an arm with its own pace, with the epochs that earlier stages left.
+
+    As long as a snapshot that it needs is missing, its epochs are the schedule's, which the whole arm does not exceed.
+
+    Raises:
+        InputError: A snapshot that it needs is damaged, or was made again with a different number of epochs.
+    """
+    segment = find_segment(suite.schedule, key)
+    if segment.parent is None or segment.derived or not (segment.adaptive or segment.paced_by):
+        return segment
+    paths = {needed: snapshot_path(workspace.checkpoints, suite.name, needed) for needed in segment.needs}
+    if not all(path.is_file() for path in paths.values()):
+        return segment
+    parent, pace = read_metadata(paths[segment.parent]), segment.paced_by
+    epochs = None if pace is None else read_metadata(paths[pace]).epoch
+    if parent.paced_epochs not in (None, epochs):
+        raise InputError(
+            f"{segment.parent} is a stage of {parent.paced_epochs} epochs of training, but {pace} has ended after {epochs} "
+            f"since. Delete {paths[segment.parent].parent} and run the same command again."
+        )
+    return with_pace(suite.schedule, segment, parent.epoch or 0, epochs)
+
+
 def check_intermediate_weights(suite: Suite, keys: Sequence[SnapshotKey], workspace: Workspace) -> None:
     """Check that the runs from which snapshots take intermediate weights saved them.
 
@@ -83,9 +107,11 @@ def check_intermediate_weights(suite: Suite, keys: Sequence[SnapshotKey], worksp
         path = snapshot_path(workspace.checkpoints, suite.name, part.parent)
         if not path.is_file():
             continue
-        kept = read_metadata(path).kept
-        # Older headers do not record it; then the state next to the snapshot is read when the training starts.
-        if kept is not None and (part.kept_epoch not in kept or (part.branches and not kept[part.kept_epoch])):
+        metadata = read_metadata(path)
+        # Older headers do not record what was kept; then the state next to the snapshot is read when the training starts.
+        kept = {part.kept_epoch: True} if metadata.kept is None else metadata.kept
+        lacks = part.kept_epoch not in kept or (part.branches and not kept[part.kept_epoch])
+        if metadata.stage_end is None if part.adaptive else lacks:
             arms[key.arm] = None
             parents[part.parent] = None
     if arms:
@@ -124,6 +150,6 @@ def _with_descendants(
     """Return the existing snapshots of a seed that are in `first` or were made from one of them, parents first."""
     keys: list[SnapshotKey] = []
     for key in snapshot_keys(suite, seed=seed):
-        if key in first or find_segment(suite.schedule, key).parent in keys:
+        if key in first or set(keys).intersection(find_segment(suite.schedule, key).needs):
             keys.append(key)
     return [key for key in keys if snapshot_path(workspace.checkpoints, suite.name, key).is_file()]

@@ -9,7 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from lrbench.config.schedule import SnapshotKey
 from lrbench.config.suite import Input
@@ -41,6 +48,9 @@ class SnapshotMetadata(BaseModel):
         parent_sha256: The parent's `tensors_sha256` at that time.
         kept: Epochs of its stage whose weights the training state stores for another arm, with whether it stores the
             momentum, too. None if it was not trained, or if that is unknown.
+        stage_end: Decision of the rule that ends stages of adaptive arms (`stats.stage_end.Decision`) with the `epoch` at which
+            it ends this stage, or the last decision if it does not; None if no arm of the suite asks for it.
+        paced_epochs: Epochs of the run in proportion to which its boundaries are moved; None for the schedule's boundaries.
         batchnorm_shared: Number of images over which BatchNorm layers computed batch statistics; None if the network has no
             such layers, or if that is unknown.
         threads: CPU threads of its training; None on a GPU, or if that is unknown.
@@ -73,6 +83,8 @@ class SnapshotMetadata(BaseModel):
     parent: Annotated[str, Field(pattern=r"^[a-z-]+/seed\d+/stage\d+$")] | None = None
     parent_sha256: _Sha256 | None = None
     kept: dict[int, bool] | None = None
+    stage_end: dict[_Name, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    paced_epochs: _Number | None = None
     batchnorm_shared: _Number | None = None
     threads: _Number | None = None
     recipe: _Sha256 | None = None
@@ -88,6 +100,15 @@ class SnapshotMetadata(BaseModel):
     tensors_sha256: _Sha256 | None = None
     batchnorm_sha256: _Sha256 | None = None
     batchnorm_within: bool = False
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes of snapshots that are older than the keys.
+        content: dict[str, Any] = write(self)
+        for key in ("stage_end", "paced_epochs"):
+            if content.get(key) is None:
+                content.pop(key, None)
+        return content
 
     @property
     def checked(self) -> bool:
