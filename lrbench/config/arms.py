@@ -281,7 +281,7 @@ _REGISTERED = (
         kept_from="step",
         adaptive=True,
         marker="3",
-        description="`step`, but a stage ends as soon as its training loss has stopped falling, at the latest at epochs {epochs}",
+        description="`step`, but a stage ends when its training loss has stopped falling, by epochs {epochs} at the latest",
         comparison="`auto` lets it fall when the training loss has stopped falling",
     ),
     Arm(

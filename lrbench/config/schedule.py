@@ -148,8 +148,8 @@ def with_pace(schedule: Schedule, segment: Segment, first_epoch: int, epochs: in
         epochs: Epochs of the training that it is paced by; None for an adaptive segment.
 
     Returns:
-        The segment. With `paced_by`, boundary b moves to round(b · epochs / schedule's epochs), but every stage has an epoch after the
-        warm-up.
+        The segment. With `paced_by`, boundary b moves to round(b · epochs / schedule's epochs), but every stage has an epoch
+        after the warm-up.
     """
     if epochs is None:
         return replace(segment, first_epoch=first_epoch)

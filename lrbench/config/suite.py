@@ -98,6 +98,7 @@ class Schedule(Strict):
         boundaries: Epochs after which the rate falls. Stage i ends at the i-th.
         rates: Learning rate of each stage, one more than there are boundaries.
         batch: Images per update. An epoch has `train images // batch` updates; the remaining images differ between epochs.
+            `all` makes one update with all training images, computed in pieces.
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
         trail: Number of equal parts into which the arms `trail` and `small-trail` divide the epochs. They save the weights of
             the runs at the first and at the small rate at the end of each part, except where a stage ends. Parts of the same
@@ -116,7 +117,7 @@ class Schedule(Strict):
     epochs: Epochs
     boundaries: Annotated[tuple[Epochs, ...], Field(min_length=1, max_length=100)]
     rates: Annotated[tuple[Positive, ...], Field(max_length=101)]
-    batch: BatchSize
+    batch: BatchSize | Literal["all"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
@@ -167,7 +168,7 @@ class Schedule(Strict):
                 f"{len(self.boundaries)} boundaries define {len(self.boundaries) + 1} stages with a rate each, but rates has "
                 f"{len(self.rates)} values"
             )
-        if self.largest_batch is not None and self.largest_batch % self.batch:
+        if self.largest_batch is not None and (self.batch == "all" or self.largest_batch % self.batch):
             raise ValueError(f"largest_batch ({self.largest_batch}) must be a multiple of batch ({self.batch})")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
@@ -182,7 +183,11 @@ class Schedule(Strict):
     def growth(self, stage: int) -> int:
         """Return the factor of the batch in a stage (from 1) of the arm `grow`: first rate over the stage's rate, bounded."""
         factor = round(self.rates[0] / self.rates[stage - 1])
-        return factor if self.largest_batch is None else min(factor, self.largest_batch // self.batch)
+        return factor if self.largest_batch is None else min(factor, self.largest_batch // self.batch_of(1))
+
+    def batch_of(self, images: int) -> int:
+        """Return the images per update, given the number of training images."""
+        return images if self.batch == "all" else self.batch
 
     @property
     def shortest(self) -> int:
@@ -226,7 +231,7 @@ class Schedule(Strict):
 
 
 class Training(Strict):
-    """Computation of pretraining. Only `precision` and `threads` belong to the recipe that identifies snapshots.
+    """Computation and log of pretraining. Only `precision` and `threads` belong to the recipe that identifies snapshots.
 
     Attributes:
         precision: Precision of the forward pass. `bfloat16` (autocast; weights, sums and BatchNorm stay in float32) is faster
@@ -239,6 +244,8 @@ class Training(Strict):
         deterministic: True to make a GPU bit-reproducible, which is slower. A CPU always is.
         threads: CPU threads that compute the updates of one process. Sums of floats depend on it, so it is fixed independently
             of `--workers` and the machine. Updates on a GPU do not depend on it.
+        statistics_batches: Batches of training images on which the log compares gradients at the end of each epoch, at least
+            two; 0 for none. Snapshots do not depend on it.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -246,11 +253,22 @@ class Training(Strict):
     compile: bool | None = None
     deterministic: bool = False
     threads: Threads = 1
+    statistics_batches: Annotated[int, Field(ge=0, le=1_000)] = 0
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Keeps the bytes of suites that are older than the key.
-        return without_one_thread(write(self))
+        # Keeps the bytes of suites that are older than the keys.
+        content = without_one_thread(write(self))
+        if not self.statistics_batches:
+            content.pop("statistics_batches", None)
+        return content
+
+    @field_validator("statistics_batches")
+    @classmethod
+    def _check_statistics_batches(cls, batches: int) -> int:
+        if batches == 1:
+            raise ValueError("statistics_batches must be 0 or at least 2: statistics compare the gradients of batches")
+        return batches
 
 
 class BatchNorm(Strict):
@@ -377,6 +395,8 @@ class Suite(Strict):
                 f"arm 'grow' enlarges the batch by the factor by which the rate falls, which must be whole, not {uneven[0]:g}: "
                 "change schedule.rates, or remove 'grow'"
             )
+        if "grow" in self.arms and schedule.batch == "all":
+            raise ValueError("arm 'grow' enlarges the batch, which has all images already: remove 'grow'")
         shortest = min(schedule.shortest, schedule.boundaries[0] - schedule.warmup)
         for arm in (arm for arm in self.arms if ARMS[arm].adaptive and shortest < SHORTEST_STAGE):
             raise ValueError(

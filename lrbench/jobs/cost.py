@@ -103,13 +103,14 @@ def estimate_cost(plan: Plan, place: Place) -> Cost:
         InputError: timm cannot build the suite's network.
     """
     suite, workspace = plan.suite, place.workspace
-    batch = suite.schedule.batch
     updates: int | None = 0
     sizes = {name: TaskSize.of(load_task(name), place) for name in dict.fromkeys((*suite.sources, *suite.targets))}
     images: int | None = None
     classes: int | None = None
+    batch = 1
     if plan.missing_epochs:
         images, classes = sizes[suite.sources[0]].images.get("train"), sizes[suite.sources[0]].classes
+        batch = suite.schedule.batch_of(images or 1)
         updates = None if images is None else plan.missing_epochs * (images // batch)
     missing = sum(not cell.done for cell in plan.cells)
     pace = update_seconds(workspace.checkpoints / suite.name)

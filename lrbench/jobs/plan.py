@@ -163,7 +163,7 @@ class Plan:
             if not snapshot.exists:
                 key, required = snapshot.key, find_segment(self.suite.schedule, snapshot.key).needs
                 needs = tuple(f"pretrain {needed}" for needed in required if needed not in existing)
-                weight = 1.0 + self.suite.schedule.batch * snapshot.epochs
+                weight = 1.0 + self.suite.schedule.batch_of(1) * snapshot.epochs
                 jobs.append(PretrainJob(name=f"pretrain {key}", needs=needs, weight=weight, key=key))
         if transfer:
             missing_cells: dict[tuple[SnapshotKey, str, bool], list[Cell]] = {}

@@ -105,12 +105,13 @@ class _Times:
         measured = protocol_seconds(workspace, plan)
         needed = {planned.cell.protocol for planned in plan.cells if not planned.done}
         is_measured = (pace is not None or not plan.trains) and needed <= measured.keys()
+        batch = suite.schedule.batch_of(trained)
         return cls(
             plan=plan,
-            update=pace if is_measured and pace is not None else network.update_seconds(suite.schedule.batch),
+            update=pace if is_measured and pace is not None else network.update_seconds(batch),
             protocols=measured if is_measured else {},
             images={name: size.whole or 0 for name, size in sizes.items()},
-            updates_per_epoch=trained // suite.schedule.batch,
+            updates_per_epoch=trained // batch,
             image=network.image_seconds(),
             tuning_update=network.update_seconds(suite.finetune.batch),
             is_measured=is_measured,

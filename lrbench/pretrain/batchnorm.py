@@ -90,7 +90,14 @@ def reestimate(
 
 
 def images_per_statistics(
-    suite: Suite, trained: Segment, start: Progress, model: nn.Module, ranks: ProcessGroup, say: Callable[[str], None]
+    suite: Suite,
+    trained: Segment,
+    start: Progress,
+    model: nn.Module,
+    ranks: ProcessGroup,
+    say: Callable[[str], None],
+    *,
+    batch: int,
 ) -> int | None:
     """Return the number of images that share BatchNorm statistics during a segment.
 
@@ -104,6 +111,7 @@ def images_per_statistics(
         model: The network.
         ranks: The processes that train together.
         say: Called with a warning where the number changes during training.
+        batch: Images per update of the segment.
 
     Returns:
         The number; None without BatchNorm layers, and for the initialisation.
@@ -111,8 +119,7 @@ def images_per_statistics(
     Raises:
         InputError: These processes cannot use that number, or it is 1.
     """
-    batch, micro_batch = suite.schedule.batch * trained.growth, suite.training.micro_batch
-    share = batch // ranks.world_size
+    share, micro_batch = batch // ranks.world_size, suite.training.micro_batch
     if trained.derived:
         return start.batchnorm_shared
     if not batchnorm_layers(model):

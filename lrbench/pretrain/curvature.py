@@ -29,6 +29,8 @@ Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 # Relative accuracy of an eigenvalue. Lanczos then needs about 20 products.
 _TOLERANCE = 0.01
 _MOST_RESTARTS = 30
+# Images in one forward and backward pass; second derivatives need several times the memory of first ones.
+_PIECE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,9 @@ class GradientStatistics:
     """Statistics of the gradients of several batches at the same weights.
 
     Attributes:
+        loss: Mean loss without weight decay.
+        gradient_norm: Norm of the mean gradient of the objective.
+        weight_norm: Norm of the weights.
         noise_scale: Images in a batch for which noise and signal of the gradient are equally large; None where the estimate of
             the signal is not positive.
         mean_cosine: Mean cosine between the gradients of two batches.
@@ -43,6 +48,9 @@ class GradientStatistics:
         batch_sharpness: Batch Sharpness.
     """
 
+    loss: float
+    gradient_norm: float
+    weight_norm: float
     noise_scale: float | None
     mean_cosine: float
     smallest_cosine: float
@@ -90,17 +98,19 @@ def gradient_statistics(
     Args:
         model: The network in evaluation mode.
         batches: At least two batches: inputs and labels.
-        decay: λ, which Batch Sharpness includes.
+        decay: λ, which Batch Sharpness and the norm of the gradient include.
     """
     parameters = _trained(model)
     weights = _flat([parameter.detach() for parameter in parameters])
-    gradients, sharpness, size = [], [], 0
+    losses, gradients, sharpness, size = [], [], [], 0
     for inputs, labels in batches:
         size = len(labels)
-        gradient = _gradient(model, parameters, inputs, labels)
+        pieces = list(zip(inputs.split(_PIECE), labels.split(_PIECE), strict=True))
+        loss, gradient = _loss_and_gradient(model, parameters, pieces)
+        losses.append(loss)
         gradients.append(gradient)
         whole = gradient + decay * weights
-        curved = _hessian_product(model, parameters, [(inputs, labels)], whole) + decay * whole
+        curved = _hessian_product(model, parameters, pieces, whole) + decay * whole
         sharpness.append(float(whole @ curved) / max(float(whole @ whole), 1e-300))
     stacked = torch.stack(gradients).double()
     count = len(stacked)
@@ -111,6 +121,9 @@ def gradient_statistics(
     normalised = stacked / stacked.norm(dim=1, keepdim=True).clamp(min=1e-300)
     cosines = (normalised @ normalised.T)[tuple(torch.triu_indices(count, count, offset=1))]
     return GradientStatistics(
+        loss=math.fsum(losses) / count,
+        gradient_norm=float((mean + decay * weights.double()).norm()),
+        weight_norm=float(weights.double().norm()),
         noise_scale=noise / signal if signal > 0 else None,
         mean_cosine=float(cosines.mean()),
         smallest_cosine=float(cosines.min()),
@@ -127,9 +140,17 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def _gradient(model: nn.Module, parameters: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-    loss = nn.functional.cross_entropy(model(inputs), labels)
-    return _flat(_defined(torch.autograd.grad(loss, parameters, allow_unused=True), parameters))
+def _loss_and_gradient(
+    model: nn.Module, parameters: Sequence[Tensor], pieces: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[float, Tensor]:
+    """Return the mean loss over all pieces, and its gradient."""
+    images = sum(len(labels) for _, labels in pieces)
+    total, gradient = 0.0, torch.zeros_like(_flat(parameters))
+    for inputs, labels in pieces:
+        loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum") / images
+        gradient += _flat(_defined(torch.autograd.grad(loss, parameters, allow_unused=True), parameters))
+        total += float(loss)
+    return total, gradient
 
 
 def _hessian_product(

@@ -48,6 +48,7 @@ class Trainer:
         means: Means for other arms, for which weights are summed.
         epochs_to_keep: Epochs after which the weights are kept for other arms, each with whether momentum is kept too.
         keeps_stage_end: Whether to keep weights and momentum where the rule of an adaptive arm ends the stage.
+        statistics: Returns statistics of the network at the end of an epoch for the log; None for none.
         updates: Updates of the whole schedule; decides whether compiling pays off.
         device: Device of the network.
         ranks: The processes that train together.
@@ -70,6 +71,7 @@ class Trainer:
         means: Collection[Mean],
         epochs_to_keep: Mapping[int, bool],
         keeps_stage_end: bool = False,
+        statistics: Callable[[], dict[str, float | None]] | None = None,
         updates: int,
         device: torch.device,
         ranks: ProcessGroup = SINGLE_PROCESS,
@@ -86,7 +88,7 @@ class Trainer:
         self._tail_from = self.last_update - batches.updates_per_epoch if "tail" in means else self.last_update
         self._sums_moving = "moving" in means
         self._finds_stage_end = keeps_stage_end and ended_at(progress.records, schedule) is None
-        self._on_epoch_end, self._last_good = on_epoch_end, last_good
+        self._on_epoch_end, self._last_good, self._statistics = on_epoch_end, last_good, statistics
         self.model = model
         model.load_state_dict(progress.weights)
         self.recovery = Recovery(model, training, device, ranks, micro_batch=micro_batch, updates=updates, say=say)
@@ -261,6 +263,7 @@ class Trainer:
                 "learning_rate": rate,
                 "loss": round(progress.loss / updates, 8),
                 "training_accuracy": round(progress.correct / (updates * self.batches.batch), 8),
+                **({} if self._statistics is None else self._statistics()),
             }
         )
         progress.loss, progress.correct = 0.0, 0

@@ -1,6 +1,7 @@
 """One snapshot: load its parent, train, re-estimate BatchNorm statistics, evaluate, write."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from functools import partial
@@ -26,6 +27,7 @@ from lrbench.models.inference import InputNormalisation
 from lrbench.models.limits import refuse_misfit
 from lrbench.models.networks import create_model
 from lrbench.pretrain.batchnorm import images_per_statistics, reestimate
+from lrbench.pretrain.epoch_statistics import EpochStatistics
 from lrbench.pretrain.log import append_timing, clear_log, write_log
 from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.metadata import snapshot_metadata
@@ -50,6 +52,8 @@ from lrbench.store.suites import recipe
 
 # The number of classes does not matter for whether a network takes the images.
 _ANY_CLASSES = 10
+# Images of a full batch in one forward and backward pass.
+_PIECE = 256
 
 
 def make_snapshot(
@@ -130,7 +134,7 @@ class _SegmentRun:
                 pixels=self.source.train,
                 labels=self.source.data.splits["train"].labels,
                 seed=trained.key.seed,
-                batch=suite.schedule.batch * trained.growth,
+                batch=suite.schedule.batch_of(len(self.source.train)) * trained.growth,
                 size=suite.input.size,
                 augmentation=suite.schedule.augmentation,
                 rank=ranks.rank,
@@ -180,7 +184,9 @@ class _SegmentRun:
         )
         progress = ranks.run_on_main(lambda: start.load(model))
         shared = ranks.run_on_main(
-            lambda: images_per_statistics(suite, self.segment, progress, model, ranks, self.control.say)
+            lambda: images_per_statistics(
+                suite, self.segment, progress, model, ranks, self.control.say, batch=self.batches.batch
+            )
         )
         end = replace(progress, batchnorm_shared=shared)
         to_device(model, self.device)
@@ -270,9 +276,10 @@ class _SegmentRun:
                 self.batches,
                 self.normalise,
                 start,
-                micro_batch=start.batchnorm_shared or self.suite.training.micro_batch,
+                micro_batch=start.batchnorm_shared or self.suite.training.micro_batch or self._piece,
                 means=means_to_keep(self.suite, self.segment) if is_writer else (),
                 epochs_to_keep=kept_epochs(self.suite, self.segment) if is_writer else {},
+                statistics=self._statistics(model) if is_writer else None,
                 keeps_stage_end=is_writer and keeps_stage_end(self.suite, self.segment),
                 updates=self.suite.schedule.epochs * self.batches.updates_per_epoch,
                 device=self.device,
@@ -292,6 +299,21 @@ class _SegmentRun:
         if is_writer:
             self._log_timing(end.update - first, time.perf_counter() - started)
         return on_cpu(end)
+
+    def _statistics(self, model: nn.Module) -> Callable[[], dict[str, float | None]] | None:
+        """Return what computes the statistics of an epoch for the log; None if the suite does not ask for them."""
+        count, schedule = self.suite.training.statistics_batches, self.suite.schedule
+        if not count:
+            return None
+        batch = schedule.batch_of(len(self.source.train))
+        return EpochStatistics(
+            model, self.batches, self.normalise, count=count, batch=batch, decay=schedule.weight_decay
+        ).compute
+
+    @property
+    def _piece(self) -> int | None:
+        """Images in one forward and backward pass where nothing else decides; None for the whole batch."""
+        return _PIECE if self.suite.schedule.batch == "all" else None
 
     def _log_epoch(self, records: list[dict[str, Any]], tracker: Tracker) -> None:
         if self.ranks.is_main:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 LEAST_EPOCHS = 5
 """Epochs of a stage before its first decision, and the fewest that a decision looks at."""
@@ -55,10 +55,14 @@ def decide(losses: Sequence[float], schedule_epochs: int) -> Decision | None:
     if count < LEAST_EPOCHS:
         return None
     window = np.asarray(losses[-max(LEAST_EPOCHS, math.ceil(count / 3)) :], dtype=np.float64)
-    fit = stats.linregress(np.arange(len(window)), window)
-    quantile = float(stats.t.ppf(_CONFIDENCE, len(window) - 2))
-    decrease = max(1.0, schedule_epochs / 10) * (-fit.slope + quantile * fit.stderr) / window.mean()
-    return Decision(epochs=count, slope=float(fit.slope), error=float(fit.stderr), decrease=float(decrease))
+    # scipy's regression has no standard error for equal losses.
+    times = np.arange(len(window)) - (len(window) - 1) / 2
+    mean, slope = window.mean(), times @ window / (times @ times)
+    residuals = window - mean - slope * times
+    error = math.sqrt(residuals @ residuals / (len(window) - 2) / (times @ times))
+    change = max(1.0, schedule_epochs / 10) * (-slope + float(stdtrit(len(window) - 2, _CONFIDENCE)) * error)
+    decrease = change / mean if mean > 0 else 0.0
+    return Decision(epochs=count, slope=float(slope), error=error, decrease=float(decrease))
 
 
 def first_end(losses: Sequence[float], schedule_epochs: int) -> Decision | None:

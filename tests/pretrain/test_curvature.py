@@ -72,12 +72,16 @@ def test_gradient_statistics_follow_their_definitions():
     model, decay = network(), 0.2
     inputs, labels = sample(40)
     statistics = gradient_statistics(model, in_pieces(inputs, labels, 10)(), decay=decay)
-    sharpness, gradients = [], []
+    sharpness, gradients, losses = [], [], []
     for piece, targets in in_pieces(inputs, labels, 10)():
         hessian, gradient, weights = explicit(network(), piece, targets)
         whole = gradient + decay * weights
         sharpness.append(whole @ (hessian + decay * np.eye(len(hessian))) @ whole / (whole @ whole))
         gradients.append(gradient)
+        losses.append(nn.functional.cross_entropy(model(piece), targets).item())
+    assert statistics.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert statistics.gradient_norm == pytest.approx(np.linalg.norm(np.mean(gradients, 0) + decay * weights), rel=1e-4)
+    assert statistics.weight_norm == pytest.approx(np.linalg.norm(weights), rel=1e-5)
     assert statistics.batch_sharpness == pytest.approx(np.mean(sharpness), rel=1e-4)
     normalised = np.array([gradient / np.linalg.norm(gradient) for gradient in gradients])
     cosines = (normalised @ normalised.T)[np.triu_indices(4, 1)]

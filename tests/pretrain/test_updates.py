@@ -5,15 +5,17 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from lrbench.config.loading import validate
 from lrbench.config.suite import Suite, Training
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.setup import arithmetic
 from lrbench.store.snapshots import read_metadata, snapshot_path
-from tests.pretrain.helpers import Greedy, Listens, gradients, key, make, network
+from tests.pretrain.helpers import Greedy, Listens, assert_close, bare_loop, gradients, key, make, network
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])
@@ -118,8 +120,6 @@ def test_bfloat16_is_close_and_stores_float32(tiny, place):
     )
     assert mine != theirs and mine == pytest.approx(theirs, rel=0.05)
     assert read_metadata(one).recipe != read_metadata(other).recipe
-    from safetensors.torch import load_file
-
     assert {tensor.dtype for tensor in load_file(other).values()} == {torch.float32, torch.int64}
 
 
@@ -169,3 +169,31 @@ def test_change_of_batchnorm_shared_is_reported(tiny, place):
             place,
             Control(),
         )
+
+
+def test_full_batch_in_pieces_is_gradient_descent(tiny, place):
+    def suite(batch, **training):
+        content = tiny.model_dump()
+        model = content["model"] | {"arguments": content["model"]["arguments"] | {"norm_layer": "groupnorm1"}}
+        schedule = content["schedule"] | {"batch": batch}
+        return Suite.model_validate(content | {"model": model, "schedule": schedule, "training": training})
+
+    # The source has 96 images, so that the last piece is smaller.
+    path = make(suite("all", micro_batch=40), key("step", 2), place)
+    assert_close(load_file(path), bare_loop(suite(96), place, [0.1] * 3 + [0.01] * 2)[-1])
+    assert (read_metadata(path).update, read_metadata(path).batchnorm_shared) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["step", "grow"]}, "'grow' enlarges the batch, which has all images already"),
+        ({"schedule": {"largest_batch": 64}}, r"largest_batch \(64\) must be a multiple of batch \(all\)"),
+        ({"schedule": {"batch": "most"}}, r"schedule\.batch"),
+    ],
+)
+def test_settings_that_need_a_number_are_refused(tiny, tmp_path, changes, message):
+    content = tiny.model_dump()
+    content["schedule"] |= {"batch": "all"} | changes.get("schedule", {})
+    with pytest.raises(InputError, match=message):
+        validate(Suite, content | {"arms": changes.get("arms", ["step"])}, tmp_path / "suite.toml")
