@@ -19,7 +19,7 @@ from lrbench.cli.common import (
     warn,
 )
 from lrbench.cli.outcome import show_result
-from lrbench.config.protocols import PROTOCOLS, SOURCE, SOURCE_HITS
+from lrbench.config.protocols import PROTOCOLS, SOURCE, SOURCE_FIT, SOURCE_HITS
 from lrbench.core.control import Control
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ def _check_protocols(names: list[str] | None) -> list[str] | None:
         if name == SOURCE_HITS.name:
             raise typer.BadParameter(
                 f"{name!r} is not a transfer protocol; `lrbench run SUITE` computes it for suites with source_hits = true."
+            )
+        if name == SOURCE_FIT.name:
+            raise typer.BadParameter(
+                f"{name!r} is not a transfer protocol; `lrbench run SUITE` computes it for suites with source_fit.images."
             )
         if name not in PROTOCOLS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PROTOCOLS))}.")

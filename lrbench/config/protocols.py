@@ -115,6 +115,28 @@ class Fewshot(Strict):
         return content
 
 
+class SourceFit(Strict):
+    """Fit of a snapshot to a fixed sample of its source's training images, with the evaluation transform.
+
+    Attributes:
+        images: Number of images; 0 for no such results.
+        curvature: Whether to compute the largest eigenvalue of the Hessian and compare gradients, too.
+        batch: Images in each of up to 16 batches whose gradients are compared.
+    """
+
+    images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    curvature: bool = False
+    batch: BatchSize = 64
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> "SourceFit":
+        if self.curvature and self.images < 2 * self.batch:
+            raise ValueError(
+                f"curvature compares gradients of at least two batches of {self.batch} images, but images is {self.images}"
+            )
+        return self
+
+
 class Concat(Strict):
     """The probe on the concatenated features of two snapshots.
 
@@ -260,10 +282,20 @@ SOURCE_HITS = Protocol(
 )
 """Predictions of a snapshot on the images in `HIT_BLOCKS`. Snapshots of a suite with `source_hits = true` have them."""
 
+SOURCE_FIT = Protocol(
+    name="source-fit",
+    version=1,
+    help="the network's own classifier on a sample of the source's training images, and the curvature of their loss",
+    module="lrbench.transfer.source",
+    selects=False,
+    tables=("source_fit",),
+)
+"""Predictions of a snapshot on a sample of training images. Snapshots of a suite with `source_fit.images` above 0 have them."""
+
 HIT_BLOCKS = ("wrong", "right", "conflict")
 """Images of `SOURCE_HITS` in order: wrongly labelled training images, as many rightly labelled ones, the split `conflict`."""
 
-RESERVED = {protocol.name: protocol for protocol in (SOURCE, SOURCE_HITS)}
+RESERVED = {protocol.name: protocol for protocol in (SOURCE, SOURCE_HITS, SOURCE_FIT)}
 """Protocols of predictions of the source, by name. They transfer nothing."""
 
 
@@ -284,6 +316,8 @@ def _refuse_source(name: object) -> object:
         )
     if name == SOURCE_HITS.name:
         raise ValueError(f"{SOURCE_HITS.name!r} is not a transfer protocol: set source_hits = true instead")
+    if name == SOURCE_FIT.name:
+        raise ValueError(f"{SOURCE_FIT.name!r} is not a transfer protocol: set source_fit.images instead")
     return name
 
 

@@ -14,7 +14,7 @@ from pydantic import (
 from lrbench.config import own_tasks
 from lrbench.config.arms import ARMS
 from lrbench.config.books import book_name
-from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe, ProtocolName
+from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe, ProtocolName, SourceFit
 from lrbench.config.strict import (
     Arguments,
     BatchSize,
@@ -321,6 +321,7 @@ class Suite(Strict):
     finetune: Finetune = Finetune()
     fewshot: Fewshot = Fewshot()
     concat: Concat = Concat()
+    source_fit: SourceFit = SourceFit()
     task_files: dict[Name, str] = {}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -343,6 +344,8 @@ class Suite(Strict):
         for key in ("source_hits", "books", "study"):
             if not getattr(self, key):
                 content.pop(key, None)
+        if not self.source_fit.images:
+            content.pop(\"source_fit\", None)
         return content
 
     def source_of(self, seed: int) -> str:

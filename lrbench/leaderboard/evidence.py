@@ -100,6 +100,7 @@ class Evidence:
         source_correct: By row and seed, whether each of them is predicted correctly. Shape `(J,)`.
         hit_labels: Labels of the images of `HIT_BLOCKS` by block; empty if no predictions on them are stored.
         hits: By block, row and seed, whether each of its images is predicted as labelled. Shape `(J,)`.
+        fit: Measures of the fit to training images of the source by name (`store.measures.FIT`), row and seed.
         report: Measures of the source's report by name, row and seed.
         entries: Results that are in a table.
         excluded: Results that are not comparable with those in the tables, each with the reason.
@@ -119,6 +120,7 @@ class Evidence:
     source_correct: dict[tuple[Row, int], npt.NDArray[np.float32]] = field(default_factory=dict)
     hit_labels: dict[str, Labels] = field(default_factory=dict)
     hits: dict[str, dict[tuple[Row, int], npt.NDArray[np.float32]]] = field(default_factory=dict)
+    fit: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
     report: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     excluded: list[tuple[Entry, str]] = field(default_factory=list)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lrbench.config import Suite
 from lrbench.config.explain import explain
-from lrbench.config.protocols import HIT_BLOCKS, RESERVED, SOURCE, SOURCE_HITS
+from lrbench.config.protocols import HIT_BLOCKS, RESERVED, SOURCE, SOURCE_FIT, SOURCE_HITS
 from lrbench.config.schedule import snapshot_keys
 from lrbench.config.toml_files import differences as changed_values
 from lrbench.core.errors import InputError
@@ -146,6 +146,7 @@ def _arrange(suite: Suite, entries: Sequence[Entry], index: Index, problems: lis
         source = {name: [entry for entry in source[name] if entry.cell in own] for name in RESERVED}
     _add_source(evidence, source[SOURCE.name], index)
     _add_hits(evidence, source[SOURCE_HITS.name], index)
+    _add_fit(evidence, source[SOURCE_FIT.name])
     return evidence
 
 
@@ -178,6 +179,14 @@ def _add_hits(evidence: Evidence, entries: Sequence[Entry], index: Index) -> Non
                 evidence.hit_labels[block] = labels[start : start + count]
                 evidence.hits.setdefault(block, {})[_row_and_seed(entry)] = hits[start : start + count]
             start += count
+
+
+def _add_fit(evidence: Evidence, entries: Sequence[Entry]) -> None:
+    """Add the measures of the fit to training images of the source."""
+    for entry in _comparable_on_source(evidence, entries):
+        for name, value in json.loads(entry.measures).items():
+            if name.startswith("fit_"):
+                evidence.fit.setdefault(name.removeprefix("fit_"), {})[_row_and_seed(entry)] = value
 
 
 def _row_and_seed(entry: Entry) -> tuple[Row, int]:

@@ -14,12 +14,14 @@ from lrbench.config.protocols import (
     PROTOCOLS,
     RESERVED,
     SOURCE,
+    SOURCE_FIT,
     SOURCE_HITS,
     Concat,
     Fewshot,
     Finetune,
     Knn,
     Probe,
+    SourceFit,
     find_protocol,
 )
 from lrbench.config.registry import is_shipped
@@ -47,6 +49,7 @@ class TransferSettings(Strict):
     finetune: Finetune = Finetune()
     fewshot: Fewshot = Fewshot()
     concat: Concat = Concat()
+    source_fit: SourceFit = SourceFit()
 
     @classmethod
     def of(cls, suite: Suite) -> "TransferSettings":
@@ -126,8 +129,9 @@ def source_cell(suite: Suite, seed: int) -> Cell:
 
 def source_cells(suite: Suite, seed: int) -> tuple[Cell, ...]:
     """Return the cells in which a suite's snapshot predicts images of its source."""
-    hits = [Cell(task=suite.source_of(seed), protocol=SOURCE_HITS.name, seed=0)] if suite.source_hits else []
-    return (source_cell(suite, seed), *hits)
+    asked = ((SOURCE_HITS, suite.source_hits), (SOURCE_FIT, suite.source_fit.images > 0))
+    task = suite.source_of(seed)
+    return (source_cell(suite, seed), *(Cell(task=task, protocol=protocol.name, seed=0) for protocol, is_asked in asked if is_asked))
 
 
 class Overwrite(Enum):

@@ -11,13 +11,27 @@ FEATURES = ("nc1", "nc2", "class_separation", "effective_rank", "feature_norm")
 """Measures of features (`lrbench.transfer.diagnostics.describe_features`)."""
 
 
+FIT = (
+    "loss",
+    "largest_eigenvalue",
+    "gradient_norm",
+    "weight_norm",
+    "noise_scale",
+    "mean_cosine",
+    "smallest_cosine",
+    "batch_sharpness",
+)
+"""Measures of the fit to training images of the source (`lrbench.transfer.fit.describe_fit`)."""
+
+
 def measures_of(result: Result) -> dict[str, float]:
     """Return the measures of a result by name.
 
     Returns:
         Those of `FEATURES` of the target's images, and with the prefix `source_` of the source's; `cka_` with a name of
         `RELATIVES`; `shots_K`, the headline metric with K training images per class; `depth_K`, the validation score of the
-        probe after the K-th stage of the network; `hits_` with a name of `HIT_BLOCKS`, the number of its images.
+        probe after the K-th stage of the network; `hits_` with a name of `HIT_BLOCKS`, the number of its images; `fit_` with a
+        name of `FIT`.
     """
     return {name: value for name, value in _measures(result) if isinstance(value, int | float)}
 
@@ -37,6 +51,8 @@ def _measures(result: Result) -> Iterator[tuple[str, Any]]:
     yield from ((f"cka_{name}", _table(similarity.get(name)).get("cka")) for name in RELATIVES)
     hits = _table(diagnostics.get("hits"))
     yield from ((f"hits_{block}", hits.get(block)) for block in HIT_BLOCKS)
+    fit = _table(diagnostics.get("fit"))
+    yield from ((f"fit_{name}", fit.get(name)) for name in FIT)
     if "shots" in result.chosen:
         curve = {
             shots: _table(scores).get(result.task.metric) for shots, scores in _table(diagnostics.get("shots")).items()

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_HITS, find_protocol
+from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_FIT, SOURCE_HITS, find_protocol
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import sha256_json
@@ -22,6 +23,7 @@ from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import write_result
 from lrbench.transfer.features import FeatureCache, Network, describe_development
+from lrbench.transfer.fit import describe_fit
 from lrbench.transfer.protocols import Draw, implementation
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
 from lrbench.transfer.protocols.finetune import Finetuning
@@ -30,7 +32,7 @@ from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.record import Outcome, preprocessing, result_record, snapshot_record
 from lrbench.transfer.representation import Representation
 from lrbench.transfer.selection import Indices, LabelledFeatures, SealedLabels
-from lrbench.transfer.source import open_source_images, predict_source, select_hits, select_test
+from lrbench.transfer.source import open_source_images, predict_source, select_fit, select_hits, select_test
 from lrbench.transfer.target import Target, open_target
 
 
@@ -139,14 +141,29 @@ class Transfer:
 
     def _predict_source(self, cell: Cell) -> Path:
         place, network = self._place, self._network
-        is_hits = cell.protocol == SOURCE_HITS.name
-        splits: tuple[SplitName, ...] = ("train", "conflict") if is_hits else ("test",)
+        is_hits, is_fit = cell.protocol == SOURCE_HITS.name, cell.protocol == SOURCE_FIT.name
+        splits: tuple[SplitName, ...] = ("train", "conflict") if is_hits else ("train",) if is_fit else ("test",)
         source = open_source_images(
             cell.task, network.input, splits, place.roots, place.partial, place.pixel_cache, self._control
         )
-        selected = select_hits(source.data) if is_hits else select_test(source.data)
+        if is_fit:
+            selected = select_fit(source.data, self._settings.source_fit.images)
+        else:
+            selected = select_hits(source.data) if is_hits else select_test(source.data)
         outcome = predict_source(network, source, selected, self._control)
         labels = torch.from_numpy(selected.labels(source.data))
+        if is_fit:
+            assert isinstance(self._reference, SuiteSnapshot)
+            described = describe_fit(
+                network,
+                source.pixels["train"],
+                selected.parts[0][1],
+                labels,
+                outcome.scores,
+                self._settings.source_fit,
+                decay=self._reference.suite.schedule.weight_decay,
+            )
+            outcome = replace(outcome, diagnostics={"fit": described})
         return self._write(source.data, cell, outcome, labels, selected.names(source.data), has_validation_split=False)
 
     def _split(self, target: Target, cell: Cell) -> tuple[Indices, Indices]:

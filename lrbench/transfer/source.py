@@ -95,6 +95,13 @@ def select_hits(data: TaskData) -> Selected:
     )
 
 
+def select_fit(data: TaskData, images: int) -> Selected:
+    """Return a sample of training images, the same for every snapshot; all of them if there are fewer."""
+    count = len(data.splits["train"])
+    sample = np.sort(Stream("source-fit", count).permutation(count)[:images])
+    return Selected(parts=(("train", sample),), description="a sample of the training images", counts={})
+
+
 def predict_source(network: Network, source: PreparedTask, selected: Selected, control: Control) -> Outcome:
     """Predict images of the source on which a network was pretrained.
 
