@@ -345,7 +345,7 @@ class Suite(Strict):
             if not getattr(self, key):
                 content.pop(key, None)
         if not self.source_fit.images:
-            content.pop(\"source_fit\", None)
+            content.pop("source_fit", None)
         return content
 
     def source_of(self, seed: int) -> str:

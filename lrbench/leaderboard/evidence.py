@@ -14,6 +14,7 @@ from lrbench.stats.effects import Effect, mean_effect
 from lrbench.stats.images import ImageValues, Labels, compute_headlines, log_odds, shrink_shares
 from lrbench.stats.intervals import Estimate, Floats, estimate_over_seeds
 from lrbench.stats.ratios import Ratio, fieller
+from lrbench.store.cells import source_protocols
 from lrbench.store.index import Entry
 
 SOURCE = "source"
@@ -140,7 +141,7 @@ class Evidence:
     def expected(self) -> int:
         """Number of cells of the complete suite; of predictions of the source if it has no targets."""
         if not self.suite.targets:
-            return len(self.rows) * len(self.seeds) * (1 + self.suite.source_hits)
+            return len(self.rows) * len(self.seeds) * len(source_protocols(self.suite))
         cells = sum(self.suite.uses(column.protocol, row[0]) for row in self.rows for column in self.columns)
         return cells * len(self.seeds) * len(self.suite.transfer_seeds)
 
@@ -149,7 +150,7 @@ class Evidence:
         """Number of these cells that have results."""
         if not self.suite.targets:
             with_hits = {key for block in self.hits.values() for key in block}
-            return len(self.source_correct) + len(with_hits)
+            return len(self.source_correct) + len(with_hits) + len(self.fit.get("loss", {}))
         counts = [
             sum(self.suite.uses(column.protocol, row[0]) for row, _ in self.values[column].correct)
             for column in self.columns

@@ -184,6 +184,8 @@ def _add_hits(evidence: Evidence, entries: Sequence[Entry], index: Index) -> Non
 def _add_fit(evidence: Evidence, entries: Sequence[Entry]) -> None:
     """Add the measures of the fit to training images of the source."""
     for entry in _comparable_on_source(evidence, entries):
+        if not evidence.suite.targets:
+            evidence.entries.append(entry)
         for name, value in json.loads(entry.measures).items():
             if name.startswith("fit_"):
                 evidence.fit.setdefault(name.removeprefix("fit_"), {})[_row_and_seed(entry)] = value

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lrbench.config import Suite, load_task
 from lrbench.config.loading import validate
-from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE, SOURCE_HITS, find_protocol
+from lrbench.config.protocols import PROTOCOLS, RESERVED, find_protocol
 from lrbench.config.suite import Margin
 from lrbench.config.toml_files import differences
 from lrbench.core.control import Control
@@ -24,7 +24,7 @@ from lrbench.core.files import DamagedFile, canonical_json, parse_json, read_jso
 from lrbench.core.locks import locked
 from lrbench.core.machine import own_version, source_revision, utc_now
 from lrbench.core.workspace import Workspace
-from lrbench.store.cells import TransferSettings, task_sha256
+from lrbench.store.cells import TransferSettings, source_protocols, task_sha256
 from lrbench.store.results import Time, is_record
 from lrbench.store.suites import results_suite
 
@@ -215,9 +215,7 @@ def _describe(suite: Suite, terms: Terms) -> dict[str, Any]:
 
 def _protocols(suite: Suite) -> tuple[str, ...]:
     """Return the protocols whose results a registration covers."""
-    if suite.targets:
-        return suite.protocols
-    return (SOURCE.name, SOURCE_HITS.name) if suite.source_hits else (SOURCE.name,)
+    return suite.protocols if suite.targets else source_protocols(suite)
 
 
 def transfer_terms(suite: Suite) -> Terms:

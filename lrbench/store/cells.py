@@ -1,7 +1,7 @@
 """Cells, the units of transfer work, and the status of their results."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -127,11 +127,15 @@ def source_cell(suite: Suite, seed: int) -> Cell:
     return Cell(task=suite.source_of(seed), protocol=SOURCE.name, seed=0)
 
 
+def source_protocols(suite: Suite) -> tuple[str, ...]:
+    """Return the names of the protocols in which a suite's snapshots predict images of its source."""
+    asked = ((SOURCE, True), (SOURCE_HITS, suite.source_hits), (SOURCE_FIT, suite.source_fit.images > 0))
+    return tuple(protocol.name for protocol, is_asked in asked if is_asked)
+
+
 def source_cells(suite: Suite, seed: int) -> tuple[Cell, ...]:
     """Return the cells in which a suite's snapshot predicts images of its source."""
-    asked = ((SOURCE_HITS, suite.source_hits), (SOURCE_FIT, suite.source_fit.images > 0))
-    task = suite.source_of(seed)
-    return (source_cell(suite, seed), *(Cell(task=task, protocol=protocol.name, seed=0) for protocol, is_asked in asked if is_asked))
+    return tuple(replace(source_cell(suite, seed), protocol=name) for name in source_protocols(suite))
 
 
 class Overwrite(Enum):

