@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lrbench.core.errors import FailureError
 
 Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Function that returns the sample anew at each call, in pieces: inputs of the network, and labels."""
+"""Function that returns the sample from its start at each call, in pieces: inputs of the network, and labels."""
 
 # Relative accuracy of an eigenvalue. Lanczos then needs about 20 products.
 _TOLERANCE = 0.01
@@ -105,7 +105,7 @@ def gradient_statistics(
     losses, gradients, sharpness, size = [], [], [], 0
     for inputs, labels in batches:
         size = len(labels)
-        pieces = list(zip(inputs.split(_PIECE), labels.split(_PIECE), strict=True))
+        pieces = list(zip(torch.split(inputs, _PIECE), torch.split(labels, _PIECE), strict=True))
         loss, gradient = _loss_and_gradient(model, parameters, pieces)
         losses.append(loss)
         gradients.append(gradient)
