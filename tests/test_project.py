@@ -23,6 +23,7 @@ FLOORS = [
     "studies",
     "jobs",
     "cli",
+    "api",
 ]
 """The packages of lrbench, each of which imports from itself and those before it."""
 LIGHT = ("core", "config", "store", "jobs", "cli")

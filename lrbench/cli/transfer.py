@@ -61,8 +61,9 @@ def transfer(
         typer.Option(
             "--snapshot",
             metavar="REF",
-            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors file, a folder of such files, timm:NAME or "
-            "hf-hub:OWNER/NAME. timm:NAME without a tag has random weights. Repeatable.",
+            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors file, a folder of such files, timm:NAME, "
+            "hf-hub:OWNER/NAME or python:MODULE:FUNCTION (returns a torch.nn.Module). timm:NAME without a tag has random "
+            "weights. Repeatable.",
         ),
     ],
     tasks: Annotated[

@@ -12,12 +12,13 @@ from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
 from lrbench.core.seeds import derive
 from lrbench.models.limits import refuse_misfit
+from lrbench.models.modules import build, load_module
 from lrbench.models.networks import batchnorm_layers, create_model
 from lrbench.models.published import fetch_model, published_classes, refuse_unknown_tag
 from lrbench.models.tensors import load_strictly, load_tensors
 from lrbench.models.timm_configuration import input_of
 from lrbench.store.headers import GET_IT_AGAIN, read_record
-from lrbench.store.references import PretrainedWeights, Reference, snapshot_file
+from lrbench.store.references import PretrainedWeights, PythonModel, Reference, snapshot_file
 from lrbench.store.snapshots import (
     SnapshotMetadata,
     batchnorm_mode,
@@ -58,6 +59,8 @@ def load_snapshot(reference: Reference) -> LoadedSnapshot:
     """
     if isinstance(reference, PretrainedWeights):
         return _load_pretrained(reference)
+    if isinstance(reference, PythonModel):
+        return _load_python(reference)
     path = snapshot_file(reference)
     model, metadata = load_raw(path)
     _load_statistics(model, path, metadata)
@@ -181,12 +184,25 @@ def _load_pretrained(weights: PretrainedWeights) -> LoadedSnapshot:
     )
 
 
+def _load_python(reference: PythonModel) -> LoadedSnapshot:
+    model, metadata = load_module(build(reference))
+    return LoadedSnapshot(
+        reference=reference.text,
+        model=model,
+        metadata=metadata.model_copy(update={"origin": reference.text}),
+        sha256=hash_tensors(model.state_dict()),
+        batchnorm="raw",
+    )
+
+
 def input_for(reference: Reference) -> Input:
     """Return the input of a snapshot's network; weights of timm's are not downloaded for it.
 
     Raises:
         InputError: As `load_snapshot`.
     """
+    if isinstance(reference, PythonModel):
+        return load_snapshot(reference).metadata.input
     if not isinstance(reference, PretrainedWeights):
         return read_metadata(snapshot_file(reference)).input
     if reference.source == "hf-hub":

@@ -30,7 +30,7 @@ from lrbench.config.toml_files import apply_changes, differences
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
 from lrbench.core.workspace import Place, Workspace
-from lrbench.store.references import PretrainedWeights, Reference, SuiteSnapshot, resolve_partner, snapshot_file
+from lrbench.store.references import Reference, SuiteSnapshot, WeightsFile, resolve_partner, snapshot_file
 from lrbench.store.relatives import is_comparison_stale
 from lrbench.store.results import Result, StoredResult, cell_key, foreign_slug, read_result, result_path, suite_slug
 from lrbench.store.snapshots import identity
@@ -95,7 +95,7 @@ class TransferSettings(Strict):
         if find_protocol(protocol).features == "partner":
             partner = resolve_partner(reference, self.concat.partner, workspace)
             sha256 = None
-            if not isinstance(partner, PretrainedWeights) and partner.path.is_file():
+            if isinstance(partner, SuiteSnapshot | WeightsFile) and partner.path.is_file():
                 sha256 = identity(partner.path)
             record["partner"] = {"reference": partner.text, "sha256": sha256}
         return record
@@ -208,7 +208,7 @@ def status_before_loading(
     Raises:
         InputError: The snapshot or the task does not exist.
     """
-    if isinstance(reference, PretrainedWeights):
+    if not isinstance(reference, SuiteSnapshot | WeightsFile):
         return None
     return cell_status(place, reference, cell, settings, sha256=identity(snapshot_file(reference)))
 

@@ -1,12 +1,14 @@
-"""References: what a user types to name weights, resolved to one of three types.
+"""References: what a user types to name weights, resolved to one of four types.
 
-A reference is a suite's snapshot, a file of weights, or pretrained weights that timm or the Hugging Face Hub publish.
+A reference is a suite's snapshot, a file of weights, pretrained weights that timm or the Hugging Face Hub publish, or a network
+that a function of the user's returns.
 Resolving reads no weights; `lrbench.models.loading.load_snapshot` loads them.
 """
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +21,10 @@ from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.store.snapshots import foreign_snapshots, snapshot_files, snapshot_path
 from lrbench.store.suites import effective_path, suite_in_use
 
-_FORMS = "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME or hf-hub:OWNER/NAME"
+_FORMS = (
+    "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME, hf-hub:OWNER/NAME or "
+    "python:MODULE:FUNCTION"
+)
 # Formats of weights that `lrbench snapshots add` imports.
 _OTHER_FORMATS = {".pth", ".pt", ".bin", ".ckpt"}
 _STAGE = re.compile(r"stage(\d+)$")
@@ -103,7 +108,21 @@ class PretrainedWeights:
         return self.source == "timm" and "." not in self.name
 
 
-Reference = SuiteSnapshot | WeightsFile | PretrainedWeights
+@dataclass(frozen=True, kw_only=True)
+class PythonModel:
+    """A network that a function of the user's returns: `python:package.module:function`.
+
+    Attributes:
+        text: The reference in full.
+        build: The function; None to import it.
+    """
+
+    text: str
+    build: Callable[[], object] | None = field(default=None, compare=False)
+    results_folder: ClassVar[str] = FOREIGN
+
+
+Reference = SuiteSnapshot | WeightsFile | PretrainedWeights | PythonModel
 
 
 def resolve_reference(
@@ -114,7 +133,7 @@ def resolve_reference(
     Args:
         text: `stage2`, `arm/stage2`, `suite/stage2`, `arm/seed1/stage2`, `suite/arm/seed1/stage2`, `foreign/NAME`, the path
             of a `.safetensors` file (relative to the current folder, else to the workspace), `timm:NAME` or
-            `hf-hub:OWNER/NAME`.
+            `hf-hub:OWNER/NAME`, or `python:package.module:function`.
         workspace: Holds the snapshots.
         suite: Suite of a reference that names none; None for the one pretrained last.
         arm: Arm of a reference that names none; None for `step`.
@@ -127,7 +146,16 @@ def resolve_reference(
         if not name or (source == "hf-hub" and name.count("/") != 1):
             raise InputError(f"{text!r} names no model. Write timm:NAME (timm:resnet50.a1_in1k) or hf-hub:OWNER/NAME.")
         return PretrainedWeights(source=source, name=name)
+    if colon and source == "python":
+        return _resolve_function(text, name)
     return _resolve_file(text, workspace) or _resolve_snapshot(text, workspace, suite, arm)
+
+
+def _resolve_function(text: str, name: str) -> PythonModel:
+    module, colon, function = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise InputError(f"{text!r} names no function. Write python:package.module:function, without parentheses.")
+    return PythonModel(text=text)
 
 
 def _resolve_file(text: str, workspace: Workspace) -> WeightsFile | None:

@@ -13,7 +13,7 @@ from lrbench.core.workspace import Place
 from lrbench.data.loading import load_task_data
 from lrbench.stats.intervals import wilson_interval
 from lrbench.store.cells import TransferSettings
-from lrbench.store.references import PretrainedWeights, Reference
+from lrbench.store.references import Reference, SuiteSnapshot, WeightsFile
 from lrbench.store.results import StoredResult
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.lead import Lead
@@ -89,7 +89,7 @@ class Candidate:
     @cached_property
     def network_id(self) -> str | None:
         """Identity of the network in a file: tensors, architecture and input, whatever their origin. None if it is unknown."""
-        if isinstance(self.reference, PretrainedWeights):
+        if not isinstance(self.reference, SuiteSnapshot | WeightsFile):
             return None
         with suppress(LrbenchError):
             metadata = read_metadata(self.reference.path)

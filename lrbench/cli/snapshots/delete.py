@@ -33,16 +33,14 @@ def delete(
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
     from lrbench.store.deletion import delete, plan_deletion
-    from lrbench.store.references import PretrainedWeights, resolve_reference
+    from lrbench.store.references import SuiteSnapshot, WeightsFile, resolve_reference
 
     workspace = Workspace.current()
     deletions: dict[str, Deletion] = {}
     for reference in references:
         parsed = resolve_reference(reference, workspace, suite=suite)
-        if isinstance(parsed, PretrainedWeights):
-            raise InputError(
-                f"{reference} names published weights, which lrbench does not store. Name a snapshot on this machine."
-            )
+        if not isinstance(parsed, SuiteSnapshot | WeightsFile):
+            raise InputError(f"{reference} is not a file that lrbench stores. Name a snapshot on this machine.")
         deletions[parsed.text] = plan_deletion(parsed.path, workspace)
     _note_consequences(list(deletions.values()))
     if not yes and not _confirmed(len(deletions)):

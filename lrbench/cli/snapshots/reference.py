@@ -24,10 +24,10 @@ def snapshot_file(reference: str, suite: str | None) -> Path:
     """
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
-    from lrbench.store.references import PretrainedWeights, missing_message, resolve_reference
+    from lrbench.store.references import SuiteSnapshot, WeightsFile, missing_message, resolve_reference
 
     parsed = resolve_reference(reference, Workspace.current(), suite=suite)
-    if isinstance(parsed, PretrainedWeights):
+    if not isinstance(parsed, SuiteSnapshot | WeightsFile):
         raise InputError(
             f"{reference} is not a file on this machine. Name a snapshot of a suite, or a .safetensors file."
         )
