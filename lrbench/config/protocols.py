@@ -120,19 +120,21 @@ class SourceFit(Strict):
 
     Attributes:
         images: Number of images; 0 for no such results.
-        curvature: Whether to compute the largest eigenvalue of the Hessian and compare gradients, too.
+        gradients: Whether to compare the gradients of batches, too.
+        curvature: Whether to compute the largest eigenvalue of the Hessian, too.
         batch: Images in each of up to 16 batches whose gradients are compared.
     """
 
     images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    gradients: bool = False
     curvature: bool = False
     batch: BatchSize = 64
 
     @model_validator(mode="after")
     def _check_batches(self) -> "SourceFit":
-        if self.curvature and self.images < 2 * self.batch:
+        if self.gradients and self.images < 2 * self.batch:
             raise ValueError(
-                f"curvature compares gradients of at least two batches of {self.batch} images, but images is {self.images}"
+                f"gradients compares gradients of at least two batches of {self.batch} images, but images is {self.images}"
             )
         return self
 

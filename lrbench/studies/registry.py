@@ -5,16 +5,22 @@ from collections.abc import Callable
 from lrbench.config.explain import suggestion
 from lrbench.core.errors import InputError
 from lrbench.leaderboard.figures import Figure
-from lrbench.studies import noise, patterns
+from lrbench.studies import beliefs, edge, noise, pace, patterns, stages
 from lrbench.studies.claims import Outcome, StudyClaim
 from lrbench.studies.definition import Study
 from lrbench.studies.evidence import StudyEvidence, refuse_missing_evidence
 
-CLAIMS: dict[str, StudyClaim] = {claim.name: claim for claim in (*patterns.CLAIMS, *noise.CLAIMS)}
+CLAIMS: dict[str, StudyClaim] = {
+    claim.name: claim for module in (patterns, noise, beliefs, edge, pace, stages) for claim in module.CLAIMS
+}
 
 FIGURES: dict[str, Callable[[StudyEvidence, dict[str, Outcome]], Figure]] = {
     "gain-by-bits": patterns.gain_figure,
     "memorised-by-fit": noise.memorised_figure,
+    "arms": beliefs.arms_figure,
+    "transition": edge.transition_figure,
+    "pace": pace.pace_figure,
+    "course": stages.course_figure,
 }
 """Functions that draw the figure of a study's page."""
 

@@ -39,23 +39,24 @@ def describe_fit(
         decay: Weight decay, which curvature and gradients include.
 
     Returns:
-        `loss`, the mean cross-entropy; with `settings.curvature` also `largest_eigenvalue` and the measures of
-        `GradientStatistics`, on up to 16 batches of the sample.
+        `loss`, the mean cross-entropy; with `settings.gradients` the other measures of `GradientStatistics`, on up to 16
+        batches of the sample; with `settings.curvature` the `largest_eigenvalue`.
     """
     measures: dict[str, float | None] = {}
-    if settings.curvature:
 
-        def batches(size: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for start in range(0, len(indices), size):
-                part = slice(start, start + size)
-                images = torch.from_numpy(pixels.evaluation(indices[part]))
-                yield network.normalise(images), labels[part].to(network.device)
+    def batches(size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(indices), size):
+            part = slice(start, start + size)
+            images = torch.from_numpy(pixels.evaluation(indices[part]))
+            yield network.normalise(images), labels[part].to(network.device)
 
-        with computing_threads(network.device, network.snapshot.metadata.threads or 1):
+    with computing_threads(network.device, network.snapshot.metadata.threads or 1):
+        if settings.gradients:
             # An incomplete batch would weigh as much as the others.
             count = min(_MOST_BATCHES, len(indices) // settings.batch)
             compared = itertools.islice(batches(settings.batch), count)
             measures |= asdict(gradient_statistics(network.model, compared, decay=decay))
+        if settings.curvature:
             measures["largest_eigenvalue"] = largest_eigenvalue(network.model, lambda: batches(_PIECE), decay=decay)
     measures["loss"] = float(nn.functional.cross_entropy(logits.cpu().double(), labels))
     return {name: None if value is None else float(f"{value:.8g}") for name, value in measures.items()}

@@ -23,8 +23,8 @@ from lrbench.transfer.source import select_fit
 
 ONE = [
     "seeds=[0]", 'protocols=["knn"]', 'targets=["tiny-objects"]', 'arms=["step"]', "schedule.epochs=2",
-    "schedule.boundaries=[1]", "schedule.rates=[0.1,0.01]", "source_fit.images=40", "source_fit.curvature=true",
-    "source_fit.batch=16",
+    "schedule.boundaries=[1]", "schedule.rates=[0.1,0.01]", "source_fit.images=40", "source_fit.gradients=true",
+    "source_fit.curvature=true", "source_fit.batch=16",
 ]  # fmt: skip
 
 
@@ -74,6 +74,6 @@ def test_fit_is_no_transfer_protocol(lrbench, home):
     with pytest.raises(InputError, match=r"'source-fit' is not a transfer protocol: set source_fit\.images"):
         load_suite("tiny.toml", ['protocols=["source-fit"]'])
     with pytest.raises(InputError, match="at least two batches of 64 images, but images is 100"):
-        load_suite("tiny.toml", ["source_fit.images=100", "source_fit.curvature=true"])
+        load_suite("tiny.toml", ["source_fit.images=100", "source_fit.gradients=true"])
     refused = lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-source", "--protocol", "source-fit")
     assert refused.status == 2 and "suites with source_fit.images" in refused.err
