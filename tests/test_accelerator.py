@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.protocols import Finetune
 from lrbench.config.schedule import SnapshotKey, find_segment
-from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops

@@ -11,8 +11,8 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 
 from lrbench.config import load_suite
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.protocols import Probe
-from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.machine import set_cublas_workspace

@@ -29,8 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrbench.config import load_task
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.schedule import SnapshotKey, find_segment
-from lrbench.config.suite import Input, Schedule, Training
+from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform

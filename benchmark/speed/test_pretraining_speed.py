@@ -14,8 +14,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lrbench.config import load_suite, load_task
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.schedule import SnapshotKey, find_segment
-from lrbench.config.suite import Input, Schedule, Training
+from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.data.batches import Batches
 from lrbench.data.examples import EvaluationTransform

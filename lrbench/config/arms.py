@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from lrbench.config.suite import Schedule
+    from lrbench.config.pretraining import Schedule
 
 
 Mean = Literal["epochs", "tail", "moving"]

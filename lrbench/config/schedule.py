@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass, replace
 
 from lrbench.config.arms import ARMS, Mean
-from lrbench.config.suite import Schedule, Suite
+from lrbench.config.pretraining import Schedule
+from lrbench.config.suite import Suite
 from lrbench.core.errors import InputError
 
 

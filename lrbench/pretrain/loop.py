@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrbench.config.arms import Mean
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.schedule import Segment, learning_rate
-from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control, waiting_for
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError

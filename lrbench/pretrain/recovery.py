@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from lrbench.config.suite import Training
+from lrbench.config.pretraining import Training
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import OutOfMemory
 from lrbench.models.devices import is_out_of_memory

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrbench.config.suite import Schedule
+from lrbench.config.pretraining import Schedule
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.machine import set_cublas_workspace
 

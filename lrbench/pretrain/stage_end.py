@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lrbench.config.suite import Schedule
+from lrbench.config.pretraining import Schedule
 from lrbench.stats.stage_end import decide, first_end
 
 

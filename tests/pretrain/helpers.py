@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.schedule import SnapshotKey, find_segment
-from lrbench.config.suite import Schedule, Training
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.core.errors import InterruptedWork

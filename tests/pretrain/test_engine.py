@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lrbench.config.arms import ARMS
+from lrbench.config.pretraining import Schedule, Training
 from lrbench.config.schedule import SnapshotKey, find_segment, learning_rate, snapshot_keys
-from lrbench.config.suite import Schedule, Suite, Training
+from lrbench.config.suite import Suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork

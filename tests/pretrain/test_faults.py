@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed import HashStore
 
-from lrbench.config.suite import Schedule, Suite, Training
+from lrbench.config.pretraining import Schedule, Training
+from lrbench.config.suite import Suite
 from lrbench.core import distributed as ranks_module
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lrbench.config.loading import validate
-from lrbench.config.suite import Suite, Training
+from lrbench.config.pretraining import Training
+from lrbench.config.suite import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.pretrain.segments import make_snapshot

@@ -92,7 +92,7 @@ class Trailing:
     def __init__(self, seeds=40, images=400):
         from types import SimpleNamespace
 
-        from lrbench.config.suite import Schedule
+        from lrbench.config.pretraining import Schedule
 
         draw = np.random.default_rng(4)
         schedule = Schedule(epochs=5, boundaries=(2,), rates=(0.1, 0.01), batch=8, trail=5)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lrbench.config.suite import Schedule
+from lrbench.config.pretraining import Schedule
 from lrbench.studies.stages import STATISTICS, changes, combined_p, rank_p, rows_by_epoch
 
 SCHEDULE = Schedule(epochs=33, boundaries=(30,), rates=(0.1, 0.01), batch=32, trail=33)
