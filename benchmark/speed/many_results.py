@@ -98,10 +98,11 @@ def _record(key, task, protocol, seed, accuracy):
 
 
 def timed(root: Path, what: str) -> None:
-    """Run `lrbench leaderboard` and print its time in seconds and its peak memory."""
+    """Run `lrbench leaderboard` and print its time, processor time and peak memory."""
     code = (
         "import atexit, resource, sys\n"
-        "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr))\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF)\n"
+        "atexit.register(lambda: print(used().ru_utime + used().ru_stime, used().ru_maxrss // 1024, file=sys.stderr))\n"
         "from lrbench.cli import main\nsys.argv = ['lrbench', 'leaderboard']\nmain()\n"
     )
     started = time.perf_counter()
@@ -112,7 +113,9 @@ def timed(root: Path, what: str) -> None:
         text=True,
         check=True,
     )
-    print(f"{what}: {time.perf_counter() - started:.1f} s, peak {done.stderr.split()[-1]} MiB", flush=True)
+    cores, peak = done.stderr.split()[-2:]
+    seconds = time.perf_counter() - started
+    print(f"{what}: {seconds:.1f} s, {float(cores):.1f} s of processor time, peak {peak} MiB", flush=True)
 
 
 def main() -> None:
