@@ -25,6 +25,7 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
             "cache": f"{_size(workspace.cache)}; may be deleted while nothing runs",
             "data looked for in": ", ".join(str(root.absolute()) for root in roots),
         },
+        "plug-ins": _plugins(),
         "tasks": _tasks(roots),
         "suites": _suites(workspace, roots),
     }
@@ -32,6 +33,8 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
         emit_json(report)
         return
     for title, rows in report.items():
+        if not rows:
+            continue
         show(title)
         width = max(len(name) for name in rows) + 2
         for name, value in rows.items():
@@ -67,6 +70,16 @@ def _versions() -> dict[str, str]:
     from lrbench.core.machine import installed_version, library_versions, requirements
 
     return {**library_versions(), **{name: installed_version(name) for name in requirements()}}
+
+
+def _plugins() -> dict[str, str]:
+    from lrbench.config.plugins import plugins
+
+    return {
+        f"{plugin.group} {plugin.name}": f"{plugin.value} of {plugin.origin}"
+        + (f"; left out: {plugin.problem}" if plugin.problem else "")
+        for plugin in plugins()
+    }
 
 
 def _tasks(roots: Any) -> dict[str, str]:

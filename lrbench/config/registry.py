@@ -1,4 +1,4 @@
-"""Task and suite files by name: the shipped ones, those in `LRBENCH_TASKS`, and those that suites name."""
+"""Task and suite files by name: the shipped ones, those of plug-ins, in `LRBENCH_TASKS`, and those that suites name."""
 
 import importlib.resources
 import os
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lrbench.config import own_tasks
 from lrbench.config.explain import suggestion
+from lrbench.config.plugins import task_folders_of_plugins
 from lrbench.config.strict import name_problem
 from lrbench.config.task import Task
 from lrbench.config.toml_files import read_toml
@@ -74,7 +75,7 @@ def is_shipped(task: Task) -> bool:
 
 
 def task_folders() -> tuple[Path, ...]:
-    """Return the folder of the shipped tasks, then the folders in `LRBENCH_TASKS`.
+    """Return the folder of the shipped tasks, those of plug-ins, then the folders in `LRBENCH_TASKS`.
 
     Raises:
         InputError: `LRBENCH_TASKS` names something that is not a folder.
@@ -86,7 +87,7 @@ def task_folders() -> tuple[Path, ...]:
                 f"LRBENCH_TASKS names {folder}, which is not a folder. List folders of task TOML files, separated by "
                 f"{os.pathsep!r}."
             )
-    return (shipped_folder("lrbench.tasks"), *added)
+    return (shipped_folder("lrbench.tasks"), *task_folders_of_plugins(), *added)
 
 
 def find_tasks() -> dict[str, RegisteredFile]:

@@ -126,7 +126,7 @@ def build(reference: PythonModel) -> Model:
         InputError: It cannot be imported or fails, or it returns no network.
     """
     try:
-        built = (reference.build or import_function(reference.text.removeprefix("python:")))()
+        built = (reference.build or import_function(reference.function))()
     except InputError:
         raise
     except Exception as error:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from lrbench.config import Suite, suggestion
 from lrbench.config.arms import ARMS
+from lrbench.config.plugins import network_function, network_names
 from lrbench.config.schedule import SnapshotKey, last_stage, owner
 from lrbench.core.errors import InputError
 from lrbench.core.files import user_path
@@ -110,14 +111,16 @@ class PretrainedWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class PythonModel:
-    """A network that a function of the user's returns: `python:package.module:function`.
+    """A network that a function of the user's returns: `python:package.module:function`, or `python:NAME` of a plug-in.
 
     Attributes:
         text: The reference in full.
+        function: `package.module:function`; empty if `build` is given.
         build: The function; None to import it.
     """
 
     text: str
+    function: str = ""
     build: Callable[[], object] | None = field(default=None, compare=False)
     results_folder: ClassVar[str] = FOREIGN
 
@@ -152,10 +155,15 @@ def resolve_reference(
 
 
 def _resolve_function(text: str, name: str) -> PythonModel:
+    if (function_of_plugin := network_function(name)) is not None:
+        return PythonModel(text=text, function=function_of_plugin)
     module, colon, function = name.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), function)):
-        raise InputError(f"{text!r} names no function. Write python:package.module:function, without parentheses.")
-    return PythonModel(text=text)
+        known = f" or the name of a plug-in ({', '.join(network_names())})" if network_names() else ""
+        raise InputError(
+            f"{text!r} names no function. Write python:package.module:function, without parentheses{known}."
+        )
+    return PythonModel(text=text, function=name)
 
 
 def _resolve_file(text: str, workspace: Workspace) -> WeightsFile | None:
