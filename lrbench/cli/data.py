@@ -141,13 +141,18 @@ def prepare(
     data_root: DataRootOption = None,
     partial: PartialOption = False,
 ) -> None:
-    """Decode and resize a task's images into the cache, ahead of their first use."""
+    """Decode and resize a task's images into the cache, ahead of their first use.
+
+    A sample shows whether plain pixels or JPEG would feed training faster from this disk; the task's prepare.format decides.
+    """
     from lrbench.cli.progress import showing_progress
     from lrbench.config import load_task
+    from lrbench.core.machine import available_cores, total_memory
     from lrbench.core.workspace import Workspace, data_roots
     from lrbench.data.examples import EvaluationTransform
     from lrbench.data.loading import describe_unused, load_task_data
     from lrbench.data.prepare import prepare_splits
+    from lrbench.data.storage import measure_storage
     from lrbench.store.references import resolve_reference
     from lrbench.store.suites import suite_in_use
 
@@ -168,3 +173,12 @@ def prepare(
             _, prepared = prepare_splits(data, [split], transform, cache=workspace.cache, control=control)
         pixels = prepared[split]
         note(f"{chosen.name} {split}: {len(pixels):,} images at {settings.size} px are in {workspace.cache}")
+        if split == "train":
+            storage = measure_storage(
+                pixels,
+                workspace.cache,
+                quality=chosen.prepare.quality,
+                cores=available_cores(),
+                memory=total_memory(),
+            )
+            note(storage.words(chosen.prepare.format))

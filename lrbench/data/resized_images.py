@@ -130,7 +130,7 @@ class ResizedImages:
         self.check_damage(damage)
         self.check_orientation(findings.oriented)
         height, width, _ = pixels.shape
-        content = _encode_jpeg(pixels, self._quality) if self.encoded else pixels.reshape(-1).data
+        content = encode_jpeg(pixels, self._quality) if self.encoded else pixels.reshape(-1).data
         return content, ImageFacts((height, width), damage, findings.oriented is not None)
 
     def stream(self, first: int, last: int) -> Iterator[ResizedImage]:
@@ -203,7 +203,8 @@ def _make_shard(content: Bytes, lengths: list[int], facts: list[ImageFacts]) -> 
     return FilledShard(Shard(content=content, index=index), facts)
 
 
-def _encode_jpeg(pixels: Bytes, quality: int) -> bytes:
+def encode_jpeg(pixels: Bytes, quality: int) -> bytes:
+    """Encode an image, shape `(h, w, 3)`, as JPEG."""
     image = Image.fromarray(pixels)
     if not hasattr(os, "memfd_create"):
         buffer = io.BytesIO()
