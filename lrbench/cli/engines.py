@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,9 +10,10 @@ import typer
 from lrbench.cli.common import note, show
 
 if TYPE_CHECKING:
+    from lrbench.core.workspace import Place
     from lrbench.jobs.plan import Plan
     from lrbench.jobs.ray import RayOptions
-    from lrbench.jobs.slurm import SlurmOptions
+    from lrbench.jobs.slurm_scripts import SlurmOptions
 
 _PANEL = "Clusters (--engine ray or slurm)"
 EngineOption = Annotated[
@@ -27,7 +27,12 @@ EngineOption = Annotated[
 GpusOption = Annotated[
     float | None,
     typer.Option(
-        "--gpus", "--gpus-per-job", metavar="N", min=0, help="GPUs of each job. [default: 1]", rich_help_panel=_PANEL
+        "--gpus",
+        "--gpus-per-job",
+        metavar="N",
+        min=0,
+        help="GPUs of each job; with 2 or more, they pretrain a snapshot together. [default: 1]",
+        rich_help_panel=_PANEL,
     ),
 ]
 CpusOption = Annotated[
@@ -73,8 +78,14 @@ JobOption = Annotated[
     typer.Option("--job", metavar="NAME", hidden=True),
 ]
 
+ProcessesOption = Annotated[
+    int,
+    # For the scripts: processes that pretrain a snapshot together.
+    typer.Option("--processes", metavar="N", min=1, hidden=True),
+]
+
 # Variables whose value on the log-in node the jobs need, whatever the site passes on.
-_VARIABLES = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
+_VARIABLES = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "LRBENCH_LOCKS", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
 
 
 def engine_options(
@@ -94,7 +105,7 @@ def engine_options(
         InputError: An unknown engine, an option of another one, or a wrong value.
     """
     from lrbench.core.errors import InputError
-    from lrbench.jobs.slurm import SlurmOptions
+    from lrbench.jobs.slurm_scripts import SlurmOptions
 
     if engine not in ("local", "ray", "slurm"):
         raise InputError(f"there is no engine {engine!r}. Use local, ray or slurm.")
@@ -110,6 +121,8 @@ def engine_options(
     for name, (is_given, engines) in given.items():
         if is_given and engine not in engines:
             raise InputError(f"{name} needs --engine {' or --engine '.join(engines)}.")
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise InputError(f"--gpus {gpus:g} is not a whole number. A fraction must be below 1.")
     if engine == "ray":
         from lrbench.jobs.ray import RayOptions
 
@@ -124,7 +137,7 @@ def engine_options(
 
 
 def submit(
-    plan: "Plan", suite: str, arguments: Sequence[str], roots: Sequence[Path], options: "SlurmOptions", *, dry_run: bool
+    plan: "Plan", suite: str, arguments: Sequence[str], place: "Place", options: "SlurmOptions", *, dry_run: bool
 ) -> None:
     """Write the scripts of a plan's missing jobs and submit them.
 
@@ -132,7 +145,7 @@ def submit(
         plan: The plan.
         suite: The suite as typed.
         arguments: Options of `lrbench run` that the jobs repeat.
-        roots: Folders of the data.
+        place: Folders and options.
         options: What to ask of Slurm.
         dry_run: Write the scripts only.
 
@@ -140,26 +153,44 @@ def submit(
         InputError: There is no Slurm here, or an earlier submission has not ended.
         FailureError: Slurm refused a script.
     """
-    from lrbench.jobs.slurm import LEADERBOARD, Submission, divide, refuse_if_waiting
+    from lrbench.core.locks import has_only_local_locks, use_leases
+    from lrbench.jobs.preparation import with_preparation
+    from lrbench.jobs.slurm import Submission, SubmitLimit, refuse_if_waiting
+    from lrbench.jobs.slurm_scripts import LEADERBOARD, MOST_SCRIPTS, divide
 
     workspace, name = plan.workspace, plan.suite.name
     if not dry_run:
         refuse_if_waiting(workspace, name)
     program = (sys.executable, "-m", "lrbench")
     run = (*program, "run", suite, *arguments)
-    scripts = divide(plan.jobs(), run, (*program, "leaderboard", name))
-    if len(scripts) == 1:
+    jobs = plan.jobs()
+    if not jobs:
         note(f"suite {name}: nothing is missing, so nothing is submitted")
         return
+    if place.cached:
+        jobs = with_preparation(jobs, plan.suite)
+    if has_only_local_locks(workspace.root):
+        note(f"{workspace.root} is mounted without locks between nodes; leases are used")
+        use_leases()
     environment = {key: os.environ[key] for key in _VARIABLES if os.environ.get(key)}
     environment["LRBENCH_HOME"] = str(workspace.root.absolute())
-    environment["LRBENCH_DATA"] = os.pathsep.join(str(root.absolute()) for root in roots)
-    submission = Submission.write(workspace, name, scripts, options, environment)
+    environment["LRBENCH_DATA"] = os.pathsep.join(str(root.absolute()) for root in place.roots)
+
+    def write(most: int) -> Submission:
+        scripts = divide(jobs, run, (*program, "leaderboard", name), processes=options.gpus, most=most)
+        return Submission.write(place, name, scripts, options, environment)
+
+    submission = write(MOST_SCRIPTS)
     if dry_run:
-        note(f"{len(scripts):,} scripts are written; nothing is submitted")
+        note(f"{len(submission.scripts):,} scripts are written; nothing is submitted")
         show(str(submission.folder))
         return
-    submission.submit()
+    try:
+        submission.submit()
+    except SubmitLimit as error:
+        note(f"{error} One job is submitted for each pretraining seed instead.")
+        submission = write(0)
+        submission.submit()
     ids = [script.job_id for script in submission.scripts]
     note(
         f"{len(ids):,} jobs are submitted ({ids[0]} to {ids[-1]}); the last one, {LEADERBOARD}, writes the pages. "

@@ -52,7 +52,7 @@ def plan(
     planned = make_plan(chosen, place, arm=arm, seed=seed)
     missing_data = planned.missing_data(place)
     cost = estimate_cost(planned, place)
-    states = _slurm_states(planned)
+    states, failures = _slurm_states(planned)
     simulation = simulate_plan(planned, place, _powers(gpus)) if gpus is not None else None
     if json_:
         record = _record(planned, missing_data, cost, states)
@@ -84,6 +84,8 @@ def plan(
     if states:
         counts = Counter(states.values())
         show(f"in Slurm: {', '.join(f'{count:,} {state.lower()}' for state, count in sorted(counts.items()))}")
+    if failures:
+        show(f"failed in Slurm: {'; '.join(failures)}")
     if (warning := planned.replacement_warning()) is not None:
         show(warning)
     if (orphans := planned.orphan_note()) is not None:
@@ -127,19 +129,29 @@ def _simulation_words(simulation: "Simulation | None") -> str:
     )
 
 
-def _slurm_states(planned: "Plan") -> dict[str, str]:
-    """Return the state of each script of the suite that is waiting or running in Slurm, by name."""
+def _slurm_states(planned: "Plan") -> tuple[dict[str, str], list[str]]:
+    """Return the state of each script of the suite that is waiting or running in Slurm, by name, and which failed."""
     from lrbench.core.errors import FailureError
+    from lrbench.jobs.preparation import with_preparation
     from lrbench.jobs.slurm import Submission, is_available
+    from lrbench.jobs.slurm_scripts import divide
 
     submission = Submission.latest(planned.workspace, planned.suite.name)
-    if submission is None or not is_available():
-        return {}
+    if submission is None:
+        return {}, []
+    states = {}
     try:
-        return submission.states()
+        states = submission.states() if is_available() else {}
     except FailureError as error:
         warn(f"the state of the jobs in Slurm is not shown: {error}")
-        return {}
+    # The work of a failed job may have been done since.
+    missing = {script.name for script in divide(with_preparation(planned.jobs(), planned.suite), (), ())}
+    failed = [
+        f"{script.name} (exit status {status}, {submission.log_of(script)})"
+        for script, status in submission.failures()
+        if script.name in missing and script.name not in states
+    ]
+    return states, failed
 
 
 def _record(planned: "Plan", missing_data: dict[str, str], cost: "Cost", states: dict[str, str]) -> dict[str, Any]:

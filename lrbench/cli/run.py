@@ -24,6 +24,7 @@ from lrbench.cli.engines import (
     GpusOption,
     JobOption,
     PartitionOption,
+    ProcessesOption,
     SbatchOption,
     TimeOption,
     engine_options,
@@ -63,6 +64,7 @@ def run(
     sbatch: SbatchOption = None,
     dry_run: DryRunOption = False,
     job: JobOption = None,
+    processes: ProcessesOption = 1,
 ) -> None:
     """Pretrain a suite, transfer every snapshot and write the leaderboard.
 
@@ -74,7 +76,9 @@ def run(
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.plan import make_plan, save_suite
-    from lrbench.jobs.slurm import SlurmOptions
+    from lrbench.jobs.preparation import with_preparation
+    from lrbench.jobs.slurm import check_this_node
+    from lrbench.jobs.slurm_scripts import SlurmOptions
     from lrbench.leaderboard import page
     from lrbench.pretrain.tracking import check_trackers
     from lrbench.store.results import suites_with_results
@@ -91,6 +95,7 @@ def run(
         dry_run=dry_run,
     )
     workspace = Workspace.for_writing()
+    check_this_node(workspace.root)
     chosen = suite_to_run(workspace, suite, set_ or (), note)
     trackers = tuple(track or ())
     check_trackers(trackers)
@@ -110,7 +115,7 @@ def run(
             if (orphans := plan.orphan_note()) is not None:
                 note(orphans)
         plan = ranks.run_on_main(lambda: _with_available_source(plan, place))
-        jobs = plan.jobs() if job is None else _named(plan.jobs(), job)
+        jobs = plan.jobs() if job is None else _named(plan, job)
         # A missing target is reported before days of training.
         tasks = plan.required_tasks if job is None else tuple(dict.fromkeys(one.task_of(chosen) for one in jobs))
         ranks.run_on_main(lambda: _check_data(plan, tasks, place))
@@ -119,10 +124,12 @@ def run(
             arguments += [part for value in trackers for part in ("--track", value)]
             arguments += [*["--partial"] * partial, *["--no-cache"] * no_cache]
             arguments += ["--workers", str(workers)] if workers is not None else []
-            submit(plan, suite, arguments, place.roots, options, dry_run=dry_run)
+            submit(plan, suite, arguments, place, options, dry_run=dry_run)
             return
+        if options is not None and place.cached:
+            jobs = with_preparation(jobs, chosen)
         try:
-            do_jobs(jobs, plan, place, workers=workers, ranks=ranks, ray=options)
+            do_jobs(jobs, plan, place, workers=workers, ranks=ranks, ray=options, processes=processes)
         except LrbenchError as error:
             failure = error
         if not ranks.is_main:
@@ -164,15 +171,18 @@ def _with_available_source(plan: "Plan", place: "Place") -> "Plan":
     return plan
 
 
-def _named(jobs: "list[Job]", names: list[str]) -> "list[Job]":
+def _named(plan: "Plan", names: list[str]) -> "list[Job]":
     """Return the jobs of these names; those that are done are in no plan.
 
     Raises:
         InputError: A job needs one that is not done.
     """
     from lrbench.core.errors import InputError
+    from lrbench.jobs.preparation import PrepareJob, with_preparation
 
-    chosen = [job for job in jobs if job.name in names]
+    jobs = plan.jobs()
+    preparations = [job for job in with_preparation(jobs, plan.suite) if isinstance(job, PrepareJob)]
+    chosen = [job for job in [*preparations, *jobs] if job.name in names]
     for job in chosen:
         missing = set(job.needs).difference(names)
         if missing:

@@ -51,6 +51,7 @@ def do_jobs(
     workers: int | None,
     ranks: "ProcessGroup",
     ray: "RayOptions | None" = None,
+    processes: int = 1,
 ) -> None:
     """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM save and stop them at the next step.
 
@@ -61,6 +62,7 @@ def do_jobs(
         workers: Number of local processes; None to choose it.
         ranks: The processes of `torchrun`.
         ray: What to ask of Ray; None to run on this machine.
+        processes: Processes that pretrain a snapshot together, started here.
 
     Raises:
         LrbenchError: The first job's error; or an existing snapshot comes from weights that its parent no longer has.
@@ -88,6 +90,10 @@ def do_jobs(
             from lrbench.jobs.ray import run_jobs_on_ray
 
             run_jobs_on_ray(jobs, suite, place, control, display, ray)
+        elif processes > 1:
+            from lrbench.jobs.group import run_jobs_in_groups
+
+            run_jobs_in_groups(jobs, suite, place, control, display, processes)
         elif ranks.is_single:
             run_jobs(jobs, suite, place, control, display, workers=workers)
         else:

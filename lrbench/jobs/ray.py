@@ -6,9 +6,7 @@ starts again, and goes on from what it saved.
 """
 
 import contextlib
-import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,18 +17,20 @@ from typing import Any
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
-from lrbench.core.files import remove_file, write_text
+from lrbench.core.locks import use_leases
 from lrbench.core.machine import DISTRIBUTION, library_versions
 from lrbench.core.workspace import Place
-from lrbench.jobs.job import Job
+from lrbench.jobs.job import Job, PretrainJob
 from lrbench.jobs.local import STOPPED, Observer
+from lrbench.jobs.nodes import inspect_node, node_problem, probing
+from lrbench.jobs.preparation import PrepareJob
+from lrbench.jobs.ray_task import Board, Room, load_ray, perform
 from lrbench.jobs.schedule import Schedule
-from lrbench.jobs.worker import WorkerSettings, outcome, prepare_process
 
-# Seconds between two exchanges of a job with the driver.
+# Seconds for which the driver waits for jobs before it looks at messages.
 _POLL_SECONDS = 1.0
-# Seconds after which a job without a driver, and a driver without a node that fits, give up.
-_LOST_SECONDS = 60.0
+_PROBE_SECONDS = 120.0
+# Seconds after which a driver without a node that fits gives up.
 _PATIENCE_SECONDS = 600.0
 # Times that a job starts again after the loss of its worker or node, and after its node ran out of memory.
 _MOST_LOSSES, _MOST_OUT_OF_MEMORY = 10, 1
@@ -42,86 +42,14 @@ class RayOptions:
 
     Attributes:
         address: Address of a running cluster, or `auto`; None starts Ray on this machine.
-        gpus: GPUs of each job, which may be a fraction; None for one if the cluster has GPUs.
-        cpus: CPU cores of each job; None for one.
+        gpus: GPUs on which a snapshot is pretrained, which may be a fraction; other jobs get at most one. None for one if the
+            cluster has GPUs.
+        cpus: CPU cores of each job; None for the share of its GPUs, or on CPUs for the suite's threads.
     """
 
     address: str | None = None
     gpus: float | None = None
     cpus: int | None = None
-
-
-class _Board:
-    """Messages from jobs to the driver, and the driver's request to stop. A Ray actor on the driver's node."""
-
-    def __init__(self) -> None:
-        self._messages: list[tuple[Any, ...]] = []
-        self._stopped = False
-
-    def exchange(self, messages: list[tuple[Any, ...]]) -> bool:
-        """Add messages of a job; return whether it should stop."""
-        self._messages += messages
-        return self._stopped
-
-    def take(self, stop: bool) -> list[tuple[Any, ...]]:
-        """Return all messages since the last call, and request a stop."""
-        self._stopped |= stop
-        messages, self._messages = self._messages, []
-        return messages
-
-
-class _JobControl(Control):
-    """Exchanges progress and stop requests with the board, at most once a second."""
-
-    def __init__(self, board: Any, name: str) -> None:
-        super().__init__()
-        self._board, self._name = board, name
-        self._pending: list[tuple[Any, ...]] = [("started", name)]
-        self._progress: tuple[Any, ...] | None = None
-        self._exchanged, self._answered = 0.0, time.monotonic()
-        self.exchange()
-
-    def stop_requested(self) -> bool:
-        self._exchange_if_due()
-        return super().stop_requested()
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        self._progress = "progress", self._name, done, total, unit
-        self._exchange_if_due()
-
-    def say(self, text: str) -> None:
-        self._pending.append(("message", text))
-
-    def exchange(self) -> None:
-        """Send all messages and learn of a stop request. Stop if the driver has been gone for a while."""
-        import ray
-
-        messages = [*self._pending, *([self._progress] if self._progress else [])]
-        self._exchanged = time.monotonic()
-        try:
-            stop = ray.get(self._board.exchange.remote(messages), timeout=10)
-        except (ray.exceptions.RayError, TimeoutError):
-            stop = time.monotonic() - self._answered > _LOST_SECONDS
-        else:
-            self._pending, self._progress, self._answered = [], None, time.monotonic()
-        if stop:
-            self.stop()
-
-    def _exchange_if_due(self) -> None:
-        if time.monotonic() - self._exchanged > _POLL_SECONDS:
-            self.exchange()
-
-
-def _perform(job: Job, suite: Suite, place: Place, board: Any, threads: int, folder: str) -> tuple[str, object]:
-    """Run a job in a Ray worker; return `done` with its report, or `failed` with its error."""
-    # Task files may be named relative to it.
-    with contextlib.suppress(OSError):
-        os.chdir(folder)
-    prepare_process(WorkerSettings(threads=threads))
-    control = _JobControl(board, job.name)
-    result = outcome(job, suite, place, control)
-    control.exchange()
-    return result
 
 
 def run_jobs_on_ray(
@@ -156,11 +84,11 @@ def _connected(options: RayOptions) -> Iterator[None]:
     # No report of usage leaves the machine.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray = load_ray()
     except ImportError as error:
         raise InputError(f"--engine ray needs Ray. Install it with `pip install '{DISTRIBUTION}[ray]'`.") from error
     # Tasks load lrbench from their node's environment; variables that change what they read are passed on.
-    names = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
+    names = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "LRBENCH_LOCKS", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
     variables = {name: os.environ[name] for name in names if os.environ.get(name)}
     try:
         ray.init(
@@ -189,29 +117,35 @@ class _Driver:
         observer: Observer,
         options: RayOptions,
     ) -> None:
-        import ray
+        ray = load_ray()
 
         self._ray = ray
         self._jobs = {job.name: job for job in jobs}
         self._schedule = Schedule(jobs)
         self._suite, self._place, self._control, self._observer = suite, place, control, observer
-        total = ray.cluster_resources()
-        self._gpus = (1.0 if total.get("GPU") else 0.0) if options.gpus is None else options.gpus
-        self._cpus = options.cpus or 1
+        nodes = [Room(gpus=node.get("GPU", 0.0), cpus=int(node.get("CPU", 0))) for node in self._nodes()]
+        has_gpus = any(node.gpus for node in nodes)
+        self._gpus = float(has_gpus) if options.gpus is None else options.gpus
+        shares = [int(self._gpus * node.cpus / node.gpus) for node in nodes if node.gpus]
+        self._cpus = options.cpus or max(1, min(shares) if shares and self._gpus else suite.training.threads)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         # This class counts losses itself: a job that is out of memory must not start again for ever.
-        self._task = ray.remote(_perform).options(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)
+        self._task = ray.remote(perform).options(max_retries=0)
         self._running: dict[Any, Job] = {}
         self._started: set[str] = set()
         self._losses: dict[str, int] = {}
         self._out_of_memory: dict[str, int] = {}
         self._idle_since = time.monotonic()
+        self._leases = False
 
     def run(self) -> None:
-        check_nodes(self._place, self._control)
+        self._leases = check_nodes(self._place)
+        if self._leases:
+            root = self._place.workspace.root
+            self._observer.reported(f"locks in {root} hold on one node alone, so that leases are used instead")
         while True:
             self._hand_over()
             if not self._running and (not self._schedule.waiting or not self._awaits_nodes()):
@@ -223,37 +157,45 @@ class _Driver:
         if (error := self._schedule.error()) is not None:
             raise error
 
-    def _slots(self) -> int:
-        """Return the number of jobs that the present nodes run at the same time."""
-        slots = 0
-        for node in self._ray.nodes():
-            if node["Alive"]:
-                resources = node["Resources"]
-                fits = int(resources.get("CPU", 0) // self._cpus)
-                if self._gpus:
-                    fits = min(fits, int(resources.get("GPU", 0) / self._gpus + 1e-9))
-                slots += fits
-        return slots
+    def _nodes(self) -> list[dict[str, float]]:
+        """Return the resources of the nodes that are alive."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def _room(self, job: Job) -> Room:
+        """Return what a job needs."""
+        if isinstance(job, PrepareJob):
+            return Room(gpus=0.0, cpus=self._cpus)
+        return Room(gpus=self._gpus if isinstance(job, PretrainJob) else min(self._gpus, 1.0), cpus=self._cpus)
 
     def _hand_over(self) -> None:
         """Submit the most urgent jobs, as many as fit."""
         if self._control.stop_requested():
             return
-        slots = self._slots()
-        while len(self._running) < slots:
-            job = self._schedule.take(running=list(self._running.values()))
-            if job is None:
-                return
-            reference = self._task.remote(job, self._suite, self._place, self._board, self._cpus, str(Path.cwd()))
+        nodes = self._nodes()
+        taken = [self._room(job) for job in self._running.values()]
+        gpus = sum(node.get("GPU", 0) for node in nodes) - sum(room.gpus for room in taken)
+        cpus = sum(node.get("CPU", 0) for node in nodes) - sum(room.cpus for room in taken)
+
+        def fits(job: Job) -> bool:
+            room = self._room(job)
+            # Sums of fractions may be off by a rounding error.
+            return room.gpus <= gpus + 1e-9 and room.cpus <= cpus and _has_room(nodes, room)
+
+        while (job := self._schedule.take(running=list(self._running.values()), fits=fits)) is not None:
+            room = self._room(job)
+            gpus, cpus = gpus - room.gpus, cpus - room.cpus
+            reference = self._task.options(num_cpus=room.cpus, num_gpus=room.gpus).remote(
+                job, self._suite, self._place, self._board, room, str(Path.cwd()), self._leases
+            )
             self._running[reference] = job
 
     def _awaits_nodes(self) -> bool:
-        """Return whether to wait for a node that fits.
+        """Return whether to wait for a node with room for the next job.
 
         Raises:
             FailureError: There has been none for ten minutes.
         """
-        if self._control.stop_requested() or self._slots():
+        if self._control.stop_requested() or not self._schedule.has_ready():
             # What waits needs a job that failed.
             return False
         if time.monotonic() - self._idle_since > _PATIENCE_SECONDS:
@@ -356,85 +298,49 @@ class _Driver:
         self._schedule.put_back(job)
 
 
-def check_nodes(place: Place, control: Control) -> None:
-    """Check that every node sees the same folders, libraries and locks as this process.
+def _has_room(nodes: Sequence[Mapping[str, float]], room: Room) -> bool:
+    """Return whether a job fits on one node that does nothing else."""
+    return any(room.gpus <= node.get("GPU", 0) and room.cpus <= node.get("CPU", 0) for node in nodes)
+
+
+def check_nodes(place: Place) -> bool:
+    """Check that every node sees the same folders and libraries as this process; return whether nodes need leases for locks.
 
     Raises:
-        InputError: A node lacks the workspace or data, has other versions, or has locks of its own; the message names it.
+        InputError: A node lacks the workspace or data, or has other versions; the message names it.
     """
-    import ray
+    ray = load_ray()
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    nonce, lock = place.workspace.root / f".ray-{secrets.token_hex(8)}", place.workspace.root / ".ray-check.lock"
-    roots = [str(root) for root in place.roots if root.is_dir()]
-    write_text(nonce, nonce.name)
-    try:
-        with lock.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            references = [
-                ray.remote(_inspect)
-                .options(
-                    num_cpus=0,
-                    max_retries=0,
-                    scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                        node["NodeID"], soft=False
-                    ),
-                )
-                .remote(str(nonce), str(lock), roots)
-                for node in nodes
-            ]
-            for node, reference in zip(nodes, references, strict=True):
-                name = node["NodeManagerHostname"]
-                try:
-                    report = ray.get(reference, timeout=120)
-                except (ray.exceptions.RayError, TimeoutError) as error:
-                    reason = str(error).strip().splitlines()[-1]
-                    raise InputError(
-                        f"the Ray node {name} cannot run lrbench: {reason} Install the same environment on every node."
-                    ) from error
-                if (problem := node_problem(name, report, place.workspace.root)) is not None:
-                    raise InputError(problem)
-    finally:
-        remove_file(nonce)
-        remove_file(lock)
-
-
-def _inspect(nonce: str, lock: str, roots: Sequence[str]) -> dict[str, Any]:
-    """Return what a node sees; runs on the node."""
-    report: dict[str, Any] = {
-        "sees_workspace": Path(nonce).is_file(),
-        "missing": [root for root in roots if not Path(root).is_dir()],
-        "versions": library_versions(),
-        "locked_twice": False,
-    }
-    with contextlib.suppress(OSError), open(lock, "r+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        report["locked_twice"] = True
-    return report
-
-
-def node_problem(name: str, report: Mapping[str, Any], root: Path) -> str | None:
-    """Return why a node cannot work with this process, or None.
-
-    Args:
-        name: The node.
-        report: What it sees.
-        root: The workspace.
-    """
-    if not report["sees_workspace"]:
-        return f"the Ray node {name} does not see {root}. Mount LRBENCH_HOME under the same path on every node."
-    if report["missing"]:
-        return f"the Ray node {name} has no folder {report['missing'][0]}. Mount the data under the same path on every node."
-    mine = library_versions()
-    if different := [library for library in mine if mine[library] != report["versions"].get(library)]:
-        library = different[0]
-        return (
-            f"the Ray node {name} has {library} {report['versions'].get(library)} instead of {mine[library]}. Install the same "
-            "environment on every node."
-        )
-    if report["locked_twice"]:
-        return (
-            f"a lock in {root} that this machine holds is free on the Ray node {name}, so that two nodes could write one file. "
-            "Mount the file system with locks between nodes (NFS with lockd, Lustre with the option flock)."
-        )
-    return None
+    with probing(place) as probe:
+        references = [
+            ray.remote(inspect_node)
+            .options(
+                num_cpus=0,
+                max_retries=0,
+                scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                    node["NodeID"], soft=False
+                ),
+            )
+            .remote(probe)
+            for node in nodes
+        ]
+        are_local = False
+        for node, reference in zip(nodes, references, strict=True):
+            name = node["NodeManagerHostname"]
+            try:
+                report = ray.get(reference, timeout=_PROBE_SECONDS)
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                if not any(other["Alive"] for other in ray.nodes() if other["NodeID"] == node["NodeID"]):
+                    # It was lost in the meantime; no job will run there.
+                    continue
+                reason = str(error).strip().splitlines()[-1]
+                raise InputError(
+                    f"the node {name} cannot run lrbench: {reason} Install the same environment on every node."
+                ) from error
+            if (problem := node_problem(name, report, place.workspace.root, library_versions())) is not None:
+                raise InputError(problem)
+            are_local |= report.locked_twice
+    if are_local:
+        use_leases()
+    return are_local

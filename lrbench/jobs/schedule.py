@@ -1,7 +1,7 @@
 """Order of a suite's jobs: which can start, which are done, and what failed."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
 from lrbench.jobs.job import Job
@@ -25,7 +25,12 @@ class Schedule:
         """Number of jobs that have not started."""
         return len(self._waiting)
 
-    def take(self, last: Job | None = None, running: Collection[Job] = ()) -> Job | None:
+    def take(
+        self,
+        last: Job | None = None,
+        running: Collection[Job] = (),
+        fits: Callable[[Job], bool] = lambda job: True,
+    ) -> Job | None:
         """Remove and return the most urgent job that can start, or None.
 
         Of equally urgent jobs, the one that reuses most of what its process has loaded is returned, then the one that other
@@ -34,8 +39,9 @@ class Schedule:
         Args:
             last: The previous job of the same process.
             running: The jobs of other processes.
+            fits: Whether there is room for a job.
         """
-        ready = [job for job in self._waiting.values() if self._done.issuperset(job.needs)]
+        ready = [job for job in self._waiting.values() if self._done.issuperset(job.needs) and fits(job)]
         if not ready:
             return None
 
@@ -47,6 +53,10 @@ class Schedule:
             )
 
         return self._waiting.pop(max(ready, key=preference).name)
+
+    def has_ready(self) -> bool:
+        """Return whether a waiting job needs no other."""
+        return any(self._done.issuperset(job.needs) for job in self._waiting.values())
 
     def put_back(self, job: Job) -> None:
         """Let a job that was taken start again."""

@@ -1,170 +1,31 @@
 """Submission of a suite's jobs to Slurm as batch scripts with dependencies.
 
-One script pretrains a snapshot, and one transfers a snapshot to all tasks. Slurm starts them in order, and starts them again
-after a time limit, a preemption or the loss of a node; what was saved is not computed again. Sites bound the number of jobs
-that wait, so larger suites get one script for each pretraining seed instead.
+One script prepares the images of a task, one pretrains a snapshot, and one transfers a snapshot to all tasks. Slurm starts
+them in order, and starts them again after a time limit, a preemption or the loss of a node; what was saved is not computed
+again. Sites bound the number of jobs that wait, so larger suites get one script for each pretraining seed instead.
 """
 
 import getpass
-import shlex
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lrbench.core.errors import FailureError, InputError
-from lrbench.core.files import read_json, write_json, write_text
-from lrbench.core.machine import utc_now
-from lrbench.core.workspace import Workspace
-from lrbench.jobs.job import Job, PretrainJob, TransferJob
-
-_MOST_SCRIPTS = 500
-# Seconds before a time limit at which a script is told to save.
-_WARNING_SECONDS = 180
-# A job that is stopped so often makes no progress.
-_MOST_RESTARTS = 20
-LEADERBOARD = "leaderboard"
-"""Name of the script that writes the pages after all others."""
+from lrbench.core.files import read_bytes, read_json, write_json, write_text
+from lrbench.core.machine import library_versions, utc_now
+from lrbench.core.workspace import Place, Workspace
+from lrbench.jobs.nodes import NodeReport, node_problem
+from lrbench.jobs.slurm_scripts import LEADERBOARD, SUBMISSION, Script, SlurmOptions, content
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlurmOptions:
-    """What is asked of Slurm for each script.
-
-    Attributes:
-        gpus: GPUs; 0 for a job on CPUs.
-        cpus: CPU cores; None for the site's default.
-        partition, time: As in `sbatch`; None for the site's default.
-        others: Further options of `sbatch`, as `KEY=VALUE` without dashes.
-    """
-
-    gpus: int = 1
-    cpus: int | None = None
-    partition: str | None = None
-    time: str | None = None
-    others: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for option in self.others:
-            key, equals, value = option.partition("=")
-            if not key.replace("-", "").isalnum() or key.startswith("-") or not equals or "\n" in value:
-                raise InputError(
-                    f"--sbatch {option!r} is not KEY=VALUE. Write an option of sbatch, as in account=vision."
-                )
-
-    def lines(self) -> list[str]:
-        """Return the options as lines of a batch script."""
-        chosen = {
-            "gpus": str(self.gpus) if self.gpus else None,
-            "cpus-per-task": None if self.cpus is None else str(self.cpus),
-            "partition": self.partition,
-            "time": self.time,
-        }
-        options = [f"{key}={value}" for key, value in chosen.items() if value is not None]
-        return [f"#SBATCH --{option}" for option in (*options, *self.others)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Script:
-    """One batch script.
-
-    Attributes:
-        name: Unique name, as in `lrbench plan`.
-        command: Command and arguments.
-        needs: Names of the scripts that must succeed before; for the leaderboard, of those that must have ended.
-        job_id: Slurm's number of the job; None before it is submitted.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    job_id: str | None = None
-
-    @property
-    def file_name(self) -> str:
-        """Name of its file."""
-        # Slurm's patterns of log files must contain no slash.
-        return f"{self.name.replace(' ', '-').replace('/', '-')}.sh"
-
-
-def divide(
-    jobs: Sequence[Job], run: Sequence[str], leaderboard: Sequence[str], most: int = _MOST_SCRIPTS
-) -> list[Script]:
-    """Divide jobs into scripts, those needed by others first and the leaderboard last.
-
-    Args:
-        jobs: Missing jobs of a plan.
-        run: Command that runs the whole suite.
-        leaderboard: Command that writes its pages.
-        most: Largest number of scripts, above which there is one for each seed.
-    """
-    members: dict[str, list[Job]] = {}
-    for job in jobs:
-        assert isinstance(job, PretrainJob | TransferJob)
-        members.setdefault(job.name if isinstance(job, PretrainJob) else f"transfer {job.key}", []).append(job)
-    if len(members) < most:
-        scripts = [
-            Script(
-                name=name,
-                command=(*run, *(part for job in group for part in ("--job", job.name))),
-                needs=tuple(sorted({need for job in group for need in job.needs})),
-            )
-            for name, group in members.items()
-        ]
-    else:
-        seeds = sorted({job.key.seed for job in jobs if isinstance(job, PretrainJob | TransferJob)})
-        scripts = [Script(name=f"seed{seed}", command=(*run, "--seed", str(seed))) for seed in seeds]
-    needed = {need for script in scripts for need in script.needs}
-    last = tuple(script.name for script in scripts if script.name not in needed)
-    return [*scripts, Script(name=LEADERBOARD, command=tuple(leaderboard), needs=last)]
-
-
-def content(
-    script: Script, suite: str, folder: Path, options: SlurmOptions, environment: Mapping[str, str], current: Path
-) -> str:
-    """Return a batch script.
-
-    Args:
-        script: The script.
-        suite: Name of the suite.
-        folder: Folder of the log files.
-        options: What to ask of Slurm.
-        environment: Variables that the command needs, whatever the site passes on.
-        current: Folder in which the command runs.
-    """
-    chosen = replace(options, gpus=0) if script.name == LEADERBOARD else options
-    name = script.file_name.removesuffix(".sh")
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name=lrbench-{suite}-{name}",
-        f"#SBATCH --output={folder / 'logs' / name}-%j.log",
-        "#SBATCH --open-mode=append",
-        "#SBATCH --nodes=1",
-        "#SBATCH --ntasks=1",
-        "#SBATCH --requeue",
-        f"#SBATCH --signal=B:USR1@{_WARNING_SECONDS}",
-        *chosen.lines(),
-        "",
-        *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
-        f"cd {shlex.quote(str(current))} || exit 1",
-        "",
-        f"{shlex.join(script.command)} &",
-        "work=$!",
-        "# Before the time limit and at a preemption: save and stop.",
-        "trap 'kill -TERM \"$work\" 2>/dev/null' USR1 TERM",
-        "# A signal interrupts `wait`.",
-        'while wait "$work"; kill -0 "$work" 2>/dev/null; do :; done',
-        'wait "$work"',
-        "status=$?",
-        "# 130: stopped after saving.",
-        f'if [ "$status" -eq 130 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {_MOST_RESTARTS} ]; then',
-        '    scontrol requeue "$SLURM_JOB_ID"',
-        "fi",
-        'exit "$status"',
-    ]
-    return "\n".join(lines) + "\n"
+class SubmitLimit(FailureError):
+    """Slurm accepts fewer jobs of this user."""
 
 
 class Submission:
@@ -173,16 +34,18 @@ class Submission:
     Args:
         folder: `checkpoints/SUITE/slurm/<time>`.
         scripts: The scripts, those needed by others first.
+        roots: Folders of the data that every node needs.
     """
 
-    def __init__(self, folder: Path, scripts: Sequence[Script]) -> None:
+    def __init__(self, folder: Path, scripts: Sequence[Script], roots: Sequence[Path] = ()) -> None:
         self.folder = folder
         self.scripts = list(scripts)
+        self._roots = tuple(roots)
 
     @classmethod
     def write(
         cls,
-        workspace: Workspace,
+        place: Place,
         suite: str,
         scripts: Sequence[Script],
         options: SlurmOptions,
@@ -190,12 +53,12 @@ class Submission:
     ) -> "Submission":
         """Write scripts to a new folder; nothing is submitted."""
         stamp = utc_now().replace(":", "").replace("-", "")
-        folder = (workspace.checkpoints / suite / "slurm" / stamp).absolute()
+        folder = (place.workspace.checkpoints / suite / "slurm" / stamp).absolute()
         # Slurm does not create the folder of its log files.
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         for script in scripts:
             write_text(folder / script.file_name, content(script, suite, folder, options, environment, Path.cwd()))
-        submission = cls(folder, scripts)
+        submission = cls(folder, scripts, [root.absolute() for root in place.roots if root.is_dir()])
         submission._save()
         return submission
 
@@ -209,7 +72,7 @@ class Submission:
         lists = sorted((workspace.checkpoints / suite / "slurm").glob("*/jobs.json"))
         if not lists:
             return None
-        records = read_json(lists[-1], "Delete the file.", limit=64 << 20)
+        content = read_json(lists[-1], "Delete the file.", limit=64 << 20)
         try:
             scripts = [
                 Script(
@@ -218,7 +81,7 @@ class Submission:
                     needs=tuple(map(str, record["needs"])),
                     job_id=None if record["job_id"] is None else str(int(record["job_id"])),
                 )
-                for record in records
+                for record in content["jobs"]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{lists[-1]} is not a list of submitted jobs. Delete the file.") from error
@@ -229,6 +92,7 @@ class Submission:
 
         Raises:
             InputError: There is no sbatch here.
+            SubmitLimit: Slurm accepts fewer jobs; those before are cancelled.
             FailureError: Slurm refused a script; those before it are submitted.
         """
         ids: dict[str, str] = {}
@@ -239,6 +103,10 @@ class Submission:
             try:
                 answer = _slurm("sbatch", "--parsable", *dependency, str(self.folder / script.file_name))
             except FailureError as error:
+                if "SubmitJob" in str(error):
+                    if ids:
+                        _slurm("scancel", *ids.values())
+                    raise SubmitLimit(f"{error} The scripts are in {self.folder}.") from error
                 started = (
                     f" {number:,} of {len(self.scripts):,} scripts are submitted" if number else " Nothing is submitted"
                 )
@@ -263,11 +131,27 @@ class Submission:
         rows = [line.split(maxsplit=1) for line in listed.splitlines() if " " in line]
         return {names[number]: state for number, state in rows if number in names}
 
+    def failures(self) -> list[tuple[Script, int]]:
+        """Return the scripts that ended without success, with their exit status."""
+        failed = []
+        for script in self.scripts:
+            path = self.folder / Path(script.file_name).with_suffix(".status")
+            # An empty file is being written.
+            with suppress(FileNotFoundError, ValueError):
+                if status := int(read_bytes(path, limit=100)):
+                    failed.append((script, status))
+        return failed
+
+    def log_of(self, script: Script) -> Path:
+        """Return the path of a submitted script's log."""
+        return self.folder / "logs" / f"{Path(script.file_name).stem}-{script.job_id}.log"
+
     def _save(self) -> None:
         records: list[dict[str, Any]] = [
             {"name": script.name, "needs": list(script.needs), "job_id": script.job_id} for script in self.scripts
         ]
-        write_json(self.folder / "jobs.json", records)
+        roots = [str(root) for root in self._roots]
+        write_json(self.folder / "jobs.json", {"jobs": records, "roots": roots, "versions": library_versions()})
 
 
 def refuse_if_waiting(workspace: Workspace, suite: str) -> None:
@@ -286,6 +170,30 @@ def refuse_if_waiting(workspace: Workspace, suite: str) -> None:
         f"{len(states):,} jobs of suite {suite} are still waiting or running in Slurm (`lrbench plan {suite}` lists them). "
         f"Wait for them, or cancel them with `scancel {ids}`."
     )
+
+
+def check_this_node(root: Path) -> None:
+    """Check that a submitted job sees what its submission saw; other processes pass.
+
+    Args:
+        root: The workspace.
+
+    Raises:
+        InputError: The node lacks a folder or has other versions; the message names it.
+    """
+    folder = os.environ.get(SUBMISSION)
+    if folder is None:
+        return
+    path, name = Path(folder, "jobs.json"), socket.gethostname()
+    content = read_json(path, "Submit the suite again.", limit=64 << 20) if path.is_file() else {}
+    report = NodeReport(
+        sees_workspace=path.is_file(),
+        missing=tuple(folder for folder in content.get("roots", ()) if not Path(folder).is_dir()),
+        versions=library_versions(),
+        locked_twice=False,
+    )
+    if (problem := node_problem(name, report, root, content.get("versions", {}))) is not None:
+        raise InputError(problem)
 
 
 def is_available() -> bool:

@@ -28,7 +28,7 @@ def run_jobs_together(
         LrbenchError: The first error of any process.
         InterruptedWork: Stopped; unfinished work was saved.
     """
-    observed = _ObservedControl(control, observer)
+    observed = ObservedControl(control, observer)
     for job in jobs:
         if isinstance(job, PretrainJob):
             if ranks.is_main:
@@ -57,7 +57,7 @@ def run_jobs_together(
         raise ranks.mark_shared(first)
 
 
-class _ObservedControl(Control):
+class ObservedControl(Control):
     """Forward the progress of the current job to an observer."""
 
     def __init__(self, control: Control, observer: Observer) -> None:
@@ -65,17 +65,20 @@ class _ObservedControl(Control):
         self._control, self._observer = control, observer
         self._job: Job | None = None
 
-    def of(self, job: Job) -> "_ObservedControl":
+    def of(self, job: Job) -> "ObservedControl":
         """Return this control, as that of a job."""
         self._job = job
         return self
 
     def stop_requested(self) -> bool:
+        """Return whether a stop was requested."""
         return self._control.stop_requested()
 
     def progress(self, done: int, total: int, unit: str) -> None:
+        """Forward the progress."""
         if self._job is not None:
             self._observer.progressed(self._job, done, total, unit)
 
     def say(self, text: str) -> None:
+        """Forward a message."""
         self._observer.reported(text)

@@ -162,10 +162,10 @@ def outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str
     try:
         return "done", job.run(suite, place, control)
     except Exception as error:
-        return "failed", _plain(as_user_error(error, f"`{job.name}`"))
+        return "failed", plain(as_user_error(error, f"`{job.name}`"))
 
 
-def _plain(error: LrbenchError) -> LrbenchError:
+def plain(error: LrbenchError) -> LrbenchError:
     """Return the error without what cannot be pickled: traceback, cause and extra attributes."""
     kind = next(base for base in type(error).__mro__ if base.__module__ == "lrbench.core.errors")
     plain: LrbenchError = kind(str(error))

@@ -1,0 +1,100 @@
+"""A suite on a Ray cluster whose workers, nodes and drivers are killed."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from importlib.util import find_spec
+
+import pytest
+
+from tests.helpers import make_home, run_process, tiny_suite_toml
+from tests.jobs import namespace
+from tests.jobs.ray_cluster import Cluster
+from tests.jobs.results import outcomes, weights
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+    pytest.mark.skipif(not namespace.is_possible(), reason="this user may not create namespaces"),
+]
+
+KILLS = int(os.environ.get("LRBENCH_TEST_KILLS", "3"))
+SUITE = tiny_suite_toml(
+    arms=["step"],
+    targets=["tiny-objects"],
+    protocols=["knn"],
+    seeds=[0, 1],
+    schedule={"epochs": 110, "boundaries": [100], "rates": [0.1, 0.01]},
+)
+OPTIONS = ("tiny.toml", "--gpus", "0", "--cpus", "1")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = make_home(tmp_path_factory.mktemp("ray"), monkeypatch)
+        (root / "tiny.toml").write_text(SUITE)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def cluster(home):
+    cluster = Cluster(home)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The same suite, computed by the local engine."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = make_home(tmp_path_factory.mktemp("local"), monkeypatch)
+        (root / "tiny.toml").write_text(SUITE)
+        done = run_process("run", "tiny.toml", "--workers", "1", timeout=300)
+        assert done.status == 0, done.err
+    return root
+
+
+def test_node_without_the_workspace_is_named(cluster, home):
+    cluster.start_node("node3", f"mount -t tmpfs tmpfs {home}")
+    driver = cluster.run(*OPTIONS, log=home / "refused.log")
+    assert driver.wait(120) == 2
+    assert f"the node node3 does not see {home}" in " ".join((home / "refused.log").read_text().split())
+    cluster.lose_node("node3")
+
+
+def test_results_survive_lost_workers_nodes_and_drivers(cluster, home, local):
+    rng = random.Random(0)
+    log = home / "driver.log"
+    cluster.start_node("node2")
+    driver = None
+    kinds = [kind for _ in range(-(-KILLS // 3)) for kind in rng.sample(["worker", "node", "driver"], 3)]
+    for kind in kinds[:KILLS]:
+        if driver is None or driver.poll() is not None:
+            if driver is not None and driver.returncode == 0:
+                # All is computed; it is computed again.
+                shutil.rmtree(home / "checkpoints")
+                shutil.rmtree(home / "leaderboard")
+            driver = cluster.run(*OPTIONS, log=log)
+        started = time.monotonic()
+        while not cluster.namespace.has("ray::perform") and driver.poll() is None and time.monotonic() < started + 90:
+            time.sleep(0.2)
+        time.sleep(rng.uniform(0.5, 5))
+        if kind == "worker":
+            cluster.lose_worker()
+        elif kind == "node":
+            cluster.lose_node("node2")
+            cluster.start_node("node2")
+        else:
+            cluster.signal_driver(signal.SIGKILL)
+            driver.wait(60)
+    if driver.poll() is None:
+        cluster.signal_driver(signal.SIGINT)
+        assert driver.wait(120) == 130, log.read_text()
+        assert "all work so far is saved" in log.read_text()
+    # Two drivers on one suite.
+    drivers = [cluster.run(*OPTIONS, log=home / f"driver{number}.log") for number in range(2)]
+    assert [driver.wait(300) for driver in drivers] == [0, 0], (home / "driver0.log").read_text()
+    assert weights(home) == weights(local)
+    assert outcomes(home) == outcomes(local)
