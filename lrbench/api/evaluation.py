@@ -1,5 +1,6 @@
 """Evaluation and comparison of networks of any library, without files."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -240,7 +241,7 @@ def _temporary_place(data_root: str | Path | None, *, partial: bool, cache: bool
     roots = data_roots(None if data_root is None else Path(data_root))
     with tempfile.TemporaryDirectory(prefix="lrbench-") as folder:
         root = Path(folder)
-        if cache:
+        if cache and not os.environ.get("LRBENCH_CACHE"):
             kept = Workspace.current().cache.absolute()
             kept.mkdir(parents=True, exist_ok=True)
             (root / "cache").symlink_to(kept)

@@ -170,13 +170,13 @@ def prepare(
     transform = EvaluationTransform.of(settings)
     for split in data.splits:
         with showing_progress(f"prepare {chosen.name} {split}") as control:
-            _, prepared = prepare_splits(data, [split], transform, cache=workspace.cache, control=control)
+            _, prepared = prepare_splits(data, [split], transform, cache=workspace.pixels, control=control)
         pixels = prepared[split]
-        note(f"{chosen.name} {split}: {len(pixels):,} images at {settings.size} px are in {workspace.cache}")
+        note(f"{chosen.name} {split}: {len(pixels):,} images at {settings.size} px are in {workspace.pixels}")
         if split == "train":
             storage = measure_storage(
                 pixels,
-                workspace.cache,
+                workspace.pixels,
                 quality=chosen.prepare.quality,
                 cores=available_cores(),
                 memory=total_memory(),

@@ -23,6 +23,7 @@ def doctor(data_root: DataRootOption = None, json_: JsonOption = False) -> None:
             "workspace": str(workspace.root.absolute()),
             "checkpoints": _size(workspace.checkpoints),
             "cache": f"{_size(workspace.cache)}; may be deleted while nothing runs",
+            **({} if workspace.pixels == workspace.cache else {"prepared images": _size(workspace.pixels)}),
             "data looked for in": ", ".join(str(root.absolute()) for root in roots),
         },
         "plug-ins": _plugins(),

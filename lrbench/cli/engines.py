@@ -85,7 +85,7 @@ ProcessesOption = Annotated[
 ]
 
 # Variables whose value on the log-in node the jobs need, whatever the site passes on.
-_VARIABLES = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "LRBENCH_LOCKS", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
+_VARIABLES = ("LRBENCH_TASKS", "LRBENCH_CACHE", "LRBENCH_DEBUG", "LRBENCH_LOCKS", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
 
 
 def engine_options(

@@ -1,4 +1,4 @@
-"""Folders of snapshots, results and caches (`LRBENCH_HOME`) and of data (`LRBENCH_DATA`)."""
+"""Folders of snapshots, results and caches (`LRBENCH_HOME`, `LRBENCH_CACHE`) and of data (`LRBENCH_DATA`)."""
 
 import os
 from dataclasses import dataclass
@@ -27,14 +27,15 @@ class Workspace:
         """Return the workspace of this process.
 
         Raises:
-            InputError: `LRBENCH_HOME` is not a folder, or its path is not UTF-8.
+            InputError: `LRBENCH_HOME` or `LRBENCH_CACHE` is not a folder, or a path is not UTF-8.
         """
         root = user_path(os.environ.get("LRBENCH_HOME") or ".")
         user_path(root.absolute())
-        if root.exists() and not root.is_dir():
-            raise InputError(
-                f"LRBENCH_HOME is {root}, which is a file, not a folder. Set it to a folder; lrbench creates a missing one."
-            )
+        for name, folder in (("LRBENCH_HOME", root), ("LRBENCH_CACHE", cls(root=root).pixels)):
+            if folder.exists() and not folder.is_dir():
+                raise InputError(
+                    f"{name} is {folder}, which is a file, not a folder. Set it to a folder; lrbench creates a missing one."
+                )
         return cls(root=root)
 
     @classmethod
@@ -45,7 +46,7 @@ class Workspace:
             InputError: See `current`.
         """
         workspace = cls.current()
-        remove_leftovers([workspace.checkpoints, workspace.leaderboard, workspace.cache])
+        remove_leftovers([workspace.checkpoints, workspace.leaderboard, workspace.cache, workspace.pixels / "pixels"])
         # README files with tables are in the root; its subfolders belong to the user.
         remove_leftovers([workspace.root], below=False)
         return workspace
@@ -77,8 +78,14 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """Prepared pixels. The folder can be deleted at any time."""
+        """Indices, unfinished grids and, unless `LRBENCH_CACHE` is set, prepared pixels. It can be deleted at any time."""
         return self.root / "cache"
+
+    @property
+    def pixels(self) -> Path:
+        """Folder with prepared pixels in `pixels/`: `LRBENCH_CACHE`, which several workspaces may share, or else `cache`."""
+        shared = os.environ.get("LRBENCH_CACHE")
+        return user_path(shared) if shared else self.cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +109,7 @@ class Place:
     @property
     def pixel_cache(self) -> Path | None:
         """Folder of the pixel cache, or None without a cache."""
-        return self.workspace.cache if self.cached else None
+        return self.workspace.pixels if self.cached else None
 
 
 def data_roots(flag: Path | None = None) -> tuple[Path, ...]:

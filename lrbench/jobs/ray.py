@@ -88,7 +88,14 @@ def _connected(options: RayOptions) -> Iterator[None]:
     except ImportError as error:
         raise InputError(f"--engine ray needs Ray. Install it with `pip install '{DISTRIBUTION}[ray]'`.") from error
     # Tasks load lrbench from their node's environment; variables that change what they read are passed on.
-    names = ("LRBENCH_TASKS", "LRBENCH_DEBUG", "LRBENCH_LOCKS", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
+    names = (
+        "LRBENCH_TASKS",
+        "LRBENCH_CACHE",
+        "LRBENCH_DEBUG",
+        "LRBENCH_LOCKS",
+        "PYTHONPATH",
+        "CUBLAS_WORKSPACE_CONFIG",
+    )
     variables = {name: os.environ[name] for name in names if os.environ.get(name)}
     try:
         ray.init(
