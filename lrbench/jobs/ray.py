@@ -139,8 +139,7 @@ class _Driver:
             ray.get_runtime_context().get_node_id(), soft=False
         )
         self._board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-        # This class counts losses itself: a job that is out of memory must not start again for ever.
-        self._task = ray.remote(perform).options(max_retries=0)
+        self._task = ray.remote(perform)
         self._running: dict[Any, Job] = {}
         self._started: set[str] = set()
         self._losses: dict[str, int] = {}
@@ -191,9 +190,9 @@ class _Driver:
         while (job := self._schedule.take(running=list(self._running.values()), fits=fits)) is not None:
             room = self._room(job)
             gpus, cpus = gpus - room.gpus, cpus - room.cpus
-            reference = self._task.options(num_cpus=room.cpus, num_gpus=room.gpus).remote(
-                job, self._suite, self._place, self._board, room, str(Path.cwd()), self._leases
-            )
+            # This class counts losses itself: a job that is out of memory must not start again for ever.
+            task = self._task.options(num_cpus=room.cpus, num_gpus=room.gpus, max_retries=0)
+            reference = task.remote(job, self._suite, self._place, self._board, room, str(Path.cwd()), self._leases)
             self._running[reference] = job
 
     def _awaits_nodes(self) -> bool:
