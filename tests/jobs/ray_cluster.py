@@ -41,7 +41,7 @@ class Cluster:
         wait_for(lambda: _has_started(log))
 
     def start_node(self, name: str, setup: str = "true") -> None:
-        """Start a node.
+        """Start a node, whose GPUs are of another type than those of all others.
 
         Args:
             name: Its host name.
@@ -52,7 +52,7 @@ class Cluster:
         script = f'hostname {name} && {setup} && cd / && exec "$@"'
         self.namespace.start(
             "unshare", "--uts", "--mount", "env", f"TEST_NODE={name}", "bash", "-c", script, name,
-            *_START, f"--address={ADDRESS}", log=log,
+            *_START, f"--address={ADDRESS}", f'--resources={{"accelerator_type:{name}": 1}}', log=log,
         )  # fmt: skip
         wait_for(lambda: _has_started(log))
 

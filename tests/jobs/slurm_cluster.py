@@ -137,9 +137,10 @@ mount --bind {folder}/sbin /usr/sbin
         return not self.ask("squeue", "--noheader").strip()
 
     def start_again_now(self, number: str) -> None:
-        """Let a job that was requeued start at once, not after Slurm's two minutes."""
+        """Let a job that was requeued start soon, not after Slurm's two minutes."""
         wait_for(lambda: self.job(number)["JobState"] == "PENDING")
-        self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+        # Credentials of the first start that was ended are revoked by the second.
+        self.ask("scontrol", "update", f"JobId={number}", "StartTime=now+3")
 
     def close(self) -> None:
         """End all processes."""

@@ -78,6 +78,8 @@ def go(tiny, place, monkeypatch):
     # Ray reads them when it is imported. Without them, it writes a token into the home folder.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    # Ray gives no GPUs that are hidden from it.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     import ray
 
     # Workers import the jobs of this module.

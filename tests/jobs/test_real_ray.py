@@ -98,3 +98,4 @@ def test_results_survive_lost_workers_nodes_and_drivers(cluster, home, local):
     assert [driver.wait(300) for driver in drivers] == [0, 0], (home / "driver0.log").read_text()
     assert weights(home) == weights(local)
     assert outcomes(home) == outcomes(local)
+    assert {record["device"] for record in outcomes(home).values()} == {"cpu"}
