@@ -14,10 +14,10 @@ def weights(home: Path) -> dict[str, str]:
 
 
 def outcomes(home: Path) -> dict[str, dict[str, Any]]:
-    """Return every result without its timings."""
+    """Return every result without its times."""
     records = {}
     for path in (home / "leaderboard" / "results").rglob("*.seed*.json"):
         records[path.name] = json.loads(path.read_text())
-        for timed in ("timings", "record_sha256"):
+        for timed in ("timings", "computed", "record_sha256"):
             records[path.name].pop(timed)
     return records
