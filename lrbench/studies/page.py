@@ -72,7 +72,7 @@ def answer(evidence: StudyEvidence, outcomes: dict[str, Outcome]) -> str:
         if (phrase := outcome.claim.phrases.get(outcome.verdict))
     ]
     mixed = [
-        f"{outcome.claim.phrases[verdict]} at {' and '.join(case.name for case in cases)} ({outcome.claim.name})"
+        f"{outcome.claim.phrases[verdict]} at {' and '.join(map(_noted, cases))} ({outcome.claim.name})"
         for outcome in outcomes.values()
         if outcome.verdict == "inconclusive"
         for verdict in ("supported", "contradicted", "equivalent")
@@ -87,6 +87,10 @@ def answer(evidence: StudyEvidence, outcomes: dict[str, Outcome]) -> str:
     if undecided:
         stated.append(f"{', '.join(undecided)} {'is' if len(undecided) == 1 else 'are'} undecided")
     return f"{name}: {'; '.join(stated)}." if stated else f"{name}: {', '.join(outcomes)} are as stated."
+
+
+def _noted(case: Case) -> str:
+    return f"{case.name}{f', {case.note}' if case.note else ''}"
 
 
 def render_study(evidence: StudyEvidence, outcomes: dict[str, Outcome], figure: Figure) -> str:
@@ -117,7 +121,6 @@ def _verdict_row(outcome: Outcome) -> dict[str, str]:
     claim = outcome.claim
     return {
         "claim": f"{claim.name} {claim.title}",
-        "states that": claim.statement,
         "from": "the paper's abstract" if claim.origin == "paper" else "lrbench",
         "verdict": _verdict_word(claim, outcome.verdict, _margin(outcome)),
     }

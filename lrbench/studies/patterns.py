@@ -169,7 +169,9 @@ def _test_drop(evidence: StudyEvidence, decided: Decided) -> list[Case]:
                 # K = 1 is the null, which P0 tests.
                 decides=dose.templates > 1,
                 reason=_not_learned(dose) or _null_problem(decided),
-                note="depends on the scale" if estimate.mean * odds.mean < 0 else "",
+                note="; ".join(
+                    filter(None, (_no_room(dose), "depends on the scale" if estimate.mean * odds.mean < 0 else ""))
+                ),
             )
         )
     return cases
@@ -204,6 +206,12 @@ def _has_room(dose: Dose) -> bool:
     return dose.templates == 1 or CHANCE + LEARNED_MARGIN <= held <= CEILING
 
 
+def _no_room(dose: Dose) -> str:
+    """Return a remark on a dose at the ceiling; empty below it."""
+    held = float(dose.shares(HOLD, "complex").mean())
+    return f"little room: {100 * held:.1f} % without the drop" if held > CEILING else ""
+
+
 def _test_average(evidence: StudyEvidence, decided: Decided) -> list[Case]:
     cases = []
     for dose in _doses(evidence):
@@ -218,6 +226,7 @@ def _test_average(evidence: StudyEvidence, decided: Decided) -> list[Case]:
                 estimate=dose.difference(STEP, AVERAGE, "complex").estimate(),
                 columns=_accuracies(dose, [STEP, AVERAGE, *_other_averages(dose)]),
                 margin=AVERAGE_MARGIN,
+                note=_no_room(dose),
                 reason=_not_learned(dose) or _null_problem(decided),
             )
         )
@@ -354,8 +363,8 @@ CLAIMS = (
         sets=True,
         phrases={
             "supported": "it needs the small rate",
-            "contradicted": "averaging without a small rate does better",
-            "equivalent": "averaging without a small rate suffices",
+            "contradicted": "averaging without a small rate learns more",
+            "equivalent": "averaging without a small rate learns as much",
         },
         remark=_remark_average,
     ),
