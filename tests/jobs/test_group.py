@@ -12,10 +12,9 @@ from lrbench.jobs.group import pretrain_in_group, run_jobs_in_groups
 from lrbench.jobs.job import PretrainJob
 from lrbench.store.suites import write_effective
 from tests.helpers import make_home
+from tests.jobs.helpers import Watcher
 from tests.jobs.results import weights
-from tests.jobs.test_local import Watcher
-from tests.pretrain.helpers import key
-from tests.pretrain.test_together import finished, torchrun
+from tests.pretrain.helpers import finished, key, torchrun
 
 
 def jobs_of(stages):

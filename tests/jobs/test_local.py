@@ -15,6 +15,7 @@ from lrbench.jobs.gpus import Load
 from lrbench.jobs.job import Job
 from lrbench.jobs.local import run_jobs
 from lrbench.jobs.worker import WorkerSettings, work
+from tests.jobs.helpers import Watcher, notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +47,6 @@ class Fails(Job):
 
     def task_of(self, suite):
         return suite.source
-
-
-class Watcher:
-    def __init__(self):
-        self.lines, self.messages = [], []
-
-    def started(self, job):
-        pass
-
-    def progressed(self, job, done, total, unit):
-        pass
-
-    def finished(self, job, line):
-        self.lines.append(line)
-
-    def reported(self, text):
-        self.messages.append(text)
-
-
-def notes(place):
-    path = place.workspace.root / "notes.txt"
-    return path.read_text().split() if path.is_file() else []
 
 
 def test_jobs_run_once_and_after_their_needs(tiny, place):

@@ -23,7 +23,7 @@ from lrbench.jobs.preparation import PrepareJob
 from lrbench.jobs.ray import RayOptions, run_jobs_on_ray
 from lrbench.store.snapshots import snapshot_path
 from tests.jobs import namespace
-from tests.jobs.test_local import Watcher, notes
+from tests.jobs.helpers import Watcher, notes
 from tests.pretrain.helpers import key
 
 needs_ray = pytest.mark.skipif(

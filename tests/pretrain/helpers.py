@@ -1,6 +1,10 @@
 """Helpers for tests of pretraining: snapshots of the tiny suite, small networks, single updates, and faults."""
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -23,6 +27,7 @@ from lrbench.pretrain.segments import make_snapshot
 from lrbench.pretrain.source import open_source
 from lrbench.pretrain.state import Progress
 from lrbench.store.snapshots import snapshot_path
+from tests.helpers import Outcome
 
 CPU = torch.device("cpu")
 NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CPU)
@@ -204,3 +209,25 @@ def assert_close(actual, expected):
     assert actual.keys() == expected.keys()
     for name in actual:
         torch.testing.assert_close(actual[name], expected[name], rtol=2e-4, atol=2e-5)
+
+
+def torchrun(*arguments: str, processes: int = 2, restarts: int = 0, entry: tuple[str, ...] = ("-m", "lrbench")):
+    """Start lrbench under torchrun."""
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+            "--max-restarts", str(restarts), *entry, *arguments,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), start_new_session=True,
+    )  # fmt: skip
+
+
+def finished(process, timeout=180) -> Outcome:
+    """Wait for a process and return its outcome."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # No process is left waiting after the test.
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return Outcome(process.returncode, out, err)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,31 +17,11 @@ from lrbench.models.inference import InputNormalisation
 from lrbench.models.loading import load_raw
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.store.snapshots import read_metadata
-from tests.helpers import TINY_SUITE, Outcome
-from tests.pretrain.helpers import CPU, key, make
+from tests.helpers import TINY_SUITE
+from tests.pretrain.helpers import CPU, finished, key, make, torchrun
 
 # GroupNorm instead of BatchNorm: results do not depend on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
-
-
-def torchrun(*arguments: str, processes: int = 2, restarts: int = 0, entry: tuple[str, ...] = ("-m", "lrbench")):
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-            "--max-restarts", str(restarts), *entry, *arguments,
-        ],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), start_new_session=True,
-    )  # fmt: skip
-
-
-def finished(process, timeout=180) -> Outcome:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        # No process is left waiting after the test.
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return Outcome(process.returncode, out, err)
 
 
 def log(home: Path, suite: str, arm: str = "step"):

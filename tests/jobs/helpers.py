@@ -1,0 +1,26 @@
+"""Helpers of the tests of jobs: an observer that remembers, and what jobs noted."""
+
+
+class Watcher:
+    """Remembers reports and messages."""
+
+    def __init__(self):
+        self.lines, self.messages = [], []
+
+    def started(self, job):
+        pass
+
+    def progressed(self, job, done, total, unit):
+        pass
+
+    def finished(self, job, line):
+        self.lines.append(line)
+
+    def reported(self, text):
+        self.messages.append(text)
+
+
+def notes(place):
+    """Return the names that jobs appended to a file of the workspace."""
+    path = place.workspace.root / "notes.txt"
+    return path.read_text().split() if path.is_file() else []
