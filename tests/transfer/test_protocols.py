@@ -45,6 +45,19 @@ def test_probe_objective_matches_scikit_learn(kind, solver, monkeypatch):
         assert agree > 0.99
 
 
+def test_solvers_agree_on_more_features_than_images(monkeypatch):
+    data = problem("overlapping", count=60, width=90)
+    inputs, grid = logistic.Standardiser(data.features)(data.features), SETTINGS.grid()
+    small = logistic.solve(inputs, data.labels, grid, classes=6, settings=SETTINGS)
+    monkeypatch.setattr(logistic, "_SMALL", 0)
+    large = logistic.solve(inputs, data.labels, grid, classes=6, settings=SETTINGS)
+    assert [fit.objective for fit in small] == pytest.approx([fit.objective for fit in large], abs=1e-7)
+    assert all(fit.converged for fit in small)
+    unseen = torch.cat([torch.randn(50, 90), torch.ones(50, 1)], dim=1).double()
+    for one, other in zip(small[:6], large[:6], strict=True):
+        assert torch.allclose(unseen @ one.weights, unseen @ other.weights, atol=0.05)
+
+
 def test_solutions_are_refined_in_float64(monkeypatch):
     data = problem("overlapping")
     inputs = logistic.Standardiser(data.features)(data.features)
