@@ -9,6 +9,7 @@ when memory runs out; the job that ran out of it starts again.
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from lrbench.core.workspace import Place
 from lrbench.jobs.gpus import Load, more_workers, visible_gpus
 from lrbench.jobs.job import Job
 from lrbench.jobs.schedule import Schedule
-from lrbench.jobs.worker import WorkerSettings, work
+from lrbench.jobs.worker import PRELOADED, WorkerSettings, work
 
 # More processes are limited by memory bandwidth; larger machines give each more threads.
 _MOST_WORKERS = 8
@@ -129,7 +130,10 @@ class _Run:
         gpus = visible_gpus()
         share = max(1, min(self._cores // (_CORES_PER_GPU_WORKER * max(1, len(gpus))), _MOST_WORKERS))
         self._gpus = [_Device(gpu=gpu, most=workers or share) for gpu in gpus]
-        self._context = multiprocessing.get_context("spawn")
+        # Workers on CPUs are forked from a process that has imported their libraries. CUDA may not survive a fork.
+        self._context: Any = multiprocessing.get_context("spawn" if gpus else "forkserver")
+        if not gpus:
+            self._context.set_forkserver_preload(list(PRELOADED))
         self._stop = self._context.Event()
         self._workers: list[_Worker] = []
         self._died: set[str] = set()
@@ -166,7 +170,10 @@ class _Run:
     def _start_worker(self, device: _Device) -> None:
         most = self._on_cpus.most if device.gpu is None else sum(gpu.most for gpu in self._gpus)
         settings = WorkerSettings(
-            threads=max(1, self._cores // (self._chosen or most)), gpu=device.gpu, feeding=max(1, len(self._gpus))
+            threads=max(1, self._cores // (self._chosen or most)),
+            gpu=device.gpu,
+            feeding=max(1, len(self._gpus)),
+            environment=dict(os.environ),
         )
         mine, theirs = self._context.Pipe()
         process = self._context.Process(

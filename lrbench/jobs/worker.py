@@ -1,9 +1,11 @@
 """A worker process: runs jobs from its parent, and ends with its parent."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,12 +15,15 @@ from threading import Lock
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import LrbenchError, as_user_error
-from lrbench.core.machine import share_cores
+from lrbench.core.machine import keep_freed_memory, share_cores
 from lrbench.core.workspace import Place
 from lrbench.jobs.gpus import Load
 from lrbench.jobs.job import Job
 
-# Seconds between two messages of progress.
+PRELOADED = ("lrbench.pretrain.segments", "lrbench.transfer.cell", "timm", "pyarrow.parquet", "pandas")
+"""Modules that workers need, some of which import lazily. Importing them takes seconds; none of them initialises CUDA."""
+
+# Seconds between two messages of progress, and between two looks at whether the parent is alive.
 _PROGRESS_SECONDS = 0.2
 # Seconds of training over which the load of a GPU is measured.
 _LOAD_SECONDS = 2.0
@@ -32,11 +37,13 @@ class WorkerSettings:
         threads: CPU threads for computing.
         gpu: Value of CUDA_VISIBLE_DEVICES; None to leave it as it is.
         feeding: Number of GPUs that workers of this run feed.
+        environment: Environment variables; None to keep those that the process was started with.
     """
 
     threads: int
     gpu: str | None = None
     feeding: int = 1
+    environment: Mapping[str, str] | None = None
 
 
 class _WorkerControl(Control):
@@ -46,15 +53,20 @@ class _WorkerControl(Control):
         super().__init__()
         self._connection = connection
         self._event = stop
-        self._parent = os.getppid()
-        self._sent = 0.0
+        self._parent = multiprocessing.parent_process()
+        self._sent = self._looked = 0.0
         self._waiting = _WaitingShare()
         self.measures_load = False
         # Background threads send messages, too.
         self._lock = Lock()
 
     def stop_requested(self) -> bool:
-        return super().stop_requested() or self._event.is_set() or os.getppid() != self._parent
+        now = time.monotonic()
+        if now - self._looked > _PROGRESS_SECONDS:
+            self._looked = now
+            if self._parent is not None and not self._parent.is_alive():
+                self.stop()
+        return super().stop_requested() or self._event.is_set()
 
     def progress(self, done: int, total: int, unit: str) -> None:
         now = time.monotonic()
@@ -144,14 +156,22 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, settin
 
 
 def prepare_process(settings: WorkerSettings) -> str:
-    """Set the threads and GPU of this process before it imports torch; return the type of its device."""
-    # Numerical libraries and CUDA read these when they are loaded.
+    """Set the environment, threads and GPU of this process before it uses them; return the type of its device."""
+    if settings.environment is not None:
+        os.environ.clear()
+        os.environ.update(settings.environment)
+    # Numerical libraries read the threads when they are loaded, and CUDA the GPU when it is first used.
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if settings.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu
     share_cores(settings.feeding)
+    keep_freed_memory()
+    from threadpoolctl import threadpool_limits
+
     from lrbench.models.devices import pick_device, set_cpu_threads
 
+    # For libraries that were loaded before.
+    threadpool_limits(settings.threads)
     device = pick_device()
     set_cpu_threads(device, settings.threads)
     return device.type

@@ -131,14 +131,13 @@ def test_stop_saves_and_explains_resuming(home, number):
 
 
 def test_workers_end_when_their_parent_is_killed(home):
-    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in running.stderr:
         if "stage0" in line:
             break
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(running.pid)], capture_output=True, text=True
-    ).stdout.split()
-    assert children
+    session = subprocess.run(["ps", "-o", "pid=", "--sid", str(running.pid)], capture_output=True, text=True)
+    children = set(session.stdout.split()) - {str(running.pid)}
+    assert len(children) > 1
     running.kill()
     running.wait()
     running.stderr.close()
