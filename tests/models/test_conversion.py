@@ -11,28 +11,25 @@ from lrbench.models.networks import create_model
 from lrbench.store.references import resolve_reference
 
 
-def torchvision_names(network):
-    """timm's VGG under the names and in the shapes that torchvision gives it."""
-    names = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
-    renamed = {}
-    for name, tensor in network.items():
-        layer = name.rpartition(".")[0]
-        renamed[name.replace(layer, names.get(layer, layer))] = (
-            tensor.flatten(1) if tensor.ndim > 1 and layer in names else tensor
-        )
-    return renamed
-
-
 def test_torchvision_names_are_converted(lrbench, home):
-    network = create_model("vgg11", {}, classes=3, seed=1).state_dict()
-    torch.save(torchvision_names(network), home / "vgg.pth")
-    added = lrbench("snapshots", "add", "vgg.pth", "--architecture", "vgg11", "--json")
+    arguments = {"block_config": [1, 1, 1, 1], "growth_rate": 4}
+    network = create_model("densenet121", arguments, classes=3, seed=1).state_dict()
+    # torchvision's files have `denselayer1.norm.1` instead of `denselayer1.norm1`.
+    theirs = {re.sub(r"(denselayer\d\.(norm|conv))(\d)", r"\1.\3", name): tensor for name, tensor in network.items()}
+    assert theirs.keys() != network.keys()
+    torch.save(theirs, home / "dense.pth")
+    added = lrbench("snapshots", "add", "dense.pth", "--architecture", "densenet121", *options(arguments), "--json")
     assert added.status == 0, added.err
     record = json.loads(added.out)
     assert record["converted"] and record["left_out"] == []
-    loaded = load_snapshot(resolve_reference("foreign/vgg", Workspace(root=home)))
+    loaded = load_snapshot(resolve_reference("foreign/dense", Workspace(root=home)))
     assert loaded.metadata.classes == 3
     assert all(torch.equal(tensor, network[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+def options(arguments):
+    """Return the options of `snapshots add` for arguments of a network."""
+    return [word for key, value in arguments.items() for word in ("--argument", f"{key}={value}")]
 
 
 def test_facebook_convnext_names_are_converted(lrbench, home):
@@ -41,8 +38,7 @@ def test_facebook_convnext_names_are_converted(lrbench, home):
     theirs = {facebooks_name(name): tensor.flatten(1) if "mlp" in name and tensor.ndim > 1 else tensor
               for name, tensor in network.items()}  # fmt: skip
     torch.save({"model": theirs | {"projectors.a": torch.ones(2)}}, home / "facebook.pth")
-    options = [word for key, value in arguments.items() for word in ("--argument", f"{key}={value}")]
-    added = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options)
+    added = lrbench("snapshots", "add", "facebook.pth", "--architecture", "convnext_atto", *options(arguments))
     assert added.status == 0, added.err
     assert "converted to timm's" in added.err and "1 tensors of facebook.pth are left out (projectors.a)" in added.err
     loaded = load_snapshot(resolve_reference("foreign/facebook", Workspace(root=home))).model.state_dict()
@@ -50,7 +46,7 @@ def test_facebook_convnext_names_are_converted(lrbench, home):
     # A tensor that is missing after the conversion is missing.
     del theirs["norm.weight"]
     torch.save(theirs, home / "less.pth")
-    refused = lrbench("snapshots", "add", "less.pth", "--architecture", "convnext_atto", *options)
+    refused = lrbench("snapshots", "add", "less.pth", "--architecture", "convnext_atto", *options(arguments))
     assert refused.status == 2 and "Its names look like those of Facebook's ConvNeXt (downsample_layers" in refused.err
 
 

@@ -1,8 +1,10 @@
-"""Pretraining with several processes, started by torchrun over Gloo."""
+"""Pretraining with several processes over Gloo, started by torchrun, or as torchrun starts them."""
 
 import json
+import multiprocessing
 import os
-import signal
+import runpy
+import socket
 import sys
 import time
 from pathlib import Path
@@ -13,15 +15,71 @@ import pytest
 from lrbench.config import load_suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
+from lrbench.jobs.worker import PRELOADED
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.loading import load_raw
 from lrbench.pretrain.source import evaluate, open_source
 from lrbench.store.snapshots import read_metadata
-from tests.helpers import TINY_SUITE
+from tests.helpers import TINY_SUITE, Outcome
 from tests.pretrain.helpers import CPU, finished, key, make, torchrun
 
 # GroupNorm instead of BatchNorm: results do not depend on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
+
+
+class Ranks:
+    """The processes of one group with torchrun's environment, forked where torch is imported; torchrun takes ten times as long.
+
+    Args:
+        arguments: Of lrbench.
+        processes: Number of processes.
+        entry: Script to run instead of lrbench.
+    """
+
+    def __init__(self, *arguments: str, processes: int = 2, entry: str | None = None) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
+        self._errors = [Path(f"errors-{port}-{rank}") for rank in range(processes)]
+        self._processes = []
+        for rank, errors in enumerate(self._errors):
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            environment = os.environ | {name: str(value) for name, value in (group | names).items()}
+            process = context.Process(target=run_rank, args=(environment, errors, entry, arguments))
+            process.start()
+            self._processes.append(process)
+
+    def terminate(self) -> None:
+        for process in self._processes:
+            process.terminate()
+
+    def finished(self, timeout: float = 180) -> Outcome:
+        """Wait until all have ended; return the largest status and what all wrote to stderr."""
+        deadline = time.monotonic() + timeout
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        late = [process for process in self._processes if process.is_alive()]
+        for process in late:
+            process.kill()
+        errors = "".join(path.read_text() for path in self._errors)
+        assert not late, errors
+        return Outcome(max(abs(process.exitcode) for process in self._processes), "", errors)
+
+
+def run_rank(environment, errors, entry, arguments):
+    """Run lrbench or another script in this process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in (1, 2):
+        os.dup2(os.open(errors if number == 2 else os.devnull, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["lrbench", *arguments]
+    if entry is None:
+        runpy.run_module("lrbench", run_name="__main__")
+    else:
+        runpy.run_path(entry, run_name="__main__")
 
 
 def log(home: Path, suite: str, arm: str = "step"):
@@ -37,13 +95,29 @@ def groups(home):
     return load_suite("one.toml")
 
 
+# Counts the group's threads at the end of a process. Leftover ones sometimes abort it, and torchrun then reports failure.
+_THREADS_AT_THE_END = """
+import atexit, os, runpy
+from pathlib import Path
+
+def left():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    Path(f"threads-{os.environ['RANK']}").write_text(str(sum("gloo" in name for name in names)))
+
+atexit.register(left)
+runpy.run_module("lrbench", run_name="__main__")
+"""
+
+
 def test_two_processes_match_one(groups, place, home):
     from safetensors.torch import load_file
 
     make(groups, key("hold", 2), place)
     make(groups, key("step", 3), place)
-    done = finished(torchrun("pretrain", "two.toml", "--seed", "0"))
+    (home / "watched.py").write_text(_THREADS_AT_THE_END)
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", entry=("watched.py",)))
     assert done.status == 0, done.err
+    assert [(home / f"threads-{rank}").read_text() for rank in (0, 1)] == ["0", "0"], done.err
     for arm in ("step", "hold"):
         mine, theirs = log(home, "one", arm), log(home, "two", arm)
         theirs = theirs[: len(mine)]
@@ -66,7 +140,7 @@ def test_two_processes_match_one(groups, place, home):
 def test_micro_batches_of_two_processes_add_up(groups, place, home):
     """Processes exchange gradients with the last micro-batch, which must include the earlier ones."""
     make(groups, key("step", 3), place)
-    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4"))
+    done = Ranks("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=4").finished()
     assert done.status == 0, done.err
     mine, theirs = log(home, "one"), log(home, "two")
     assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
@@ -141,16 +215,16 @@ def test_killed_process_is_restarted_and_resumes(groups, place, home, tmp_path):
 def test_number_of_processes_may_change(groups, place, home):
     """Two processes, then one, then four give the losses of one."""
     make(groups, key("step", 3), place)
-    process = torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "schedule.batch=32")
+    ranks = Ranks("pretrain", "two.toml", "--seed", "0", "--arm", "step", "--set", "schedule.batch=32")
     deadline = time.monotonic() + 120
     while not (home / "checkpoints" / "two" / "step" / "seed0" / "log.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM)
-    stopped = finished(process)
+    ranks.terminate()
+    stopped = ranks.finished()
     two = load_suite("two.toml")
     assert stopped.status != 0 and not (home / "checkpoints/two/step/seed0/stage3.safetensors").exists(), stopped.err
     make(two, key("step", 2), place)
-    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", processes=4))
+    done = Ranks("pretrain", "two.toml", "--seed", "0", "--arm", "step", processes=4).finished()
     assert done.status == 0, done.err
     mine, theirs = log(home, "one"), log(home, "two")
     assert [line["loss"] for line in theirs] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
@@ -177,7 +251,7 @@ runpy.run_module("lrbench", run_name="__main__")
 
 def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
     make(tiny, key("step", 1), place)
-    refused = finished(torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"))
+    refused = Ranks("pretrain", "tiny.toml", "--seed", "0", "--arm", "step").finished()
     assert refused.status != 0
     errors = [line for line in refused.err.splitlines() if line.startswith("lrbench: ")]
     assert len(errors) == 1 and "needs micro-batches of 32 images, as step/seed0/stage1 was trained" in errors[0]
@@ -185,7 +259,7 @@ def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
     # With the setting it continues, and the snapshot records the change.
     (home / "apart.py").write_text(_OTHER_STATISTICS)
     asked = ("pretrain", "tiny.toml", "--seed", "0", "--arm", "step", "--set", "training.micro_batch=16")
-    done = finished(torchrun(*asked, entry=("apart.py",)))
+    done = Ranks(*asked, entry="apart.py").finished()
     assert done.status == 0, done.err
     root = home / "checkpoints" / "tiny" / "step" / "seed0"
     assert [read_metadata(root / f"stage{stage}.safetensors").batchnorm_shared for stage in (1, 2, 3)] == [32, 16, 16]
@@ -198,34 +272,10 @@ def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
 
 
 def test_run_divides_the_transfers(groups, home):
-    done = finished(
-        torchrun("run", "two.toml", "--set", 'arms=["step"]', "--set", "seeds=[0]", "--set", 'protocols=["knn"]')
-    )
+    chosen = ('arms=["step"]', "seeds=[0]", 'protocols=["knn"]')
+    done = Ranks("run", "two.toml", *(word for setting in chosen for word in ("--set", setting))).finished()
     assert done.status == 0, done.err
     # For each of four snapshots two transfers, and the predictions of the source.
     assert len(list((home / "leaderboard" / "results" / "two").rglob("*.parquet"))) == 12
     assert (home / "leaderboard" / "two.md").is_file()
     assert done.err.count("1 cell transferred") == 8 and done.err.count("images of tiny-source predicted") == 4
-
-
-# Counts the group's threads that are left when a process ends.
-_THREADS_AT_THE_END = """
-import atexit, os, runpy
-from pathlib import Path
-
-def left():
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    Path(f"threads-{os.environ['RANK']}").write_text(str(sum("gloo" in name for name in names)))
-
-atexit.register(left)
-runpy.run_module("lrbench", run_name="__main__")
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the system lists a process's threads by name on Linux alone")
-def test_process_group_is_gone_at_the_end(groups, home):
-    """Leftover threads sometimes abort an ending process, and torchrun then reports failure."""
-    (home / "watched.py").write_text(_THREADS_AT_THE_END)
-    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", entry=("watched.py",)))
-    assert done.status == 0, done.err
-    assert [(home / f"threads-{rank}").read_text() for rank in (0, 1)] == ["0", "0"], done.err
