@@ -1,0 +1,73 @@
+"""Compare the processor time of the main job with that of another commit: `python main_job.py COMMIT [all]`.
+
+Runs `lrbench run quick --seed 0`, with `all` every seed, of the commit and of this tree in new workspaces, one after the other,
+in one worker on one core. User and system time of all processes depends less than elapsed time on what else a machine does.
+Both run with the libraries of this interpreter. Takes two to ten minutes. Linux only.
+"""
+
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from lrbench.core.files import parse_json
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def processor_seconds(tree: Path, workspace: Path, arguments: list[str]) -> float:
+    """Run the main job of a source tree; return the seconds that its processes computed."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "LRBENCH_HOME": str(workspace), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lrbench", "run", "quick", "--workers", "1", *arguments]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, cwd=tree, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        # Processes that outlive their parents come to this one, and only those that are waited for are counted.
+        while True:
+            os.wait()
+    except ChildProcessError:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def parts(workspace: Path) -> dict[str, float]:
+    """Return the elapsed seconds of training and of each protocol's steps."""
+    seconds: Counter[str] = Counter()
+    for path in workspace.glob("checkpoints/quick/**/timings.jsonl"):
+        seconds["training"] += sum(parse_json(line)["seconds"] for line in path.read_text().splitlines())
+    for path in workspace.glob("leaderboard/results/quick/*.seed0.json"):
+        record = parse_json(path.read_bytes())
+        for step, duration in record["timings"].items():
+            # Protocols of one snapshot and task share its features.
+            if record["protocol"] == "probe" or step not in ("features", "diagnostics"):
+                seconds[f"{record['protocol']} {step}"] += duration
+    return dict(seconds)
+
+
+def main() -> None:
+    """Measure both trees."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    arguments = [] if "all" in sys.argv else ["--seed", "0"]
+    totals = {}
+    with tempfile.TemporaryDirectory() as folder:
+        former = Path(folder) / "former"
+        former.mkdir()
+        archive = subprocess.run(["git", "archive", sys.argv[1]], cwd=_ROOT, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "x", "-C", str(former)], input=archive, check=True)
+        for name, tree in ((sys.argv[1], former), ("this tree", _ROOT)):
+            workspace = Path(folder) / f"workspace-{len(totals)}"
+            totals[name] = processor_seconds(tree, workspace, arguments)
+            elapsed = ", ".join(f"{part} {seconds:.1f}" for part, seconds in parts(workspace).items() if seconds >= 0.5)
+            print(f"{name}: {totals[name]:.0f} s of processor time; elapsed: {elapsed}", flush=True)
+    before, now = totals.values()
+    print(f"ratio {now / before:.2f}")
+
+
+if __name__ == "__main__":
+    main()
