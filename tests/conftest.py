@@ -29,7 +29,7 @@ from lrbench.core.control import Control
 from lrbench.core.workspace import Place, Workspace
 from lrbench.store.cells import TransferSettings
 from tests.data.archive_server import ArchiveServer
-from tests.helpers import Outcome, make_home, run_process
+from tests.helpers import Outcome, make_home
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,11 +54,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The snapshots of all arms of the tiny suite, seed 0, as `lrbench pretrain` writes them."""
+    """The snapshots of all arms of the tiny suite, seed 0."""
+    from lrbench.config.schedule import snapshot_keys
+    from lrbench.pretrain.segments import make_snapshot
+    from lrbench.store.suites import write_effective
+
     with pytest.MonkeyPatch.context() as monkeypatch:
         root = make_home(tmp_path_factory.mktemp("pretrained"), monkeypatch)
-        done = run_process("pretrain", "tiny.toml", "--seed", "0", "--workers", "1")
-        assert done.status == 0, done.err
+        suite, place = load_suite("tiny.toml"), Place(workspace=Workspace(root=root), roots=(root / "data",))
+        torch.set_num_threads(1)
+        write_effective(place.workspace, suite)
+        for key in snapshot_keys(suite, seed=0):
+            make_snapshot(suite, key, place, Control())
     return root / "checkpoints" / "tiny"
 
 

@@ -1,4 +1,4 @@
-"""Compare the probe's regularisation path with scikit-learn's: `python probe_path.py [STRENGTHS] [selection] [alone]`.
+"""Compare the probe's regularisation path with scikit-learn's: `python probe_path.py [STRENGTHS] [selection] [alone] [small]`.
 
 The data has the shape of CUB: 5,994 random features of width 2,048 (rectified, correlated) and 200 classes. The path has 45
 strengths by default, and each solution starts from the one before. Both solvers stop when the gradient of the mean objective is
@@ -6,7 +6,8 @@ below 1e-7; scikit-learn works in float64. Takes five minutes on two cores. On a
 the script also solves them one at a time and reports both times and the share of 1,000 new images with equal predictions.
 
 `selection` times what a cell computes: the path on four fifths of the images, the choice of a strength on the rest, and the
-refit on all images. `alone` skips scikit-learn.
+refit on all images. `alone` skips scikit-learn. `small` solves the path of a problem as large and as hard as those of `quick`
+with both of lrbench's solvers.
 """
 
 import sys
@@ -19,22 +20,25 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lrbench.config.protocols import Probe
+from lrbench.core.control import Control
 from lrbench.models.devices import pick_device
-from lrbench.transfer.protocols import logistic_large, probe
+from lrbench.transfer.protocols import logistic_large, logistic_small, probe
 from lrbench.transfer.protocols.logistic import Standardiser, solve
 from lrbench.transfer.selection import LabelledFeatures, validation_split
 
 _IMAGES, _WIDTH, _CLASSES = 5994, 2048, 200
 
 
-def features() -> tuple[torch.Tensor, torch.Tensor]:
+def features(
+    images: int = _IMAGES, width: int = _WIDTH, classes: int = _CLASSES, decay: float = 0.5
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features with a decaying spectrum, like those of a network, and their labels."""
     draw = np.random.default_rng(0)
-    labels = np.arange(_IMAGES) % _CLASSES
-    spectrum = np.arange(1, _WIDTH + 1) ** -0.5
-    rotation = np.linalg.qr(draw.normal(size=(_WIDTH, _WIDTH)))[0]
-    raw = draw.normal(size=(_IMAGES, _WIDTH)) + draw.normal(size=(_CLASSES, _WIDTH))[labels]
-    correlated = (raw * spectrum) @ rotation.T * np.sqrt(_WIDTH / (spectrum**2).sum())
+    labels = np.arange(images) % classes
+    spectrum = np.arange(1, width + 1) ** -decay
+    rotation = np.linalg.qr(draw.normal(size=(width, width)))[0]
+    raw = draw.normal(size=(images, width)) + draw.normal(size=(classes, width))[labels]
+    correlated = (raw * spectrum) @ rotation.T * np.sqrt(width / (spectrum**2).sum())
     return torch.from_numpy(np.maximum(correlated, 0).astype(np.float32)), torch.from_numpy(labels)
 
 
@@ -54,6 +58,23 @@ def together_and_in_turn(raw: torch.Tensor, labels: torch.Tensor, settings: Prob
         equal = float((together == in_turn).double().mean())
         if equal < 1:
             print(f"  λ = {strength:g}: equal predictions on {100 * equal:.1f} % of new images")
+
+
+def both_solvers(rounds: int = 5) -> None:
+    """Solve the path of a small problem with both solvers in turn; print the medians of processor time."""
+    raw, labels = features(images=400, width=128, classes=12, decay=1.5)
+    inputs, settings = Standardiser(raw)(raw), Probe(strengths=9)
+    strengths = np.array(settings.grid())
+    seconds: dict[str, list[float]] = {"small": [], "large": []}
+    for _ in range(rounds):
+        for name, solver in (("small", logistic_small.solve_small), ("large", logistic_large.solve_large)):
+            started = time.process_time()
+            fits = solver(inputs, labels, strengths, classes=12, settings=settings, control=Control())
+            seconds[name].append(time.process_time() - started)
+            iterations = sum(fit.iterations for fit in fits)
+            print(f"{name}: {seconds[name][-1]:.3f} s, {iterations:,} iterations", flush=True)
+    medians = {name: float(np.median(times)) for name, times in seconds.items()}
+    print(f"median: {medians}; ratio {medians['small'] / medians['large']:.2f}")
 
 
 def selection_and_refit(raw: torch.Tensor, labels: torch.Tensor, settings: Probe) -> None:
@@ -97,6 +118,9 @@ def main() -> None:
     """Time both solvers and compare their objectives."""
     words = sys.argv[1:]
     settings = Probe(strengths=next((int(word) for word in words if word.isdecimal()), 45))
+    if "small" in words:
+        both_solvers()
+        return
     raw, labels = features()
     if "selection" in words:
         selection_and_refit(raw, labels, settings)

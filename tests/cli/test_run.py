@@ -1,4 +1,4 @@
-"""`lrbench run` in separate processes: complete, repeated, interrupted and killed."""
+"""`lrbench run`: complete, repeated, interrupted and killed."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def copy(home, finished):
     return home
 
 
-def test_second_run_does_nothing(copy):
+def test_second_run_does_nothing(copy, lrbench):
     snapshots = [path for path in copy.glob("checkpoints/**/*.safetensors") if ".bn." not in path.name]
     assert len(snapshots) == 9
     assert "| [average/stage3](" in (copy / "leaderboard" / "tiny.md").read_text()
@@ -54,13 +54,13 @@ def test_second_run_does_nothing(copy):
     # The copied files differ from those in the index of results, which is rebuilt.
     files = [path for path in copy.rglob("*") if path.is_file() and "lock" not in path.name and path.suffix != ".arrow"]
     stamps = {path: path.stat().st_mtime_ns for path in files}
-    again = run_process(*SMALL)
+    again = lrbench(*SMALL)
     assert again.status == 0 and "9 of 9 snapshots and 18 of 18 cells are done" in again.err
     # The verdict, and the paths of the pages.
     assert "no claim is decided, because at least 3 pretraining seeds are needed." in again.err
     assert [path.split("leaderboard/")[1] for path in again.out.split()] == ["tiny.md", "index.html"]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)
+    planned = json.loads(lrbench("plan", *SMALL[1:], "--json").out)
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
 
 
@@ -80,10 +80,9 @@ def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
     assert json.loads(lrbench("plan", *both[1:], "--json").out)["missing_epochs"] == 0
 
 
-@pytest.mark.parametrize("lines", [2, 5])
-def test_kill_and_rerun_gives_the_same_bytes(home, finished, lines):
+def test_kill_and_rerun_gives_the_same_bytes(home, finished):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    for _ in range(lines):
+    for _ in range(5):
         running.stderr.readline()
     # Kill parent and workers at once, as in a power cut.
     os.killpg(running.pid, signal.SIGKILL)
@@ -95,19 +94,19 @@ def test_kill_and_rerun_gives_the_same_bytes(home, finished, lines):
     assert contents(home, *COMPARED) == contents(finished, *COMPARED)
 
 
-def test_result_of_another_machine_is_recomputed(copy):
+def test_result_of_another_machine_is_recomputed(copy, lrbench):
     """A fresh clone has results but no checkpoints: `run` recomputes, `leaderboard` uses the results."""
     page = copy / "leaderboard" / "tiny.md"
     before = page.read_bytes()
     shutil.rmtree(copy / "checkpoints")
     shutil.rmtree(copy / "cache")
-    assert run_process("leaderboard", "--check").status == 0
-    planned = json.loads(run_process("plan", *SMALL[1:], "--json").out)
+    assert lrbench("leaderboard", "--check").status == 0
+    planned = json.loads(lrbench("plan", *SMALL[1:], "--json").out)
     assert not any(cell["done"] for cell in planned["cells"])
-    again = run_process(*SMALL)
+    again = lrbench(*SMALL)
     assert again.status == 0 and page.read_bytes() == before
     assert "27 results of suite tiny have no snapshots here" in again.err
-    assert "no snapshots here" not in run_process(*SMALL).err
+    assert "no snapshots here" not in lrbench(*SMALL).err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -49,6 +49,14 @@ class Fails(Job):
         return suite.source
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tells(Note):
+    """Report an environment variable."""
+
+    def run(self, suite, place, control):
+        return os.environ["LRBENCH_TEST_WORD"]
+
+
 def test_jobs_run_once_and_after_their_needs(tiny, place):
     jobs = [
         Note(name="a"),
@@ -222,6 +230,15 @@ def test_job_of_a_worker_that_died_starts_again(tiny, place, monkeypatch):
     assert watcher.messages == [
         "b lost its worker process (exit status 0); it starts again, with one worker process on this device"
     ]
+
+
+def test_workers_have_the_environment_of_their_run(tiny, place, monkeypatch):
+    """Workers are forked from a process that has the environment of the first run."""
+    watcher = Watcher()
+    for word in ("one", "two"):
+        monkeypatch.setenv("LRBENCH_TEST_WORD", word)
+        run_jobs([Tells(name="a")], tiny, place, Control(), watcher, workers=1)
+    assert watcher.lines == ["one", "two"]
 
 
 def test_worker_ends_when_its_parent_is_gone(tiny, place, monkeypatch):
