@@ -88,6 +88,7 @@ def own_version() -> str:
     return installed_version(DISTRIBUTION)
 
 
+@lru_cache
 def installed_version(name: str) -> str:
     """Return the version of a distribution, or `unknown (not installed)`, as when lrbench runs from its source tree."""
     try:

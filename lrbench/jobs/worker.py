@@ -15,7 +15,7 @@ from threading import Lock
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import LrbenchError, as_user_error
-from lrbench.core.machine import keep_freed_memory, share_cores
+from lrbench.core.machine import share_cores
 from lrbench.core.workspace import Place
 from lrbench.jobs.gpus import Load
 from lrbench.jobs.job import Job
@@ -165,7 +165,6 @@ def prepare_process(settings: WorkerSettings) -> str:
     if settings.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu
     share_cores(settings.feeding)
-    keep_freed_memory()
     from threadpoolctl import threadpool_limits
 
     from lrbench.models.devices import pick_device, set_cpu_threads
