@@ -162,9 +162,14 @@ def test_leases_where_locks_are_local_and_no_room_is_reported(go, place, monkeyp
         yield Probe(nonce=str(lock), lock=str(lock), roots=())
 
     monkeypatch.setattr("lrbench.jobs.ray.probing", with_local_locks)
-    monkeypatch.setattr("lrbench.jobs.ray._PATIENCE_SECONDS", 3.0)
     monkeypatch.setenv(VARIABLE, "flock")
-    watcher = Watcher()
+
+    class Impatient(Watcher):
+        def finished(self, job, line):
+            super().finished(job, line)
+            monkeypatch.setattr("lrbench.jobs.ray._PATIENCE_SECONDS", 1.0)
+
+    watcher = Impatient()
     with pytest.raises(
         FailureError, match=r"has had room for a job \(8 GPUs and 1 CPU cores\) .* with 2 GPUs and 2 cores"
     ):
