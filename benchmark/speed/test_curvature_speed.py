@@ -10,8 +10,8 @@ from lrbench.pretrain.curvature import largest_eigenvalue
 from lrbench.pretrain.epoch_statistics import EpochStatistics
 
 _SIZE, _BATCH, _CLASSES = 64, 64, 10
-# The ratio does not depend on the number of images, but the time does.
-_IMAGES = 1000 if torch.cuda.is_available() else 128
+# Ratios do not depend on the numbers of images and batches, but the time on a CPU does.
+_IMAGES, _MEASURED_BATCHES = (1000, 16) if torch.cuda.is_available() else (64, 2)
 # The statistics of an epoch, and the updates of an epoch of ImageNet at batch 256.
 _STATISTICS_BATCHES, _UPDATES_OF_AN_EPOCH = 16, 5004
 
@@ -40,12 +40,12 @@ def test_epoch_statistics_against_an_update(against, report, monkeypatch):
     device = pick_device()
     model, normalise = _network(device), InputNormalisation((0.5,) * 3, (0.25,) * 3, device)
     monkeypatch.setattr("lrbench.pretrain.epoch_statistics.replace", lambda batches, **others: batches)
-    statistics = EpochStatistics(model, _Batches(), normalise, count=_STATISTICS_BATCHES, batch=_BATCH, decay=1e-4)
+    statistics = EpochStatistics(model, _Batches(), normalise, count=_MEASURED_BATCHES, batch=_BATCH, decay=1e-4)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
 
     def update():
         model.train()
-        for number in range(_STATISTICS_BATCHES):
+        for number in range(_MEASURED_BATCHES):
             images, labels = _Batches().at(number)
             optimiser.zero_grad(set_to_none=True)
             nn.functional.cross_entropy(model(normalise(images)), labels.to(device)).backward()
