@@ -149,7 +149,7 @@ def _loss_and_gradient(
     for inputs, labels in pieces:
         loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum") / images
         gradient += _flat(_defined(torch.autograd.grad(loss, parameters, allow_unused=True), parameters))
-        total += float(loss)
+        total += float(loss.detach())
     return total, gradient
 
 

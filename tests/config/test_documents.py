@@ -49,7 +49,7 @@ def test_every_task_key_is_documented():
 def test_every_suite_key_is_documented():
     text = (DOCS / "suites.md").read_text()
     explained = keys_of(text)
-    protocols = ("probe", "knn", "finetune", "fewshot", "concat")
+    protocols = ("probe", "knn", "finetune", "fewshot", "concat", "source_fit")
     tables = ("model", "input", "schedule", "training", "batchnorm")
     fields = suites.Suite.model_fields
     wanted = set(fields) - {*protocols, *tables}
