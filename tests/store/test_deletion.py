@@ -8,17 +8,16 @@ import typer
 from lrbench.core.control import Control
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
-from lrbench.store.suites import write_effective
 from tests.helpers import one_paragraph
-from tests.pretrain.helpers import key, make
+from tests.pretrain.helpers import key
 
 
 @pytest.fixture
-def trained(tiny, place):
+def trained(pretrain_tiny, place):
     """Stages 0 to 2 of `step`, and `hold`'s second."""
-    write_effective(place.workspace, tiny)
-    for wanted in (key("step", 2), key("hold", 2)):
-        make(tiny, wanted, place)
+    pretrain_tiny("step", "hold")
+    for path in place.workspace.checkpoints.glob("tiny/*/seed0/stage3.*"):
+        path.unlink()
     return snapshot_path(place.workspace.checkpoints, "tiny", key("step", 1))
 
 
