@@ -209,7 +209,10 @@ def _trend_remark(direction: Literal["rises", "falls"], cases: Sequence[Case], _
     if len(values) < _FEWEST_DOSES or len({len(value) for value in values}) > 1 or len(values[0]) < MIN_UNITS:
         return ""
     p = trend((1 if direction == "rises" else -1) * np.transpose(values))
-    return f"This effect {direction} with the share of wrong labels: p = {p:.3f} (Page's trend test, one-sided, no verdict)."
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return (
+        f"This effect {direction} with the share of wrong labels: {shown} (Page's trend test, one-sided, no verdict)."
+    )
 
 
 CLAIMS = (
@@ -244,9 +247,9 @@ CLAIMS = (
         wrong=True,
         sets=True,
         phrases={
-            "supported": "a large rate suppresses them also at equal fit of right labels",
-            "contradicted": "a large rate memorises more of them at equal fit of right labels",
-            "equivalent": "at equal fit of right labels both rates memorise alike",
+            "supported": "at equal fit of right labels a large rate has memorised fewer wrong labels",
+            "contradicted": "at equal fit of right labels a large rate has memorised more wrong labels",
+            "equivalent": "at equal fit of right labels both rates have memorised as many wrong labels",
         },
         remark=partial(_trend_remark, "falls"),
     ),
@@ -262,9 +265,9 @@ CLAIMS = (
         wrong=True,
         sets=True,
         phrases={
-            "supported": "the drop releases memorising",
-            "contradicted": "the drop memorises less than holding the rate",
-            "equivalent": "the drop memorises as much as holding the rate",
+            "supported": "the drop memorises more wrong labels than holding the rate",
+            "contradicted": "the drop memorises fewer wrong labels than holding the rate",
+            "equivalent": "the drop memorises as many wrong labels as holding the rate",
         },
         remark=partial(_trend_remark, "rises"),
     ),
@@ -281,9 +284,9 @@ CLAIMS = (
         wrong=True,
         sets=True,
         phrases={
-            "supported": "averaging memorises less than the drop",
-            "contradicted": "averaging memorises more than the drop",
-            "equivalent": "averaging memorises as much as the drop",
+            "supported": "averaging memorises fewer wrong labels than the drop",
+            "contradicted": "averaging memorises more wrong labels than the drop",
+            "equivalent": "averaging memorises as many wrong labels as the drop",
         },
     ),
     StudyClaim(

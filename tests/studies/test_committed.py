@@ -1,5 +1,7 @@
 """Numbers of committed study pages agree with their recomputation from predictions, which shares no code with lrbench."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,19 @@ LEADERBOARD = Path(__file__).resolve().parents[2] / "leaderboard"
 UNITS = (1, 2, 3, 4, 5)
 
 
-def predicted(suite, row, unit):
-    """Whether each test image is predicted as labelled."""
-    (path,) = (LEADERBOARD / "results" / suite).glob(f"{row[0]}-seed{unit}-stage{row[1]}.*.source.seed0.parquet")
+def predicted(suite, row, unit, protocol="source"):
+    """Whether each image is predicted as labelled; wrong labels first, then right ones, for `source-hits`."""
+    (path,) = (LEADERBOARD / "results" / suite).glob(f"{row[0]}-seed{unit}-stage{row[1]}.*.{protocol}.seed0.parquet")
     table = parquet.read_table(path)
     return np.asarray(table["label"]) == np.asarray(table["prediction"])
+
+
+def blocks(suite, row, unit):
+    """Whether wrongly labelled training images, and rightly labelled ones, are predicted as labelled."""
+    correct = predicted(suite, row, unit, "source-hits")
+    (record,) = (LEADERBOARD / "results" / suite).glob(f"{row[0]}-seed{unit}-stage{row[1]}.*.source-hits.seed0.json")
+    wrong = json.loads(record.read_text())["diagnostics"]["hits"]["wrong"]
+    return correct[:wrong], correct[wrong : 2 * wrong]
 
 
 def shown(values, variances):
@@ -56,6 +66,11 @@ def patterns():
     return (LEADERBOARD / "studies" / "patterns.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def noise():
+    return (LEADERBOARD / "studies" / "noise.md").read_text()
+
+
 def test_gains_at_the_drop_agree(patterns):
     step, hold, average = ("step", 2), ("hold", 2), ("average", 2)
     contrasts, averages = column(patterns, "P2"), column(patterns, "P4")
@@ -76,3 +91,45 @@ def test_order_and_null_agree(patterns):
     assert column(patterns, "P1")["slope over bits"] == shown(slopes, [0])
     null = column(patterns, "P0")["step, stage 1"].split(" ± ")[0].replace("−", "-")
     assert float(null) == pytest.approx(-100 * np.mean(leads[0]), abs=0.05)
+
+
+def test_wrong_labels_memorised_agree(noise):
+    for wrong in (10, 20, 40):
+        suite, case = f"noise-wrong{wrong}", f"{wrong} % wrong labels"
+        for claim, row, other, name in (
+            ("N1", ("step", 1), ("small", 1), case),
+            ("N3", ("step", 2), ("hold", 2), f"{case}, 1 → 2"),
+            ("N4", ("average", 2), ("step", 2), case),
+            ("N5", ("raise", 3), ("step", 2), case),
+        ):
+            pairs = [blocks(suite, row, unit)[0].astype(float) - blocks(suite, other, unit)[0] for unit in UNITS]
+            expected = shown([pair.mean() for pair in pairs], [variance(pair) for pair in pairs])
+            assert column(noise, claim)[name] == expected, (claim, wrong)
+
+
+def test_differences_at_equal_fit_agree(noise):
+    folder = LEADERBOARD / "results"
+    for wrong in (10, 20, 40):
+        suite = f"noise-wrong{wrong}"
+        names = {path.name.split(".")[0] for path in (folder / suite).glob("*-seed1-*.source-hits.*")}
+        rows = [(name.split("-seed1-stage")[0], int(name.split("-stage")[1])) for name in sorted(names)]
+        large = [
+            row for row in rows if row[1] and (row[0] in ("trail", "constant") or row in (("step", 1), ("hold", 2)))
+        ]
+        small = [row for row in rows if row[1] and row[0] in ("small-trail", "small")]
+        values = []
+        for unit in UNITS:
+            curves = []
+            for arm in (large, small):
+                points = {}
+                for row in arm:
+                    memorised, fitted = (block.mean() for block in blocks(suite, row, unit))
+                    points.setdefault(fitted, []).append(memorised)
+                # Points of equal fit are averaged.
+                curves.append(np.array([(fitted, np.mean(points[fitted])) for fitted in sorted(points)]).T)
+            low, high = max(curve[0][0] for curve in curves), min(curve[0][-1] for curve in curves)
+            grid = np.linspace(low, high, 20_001)
+            values.append(np.mean(np.interp(grid, *curves[0]) - np.interp(grid, *curves[1])))
+        text = column(noise, "N2")[f"{wrong} % wrong labels"]
+        assert re.fullmatch(r"[−+]?\d+\.\d ± \d+\.\d", text)
+        assert float(text.split(" ± ")[0].replace("−", "-")) == pytest.approx(100 * np.mean(values), abs=0.06)

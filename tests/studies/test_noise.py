@@ -80,4 +80,4 @@ def test_a_trend_over_doses_is_printed_without_a_verdict():
         for wrong, step in ((0.1, 0.05), (0.2, 0.15), (0.4, 0.3))
     ]
     remark = noise(doses)["N2"].remark
-    assert "falls with the share of wrong labels: p = 0.0" in remark and "no verdict" in remark
+    assert "falls with the share of wrong labels: p" in remark and "no verdict" in remark
