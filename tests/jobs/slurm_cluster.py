@@ -59,7 +59,7 @@ def is_installed() -> bool:
     return all(_daemon(name) for name in ("slurmctld", "slurmd", "slurmstepd")) and (_ROOT / "usr/bin/sbatch").exists()
 
 
-def wait_for(ask: Callable[[], Value], seconds: float = 90) -> Value:
+def wait_for(ask: Callable[[], Value], seconds: float = 300) -> Value:
     """Return the first answer that is true."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
