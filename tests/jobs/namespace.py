@@ -12,7 +12,9 @@ _OPTIONS = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--m
 
 
 def _unshare() -> list[str]:
-    return ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *_OPTIONS]
+    # It ends with the test, also if that is killed.
+    ending = ["setpriv", "--pdeathsig", "KILL"]
+    return [*ending, "unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *_OPTIONS]
 
 
 def is_possible() -> bool:
