@@ -43,10 +43,10 @@ def variance(differences):
     return max(np.var(differences, ddof=1) / len(differences), share * (1 - share) / len(differences))
 
 
-def paired(suite, kinds, row, other):
+def paired(suite, kinds, row, other, units=UNITS):
     """Paired difference by unit, summed over kinds with signs, and its variance over images."""
     values, variances = [], []
-    for unit in UNITS:
+    for unit in units:
         difference = predicted(suite, row, unit).astype(float) - predicted(suite, other, unit)
         parts = [sign * difference[kind::3] for kind, sign in kinds]
         values.append(sum(part.mean() for part in parts))
@@ -67,6 +67,11 @@ def patterns():
 
 
 @pytest.fixture(scope="module")
+def again():
+    return (LEADERBOARD / "studies" / "patterns-16.md").read_text()
+
+
+@pytest.fixture(scope="module")
 def noise():
     return (LEADERBOARD / "studies" / "noise.md").read_text()
 
@@ -80,6 +85,15 @@ def test_gains_at_the_drop_agree(patterns):
         assert averages[case] == paired(suite, ((1, 1),), step, average)
     rare = column(patterns, "P5")["K = 16 (4 bits), equally rare"]
     assert rare == paired("patterns-k16-rare", ((1, 1), (0, -1)), step, hold)
+
+
+def test_gains_of_the_second_study_agree(again):
+    step, hold, average = ("step", 2), ("hold", 2), ("average", 2)
+    units, case = (11, 12, 13, 14, 15), "K = 16 (4 bits)"
+    assert column(again, "P2")[case] == paired("patterns-16-share", ((1, 1), (0, -1)), step, hold, units)
+    assert column(again, "P4")[case] == paired("patterns-16-share", ((1, 1),), step, average, units)
+    rare = column(again, "P5")[f"{case}, equally rare"]
+    assert rare == paired("patterns-16-rare", ((1, 1), (0, -1)), step, hold, units)
 
 
 def test_order_and_null_agree(patterns):
