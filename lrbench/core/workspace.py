@@ -31,7 +31,10 @@ class Workspace:
         """
         root = user_path(os.environ.get("LRBENCH_HOME") or ".")
         user_path(root.absolute())
-        for name, folder in (("LRBENCH_HOME", root), ("LRBENCH_CACHE", cls(root=root).pixels)):
+        folders = {"LRBENCH_HOME": root}
+        if os.environ.get("LRBENCH_CACHE"):
+            folders["LRBENCH_CACHE"] = cls(root=root).pixels
+        for name, folder in folders.items():
             if folder.exists() and not folder.is_dir():
                 raise InputError(
                     f"{name} is {folder}, which is a file, not a folder. Set it to a folder; lrbench creates a missing one."

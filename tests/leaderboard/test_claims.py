@@ -300,7 +300,10 @@ def test_claims_on_source_accuracy_need_its_predictions(tiny, name, monkeypatch)
 
 
 def test_reason_of_a_mean_names_target_or_boundary(tiny):
-    evidence = world(tiny, 4, np.random.default_rng(0), levels=lambda row: 0.6, tasks=("a", "b"))
+    def results():
+        return world(tiny, 4, np.random.default_rng(0), levels=lambda row: 0.6, tasks=("a", "b"))
+
+    evidence = results()
     correct = evidence.values[evidence.columns[1]].correct
     for seed in range(4):
         del correct[("hold", 3), seed]
@@ -310,6 +313,7 @@ def test_reason_of_a_mean_names_target_or_boundary(tiny):
     assert [decision.reason for decision in verdicts(evidence, "C3", task=None, mean=True)] == [
         "", "b: no results of hold/stage3", "2 → 3: b: no results of hold/stage3",
     ]  # fmt: skip
+    evidence = results()
     del evidence.values[evidence.columns[1]]
     assert {decision.reason for decision in verdicts(evidence, "C2", task=None, mean=True)} == {"b: no results"}
     evidence.values.clear()

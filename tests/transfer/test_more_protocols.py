@@ -116,7 +116,7 @@ def test_few_shots_are_drawn_by_class_and_seed():
 
 def test_few_shot_fits_on_drawn_images_only():
     data = problem("separable")
-    settings = fewshot.FewshotSettings(fewshot=Fewshot(shots=4), probe=SETTINGS, seed=3)
+    settings = fewshot.FewshotSettings(fewshot=Fewshot(shots=4, curve=()), probe=SETTINGS, seed=3)
     choice = fewshot.select(data, data, classes=6, metric="top1", settings=settings)
     drawn = fewshot.draw(data.labels.numpy(), 4, 3)
     # All other images are NaN: reading one would change the scores.
