@@ -11,6 +11,8 @@ from lrbench.stats.images import Labels
 from lrbench.stats.intervals import LEVEL, Floats
 
 REPLICATES = 1000
+# Metrics are rounded to this many decimal places; those of whole images differ by far more.
+_DIGITS = 12
 
 
 def image_weights(
@@ -62,7 +64,7 @@ def crossed_bootstrap(
     """
     seeds = len(per_seed)
     drawn = stream.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
-    low, high = np.quantile((drawn * (weights @ per_seed.T)).sum(axis=1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    low, high = np.quantile((drawn * _products(weights, per_seed)).sum(axis=1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)
 
 
@@ -76,8 +78,17 @@ def paired_bootstrap(differences: Floats, weights: npt.NDArray[np.float64]) -> F
     Returns:
         Lower and upper ends. Shape `(2, S)`.
     """
-    ends: Floats = np.quantile(weights @ differences.T, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    ends: Floats = np.quantile(_products(weights, differences), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
     return ends
+
+
+def _products(weights: Floats, values: Floats) -> Floats:
+    """Return the headline metric of each replicate and run, shape `(B, S)`, without the digits that depend on the machine.
+
+    Sums of floats depend on the number of threads. A page would round 9.85 up on one machine and down on another.
+    """
+    products: Floats = np.round(weights @ values.T, _DIGITS)
+    return products
 
 
 def mcnemar(later: npt.NDArray[np.bool_], earlier: npt.NDArray[np.bool_]) -> Floats:
