@@ -11,7 +11,7 @@ from lrbench.jobs.job import Job, PretrainJob, TransferJob
 
 MOST_SCRIPTS = 500
 """Largest number of scripts of one submission."""
-# Seconds before a time limit at which a script is told to save.
+# Seconds before a time limit at which a script receives the signal to save.
 _WARNING_SECONDS = 180
 # A shorter time limit would leave a job hardly any time before the warning.
 _LEAST_MINUTES = 10

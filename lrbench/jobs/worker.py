@@ -31,7 +31,7 @@ _LOAD_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker process is told at its start.
+    """What a worker process receives at its start.
 
     Attributes:
         threads: CPU threads for computing.

@@ -50,7 +50,7 @@ def _difference(hits: dict[Row, list[Correct]], row: Row, other: Row) -> UnitVal
 
 
 def trail_rows(dose: Dose, arm: str) -> list[Row]:
-    """Return the trained snapshots on the way of `constant` or `small`, which keep one rate."""
+    """Return the trained snapshots of `constant` or `small`, which keep one rate, and of their trails."""
     if arm == "constant":
         rows = [row for row in dose.memorised if row[0] in ("trail", "constant") or row in (("step", 1), ("hold", 2))]
     else:
@@ -310,7 +310,7 @@ CLAIMS = (
 
 
 def memorised_figure(evidence: StudyEvidence, _outcomes: dict[str, Any]) -> Figure:
-    """Return the figure of M against F on the way of the large and the small rate."""
+    """Return the figure of M against F along the runs at the large and the small rate."""
     records = []
     for dose in _doses(evidence):
         for arm in ("constant", "small") if dose.memorised else ():
@@ -330,7 +330,7 @@ def memorised_figure(evidence: StudyEvidence, _outcomes: dict[str, Any]) -> Figu
     return Figure(
         name="memorised-by-fit",
         title="Wrong labels memorised against the fit of right labels, at a large and at a small rate",
-        caption="A line for each unit, a mark for each snapshot on the way: at equal fit of rightly labelled images, a lower "
+        caption="A line for each unit, a mark for each snapshot: at equal fit of rightly labelled images, a lower "
         "line has memorised fewer wrong labels.",
         data=data,
         draw=partial(_draw_memorised, data),

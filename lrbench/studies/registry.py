@@ -9,13 +9,14 @@ from lrbench.studies import beliefs, edge, noise, pace, patterns, stages
 from lrbench.studies.claims import Outcome, StudyClaim
 from lrbench.studies.definition import Study
 from lrbench.studies.evidence import StudyEvidence, refuse_missing_evidence
+from lrbench.studies.patterns_figure import gain_figure
 
 CLAIMS: dict[str, StudyClaim] = {
     claim.name: claim for module in (patterns, noise, beliefs, edge, pace, stages) for claim in module.CLAIMS
 }
 
 FIGURES: dict[str, Callable[[StudyEvidence, dict[str, Outcome]], Figure]] = {
-    "gain-by-bits": patterns.gain_figure,
+    "gain-by-bits": gain_figure,
     "memorised-by-fit": noise.memorised_figure,
     "arms": beliefs.arms_figure,
     "transition": edge.transition_figure,
