@@ -22,7 +22,7 @@ from lrbench.models.loading import load_snapshot
 from lrbench.store.references import WeightsFile
 
 # Training images on which the fit is measured. Generated images are in random order.
-_FITTED = 2_000
+_FITTED = 1_000
 # Images whose prediction may differ between machines: this many, or this many in ten thousand if that is more.
 _TOLERANCE = 2
 

@@ -30,6 +30,7 @@ class Case:
     Attributes:
         name: The case, as the page names it.
         estimate: Tested effect; None if it cannot be estimated.
+        values: The effect of each unit, for remarks; empty if none is needed.
         columns: Further columns of the page's table, as plain text.
         margin: Margin of equivalence in the unit of the effect, with which a difference counts as none; None for no such test.
         reason: Reason why the case is inconclusive regardless of p, in a few words; empty if there is none.
@@ -45,6 +46,7 @@ class Case:
 
     name: str
     estimate: Estimate | None = None
+    values: tuple[float, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()
     margin: float | None = None
     reason: str = ""

@@ -6,7 +6,7 @@ ones. Arms that learn at different speeds are compared at equal F.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas
@@ -17,14 +17,15 @@ from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels
 from lrbench.stats.images import image_variance
 from lrbench.stats.intervals import Floats
 from lrbench.stats.matching import SHORTEST, matched_difference, trend
-from lrbench.studies.claims import Case, Decided, StudyClaim
+from lrbench.studies.claims import MIN_UNITS, Case, Decided, StudyClaim
 from lrbench.studies.evidence import CHANCE, Correct, Dose, StudyEvidence, UnitValues
 
 MARGIN = 0.02
 """Difference in M that counts as none, and loss of F that counts as lower."""
 
 _CLASSES = round(1 / CHANCE)
-_MOST_SHOWN = 3
+# Doses without which a trend says nothing.
+_FEWEST_DOSES = 3
 
 
 def memorised(dose: Dose, row: Row) -> Floats:
@@ -138,7 +139,14 @@ def _test_fit(evidence: StudyEvidence, _decided: Decided) -> list[Case]:
             )
         array = np.array(matched)
         estimate = UnitValues(values=array, variances=np.zeros(len(array))).estimate()
-        return Case(name=_name(dose), estimate=estimate, columns=columns, margin=MARGIN, reason=dose.problem)
+        return Case(
+            name=_name(dose),
+            estimate=estimate,
+            values=tuple(matched),
+            columns=columns,
+            margin=MARGIN,
+            reason=dose.problem,
+        )
 
     return _cases(evidence, measure)
 
@@ -154,8 +162,17 @@ def _test_release(evidence: StudyEvidence, _decided: Decided) -> list[Case]:
                 continue
             row, control = ("step", stage), ("hold", stage)
             columns = (*_shares(dose, [("step", stage - 1), row, control]), _floor(dose, row))
-            estimate = _difference(dose.memorised, row, control).estimate()
-            cases.append(Case(name=name, estimate=estimate, columns=columns, margin=MARGIN, reason=dose.problem))
+            released = _difference(dose.memorised, row, control)
+            cases.append(
+                Case(
+                    name=name,
+                    estimate=released.estimate(),
+                    values=tuple(released.values.tolist()),
+                    columns=columns,
+                    margin=MARGIN,
+                    reason=dose.problem,
+                )
+            )
     return cases or [Case(name="wrong labels", reason="the study has no suite with wrong labels")]
 
 
@@ -186,14 +203,13 @@ def _test_forgetting(evidence: StudyEvidence, _decided: Decided) -> list[Case]:
     return _cases(evidence, measure)
 
 
-def _trend_remark(cases: Sequence[Case], values: Sequence[Floats], direction: str) -> str:
-    """Return a sentence on the trend over doses, which has no verdict."""
-    sizes = {len(value) for value in values}
-    if len(values) < _MOST_SHOWN or len(sizes) > 1 or min(sizes) < 2:
+def _trend_remark(direction: Literal["rises", "falls"], cases: Sequence[Case], _decided: Decided) -> str:
+    """Return a sentence on the trend over doses, which has no verdict; empty without three doses of the same units."""
+    values = [case.values for case in cases]
+    if len(values) < _FEWEST_DOSES or len({len(value) for value in values}) > 1 or len(values[0]) < MIN_UNITS:
         return ""
-    sign = 1 if direction == "rises" else -1
-    p = trend(sign * np.transpose(values))
-    return f"Whether this difference {direction} with the share of wrong labels: p = {p:.3f} (Page's trend test, no verdict)."
+    p = trend((1 if direction == "rises" else -1) * np.transpose(values))
+    return f"This effect {direction} with the share of wrong labels: p = {p:.3f} (Page's trend test, one-sided, no verdict)."
 
 
 CLAIMS = (
@@ -232,6 +248,7 @@ CLAIMS = (
             "contradicted": "a large rate memorises more of them at equal fit of right labels",
             "equivalent": "at equal fit of right labels both rates memorise alike",
         },
+        remark=partial(_trend_remark, "falls"),
     ),
     StudyClaim(
         name="N3",
@@ -249,6 +266,7 @@ CLAIMS = (
             "contradicted": "the drop memorises less than holding the rate",
             "equivalent": "the drop memorises as much as holding the rate",
         },
+        remark=partial(_trend_remark, "rises"),
     ),
     StudyClaim(
         name="N4",

@@ -310,8 +310,8 @@ CLAIMS = (
     StudyClaim(
         name="P2",
         title="drop",
-        statement="lowering the rate, compared with holding it, helps complex patterns more than simple ones, in points; cases "
-        f"with a gap of {100 * LARGEST_GAP:g} points between training and test decide nothing",
+        statement="lowering the rate, compared with holding it, helps complex patterns more than simple ones, in points; a "
+        f"case decides nothing if complex patterns are not learned or training and test differ by {100 * LARGEST_GAP:g} points",
         origin="paper",
         sign=1,
         unit="points",
@@ -328,7 +328,8 @@ CLAIMS = (
         name="P3",
         title="dose",
         statement="the more complex the pattern, the larger this contrast: the slope over bits in each unit is above zero, "
-        "over at least three doses with room for a gain",
+        "over at least three doses with room for a gain: K = 1, and those where the held run is right on "
+        f"{100 * (CHANCE + LEARNED_MARGIN):g} to {100 * CEILING:g} % of complex patterns",
         origin="lrbench",
         sign=1,
         unit="points per bit",
@@ -343,7 +344,8 @@ CLAIMS = (
     StudyClaim(
         name="P4",
         title="needs the small rate",
-        statement="lowering the rate learns complex patterns better than averaging the weights of the run that holds it",
+        statement="lowering the rate learns complex patterns better than averaging the weights of the run that holds it; no "
+        f"difference beyond {100 * AVERAGE_MARGIN:g} points means that averaging suffices",
         origin="lrbench",
         sign=1,
         unit="points",
