@@ -187,7 +187,7 @@ def test_options_out_of_range_are_rejected(options, message):
 
 def test_documented_sizes_and_bits_are_those_of_the_tasks():
     rows = re.findall(
-        r"(?m)^\| `((?:toy-)?ps10-[^`]+)` \| ([\d,]+) \| (\d+) \| (\d) \| ([\d,.]+) \| ([\d,.]+) \|",
+        r"(?m)^\| `((?:mini-|toy-)?ps10-[^`]+)` \| ([\d,]+) \| (\d+) \| (\d) \| ([\d,.]+) \| ([\d,.]+) \|",
         (Path(__file__).resolve().parents[2] / "docs" / "reference" / "tasks.md").read_text(),
     )
     assert [row[0] for row in rows] and {row[0] for row in rows} == set(SHIPPED)

@@ -44,7 +44,13 @@ def test_report_covers_each_evaluation_set(home):
             "both": correct[2::3].mean(),
             "conflict_simple": (followed == conflict.labels).mean(),
             "conflict_complex": (followed == conflict.annotations["complex_class"]).mean(),
+            **{
+                f"train_{kind}": (predict(train) == train.labels)[
+                    ~wrong & (train.annotations["carries"] == index)
+                ].mean()
+                for index, kind in enumerate(("simple", "complex"))
+            },
             "memorised": (predict(train) == train.labels)[wrong].mean(),
         }
     )
-    assert len(set(scores.report.values())) == 6
+    assert len(set(scores.report.values())) == 8
