@@ -168,7 +168,7 @@ def _test_drop(evidence: StudyEvidence, decided: Decided) -> list[Case]:
                 margin=NULL_MARGIN,
                 # K = 1 is the null, which P0 tests.
                 decides=dose.templates > 1,
-                reason=_null_problem(decided) or _not_learned(dose),
+                reason=_not_learned(dose) or _null_problem(decided),
                 note="depends on the scale" if estimate.mean * odds.mean < 0 else "",
             )
         )
@@ -218,7 +218,7 @@ def _test_average(evidence: StudyEvidence, decided: Decided) -> list[Case]:
                 estimate=dose.difference(STEP, AVERAGE, "complex").estimate(),
                 columns=_accuracies(dose, [STEP, AVERAGE, *_other_averages(dose)]),
                 margin=AVERAGE_MARGIN,
-                reason=_null_problem(decided) or _not_learned(dose),
+                reason=_not_learned(dose) or _null_problem(decided),
             )
         )
     return cases
@@ -255,7 +255,7 @@ def _test_rarity(evidence: StudyEvidence, decided: Decided) -> list[Case]:
             continue
         common = next((other for other in _doses(evidence) if other.templates == dose.templates), None)
         drop = decided["P2"].find(common.name) if "P2" in decided and common is not None else None
-        reason = _null_problem(decided) or _not_learned(dose)
+        reason = _not_learned(dose) or _null_problem(decided)
         if not reason and (drop is None or drop.verdict != "supported"):
             reason = "P2 is not supported at this K, so there is no effect to explain"
         cases.append(

@@ -1,5 +1,7 @@
 """Decision rules N1 to N5 on simulated worlds."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,9 @@ def test_slower_learning_alone_is_not_suppression():
 
 def test_release_average_and_forgetting_have_the_right_signs():
     extra = {("step", 2): (0.9, 0.97), ("average", 2): (0.6, 0.97), ("raise", 3): (0.5, 0.9)}
-    outcomes = noise([noise_dose(np.random.default_rng(2), {"constant": lower, "small": line}, extra=extra)])
+    outcomes = noise(
+        [noise_dose(np.random.default_rng(2), {"constant": lower, "small": line}, images=1000, extra=extra)]
+    )
     assert [outcomes[name].verdict for name in ("N3", "N4", "N5")] == ["supported"] * 3
     turned = {("step", 2): (0.3, 0.97), ("average", 2): (0.6, 0.97), ("raise", 3): (0.5, 0.9)}
     outcomes = noise([noise_dose(np.random.default_rng(3), {"constant": lower, "small": line}, extra=turned)])
@@ -58,15 +62,15 @@ def test_wrong_labels_all_memorised_leave_no_effect():
         assert outcomes[name].verdict in ("equivalent", "inconclusive")
 
 
-@pytest.mark.parametrize("name", ["N1", "N2", "N3", "N4", "N5"])
-def test_worlds_without_an_effect_are_rarely_decided(name):
+def test_worlds_without_an_effect_are_rarely_decided():
     draw = np.random.default_rng(7)
-    wrong = 0
-    for _ in range(60):
-        outcome = noise([noise_dose(draw, {"constant": line, "small": line}, images=100)], (name,))[name]
-        wrong += outcome.cases[0].adjusted is not None and outcome.cases[0].adjusted < 0.05
-    # 5 % of sixty worlds, and two standard errors.
-    assert wrong <= 6
+    wrong = Counter()
+    for _ in range(80):
+        outcomes = noise([noise_dose(draw, {"constant": line, "small": line}, images=100)])
+        for name, outcome in outcomes.items():
+            wrong[name] += any(case.adjusted is not None and case.adjusted < 0.05 for case in outcome.cases)
+    # 5 % of eighty worlds, and two standard errors.
+    assert max(wrong.values()) <= 8, wrong
 
 
 def test_a_trend_over_doses_is_printed_without_a_verdict():

@@ -1,5 +1,7 @@
 """Decision rules P0 to P5 on simulated worlds: the right verdict for an effect, none, and a ceiling; few false positives."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -19,12 +21,12 @@ LATER = level((0.9, 0.92, 0.94, 0.94), (0.6, 0.65, 0.78, 0.78))
 LATEST = level((0.9, 0.92, 0.94, 0.94), (0.3, 0.4, 0.62, 0.62))
 
 
-def world(draw, null=NULL, later=LATER, latest=LATEST, rare=None):
+def world(draw, null=NULL, later=LATER, latest=LATEST, rare=None, **others):
     doses = [
-        pattern_dose(draw, function, templates=templates)
+        pattern_dose(draw, function, templates=templates, **others)
         for templates, function in ((1, null), (4, later), (16, latest))
     ]
-    return [*doses, pattern_dose(draw, rare, templates=16, rare=True)] if rare else doses
+    return [*doses, pattern_dose(draw, rare, templates=16, rare=True, **others)] if rare else doses
 
 
 def test_an_effect_of_complexity_is_supported():
@@ -47,8 +49,8 @@ def test_averaging_that_suffices_is_named():
 def test_an_effect_of_rarity_alone_is_named():
     rare = level((0.5, 0.6, 0.8, 0.8), (0.5, 0.6, 0.8, 0.8))
     verdicts = []
-    for seed in range(5):
-        outcome = patterns(world(np.random.default_rng(seed), rare=rare))["P5"]
+    for seed in range(3):
+        outcome = patterns(world(np.random.default_rng(seed), rare=rare, images=1500, seed_noise=0.02))["P5"]
         verdicts.append(outcome.verdict)
         assert outcome.verdict != "supported"
         assert bool(outcome.remark) == (outcome.verdict in ("equivalent", "contradicted"))
@@ -106,17 +108,18 @@ def test_equal_kinds_pass_the_null_check_rarely_at_the_margin():
     assert false.count("supported") <= 5
 
 
-@pytest.mark.parametrize("name", ["P1", "P2", "P3", "P4", "P5"])
-def test_worlds_without_an_effect_are_rarely_decided(name):
-    # Books differ, so that kinds do in a unit, but not on average; each unit's luck is shared by its snapshots.
+def test_worlds_without_an_effect_are_rarely_decided():
+    # Both kinds have the same accuracy at every dose, and `step` that of its controls.
     draw = np.random.default_rng(8)
     function = level((0.8, 0.85, 0.85, 0.85), (0.8, 0.85, 0.85, 0.85))
-    wrong = 0
-    for _ in range(60):
-        outcome = patterns(world(draw, null=function, later=function, latest=function), ("P2", name))[name]
-        wrong += any(case.adjusted is not None and case.adjusted < 0.05 for case in outcome.cases if case.decides)
-    # 5 % of sixty worlds, and two standard errors.
-    assert wrong <= 6
+    wrong = Counter()
+    for _ in range(80):
+        outcomes = patterns(world(draw, null=function, later=function, latest=function, rare=function))
+        for name, outcome in outcomes.items():
+            # P5 counts as if P2 were supported.
+            wrong[name] += any(case.adjusted is not None and case.adjusted < 0.05 for case in outcome.cases)
+    # 5 % of eighty worlds, and two standard errors.
+    assert max(wrong.values()) <= 8, wrong
 
 
 def test_units_and_results_that_are_missing_decide_nothing():

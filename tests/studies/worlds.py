@@ -21,9 +21,13 @@ def draw_correct(draw, share, difficulty, seed_noise):
     return (shift + difficulty + draw.normal(0, 1, len(difficulty)) > 0).astype(np.float64)
 
 
-def pattern_dose(draw, level, *, templates=4, rare=False, units=UNITS, expected=None, seed_noise=0.05, fitted=None):
-    """Return a dose in which a snapshot's accuracy is `level(row, kind)`; a unit's luck is shared by its snapshots."""
-    sets = np.arange(3 * IMAGES) % 3
+def pattern_dose(draw, level, *, templates=4, rare=False, units=UNITS, images=IMAGES, **others):
+    """Return a dose in which a snapshot's accuracy is `level(row, kind)`.
+
+    Other arguments: `expected` units, `seed_noise` of a snapshot, accuracy on training images (`fitted`).
+    """
+    expected, seed_noise, fitted = others.get("expected"), others.get("seed_noise", 0.05), others.get("fitted")
+    sets = np.arange(3 * images) % 3
     correct = {row: np.empty((units, len(sets))) for row in ROWS}
     for unit in range(units):
         difficulty = draw.normal(0, 1, len(sets))
