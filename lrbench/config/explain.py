@@ -10,10 +10,11 @@ from lrbench.config.strict import NAME_PATTERN, Strict
 from lrbench.config.task import Task
 
 _TEXT, _LIST = "must be text (in quotes)", "must be a list (in brackets)"
+_WHOLE, _CHOICE = "must be a whole number", "must be one of "
 # Message for each of pydantic's error types, given the error's context.
 _MESSAGES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "int_type": lambda context: "must be a whole number",
-    "int_from_float": lambda context: "must be a whole number",
+    "int_type": lambda context: _WHOLE,
+    "int_from_float": lambda context: _WHOLE,
     "float_type": lambda context: "must be a number",
     "finite_number": lambda context: "must be a finite number",
     "bool_type": lambda context: "must be true or false",
@@ -38,7 +39,7 @@ _MESSAGES: dict[str, Callable[[dict[str, Any]], str]] = {
 # Names of union members in pydantic's locations, which are not keys of the file.
 _VARIANTS = {
     "folders", "split-folders", "lists", "table", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
-    "column", "tuple[str, ...]", "str", "constrained-str", "int", "float", "[key]",
+    "column", "tuple[str, ...]", "str", "constrained-str", "int", "constrained-int", "float", "[key]",
 }  # fmt: skip
 # Longer values are cut; more problems are only counted.
 _MAX_CHARACTERS, _MAX_PROBLEMS = 80, 10
@@ -77,7 +78,7 @@ def explain(model: type[Strict], error: ValidationError) -> str:
 
 def _problem(model: type[Strict], problem: Any) -> tuple[str, str]:
     """Return the key and the text that follows it."""
-    location = [_cut(str(part)) for part in problem["loc"] if not (isinstance(part, str) and part in _VARIANTS)]
+    location = [_cut(str(part)) for part in problem["loc"] if not _is_variant(part)]
     key, kind, context = ".".join(location), problem["type"], problem.get("ctx", {})
     value = problem.get("input")
     message = f": {problem['msg'].removeprefix('Value error, ')}"
@@ -109,19 +110,28 @@ def _problem(model: type[Strict], problem: Any) -> tuple[str, str]:
     return key, text + ("" if isinstance(value, dict) else f", not {shown}")
 
 
+def _is_variant(part: int | str) -> bool:
+    return isinstance(part, str) and (part in _VARIANTS or part.startswith("literal["))
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
 
 
 def _one_of(options: list[str], value: Any) -> str:
     hint = suggestion(_cut(str(value)), options)
-    return f" must be one of {', '.join(options)}, not {_cut(repr(value))}" + (f".{hint}" if hint else "")
+    return f" {_CHOICE}{', '.join(options)}, not {_cut(repr(value))}" + (f".{hint}" if hint else "")
 
 
 def _joined(texts: list[str]) -> str:
     """Join the problems of one key, merging those of the members of a union."""
     if {text.partition(", not ")[0].strip() for text in texts} == {_TEXT, _LIST}:
         return f" {_TEXT} or {_LIST.removeprefix('must be ')}, not {texts[0].partition(', not ')[2]}"
+    choices = [text for text in texts if text.startswith(f" {_CHOICE}")]
+    numbers = [text for text in texts if text not in choices]
+    if choices and numbers:
+        options = choices[0].removeprefix(f" {_CHOICE}").partition(", not ")[0]
+        return numbers[0].replace(_WHOLE, f"{_WHOLE} or {options}")
     # For an empty list, the union's problem with text is irrelevant.
     empty = [text for text in texts if "must have at least" in text]
     return "; ".join(empty or texts)

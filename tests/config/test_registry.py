@@ -173,7 +173,7 @@ def test_imagenet_suite_has_the_papers_recipe():
     ("old", "new", "key", "expected"),
     [
         ("batch = 32", "batchs = 32", "schedule.batchs", "Did you mean 'batch'?"),
-        ("batch = 32", 'batch = "32"', "schedule.batch", "must be a whole number, not '32'."),
+        ("batch = 32", 'batch = "32"', "schedule.batch", "must be a whole number or all, not '32'."),
         ("boundaries = [3, 5]", "boundaries = [5, 3]", "schedule.boundaries", "must increase"),
         ("boundaries = [3, 5]", "boundaries = [3, 6]", "schedule", "must be before the end"),
         ("rates = [0.1, 0.01, 0.001]", "rates = [0.1, 0.01]", "schedule", "3 stages"),
