@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lrbench.config import load_task
+from lrbench.config.task import SyntheticFiles
 from lrbench.data.synthetic.generator import Request
 from lrbench.data.synthetic.ps10 import CLASSES, PS10, SETS, code_book, complexity_bits
 
@@ -21,6 +22,7 @@ ROWS = {"simple": "simple only", "complex": "complex only", "both": "both", "con
 def render(split):
     """Return a few images of a split of the task."""
     files = load_task(f"ps10-k{TEMPLATES}").files
+    assert isinstance(files, SyntheticFiles)
     options = PS10.complete(files.options, "ps10")
     return PS10.render(Request(seed=files.seed, split=split, count=200, size=files.size, options=options))
 

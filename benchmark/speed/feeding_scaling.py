@@ -130,7 +130,7 @@ def make_stages(root: Path, batches: Batches) -> dict[str, Stage]:
         for numbers in augmentation_numbers(0, update, batches.indices(update)).tolist():
             crop_box(SIZE, SIZE * 4 // 3, numbers)
 
-    stages = {
+    stages: dict[str, Stage] = {
         "reading": read,
         "decoding": decode,
         "cropping (drawing boxes)": draw_crops,
@@ -208,7 +208,7 @@ def print_stages(
     print(f"{'stage':28}{'workers':>8}{'threads':>12}{'processes':>12}{'ratio':>7}{'computing':>12}{'waiting':>12}")
     stops: dict[str, list[str]] = {"threads": [], "processes": []}
     for name, stage in stages.items():
-        alone = {}
+        alone: dict[str, float] = {}
         for count in counts:
             speeds: dict[str, list[Speed]] = {"threads": [], "processes": []}
             for _ in range(rounds):

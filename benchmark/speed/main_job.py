@@ -54,7 +54,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     arguments = [] if "all" in sys.argv else ["--seed", "0"]
-    totals = {}
+    totals: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         former = Path(folder) / "former"
         former.mkdir()
