@@ -177,7 +177,7 @@ def _case_verdict(claim: StudyClaim, case: Case) -> Marked:
     word = _verdict_word(claim, case.verdict, case.margin)
     if case.verdict != "inconclusive":
         return Marked(f"{word}{f', {case.note}' if case.note else ''}")
-    if case.reason or case.estimate is None:
+    if case.reason or (case.estimate is None and case.adjusted is None):
         return Marked(f"{word} ({for_markdown(case.reason or 'no results')})")
     if claim.judges:
         return word

@@ -140,7 +140,7 @@ CLAIMS = (
         arms=("step", "hold", "constant", "trail"),
         judges=True,
         remark=_remark,
-        phrases={"supported": "every statistic has a sharp transition at the drop"},
+        phrases={"supported": "the drop is a sharp transition"},
     ),
     StudyClaim(
         name="S2",
@@ -153,7 +153,7 @@ CLAIMS = (
         arms=("step", "hold", "constant", "trail", "grow"),
         judges=True,
         remark=_remark,
-        phrases={"supported": "every statistic has a sharp transition where the batch grows"},
+        phrases={"supported": "growing the batch is a sharp transition"},
     ),
 )
 """The claims in the order in which they are decided."""
