@@ -98,7 +98,8 @@ def main() -> None:
         command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
     )
     if built.returncode:
-        sys.exit("\n".join([line for line in built.stderr.splitlines() if line.startswith(("WARNING", "ERROR"))][:30]))
+        problems = [line for line in built.stderr.splitlines() if line.startswith(("WARNING", "ERROR"))]
+        sys.exit("\n".join(problems[:30]) or built.stderr)
     print(folder / "html" / "index.html")
 
 
