@@ -129,13 +129,14 @@ def _errors(rows: pandas.DataFrame) -> Any:
     return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
-def make_panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple[Any, Any]:
-    """Return a figure with panels that share their scales, at most three side by side.
+def make_panels(count: int, *, width: float = 4.6, height: float = 4.4, share_y: bool = True) -> tuple[Any, Any]:
+    """Return a figure with panels that share their horizontal scale, at most three side by side.
 
     Args:
         count: Number of panels.
         width: Width of a panel in inches.
         height: Height of a row of panels in inches.
+        share_y: Whether they share their vertical scale, too.
 
     Returns:
         The figure, and its panels in a list.
@@ -145,7 +146,7 @@ def make_panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple
     across = max(1, min(count, _COLUMNS))
     down = -(-max(1, count) // across)
     canvas = Canvas(figsize=(width * across + 0.4, height * down), layout="constrained")
-    panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
+    panels = canvas.subplots(down, across, sharex=True, sharey=share_y, squeeze=False).flatten()
     for panel in panels[count:]:
         panel.set_visible(False)
     for panel in panels:
@@ -154,6 +155,17 @@ def make_panels(count: int, *, width: float = 4.6, height: float = 4.4) -> tuple
         # A panel above none has its labels, too.
         panel.tick_params(labelbottom=True)
     return canvas, list(panels[: max(1, count)])
+
+
+def use_log_scale(panel: Any) -> None:
+    """Give a panel a logarithmic vertical scale whose labels are plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panel.set_yscale("log")
+    # Formulas in labels are switched off, because names of data could be read as such.
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def add_legend(canvas: Any, panel: Any, columns: int = 4) -> None:

@@ -15,7 +15,7 @@ import pandas
 from lrbench.config.arms import ARMS
 from lrbench.leaderboard.claims import ALPHA
 from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.figures import COLOURS, Figure, make_panels
+from lrbench.leaderboard.figures import COLOURS, Figure, make_panels, use_log_scale
 from lrbench.stats.images import image_variance
 from lrbench.stats.intervals import Estimate, estimate_over_seeds
 from lrbench.studies.claims import Case, Decided, StudyClaim, Verdict, too_few
@@ -313,7 +313,7 @@ def arms_figure(evidence: StudyEvidence, _outcomes: dict[str, Any]) -> Figure:
 
 
 def _draw_arms(data: pandas.DataFrame) -> Any:
-    canvas, panels = make_panels(2, height=3.8)
+    canvas, panels = make_panels(2, height=3.8, share_y=False)
     arms = [arm for arm in _ARMS if arm in set(data.arm)]
     for panel, column, label in zip(panels, ("accuracy", "loss"), ("test accuracy, %", "training loss"), strict=False):
         for position, arm in enumerate(arms):
@@ -324,5 +324,5 @@ def _draw_arms(data: pandas.DataFrame) -> Any:
         panel.set_xticks(range(len(arms)), arms, rotation=30)
         panel.set_ylabel(label)
         if column == "loss":
-            panel.set_yscale("log")
+            use_log_scale(panel)
     return canvas

@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 
 from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels
+from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels, use_log_scale
 from lrbench.stats.intervals import Estimate, Floats, estimate_over_seeds
 from lrbench.studies.beliefs import bound, is_complete, is_significant
 from lrbench.studies.claims import Case, Decided, StudyClaim, Verdict, too_few
@@ -234,7 +234,7 @@ def _draw_transition(data: pandas.DataFrame) -> Any:
                 panel.plot([0, 1], ends, marker="os"[index], color=COLOURS[index], label=arm if number == 0 else None)
         panel.set_title(batch)
         panel.set_xticks([0, 1], ["boundary", "after stage 2"])
-        panel.set_yscale("log")
+        use_log_scale(panel)
     panels[0].set_ylabel("training loss")
     add_legend(canvas, panels[0])
     return canvas

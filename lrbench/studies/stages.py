@@ -16,7 +16,7 @@ from scipy import stats
 from lrbench.config.arms import ARMS
 from lrbench.leaderboard.claims import ALPHA
 from lrbench.leaderboard.evidence import Evidence, Row
-from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels
+from lrbench.leaderboard.figures import COLOURS, Figure, add_legend, make_panels, use_log_scale
 from lrbench.stats.intervals import Floats, holm
 from lrbench.studies.claims import Case, Decided, StudyClaim, too_few
 from lrbench.studies.evidence import StudyEvidence
@@ -187,7 +187,7 @@ def course_figure(evidence: StudyEvidence, _outcomes: dict[str, Any]) -> Figure:
 
 def _draw_course(data: pandas.DataFrame) -> Any:
     names = list(dict.fromkeys(data.statistic))
-    canvas, panels = make_panels(len(names), height=3.8)
+    canvas, panels = make_panels(len(names), height=3.8, share_y=False)
     for panel, name in zip(panels, names, strict=False):
         for index, (arm, part) in enumerate(data[data.statistic == name].groupby("arm", sort=False)):
             means = part.groupby("epoch").value.mean()
@@ -196,6 +196,6 @@ def _draw_course(data: pandas.DataFrame) -> Any:
             )
         panel.set_title(name.replace("_", " "))
         panel.set_xlabel("epoch")
-        panel.set_yscale("log")
+        use_log_scale(panel)
     add_legend(canvas, panels[0])
     return canvas
