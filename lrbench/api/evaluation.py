@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lrbench.api.settings import options_of
 from lrbench.cli.progress import showing_progress
 from lrbench.config import load_task
 from lrbench.config.protocols import PROTOCOLS
@@ -18,7 +19,7 @@ from lrbench.config.task import METRIC_NAMES
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError
 from lrbench.core.workspace import Place, Workspace, data_roots
-from lrbench.models.modules import Model, options_of
+from lrbench.models.modules import Model
 from lrbench.stats.images import interval_over_images
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.predictions import Predictions

@@ -6,7 +6,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrbench.models.modules import options_of
+from lrbench.api.settings import options_of
 
 if TYPE_CHECKING:
     import pandas

@@ -2,10 +2,9 @@
 
 import copy
 import importlib
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,8 +181,3 @@ def _try(network: FeatureNetwork, size: int, text: str) -> None:
             f"{text} fails on inputs of shape (2, 3, {size}, {size}): {type(error).__name__}: {error}. Set its input size, or "
             "pass a function for its features (lrbench.Model)."
         ) from error
-
-
-def options_of(settings: Mapping[str, Any]) -> list[str]:
-    """Return settings such as `{"probe.strengths": 9}` as `key=value` texts."""
-    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]

@@ -32,21 +32,9 @@ def solve_large(
     settings: Probe,
     control: Control,
 ) -> list[Fit]:
-    """Solve the problem at each strength: several together on a GPU, one after the other with warm starts on a CPU.
+    """Solve the problem at each strength (see `logistic.solve`).
 
-    Args:
-        inputs: Standardised features with a column of ones. Shape `(N, D + 1)`, float32.
-        labels: Shape `(N,)`.
-        strengths: λ of each problem, falling.
-        classes: Number of classes C.
-        settings: Tolerance of the gradient, and iteration limit.
-        control: Receives progress and may request a stop.
-
-    Returns:
-        One fit per strength, in the given order.
-
-    Raises:
-        InterruptedWork: A stop was requested.
+    A GPU solves several together, a CPU one after the other with warm starts.
     """
     count, width = inputs.shape
     limits = gradient_limits(strengths, count, settings)
