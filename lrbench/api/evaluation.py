@@ -150,7 +150,8 @@ def evaluate(
     name = str(task)
     load_task(name)
     if protocol not in PROTOCOLS:
-        raise InputError(f"there is no protocol {protocol!r}. Choose one of {', '.join(PROTOCOLS)}.")
+        problem = PROTOCOLS.broken(protocol) or f"there is no protocol {protocol!r}"
+        raise InputError(f"{problem}. Choose one of {', '.join(PROTOCOLS)}.")
     reference = _reference(model)
     chosen = TransferSettings().with_changes([protocol], options_of(settings or {}))
     with _temporary_place(data_root, partial=partial, cache=cache) as place, _control(name, progress) as control:

@@ -74,13 +74,18 @@ def _versions() -> dict[str, str]:
 
 
 def _plugins() -> dict[str, str]:
+    from lrbench.config.arms import ARMS
     from lrbench.config.plugins import plugins
+    from lrbench.config.protocols import PROTOCOLS
 
-    return {
-        f"{plugin.group} {plugin.name}": f"{plugin.value} of {plugin.origin}"
-        + (f"; left out: {plugin.problem}" if plugin.problem else "")
-        for plugin in plugins()
-    }
+    problems = {**ARMS.problems, **PROTOCOLS.problems}
+    rows: dict[str, str] = {}
+    for plugin in plugins():
+        problem = problems.get(plugin, plugin.problem)
+        text = f"{plugin.value} of {plugin.origin}" + (f"; left out: {problem}" if problem else "")
+        name = f"{plugin.group} {plugin.name}"
+        rows[name] = f"{rows[name]}; {text}" if name in rows else text
+    return rows
 
 
 def _tasks(roots: Any) -> dict[str, str]:

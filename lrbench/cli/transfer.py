@@ -51,6 +51,8 @@ def _check_protocols(names: list[str] | None) -> list[str] | None:
                 f"{name!r} is not a transfer protocol; `lrbench run SUITE` computes it for suites with source_fit.images."
             )
         if name not in PROTOCOLS:
+            if (problem := PROTOCOLS.broken(name)) is not None:
+                raise typer.BadParameter(f"{problem}.")
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PROTOCOLS))}.")
     return names
 

@@ -1,8 +1,13 @@
-"""Learning-rate arms: one record per arm. Adding a record to `ARMS` adds an arm to every part of lrbench."""
+"""Learning-rate arms: one record per arm. Adding a record to `ARMS` adds an arm to every part of lrbench.
 
-from collections.abc import Callable
+Other packages add arms by entry points of group `lrbench.arms`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from lrbench.config.records import Group, Registry
 
 if TYPE_CHECKING:
     from lrbench.config.pretraining import Schedule
@@ -312,5 +317,11 @@ _REGISTERED = (
     ),
 )
 
-ARMS: dict[str, Arm] = {arm.name: arm for arm in _REGISTERED}
+
+def _objection(arm: Arm, arms: Mapping[str, Arm]) -> str | None:
+    unknown = [name for name in arm.needs if name not in arms]
+    return f"it starts from the arm {unknown[0]!r}, which does not exist" if unknown else None
+
+
+ARMS: Registry[Arm] = Registry(_REGISTERED, Group(name="lrbench.arms", kind=Arm, objection=_objection))
 """All arms by name."""

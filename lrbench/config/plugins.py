@@ -1,7 +1,8 @@
-"""Plug-ins: tasks and networks of other installed packages, found by their entry points.
+"""Plug-ins of other installed packages, named by their entry points.
 
 An entry point of group `lrbench.tasks` names a package whose folder holds task TOML files. One of group `lrbench.models`
-names a function that returns a network, which `python:NAME` refers to. Nothing is imported before it is used.
+names a function that returns a network, which `python:NAME` refers to. Neither is imported before it is used. Entry points of
+groups `lrbench.protocols` and `lrbench.arms` name records, which `lrbench.config.records` loads.
 """
 
 import importlib.util
@@ -10,7 +11,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
-GROUPS = ("lrbench.tasks", "lrbench.models")
+GROUPS = ("lrbench.tasks", "lrbench.models", "lrbench.protocols", "lrbench.arms")
 """Groups of entry points."""
 
 
@@ -21,32 +22,46 @@ class Plugin:
     Attributes:
         group: One of `GROUPS`.
         name: Its name.
-        value: What it names: a package, or `package.module:function`.
-        origin: Distribution and version that brings it.
-        folder: Folder of a package of tasks; None for networks and for broken plug-ins.
+        value: What it names: a package, or an object as `package.module:name`.
+        distribution: Distribution that brings it.
+        version: Version of the distribution.
+        folder: Folder of a package of tasks; None for other groups and for broken plug-ins.
         problem: Why it cannot be used; None if nothing is known to be wrong.
     """
 
     group: str
     name: str
     value: str
-    origin: str
+    distribution: str
+    version: str
     folder: Path | None = None
     problem: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version."""
+        return f"{self.distribution} {self.version}"
 
 
 @lru_cache(maxsize=1)
 def plugins() -> tuple[Plugin, ...]:
     """Return all plug-ins, sorted by group and name. They are looked up once in a process."""
-    found = []
+    known = []
     for group in GROUPS:
         for entry in entry_points(group=group):
-            origin = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
             folder, problem = _folder(entry.value) if group == "lrbench.tasks" else (None, _problem(entry.value))
-            found.append(
-                Plugin(group=group, name=entry.name, value=entry.value, origin=origin, folder=folder, problem=problem)
+            known.append(
+                Plugin(
+                    group=group,
+                    name=entry.name,
+                    value=entry.value,
+                    distribution="unknown" if entry.dist is None else entry.dist.name,
+                    version="unknown" if entry.dist is None else entry.dist.version,
+                    folder=folder,
+                    problem=problem,
+                )
             )
-    return tuple(sorted(found, key=lambda plugin: (plugin.group, plugin.name, plugin.origin)))
+    return tuple(sorted(known, key=lambda plugin: (plugin.group, plugin.name, plugin.origin)))
 
 
 def task_folders_of_plugins() -> tuple[Path, ...]:
@@ -79,7 +94,7 @@ def _folder(package: str) -> tuple[Path | None, str | None]:
 
 
 def _problem(value: str) -> str | None:
-    module, colon, function = value.partition(":")
-    if colon and all(part.isidentifier() for part in (*module.split("."), function)):
+    module, colon, name = value.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), name)):
         return None
-    return f"{value} is not written as package.module:function"
+    return f"{value} is not written as package.module:name"

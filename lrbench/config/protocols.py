@@ -1,11 +1,16 @@
-"""The transfer protocols: a registry of descriptions, and the settings tables of a suite that they read."""
+"""The transfer protocols: a registry of descriptions, and the settings tables of a suite that they read.
+
+Other packages add protocols by entry points of group `lrbench.protocols`.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from lrbench.config.records import Group, Registry, key_of
 from lrbench.config.strict import (
     BatchSize,
     Count,
@@ -14,7 +19,6 @@ from lrbench.config.strict import (
     Strict,
     Text,
     Threads,
-    key_of,
     without_one_thread,
 )
 
@@ -158,7 +162,7 @@ class Protocol:
         version: Version of the procedure. Raise it with every change that can change a result: results of two versions are
             never ranked together.
         help: Description in `lrbench transfer --help`.
-        module: Dotted name of the implementation; see `lrbench.transfer.protocols`.
+        module: Dotted name of the implementation, which may import torch; see `lrbench.transfer.protocols`.
         tables: Settings tables that it reads and that its results record.
         features: Features that it reads: of the penultimate layer, of every stage of the network, or of the penultimate layer
             of the snapshot and of its partner (`concat.partner`).
@@ -186,84 +190,80 @@ class Protocol:
     memory_advice: str = ""
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="probe",
-            version=2,
-            help="logistic regression on frozen features",
-            module="lrbench.transfer.protocols.probe",
-            tables=("probe",),
-        ),
-        Protocol(
-            name="knn",
-            version=3,
-            help="nearest neighbours",
-            module="lrbench.transfer.protocols.knn",
-            tables=("knn",),
-            logits=False,
-        ),
-        Protocol(
-            name="finetune",
-            version=2,
-            help="the whole network trained",
-            module="lrbench.transfer.protocols.finetune",
-            tables=("finetune",),
-            trains=True,
-            memory_advice='Or lower finetune.batch, set finetune.precision = "bfloat16", or turn off finetune.halving, which '
-            "keeps every network of the grid.",
-        ),
-        Protocol(
-            name="fewshot",
-            version=2,
-            help="a probe on a few images a class, with a curve over their number",
-            module="lrbench.transfer.protocols.fewshot",
-            tables=("fewshot", "probe"),
-            selects=False,
-            decides=False,
-        ),
-        Protocol(
-            name="concat",
-            version=1,
-            help="a probe on two snapshots' features together",
-            module="lrbench.transfer.protocols.probe",
-            tables=("concat", "probe"),
-            features="partner",
-            decides=False,
-        ),
-        Protocol(
-            name="depth",
-            version=1,
-            help="a probe after each stage",
-            module="lrbench.transfer.protocols.depth",
-            tables=("probe",),
-            features="stages",
-            decides=False,
-        ),
-        Protocol(
-            name="logme",
-            version=2,
-            help="evidence, untuned",
-            module="lrbench.transfer.protocols.logme",
-            selects=False,
-            logits=False,
-            evidence=True,
-            decides=False,
-        ),
-        Protocol(
-            name="representation",
-            version=1,
-            help="nearest class mean, with neural collapse and similarity to related snapshots (CKA)",
-            module="lrbench.transfer.protocols.representation",
-            selects=False,
-            logits=False,
-            compares=True,
-            decides=False,
-        ),
-    )
-}
-"""Every transfer protocol by its name, in the order in which they are listed."""
+_REGISTERED = (
+    Protocol(
+        name="probe",
+        version=2,
+        help="logistic regression on frozen features",
+        module="lrbench.transfer.protocols.probe",
+        tables=("probe",),
+    ),
+    Protocol(
+        name="knn",
+        version=3,
+        help="nearest neighbours",
+        module="lrbench.transfer.protocols.knn",
+        tables=("knn",),
+        logits=False,
+    ),
+    Protocol(
+        name="finetune",
+        version=2,
+        help="the whole network trained",
+        module="lrbench.transfer.protocols.finetune",
+        tables=("finetune",),
+        trains=True,
+        memory_advice='Or lower finetune.batch, set finetune.precision = "bfloat16", or turn off finetune.halving, which '
+        "keeps every network of the grid.",
+    ),
+    Protocol(
+        name="fewshot",
+        version=2,
+        help="a probe on a few images a class, with a curve over their number",
+        module="lrbench.transfer.protocols.fewshot",
+        tables=("fewshot", "probe"),
+        selects=False,
+        decides=False,
+    ),
+    Protocol(
+        name="concat",
+        version=1,
+        help="a probe on two snapshots' features together",
+        module="lrbench.transfer.protocols.probe",
+        tables=("concat", "probe"),
+        features="partner",
+        decides=False,
+    ),
+    Protocol(
+        name="depth",
+        version=1,
+        help="a probe after each stage",
+        module="lrbench.transfer.protocols.depth",
+        tables=("probe",),
+        features="stages",
+        decides=False,
+    ),
+    Protocol(
+        name="logme",
+        version=2,
+        help="evidence, untuned",
+        module="lrbench.transfer.protocols.logme",
+        selects=False,
+        logits=False,
+        evidence=True,
+        decides=False,
+    ),
+    Protocol(
+        name="representation",
+        version=1,
+        help="nearest class mean, with neural collapse and similarity to related snapshots (CKA)",
+        module="lrbench.transfer.protocols.representation",
+        selects=False,
+        logits=False,
+        compares=True,
+        decides=False,
+    ),
+)
 
 SOURCE = Protocol(
     name="source",
@@ -299,6 +299,23 @@ HIT_BLOCKS = ("wrong", "right", "conflict")
 
 RESERVED = {protocol.name: protocol for protocol in (SOURCE, SOURCE_HITS, SOURCE_FIT)}
 """Protocols of predictions of the source, by name. They transfer nothing."""
+
+
+# Tables of settings that a protocol may read.
+_TABLES = ("probe", "knn", "finetune", "fewshot", "concat")
+
+
+def _objection(protocol: Protocol, _protocols: Mapping[str, Protocol]) -> str | None:
+    if protocol.trains:
+        return "it trains the network (trains=True), which only `finetune` does"
+    unknown = [table for table in protocol.tables if table not in _TABLES]
+    return f"it reads the table {unknown[0]!r}, which is not one of {', '.join(_TABLES)}" if unknown else None
+
+
+PROTOCOLS: Registry[Protocol] = Registry(
+    _REGISTERED, Group(name="lrbench.protocols", kind=Protocol, reserved=RESERVED, objection=_objection)
+)
+"""Every transfer protocol by its name, in the order in which they are listed."""
 
 
 def find_protocol(name: str) -> Protocol:

@@ -1,11 +1,9 @@
 """Base class and value types of the records that TOML files are read into."""
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticKnownError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 _MAX_NAME_LENGTH = 100
@@ -73,17 +71,6 @@ def _bounded(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 Arguments = Annotated[dict[str, Any], AfterValidator(_bounded)]
-
-
-def key_of(registry: Mapping[str, object]) -> BeforeValidator:
-    """Return a validator that accepts the keys of `registry` only, with the error of a `Literal` of them."""
-
-    def check(value: object) -> object:
-        if not isinstance(value, str) or value not in registry:
-            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, registry))})
-        return value
-
-    return BeforeValidator(check)
 
 
 class Strict(BaseModel):

@@ -15,13 +15,13 @@ from lrbench.config.arms import ARMS
 from lrbench.config.books import book_name
 from lrbench.config.pretraining import SHORTEST_STAGE, BatchNorm, Schedule, Training
 from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe, ProtocolName, SourceFit
+from lrbench.config.records import key_of
 from lrbench.config.strict import (
     Arguments,
     Name,
     Seed,
     Strict,
     Text,
-    key_of,
 )
 from lrbench.core.workspace import FOREIGN
 

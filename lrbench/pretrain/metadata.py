@@ -67,7 +67,7 @@ def snapshot_metadata(
         source_accuracy=round(scores.accuracy, 8),
         source_accuracy_raw=round(raw.accuracy, 8),
         source_report={name: round(value, 8) for name, value in scores.report.items()},
-        versions=library_versions(),
+        versions={**library_versions(), **ARMS.versions(key.arm)},
         revision=source_revision(),
     )
 

@@ -81,9 +81,12 @@ class TransferSettings(Strict):
         return validate(TransferSettings, content, "the settings", changed=True)
 
     def of_protocol(self, protocol: str) -> dict[str, Any]:
-        """Return the settings that a protocol reads, as JSON values."""
+        """Return the settings that a protocol reads, as JSON values, and for a plug-in's the distribution that adds it."""
         read = {"validation"} if find_protocol(protocol).selects else set()
-        return self.model_dump(mode="json", include=read | set(find_protocol(protocol).tables))
+        settings = self.model_dump(mode="json", include=read | set(find_protocol(protocol).tables))
+        plugin = PROTOCOLS.plugin(protocol)
+        # Protocols of two packages may have the same name.
+        return settings if plugin is None else {**settings, "protocol_origin": plugin.distribution}
 
     def record(self, protocol: str, task: Task, reference: Reference, workspace: Workspace) -> dict[str, Any]:
         """Return the `settings` entry of a cell's result: all that was requested for it.

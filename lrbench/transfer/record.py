@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lrbench.config import Task
-from lrbench.config.protocols import find_protocol
+from lrbench.config.protocols import PROTOCOLS, find_protocol
 from lrbench.config.suite import Input
 from lrbench.core.machine import device_name, float32_modes, library_versions, utc_now
 from lrbench.data.examples import EvaluationTransform, TaskData
@@ -164,6 +164,6 @@ def result_record(
         "timings": {name: round(seconds, 4) for name, seconds in outcome.timings.items()},
         "device": device_name(device),
         "arithmetic": float32_modes(device),
-        "versions": library_versions(),
+        "versions": {**library_versions(), **PROTOCOLS.versions(cell.protocol)},
         "computed": utc_now(),
     }

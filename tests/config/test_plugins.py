@@ -1,11 +1,16 @@
 """Plug-ins of other installed packages."""
 
+import sys
+
 import pytest
 
-from lrbench.config import find_tasks, load_task
-from lrbench.config.plugins import plugins
+from lrbench.config import find_tasks, load_suite, load_task
+from lrbench.config.arms import ARMS
+from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.schedule import SnapshotKey, find_segment, learning_rate
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Workspace
+from lrbench.jobs.plan import make_plan
 from lrbench.store.references import resolve_reference
 from lrbench.store.results import read_result
 
@@ -17,24 +22,53 @@ gone = no_such_package.tasks
 [lrbench.models]
 tiny-net = their_tasks.networks:build
 wrong = their_tasks
+
+[lrbench.protocols]
+nearest-class = their_records:NEAREST
+probe = their_records:NEAREST
+needs-torch-9 = their_records.absent:PROTOCOL
+misnamed = their_records:NEAREST
+trained = their_records:TRAINED
+empty-module = their_records:EMPTY
+
+[lrbench.arms]
+half = their_records:HALF
+orphan = their_records:ORPHAN
+"""
+
+RECORDS = """
+from dataclasses import replace
+from lrbench.config.arms import ARMS, Arm
+from lrbench.config.protocols import PROTOCOLS, Protocol
+
+MODULE = "tests.transfer.nearest_mean"
+NEAREST = Protocol(name="nearest-class", version=3, help="nearest mean", module=MODULE, selects=False, logits=False)
+TRAINED = replace(PROTOCOLS["finetune"], name="trained")
+EMPTY = replace(NEAREST, name="empty-module", module="json")
+HALF = Arm(name="half", rate=lambda schedule, stage: schedule.rates[0] / 2, marker="x", description="half the first rate")
+ORPHAN = replace(HALF, name="orphan", shares="no-such-arm")
 """
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """An installed package with a task and a network, two of whose entry points are broken."""
+    """An installed package with plug-ins of every group, some of them broken."""
     site = tmp_path / "site"
     package, record = site / "their_tasks", site / "their_tasks-1.2.dist-info"
     package.mkdir(parents=True)
     record.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('tasks need no import')\n")
     (package / "mine.toml").write_text('name = "theirs"\nlike = "toy-objects"\n[files]\ntrain = 30\ntest = 20\n')
+    (site / "their_records.py").write_text(RECORDS)
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: their-tasks\nVersion: 1.2\n")
     (record / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(site)
-    plugins.cache_clear()
+    for registry in (PROTOCOLS, ARMS):
+        registry.reload()
     yield package
-    plugins.cache_clear()
+    sys.modules.pop("their_records", None)
+    for registry in (PROTOCOLS, ARMS):
+        registry.reload()
 
 
 def test_tasks_of_a_package_are_known_without_importing_it(home, installed):
@@ -59,10 +93,49 @@ def test_broken_plugins_are_named_and_left_out(lrbench, home, installed):
     shown = lrbench("doctor")
     assert shown.status == 0, shown.err
     lines = {
-        line.split("  ")[1].strip(): line
-        for line in shown.out.splitlines()
-        if "their_tasks" in line or "no_such" in line
+        line.split("  ")[1].strip(): line for line in shown.out.splitlines() if "their_" in line or "no_such" in line
     }
     assert lines["lrbench.tasks mine"].endswith("their_tasks of their-tasks 1.2")
     assert "left out: no_such_package.tasks cannot be found" in lines["lrbench.tasks gone"]
-    assert "left out: their_tasks is not written as package.module:function" in lines["lrbench.models wrong"]
+    assert "left out: their_tasks is not written as package.module:name" in lines["lrbench.models wrong"]
+    assert lines["lrbench.protocols nearest-class"].endswith("their_records:NEAREST of their-tasks 1.2")
+    assert lines["lrbench.arms half"].endswith("their_records:HALF of their-tasks 1.2")
+    for name, problem in {
+        "protocols probe": "'probe' is a name of lrbench, which cannot be replaced",
+        "protocols needs-torch-9": "their_records.absent:PROTOCOL cannot be imported: ModuleNotFoundError",
+        "protocols misnamed": "their_records:NEAREST has the name 'nearest-class', not 'misnamed'",
+        "protocols trained": "it trains the network (trains=True), which only `finetune` does",
+        "arms orphan": "it starts from the arm 'no-such-arm', which does not exist",
+    }.items():
+        assert f"left out: {problem}" in lines[f"lrbench.{name}"]
+    assert PROTOCOLS["probe"].version == 2 and "misnamed" not in PROTOCOLS and "orphan" not in ARMS
+
+
+def test_a_broken_protocol_is_named_where_it_is_asked_for(lrbench, home, installed):
+    command = ("transfer", "--snapshot", "timm:resnet18", "--task", "tiny-objects", "--protocol")
+    assert "the plug-in 'misnamed' of their-tasks 1.2 was left out" in lrbench(*command, "misnamed").err
+    planned = lrbench("plan", "tiny.toml", "--set", 'protocols=["trained"]')
+    assert planned.status == 2 and "the plug-in 'trained' of their-tasks 1.2 was left out" in planned.err
+    failed = lrbench(*command, "empty-module")
+    assert (
+        "the protocol 'empty-module' of their-tasks 1.2 cannot be used: json has no function `configure`" in failed.err
+    )
+
+
+def test_results_name_the_package_of_their_protocol(lrbench, home, installed, pretrain_tiny, place):
+    pretrain_tiny("step")
+    done = lrbench("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--protocol", "nearest-class")
+    assert done.status == 0, done.err
+    [path] = (home / "leaderboard" / "results" / "tiny").glob("*.nearest-class.*.json")
+    result = read_result(path)
+    assert (result.protocol, result.protocol_version) == ("nearest-class", 3)
+    assert result.settings["protocol_origin"] == "their-tasks" and result.versions["their-tasks"] == "1.2"
+    suite = load_suite("tiny.toml", changes=['protocols=["nearest-class"]', 'targets=["tiny-objects"]'])
+    assert [str(cell.snapshot) for cell in make_plan(suite, place).cells if cell.done] == ["step/seed0/stage1"]
+
+
+def test_an_arm_of_a_package_is_planned_like_the_others(lrbench, home, installed, place):
+    suite = load_suite("tiny.toml", changes=['arms=["step", "half"]'])
+    segment = find_segment(suite.schedule, SnapshotKey(arm="half", seed=0, stage=1))
+    assert learning_rate(suite.schedule, segment, 0, 1) == suite.schedule.rates[0] / 2
+    assert any(str(cell.snapshot) == "half/seed0/stage1" for cell in make_plan(suite, place).cells)

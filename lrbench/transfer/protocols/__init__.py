@@ -1,7 +1,7 @@
 """Transfer protocols on frozen features, one module each, and fine-tuning.
 
 A module that implements a protocol on frozen features has three functions, whose signatures `Implementation` gives:
-`configure`, `select` and `fit`. `lrbench.config.protocols` registers it by name.
+`configure`, `select` and `fit`. `lrbench.config.protocols` registers it by name, or an entry point of another package.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ import torch
 
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.control import Control
+from lrbench.core.errors import InputError
 from lrbench.transfer.selection import Choice, Indices, LabelledFeatures
 
 if TYPE_CHECKING:
@@ -102,5 +103,25 @@ class Implementation(Protocol):
 
 
 def implementation(name: str) -> Implementation:
-    """Import the module of a registered protocol on frozen features."""
-    return cast(Implementation, import_module(PROTOCOLS[name].module))
+    """Import the module of a registered protocol on frozen features.
+
+    Raises:
+        InputError: The module of a plug-in's protocol cannot be imported, or lacks a function.
+    """
+    protocol, plugin = PROTOCOLS[name], PROTOCOLS.plugin(name)
+    if plugin is None:
+        return cast(Implementation, import_module(protocol.module))
+    try:
+        module = import_module(protocol.module)
+    except Exception as error:
+        raise InputError(
+            f"the protocol {name!r} of {plugin.origin} cannot be used: importing {protocol.module} raised "
+            f"{type(error).__name__}: {error}. Correct or remove the package."
+        ) from error
+    missing = [function for function in ("configure", "select", "fit") if not hasattr(module, function)]
+    if missing:
+        raise InputError(
+            f"the protocol {name!r} of {plugin.origin} cannot be used: {protocol.module} has no function `{missing[0]}`. "
+            "Correct or remove the package."
+        )
+    return cast(Implementation, module)
