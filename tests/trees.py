@@ -295,6 +295,58 @@ def eurosat(root: Path) -> Path:
     return root
 
 
+def vtab(root: Path, folder: str, *, untrained: int | None = None) -> Path:
+    """`vtab-1k/<task>/images/<split>/000000.jpg` and lists with class numbers, as the published script writes them.
+
+    Args:
+        root: Data root.
+        folder: Folder of the task.
+        untrained: A class without training images.
+    """
+    base = root / "vtab-1k" / folder
+    classes = [label for label in range(4) if label != untrained]
+    labels = {"train800": classes * 4, "val200": classes, "test": list(range(4)) * 3}
+    labels["train800val200"] = labels["train800"] + labels["val200"]
+    for start, (split, members) in enumerate(labels.items()):
+        lines = []
+        for number, label in enumerate(members):
+            save(base / "images" / split / f"{number:06d}.jpg", image(label, 100 * start + number))
+            lines.append(f"images/{split}/{number:06d}.jpg {label}\n")
+        (base / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+def places365(root: Path) -> Path:
+    """`data_256_standard/a/airfield/00000001.jpg`, `val_256/Places365_val_00000001.jpg`, and the lists."""
+    names = ("/a/airfield", "/a/apartment_building/outdoor", "/b/bakery/shop")
+    train, val = [], []
+    for label, name in enumerate(names):
+        for number in range(1, 5):
+            save(root / "data_256_standard" / name[1:] / f"{number:08d}.jpg", image(label, number))
+            train.append(f"{name}/{number:08d}.jpg {label}\n")
+        for number in range(1, 3):
+            file = f"Places365_val_{3 * number + label:08d}.jpg"
+            save(root / "val_256" / file, image(label, 100 + number))
+            val.append(f"{file} {label}\n")
+    (root / "categories_places365.txt").write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
+    (root / "places365_train_standard.txt").write_text("".join(train))
+    (root / "places365_val.txt").write_text("".join(val))
+    return root
+
+
+def inat2021_mini(root: Path) -> Path:
+    """`inat2021/train_mini/<number and taxonomy>/<id>.jpg` and `inat2021/val/…`."""
+    names = (
+        "00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris",
+        "00001_Animalia_Annelida_Polychaeta_Sabellida_Sabellidae_Sabella_spallanzanii",
+    )
+    for label, name in enumerate(names):
+        for number in range(5):
+            split = "train_mini" if number < 3 else "val"
+            save(root / "inat2021" / split / name / f"{label}{number}aa-4b6f.jpg", image(label, number))
+    return root
+
+
 def mine(folder: Path) -> Path:
     """User data: `c0` and `c1` with five PNG images each."""
     for label in range(2):

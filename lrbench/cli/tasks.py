@@ -20,8 +20,9 @@ def tasks(
     data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """List the tasks, or show one in full."""
+    """List the tasks and their groups, or show one task in full."""
     from lrbench.config import broken_tasks, find_tasks, load_task
+    from lrbench.config.registry import find_groups
     from lrbench.core.workspace import data_roots
 
     roots = data_roots(data_root)
@@ -46,6 +47,8 @@ def tasks(
         )
         return
     show(table([_row(task, roots) for task in known], wrapped="title", spare=["headline"]))
+    for group, members in find_groups().items():
+        show(f"group {group}: {', '.join(members)}")
 
 
 def _readable(names: "Iterable[str]") -> "list[Task]":

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lrbench.core.workspace import Place, Workspace
     from lrbench.store.cells import Cell, Overwrite, TransferSettings
     from lrbench.store.references import Reference
-    from lrbench.store.results import Result, StoredResult
+    from lrbench.store.results import StoredResult
     from lrbench.transfer.cell import Transfer
 
 
@@ -68,10 +68,18 @@ def transfer(
             "weights. Repeatable.",
         ),
     ],
-    tasks: Annotated[
-        list[str],
+    task: Annotated[
+        list[str] | None,
         typer.Option("--task", metavar="TASK", help="A task's name, or the path of a task TOML. Repeatable."),
-    ],
+    ] = None,
+    tasks_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            metavar="GROUP",
+            help="Tasks of a group (`lrbench tasks` lists the groups), or tasks separated by commas. Repeatable.",
+        ),
+    ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,12 +116,14 @@ def transfer(
 ) -> None:
     """Transfer snapshots to tasks: select on validation, refit, and read the test labels once.
 
-    Repeat --snapshot, --task or --protocol to compute every combination; a failure does not stop the others. Results are
-    stored in leaderboard/results/; `lrbench leaderboard` adds them to the tables. --json prints one result, or a list for
-    several.
+    Repeat --snapshot, --task or --protocol to compute every combination; a failure does not stop the others. --tasks also
+    prints a table with the mean over the tasks and its interval. Results are stored in leaderboard/results/;
+    `lrbench leaderboard` adds them to the tables. --json prints one result, or a list for several.
     """
     from lrbench.cli.register import warn_if_changed
+    from lrbench.cli.task_table import show_means
     from lrbench.config import load_task
+    from lrbench.config.registry import tasks_named
     from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.store.cells import Cell, Overwrite
@@ -121,10 +131,11 @@ def transfer(
 
     workspace = Workspace.for_writing()
     # Wrong names are reported before any work.
-    tasks = list(dict.fromkeys(tasks))
+    tasks = list(dict.fromkeys([*(task or []), *tasks_named(tasks_ or [])]))
+    if not tasks:
+        raise typer.BadParameter("name a task, as in --task cub200, or a group, as in --tasks paper.")
     protocols = list(dict.fromkeys(protocol or ["probe"]))
-    for task in tasks:
-        load_task(task)
+    task_names = [load_task(name).name for name in tasks]
     references = _references(snapshots, workspace, suite, arm)
     suites = {reference.suite.name: reference.suite for reference in references if isinstance(reference, SuiteSnapshot)}
     for named in suites.values():
@@ -134,13 +145,13 @@ def transfer(
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     asked = len(references) * len(tasks) * len(protocols)
     alone = asked == 1 and snapshot_folder(snapshots[0], workspace) is None
-    results: list[Result] = []
+    results: list[StoredResult] = []
     failed: list[_Failed] = []
     try:
         for reference, (chosen, default_seed) in zip(references, settings, strict=True):
             snapshot = _Snapshot(reference, chosen, place)
-            for task, kind in product(tasks, protocols):
-                cell = Cell(task=task, protocol=kind, seed=default_seed if seed is None else seed)
+            for name, kind in product(tasks, protocols):
+                cell = Cell(task=name, protocol=kind, seed=default_seed if seed is None else seed)
                 try:
                     stored = snapshot.result(cell, Overwrite.ALWAYS if again else Overwrite.NEVER)
                 except InterruptedWork:
@@ -152,13 +163,15 @@ def transfer(
                         raise
                     failed.append(_Failed(reference.text, cell, as_user_error(error)))
                     continue
-                results.append(stored.result)
-                show_result(stored, task, as_json=json_)
+                results.append(stored)
+                show_result(stored, name, as_json=json_)
     finally:
         # Results are printed also after an interruption.
         if json_ and (results or failed):
-            records = [result.model_dump(by_alias=True, mode="json") for result in results]
+            records = [stored.result.model_dump(by_alias=True, mode="json") for stored in results]
             emit_json(records[0] if alone else records)
+        elif tasks_ and not json_:
+            show_means(task_names, results)
     if failed:
         error_kind = InputError if all(isinstance(failure.error, InputError) for failure in failed) else FailureError
         raise error_kind(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))

@@ -149,6 +149,8 @@ def _complete(content: dict[str, Any], path: Path) -> dict[str, Any]:
     for table in _MERGED_TABLES:
         if isinstance(content.get(table), dict) and isinstance(base.get(table), dict):
             content[table] = {**base[table], **content[table]}
+    # A variant of a task is not in its groups.
+    base.pop("groups", None)
     if "counts" in content:
         # The bounds on images per class hold only for the counts of the other task.
         base = {key: value for key, value in base.items() if key not in {"least", "most"}}

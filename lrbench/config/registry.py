@@ -109,6 +109,33 @@ def broken_tasks() -> list[str]:
     return _scan(task_folders())[1]
 
 
+def find_groups() -> dict[str, list[str]]:
+    """Return the names of the tasks of every group, in the order of their files; groups are named by `groups` in the tasks."""
+    groups: dict[str, list[str]] = {}
+    for name, file in find_tasks().items():
+        named = read_toml(file.path).get("groups", [])
+        for group in named if isinstance(named, list) else []:
+            groups.setdefault(str(group), []).append(name)
+    return dict(sorted(groups.items()))
+
+
+def tasks_named(names: Sequence[str]) -> list[str]:
+    """Return tasks without repetition, given groups, names and paths of tasks, each several separated by commas.
+
+    Raises:
+        InputError: A group and a task have the same name.
+    """
+    groups, tasks = find_groups(), find_tasks()
+    found: list[str] = []
+    for name in (part.strip() for text in names for part in text.split(",")):
+        if name in groups and name in tasks:
+            raise InputError(
+                f"{name!r} is the name of a task and of a group of tasks. Rename the group in the tasks' TOML files."
+            )
+        found += groups.get(name, [name])
+    return list(dict.fromkeys(found))
+
+
 def find_suites() -> dict[str, RegisteredFile]:
     """Return the files of the shipped suites by name."""
     return _scan((shipped_folder("lrbench.suites"),))[0]

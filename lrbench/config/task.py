@@ -291,6 +291,9 @@ class Task(Strict):
         counts: Number of images by split. Data with fewer images is incomplete.
         least: Minimum number of images per class, by split. A class with fewer images is incomplete.
         most: Maximum number of images per class, by split. A class with more images contains those of another.
+        groups: Names of groups of tasks that it belongs to, for `lrbench transfer --tasks GROUP`.
+        untrained_classes: Whether classes may have test images without training images, as in draws of VTAB-1k. Their images
+            count as wrong.
         orientation: `upright` applies the orientation in the images' metadata, `stored` ignores it. Default: `stored` for
             shipped tasks; in other tasks, images with an orientation are refused.
         manual: How to get the data by hand when it cannot be downloaded.
@@ -303,6 +306,8 @@ class Task(Strict):
     counts: dict[Literal["train", "val", "test"], Count] = {}
     least: dict[Literal["train", "val", "test"], Count] = {}
     most: dict[Literal["train", "val", "test"], Count] = {}
+    groups: tuple[Name, ...] = ()
+    untrained_classes: bool = False
     orientation: Literal["stored", "upright"] | None = None
     files: Files
     archives: Annotated[tuple[Archive, ...], Field(max_length=100)] = ()

@@ -47,6 +47,10 @@ def test_every_shipped_task_loads(name):
         ("dtd", (1_880, 1_880), 1_880, 47, "top1"),
         ("pets", 3_680, 3_669, 37, "mean_per_class"),
         ("flowers102", (1_020, 1_020), 6_149, 102, "mean_per_class"),
+        ("places365", 1_803_460, 36_500, 365, "top1"),
+        ("inat2021-mini", 500_000, 100_000, 10_000, "top1"),
+        ("vtab-clevr-count", (800, 200), 15_000, 8, "top1"),
+        ("vtab-retinopathy", (800, 200), 42_670, 5, "top1"),
     ],
 )
 def test_task_counts_match_published_figures(name, train, test, classes, metric):
@@ -78,6 +82,8 @@ BY_CLASS = {
     "cifar100": {"train": (500, 500), "test": (100, 100)},
     "dtd": {"train": (40, 40), "val": (40, 40), "test": (40, 40)},
     "flowers102": {"train": (10, 10), "val": (10, 10)},
+    "places365": {"train": (3068, 5000), "test": (100, 100)},
+    "inat2021-mini": {"train": (50, 50), "test": (10, 10)},
 }
 
 

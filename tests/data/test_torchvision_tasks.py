@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,10 +33,11 @@ TASKS = {
     "dtd": (trees.dtd, (6, 6, 6), "banded", (1_880, 1_880, 1_880)),
     "flowers102": (trees.flowers102, (4, 4, 4), "0", (1_020, 1_020, 6_149)),
     "cifar10": (trees.cifar, (50, 0, 10), "class 0", (50_000, 0, 10_000)),
+    "places365": (trees.places365, (12, 0, 6), "/a/airfield", (1_803_460, 0, 36_500)),
     "cifar100": (lambda root: trees.cifar(root, folder="cifar-100-python"), (10, 0, 10), "class 0", (50_000, 0, 10_000)),
 }  # fmt: skip
 SPLITS = ("train", "val", "test")
-FETCHED = sorted(set(TASKS) - {"cars"})
+FETCHED = sorted(set(TASKS) - {"cars", "places365"})
 # A user's own, which names no archives.
 OWN = (
     'name = "own"\nmanual = "Put it by hand."\n[files]\nlayout = "torchvision"\ndataset = "Food101"\n'
@@ -48,6 +50,7 @@ def _small_files_pass(monkeypatch):
     # torchvision checks published hashes of these files, which a small tree cannot have.
     monkeypatch.setattr(torchvision.datasets.flowers102, "check_integrity", lambda *_: True)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    monkeypatch.setattr(torchvision.datasets.places365, "check_integrity", lambda file, md5: Path(file).is_file())
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -177,6 +180,7 @@ IDS = {
     "cars": "stanford_cars/cars_train/00001.jpg",
     "dtd": "dtd/dtd/images/banded/banded_train0.jpg",
     "flowers102": "flowers-102/jpg/image_00001.jpg",
+    "places365": "data_256_standard/a/airfield/00000001.jpg",
     "cifar10": "train/0",
     "cifar100": "train/0",
 }

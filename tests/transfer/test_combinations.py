@@ -101,3 +101,24 @@ def test_setting_applies_to_protocols_that_read_it(lrbench, pretrained):
     done = lrbench(*command, "--set", "probe.strengths=2", "--json")
     knn, probe = json.loads(done.out)
     assert probe["settings"]["probe"]["strengths"] == 2 and "probe" not in knn["settings"]
+
+
+def test_tasks_of_a_group_are_transferred_and_averaged(lrbench, pretrained, home):
+    for name in ("objects", "indoor"):
+        path = home.parent / "tasks" / f"tiny-{name}.toml"
+        path.write_text(path.read_text().replace("\n\n[files]", '\ngroups = ["small"]\n\n[files]'))
+    assert "group small: tiny-indoor, tiny-objects" in lrbench("tasks").out
+    command = asked("snapshot", "stage1", "tasks", "small", "protocol", "knn")
+    done = lrbench(*command)
+    assert done.status == 0, done.err
+    records = {record["task"]["name"]: record for record in json.loads(lrbench(*command, "--json").out)}
+    shares = [100 * record["metrics"][record["task"]["metric"]] for record in records.values()]
+    last = done.out.splitlines()[-1].split()
+    assert last[:4] == ["mean", "of", "2", f"{sum(shares) / 2:.2f}"]
+    low, high = float(last[4][1:-1]), float(last[5][:-1])
+    assert low < sum(shares) / 2 < high and "bootstrap over the test images of these tasks" in done.err
+    # Names separated by commas; a failure leaves no mean.
+    failed = lrbench(*asked("snapshot", "stage1", "tasks", "tiny-objects,cub200", "protocol", "knn"))
+    assert failed.status == 2 and failed.out.splitlines()[-1].split()[-1] == "incomplete"
+    assert "name a task" in lrbench("transfer", "--snapshot", "stage1").err
+    assert "there is no task called 'vtap'. Did you mean" in lrbench(*asked("snapshot", "stage1", "tasks", "vtap")).err
