@@ -176,6 +176,8 @@ class Training(Strict):
             of `--workers` and the machine. Updates on a GPU do not depend on it.
         statistics_batches: Batches of training images on which the log compares gradients at the end of each epoch, at least
             two; 0 for none. Snapshots do not depend on it.
+        update_statistics: Whether the log has norms of weights and updates, and each snapshot names the epochs at which
+            published rules would have ended its stage. Weights do not depend on it.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -184,13 +186,15 @@ class Training(Strict):
     deterministic: bool = False
     threads: Threads = 1
     statistics_batches: Annotated[int, Field(ge=0, le=1_000)] = 0
+    update_statistics: bool = False
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Keeps the bytes of suites that are older than the keys.
         content = without_one_thread(write(self))
-        if not self.statistics_batches:
-            content.pop("statistics_batches", None)
+        for key in ("statistics_batches", "update_statistics"):
+            if not content.get(key):
+                content.pop(key, None)
         return content
 
     @field_validator("statistics_batches")

@@ -103,6 +103,8 @@ class Evidence:
         hits: By block, row and seed, whether each of its images is predicted as labelled. Shape `(J,)`.
         fit: Measures of the fit to training images of the source by name (`store.measures.FIT`), row and seed.
         report: Measures of the source's report by name, row and seed.
+        stage_rules: Epoch at which each rule would have ended a snapshot's stage by row and seed, or None for a rule that would
+            not.
         entries: Results that are in a table.
         excluded: Results that are not comparable with those in the tables, each with the reason.
         problems: Errors of files that cannot be read.
@@ -123,6 +125,7 @@ class Evidence:
     hits: dict[str, dict[tuple[Row, int], npt.NDArray[np.float32]]] = field(default_factory=dict)
     fit: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
     report: dict[str, dict[tuple[Row, int], float]] = field(default_factory=dict)
+    stage_rules: dict[tuple[Row, int], dict[str, int | None]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     excluded: list[tuple[Entry, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

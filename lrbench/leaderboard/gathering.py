@@ -163,6 +163,13 @@ def _add_source(evidence: Evidence, entries: Sequence[Entry], index: Index) -> N
                 evidence.source[_row_and_seed(entry)] = entry.source_accuracy
             for name, value in json.loads(entry.report).items():
                 evidence.report.setdefault(name, {})[_row_and_seed(entry)] = value
+            rules = {
+                name.removeprefix("rule_"): int(epoch) or None
+                for name, epoch in json.loads(entry.measures).items()
+                if name.startswith("rule_")
+            }
+            if rules:
+                evidence.stage_rules[_row_and_seed(entry)] = rules
 
 
 def _add_hits(evidence: Evidence, entries: Sequence[Entry], index: Index) -> None:

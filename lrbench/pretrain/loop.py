@@ -25,6 +25,7 @@ from lrbench.pretrain.recovery import Outcome, Recovery
 from lrbench.pretrain.setup import create_optimiser, gradient_sync, momentum_buffers, parallel
 from lrbench.pretrain.stage_end import ended_at, ends_here
 from lrbench.pretrain.state import Progress
+from lrbench.pretrain.update_statistics import direction_norm, epoch_end
 
 CHECK_EVERY = 25
 """Updates between two checks of the losses on an accelerator, which each check has to wait for."""
@@ -49,6 +50,7 @@ class Trainer:
         epochs_to_keep: Epochs after which the weights are kept for other arms, each with whether momentum is kept too.
         keeps_stage_end: Whether to keep weights and momentum where the rule of an adaptive arm ends the stage.
         statistics: Returns statistics of the network at the end of an epoch for the log; None for none.
+        logs_updates: Whether the log has statistics of the updates (`update_statistics`).
         updates: Updates of the whole schedule; decides whether compiling pays off.
         device: Device of the network.
         ranks: The processes that train together.
@@ -72,6 +74,7 @@ class Trainer:
         epochs_to_keep: Mapping[int, bool],
         keeps_stage_end: bool = False,
         statistics: Callable[[], dict[str, float | None]] | None = None,
+        logs_updates: bool = False,
         updates: int,
         device: torch.device,
         ranks: ProcessGroup = SINGLE_PROCESS,
@@ -89,6 +92,7 @@ class Trainer:
         self._sums_moving = "moving" in means
         self._finds_stage_end = keeps_stage_end and ended_at(progress.records, schedule) is None
         self._on_epoch_end, self._last_good, self._statistics = on_epoch_end, last_good, statistics
+        self._logs_updates, self._norms = logs_updates, list[Tensor]()
         self.model = model
         model.load_state_dict(progress.weights)
         self.recovery = Recovery(model, training, device, ranks, micro_batch=micro_batch, updates=updates, say=say)
@@ -149,6 +153,8 @@ class Trainer:
                 labels = labels.to(self.device, non_blocking=True)
                 pending.append(self.recovery.run(forward_backward, self.optimiser, images, labels))
                 self.optimiser.step()
+                if self._logs_updates:
+                    self._norms.append(direction_norm(self.model, self.optimiser))
                 progress.update += 1
                 if progress.update > self._tail_from:
                     self._add_to(progress.tail)
@@ -223,6 +229,10 @@ class Trainer:
             self.progress.loss += loss
         self.progress.correct += int(hits)
         pending.clear()
+        if self._norms:
+            for square in torch.stack(self._norms).double().square().tolist():
+                self.progress.direction_square += square
+            self._norms.clear()
         return stops > 0, dues > 0
 
     def _not_finite(self, update: int, value: float, wait: Callable[[], None]) -> LrbenchError:
@@ -264,9 +274,10 @@ class Trainer:
                 "loss": round(progress.loss / updates, 8),
                 "training_accuracy": round(progress.correct / (updates * self.batches.batch), 8),
                 **({} if self._statistics is None else self._statistics()),
+                **self._update_statistics(),
             }
         )
-        progress.loss, progress.correct = 0.0, 0
+        progress.loss, progress.correct, progress.direction_square = 0.0, 0, 0.0
         ends_stage = self._finds_stage_end and ends_here(progress.records, self.schedule)
         if ends_stage:
             self._finds_stage_end = False
@@ -280,6 +291,12 @@ class Trainer:
                 progress.mean[name] = progress.mean[name] + value if name in progress.mean else value
             progress.mean_count += 1
         self._on_epoch_end(progress.records)
+
+    def _update_statistics(self) -> dict[str, float]:
+        if not self._logs_updates:
+            return {}
+        mean = self.progress.direction_square / self.batches.updates_per_epoch
+        return epoch_end(self.model, self.optimiser, mean)
 
     def _add_to(self, total: dict[str, Tensor], decay: float = 1.0) -> None:
         """Multiply a sum of weights by `decay` and add the weights, in float64 and in place."""

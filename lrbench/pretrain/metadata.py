@@ -23,6 +23,7 @@ def snapshot_metadata(
     device: torch.device,
     updates_per_epoch: int,
     stage_end: dict[str, float] | None,
+    stage_rules: dict[str, int | None] | None,
 ) -> SnapshotMetadata:
     """Return the metadata of the snapshot at the end of a segment.
 
@@ -36,6 +37,7 @@ def snapshot_metadata(
         device: Device of the training.
         updates_per_epoch: Updates in an epoch.
         stage_end: Decision of the rule of adaptive arms; None if no arm asks for it.
+        stage_rules: Epoch at which each rule would have ended the stage; None if the suite does not ask for it.
     """
     key = trained.key
     kept = {epoch: epoch in end.kept_momentum for epoch in sorted(end.kept)}
@@ -56,6 +58,7 @@ def snapshot_metadata(
         parent=None if trained.parent is None else str(trained.parent),
         parent_sha256=end.parent_sha256,
         stage_end=stage_end,
+        stage_rules=stage_rules,
         paced_epochs=trained.paced_epochs,
         kept=None if trained.derived or not key.stage else kept,
         batchnorm_shared=end.batchnorm_shared,

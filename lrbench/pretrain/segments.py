@@ -38,6 +38,7 @@ from lrbench.pretrain.stage_end import stage_end
 from lrbench.pretrain.start import SegmentStart
 from lrbench.pretrain.state import Progress, save
 from lrbench.pretrain.tracking import Tracker, open_trackers
+from lrbench.pretrain.update_statistics import ends_by_rule
 from lrbench.store.lineage import resolve_segment, snapshot_exists
 from lrbench.store.snapshots import (
     SnapshotMetadata,
@@ -217,17 +218,39 @@ class _SegmentRun:
             device=self.device,
             updates_per_epoch=self.batches.updates_per_epoch,
             stage_end=ranks.run_on_main(lambda: self._stage_end(end)),
+            stage_rules=ranks.run_on_main(lambda: self._stage_rules(end)),
         )
         return ranks.run_on_main(lambda: self._write(end, metadata, statistics, sample))
 
     def _stage_end(self, end: Progress) -> dict[str, float] | None:
         """Return the decision of the rule of adaptive arms on this segment, or None if no arm asks for it."""
         segment = self.segment
-        if segment.derived and segment.adaptive and segment.parent is not None:
-            parent = snapshot_path(self.place.workspace.checkpoints, self.suite.name, segment.parent)
-            return read_metadata(parent).stage_end
+        if (parent := self._trained_as) is not None:
+            return parent.stage_end
         asked = not segment.derived and (segment.adaptive or keeps_stage_end(self.suite, segment))
         return stage_end(end.records, self.suite.schedule) if asked else None
+
+    def _stage_rules(self, end: Progress) -> dict[str, int | None] | None:
+        """Return where each rule would have ended this segment, or None if the suite does not ask for it."""
+        segment = self.segment
+        if (parent := self._trained_as) is not None:
+            return parent.stage_rules
+        if not self.suite.training.update_statistics or segment.derived or not end.records:
+            return None
+        return ends_by_rule(
+            end.records,
+            self.suite.schedule,
+            updates_per_epoch=self.batches.updates_per_epoch,
+            first=segment.key.stage == 1,
+        )
+
+    @property
+    def _trained_as(self) -> SnapshotMetadata | None:
+        """The metadata of the parent in whose training an adaptive stage is included; None for other segments."""
+        segment = self.segment
+        if not (segment.derived and segment.adaptive) or segment.parent is None:
+            return None
+        return read_metadata(snapshot_path(self.place.workspace.checkpoints, self.suite.name, segment.parent))
 
     def _write(
         self, end: Progress, metadata: SnapshotMetadata, statistics: dict[str, torch.Tensor], sample: dict[str, Any]
@@ -280,6 +303,7 @@ class _SegmentRun:
                 means=means_to_keep(self.suite, self.segment) if is_writer else (),
                 epochs_to_keep=kept_epochs(self.suite, self.segment) if is_writer else {},
                 statistics=self._statistics(model) if is_writer else None,
+                logs_updates=is_writer and self.suite.training.update_statistics,
                 keeps_stage_end=is_writer and keeps_stage_end(self.suite, self.segment),
                 updates=self.suite.schedule.epochs * self.batches.updates_per_epoch,
                 device=self.device,

@@ -15,13 +15,13 @@ def ends_here(records: Sequence[dict[str, Any]], schedule: Schedule) -> bool:
         records: Log records of the stage's epochs.
         schedule: The suite's schedule; epochs of the warm-up do not count.
     """
-    decision = decide([record["loss"] for record in _counted(records, schedule)], schedule.epochs)
+    decision = decide([record["loss"] for record in after_warmup(records, schedule)], schedule.epochs)
     return decision is not None and decision.ends_stage
 
 
 def ended_at(records: Sequence[dict[str, Any]], schedule: Schedule) -> int | None:
     """Return the first epoch at which the rule ends a stage, or None."""
-    counted = _counted(records, schedule)
+    counted = after_warmup(records, schedule)
     decision = first_end([record["loss"] for record in counted], schedule.epochs)
     return None if decision is None else counted[decision.epochs - 1]["epoch"]
 
@@ -33,12 +33,13 @@ def stage_end(records: Sequence[dict[str, Any]], schedule: Schedule) -> dict[str
         records: Log records of all epochs of the stage, at least five of them after the warm-up.
         schedule: The suite's schedule.
     """
-    counted = _counted(records, schedule)
+    counted = after_warmup(records, schedule)
     losses = [record["loss"] for record in counted]
     decision = first_end(losses, schedule.epochs) or decide(losses, schedule.epochs)
     assert decision is not None
     return {"epoch": counted[decision.epochs - 1]["epoch"], **asdict(decision)}
 
 
-def _counted(records: Sequence[dict[str, Any]], schedule: Schedule) -> list[dict[str, Any]]:
+def after_warmup(records: Sequence[dict[str, Any]], schedule: Schedule) -> list[dict[str, Any]]:
+    """Return the records of the epochs that count for a rule."""
     return [record for record in records if record["epoch"] > schedule.warmup]

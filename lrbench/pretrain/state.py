@@ -41,6 +41,7 @@ class Progress:
         kept_momentum: Momentum buffers of the kept epochs from which another arm trains.
         loss: Sum of the current epoch's losses.
         correct: Correct predictions on the current epoch's training batches.
+        direction_square: Sum over the current epoch's updates of the squared norm of their directions; 0 if the log lacks it.
         records: Log records of the segment's finished epochs.
         batchnorm_shared: Images that share BatchNorm statistics; None without such layers.
         parent_sha256: Hash of the parent's weights when the segment started; None without a parent.
@@ -59,6 +60,7 @@ class Progress:
     kept_momentum: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     loss: float = 0.0
     correct: int = 0
+    direction_square: float = 0.0
     records: list[dict[str, Any]] = field(default_factory=list)
     batchnorm_shared: int | None = None
     parent_sha256: str | None = None
@@ -153,8 +155,9 @@ def progress_of(content: dict[str, Any], *, first: int, last: int) -> Progress:
         all(type(count) is int and count >= 0 for count in counts)
         and first <= progress.update < last
         and all(are_tensors(tensors) for tensors in sets)
-        and isinstance(progress.loss, float)
-        and math.isfinite(progress.loss)
+        and all(
+            isinstance(value, float) and math.isfinite(value) for value in (progress.loss, progress.direction_square)
+        )
         and all(isinstance(record, dict) and type(record.get("update")) is int for record in progress.records)
     ):
         raise ValueError("not a progress of this segment")

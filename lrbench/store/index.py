@@ -24,7 +24,7 @@ from lrbench.store.measures import measures_of
 from lrbench.store.results import Result, StoredResult, is_record, load_result
 
 # Increases with every change of an entry's fields or their meaning.
-_VERSION = 7
+_VERSION = 8
 _DIGEST = hashlib.sha256().digest_size
 # Reading small files is bound by the disk.
 _READERS = 8

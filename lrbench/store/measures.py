@@ -29,7 +29,8 @@ def measures_of(result: Result) -> dict[str, float]:
 
     Returns:
         Those of `FEATURES` of the target's images, and with the prefix `source_` of the source's; `cka_` with a name of
-        `RELATIVES`; `shots_K`, the headline metric with K training images per class; `depth_K`, the validation score of the
+        `RELATIVES`; `rule_` with a rule's name, the epoch at which it would have ended the snapshot's stage, or 0 if it would
+        not; `shots_K`, the headline metric with K training images per class; `depth_K`, the validation score of the
         probe after the K-th stage of the network; `hits_` with a name of `HIT_BLOCKS`, the number of its images; `fit_` with a
         name of `FIT`.
     """
@@ -51,6 +52,7 @@ def _measures(result: Result) -> Iterator[tuple[str, Any]]:
     yield from ((f"cka_{name}", _table(similarity.get(name)).get("cka")) for name in RELATIVES)
     hits = _table(diagnostics.get("hits"))
     yield from ((f"hits_{block}", hits.get(block)) for block in HIT_BLOCKS)
+    yield from ((f"rule_{name}", epoch or 0) for name, epoch in result.snapshot.stage_rules.items())
     fit = _table(diagnostics.get("fit"))
     yield from ((f"fit_{name}", fit.get(name)) for name in FIT)
     if "shots" in result.chosen:

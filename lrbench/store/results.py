@@ -49,6 +49,8 @@ class SnapshotRecord(_Record):
         source_accuracy: Top-1 on the source task's test split; None for foreign snapshots.
         random: Whether the weights were never trained (`timm:NAME` without a tag).
         source_report: Scores by kind of evidence and fraction of wrong labels memorised, if the source has annotations.
+        stage_rules: Epoch at which each of several rules would have ended the stage, or None for a rule that would not; empty
+            if the suite does not ask for it.
     """
 
     reference: str
@@ -67,6 +69,7 @@ class SnapshotRecord(_Record):
     source_partial: bool = False
     source_accuracy: Fraction | None = None
     source_report: dict[str, Fraction] = {}
+    stage_rules: dict[str, Whole | None] = {}
 
 
 class TaskRecord(_Record):
@@ -262,6 +265,8 @@ def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str
         del content["task"]["split_sha256"]
     if content["computed"] is None:
         del content["computed"]
+    if not content["snapshot"]["stage_rules"]:
+        del content["snapshot"]["stage_rules"]
     return {**content, "record_sha256": sha256_json(content)}
 
 

@@ -50,6 +50,8 @@ class SnapshotMetadata(BaseModel):
             momentum, too. None if it was not trained, or if that is unknown.
         stage_end: Decision of the rule that ends stages of adaptive arms (`stats.stage_end.Decision`) with the `epoch` at which
             it ends this stage, or the last decision if it does not; None if no arm of the suite asks for it.
+        stage_rules: Epoch at which each of several rules would have ended the stage, or None for a rule that would not
+            (`pretrain.update_statistics.ends_by_rule`); None if the suite does not ask for it.
         paced_epochs: Epochs of the run in proportion to which its boundaries are moved; None for the schedule's boundaries.
         batchnorm_shared: Number of images over which BatchNorm layers computed batch statistics; None if the network has no
             such layers, or if that is unknown.
@@ -84,6 +86,7 @@ class SnapshotMetadata(BaseModel):
     parent_sha256: _Sha256 | None = None
     kept: dict[int, bool] | None = None
     stage_end: dict[_Name, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    stage_rules: dict[_Name, _Number | None] | None = None
     paced_epochs: _Number | None = None
     batchnorm_shared: _Number | None = None
     threads: _Number | None = None
@@ -105,7 +108,7 @@ class SnapshotMetadata(BaseModel):
     def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Keeps the bytes of snapshots that are older than the keys.
         content: dict[str, Any] = write(self)
-        for key in ("stage_end", "paced_epochs"):
+        for key in ("stage_end", "stage_rules", "paced_epochs"):
             if content.get(key) is None:
                 content.pop(key, None)
         return content

@@ -15,7 +15,7 @@ from lrbench.stats.intervals import Estimate
 from lrbench.studies.claims import Case, Outcome, StudyClaim, decide_study
 from lrbench.studies.definition import Study, load_studies
 from lrbench.studies.evidence import StudyEvidence, gather_study
-from lrbench.studies.registry import FIGURES, claims_of
+from lrbench.studies.registry import FIGURES, SECTIONS, claims_of
 from lrbench.studies.terms import study_terms
 
 _ORIGINS = {
@@ -109,6 +109,7 @@ def render_study(evidence: StudyEvidence, outcomes: dict[str, Outcome], figure: 
         "A unit is a pretraining seed with its own code book. Intervals are 95 % over units; p is adjusted by Holm's method "
         "over the cases of a claim. The paper's body was not available: only its abstract can be attributed to it.",
         *[_claim_section(outcome) for outcome in outcomes.values()],
+        SECTIONS[study.figure](evidence) if study.figure in SECTIONS else "",
         f"## Limits\n\n{bullets(study.limits)}" if study.limits else "",
         f"## Suites\n\n{table(_suite_rows(evidence))}",
         f"Claims and rules: [docs/studies.md](../../docs/studies.md). `lrbench study {study.name}` runs the study again; "

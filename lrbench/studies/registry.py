@@ -10,6 +10,7 @@ from lrbench.studies.claims import Outcome, StudyClaim
 from lrbench.studies.definition import Study
 from lrbench.studies.evidence import StudyEvidence, refuse_missing_evidence
 from lrbench.studies.patterns_figure import gain_figure
+from lrbench.studies.stage_rules import rules_section
 
 CLAIMS: dict[str, StudyClaim] = {
     claim.name: claim for module in (patterns, noise, beliefs, edge, pace, stages) for claim in module.CLAIMS
@@ -24,6 +25,9 @@ FIGURES: dict[str, Callable[[StudyEvidence, dict[str, Outcome]], Figure]] = {
     "course": stages.course_figure,
 }
 """Functions that draw the figure of a study's page."""
+
+SECTIONS: dict[str, Callable[[StudyEvidence], str]] = {"pace": rules_section}
+"""Functions that write a section of a study's page after its claims, by the study's figure."""
 
 
 def claims_of(study: Study) -> list[StudyClaim]:

@@ -65,6 +65,7 @@ def snapshot_record(snapshot: LoadedSnapshot, *, in_suite: bool) -> SnapshotReco
         source_partial=metadata.source_partial,
         source_accuracy=metadata.source_accuracy,
         source_report=metadata.source_report,
+        stage_rules=metadata.stage_rules or {},
     )
 
 
