@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import eigsh
 from torch import nn
 
 from lrbench.core.errors import FailureError
-from lrbench.pretrain.curvature import gradient_statistics, largest_eigenvalue
+from lrbench.pretrain.curvature import _hessian_product, gradient_statistics, largest_eigenvalue
 
 
 def network(*, unused=False):
@@ -51,6 +52,22 @@ def test_largest_eigenvalue_is_that_of_the_explicit_hessian(size, decay):
     expected = np.linalg.eigvalsh(hessian)[-1] + decay
     assert largest_eigenvalue(model, in_pieces(inputs, labels, size), decay=decay) == pytest.approx(expected, rel=0.01)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_products_and_eigenvalue_are_those_of_curvlinops():
+    operators = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch is in the extra `test`")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    inputs, labels = sample()
+    parameters = list(model.parameters())
+    data = list(in_pieces(inputs, labels, 12)())
+    loss = nn.CrossEntropyLoss()
+    hessian = operators.HessianLinearOperator(model, loss, parameters, data, check_deterministic=False).to_scipy()
+    vector = np.random.default_rng(0).normal(size=hessian.shape[0]).astype(np.float32)
+    product = _hessian_product(model, parameters, data, torch.from_numpy(vector)).numpy()
+    assert np.linalg.norm(product - hessian @ vector) < 1e-4 * np.linalg.norm(product)
+    expected = eigsh(hessian, k=1, which="LA", tol=1e-3, return_eigenvectors=False)[0]
+    assert largest_eigenvalue(model, in_pieces(inputs, labels, 12)) == pytest.approx(expected, rel=0.01)
 
 
 def test_parameters_without_effect_have_no_curvature():
