@@ -1,5 +1,6 @@
-"""Cost of statistics of the training loss at fixed weights: in updates of training, and in products with the Hessian."""
+"""Cost of statistics of training and of the curvature: in updates of training, and in pairs of gradients."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -8,10 +9,11 @@ from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
 from lrbench.pretrain.curvature import largest_eigenvalue
 from lrbench.pretrain.epoch_statistics import EpochStatistics
+from lrbench.pretrain.update_statistics import direction_norm
 
 _SIZE, _BATCH, _CLASSES = 64, 64, 10
 # Ratios do not depend on the numbers of images and batches, but the time on a CPU does.
-_IMAGES, _MEASURED_BATCHES = (1000, 16) if torch.cuda.is_available() else (64, 2)
+_IMAGES, _MEASURED_BATCHES = (1000, 16) if torch.cuda.is_available() else (32, 2)
 # The statistics of an epoch, and the updates of an epoch of ImageNet at batch 256.
 _STATISTICS_BATCHES, _UPDATES_OF_AN_EPOCH = 16, 5004
 
@@ -60,16 +62,49 @@ def test_epoch_statistics_against_an_update(against, report, monkeypatch):
     assert share < 0.02
 
 
-def test_largest_eigenvalue_against_gradient_pairs(against):
-    """Compute the largest eigenvalue, and once the gradient of the loss and of its product with a vector."""
+def test_norms_of_directions_against_updates(against):
+    """Train with and without the norm that `training.update_statistics` computes after each update."""
+    device = pick_device()
+    model, normalise = _network(device), InputNormalisation((0.5,) * 3, (0.25,) * 3, device)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
+    norms = []
+
+    def train(*, logs):
+        model.train()
+        for number in range(_MEASURED_BATCHES):
+            images, labels = _Batches().at(number)
+            optimiser.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(model(normalise(images)), labels.to(device)).backward()
+            optimiser.step()
+            if logs:
+                norms.append(direction_norm(model, optimiser))
+        _wait()
+
+    ratio = against(
+        "updates with norms of directions, against updates",
+        lambda: train(logs=True),
+        lambda: train(logs=False),
+        rounds=9,
+    )
+    assert ratio < 1.02
+
+
+@pytest.mark.parametrize("vectors", [20, 8])
+def test_largest_eigenvalue_against_gradient_pairs(against, report, vectors):
+    """Compute the largest eigenvalue, and once a pair of gradients: of the loss, and of its product with a vector.
+
+    The network has its initial weights and sees noise, so that its eigenvalues are close to each other. Trained networks need
+    fewer products.
+    """
     device = pick_device()
     model = _network(device).eval()
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(_IMAGES, 3, _SIZE, _SIZE, generator=draw).to(device, memory_format=torch.channels_last)
     labels = torch.randint(0, _CLASSES, (_IMAGES,), generator=draw).to(device)
-    parameters = list(model.parameters())
+    parameters, passes, values = list(model.parameters()), [], []
 
     def pieces():
+        passes.append(1)
         return zip(inputs.split(_BATCH), labels.split(_BATCH), strict=True)
 
     def pair():
@@ -80,7 +115,12 @@ def test_largest_eigenvalue_against_gradient_pairs(against):
             torch.autograd.grad(torch.stack(products).sum(), parameters)
         _wait()
 
-    ratio = against(
-        "largest eigenvalue, against a pair of gradients", lambda: largest_eigenvalue(model, pieces), pair, rounds=2
+    def eigenvalue():
+        passes.clear()
+        values.append((largest_eigenvalue(model, pieces, vectors=vectors), len(passes)))
+
+    ratio = against(f"largest eigenvalue, {vectors} vectors, against a pair of gradients", eigenvalue, pair, rounds=2)
+    report(
+        f"largest eigenvalue, {vectors} vectors: {values[-1][0]:.5g} after {values[-1][1]} products with the Hessian"
     )
     assert ratio <= 25

@@ -119,6 +119,10 @@ class Fewshot(Strict):
         return content
 
 
+LANCZOS_VECTORS = 20
+"""Default number of vectors of Lanczos iterations."""
+
+
 class SourceFit(Strict):
     """Fit of a snapshot to a fixed sample of its source's training images, with the evaluation transform.
 
@@ -127,12 +131,23 @@ class SourceFit(Strict):
         gradients: Whether to compare the gradients of batches, too.
         curvature: Whether to compute the largest eigenvalue of the Hessian, too.
         batch: Images in each of up to 16 batches whose gradients are compared.
+        lanczos_vectors: Vectors of the Lanczos iterations for the eigenvalue, the fewest products with the Hessian. It changes
+            the eigenvalue within its tolerance.
     """
 
     images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     gradients: bool = False
     curvature: bool = False
     batch: BatchSize = 64
+    lanczos_vectors: Annotated[int, Field(ge=3, le=1_000)] = LANCZOS_VECTORS
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps the bytes of suites and results that are older than the key.
+        content: dict[str, Any] = write(self)
+        if self.lanczos_vectors == LANCZOS_VECTORS:
+            content.pop("lanczos_vectors", None)
+        return content
 
     @model_validator(mode="after")
     def _check_batches(self) -> "SourceFit":

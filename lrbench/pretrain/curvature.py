@@ -21,12 +21,13 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
+from lrbench.config.protocols import LANCZOS_VECTORS
 from lrbench.core.errors import FailureError
 
 Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Function that returns the sample from its start at each call, in pieces: inputs of the network, and labels."""
 
-# Relative residual of an eigenpair. The relative error of the eigenvalue is far smaller; Lanczos needs about 20 products.
+# Relative residual of an eigenpair. The relative error of the eigenvalue is far smaller.
 _TOLERANCE = 0.1
 _MOST_RESTARTS = 30
 # Images in one forward and backward pass; second derivatives need several times the memory of first ones.
@@ -57,7 +58,9 @@ class GradientStatistics:
     batch_sharpness: float
 
 
-def largest_eigenvalue(model: nn.Module, pieces: Pieces, *, decay: float = 0.0, seed: int = 0) -> float:
+def largest_eigenvalue(
+    model: nn.Module, pieces: Pieces, *, decay: float = 0.0, seed: int = 0, vectors: int = LANCZOS_VECTORS
+) -> float:
     """Return the largest eigenvalue of the Hessian of the mean loss over a sample.
 
     Args:
@@ -65,6 +68,7 @@ def largest_eigenvalue(model: nn.Module, pieces: Pieces, *, decay: float = 0.0, 
         pieces: The sample.
         decay: λ.
         seed: Seed of the vector with which the iterations start.
+        vectors: Vectors that the iterations keep. They first check for convergence after as many products with the Hessian.
 
     Raises:
         FailureError: Products are not finite, or the iterations do not converge.
@@ -83,7 +87,14 @@ def largest_eigenvalue(model: nn.Module, pieces: Pieces, *, decay: float = 0.0, 
     operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
     try:
         (value,) = eigsh(
-            operator, k=1, which="LA", v0=start, tol=_TOLERANCE, maxiter=_MOST_RESTARTS, return_eigenvectors=False
+            operator,
+            k=1,
+            which="LA",
+            v0=start,
+            ncv=min(vectors, count),
+            tol=_TOLERANCE,
+            maxiter=_MOST_RESTARTS,
+            return_eigenvectors=False,
         )
     except ArpackNoConvergence as error:
         raise FailureError("the largest eigenvalue of the Hessian did not converge.") from error

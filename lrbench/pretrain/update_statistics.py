@@ -99,4 +99,4 @@ def _epoch(records: Sequence[dict[str, Any]], count: int | None) -> int | None:
 
 
 def _inner(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return (tensor.detach().double() * other.double()).sum()
+    return (tensor.detach().double() * other.detach().double()).sum()

@@ -57,6 +57,8 @@ def describe_fit(
             compared = itertools.islice(batches(settings.batch), count)
             measures |= asdict(gradient_statistics(network.model, compared, decay=decay))
         if settings.curvature:
-            measures["largest_eigenvalue"] = largest_eigenvalue(network.model, lambda: batches(_PIECE), decay=decay)
+            measures["largest_eigenvalue"] = largest_eigenvalue(
+                network.model, lambda: batches(_PIECE), decay=decay, vectors=settings.lanczos_vectors
+            )
     measures["loss"] = float(nn.functional.cross_entropy(logits.cpu().double(), labels))
     return {name: None if value is None else float(f"{value:.8g}") for name, value in measures.items()}

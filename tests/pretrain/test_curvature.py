@@ -6,6 +6,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
+from lrbench.config.protocols import SourceFit
 from lrbench.core.errors import FailureError
 from lrbench.pretrain.curvature import _hessian_product, gradient_statistics, largest_eigenvalue
 
@@ -68,6 +69,20 @@ def test_products_and_eigenvalue_are_those_of_curvlinops():
     assert np.linalg.norm(product - hessian @ vector) < 1e-4 * np.linalg.norm(product)
     expected = eigsh(hessian, k=1, which="LA", tol=1e-3, return_eigenvectors=False)[0]
     assert largest_eigenvalue(model, in_pieces(inputs, labels, 12)) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("vectors", [3, 8, 20])
+def test_few_vectors_give_the_same_eigenvalue(vectors):
+    model, (inputs, labels) = network(), sample()
+    expected = np.linalg.eigvalsh(explicit(network(), inputs, labels)[0])[-1]
+    assert largest_eigenvalue(model, in_pieces(inputs, labels, 24), vectors=vectors) == pytest.approx(
+        expected, rel=0.01
+    )
+
+
+def test_default_vectors_are_no_part_of_settings():
+    assert "lanczos_vectors" not in SourceFit(images=64, curvature=True).model_dump(mode="json")
+    assert SourceFit(lanczos_vectors=8).model_dump(mode="json")["lanczos_vectors"] == 8
 
 
 def test_parameters_without_effect_have_no_curvature():

@@ -19,7 +19,8 @@ ONE = ["seeds=[0]", "protocols=[]", "targets=[]", 'arms=["step"]', "training.upd
 
 
 def test_results_name_the_ends_of_rules(home, place):
-    suite = load_suite("tiny.toml", ONE)
+    short = ["schedule.epochs=2", "schedule.boundaries=[1]", "schedule.rates=[0.1,0.01]"]
+    suite = load_suite("tiny.toml", [*ONE, *short])
     for job in make_plan(suite, place).jobs():
         job.run(suite, place, Control())
     (evidence,) = gather(place.workspace.results, suite)
