@@ -131,8 +131,8 @@ class SourceFit(Strict):
         gradients: Whether to compare the gradients of batches, too.
         curvature: Whether to compute the largest eigenvalue of the Hessian, too.
         batch: Images in each of up to 16 batches whose gradients are compared.
-        lanczos_vectors: Vectors of the Lanczos iterations for the eigenvalue, the fewest products with the Hessian. It changes
-            the eigenvalue within its tolerance.
+        lanczos_vectors: Vectors of the Lanczos iterations for the eigenvalue, which is about the fewest products with the
+            Hessian. It changes the eigenvalue by up to about 1 %.
     """
 
     images: Annotated[int, Field(ge=0, le=1_000_000)] = 0

@@ -27,8 +27,9 @@ from lrbench.core.errors import FailureError
 Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Function that returns the sample from its start at each call, in pieces: inputs of the network, and labels."""
 
-# Relative residual of an eigenpair. The relative error of the eigenvalue is far smaller.
-_TOLERANCE = 0.1
+# Relative residual of an eigenpair. The relative error of the eigenvalue is far smaller. With fewer vectors, the first check
+# comes too early for the looser tolerance.
+_TOLERANCE, _FEW_VECTORS_TOLERANCE = 0.1, 0.03
 _MOST_RESTARTS = 30
 # Images in one forward and backward pass; second derivatives need several times the memory of first ones.
 _PIECE = 64
@@ -92,7 +93,7 @@ def largest_eigenvalue(
             which="LA",
             v0=start,
             ncv=min(vectors, count),
-            tol=_TOLERANCE,
+            tol=_TOLERANCE if vectors >= LANCZOS_VECTORS else _FEW_VECTORS_TOLERANCE,
             maxiter=_MOST_RESTARTS,
             return_eigenvectors=False,
         )
