@@ -27,7 +27,8 @@ from lrbench.store.references import PythonModel, Reference, SuiteSnapshot, reso
 from lrbench.store.results import Result, StoredResult, read_result
 from lrbench.transfer import recommend as comparing
 from lrbench.transfer.cell import Transfer
-from lrbench.transfer.recommendation import Candidate
+from lrbench.transfer.recommendation import BY, Candidate
+from lrbench.transfer.recommendation_text import recommendation_text
 
 if TYPE_CHECKING:
     import pandas
@@ -96,8 +97,9 @@ class Comparison:
     """Networks ranked for a task.
 
     Attributes:
-        table: One row for each network, best first: `model`, `logme`, `validation` and `accuracy` (both None if it was not
-            probed), and `problem`.
+        table: One row for each network, best first: `model`, `logme`, `validation` and `accuracy` (both None if LogME excluded
+            it or ranks alone), `parameters` and `multiply_adds` without the classifier, `images_per_second` while features were
+            extracted, and `problem`.
         verdict: Whether the first is better than the second on the test images, in one sentence.
     """
 
@@ -165,7 +167,8 @@ def recommend(
     task: str | Path,
     models: Sequence[Named],
     *,
-    probed: int = 5,
+    by: str = BY[0],
+    top: int = 5,
     margin: float = MARGIN,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -174,7 +177,7 @@ def recommend(
     cache: bool = False,
     progress: bool = True,
 ) -> Comparison:
-    """Compare networks on a task: LogME for all, then the probe for the best of them.
+    """Compare networks on a task: LogME for all, then the probe, or what `by` names, for the best of them.
 
     Nothing is stored, except prepared images with `cache`. Networks are ranked on validation images, or by cross-validation if
     there are few. Test images do not affect the ranking.
@@ -182,9 +185,10 @@ def recommend(
     Args:
         task: A task's name, or the path of a task TOML.
         models: As in `evaluate`. Modules of one class need names: `lrbench.Model(module=…, name=…)`.
-        probed: Number of networks to probe, best LogME first.
+        by: Protocol that ranks: `probe`, `knn` or `finetune` for the best by LogME, or `logme` for all.
+        top: Number of networks that `by` compares, best LogME first.
         margin: Differences below this, in points, count as none.
-        settings: Changes of the probe's settings.
+        settings: Changes of the settings of `by`.
         seed: Transfer seed.
         data_root: As in `evaluate`.
         partial: As in `evaluate`.
@@ -193,26 +197,28 @@ def recommend(
 
     Raises:
         InputError: As in `evaluate`, or two networks have the same name.
-        FailureError: None of the networks could be probed.
+        FailureError: None of the networks could be compared.
         InterruptedWork: Ctrl-C.
     """
     import pandas
 
-    from lrbench.cli.recommend import recommendation_text
-
+    if by not in BY:
+        raise InputError(f"networks are not ranked by {by!r}. Choose one of {', '.join(BY)}.")
     name = str(task)
     metric = METRIC_NAMES[load_task(name).metric]
     references = [_reference(model) for model in models]
     texts = [reference.text for reference in references]
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
         raise InputError(f"two networks are called {twice[0]}. Name them: lrbench.Model(module=…, name=…).")
-    chosen = TransferSettings().with_changes(["probe", "logme"], options_of(settings or {}))
+    chosen = TransferSettings().with_changes(["logme", by], options_of(settings or {}))
     with _temporary_place(data_root, partial=partial, cache=cache) as place, _control(name, progress) as control:
-        outcome = comparing.recommend(references, name, chosen, place, control, probed=probed, margin=margin, seed=seed)
+        outcome = comparing.recommend(
+            references, name, chosen, place, control, by=by, top=top, margin=margin, seed=seed
+        )
         rows = [_row(candidate) for candidate in outcome.ranked]
         if outcome.best is None:
             reason = rows[0]["problem"] if rows else "there are none."
-            raise FailureError(f"none of the networks could be probed on {name}: {reason}")
+            raise FailureError(f"none of the networks could be compared on {name}: {reason}")
         return Comparison(table=pandas.DataFrame(rows), verdict=recommendation_text(outcome, metric))
 
 
@@ -221,7 +227,10 @@ def _row(candidate: Candidate) -> dict[str, Any]:
         "model": candidate.reference.text.removeprefix("python:"),
         "logme": candidate.logme,
         "validation": candidate.score,
-        "accuracy": None if candidate.probe is None else candidate.probe.result.headline,
+        "accuracy": None if candidate.result is None else candidate.result.result.headline,
+        "parameters": None if candidate.cost is None else candidate.cost.parameters,
+        "multiply_adds": None if candidate.cost is None else candidate.cost.multiply_adds,
+        "images_per_second": candidate.speed,
         "problem": candidate.problem,
     }
 

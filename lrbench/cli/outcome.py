@@ -1,28 +1,28 @@
 """Printing of a transfer's result."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from lrbench.cli.common import note, show, warn
+from lrbench.cli.common import note, warn
 
 if TYPE_CHECKING:
     from lrbench.store.results import Result, StoredResult
 
 
-def show_result(stored: "StoredResult", task: str, *, as_json: bool) -> None:
+def describe_result(stored: "StoredResult", task: str, printer: Callable[[str], None] | None) -> None:
     """Print a result with the notes and warnings that belong to it.
 
     Args:
         stored: The result and its path.
         task: Its task, as the user named it.
-        as_json: Leave out the result itself, which is printed as JSON later.
+        printer: Prints the result itself; None to leave it out.
     """
     from lrbench.config import load_task
 
     result = stored.result
-    if not as_json:
-        show(describe(result))
+    if printer is not None:
+        printer(describe(result))
         if measured := _measures(result):
             note(measured)
         note(f"stored in {stored.path}")

@@ -109,10 +109,21 @@ class Display:
 @contextmanager
 def showing_progress(title: str) -> Iterator[Control]:
     """Yield a control that shows progress; Ctrl-C or SIGTERM stops the work at its next step."""
+    with progress_view(title) as control, stopping_on_signals(control):
+        yield control
+
+
+@contextmanager
+def progress_view(title: str) -> Iterator[Control]:
+    """Yield a control that shows progress, and leaves signals alone.
+
+    Work of several parts (`Control.part`) has a second bar, or a line for each part. Bars hide what is printed on stdout.
+    """
     bars = _bars() if sys.stderr.isatty() else None
     task = bars.add_task(for_terminal(title), total=None, rate="") if bars else None
-    last_line = time.monotonic()
-    pace = _Pace()
+    overall: Any = None
+    name, last_line = title, time.monotonic()
+    pace, parts_pace = _Pace(), _Pace()
 
     class Shown(Control):
         def progress(self, done: int, total: int, unit: str) -> None:
@@ -123,13 +134,25 @@ def showing_progress(title: str) -> Iterator[Control]:
             left = pace.words(done, total, unit)
             if time.monotonic() - last_line > _LINE_SECONDS:
                 last_line = time.monotonic()
-                self.say(f"{title}: {done:,} of {total:,} {unit}{left}")
+                self.say(f"{name}: {done:,} of {total:,} {unit}{left}")
+
+        def part(self, number: int, total: int, part: str) -> None:
+            nonlocal name, overall
+            name = part
+            left = parts_pace.words(number - 1, total, "parts")
+            if bars is None:
+                self.say(f"[{number}/{total}] {name}{left}")
+                return
+            if overall is None:
+                overall = bars.add_task(for_terminal(title), rate="in all")
+            bars.update(overall, completed=number - 1, total=total)
+            bars.reset(task, total=None, description=for_terminal(name), rate="")
 
         def say(self, text: str) -> None:
             note(text, bars and bars.console)
 
     control = Shown()
-    with stopping_on_signals(control), bars or nullcontext():
+    with bars or nullcontext():
         yield control
 
 

@@ -15,25 +15,23 @@ from lrbench.cli.common import (
     SetOption,
     emit_json,
     note,
-    some,
+    show,
+    table,
     warn,
 )
-from lrbench.cli.outcome import show_result
+from lrbench.cli.many import SEVERAL_HELP, Sort, SortOption, cost_order, failures_text, note_grid_cost, raise_failures
+from lrbench.cli.outcome import describe_result
 from lrbench.config.protocols import PROTOCOLS, SOURCE, SOURCE_FIT, SOURCE_HITS
-from lrbench.core.control import Control
+from lrbench.core.control import Control, stopping_on_signals
 
 if TYPE_CHECKING:
-    from lrbench.config.protocols import Finetune
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace
+    from lrbench.models.network_cost import NetworkCost
     from lrbench.store.cells import Cell, Overwrite, TransferSettings
     from lrbench.store.references import Reference
     from lrbench.store.results import StoredResult
     from lrbench.transfer.cell import Transfer
-
-
-# With more updates than this, a grid takes hours on a CPU.
-_MANY_UPDATES = 20_000
 
 
 def _check_protocols(names: list[str] | None) -> list[str] | None:
@@ -63,9 +61,9 @@ def transfer(
         typer.Option(
             "--snapshot",
             metavar="REF",
-            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors file, a folder of such files, timm:NAME, "
-            "hf-hub:OWNER/NAME or python:MODULE:FUNCTION (returns a torch.nn.Module). timm:NAME without a tag has random "
-            "weights. Repeatable.",
+            help="stage2, arm/stage2, suite/arm/seed1/stage2, a .safetensors file, timm:NAME, hf-hub:OWNER/NAME or "
+            "python:MODULE:FUNCTION (returns a torch.nn.Module). timm:NAME without a tag has random weights. "
+            f"{SEVERAL_HELP} Repeatable.",
         ),
     ],
     task: Annotated[
@@ -112,22 +110,26 @@ def transfer(
     partial: PartialOption = False,
     no_cache: NoCacheOption = False,
     again: Annotated[bool, typer.Option("--again", help="Compute and replace existing results.")] = False,
+    sort: SortOption = "score",
     json_: JsonOption = False,
 ) -> None:
     """Transfer snapshots to tasks: select on validation, refit, and read the test labels once.
 
-    Repeat --snapshot, --task or --protocol to compute every combination; a failure does not stop the others. --tasks also
-    prints a table with the mean over the tasks and its interval. Results are stored in leaderboard/results/;
+    Several snapshots, tasks or protocols compute every combination and print a table, with the cost of several snapshots; a
+    failure does not stop the others, and failures are listed at the end. --tasks also prints a table with the mean over the
+    tasks and its interval. Results are stored in leaderboard/results/;
     `lrbench leaderboard` adds them to the tables. --json prints one result, or a list for several.
     """
+    from lrbench.cli.progress import progress_view
     from lrbench.cli.register import warn_if_changed
     from lrbench.cli.task_table import show_means
     from lrbench.config import load_task
     from lrbench.config.registry import tasks_named
-    from lrbench.core.errors import FailureError, InputError, InterruptedWork, as_user_error
+    from lrbench.core.errors import InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.store.cells import Cell, Overwrite
-    from lrbench.store.references import SuiteSnapshot, snapshot_folder
+    from lrbench.store.reference_lists import is_several, resolve_references
+    from lrbench.store.references import SuiteSnapshot
 
     workspace = Workspace.for_writing()
     # Wrong names are reported before any work.
@@ -136,87 +138,95 @@ def transfer(
         raise typer.BadParameter("name a task, as in --task cub200, or a group, as in --tasks paper.")
     protocols = list(dict.fromkeys(protocol or ["probe"]))
     task_names = [load_task(name).name for name in tasks]
-    references = _references(snapshots, workspace, suite, arm)
+    named = resolve_references(snapshots, workspace, suite=suite, arm=arm)
+    for text, reference in named.items():
+        _note_shared_stage(reference, text, arm)
+    references = list(named.values())
     suites = {reference.suite.name: reference.suite for reference in references if isinstance(reference, SuiteSnapshot)}
-    for named in suites.values():
-        warn_if_changed(workspace, named)
+    for known in suites.values():
+        warn_if_changed(workspace, known)
     settings = [_settings(reference, workspace, suite) for reference in references]
     settings = [(chosen.with_changes(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
-    asked = len(references) * len(tasks) * len(protocols)
-    alone = asked == 1 and snapshot_folder(snapshots[0], workspace) is None
-    results: list[StoredResult] = []
-    failed: list[_Failed] = []
+    cells = list(product(zip(references, settings, strict=True), tasks, protocols))
+    alone = len(cells) == 1 and not is_several(snapshots[0], workspace)
+    done: list[_Done] = []
+    failed: list[tuple[str, LrbenchError]] = []
     try:
-        for reference, (chosen, default_seed) in zip(references, settings, strict=True):
-            snapshot = _Snapshot(reference, chosen, place)
-            for name, kind in product(tasks, protocols):
-                cell = Cell(task=name, protocol=kind, seed=default_seed if seed is None else seed)
+        with progress_view(f"{protocols[0]} {tasks[0]}" if alone else "transfer") as control:
+            snapshot: _Snapshot | None = None
+            for number, ((reference, (chosen, default_seed)), target, kind) in enumerate(cells, start=1):
+                if snapshot is None or snapshot.reference is not reference:
+                    snapshot = _Snapshot(reference, chosen, place, control)
+                cell = Cell(task=target, protocol=kind, seed=default_seed if seed is None else seed)
+                name = f"{reference.text} → {target} ({kind})"
+                if not alone:
+                    control.part(number, len(cells), name)
                 try:
-                    stored = snapshot.result(cell, Overwrite.ALWAYS if again else Overwrite.NEVER)
+                    stored, is_new = snapshot.result(cell, Overwrite.ALWAYS if again else Overwrite.NEVER)
+                    cost = snapshot.cost() if len(references) > 1 else None
                 except InterruptedWork:
                     if failed:
-                        warn(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))
+                        warn(failures_text(failed, len(cells), "transfers"))
                     raise
                 except Exception as error:
                     if alone:
                         raise
-                    failed.append(_Failed(reference.text, cell, as_user_error(error)))
+                    failed.append((reference.text if len(tasks) == len(protocols) == 1 else name, as_user_error(error)))
                     continue
-                results.append(stored)
-                show_result(stored, name, as_json=json_)
+                done.append(_Done(stored, cost, is_new))
+                if not alone:
+                    describe_result(stored, target, None if json_ else note)
+        if alone:
+            describe_result(done[0].stored, tasks[0], None if json_ else show)
     finally:
         # Results are printed also after an interruption.
-        if json_ and (results or failed):
-            records = [stored.result.model_dump(by_alias=True, mode="json") for stored in results]
-            emit_json(records[0] if alone else records)
-        elif tasks_ and not json_:
-            show_means(task_names, results)
-    if failed:
-        error_kind = InputError if all(isinstance(failure.error, InputError) for failure in failed) else FailureError
-        raise error_kind(_summary(failed, asked, of_one_kind=len(tasks) == len(protocols) == 1))
+        if json_:
+            records = [item.stored.result.model_dump(by_alias=True, mode="json") for item in done]
+            if done or failed:
+                emit_json(records[0] if alone else records)
+        else:
+            if done and not alone and (len(references) > 1 or not tasks_):
+                _show_table(done, sort)
+            if tasks_:
+                show_means(task_names, [item.stored for item in done])
+    raise_failures(failed, len(cells), "transfers")
 
 
 @dataclass(frozen=True)
-class _Failed:
-    snapshot: str
-    cell: "Cell"
-    error: "LrbenchError"
+class _Done:
+    """A result, the cost of its network if several are compared, and whether it was computed now."""
+
+    stored: "StoredResult"
+    cost: "NetworkCost | None"
+    is_new: bool
 
 
-def _summary(failed: Sequence[_Failed], asked: int, *, of_one_kind: bool) -> str:
-    """Return a paragraph on failed transfers, grouped by reason.
+def _show_table(done: Sequence[_Done], sort: Sort) -> None:
+    """Print results for each task and protocol in the order asked, with the cost of the networks if there are several."""
+    from lrbench.config.task import METRIC_NAMES
+    from lrbench.transfer.recommend import images_per_second
+    from lrbench.transfer.recommendation_text import cost_cells, cost_text
 
-    Args:
-        failed: The failed transfers.
-        asked: Number of transfers requested.
-        of_one_kind: Whether all have the same task and protocol, which are then not named.
-    """
-    from lrbench.core.errors import as_sentence
-
-    names: dict[str, list[str]] = {}
-    for failure in failed:
-        cell = failure.cell
-        name = failure.snapshot if of_one_kind else f"{failure.snapshot} → {cell.task} ({cell.protocol})"
-        names.setdefault(as_sentence(str(failure.error)), []).append(name)
-    reasons = " ".join(f"{some(group)}: {reason}" for reason, group in names.items())
-    return f"{len(failed)} of {asked} transfers failed. {reasons}"
-
-
-def _references(named: Sequence[str], workspace: "Workspace", suite: str | None, arm: str | None) -> "list[Reference]":
-    """Return the named snapshots without repetition; a folder is replaced by its snapshots."""
-    from lrbench.store.references import references_in, resolve_reference, snapshot_folder
-
-    references: dict[str, Reference] = {}
-    for text in named:
-        folder = snapshot_folder(text, workspace)
-        if folder is not None:
-            references |= {inner.text: inner for inner in references_in(folder, workspace)}
-            continue
-        reference = resolve_reference(text, workspace, suite=suite, arm=arm)
-        _note_shared_stage(reference, text, arm)
-        references[reference.text] = reference
-    return list(references.values())
+    results = [(item, item.stored.result, images_per_second(item.stored.result)) for item in done]
+    groups = list(dict.fromkeys((result.task.name, result.protocol) for _, result, _ in results))
+    metrics = {METRIC_NAMES[result.task.metric] for _, result, _ in results}
+    accuracy = f"{metrics.pop() if len(metrics) == 1 else 'headline metric'} %"
+    rows = []
+    for group in groups:
+        members = [entry for entry in results if (entry[1].task.name, entry[1].protocol) == group]
+        members.sort(key=lambda entry: -entry[1].headline)
+        if sort != "score":
+            members.sort(key=lambda entry: cost_order(entry[0].cost, entry[2], sort))
+        for item, result, speed in members:
+            names = {"task": result.task.name, "protocol": result.protocol} if len(groups) > 1 else {}
+            costs = {} if item.cost is None else cost_cells(item.cost, speed)
+            cells = {accuracy: f"{100 * result.headline:.2f}", **costs}
+            rows.append({"snapshot": result.snapshot.reference, **names, **cells})
+    show(table(rows, wrapped="snapshot", spare=["multiply-adds"]))
+    timed = [item.is_new for item, _, speed in results if item.cost is not None and speed is not None]
+    if timed:
+        note(cost_text(stored=timed.count(False), measured=timed.count(True)))
 
 
 def _note_shared_stage(reference: "Reference", named: str, arm: str | None) -> None:
@@ -243,54 +253,44 @@ def _settings(reference: "Reference", workspace: "Workspace", suite: str | None)
     return TransferSettings(), 0
 
 
-class _Forward(Control):
-    """Forwards progress to the display of the current cell; one snapshot's network serves several cells."""
-
-    display = Control()
-
-    def stop_requested(self) -> bool:
-        return self.display.stop_requested()
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        self.display.progress(done, total, unit)
-
-    def say(self, text: str) -> None:
-        self.display.say(text)
-
-
 class _Snapshot:
     """A snapshot whose network is loaded when the first of its cells is computed."""
 
-    def __init__(self, reference: "Reference", settings: "TransferSettings", place: "Place") -> None:
-        self._reference, self._settings, self._place = reference, settings, place
-        self._control = _Forward()
+    def __init__(self, reference: "Reference", settings: "TransferSettings", place: "Place", control: Control) -> None:
+        self.reference = reference
+        self._settings, self._place, self._control = settings, place, control
         self._transfer: Transfer | None = None
 
-    def result(self, cell: "Cell", overwrite: "Overwrite") -> "StoredResult":
-        """Return the result of a cell, which is computed unless the policy keeps the existing one."""
-        from lrbench.cli.progress import showing_progress
+    def result(self, cell: "Cell", overwrite: "Overwrite") -> "tuple[StoredResult, bool]":
+        """Return the result of a cell, which is computed unless the policy keeps the existing one, and whether it is new."""
         from lrbench.config import load_task
         from lrbench.data.loading import find_task_data
         from lrbench.store.cells import status_before_loading
         from lrbench.store.results import StoredResult, read_result
 
-        status = status_before_loading(self._place, self._reference, cell, self._settings)
+        status = status_before_loading(self._place, self.reference, cell, self._settings)
         existing = None if status is None else status.existing_result(overwrite)
         if existing is None:
             # Missing data is reported before a network is loaded.
             find_task_data(load_task(cell.task), self._place.roots)
-            # Loading is not under the progress display, so that Ctrl-C ends it at once.
+            # Signals are not caught while it loads, so that Ctrl-C ends a download at once.
             transfer = self._loaded()
             if status is None:
                 existing = transfer.status(cell).existing_result(overwrite)
         if existing is not None:
             note(f"{existing.path} exists, so nothing was computed (--again recomputes it)")
-            return existing
+            return existing, False
         if PROTOCOLS[cell.protocol].trains:
-            _note_grid_cost(self._settings.finetune)
-        with showing_progress(f"{cell.protocol} {cell.task}") as self._control.display:
+            note_grid_cost(self._settings.finetune)
+        with stopping_on_signals(self._control):
             path = transfer.run(cell)
-        return StoredResult(result=read_result(path), path=path)
+        return StoredResult(result=read_result(path), path=path), True
+
+    def cost(self) -> "NetworkCost":
+        """Return the cost of the network."""
+        from lrbench.models.network_cost import skeleton_cost
+
+        return skeleton_cost(self.reference) or self._loaded().cost()
 
     def _loaded(self) -> "Transfer":
         from lrbench.store.references import SuiteSnapshot
@@ -298,27 +298,13 @@ class _Snapshot:
         from lrbench.transfer.cell import Transfer
 
         if self._transfer is None:
-            self._transfer = Transfer(self._reference, self._settings, self._place, self._control)
-            text = self._reference.text
+            self._transfer = Transfer(self.reference, self._settings, self._place, self._control)
+            text = self.reference.text
             if self._transfer.record.random:
                 warn(
                     f"{text} has no tag, so its weights are random. Add a tag to load pretrained weights, as in "
                     f"{text}.a1_in1k."
                 )
-            if isinstance(self._reference, SuiteSnapshot):
-                write_suite_with_results(self._place.workspace, self._reference.suite)
+            if isinstance(self.reference, SuiteSnapshot):
+                write_suite_with_results(self._place.workspace, self.reference.suite)
         return self._transfer
-
-
-def _note_grid_cost(chosen: "Finetune") -> None:
-    """Print a note before a long fine-tuning on a CPU, where the default grid may take days."""
-    from lrbench.models.devices import pick_device
-
-    points = len(chosen.rates) * len(chosen.decays)
-    if pick_device().type != "cpu" or points * chosen.updates < _MANY_UPDATES:
-        return
-    note(
-        f"fine-tuning {points} grid points on a CPU, for {chosen.updates:,} updates of {chosen.batch} images each, takes long; "
-        "Ctrl-C saves. For a first look use --set finetune.updates=500 --set 'finetune.rates=[0.01]' "
-        "--set 'finetune.decays=[1e-4]', or --set finetune.halving=true. Different settings are not ranked together."
-    )

@@ -36,6 +36,15 @@ class Control:
     def progress(self, done: int, total: int, unit: str) -> None:
         """Report the progress of the current piece of work."""
 
+    def part(self, number: int, total: int, name: str) -> None:
+        """Report that the next of several parts starts.
+
+        Args:
+            number: Its number, from 1.
+            total: Number of parts.
+            name: Its name.
+        """
+
     def say(self, text: str) -> None:
         """Report one line of text."""
 

@@ -129,14 +129,17 @@ def _errors(rows: pandas.DataFrame) -> Any:
     return np.array([rows["mean"] - rows.low, rows.high - rows["mean"]], dtype=float)
 
 
-def make_panels(count: int, *, width: float = 4.6, height: float = 4.4, share_y: bool = True) -> tuple[Any, Any]:
-    """Return a figure with panels that share their horizontal scale, at most three side by side.
+def make_panels(
+    count: int, *, width: float = 4.6, height: float = 4.4, share_x: bool = True, share_y: bool = True
+) -> tuple[Any, Any]:
+    """Return a figure with panels, at most three side by side.
 
     Args:
         count: Number of panels.
         width: Width of a panel in inches.
         height: Height of a row of panels in inches.
-        share_y: Whether they share their vertical scale, too.
+        share_x: Whether they share their horizontal scale.
+        share_y: Whether they share their vertical scale.
 
     Returns:
         The figure, and its panels in a list.
@@ -146,7 +149,7 @@ def make_panels(count: int, *, width: float = 4.6, height: float = 4.4, share_y:
     across = max(1, min(count, _COLUMNS))
     down = -(-max(1, count) // across)
     canvas = Canvas(figsize=(width * across + 0.4, height * down), layout="constrained")
-    panels = canvas.subplots(down, across, sharex=True, sharey=share_y, squeeze=False).flatten()
+    panels = canvas.subplots(down, across, sharex=share_x, sharey=share_y, squeeze=False).flatten()
     for panel in panels[count:]:
         panel.set_visible(False)
     for panel in panels:

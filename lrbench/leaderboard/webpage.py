@@ -28,7 +28,16 @@ def render(suites: Sequence[dict[str, Any]], foreign: Sequence[ForeignTable] = (
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     # Only these could end the script element.
     safe = text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
-    return files("lrbench.leaderboard").joinpath("webpage.html").read_text(encoding="utf-8").replace("__DATA__", safe)
+    return _template("webpage.html").replace("__STYLE__", style_sheet()).replace("__DATA__", safe)
+
+
+def style_sheet() -> str:
+    """Return the style sheet of every page in HTML."""
+    return _template("webpage.css")
+
+
+def _template(name: str) -> str:
+    return files("lrbench.leaderboard").joinpath(name).read_text(encoding="utf-8")
 
 
 def suite_data(evidence: Evidence, decisions: Sequence[Decision], drawn: Sequence[Figure], lead: str) -> dict[str, Any]:

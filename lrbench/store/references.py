@@ -19,15 +19,15 @@ from lrbench.config.schedule import SnapshotKey, last_stage, owner
 from lrbench.core.errors import InputError
 from lrbench.core.files import user_path
 from lrbench.core.workspace import FOREIGN, Workspace
-from lrbench.store.snapshots import foreign_snapshots, snapshot_files, snapshot_path
+from lrbench.store.snapshots import foreign_snapshots, snapshot_path
 from lrbench.store.suites import effective_path, suite_in_use
 
 _FORMS = (
     "stage2, arm/stage2, suite/arm/seed1/stage2, foreign/NAME, a .safetensors file, timm:NAME, hf-hub:OWNER/NAME or "
     "python:MODULE:FUNCTION"
 )
-# Formats of weights that `lrbench snapshots add` imports.
-_OTHER_FORMATS = {".pth", ".pt", ".bin", ".ckpt"}
+OTHER_FORMATS = {".pth", ".pt", ".bin", ".ckpt"}
+"""Endings of weights that `lrbench snapshots add` imports."""
 _STAGE = re.compile(r"stage(\d+)$")
 _SEED = re.compile(r"seed(-?\d+)$")
 
@@ -179,7 +179,7 @@ def _resolve_file(text: str, workspace: Workspace) -> WeightsFile | None:
     foreign = workspace.checkpoints / f"{text}.safetensors" if text.startswith(f"{FOREIGN}/") else None
     if foreign is not None and foreign.is_file():
         return _weights_file(foreign, workspace)
-    if path.suffix in _OTHER_FORMATS or text.endswith("/") or text.startswith(("/", "./", "../", "~")):
+    if path.suffix in OTHER_FORMATS or text.endswith("/") or text.startswith(("/", "./", "../", "~")):
         if path.is_dir():
             raise InputError(f"{text} is a folder. Name one snapshot in it.")
         kind = "folder" if text.endswith("/") else "file" if path.suffix else "file or folder"
@@ -299,34 +299,3 @@ def snapshot_file(reference: SuiteSnapshot | WeightsFile) -> Path:
     if isinstance(reference, SuiteSnapshot) and not reference.path.is_file():
         raise InputError(missing_message(reference))
     return reference.path
-
-
-def snapshot_folder(text: str, workspace: Workspace) -> Path | None:
-    """Return the folder that a text names, or None if it names none.
-
-    Args:
-        text: A path relative to the current folder or to the workspace, or `foreign`.
-        workspace: Holds the snapshots.
-    """
-    path = user_path(text)
-    candidates = [path, workspace.root / path] if path.parts else []
-    if text.rstrip("/") == FOREIGN:
-        candidates.append(workspace.checkpoints / FOREIGN)
-    return next((folder for folder in candidates if folder.is_dir()), None)
-
-
-def references_in(folder: Path, workspace: Workspace) -> list[Reference]:
-    """Resolve the snapshots in a folder and its subfolders, sorted by path.
-
-    Raises:
-        InputError: There is none.
-    """
-    paths = snapshot_files(folder)
-    if not paths:
-        raise InputError(f"{folder} holds no .safetensors file. Add other weights with `lrbench snapshots add`.")
-    return [resolve_reference(str(path), workspace) for path in paths]
-
-
-def other_weights_in(folder: Path) -> list[str]:
-    """Paths of the files in a folder and its subfolders that look like weights in another format than safetensors."""
-    return sorted(str(path) for path in folder.rglob("*") if path.suffix in _OTHER_FORMATS)

@@ -18,6 +18,7 @@ from lrbench.core.workspace import Place
 from lrbench.data.examples import SplitName, TaskData
 from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.devices import computing_threads, is_out_of_memory
+from lrbench.models.network_cost import NetworkCost, measure_cost
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot
@@ -91,7 +92,7 @@ class Transfer:
             ) from error
 
     def cross_validate(self, cell: Cell) -> CrossValidation:
-        """Score the probe on one task by cross-validation, without its test images.
+        """Score the probe or kNN on one task by cross-validation, without its test images.
 
         Raises:
             InputError: The target's data is missing, incomplete or does not decode.
@@ -101,18 +102,21 @@ class Transfer:
         target = self._open_target(cell)
         labels = target.development.labels
         features = self._features.get(target, PROTOCOLS[cell.protocol].features).features
-        score, strength = cross_validate(
+        score, point = cross_validate(
             LabelledFeatures(features=features.development, labels=torch.from_numpy(labels)),
+            protocol=cell.protocol,
             classes=len(target.data.classes),
             metric=target.data.task.metric,
-            settings=self._settings.probe,
+            settings=self._settings,
             seed=cell.seed,
             control=self._control,
         )
         images = int((assign_folds(labels, cell.seed) >= 0).sum())
-        return CrossValidation(
-            score=score, strength=strength, images=images, seconds=round(time.perf_counter() - started, 4)
-        )
+        return CrossValidation(score=score, point=point, images=images, seconds=round(time.perf_counter() - started, 4))
+
+    def cost(self) -> NetworkCost:
+        """Return the cost of the snapshot's network."""
+        return measure_cost(self._network.model, self._network.input.size)
 
     def _open_target(self, cell: Cell) -> Target:
         place = self._place

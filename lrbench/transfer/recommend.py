@@ -1,4 +1,4 @@
-"""Recommendation of a snapshot for a task: LogME ranks all snapshots, the probe the best of them."""
+"""Recommendation of a snapshot for a task: LogME ranks all snapshots, another protocol the best of them."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,41 +12,16 @@ from lrbench.config.suite import MARGIN
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, as_user_error
 from lrbench.core.files import read_json, sha256_json, write_json
-from lrbench.core.workspace import Place, Workspace
+from lrbench.core.workspace import Place
+from lrbench.models.network_cost import skeleton_cost
 from lrbench.store.cells import Cell, Overwrite, TransferSettings, status_before_loading
-from lrbench.store.references import (
-    Reference,
-    SuiteSnapshot,
-    references_in,
-    resolve_reference,
-    snapshot_folder,
-)
+from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import Result, StoredResult, read_result
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.lead import compare
 from lrbench.transfer.protocols.crossval import FOLDS, CrossValidation
-from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
-
-
-def expand(texts: Sequence[str], workspace: Workspace, suite: str | None) -> list[Reference]:
-    """Resolve references and folders of `.safetensors` files; nothing is loaded.
-
-    Args:
-        texts: References or folders; `foreign` for all imported snapshots.
-        workspace: Workspace of the snapshots.
-        suite: Suite of references that name none; None for the suite pretrained last.
-
-    Raises:
-        InputError: A text is not a reference, or a folder has no snapshots.
-    """
-    references: dict[str, Reference] = {}
-    for text in texts:
-        folder = snapshot_folder(text, workspace)
-        named = (
-            [resolve_reference(text, workspace, suite=suite)] if folder is None else references_in(folder, workspace)
-        )
-        references.update({reference.text: reference for reference in named})
-    return list(references.values())
+from lrbench.transfer.recommendation import BY, Basis, Candidate, Recommendation
+from lrbench.transfer.recommendation_text import scope_text
 
 
 def on_equal_terms(references: Sequence[Reference]) -> tuple[list[Reference], TransferSettings, int]:
@@ -72,7 +47,8 @@ def recommend(
     place: Place,
     control: Control,
     *,
-    probed: int,
+    by: str = BY[0],
+    top: int,
     margin: float = MARGIN,
     seed: int = 0,
     overwrite: Overwrite = Overwrite.NEVER,
@@ -80,12 +56,13 @@ def recommend(
     """Compare snapshots on a task.
 
     Args:
-        references: The snapshots. One that cannot be loaded has a `problem` and does not stop the others.
+        references: The snapshots. One that cannot be used has a `failure` and does not stop the others.
         task: The target.
-        settings: Settings of the probe.
+        settings: Settings of the protocols.
         place: Folders of data, results and caches. Results are stored like those of `lrbench transfer`, and reused.
         control: Receives progress.
-        probed: Number of snapshots to probe, the best by LogME. If a probe fails, the next by LogME is probed.
+        by: Protocol that ranks, one of `BY`. `logme` ranks all snapshots alone.
+        top: Number of snapshots that another protocol compares, the best by LogME. If one fails, the next by LogME follows.
         margin: Margin of equivalence in points.
         seed: Transfer seed.
         overwrite: Policy for existing results.
@@ -101,7 +78,7 @@ def recommend(
         control=control,
         seed=seed,
         overwrite=overwrite,
-        basis=Basis.of(task, settings, place, seed),
+        basis=Basis.of(task, by, settings, place, seed),
     )
     named = [Candidate(reference=reference) for reference in references]
     # Only the first name of each network is compared.
@@ -109,27 +86,23 @@ def recommend(
     for candidate in named:
         originals.setdefault(candidate.network_id or candidate.reference.text, candidate)
     candidates = list(originals.values())
-    control.say(_scope(len(candidates), len(references), probed))
+    control.say(scope_text(len(candidates), len(references), by, top))
+    # If LogME excludes none, each snapshot is compared while its features are in memory.
+    protocols = tuple(dict.fromkeys(("logme", by))) if len(candidates) <= top else ("logme",)
     for number, candidate in enumerate(candidates, start=1):
         if len(candidates) > 1:
-            control.say(f"[{number}/{len(candidates)}] {candidate.reference.text}")
-        # If LogME excludes none, each snapshot is probed while its features are in memory.
-        protocols = ("logme", "probe") if len(candidates) <= probed else ("logme",)
+            control.part(number, len(candidates), candidate.reference.text)
         _compare(candidate, protocols, work)
-    for candidate in sorted(candidates, key=_evidence, reverse=True):
-        # A failed probe does not count, so that the next snapshot is probed instead.
-        if sum(other.probe is not None for other in candidates) >= probed:
-            break
-        if candidate.probe is None and candidate.problem is None:
-            control.say(f"probe of {candidate.reference.text}")
-            _compare(candidate, ("probe",), work)
+    if by != "logme":
+        _compare_best(candidates, by, top, work)
     for copy in named:
         if copy.network_id is not None and (original := originals[copy.network_id]) is not copy:
-            copy.logme, copy.probe, copy.score = original.logme, original.probe, original.score
-            copy.problem = original.problem
+            vars(copy).update({name: value for name, value in vars(original).items() if name != "reference"})
     ranked = sorted(named, key=_rank, reverse=True)
     outcome = Recommendation(basis=work.basis, ranked=ranked)
-    pair = [(candidate.reference, candidate.probe) for candidate in outcome.probed[:2] if candidate.probe is not None]
+    pair = [
+        (candidate.reference, candidate.result) for candidate in outcome.compared[:2] if candidate.result is not None
+    ]
     if len(pair) == 2:
         outcome.lead = compare(pair[0], pair[1], place.workspace, margin)
     return outcome
@@ -153,14 +126,19 @@ def _evidence(candidate: Candidate) -> float:
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float, float]:
-    return candidate.problem is None, candidate.score is not None, candidate.score or 0.0, _evidence(candidate)
+    return candidate.failure is None, candidate.score is not None, candidate.score or 0.0, _evidence(candidate)
 
 
-def _scope(count: int, names: int, probed: int) -> str:
-    copies = f" ({names} names)" if count < names else ""
-    if count == 1:
-        return f"1 snapshot{copies}, which is probed"
-    return f"{count} snapshots{copies}, of which the {min(probed, count)} best by LogME are probed"
+def _compare_best(candidates: Sequence[Candidate], by: str, top: int, work: _Work) -> None:
+    """Compare the best snapshots by LogME, until enough have a result."""
+    for candidate in sorted(candidates, key=_evidence, reverse=True):
+        # A failed one does not count, so that the next snapshot is compared instead.
+        done = sum(other.result is not None for other in candidates)
+        if done >= top:
+            break
+        if candidate.result is None and candidate.failure is None:
+            work.control.part(done + 1, min(top, len(candidates)), f"{by} of {candidate.reference.text}")
+            _compare(candidate, (by,), work)
 
 
 def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> None:
@@ -172,6 +150,7 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
             cell = Cell(task=task, protocol=protocol, seed=work.seed)
             status = status_before_loading(work.place, candidate.reference, cell, work.settings)
             stored = None if status is None else status.existing_result(work.overwrite)
+            is_new = False
             if stored is None:
                 transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                 if transfer.record.random:
@@ -180,16 +159,19 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
                     stored = transfer.status(cell).existing_result(work.overwrite)
                 if stored is None:
                     path = transfer.run(cell)
-                    stored = StoredResult(result=read_result(path), path=path)
+                    stored, is_new = StoredResult(result=read_result(path), path=path), True
             result = stored.result
             # Features that serve both protocols are counted once.
             shared = () if protocol == protocols[0] else ("features", "diagnostics")
             candidate.seconds += sum(spent for name, spent in result.timings.items() if name not in shared)
+            candidate.records.append(result)
             if protocol == "logme":
                 candidate.logme = float(result.chosen["logme"])
+                candidate.speed, candidate.is_measured = images_per_second(result), is_new
+                candidate.cost = skeleton_cost(candidate.reference) or (None if transfer is None else transfer.cost())
                 continue
             if work.basis.folds is None:
-                candidate.score = Candidate(reference=candidate.reference, probe=stored).validation
+                candidate.score = Candidate(reference=candidate.reference, result=stored).validation
             else:
                 cross = (
                     None
@@ -205,20 +187,27 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
                 candidate.score = cross.score
             if candidate.score is None:
                 raise InputError(
-                    f"the result of its probe on {task} has no validation score, by which snapshots are ranked. Add training "
+                    f"its {protocol} result on {task} has no validation score, by which snapshots are ranked. Add training "
                     "images to the task, then --again to the command"
                 )
-            candidate.probe = stored
+            candidate.result = stored
     except InterruptedWork:
         raise
     except Exception as error:
         # A network that cannot be used must not end the comparison of the others.
-        candidate.problem = str(as_user_error(error))
+        candidate.failure = as_user_error(error)
+
+
+def images_per_second(result: Result) -> float | None:
+    """Return the speed at which features of a result's images were extracted; None if it has no such time."""
+    seconds = result.timings.get("features")
+    return (result.train_count + result.test_count) / seconds if seconds else None
 
 
 def _cross_path(place: Place, result: Result) -> Path:
     """Return the path of a cross-validation, whose name is a hash of all that its score depends on."""
     inputs = {
+        **({} if result.protocol == "probe" else {"protocol": result.protocol}),
         "folds": FOLDS,
         "protocol_version": result.protocol_version,
         "snapshot": [result.snapshot.sha256, result.snapshot.batchnorm],

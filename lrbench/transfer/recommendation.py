@@ -8,17 +8,22 @@ from functools import cached_property
 import numpy as np
 
 from lrbench.config import load_task
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.errors import LrbenchError
 from lrbench.core.workspace import Place
 from lrbench.data.loading import load_task_data
+from lrbench.models.network_cost import NetworkCost
 from lrbench.stats.intervals import wilson_interval
 from lrbench.store.cells import TransferSettings
 from lrbench.store.references import Reference, SuiteSnapshot, WeightsFile
-from lrbench.store.results import StoredResult
+from lrbench.store.results import Result, SnapshotRecord, StoredResult
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.lead import Lead
 from lrbench.transfer.protocols.crossval import FOLDS, assign_folds
 from lrbench.transfer.selection import validation_split
+
+BY = ("probe", "logme", "knn", "finetune")
+"""Protocols that may rank snapshots; the first is the default."""
 
 LEAST_VALIDATION = 200
 """Least number of validation images by which snapshots are ranked; with fewer, by cross-validation."""
@@ -31,18 +36,22 @@ class Basis:
     """Basis of the ranking.
 
     Attributes:
-        images: Number of images that are scored.
+        protocol: Protocol whose score ranks snapshots, one of `BY`.
+        images: Number of images that are scored; for LogME, of images whose evidence it is.
         validation: Number of images in the validation split.
         folds: Number of folds of the cross-validation; None if the validation split ranks snapshots.
     """
 
+    protocol: str = BY[0]
     images: int
     validation: int
     folds: int | None = None
 
     @classmethod
-    def of(cls, task: str, settings: TransferSettings, place: Place, seed: int) -> "Basis":
-        """Return the basis for a task: cross-validation if the validation split is small. Only labels are read.
+    def of(cls, task: str, protocol: str, settings: TransferSettings, place: Place, seed: int) -> "Basis":
+        """Return the basis for a task: cross-validation on frozen features if the validation split is small.
+
+        Only labels are read.
 
         Raises:
             InputError: The task's data is missing or incomplete.
@@ -54,9 +63,13 @@ class Basis:
             labels = np.concatenate([labels, splits["val"].labels])
         else:
             validation = len(validation_split(labels, settings.validation, seed)[1])
-        if validation >= LEAST_VALIDATION:
-            return cls(images=validation, validation=validation)
-        return cls(images=int((assign_folds(labels, seed) >= 0).sum()), validation=validation, folds=FOLDS)
+        if not PROTOCOLS[protocol].selects:
+            return cls(protocol=protocol, images=len(labels), validation=validation)
+        # Training a network on each fold would take several times as long.
+        if validation >= LEAST_VALIDATION or PROTOCOLS[protocol].trains:
+            return cls(protocol=protocol, images=validation, validation=validation)
+        images = int((assign_folds(labels, seed) >= 0).sum())
+        return cls(protocol=protocol, images=images, validation=validation, folds=FOLDS)
 
 
 @dataclass(kw_only=True)
@@ -66,25 +79,44 @@ class Candidate:
     Attributes:
         reference: The snapshot.
         logme: LogME of the target's training images.
-        probe: Result of the probe; None if LogME excluded the snapshot.
-        score: Headline metric of the probe on validation, or cross-validated. Test images are not used.
+        result: Result of the protocol that ranks; None if LogME excluded the snapshot, or ranks alone.
+        score: Headline metric of that protocol on validation, or cross-validated. Test images are not used.
         seconds: Time of its results, now or when they were computed.
-        problem: Reason why it could not be compared.
+        records: Its results.
+        cost: Cost of its network.
+        speed: Images per second while features were extracted.
+        is_measured: Whether the speed was measured by this comparison; else it comes from a stored result.
+        failure: Error because of which it could not be compared.
     """
 
     reference: Reference
     logme: float | None = None
-    probe: StoredResult | None = None
+    result: StoredResult | None = None
     score: float | None = None
     seconds: float = 0.0
-    problem: str | None = None
+    records: list[Result] = field(default_factory=list)
+    cost: NetworkCost | None = None
+    speed: float | None = None
+    is_measured: bool = False
+    failure: LrbenchError | None = None
+
+    @property
+    def snapshot(self) -> SnapshotRecord | None:
+        """The `snapshot` entry of its results; None without any."""
+        return self.records[-1].snapshot if self.records else None
+
+    @property
+    def problem(self) -> str | None:
+        """Reason why it could not be compared."""
+        return None if self.failure is None else str(self.failure)
 
     @property
     def weights_id(self) -> str | None:
         """Hash that several names of the same weights share; None if it is unknown."""
-        if self.network_id is not None or self.probe is None:
+        record = self.snapshot if self.result is None else self.result.result.snapshot
+        if self.network_id is not None or record is None:
             return self.network_id
-        return self.probe.result.snapshot.sha256
+        return record.sha256
 
     @cached_property
     def network_id(self) -> str | None:
@@ -100,19 +132,19 @@ class Candidate:
 
     @property
     def validation(self) -> float | None:
-        """Headline metric of the probe on the validation split; None without one."""
-        if self.probe is None:
+        """Headline metric of the ranking protocol on the validation split; None without one."""
+        if self.result is None:
             return None
-        scores = [point["score"] for point in self.probe.result.selection["candidates"]]
+        scores = [point["score"] for point in self.result.result.selection["candidates"]]
         return None if None in scores or not scores else max(float(score) for score in scores)
 
     @property
     def test_interval(self) -> tuple[float, float] | None:
         """Wilson's 95 % interval of top-1 over test images; it does not cover the variance of pretraining."""
-        if self.probe is None:
+        if self.result is None:
             return None
-        count = self.probe.result.test_count
-        return wilson_interval(round(self.probe.result.metrics["top1"] * count) / count, count)
+        count = self.result.result.test_count
+        return wilson_interval(round(self.result.result.metrics["top1"] * count) / count, count)
 
 
 @dataclass(kw_only=True)
@@ -120,8 +152,8 @@ class Recommendation:
     """Outcome of a comparison.
 
     Attributes:
-        basis: Basis of the ranking of probed snapshots.
-        ranked: All snapshots: probed ones by score and then LogME, then the others by LogME, then those with a problem.
+        basis: Basis of the ranking.
+        ranked: All snapshots: those with a score by it and then LogME, then the others by LogME, then those that failed.
         lead: Lead of the first over the second; None without a second.
     """
 
@@ -131,28 +163,35 @@ class Recommendation:
 
     @property
     def best(self) -> Candidate | None:
-        """The snapshot ranked first; None if none could be probed."""
-        return self.ranked[0] if self.ranked and self.ranked[0].probe is not None else None
+        """The snapshot ranked first; None if none could be compared."""
+        if not self.ranked or self.ranked[0].failure is not None:
+            return None
+        return self.ranked[0] if self.ranked[0].result is not None or self.basis.protocol == "logme" else None
 
     @property
-    def probed(self) -> list[Candidate]:
-        """Probed snapshots, without those that have the weights of a better one."""
+    def failed(self) -> list[Candidate]:
+        """Snapshots that could not be compared."""
+        return [candidate for candidate in self.ranked if candidate.failure is not None]
+
+    @property
+    def compared(self) -> list[Candidate]:
+        """Snapshots with results of the protocol that ranks, without those that have the weights of a better one."""
         first: dict[str | None, Candidate] = {}
         for candidate in self.ranked:
-            if candidate.probe is not None:
+            if candidate.result is not None:
                 first.setdefault(candidate.weights_id, candidate)
         return list(first.values())
 
     @property
     def second(self) -> Candidate | None:
-        """The probed snapshot ranked second; the same weights under a different name do not count."""
-        return self.probed[1] if len(self.probed) > 1 else None
+        """The compared snapshot ranked second; the same weights under a different name do not count."""
+        return self.compared[1] if len(self.compared) > 1 else None
 
     @property
     def tied(self) -> list[Candidate]:
-        """Probed snapshots with the best score."""
+        """Compared snapshots with the best score."""
         return [
             candidate
-            for candidate in self.probed
-            if math.isclose(candidate.score or 0.0, self.probed[0].score or 0.0, abs_tol=_TOLERANCE)
+            for candidate in self.compared
+            if math.isclose(candidate.score or 0.0, self.compared[0].score or 0.0, abs_tol=_TOLERANCE)
         ]

@@ -1,12 +1,14 @@
-"""Cross-validation of the probe."""
+"""Cross-validation of the probe and of kNN."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from lrbench.config.protocols import Probe
+from lrbench.config.protocols import Knn, Probe
+from lrbench.store.cells import TransferSettings
 from lrbench.transfer.protocols.crossval import FOLDS, assign_folds, cross_validate
 from lrbench.transfer.selection import LabelledFeatures
 
@@ -32,7 +34,9 @@ def test_score_matches_scikit_learn(metric):
     features = draw.normal(size=(60, 5)) + 1.2 * np.eye(3, 5)[labels]
     data = LabelledFeatures(features=torch.tensor(features, dtype=torch.float32), labels=torch.from_numpy(labels))
     settings = Probe(strengths=3, weakest=0.1, strongest=1000.0)
-    score, strength = cross_validate(data, classes=3, metric=metric, settings=settings, seed=0)
+    score, strength = cross_validate(
+        data, protocol="probe", classes=3, metric=metric, settings=TransferSettings(probe=settings), seed=0
+    )
     folds = assign_folds(labels, seed=0)
     expected = {}
     for penalty in settings.grid():
@@ -50,3 +54,18 @@ def test_score_matches_scikit_learn(metric):
     assert score == pytest.approx(max(expected.values())) and expected[strength] == pytest.approx(score)
     # Of equal scores the strongest penalty wins.
     assert all(value < score for penalty, value in expected.items() if penalty > strength)
+
+
+def test_neighbours_match_scikit_learn():
+    draw = np.random.default_rng(1)
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    features = draw.normal(size=(60, 5)) + 1.2 * np.eye(3, 5)[labels]
+    data = LabelledFeatures(features=torch.tensor(features, dtype=torch.float32), labels=torch.from_numpy(labels))
+    # 49 neighbours are more than the 48 training images of a fold.
+    settings = TransferSettings(knn=Knn(neighbours=(1, 49)))
+    score, neighbours = cross_validate(data, protocol="knn", classes=3, metric="top1", settings=settings, seed=0)
+    folds, right = assign_folds(labels, seed=0), 0
+    for fold in range(FOLDS):
+        model = KNeighborsClassifier(1, metric="cosine").fit(features[folds != fold], labels[folds != fold])
+        right += (model.predict(features[folds == fold]) == labels[folds == fold]).sum()
+    assert neighbours == 1 and score == pytest.approx(right / 60)

@@ -116,12 +116,12 @@ def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
         validation, test = scores[candidate.reference.text]
         candidate.score = validation
         candidate.logme = 1.0
-        candidate.probe = SimpleNamespace(result=SimpleNamespace())
-        candidate.probe.result.snapshot = SimpleNamespace(sha256=candidate.reference.text)
-        candidate.probe.result.task = SimpleNamespace(metric="top1")
-        candidate.probe.result.selection = {"candidates": [{"score": validation}]}
-        candidate.probe.result.metrics, candidate.probe.result.test_count = {"top1": test}, 100
-        candidate.probe.predictions = SimpleNamespace(label=np.zeros(4, dtype=np.int64), prediction=np.zeros(4))
+        candidate.result = SimpleNamespace(result=SimpleNamespace())
+        candidate.result.result.snapshot = SimpleNamespace(sha256=candidate.reference.text)
+        candidate.result.result.task = SimpleNamespace(metric="top1")
+        candidate.result.result.selection = {"candidates": [{"score": validation}]}
+        candidate.result.result.metrics, candidate.result.result.test_count = {"top1": test}, 100
+        candidate.result.predictions = SimpleNamespace(label=np.zeros(4, dtype=np.int64), prediction=np.zeros(4))
 
     monkeypatch.setattr("lrbench.transfer.recommend._compare", compare)
     recommendation = recommend(
@@ -130,7 +130,7 @@ def test_recommendation_ignores_test_accuracy(monkeypatch, place, home):
         TransferSettings(),
         place,
         Control(),
-        probed=5,
+        top=5,
     )
     assert recommendation.best is not None and recommendation.best.reference.text == "a"
     assert isinstance(recommendation.best, Candidate)
@@ -156,12 +156,12 @@ def test_suite_settings_apply_to_its_snapshots_only(lrbench, pretrain_tiny, home
 
 
 def test_large_grid_on_a_cpu_is_announced(capsys):
-    from lrbench.cli.transfer import _note_grid_cost
+    from lrbench.cli.many import note_grid_cost
     from lrbench.config.protocols import Finetune
 
-    _note_grid_cost(Finetune(updates=100))
+    note_grid_cost(Finetune(updates=100))
     assert capsys.readouterr().err == ""
-    _note_grid_cost(Finetune())
+    note_grid_cost(Finetune())
     assert "fine-tuning 20 grid points on a CPU, for 5,000 updates of 64 images each" in capsys.readouterr().err
 
 

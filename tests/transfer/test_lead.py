@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrbench.cli.recommend import basis_text, lead_text, recommendation_text
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.stats.effects import estimate
@@ -19,6 +18,7 @@ from lrbench.transfer import recommend as module
 from lrbench.transfer.lead import Lead, compare, resized
 from lrbench.transfer.recommend import recommend
 from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
+from lrbench.transfer.recommendation_text import basis_text, lead_text, recommendation_text
 from tests.leaderboard.fake import put
 
 
@@ -42,7 +42,7 @@ def probed(tiny, place):
         return Candidate(
             reference=_reference(name),
             logme=-stage / 10,
-            probe=StoredResult(result=read_result(path), path=path),
+            result=StoredResult(result=read_result(path), path=path),
             score=validation,
         )
 
@@ -62,11 +62,11 @@ def test_rank_is_by_validation_and_lead_by_test_images(probed, place, monkeypatc
 
     def compare(candidate, *_):
         prepared = candidates[candidate.reference.text]
-        candidate.logme, candidate.probe, candidate.score = prepared.logme, prepared.probe, prepared.score
+        candidate.logme, candidate.result, candidate.score = prepared.logme, prepared.result, prepared.score
 
     monkeypatch.setattr(module, "_compare", compare)
     names = [_reference("second"), _reference("first")]
-    recommendation = recommend(names, "tiny-objects", TransferSettings(), place, Control(), probed=2)
+    recommendation = recommend(names, "tiny-objects", TransferSettings(), place, Control(), top=2)
     assert [candidate.reference.text for candidate in recommendation.ranked] == ["first", "second"]
     assert recommendation.best is recommendation.ranked[0]
     assert recommendation.lead.images == 40 and recommendation.lead.difference == pytest.approx(-4 / 40)
@@ -89,13 +89,13 @@ def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
 
     def compare(candidate, *_):
         prepared = candidates[candidate.reference.text]
-        candidate.logme, candidate.probe, candidate.score = prepared.logme, prepared.probe, prepared.score
+        candidate.logme, candidate.result, candidate.score = prepared.logme, prepared.result, prepared.score
 
     monkeypatch.setattr(module, "_compare", compare)
 
     def compared(*names):
         return recommend(
-            [_reference(name) for name in names], "tiny-objects", TransferSettings(), place, Control(), probed=3
+            [_reference(name) for name in names], "tiny-objects", TransferSettings(), place, Control(), top=3
         )
 
     recommendation = compared("first", "twin", "second")
@@ -103,7 +103,7 @@ def test_same_weights_are_not_ranked_twice(probed, place, monkeypatch):
     text = recommendation_text(recommendation, "top-1")
     assert "first (twin is the same weights) has the best cross-validated top-1" in text and "of second." in text
     # A snapshot excluded by LogME is not a second.
-    candidates["second"].probe = candidates["second"].score = None
+    candidates["second"].result = candidates["second"].score = None
     assert compared("first", "second").lead is None
     alone = compared("first", "twin")
     assert alone.lead is None and len(alone.tied) == 1

@@ -7,7 +7,7 @@ from lrbench.config.protocols import Probe
 from lrbench.core.errors import FailureError
 from lrbench.core.workspace import Workspace
 from lrbench.store.cells import TransferSettings
-from lrbench.transfer.recommend import expand
+from lrbench.store.reference_lists import resolve_references
 from tests import trees
 
 pytestmark = pytest.mark.usefixtures("small_probe_grid")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("small_probe_grid")
 
 def test_recommend_ranks_all_snapshots_of_the_last_suite(lrbench, pretrain_tiny, home):
     pretrain_tiny()
-    done = lrbench("recommend", "--task", "tiny-objects", "--probe", "3", "--json")
+    done = lrbench("recommend", "--task", "tiny-objects", "--top", "3", "--json")
     assert done.status == 0, done.err
     ranked = json.loads(done.out)["ranked"]
     probed = [entry for entry in ranked if entry["validation"] is not None]
@@ -27,7 +27,7 @@ def test_recommend_ranks_all_snapshots_of_the_last_suite(lrbench, pretrain_tiny,
     assert min(entry["logme"] for entry in probed) >= max(others) and others == sorted(others, reverse=True)
     low, high = probed[0]["test_top1_interval"]
     assert low < probed[0]["metrics"]["top1"] < high
-    again = lrbench("recommend", "--task", "tiny-objects", "--probe", "3")
+    again = lrbench("recommend", "--task", "tiny-objects", "--top", "3")
     assert again.status == 0 and ranked[0]["snapshot"] in again.out.split("images do not affect")[1]
     assert "not pretraining again." in again.out and "5-fold cross-validation on 48 training images" in again.out
 
@@ -55,9 +55,9 @@ def test_broken_file_in_a_folder_is_left_out(lrbench, pretrain_tiny, home):
     (folder / "broken.safetensors").write_bytes(b"no tensors")
     (folder / "other.pth").write_bytes(b"weights of another form")
     done = lrbench("recommend", "--task", "tiny-indoor", "--snapshots", folder)
-    assert done.status == 0, done.err
+    assert done.status == 2
     assert "skipped: " in done.err and "with `lrbench snapshots add FILE" in done.err
-    assert "broken.safetensors was left out" in done.err
+    assert "lrbench: 1 of 3 snapshots failed. mine/broken.safetensors: " in done.err.splitlines()[-1]
     table = done.out.split("Ranked by")[0]
     assert len([line for line in table.splitlines() if ".safetensors " in line]) == 3
 
@@ -68,9 +68,9 @@ def test_random_weights_cannot_be_recommended(lrbench, home):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
     (home / "my.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
     random = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t")
-    assert random.status == 1 and "its weights are random" in random.err and "None of the snapshots" in random.err
+    assert random.status == 2 and "1 of 1 snapshots failed. timm:resnet10t: its weights are random" in random.err
     both = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t", "--snapshots", "timm:resnet14t")
-    assert both.err.count("its weights are random") == 1 and "timm:resnet14t were left out: its weights" in both.err
+    assert both.err.count("its weights are random") == 1 and "timm:resnet10t, timm:resnet14t: its weights" in both.err
     empty = home / "nothing"
     empty.mkdir()
     wrong = lrbench("recommend", "--task", "my.toml", "--snapshots", empty)
@@ -80,7 +80,7 @@ def test_random_weights_cannot_be_recommended(lrbench, home):
 def test_snapshot_named_twice_is_compared_once(lrbench, pretrain_tiny, home):
     pretrain_tiny()
     workspace = Workspace(root=home)
-    assert len(expand(["stage1", "step/stage1", "tiny/step/seed0/stage1", "stage2"], workspace, None)) == 2
+    assert len(resolve_references(["stage1", "step/stage1", "tiny/step/seed0/stage1", "stage2"], workspace)) == 2
 
 
 def test_recommend_takes_a_suite_and_a_seed(lrbench, pretrain_tiny, home):
@@ -88,7 +88,7 @@ def test_recommend_takes_a_suite_and_a_seed(lrbench, pretrain_tiny, home):
     (home / "later.toml").write_text((home / "tiny.toml").read_text().replace('name = "tiny"', 'name = "later"'))
     assert "no snapshots of suite later" in lrbench("recommend", "--task", "tiny-objects", "--suite", "later.toml").err
     assert lrbench("pretrain", "later.toml", "--arm", "step", "--seed", "0", "--workers", "1").status == 0
-    done = lrbench("recommend", "--task", "tiny-objects", "--suite", "tiny", "--seed", "4", "--probe", "1", "--json")
+    done = lrbench("recommend", "--task", "tiny-objects", "--suite", "tiny", "--seed", "4", "--top", "1", "--json")
     assert done.status == 0, done.err
     assert {entry["snapshot"].partition("/")[0] for entry in json.loads(done.out)["ranked"]} == {"tiny"}
     kept = [path.name for path in (home / "leaderboard" / "results" / "tiny").glob("*.tiny-objects.*.json")]
@@ -104,7 +104,7 @@ def test_copies_of_a_snapshot_are_compared_once(lrbench, home):
         for name in names:
             torch.save(weights, home / f"{name}.pth")
             assert lrbench("snapshots", "add", f"{name}.pth", "--architecture", "resnet10t").status == 0
-    command = ("recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--probe", "2")
+    command = ("recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--top", "2")
     done = lrbench(*command, "--json")
     # A network is computed and counted once, under its first name.
     assert done.status == 0 and "2 snapshots (4 names), of which the 2 best by LogME are probed" in done.err
@@ -170,15 +170,13 @@ def test_failed_probe_is_replaced_by_the_next(lrbench, home, monkeypatch):
         return run(self, cell, **options)
 
     monkeypatch.setattr(Transfer, "run", failing_at_first)
-    done = lrbench(
-        "recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--probe", "1", "--json"
-    )
-    assert done.status == 0, done.err
+    done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--top", "1", "--json")
+    assert done.status == 1, done.err
     ranked = json.loads(done.out)["ranked"]
     by_logme = sorted(ranked, key=lambda entry: entry["logme"], reverse=True)
     assert len(probes) == 2 and [entry["validation"] is not None for entry in by_logme] == [False, True, False]
     assert ranked[0] == by_logme[1] and ranked[-1]["problem"] == "its probe failed."
-    assert f"{by_logme[0]['snapshot']} was left out: its probe failed." in done.err
+    assert f"1 of 3 snapshots failed. {by_logme[0]['snapshot']}: its probe failed." in done.err
 
 
 def taken_in(lrbench, home):
@@ -199,8 +197,8 @@ def test_foreign_names_all_imported_snapshots(lrbench, home, monkeypatch):
     workspace = Workspace(root=home)
     names = ["foreign/r1", "foreign/r2"]
     for text in ("foreign", "foreign/", "checkpoints/foreign"):
-        assert [reference.text for reference in expand([text], workspace, None)] == names
-    assert expand(["foreign/r2"], workspace, None)[0].text == "foreign/r2"
+        assert [reference.text for reference in resolve_references([text], workspace).values()] == names
+    assert resolve_references(["foreign/r2"], workspace)["foreign/r2"].text == "foreign/r2"
 
 
 def test_small_validation_split_means_cross_validation(lrbench, home, monkeypatch):
@@ -215,7 +213,9 @@ def test_small_validation_split_means_cross_validation(lrbench, home, monkeypatc
     monkeypatch.setattr(features, "extract", lambda *given: extracted.append(1) or extract(*given))
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "foreign", "--json")
     first = json.loads(lrbench(*command).out)
-    assert first["ranked_by"] == {"images": 48, "validation": 8, "folds": 5} and len(extracted) == 2
+    assert (
+        first["ranked_by"] == {"protocol": "probe", "images": 48, "validation": 8, "folds": 5} and len(extracted) == 2
+    )
     assert all(round(row["score"] * 48, 6).is_integer() for row in first["ranked"])
     kept = sorted((home / "cache" / "recommend").iterdir())
     assert len(kept) == 2 and json.loads(lrbench(*command).out) == first and len(extracted) == 2
@@ -235,6 +235,6 @@ def test_large_validation_split_ranks_alone(lrbench, home, monkeypatch):
     monkeypatch.setattr("lrbench.transfer.recommendation.LEAST_VALIDATION", 8)
     done = lrbench("recommend", "--task", "tiny-objects", "--snapshots", "foreign", "--json")
     ranking = json.loads(done.out)
-    assert ranking["ranked_by"] == {"images": 8, "validation": 8, "folds": None}
+    assert ranking["ranked_by"] == {"protocol": "probe", "images": 8, "validation": 8, "folds": None}
     assert all(row["score"] == row["validation"] for row in ranking["ranked"])
     assert not (home / "cache" / "recommend").exists()

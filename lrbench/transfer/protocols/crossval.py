@@ -1,4 +1,4 @@
-"""Cross-validation of the probe on training and validation images, for tasks with a small validation split."""
+"""Cross-validation of the probe or kNN on training and validation images, for tasks with a small validation split."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +8,11 @@ from lrbench.config.protocols import Probe
 from lrbench.config.strict import Count, NotNegative, Strict
 from lrbench.core.control import Control
 from lrbench.core.seeds import generator
+from lrbench.store.cells import TransferSettings
 from lrbench.store.results import Fraction
 from lrbench.transfer.blocks import float64_product
 from lrbench.transfer.metrics import accuracies
+from lrbench.transfer.protocols.knn import Neighbours, usable_neighbours
 from lrbench.transfer.protocols.logistic import Standardiser, solve
 from lrbench.transfer.selection import Indices, LabelledFeatures
 
@@ -18,17 +20,17 @@ FOLDS = 5
 
 
 class CrossValidation(Strict):
-    """Score of the probe over all folds.
+    """Score of a protocol over all folds.
 
     Attributes:
-        score: Headline metric at the best strength, over the images of all folds.
-        strength: The best strength; the strongest of equal ones.
+        score: Headline metric at the best point of the grid, over the images of all folds.
+        point: The best strength of the probe or number of neighbours; the largest of equal ones.
         images: Number of images in the folds.
         seconds: Duration.
     """
 
     score: Fraction
-    strength: NotNegative
+    point: NotNegative
     images: Count
     seconds: NotNegative
 
@@ -57,37 +59,61 @@ def assign_folds(labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS) -
 
 
 def cross_validate(
-    data: LabelledFeatures, *, classes: int, metric: str, settings: Probe, seed: int, control: Control | None = None
+    data: LabelledFeatures,
+    *,
+    protocol: str,
+    classes: int,
+    metric: str,
+    settings: TransferSettings,
+    seed: int,
+    control: Control | None = None,
 ) -> tuple[float, float]:
-    """Return the score at the best strength and that strength. Each fold is scored by a fit on the others.
+    """Return the score at the best point of a protocol's grid, and that point. Each fold is scored by a fit on the others.
 
     Args:
         data: Training and validation images.
+        protocol: `probe` or `knn`.
         classes: Number of classes.
         metric: `top1` or `mean_per_class`.
-        settings: Grid, tolerance and iteration limit of the probe.
+        settings: Settings of the protocol.
         seed: Transfer seed.
         control: Receives progress and may request a stop.
 
     Raises:
+        InputError: Every number of neighbours of the grid is larger than the number of training images.
         InterruptedWork: A stop was requested.
     """
-    grid = settings.grid()
     folds = torch.from_numpy(assign_folds(data.labels.cpu().numpy(), seed))
+    smallest = len(folds) - int(torch.bincount(folds[folds >= 0], minlength=FOLDS).max())
+    grid = settings.probe.grid() if protocol == "probe" else usable_neighbours(settings.knn, smallest)
     predicted = torch.full((len(grid), len(folds)), -1)
     for fold in range(FOLDS):
         held_out = torch.nonzero(folds == fold).flatten()
         train = data.part(torch.nonzero(folds != fold).flatten().numpy())
-        standardise = Standardiser(train.features)
-        fits = solve(
-            standardise(train.features), train.labels, grid, classes=classes, settings=settings, control=control
-        )
-        inputs = standardise(data.features[held_out])
-        for row, fit in enumerate(fits):
-            predicted[row, held_out] = float64_product(inputs, fit.weights).argmax(1).cpu()
+        if protocol == "probe":
+            predicted[:, held_out] = _probe_predictions(
+                train, data.features[held_out], classes, settings.probe, control
+            )
+        else:
+            neighbours = Neighbours(train, classes=classes, most=int(grid[0]))
+            predicted[:, held_out] = neighbours.predictions(
+                data.features[held_out], [int(k) for k in grid], control
+            ).cpu()
     in_fold = folds >= 0
     labels = data.labels.cpu()[in_fold]
     scores = [accuracies(row[in_fold], labels, classes)[metric] for row in predicted]
-    # The strongest of equals: the grid is falling, and `index` returns the first.
+    # The strongest or smoothest of equals: the grid is falling, and `index` returns the first.
     best = scores.index(max(scores))
     return scores[best], grid[best]
+
+
+def _probe_predictions(
+    train: LabelledFeatures, features: torch.Tensor, classes: int, settings: Probe, control: Control | None
+) -> torch.Tensor:
+    """Return the predictions of the probe at each strength. Shape `(len(grid), Q)`."""
+    standardise = Standardiser(train.features)
+    fits = solve(
+        standardise(train.features), train.labels, settings.grid(), classes=classes, settings=settings, control=control
+    )
+    inputs = standardise(features)
+    return torch.stack([float64_product(inputs, fit.weights).argmax(1).cpu() for fit in fits])

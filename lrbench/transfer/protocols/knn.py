@@ -135,6 +135,21 @@ def configure(settings: TransferSettings, *, widths: tuple[int, ...], seed: int)
     return settings.knn
 
 
+def usable_neighbours(settings: Knn, count: int) -> list[int]:
+    """Return the numbers of neighbours of the grid that are at most the number of training images, in falling order.
+
+    Raises:
+        InputError: There is none.
+    """
+    grid = sorted((k for k in settings.neighbours if k <= count), reverse=True)
+    if not grid:
+        raise InputError(
+            f"every value of knn.neighbours ({', '.join(map(str, settings.neighbours))}) is larger than the "
+            f"{count} training images. Add a smaller one, for example --set knn.neighbours=[1]."
+        )
+    return grid
+
+
 def select(
     train: LabelledFeatures,
     validation: LabelledFeatures,
@@ -150,12 +165,7 @@ def select(
         InterruptedWork: A stop was requested.
         InputError: Every k of the grid is larger than the number of training images.
     """
-    grid = sorted((k for k in settings.neighbours if k <= len(train.labels)), reverse=True)
-    if not grid:
-        raise InputError(
-            f"every value of knn.neighbours ({', '.join(map(str, settings.neighbours))}) is larger than the "
-            f"{len(train.labels)} training images. Add a smaller one, for example --set knn.neighbours=[1]."
-        )
+    grid = usable_neighbours(settings, len(train.labels))
     predicted = Neighbours(train, classes=classes, most=grid[0]).predictions(validation.features, grid, control)
     candidates: list[dict[str, Any]] = [
         {"neighbours": k, "score": accuracies(predictions, validation.labels, classes)[metric]}

@@ -1,0 +1,80 @@
+"""Placement of labels next to points, so that no two overlap."""
+
+from collections.abc import Sequence
+from typing import Any
+
+# Distances from a point in typographic points, and directions as (horizontal, vertical).
+_DISTANCES = (5, 14, 26, 40, 56)
+_DIRECTIONS = ((1, 0), (1, 1), (0, 1), (1, -1), (0, -1), (-1, 1), (-1, 0), (-1, -1))
+_LEADER = 20
+_FONT = 8
+
+
+def place_labels(panel: Any, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[str]:
+    """Label points of a panel. Earlier labels are placed first; one without room is left out.
+
+    Args:
+        panel: The panel, with its final scales; layout and size of its figure must be final, too.
+        points: The points to label and to keep clear of labels, in data units.
+        texts: Text of each point; empty for none.
+
+    Returns:
+        The texts that were left out.
+    """
+    canvas = panel.get_figure()
+    canvas.draw_without_rendering()
+    pixel = canvas.dpi / 72
+    inside = panel.get_window_extent()
+    marks = [_mark(panel.transData.transform(point), 4 * pixel) for point in points]
+    taken: list[Any] = []
+    left_out = []
+    for point, text in zip(points, texts, strict=True):
+        if text and not _place(panel, point, text, inside, [*marks, *taken], taken, pixel):
+            left_out.append(text)
+    return left_out
+
+
+def _place(
+    panel: Any,
+    point: tuple[float, float],
+    text: str,
+    inside: Any,
+    occupied: Sequence[Any],
+    taken: list[Any],
+    pixel: float,
+) -> bool:
+    for distance in _DISTANCES:
+        for across, up in _DIRECTIONS:
+            label = panel.annotate(
+                text,
+                point,
+                xytext=(across * distance, up * distance),
+                textcoords="offset points",
+                ha={1: "left", 0: "center", -1: "right"}[across],
+                va={1: "bottom", 0: "center", -1: "top"}[up],
+                fontsize=_FONT,
+                arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "0.5"} if distance > _LEADER else None,
+            )
+            label.set_in_layout(False)
+            box = label.get_window_extent().padded(pixel) if distance <= _LEADER else _text_box(label).padded(pixel)
+            is_inside = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+            if is_inside and box.count_overlaps(occupied) == 0:
+                taken.append(box)
+                return True
+            label.remove()
+    return False
+
+
+def _text_box(label: Any) -> Any:
+    """Return the extent of an annotation's text without its line."""
+    from matplotlib.text import Text
+
+    label.update_positions(label.get_figure()._get_renderer())
+    return Text.get_window_extent(label)
+
+
+def _mark(position: Any, radius: float) -> Any:
+    from matplotlib.transforms import Bbox
+
+    x, y = position
+    return Bbox([[x - radius, y - radius], [x + radius, y + radius]])
