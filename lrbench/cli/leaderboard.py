@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lrbench.cli.common import JsonOption, emit_json, note, show, show_bytes, warn
+from lrbench.cli.common import JsonOption, emit_json, note, show, show_bytes, table, warn
 
 if TYPE_CHECKING:
     from lrbench.core.workspace import Workspace
@@ -50,6 +51,14 @@ def leaderboard(
     arm: Annotated[
         str | None, typer.Option("--arm", metavar="ARM", help="Print only this arm (as md, unless --format is given).")
     ] = None,
+    rules: Annotated[
+        bool,
+        typer.Option(
+            "--rules",
+            help="Print how well LogME and static rules rank the snapshots of SUITE by their accuracy (--protocol, or else the "
+            "suite's first). Writes nothing.",
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Write the leaderboard from the results; incomplete rows are marked."""
@@ -70,6 +79,14 @@ def leaderboard(
         raise InputError(
             "--check compares the pages with the results and prints no tables. Remove --format, --out, --protocol and --arm."
         )
+    if rules:
+        if suite is None or check or form or out or figures or arm:
+            raise InputError(
+                "--rules judges rules on one suite and prints a table. Name the suite, and remove --check, --format, --out, "
+                "--figures and --arm."
+            )
+        _show_rules(workspace, suites[0], protocol, as_json=json_)
+        return
     if figures and (check or form or protocol or arm or out):
         raise InputError(
             "--figures applies to pages, and this command writes none. Remove --check, --format, --out, --protocol and --arm."
@@ -108,6 +125,29 @@ def leaderboard(
             note(f"and {others} files they link to: figures, their data, and pages of single rows")
     _warn_of(written.problems)
     _note_unchecked(written.unchecked)
+
+
+def _show_rules(workspace: "Workspace", name: str, protocol: str | None, *, as_json: bool) -> None:
+    from lrbench.config import suggestion
+    from lrbench.core.errors import InputError
+    from lrbench.leaderboard.gathering import read_suite
+    from lrbench.leaderboard.rules import judge, judgement_rows, judgement_text
+
+    suite = read_suite(workspace.results, name)
+    if not suite.protocols:
+        raise InputError(f"suite {name} has no targets, so there is nothing to rank its snapshots for.")
+    if protocol not in (None, *suite.protocols):
+        raise InputError(
+            f"suite {name} has no protocol {protocol!r}.{suggestion(protocol, suite.protocols)} It has "
+            f"{', '.join(suite.protocols)}."
+        )
+    judgement = judge(workspace, suite, protocol or suite.protocols[0])
+    if as_json:
+        emit_json(asdict(judgement))
+        return
+    if judgement.rules:
+        show(f"{table(judgement_rows(judgement), wrapped='rule')}\n")
+    show(judgement_text(judgement))
 
 
 def _warn_of(problems: Sequence[str]) -> None:

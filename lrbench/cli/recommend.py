@@ -1,6 +1,7 @@
 """`lrbench recommend`: the best of several snapshots for a task."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -73,6 +74,17 @@ def recommend(
         bool, typer.Option("--again", help="Recompute existing results, and replace those with different settings.")
     ] = False,
     sort: SortOption = "score",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="DIR",
+            help="Also write a report into this folder: report.md, report.html (one file, with figures) and figures/.",
+        ),
+    ] = None,
+    figures: Annotated[
+        Literal["pdf"] | None, typer.Option("--figures", help="pdf: also write the report's figures as PDF.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Find the best snapshot for a task: LogME for all, then the probe, or what --by names, for the best of them.
@@ -87,6 +99,7 @@ def recommend(
     from lrbench.config.suite import MARGIN
     from lrbench.config.task import METRIC_NAMES
     from lrbench.core.errors import InputError
+    from lrbench.core.files import user_path
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.data.loading import find_task_data
     from lrbench.store.cells import Overwrite
@@ -95,9 +108,12 @@ def recommend(
     from lrbench.store.suites import write_suite_with_results
     from lrbench.transfer.recommend import on_equal_terms
     from lrbench.transfer.recommend import recommend as compare
+    from lrbench.transfer.rules import apply_rules
 
     if margin is not None and not 0 < margin <= 100:
         raise InputError(f"--margin must be greater than 0 and at most 100 points, not {margin:g}.")
+    if figures and report is None:
+        raise InputError("--figures applies to a report, and none is written. Add --report DIR.")
     workspace = Workspace.for_writing()
     place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
     find_task_data(load_task(task), place.roots)
@@ -137,12 +153,18 @@ def recommend(
                 "tied": [candidate.reference.text for candidate in outcome.tied],
                 "lead": None if lead is None else {"against": against, "verdict": lead.verdict, **asdict(lead)},
                 "ranked": [_record(candidate) for candidate in outcome.ranked],
+                "rules": [asdict(rule) for rule in apply_rules(outcome)],
             }
         )
     else:
         _show(outcome, METRIC_NAMES[load_task(task).metric], sort)
     if any(candidate.result is not None and candidate.result.result.partial for candidate in outcome.ranked):
         warn("the data is incomplete: these results are marked partial, and the ranking uses the existing images.")
+    if report is not None:
+        from lrbench.leaderboard.recommendation_report import write_report
+
+        written = write_report(user_path(report), outcome, load_task(task), pdf=figures == "pdf")
+        note(f"wrote {written[0]}, {written[1].name} and {len(written) - 2} files of figures")
     failed = [
         (candidate.reference.text, candidate.failure) for candidate in outcome.ranked if candidate.failure is not None
     ]
@@ -168,6 +190,7 @@ def _suite_snapshots(workspace: Any, name: str | None) -> list[str]:
 
 def _show(outcome: "Recommendation", metric: str, sort: Sort) -> None:
     from lrbench.transfer.recommendation_text import basis_text, cost_text, recommendation_rows, recommendation_text
+    from lrbench.transfer.rules import apply_rules, rule_rows, rules_text
 
     ranked = list(zip(recommendation_rows(outcome, metric), outcome.ranked, strict=True))
     if sort != "score":
@@ -177,6 +200,8 @@ def _show(outcome: "Recommendation", metric: str, sort: Sort) -> None:
         timed = [candidate.is_measured for candidate in outcome.ranked if candidate.speed is not None]
         costs = cost_text(stored=timed.count(False), measured=timed.count(True))
         show(f"\n{basis_text(outcome.basis, metric)} {costs}\n\n{recommendation_text(outcome, metric)}")
+        if rules := apply_rules(outcome):
+            show(f"\n{table(rule_rows(rules), wrapped='its choice')}\n\n{rules_text(len(outcome.compared))}")
 
 
 def _record(candidate: "Candidate") -> dict[str, Any]:

@@ -18,11 +18,11 @@ from lrbench.transfer.recommendation_text import score_name
 _MOST_NAMED = 12
 _LONGEST = 30
 COSTS = {
-    "parameters": ("parameters, millions", 1e-6),
-    "multiply_adds": ("multiply-adds per image, thousand millions", 1e-9),
-    "milliseconds": ("measured time per image, ms", 1.0),
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds per image",
+    "milliseconds": "measured time per image, ms",
 }
-"""Columns of `comparison_data` that are costs, each with the name of its axis and its factor."""
+"""Columns of `comparison_data` that are costs, each with the name of its axis."""
 
 
 def comparison_data(outcome: Recommendation) -> pandas.DataFrame:
@@ -32,10 +32,12 @@ def comparison_data(outcome: Recommendation) -> pandas.DataFrame:
     """
     by_logme = outcome.basis.protocol == "logme"
     records = []
+    weights: set[str | None] = set()
     for rank, candidate in enumerate(outcome.ranked, start=1):
         score = candidate.logme if by_logme else None if candidate.score is None else 100 * candidate.score
-        if score is None or candidate.failure is not None:
+        if score is None or candidate.failure is not None or candidate.weights_id in weights:
             continue
+        weights.add(candidate.weights_id)
         interval = candidate.test_interval
         low, high = (None, None) if interval is None else (100 * end for end in interval)
         records.append(
@@ -147,20 +149,21 @@ def _draw_scores(data: pandas.DataFrame, score: str) -> Any:
 
 
 def _draw_costs(data: pandas.DataFrame, costs: Sequence[str], score: str) -> Any:
-    canvas, panels = make_panels(len(costs), width=5.2, height=4.6, share_x=False)
+    canvas, panels = make_panels(len(costs), width=4.2, height=4.2, share_x=False)
     names = _short_names(list(data.snapshot))
     placed = []
     for panel, cost in zip(panels, costs, strict=True):
-        label, factor = COSTS[cost]
         known = data[cost].notna().to_numpy()
-        x, y = data[cost].to_numpy()[known] * factor, data.score.to_numpy()[known]
+        factor, unit = _unit(cost, float(data[cost].max()))
+        x, y = data[cost].to_numpy()[known] / factor, data.score.to_numpy()[known]
         front = pareto_front(x, y)
         order = np.lexsort((-y[front], x[front]))
-        panel.plot(x[front][order], y[front][order], "-", drawstyle="steps-post", color=COLOURS[1], linewidth=1.2)
+        line = list(zip(x[front][order], y[front][order], strict=True))
+        panel.plot(*zip(*line, strict=True), "-", drawstyle="steps-post", color=COLOURS[1], linewidth=1.2)
         panel.plot(x[~front], y[~front], "o", color=COLOURS[0], markerfacecolor="white", markersize=6)
         panel.plot(x[front], y[front], "o", color=COLOURS[1], markersize=7)
         _use_cost_scale(panel, x)
-        panel.set_xlabel(label)
+        panel.set_xlabel(f"{COSTS[cost]}{unit}")
         ranks, kept = data["rank"].to_numpy()[known], [name for name, keep in zip(names, known, strict=True) if keep]
         texts = [
             f"{rank} {name}" if is_front or len(x) <= _MOST_NAMED else str(rank)
@@ -168,12 +171,19 @@ def _draw_costs(data: pandas.DataFrame, costs: Sequence[str], score: str) -> Any
         ]
         # Labels of the front come first.
         sequence = np.argsort(~front, kind="stable")
-        placed.append((panel, [(x[i], y[i]) for i in sequence], [texts[i] for i in sequence]))
+        placed.append((panel, [(x[i], y[i]) for i in sequence], [texts[i] for i in sequence], line))
     canvas.supylabel(score, fontsize="medium")
     panels[0].margins(y=0.12)
-    for panel, points, texts in placed:
-        place_labels(panel, points, texts)
+    for panel, points, texts, line in placed:
+        place_labels(panel, points, texts, line)
     return canvas
+
+
+def _unit(cost: str, largest: float) -> tuple[float, str]:
+    """Return the factor and the name of the unit in which an axis shows a cost."""
+    if cost == "milliseconds":
+        return 1.0, ""
+    return (1e9, ", billions") if largest >= 1e9 else (1e6, ", millions")
 
 
 def _use_cost_scale(panel: Any, values: npt.NDArray[np.float64]) -> None:

@@ -1,22 +1,27 @@
 """Placement of labels next to points, so that no two overlap."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 # Distances from a point in typographic points, and directions as (horizontal, vertical).
-_DISTANCES = (5, 14, 26, 40, 56)
+_DISTANCES = (6, 14, 26, 40, 56)
 _DIRECTIONS = ((1, 0), (1, 1), (0, 1), (1, -1), (0, -1), (-1, 1), (-1, 0), (-1, -1))
 _LEADER = 20
 _FONT = 8
 
 
-def place_labels(panel: Any, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[str]:
+Point = tuple[float, float]
+
+
+def place_labels(panel: Any, points: Sequence[Point], texts: Sequence[str], line: Sequence[Point] = ()) -> list[str]:
     """Label points of a panel. Earlier labels are placed first; one without room is left out.
 
     Args:
         panel: The panel, with its final scales; layout and size of its figure must be final, too.
         points: The points to label and to keep clear of labels, in data units.
         texts: Text of each point; empty for none.
+        line: Corners of a step line that labels do not cross: from each point first across, then up to the next.
 
     Returns:
         The texts that were left out.
@@ -25,7 +30,11 @@ def place_labels(panel: Any, points: Sequence[tuple[float, float]], texts: Seque
     canvas.draw_without_rendering()
     pixel = canvas.dpi / 72
     inside = panel.get_window_extent()
-    marks = [_mark(panel.transData.transform(point), 4 * pixel) for point in points]
+    place = panel.transData.transform
+    marks = [_around([place(point)], 4 * pixel) for point in points]
+    for (x, y), (next_x, next_y) in pairwise(line):
+        corner = place((next_x, y))
+        marks += [_around([place((x, y)), corner], pixel), _around([corner, place((next_x, next_y))], pixel)]
     taken: list[Any] = []
     left_out = []
     for point, text in zip(points, texts, strict=True):
@@ -73,8 +82,9 @@ def _text_box(label: Any) -> Any:
     return Text.get_window_extent(label)
 
 
-def _mark(position: Any, radius: float) -> Any:
+def _around(positions: Sequence[Any], radius: float) -> Any:
+    """Return the box around positions with a margin."""
     from matplotlib.transforms import Bbox
 
-    x, y = position
-    return Bbox([[x - radius, y - radius], [x + radius, y + radius]])
+    xs, ys = zip(*positions, strict=True)
+    return Bbox([[min(xs) - radius, min(ys) - radius], [max(xs) + radius, max(ys) + radius]])

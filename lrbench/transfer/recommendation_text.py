@@ -47,7 +47,7 @@ def recommendation_rows(outcome: Recommendation, metric: str) -> list[dict[str, 
     for rank, candidate in enumerate(outcome.ranked, start=1):
         result, interval = candidate.result, candidate.test_interval
         row = {
-            "rank": "" if candidate.failure is not None else str(rank),
+            "rank": "failed" if candidate.failure is not None else str(rank),
             "snapshot": candidate.reference.text,
             "LogME": "" if candidate.logme is None else f"{candidate.logme:.3f}",
         }
@@ -84,6 +84,28 @@ def basis_text(basis: Basis, metric: str) -> str:
         if basis.images < LEAST_VALIDATION:
             ranked += ", which are few: small differences are chance"
     return f"{ranked}. Equal scores are ordered by LogME. Test images do not affect the ranking."
+
+
+def answer_text(outcome: Recommendation, metric: str) -> str:
+    """Return the recommendation in one sentence."""
+    best, lead, second, by = outcome.best, outcome.lead, outcome.second, outcome.basis.protocol
+    if best is None:
+        return "None of the snapshots could be compared."
+    name, count = best.reference.text, len(outcome.ranked) - len(outcome.failed)
+    if by == "logme":
+        return f"{name} is first of {count} by LogME, which was not compared on test images."
+    if lead is None or second is None:
+        return f"{name} is the only snapshot that was {_DONE[by]}, so there is no comparison."
+    difference = f"{100 * lead.difference:+.1f} ± {100 * lead.half_width:.1f} points of {metric} on the test images"
+    other = second.reference.text
+    if lead.verdict == "better" and lead.difference > 0 and len(outcome.tied) == 1:
+        return f"Transfer {name}: it is first of {count} and better than {other} ({difference})."
+    reason = {
+        "better": f"{name} is first, but the test images do not confirm its lead over {other}",
+        "equivalent": f"{name} is first, but no more than {lead.margin:g} points from {other}",
+        "undecided": f"{name} is first, but its lead over {other} is undecided",
+    }[lead.verdict]
+    return f"No clear winner of {count}: {reason} ({difference})."
 
 
 def recommendation_text(outcome: Recommendation, metric: str) -> str:

@@ -142,6 +142,11 @@ def test_modules_are_compared_and_twins_refused(home):
     assert isinstance(comparison.table, pandas.DataFrame) and set(comparison.table["model"]) == set(names)
     assert comparison.best in names and comparison.verdict in repr(comparison)
     assert np.isfinite(comparison.table["validation"].to_numpy(float)).all()
+    assert (comparison.table["parameters"] == 1116).all() and (comparison.table["images_per_second"] > 0).all()
+    by_logme = package.recommend("tiny-objects", models, by="logme", progress=False)
+    assert by_logme.best == comparison.table.sort_values("logme")["model"].iloc[-1]
+    with pytest.raises(InputError, match="not ranked by 'linear'"):
+        package.recommend("tiny-objects", models, by="linear", progress=False)
     with pytest.raises(InputError, match="two networks are called python:narrow"):
         package.recommend("tiny-objects", [models[0], models[0]], progress=False)
 

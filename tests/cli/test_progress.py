@@ -39,6 +39,24 @@ def test_plain_lines_show_the_time_left(monkeypatch, capfd):
     ]
 
 
+def test_parts_have_a_line_each(monkeypatch, capfd):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.showing_progress("transfer") as control:
+        for number, name in enumerate(("a", "b", "c"), start=1):
+            control.part(number, 3, name)
+            now[0] += 31
+            control.progress(1, 5, "images")
+    assert capfd.readouterr().err.splitlines() == [
+        "[1/3] a",
+        "a: 1 of 5 images",
+        "[2/3] b, about 62 s left",
+        "b: 1 of 5 images",
+        "[3/3] c, about 31 s left",
+        "c: 1 of 5 images",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(4.4, "about 4 s"), (89, "about 89 s"), (600, "about 10 min"), (9000, "about 2.5 h"), (4e5, "about 111 h")],
