@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrbench.cli.outcome import show_result
+from lrbench.cli.outcome import describe_result
 from lrbench.config.protocols import Probe
 from lrbench.store.results import StoredResult, read_result
 from tests.leaderboard.fake import put
@@ -25,6 +25,6 @@ def test_strength_at_the_end_of_the_grid_is_reported(place, tiny, capfd, strengt
         settings={"probe": Probe().model_dump(mode="json")},
         selection={"metric": "top1", "edge": edge, "candidates": [{"strength": strength, "score": 0.5}]},
     )
-    show_result(StoredResult(result=read_result(path), path=path), "tiny-objects", as_json=True)
+    describe_result(StoredResult(result=read_result(path), path=path), "tiny-objects", None)
     printed = capfd.readouterr().err
     assert said.removeprefix("note: ") in printed and ("of the grid" in printed) == bool(said)
