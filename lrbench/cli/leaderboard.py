@@ -136,7 +136,7 @@ def _show_rules(workspace: "Workspace", name: str, protocol: str | None, *, as_j
     suite = read_suite(workspace.results, name)
     if not suite.protocols:
         raise InputError(f"suite {name} has no targets, so there is nothing to rank its snapshots for.")
-    if protocol not in (None, *suite.protocols):
+    if protocol is not None and protocol not in suite.protocols:
         raise InputError(
             f"suite {name} has no protocol {protocol!r}.{suggestion(protocol, suite.protocols)} It has "
             f"{', '.join(suite.protocols)}."

@@ -182,7 +182,8 @@ def _other_targets(
     targets = accuracies.shape[1]
     if targets < 2:
         return None
-    return (accuracies.sum(axis=1, keepdims=True) - accuracies) / (targets - 1)
+    means: Floats = (accuracies.sum(axis=1, keepdims=True) - accuracies) / (targets - 1)
+    return means
 
 
 def _other_seeds(
@@ -191,7 +192,8 @@ def _other_seeds(
     count = len(seeds)
     if count < 2:
         return None
-    return (accuracies.sum(axis=0, keepdims=True) - accuracies) / (count - 1)
+    means: Floats = (accuracies.sum(axis=0, keepdims=True) - accuracies) / (count - 1)
+    return means
 
 
 _RULES: dict[str, Rule] = {
