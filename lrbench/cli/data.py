@@ -85,6 +85,9 @@ def verify(
         for split, by_class in report.by_class.items():
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
             show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images per class")
+        for split, members in data.splits.items():
+            if members.groups is not None:
+                show(f"{split}: {len(set(members.groups)):,} groups, none of which is in another split")
         show(f"fingerprint of classes, image names and splits: sha256 {data.fingerprint}")
         if unused := describe_unused(data):
             note(unused)

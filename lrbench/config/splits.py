@@ -1,8 +1,9 @@
 """Rules that divide a task's images into training and test images."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lrbench.config.paths import Readable
 from lrbench.config.strict import Count, OneOrMore, Strict, WholeSeed
@@ -37,6 +38,31 @@ class ListedSplit(Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Group(Strict):
+    """What the images of one patient, scene or video have in common. Exactly one of the keys.
+
+    Attributes:
+        column: Column of the table with the group of each image.
+        pattern: Regular expression that occurs in the image's path; the group is its first part in parentheses, or all of it.
+        level: Position of a folder in the image's path that is the group, from 1.
+    """
+
+    column: str | None = None
+    pattern: Annotated[str, Field(max_length=500)] | None = None
+    level: Annotated[int, Field(ge=1, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _check_rule(self) -> "Group":
+        if sum(value is not None for value in (self.column, self.pattern, self.level)) != 1:
+            raise ValueError("give exactly one of column, pattern and level")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern is no regular expression: {error}") from error
+        return self
+
+
 class DrawnSplit(Strict):
     """A stratified test split drawn from the seed, identical for everyone with the same files.
 
@@ -48,6 +74,7 @@ class DrawnSplit(Strict):
         train: Training images per class, instead of `test`. The rest are for testing.
         test_images: Maximum number of test images per class. The others are not used.
         seed: Seed of the draw.
+        group: Images of one group are all in the same split, also in the validation split that a transfer holds out.
     """
 
     kind: Literal["drawn"] = "drawn"
@@ -55,9 +82,20 @@ class DrawnSplit(Strict):
     train: Count | None = None
     test_images: Count | None = None
     seed: WholeSeed = 0
+    group: Group | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keeps results valid that are older than the key.
+        content: dict[str, Any] = write(self)
+        if self.group is None:
+            content.pop("group", None)
+        return content
 
     @model_validator(mode="after")
     def _check_rule(self) -> "DrawnSplit":
+        if self.group is not None and (self.train is not None or self.test_images is not None):
+            raise ValueError("group divides whole groups by a share: give test, not train or test_images")
         if self.train is not None and "test" in self.model_fields_set:
             raise ValueError("give train (images per class) or test (a share), not both")
         return self

@@ -26,6 +26,12 @@ class FoldersFiles(Strict):
     exclude: tuple[str, ...] = ()
     split: Annotated[FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
 
+    @model_validator(mode="after")
+    def _check_group(self) -> "FoldersFiles":
+        if isinstance(self.split, DrawnSplit) and self.split.group is not None and self.split.group.column is not None:
+            raise ValueError('split.group.column needs a table (layout = "table"): use pattern for class folders')
+        return self
+
 
 class SplitFoldersFiles(Strict):
     """`train/<class>/…` and `test/<class>/…`, and optionally `val/<class>/…` for selection.

@@ -46,12 +46,14 @@ class Split:
         labels: Class index of each image. Shape `(N,)`, int64.
         images: Reads the images.
         annotations: Further labels of each image by name (synthetic data only). Shape `(N,)` each.
+        groups: Group of each image, such as a patient, of which no two are in different splits; None if the task names none.
     """
 
     ids: Sequence[str]
     labels: npt.NDArray[np.int64]
     images: ImageSource
     annotations: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

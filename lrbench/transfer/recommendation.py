@@ -20,7 +20,7 @@ from lrbench.store.results import Result, SnapshotRecord, StoredResult
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.lead import Lead
 from lrbench.transfer.protocols.crossval import FOLDS, assign_folds
-from lrbench.transfer.selection import validation_split
+from lrbench.transfer.selection import number_groups, validation_split
 
 BY = ("probe", "logme", "knn", "finetune")
 """Protocols that may rank snapshots; the first is the default."""
@@ -58,17 +58,18 @@ class Basis:
         """
         splits = load_task_data(load_task(task), place.roots, partial=place.partial).splits
         labels = splits["train"].labels
+        groups = number_groups([split.groups for name, split in splits.items() if name in ("train", "val")])
         if "val" in splits:
             validation = len(splits["val"].labels)
             labels = np.concatenate([labels, splits["val"].labels])
         else:
-            validation = len(validation_split(labels, settings.validation, seed)[1])
+            validation = len(validation_split(labels, settings.validation, seed, groups)[1])
         if not PROTOCOLS[protocol].selects:
             return cls(protocol=protocol, images=len(labels), validation=validation)
         # Training a network on each fold would take several times as long.
         if validation >= LEAST_VALIDATION or PROTOCOLS[protocol].trains:
             return cls(protocol=protocol, images=validation, validation=validation)
-        images = int((assign_folds(labels, seed) >= 0).sum())
+        images = int((assign_folds(labels, seed, groups=groups) >= 0).sum())
         return cls(protocol=protocol, images=images, validation=validation, folds=FOLDS)
 
 

@@ -11,6 +11,7 @@ import torch
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import generator
+from lrbench.stats.grouping import hold_out_groups
 
 Indices = npt.NDArray[np.int64]
 
@@ -26,19 +27,35 @@ def by_class(labels: npt.NDArray[np.int64]) -> Iterator[tuple[int, Indices]]:
     yield from zip(classes.tolist(), np.split(order, starts[1:]), strict=True)
 
 
-def validation_split(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+def number_groups(splits: Sequence[Sequence[str] | None]) -> Indices | None:
+    """Return the number of each image's group over several splits. Shape `(N,)`; None if a split has no groups."""
+    if any(groups is None for groups in splits):
+        return None
+    names = [name for groups in splits for name in groups or ()]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def validation_split(
+    labels: npt.NDArray[np.int64], fraction: float, seed: int, groups: npt.NDArray[np.int64] | None = None
+) -> tuple[Indices, Indices]:
     """Split training images into those to train on and those to select on, stratified by class.
 
     max(1, round(fraction · n)) of the n images of a class go to validation; the image of a class with only one is trained on.
+    With groups, whole groups go to validation, with about that fraction of each class.
 
     Args:
         labels: Class of each training image. Shape `(N,)`.
         fraction: Fraction of each class held out.
         seed: Transfer seed, which keys the draw.
+        groups: Group of each image, from 0. Shape `(N,)`; None without groups.
 
     Returns:
         Positions to train on and positions to select on, each rising.
     """
+    if groups is not None:
+        order = generator(seed, "validation groups").permutation(int(groups.max()) + 1).tolist()
+        is_held_out = hold_out_groups(labels, groups, fraction, order)[groups]
+        return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     held_out = []
     for label, members in by_class(labels):
         count = min(len(members) - 1, max(1, round(fraction * len(members))))

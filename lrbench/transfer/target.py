@@ -13,7 +13,7 @@ from lrbench.core.memo import memoised
 from lrbench.data.examples import EvaluationTransform, Identity, TaskData
 from lrbench.data.pixels import Pixels, Shard
 from lrbench.data.prepare import prepare_task
-from lrbench.transfer.selection import validation_split
+from lrbench.transfer.selection import number_groups, validation_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +25,20 @@ class Development:
         labels: Shape `(N,)`.
         ids: Name of each image.
         given: Positions of the images of the data set's validation split; empty without one.
+        groups: Number of each image's group, of which no two images are separated. Shape `(N,)`; None without groups.
     """
 
     pixels: "JoinedPixels"
     labels: npt.NDArray[np.int64]
     ids: Sequence[str]
     given: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64] | None = None
 
     def split(self, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return positions to train on and to select on: the data set's validation split, or else a stratified fraction."""
         if len(self.given):
             return np.setdiff1d(np.arange(len(self.labels)), self.given), self.given
-        return validation_split(self.labels, fraction, seed)
+        return validation_split(self.labels, fraction, seed, self.groups)
 
 
 class JoinedPixels:
@@ -114,6 +116,7 @@ def open_target(
             labels=labels,
             ids=[image for name in names for image in data.splits[name].ids],  # type: ignore[index]
             given=np.arange(trained, len(labels)),
+            groups=number_groups([data.splits[name].groups for name in names]),  # type: ignore[index]
         ),
         test=pixels["test"],
     )

@@ -1,12 +1,16 @@
 """Splits of images by class: the rules `first` and `drawn`."""
 
+import re
 from collections.abc import Mapping, Sequence
 
-from lrbench.config.splits import DrawnSplit, FirstSplit
+import numpy as np
+
+from lrbench.config.splits import DrawnSplit, FirstSplit, Group
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.seeds import derive
 from lrbench.data.layouts.layout_data import Sample
+from lrbench.stats.grouping import hold_out_groups
 
 ImagesByClass = Mapping[str, Sequence[str]]
 """The images of each class, sorted."""
@@ -56,3 +60,68 @@ def draw_split(task: Task, split: DrawnSplit, images: ImagesByClass) -> tuple[se
         tested.update((name, image) for image in ranked[:used])
         left_out.update((name, image) for image in ranked[used:count])
     return tested, left_out
+
+
+def group_by_path(task: Task, group: Group, samples: Sequence[Sample]) -> dict[Sample, str]:
+    """Return the group of each image from its path, by a pattern or a folder.
+
+    Raises:
+        InputError: A path has no group.
+    """
+    groups = {}
+    for sample in samples:
+        path = sample[1]
+        if group.level is not None:
+            folders = path.split("/")[:-1]
+            if len(folders) < group.level:
+                raise InputError(
+                    f"image {path!r} of task {task.name} is in {len(folders)} folders, but files.split.group.level is "
+                    f"{group.level}. Lower it, or name the group by a pattern."
+                )
+            groups[sample] = folders[group.level - 1]
+            continue
+        assert group.pattern is not None
+        match = re.search(group.pattern, path)
+        name = match and next((part for part in match.groups() if part is not None), match[0])
+        if not name:
+            raise InputError(
+                f"the pattern {group.pattern!r} (files.split.group) does not occur in the path {path!r} of task {task.name}. "
+                "Correct the pattern, or rename the image."
+            )
+        groups[sample] = name
+    return groups
+
+
+def draw_groups(task: Task, split: DrawnSplit, groups: Mapping[Sample, str]) -> set[Sample]:
+    """Draw whole groups for testing, ranked by a hash of seed and group, with nearly the wanted share of each class.
+
+    Args:
+        task: The task.
+        split: The rule.
+        groups: Group of each image.
+
+    Returns:
+        The test images.
+
+    Raises:
+        InputError: A class has images of one group only, or no division has training and test images of each class.
+    """
+    samples = sorted(groups)
+    names, group_of = np.unique([groups[sample] for sample in samples], return_inverse=True)
+    classes, labels = np.unique([name for name, _ in samples], return_inverse=True)
+    for label, name in enumerate(classes):
+        only = np.unique(group_of[labels == label])
+        if len(only) == 1:
+            raise InputError(
+                f"all images of class {str(name)!r} of task {task.name} are of one group, {str(names[only[0]])!r}, which "
+                "cannot be on both sides of the split. Add images of other groups, or correct files.split.group."
+            )
+    order = sorted(range(len(names)), key=lambda group: derive(split.seed, "test groups", str(names[group])))
+    tested = hold_out_groups(labels, group_of, split.test, order)[group_of]
+    missing = [str(name) for label, name in enumerate(classes) if len(np.unique(tested[labels == label])) == 1]
+    if missing:
+        raise InputError(
+            f"the groups of task {task.name} cannot be divided so that class {missing[0]!r} has training and test images. Add "
+            "images of other groups, or change files.split.test or files.split.seed."
+        )
+    return {sample for sample, is_tested in zip(samples, tested, strict=True) if is_tested}

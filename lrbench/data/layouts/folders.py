@@ -8,7 +8,7 @@ from lrbench.config.splits import FirstSplit, ListedSplit
 from lrbench.config.task import FoldersFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.class_splits import ImagesByClass, draw_split, split_first
+from lrbench.data.layouts.class_splits import ImagesByClass, draw_groups, draw_split, group_by_path, split_first
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get
 from lrbench.data.layouts.display import first_few, printable
 from lrbench.data.layouts.image_folders import (
@@ -52,12 +52,18 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Layo
     problems: list[str] = []
     drawn: list[str] = []
     left_out: set[Sample] = set()
+    groups: dict[Sample, str] = {}
     if isinstance(files.split, FirstSplit):
         tested, left_out = split_first(images, files.split)
     elif isinstance(files.split, ListedSplit):
         tested, problems = _split_by_list(task, files.split, images, (root, *roots))
     else:
-        tested, left_out = draw_split(task, files.split, images)
+        if files.split.group is not None:
+            paths = [(name, f"{name}/{image}") for name, names in images.items() for image in names]
+            groups = group_by_path(task, files.split.group, paths)
+            tested = {(name, path.partition("/")[2]) for name, path in draw_groups(task, files.split, groups)}
+        else:
+            tested, left_out = draw_split(task, files.split, images)
         drawn = sorted(f"{name}/{image}" for name, image in tested)
     samples: dict[SplitName, list[Sample]] = {"train": [], "test": []}
     for name, names in images.items():
@@ -72,6 +78,7 @@ def read_folders(task: Task, files: FoldersFiles, roots: Sequence[Path]) -> Layo
         samples=samples,
         problems=[*folders.problems, *describe_unsorted_images(task, root, "train", folders.unsorted), *problems],
         drawn=drawn,
+        groups=groups,
         unused=[*folders.unsorted, *folders.unused],
     )
 

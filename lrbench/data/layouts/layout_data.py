@@ -51,6 +51,7 @@ def from_files(
     ids: Mapping[SplitName, Sequence[str]] | None = None,
     problems: Sequence[str] = (),
     drawn: Sequence[str] = (),
+    groups: Mapping[Sample, str] | None = None,
     unused: Sequence[str] = (),
 ) -> LayoutData:
     """Build the layout data of images that are files.
@@ -64,6 +65,7 @@ def from_files(
         ids: Image names by split, if they differ from the paths.
         problems: Signs that the data is incomplete.
         drawn: Test images that were drawn, if the data set has no split.
+        groups: Group of each sample whose images belong together; empty if the task names none.
         unused: Content that is not used.
 
     Raises:
@@ -83,6 +85,7 @@ def from_files(
             ids=tuple(map(printable, (ids or {}).get(split, paths))),
             labels=np.array([label_of[name] for name, _ in members], dtype=np.int64),
             images=FileImages(root=images, paths=paths, task=task.argument, upright=task.upright),
+            groups=tuple(groups[member] for member in members) if groups else None,
         )
     return LayoutData(
         where=str(root),

@@ -4,17 +4,17 @@ import csv
 import io
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.config.explain import suggestion
-from lrbench.config.splits import ColumnSplit, FirstSplit, ListedSplit
+from lrbench.config.splits import ColumnSplit, DrawnSplit, FirstSplit, Group, ListedSplit
 from lrbench.config.strict import OneOrMore
 from lrbench.config.task import TableFiles, Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
-from lrbench.data.layouts.class_splits import draw_split, split_first
+from lrbench.data.layouts.class_splits import draw_groups, draw_split, group_by_path, split_first
 from lrbench.data.layouts.data_folder import candidates, find_data_folder
 from lrbench.data.layouts.display import first_few, shorten
 from lrbench.data.layouts.image_folders import IMAGE_ENDINGS
@@ -78,6 +78,7 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> LayoutDa
     splits: dict[SplitName, list[Sample]] = {}
     folder_of: dict[SplitName, str] = {}
     drawn: set[Sample] = set()
+    groups: dict[str, str] = {}
     problems: list[str] = []
     for split, name in _table_names(files).items():
         path = find_list(root, folders, name)
@@ -93,7 +94,9 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> LayoutDa
         if files.file is None:
             splits[split] = named
         else:
-            splits, drawn, problems = _split_rows(task, files, table, named, (root, *roots))
+            if isinstance(files.split, DrawnSplit) and files.split.group is not None:
+                groups = _read_groups(task, files.split.group, table, named)
+            splits, drawn, problems = _split_rows(task, files, table, named, (root, *roots), groups)
         folder_of |= dict.fromkeys(splits.keys() - folder_of.keys(), folder)
     splits = unify_class_names(splits)
     reject_shared_images(
@@ -112,6 +115,12 @@ def read_table(task: Task, files: TableFiles, roots: Sequence[Path]) -> LayoutDa
         ids={split: listed.ids for split, listed in images.items()},
         problems=problems,
         drawn=sorted(image for _, image in drawn),
+        groups={
+            sample: groups[name]
+            for listed in images.values()
+            for sample, name in zip(listed.samples, listed.ids, strict=True)
+            if groups
+        },
         unused=find_unlisted_images(task, root, samples),
     )
 
@@ -244,7 +253,12 @@ def _ending_hint(files: TableFiles, first: Path) -> str:
 
 
 def _split_rows(
-    task: Task, files: TableFiles, table: _Table, samples: Sequence[Sample], folders: Sequence[Path]
+    task: Task,
+    files: TableFiles,
+    table: _Table,
+    samples: Sequence[Sample],
+    folders: Sequence[Path],
+    groups: Mapping[str, str],
 ) -> tuple[dict[SplitName, list[Sample]], set[Sample], list[str]]:
     """Return the images of each split of one table, the drawn test images, and problems with a split list."""
     if isinstance(files.split, ColumnSplit):
@@ -267,6 +281,9 @@ def _split_rows(
                 f"none of the {len(lines):,} test images in {files.split.test} is in {table.path} of task {task.name}. Write "
                 f"one image on each line, spelt as in the table, such as {samples[0][1]!r}."
             )
+    elif groups:
+        assert isinstance(files.split, DrawnSplit)
+        drawn = tested = draw_groups(task, files.split, {sample: groups[sample[1]] for sample in samples})
     else:
         by_class: dict[str, list[str]] = {}
         for label, image in sorted(samples):
@@ -281,6 +298,23 @@ def _split_rows(
         if sample not in left_out:
             splits["test" if sample in tested else "train"].append(sample)
     return splits, drawn, problems
+
+
+def _read_groups(task: Task, group: Group, table: _Table, samples: Sequence[Sample]) -> dict[str, str]:
+    """Return the group of each image, by its name in the table.
+
+    Raises:
+        InputError: The column is missing or has an empty entry, or a path has no group.
+    """
+    if group.column is None:
+        return {image: name for (_, image), name in group_by_path(task, group, samples).items()}
+    groups = {}
+    column = _read_column(task, table, group.column, "split.group.column")
+    for (_, image), name, line in zip(samples, column, table.lines, strict=True):
+        if not name.strip():
+            raise InputError(f"{table.path}, line {line}: the entry in column {group.column!r} is missing. Add it.")
+        groups[image] = name.strip()
+    return groups
 
 
 def _split_by_column(

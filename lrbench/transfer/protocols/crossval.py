@@ -8,6 +8,7 @@ from lrbench.config.protocols import Probe
 from lrbench.config.strict import Count, NotNegative, Strict
 from lrbench.core.control import Control
 from lrbench.core.seeds import generator
+from lrbench.stats.grouping import hold_out_groups
 from lrbench.store.cells import TransferSettings
 from lrbench.store.results import Fraction
 from lrbench.transfer.blocks import float64_product
@@ -35,17 +36,22 @@ class CrossValidation(Strict):
     seconds: NotNegative
 
 
-def assign_folds(labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS) -> Indices:
+def assign_folds(
+    labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS, groups: npt.NDArray[np.int64] | None = None
+) -> Indices:
     """Return the fold of each image, stratified: the folds have equally many images of a class, up to one.
 
     Args:
         labels: Shape `(N,)`.
         seed: Transfer seed, which keys the draw.
         folds: Number of folds.
+        groups: Group of each image, none of which is divided between folds. Shape `(N,)`; None without groups.
 
     Returns:
         Shape `(N,)`. The only image of a class has fold -1: it is always trained on.
     """
+    if groups is not None:
+        return _assign_group_folds(labels, seed, folds, groups)
     assigned: Indices = np.full(len(labels), -1, dtype=np.int64)
     # Each class continues at the fold where the previous one ended, so that the folds are equally large.
     position = 0
@@ -58,6 +64,23 @@ def assign_folds(labels: npt.NDArray[np.int64], seed: int, folds: int = FOLDS) -
     return assigned
 
 
+def _assign_group_folds(labels: npt.NDArray[np.int64], seed: int, folds: int, groups: npt.NDArray[np.int64]) -> Indices:
+    assigned: Indices = np.zeros(len(labels), dtype=np.int64)
+    rest = np.ones(len(labels), dtype=bool)
+    # Each fold takes an equal share of what the earlier ones leave.
+    for fold in range(1, folds):
+        present, number_of = np.unique(groups[rest], return_inverse=True)
+        if len(present) < 2:
+            break
+        order = generator(seed, "group folds", fold).permutation(len(present)).tolist()
+        held_out = np.flatnonzero(rest)[
+            hold_out_groups(labels[rest], number_of, 1 / (folds - fold + 1), order)[number_of]
+        ]
+        assigned[held_out] = fold
+        rest[held_out] = False
+    return assigned
+
+
 def cross_validate(
     data: LabelledFeatures,
     *,
@@ -66,6 +89,7 @@ def cross_validate(
     metric: str,
     settings: TransferSettings,
     seed: int,
+    groups: npt.NDArray[np.int64] | None = None,
     control: Control | None = None,
 ) -> tuple[float, float]:
     """Return the score at the best point of a protocol's grid, and that point. Each fold is scored by a fit on the others.
@@ -77,13 +101,14 @@ def cross_validate(
         metric: `top1` or `mean_per_class`.
         settings: Settings of the protocol.
         seed: Transfer seed.
+        groups: Group of each image, as in `assign_folds`.
         control: Receives progress and may request a stop.
 
     Raises:
         InputError: Every number of neighbours of the grid is larger than the number of training images.
         InterruptedWork: A stop was requested.
     """
-    folds = torch.from_numpy(assign_folds(data.labels.cpu().numpy(), seed))
+    folds = torch.from_numpy(assign_folds(data.labels.cpu().numpy(), seed, groups=groups))
     smallest = len(folds) - int(torch.bincount(folds[folds >= 0], minlength=FOLDS).max())
     grid = settings.probe.grid() if protocol == "probe" else usable_neighbours(settings.knn, smallest)
     predicted = torch.full((len(grid), len(folds)), -1)
