@@ -4,7 +4,7 @@ import io
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -21,6 +21,11 @@ from lrbench.data.memory_budget import reserve_memory
 EpsImagePlugin.gs_binary = False
 # Image generators write PNG files with more than 1 MiB of compressed text, Pillow's default limit.
 PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
+with suppress(ImportError):
+    from PIL import AvifImagePlugin
+
+    # Threads of lrbench decode several images at a time.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Pillow's warnings concern metadata and image sizes, which are checked below, and do not name the file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

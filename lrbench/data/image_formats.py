@@ -2,10 +2,13 @@
 
 import re
 
-# Pillow's names. EPS is excluded because it starts Ghostscript, IPTC because it can contain EPS, and AVIF because its pixels
-# depend on the codec that Pillow was built with.
-READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_READ_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF and PPM"
+from PIL import features
+
+# Pillow's names. EPS is excluded because it starts Ghostscript, and IPTC because it can contain EPS. Pillow reads AVIF from
+# version 11.3, unless it was built without.
+_READS_AVIF = "avif" in features.get_supported()
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(["AVIF"] if _READS_AVIF else []))
+_READ_NAMES = f"JPEG, PNG, WebP, GIF, BMP, TIFF{', PPM and AVIF' if _READS_AVIF else ' and PPM'}"
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -37,7 +40,7 @@ _SIGNATURES = (
 # Brands of the ISO base media file format, after `ftyp`.
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC image"),
-    **dict.fromkeys((b"avif", b"avis"), "an AVIF image"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF" if _READS_AVIF else "an AVIF image"),
 }
 _WEB_PAGE = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _SVG = re.compile(rb"<svg[\s>]")
@@ -68,7 +71,8 @@ def explain_unreadable(content: bytes) -> str:
     if kind is None:
         return f"it is not an image in a format that lrbench reads ({_READ_NAMES})"
     if kind in READ_FORMATS:
-        return f"it starts like a {kind} image, but its header is damaged"
+        article = "an" if kind == "AVIF" else "a"
+        return f"it starts like {article} {kind} image, but its header is damaged"
     if kind == "a Git LFS pointer":
         return "it is a Git LFS pointer, not the image; run `git lfs pull` in the repository it came from"
     if kind.endswith(("image", "icon", "drawing", "EPS file", "PDF file")):

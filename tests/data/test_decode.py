@@ -145,7 +145,7 @@ def test_eps_file_starts_no_program(ghostscript):
         (EPS, "it is an EPS file, .* convert it .lrbench reads JPEG, "),
         (b"%PDF-1.7", "it is a PDF file, .* convert it"),
         (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "it is a HEIC image, .* convert it"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "it is an AVIF image, .* convert it"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "it starts like an AVIF image, but its header is damaged|it is an AVIF image"),
         (b"\0\0\0\x1cftypisom\0\0\0\0", "it is a video"),
         (b"\xff\x0a\xfa\x1f", "it is a JPEG XL image, .* convert it"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "it is a JPEG XL image, .* convert it"),
@@ -165,8 +165,24 @@ def test_only_listed_formats_are_read():
     for kind in READ_FORMATS:
         assert decode(encoded(COLOUR, kind), "x").shape == (12, 10, 3)
     for kind in ("ICO", "JPEG2000", "PCX", "SGI", "TGA"):
-        with pytest.raises(UndecodableImage, match="JPEG, PNG, WebP, GIF, BMP, TIFF and PPM"):
+        with pytest.raises(UndecodableImage, match="JPEG, PNG, WebP, GIF, BMP, TIFF"):
             decode(encoded(COLOUR, kind), "x")
+
+
+@pytest.mark.skipif("AVIF" not in READ_FORMATS, reason="this Pillow was built without AVIF")
+def test_avif_is_decoded_checked_and_oriented():
+    photo = Image.fromarray(np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    photo.save(buffer, format="AVIF", quality=100, subsampling="4:4:4", exif=exif)
+    content = buffer.getvalue()
+    stored = decode(content, "photo.avif")
+    assert stored.shape == (16, 24, 3) and decode(content, "photo.avif", upright=True).shape == (24, 16, 3)
+    assert np.array_equal(stored, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+    for damaged in (content[:-40], content[: len(content) // 2]):
+        with pytest.raises(UndecodableImage, match=r"photo\.avif"):
+            decode(damaged, "photo.avif")
 
 
 def test_pipes_and_devices_are_not_opened(tmp_path):

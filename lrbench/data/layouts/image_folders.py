@@ -13,7 +13,7 @@ from lrbench.core.errors import InputError
 from lrbench.data.layouts.display import counted, first_few
 from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff", ".avif")
 _FILE, _FOLDER = "a file", "a folder"
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 
