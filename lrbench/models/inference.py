@@ -1,6 +1,6 @@
 """Inference: a network applied to prepared images in batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -66,6 +66,21 @@ def forward_all(
     Returns:
         The outputs in order, on the CPU. Shape `(N, …)`.
     """
+    # Outputs move to the CPU at the end, so that a GPU does not wait after each batch.
+    outputs = list(forward_batches(forward, pixels, normalise, indices=indices, batch=batch, progress=progress))
+    return torch.cat([output.cpu() for output in outputs])
+
+
+def forward_batches(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: Pixels,
+    normalise: InputNormalisation,
+    *,
+    indices: npt.NDArray[np.int64] | None = None,
+    batch: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[torch.Tensor]:
+    """Yield the outputs of `forward_all` batch by batch, on the device."""
     chosen = np.arange(len(pixels)) if indices is None else indices
 
     def crops(number: int) -> tuple[torch.Tensor]:
@@ -76,10 +91,11 @@ def forward_all(
     # Each thread holds two batches in memory.
     threads = min(prefetch_threads(device), _MOST_THREADS)
     batches = prefetch(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
-    outputs = []
-    with torch.inference_mode(), closing(batches):
+    with closing(batches):
         for number, (images,) in enumerate(batches, start=1):
-            outputs.append(forward(normalise(images)))
+            # Not around the `yield`: the mode would hold in the caller, too.
+            with torch.inference_mode():
+                output = forward(normalise(images))
+            yield output
             if progress is not None:
                 progress(min(number * batch, len(chosen)))
-    return torch.cat([output.cpu() for output in outputs])
