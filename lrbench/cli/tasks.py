@@ -1,10 +1,12 @@
-"""`lrbench tasks`: the data sets to pretrain on and to transfer to."""
+"""`lrbench tasks`: the data sets to pretrain on and to transfer to, and task files for your own."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrbench.cli import new_task
 from lrbench.cli.common import DataRootOption, JsonOption, emit_json, show, table, warn
+from lrbench.cli.usage import Commands, ShowGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,7 +14,15 @@ if TYPE_CHECKING:
 
     from lrbench.config import Task
 
+app = Commands(
+    cls=ShowGroup,
+    help="List the tasks, show one in full, or write a task file for your own images. `lrbench tasks [TASK]` is short for "
+    "`lrbench tasks show [TASK]`.",
+)
+app.command("new")(new_task.new)
 
+
+@app.command("show")
 def tasks(
     name: Annotated[
         str | None, typer.Argument(metavar="TASK", help="Show this task in full: a name, or the path of a task TOML.")

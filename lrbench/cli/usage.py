@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -34,6 +34,16 @@ class Command(TyperCommand):
     def get_short_help_str(self, limit: int = 45) -> str:
         """Return the whole first paragraph of the help, which the base class cuts at `limit` characters."""
         return self.short_help or " ".join((self.help or "").partition("\n\n")[0].split())
+
+
+class ShowGroup(TyperGroup):
+    """A group that runs its command `show` if the first argument names no command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert `show`, then parse the arguments as the base class does."""
+        if not args or args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
 
 
 class Commands(typer.Typer):
