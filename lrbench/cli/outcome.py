@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from lrbench.store.results import Result, StoredResult
 
 
+# Difference of top-1 and mean per-class accuracy that is reported.
+_FAR_APART = 0.05
+
+
 def describe_result(stored: "StoredResult", task: str, printer: Callable[[str], None] | None) -> None:
     """Print a result with the notes and warnings that belong to it.
 
@@ -51,11 +55,31 @@ def describe_result(stored: "StoredResult", task: str, printer: Callable[[str], 
         )
     if result.diagnostics.get("converged") is False:
         warn("the final fit did not converge; see `diagnostics` in the result.")
+    if hint := metric_hint(result):
+        note(hint)
     for remark in load_task(task).about.notes:
         note(f"{result.task.name}: {remark}")
     if result.partial:
         warn("the data is incomplete: this result is marked partial, and never ranked with full ones.")
     _warn_if_unlikely(result, task)
+
+
+def metric_hint(result: "Result") -> str | None:
+    """Return a hint to the key `metric` of a user's own task whose two accuracies are far apart; None otherwise."""
+    from lrbench.config import load_task
+    from lrbench.config.registry import find_registered_tasks, is_shipped
+
+    name, top1, mean = result.task.name, result.metrics["top1"], result.metrics["mean_per_class"]
+    if result.task.metric != "top1" or abs(top1 - mean) < _FAR_APART:
+        return None
+    # The metrics of shipped tasks are those of publications.
+    if name in find_registered_tasks() and is_shipped(load_task(name)):
+        return None
+    return (
+        f"top-1 ({100 * top1:.1f} %) and mean per-class accuracy ({100 * mean:.1f} %) of {name} are far apart: classes with "
+        'many images dominate top-1. Set metric = "mean_per_class" in the task\'s TOML if every class matters equally; '
+        "`lrbench results show` lists the classes."
+    )
 
 
 def _warn_if_unlikely(result: "Result", task: str) -> None:

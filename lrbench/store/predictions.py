@@ -29,6 +29,7 @@ class Predictions:
         prediction: Predicted class. Shape `(N,)`.
         images: Name of each image, of length N; None if they are not recorded or were not read.
         classes: Class names in the order of their labels; None likewise.
+        scores: For tasks with two classes, the score of class 1 minus that of class 0. Shape `(N,)`; None likewise.
     """
 
     index: npt.NDArray[np.int64]
@@ -36,6 +37,7 @@ class Predictions:
     prediction: npt.NDArray[np.int64]
     images: Sequence[str] | None = None
     classes: Sequence[str] | None = None
+    scores: npt.NDArray[np.float32] | None = None
 
     def metrics(self) -> dict[str, float]:
         """Compute `top1`, and `mean_per_class` over classes that have images."""
@@ -69,7 +71,7 @@ class Predictions:
 
 
 def encode_predictions(predictions: Predictions) -> bytes:
-    """Encode predictions as a Parquet file, with the names of images and classes if they are known."""
+    """Encode predictions as a Parquet file, with the names of images and classes and the scores if they are known."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -79,6 +81,8 @@ def encode_predictions(predictions: Predictions) -> bytes:
     if predictions.images is not None:
         columns["image"] = arrow.array(list(predictions.images), arrow.string())
         encodings["image"] = "DELTA_BYTE_ARRAY"
+    if predictions.scores is not None:
+        columns["score"] = arrow.array(predictions.scores, arrow.float32())
     table = arrow.table(columns)
     buffer = io.BytesIO()
     with parquet.ParquetWriter(
@@ -102,7 +106,7 @@ def read_predictions(path: Path, sha256: str, *, names: bool = False) -> Predict
     Args:
         path: The Parquet file.
         sha256: Its hash in the record.
-        names: Whether to read the names of images and classes, too.
+        names: Whether to read the names of images and classes and the scores, too.
 
     Raises:
         InputError: The file is missing, has another hash or does not hold predictions.
@@ -118,13 +122,14 @@ def read_predictions(path: Path, sha256: str, *, names: bool = False) -> Predict
         raise DamagedFile(path, "it is not the file that its record names (another hash)", REMEDY)
     try:
         file = parquet.ParquetFile(arrow.BufferReader(content))
-        named = names and "image" in file.schema_arrow.names
-        table = file.read(columns=[*_COLUMNS, *(["image"] if named else [])], use_threads=False)
+        more = [name for name in ("image", "score") if names and name in file.schema_arrow.names]
+        table = file.read(columns=[*_COLUMNS, *more], use_threads=False)
         columns = {name: _whole_numbers(table, name) for name in _COLUMNS}
         return Predictions(
             **columns,
-            images=_names(table.column("image").to_pylist()) if named else None,
+            images=_names(table.column("image").to_pylist()) if "image" in more else None,
             classes=_class_names(file.schema_arrow.metadata) if names else None,
+            scores=_finite_scores(table) if "score" in more else None,
         )
     except (arrow.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         reason = f"it lacks the column {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -138,6 +143,16 @@ def _whole_numbers(table: Any, name: str) -> npt.NDArray[np.int64]:
     if not arrow.types.is_integer(column.type) or column.null_count:
         raise ValueError(f"its column {name!r} does not hold whole numbers")
     values: npt.NDArray[np.int64] = column.to_numpy().astype(np.int64)
+    return values
+
+
+def _finite_scores(table: Any) -> npt.NDArray[np.float32]:
+    import pyarrow as arrow
+
+    column = table.column("score")
+    values: npt.NDArray[np.float32] = column.to_numpy()
+    if column.type != arrow.float32() or column.null_count or not np.isfinite(values).all():
+        raise ValueError("its column 'score' does not hold finite numbers")
     return values
 
 

@@ -25,6 +25,7 @@ from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import write_result
 from lrbench.transfer.features import FeatureCache, Network, describe_development
 from lrbench.transfer.fit import describe_fit
+from lrbench.transfer.metrics import binary_scores
 from lrbench.transfer.protocols import Draw, implementation
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
 from lrbench.transfer.protocols.finetune import Finetuning
@@ -109,9 +110,10 @@ class Transfer:
             metric=target.data.task.metric,
             settings=self._settings,
             seed=cell.seed,
+            groups=target.development.groups,
             control=self._control,
         )
-        images = int((assign_folds(labels, cell.seed) >= 0).sum())
+        images = int((assign_folds(labels, cell.seed, groups=target.development.groups) >= 0).sum())
         return CrossValidation(score=score, point=point, images=images, seconds=round(time.perf_counter() - started, 4))
 
     def cost(self) -> NetworkCost:
@@ -310,5 +312,6 @@ class Transfer:
             prediction=outcome.scores.cpu().argmax(1).numpy(),
             images=names,
             classes=data.classes,
+            scores=binary_scores(outcome.scores),
         )
         return write_result(workspace.results, record, predictions)

@@ -1,5 +1,7 @@
 """Metrics of scores against labels: accuracies as fractions in [0, 1], calibration error and likelihood."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lrbench.transfer.blocks import rows_per_block
@@ -55,6 +57,22 @@ def accuracies(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> d
     present = counts > 0
     # scikit-learn's balanced_accuracy_score rounds the last bit differently, and results are compared to the bit.
     return {"top1": float(correct.mean()), "mean_per_class": float((hits[present] / counts[present]).mean())}
+
+
+def binary_scores(scores: torch.Tensor) -> npt.NDArray[np.float32] | None:
+    """Return the score of class 1 minus that of class 0, from which an ROC curve is drawn; None unless there are two classes.
+
+    Args:
+        scores: Shape `(N, C)`.
+
+    Returns:
+        Shape `(N,)`.
+    """
+    if scores.shape[1] != 2:
+        return None
+    scores = scores.double().cpu()
+    values: npt.NDArray[np.float32] = (scores[:, 1] - scores[:, 0]).float().numpy()
+    return values
 
 
 def calibration(scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
