@@ -20,6 +20,7 @@ FLOORS = [
     "pretrain",
     "transfer",
     "leaderboard",
+    "sharing",
     "studies",
     "jobs",
     "cli",
@@ -50,7 +51,9 @@ def test_every_command_that_the_documents_show_exists():
     shown = {
         match.group(1)
         for page in pages
-        for match in re.finditer(r"(?m)(?:^|`)lrbench ((?:data|snapshots) [a-z]+|[a-z]+)(?=[ `\n])", page.read_text())
+        for match in re.finditer(
+            r"(?m)(?:^|`)lrbench ((?:data|snapshots|results) [a-z]+|[a-z]+)(?=[ `\n])", page.read_text()
+        )
     }
     from typer.main import get_command
 

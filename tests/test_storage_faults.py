@@ -29,7 +29,7 @@ from lrbench.data.prepare import prepare
 from lrbench.data.split_lists import write_image_list
 from lrbench.leaderboard import page
 from lrbench.leaderboard.figures import Figure
-from lrbench.leaderboard.model_card import model_card, transfer_table
+from lrbench.leaderboard.model_card import find_transfers, model_card
 from lrbench.models.export import export_snapshot
 from lrbench.models.foreign import ImportOptions, import_weights
 from lrbench.models.networks import create_model
@@ -123,8 +123,8 @@ def fetch_data(scene: Scene) -> None:
 
 def export(scene: Scene) -> None:
     path, workspace = scene.home / "checkpoints/foreign/mine.safetensors", Workspace(root=scene.home)
-    table, _ = transfer_table(path, read_metadata(path), workspace, ())
-    export_snapshot(path, scene.home / "out", lambda header, kind: model_card(header, kind, workspace, table))
+    transfers = find_transfers(path, read_metadata(path), workspace, ())
+    export_snapshot(path, scene.home / "out", lambda header, kind: model_card(header, kind, workspace, transfers))
 
 
 def add_snapshot(scene: Scene) -> None:

@@ -10,12 +10,14 @@ from lrbench.cli import (
     INTERRUPTED,
     data,
     doctor,
+    features,
     leaderboard,
     plan,
     power,
     pretrain,
     recommend,
     register,
+    results,
     run,
     snapshots,
     study,
@@ -37,11 +39,13 @@ app.command("run", short_help="Pretrain a suite, transfer its snapshots, write t
 app.command("pretrain", short_help="Pretrain a suite, with a snapshot at every boundary.")(pretrain.pretrain)
 app.command("transfer", short_help="Transfer snapshots to tasks.")(transfer.transfer)
 app.command("recommend", short_help="Find the best snapshot for a task.")(recommend.recommend)
+app.command("features", short_help="Write the features of a task's images to a file.")(features.features)
 app.command("leaderboard", short_help="Write tables and figures from the results.")(leaderboard.leaderboard)
-app.command("tasks")(tasks.tasks)
+app.add_typer(tasks.app, name="tasks")
 app.command("suites", short_help="List the suites, or show one in full.")(suites.suites)
 app.add_typer(data.app, name="data")
 app.add_typer(snapshots.app, name="snapshots")
+app.add_typer(results.app, name="results")
 app.command("study", short_help="Run a study of the paper's claims, or list all studies.")(study.study)
 app.command("power", short_help="Seeds and test images that an effect needs.")(power.power)
 app.command("register", short_help="Register a suite before its first result.")(register.register)

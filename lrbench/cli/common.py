@@ -141,6 +141,11 @@ def warn(message: str) -> None:
     note(one_paragraph("lrbench: warning", message))
 
 
+def confirmed(question: str) -> bool:
+    """Ask on a terminal; return False without one."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True)
+
+
 def _print(text: str, stream: TextIO) -> None:
     """Print text with control characters escaped, and with characters that the encoding lacks replaced."""
     encoding = stream.encoding or "utf-8"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ class ForeignTable:
         warning: A sentence of plain text that names columns that are not comparable; empty if all are.
         averaged: Whether some accuracies are means of several transfer seeds.
         partial: Whether the results are on partial data.
+        received: Whether the results are of unknown origin: received from others, and not computed in this workspace.
     """
 
     protocol: str
@@ -39,6 +41,13 @@ class ForeignTable:
     warning: str
     averaged: bool
     partial: bool
+    received: bool
+
+    @property
+    def remark(self) -> str:
+        """Mark of a table that is not ranked with the others, as the end of its title; empty for the workspace's full data."""
+        marks = ["received from others"] * self.received + ["partial data"] * self.partial
+        return f" ({', '.join(marks)})" if marks else ""
 
 
 LEAD = (
@@ -53,11 +62,18 @@ def render_foreign(results: Path, cache: Path | None = None) -> str:
     index = load_index(results, FOREIGN, cache)
     parts = ["# Other snapshots", LEAD]
     foreign = foreign_tables(index)
-    parts += [_section(shown) for shown in foreign if not shown.partial]
-    if partial := [_section(shown) for shown in foreign if shown.partial]:
+    own = [shown for shown in foreign if not shown.received]
+    parts += [_section(shown) for shown in own if not shown.partial]
+    if partial := [_section(shown) for shown in own if shown.partial]:
         parts += [
             "## Partial data\n\nThese results were computed on incomplete data. They are compared with one another only.",
             *partial,
+        ]
+    if received := [_section(shown) for shown in foreign if shown.received]:
+        parts += [
+            "## Results received from others\n\nlrbench cannot check who computed these results, or from which weights. They "
+            "are compared with one another only.",
+            *received,
         ]
     targets = sorted({entry.task for entry in index.entries})
     if notes := [f"{name}: {' '.join(texts)}" for name in targets if (texts := tables.task_notes(name))]:
@@ -68,9 +84,9 @@ def render_foreign(results: Path, cache: Path | None = None) -> str:
 
 
 def _section(shown: ForeignTable) -> str:
-    word = " (partial data)" if shown.partial else ""
-    return f"## {for_markdown(shown.protocol)}{word}\n\n{table(shown.rows)}\n\n{for_markdown(legend(shown))}" + (
-        f"\n\n{table(shown.scores)}\n\n{tables.LOGME}" if shown.scores else ""
+    return (
+        f"## {for_markdown(shown.protocol)}{shown.remark}\n\n{table(shown.rows)}\n\n{for_markdown(legend(shown))}"
+        + (f"\n\n{table(shown.scores)}\n\n{tables.LOGME}" if shown.scores else "")
     )
 
 
@@ -97,11 +113,12 @@ def _bold(shown: ForeignTable) -> str:
 
 
 def foreign_tables(index: Index) -> list[ForeignTable]:
-    """Return the tables of foreign results, those of full data first."""
+    """Return the tables of foreign results: the workspace's own first, and of these, those of full data."""
     shown = []
-    for partial in (False, True):
-        for protocol in sorted({entry.protocol for entry in index.entries if entry.partial == partial}):
-            entries = [entry for entry in index.entries if entry.partial == partial and entry.protocol == protocol]
+    for received, partial in product((False, True), repeat=2):
+        kept = [entry for entry in index.entries if entry.partial == partial and (entry.origin is not None) == received]
+        for protocol in sorted({entry.protocol for entry in kept}):
+            entries = [entry for entry in kept if entry.protocol == protocol]
             columns = {task: _Column.of(entries, task, index) for task in sorted({entry.task for entry in entries})}
             mixed = [task for task, column in columns.items() if column.mixed]
             warning = f"Not comparable within the column (different images, settings or protocol versions): {', '.join(mixed)}."
@@ -114,6 +131,7 @@ def foreign_tables(index: Index) -> list[ForeignTable]:
                     warning=warning if mixed else "",
                     averaged=len({(*_row_of(entry), entry.task) for entry in entries}) < len(entries),
                     partial=partial,
+                    received=received,
                 )
             )
     return shown

@@ -21,7 +21,7 @@ from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.markup import NOTHING, table
 from lrbench.store.index import load_index
 from lrbench.store.measures import FEATURES, curve_of
-from lrbench.store.results import load_result, suites_with_results
+from lrbench.store.results import StoredResult, load_result, suites_with_results
 
 Format = Literal["md", "csv", "json", "parquet", "latex"]
 
@@ -32,7 +32,7 @@ _COLUMNS = (
     "suite", "snapshot", "arm", "stage", "pretraining_seed", "task", "protocol", "seed", "metric", "headline", "top1", "top5",
     "mean_per_class", "source_accuracy", "source_simple", "source_complex", "source_memorised", "epoch", "learning_rate",
     "chosen", "on_edge", *MEASURES, "accuracy_by_shots", "score_by_depth", "train_count", "test_count", "partial", "seconds",
-    "device", "task_fingerprint", "terms", "path",
+    "device", "task_fingerprint", "terms", "origin", "path",
 )  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
     Accuracies are fractions in [0, 1]. `seconds` is the time that the cell took, `chosen` holds the hyper-parameters as JSON,
     `accuracy_by_shots` and `score_by_depth` hold the curves of `fewshot` and `depth` as JSON, and `path` is the record's file
     relative to the workspace. Rows of one task and protocol are comparable if their `terms` agree: a hash of the images, the
-    metric, the settings and the protocol's version. Arm, stage and pretraining seed are missing values for foreign snapshots,
-    and measures beside accuracy where a result has none.
+    metric, the settings and the protocol's version. `origin` names the collection that a received result came from. Arm,
+    stage and pretraining seed are missing values for foreign snapshots, and measures beside accuracy where a result has none.
 
     Args:
         home: The workspace; None for `LRBENCH_HOME` or the current folder.
@@ -97,6 +97,7 @@ def load_results(home: str | Path | None = None, suite: str | None = None) -> pa
                     entry.device,
                     entry.fingerprint,
                     sha256_bytes(entry.conditions.to_json().encode())[:16],
+                    entry.origin,
                     f"leaderboard/results/{name}/{entry.cell}.json",
                 )
             )
@@ -114,7 +115,8 @@ def load_predictions(path: str | Path, home: str | Path | None = None) -> pandas
     """Return the predictions of one result, one row for each test image.
 
     Columns: `index` (position in the test split), `image` (its name), `label` and `prediction` (class numbers),
-    `label_name`, `prediction_name` and `correct`. Results of schema 1 do not record names; their columns hold missing values.
+    `label_name`, `prediction_name` and `correct`; for two classes also `score`, which is larger for class 1. Results of schema
+    1 do not record names; their columns hold missing values.
 
     Args:
         path: The result's record, as in the column `path` of `load_results`.
@@ -128,7 +130,12 @@ def load_predictions(path: str | Path, home: str | Path | None = None) -> pandas
         >>> wrong = lrbench.load_predictions(results.path[0]).query("not correct")
     """
     record = _workspace(home).root / path
-    predictions = load_result(record, record.parent.name).read_predictions(names=True)
+    return predictions_frame(load_result(record, record.parent.name))
+
+
+def predictions_frame(stored: StoredResult) -> pandas.DataFrame:
+    """Return the predictions of a result, as `load_predictions` does."""
+    predictions = stored.read_predictions(names=True)
     count, classes = len(predictions.index), dict(enumerate(predictions.classes or ()))
     frame = pandas.DataFrame(
         {
@@ -141,6 +148,8 @@ def load_predictions(path: str | Path, home: str | Path | None = None) -> pandas
     frame["label_name"] = frame.label.map(classes).astype("str")
     frame["prediction_name"] = frame.prediction.map(classes).astype("str")
     frame["correct"] = frame.label == frame.prediction
+    if predictions.scores is not None:
+        frame["score"] = predictions.scores
     return frame
 
 
@@ -217,7 +226,7 @@ def _foreign_tables(workspace: Workspace, form: str, protocol: str | None) -> li
     for shown in foreign_tables(load_index(workspace.results, FOREIGN, workspace.cache)):
         if protocol not in (None, shown.protocol):
             continue
-        title = f"{FOREIGN}, {shown.protocol}{' (partial data)' if shown.partial else ''}"
+        title = f"{FOREIGN}, {shown.protocol}{shown.remark}"
         if form == "latex":
             parts.append(_latex(title, foreign_page.legend(shown), table(shown.rows, "latex_booktabs")))
         else:

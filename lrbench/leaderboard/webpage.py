@@ -174,7 +174,7 @@ def _nulls(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _foreign(table: ForeignTable) -> dict[str, Any]:
     return {
-        "title": f"{table.protocol}{' (partial data)' if table.partial else ''}",
+        "title": f"{table.protocol}{table.remark}",
         "table": _plain_table(table.rows),
         "scores": _plain_table(table.scores),
         "legend": legend(table),

@@ -33,7 +33,7 @@ def fetch_model(weights: PretrainedWeights) -> nn.Module:
     if weights.source == "timm":
         refuse_unknown_tag(weights.name)
     try:
-        with _offline_without_network():
+        with offline_without_network():
             _refuse_unusable(weights)
             model: nn.Module = timm.create_model(weights.timm_name, pretrained=True)
     except InputError:
@@ -76,7 +76,7 @@ def _refuse_unusable(weights: PretrainedWeights) -> None:
 
 
 @contextmanager
-def _offline_without_network() -> Iterator[None]:
+def offline_without_network() -> Iterator[None]:
     """Make the Hub's library use only its cache if the Hub's name does not resolve; it would retry for a minute."""
     from huggingface_hub import constants
 

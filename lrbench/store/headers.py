@@ -16,7 +16,7 @@ FORMAT = 2
 """Version of the record. Records of version 1 have no hash."""
 
 GET_IT_AGAIN = (
-    "Copy it again from its source. If lrbench pretrained it here, delete it (`lrbench snapshots delete`) and run the same "
+    "Copy it again from its source. If lrbench pretrained it here, delete it (`lrbench snapshots remove`) and run the same "
     "pretraining again."
 )
 """Advice for a damaged file of weights."""

@@ -24,7 +24,7 @@ from lrbench.store.measures import measures_of
 from lrbench.store.results import Result, StoredResult, is_record, load_result
 
 # Increases with every change of an entry's fields or their meaning.
-_VERSION = 8
+_VERSION = 9
 _DIGEST = hashlib.sha256().digest_size
 # Reading small files is bound by the disk.
 _READERS = 8
@@ -92,6 +92,7 @@ class Entry(NamedTuple):
         correct: Correct predictions, one bit per image.
         computed: Time of computation; None in older records.
         checked: Whether the record has a hash.
+        origin: Name of the collection that a result of unknown origin came from; None for the workspace's own.
     """
 
     cell: str
@@ -130,6 +131,7 @@ class Entry(NamedTuple):
     correct: bytes
     computed: str | None
     checked: bool
+    origin: str | None
 
     @property
     def hits(self) -> npt.NDArray[np.uint8]:
@@ -266,6 +268,7 @@ def _make_entry(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np
         correct=np.packbits(predictions.prediction == labels).tobytes(),
         computed=result.computed,
         checked=result.checked,
+        origin=None if result.origin is None else result.origin.name,
     )
     return entry, labels
 
@@ -273,7 +276,7 @@ def _make_entry(stored: StoredResult, stamp: str) -> tuple[Entry, npt.NDArray[np
 # Columns with few different values are dictionary-encoded.
 _SHARED = (
     "suite", "reference", "sha256", "arm", "task", "protocol", "metric", "conditions", "fingerprint", "source_fingerprint",
-    "report", "chosen", "device", "versions", "labels",
+    "report", "chosen", "device", "versions", "labels", "origin",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def snapshot_exists(suite: Suite, key: SnapshotKey, workspace: Workspace) -> boo
         files = " ".join(f"{other}.safetensors" for other in _with_descendants(suite, key.seed, workspace, outdated))
         raise InputError(
             f"{path} was made from other weights than {parent} holds now: the parent was replaced later. Delete the "
-            f"snapshots made from the former weights (`lrbench snapshots delete`; in {path.parents[2]}: {files}) and run "
+            f"snapshots made from the former weights (`lrbench snapshots remove`; in {path.parents[2]}: {files}) and run "
             f"the same command again. Or restore the former {parent.stem} with all of its files ({parent.name}, "
             f"{parent.stem}.bn.safetensors, {parent.stem}.state.pt)."
         )
@@ -139,7 +139,7 @@ def missing_intermediate_weights(
         f"suite {suite.name} did not save the intermediate weights that arm {names} needs when it trained "
         f"{', '.join(map(str, parents))}; {names} was added after these runs. Give the suite a new name (--set "
         f"name={suite.name}-2) to pretrain all of it, or remove {names} from the suite. Or delete the snapshots that must be "
-        f"trained again (`lrbench snapshots delete`; in {workspace.checkpoints / suite.name}: {files}) and run the same "
+        f"trained again (`lrbench snapshots remove`; in {workspace.checkpoints / suite.name}: {files}) and run the same "
         "command again."
     )
 

@@ -92,6 +92,22 @@ class TaskRecord(_Record):
     partial: bool = False
 
 
+class Origin(_Record):
+    """Origin of a result that was received from others, and which this workspace has not computed.
+
+    Attributes:
+        name: Name of the collection that held it.
+        suite: Suite (or `foreign`) of the original.
+        reference: Reference of the original's snapshot.
+        record_sha256: Hash of the original's record.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    suite: str
+    reference: str
+    record_sha256: str
+
+
 def _scored(candidate: Any) -> bool:
     return isinstance(candidate, dict) and isinstance(candidate.get("score", ""), int | float | None)
 
@@ -115,6 +131,7 @@ class Result(_Record):
             they change.
         arithmetic: Settings of a GPU's float32 arithmetic; empty on a CPU.
         computed: Time at which the predictions were scored; None in records older than the field.
+        origin: Where a result of unknown origin came from; None for the workspace's own.
     """
 
     schema_version: int = Field(alias="schema")
@@ -139,6 +156,7 @@ class Result(_Record):
     arithmetic: dict[str, str] = {}
     versions: dict[str, str] = {}
     computed: Time | None = None
+    origin: Origin | None = None
     record_sha256: str | None = None
 
     @model_validator(mode="after")
@@ -192,7 +210,7 @@ class StoredResult:
         """Read the predictions, checked against the record.
 
         Args:
-            names: Whether to read the names of images and classes, too.
+            names: Whether to read the names of images and classes and the scores, too.
         """
         path, result = self.path.with_suffix(".parquet"), self.result
         predictions = read_predictions(path, result.predictions_sha256, names=names)
@@ -242,11 +260,15 @@ def write_result(results: Path, record: dict[str, Any], predictions: Predictions
     Returns:
         The path of the JSON.
     """
-    content = encode_predictions(predictions)
-    complete = complete_record(record, sha256_bytes(content))
+    return write_encoded_result(results, record, encode_predictions(predictions))
+
+
+def write_encoded_result(results: Path, record: dict[str, Any], predictions: bytes) -> Path:
+    """Write a cell as `write_result` does, from the content of its predictions' file."""
+    complete = complete_record(record, sha256_bytes(predictions))
     result = Result.model_validate(complete)
     path = result_path(results, result.suite, result.cell)
-    write_bytes(path.with_suffix(".parquet"), content)
+    write_bytes(path.with_suffix(".parquet"), predictions)
     write_json(path, complete)
     return path
 
@@ -263,10 +285,11 @@ def complete_record(record: dict[str, Any], predictions_sha256: str) -> dict[str
     # Records of tasks without a drawn split omit it.
     if content["task"]["split_sha256"] is None:
         del content["task"]["split_sha256"]
-    if content["computed"] is None:
-        del content["computed"]
     if not content["snapshot"]["stage_rules"]:
         del content["snapshot"]["stage_rules"]
+    for name in ("computed", "origin"):
+        if content[name] is None:
+            del content[name]
     return {**content, "record_sha256": sha256_json(content)}
 
 

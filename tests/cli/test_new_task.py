@@ -22,7 +22,7 @@ def test_class_folders_get_a_task_that_loads(lrbench, home):
     assert "2 classes, 40 train, 10 test images; 8 to 32 training images per class" in done.err
     task = load_task("my-photos.toml")
     assert (task.metric, task.orientation, task.files.layout) == ("mean_per_class", "upright", "folders")
-    assert len(load_task_data(task, ()).splits["test"]) == 10
+    assert len(load_task_data(task, (home,)).splits["test"]) == 10
     assert "exists. Delete it" in lrbench("tasks", "new", "My Photos").err
 
 
@@ -32,7 +32,7 @@ def test_groups_and_options_are_written(lrbench, home):
     assert lrbench("tasks", "new", "scans", *options).status == 0
     content = tomllib.loads((home / "scans-by-patient.toml").read_text())
     assert content["files"]["split"]["group"] == {"pattern": "/(p[0-9]+)_"} and content["metric"] == "top1"
-    data = load_task_data(load_task("scans-by-patient.toml"), ())
+    data = load_task_data(load_task("scans-by-patient.toml"), (home,))
     assert not set(data.splits["train"].groups) & set(data.splits["test"].groups)
 
 

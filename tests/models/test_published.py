@@ -101,6 +101,6 @@ def test_offline_setting_of_the_hub_is_restored(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(published, "_resolves", lambda host: False)
-    with published._offline_without_network():
+    with published.offline_without_network():
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE

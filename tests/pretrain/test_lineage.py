@@ -52,7 +52,7 @@ def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
     # All affected snapshots are listed at once, with their descendants.
     folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
     listed = " ".join(f"{name}.safetensors" for name in former.split())
-    assert f"made from the former weights (`lrbench snapshots delete`; in {folder}: {listed})" in str(refused.value)
+    assert f"made from the former weights (`lrbench snapshots remove`; in {folder}: {listed})" in str(refused.value)
     for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
         outcome = lrbench(*command)
         assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()

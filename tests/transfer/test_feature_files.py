@@ -17,7 +17,7 @@ from lrbench.transfer.target import open_target
 def test_files_hold_what_the_probe_reads(lrbench, snapshot, place, home):
     assert lrbench("features", "stage0", "--task", "tiny-objects", "--output", "out.parquet").status == 0
     done = lrbench("features", "stage0", "--task", "tiny-objects", "--output", "out.npy")
-    assert done.out.split() == ["out.npy", "out.csv"] and "88 images, 128 features" in done.err
+    assert done.out.split() == ["out.npy", "out.csv"] and "88 images, 16 features" in done.err
     network = Network.load(resolve_reference("stage0", place.workspace))
     target = open_target("tiny-objects", network.input, place.roots, False, None, Control())
     read = FeatureCache(network, "", place.workspace, Control()).get(target, "penultimate").features

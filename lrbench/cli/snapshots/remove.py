@@ -1,17 +1,16 @@
-"""`lrbench snapshots delete`: delete snapshots with the files that belong to them."""
+"""`lrbench snapshots remove`: remove snapshots with the files that belong to them."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench.cli.common import note, show, some
+from lrbench.cli.common import confirmed, note, show, some
 
 if TYPE_CHECKING:
     from lrbench.store.deletion import Deletion
 
 
-def delete(
+def remove(
     references: Annotated[
         list[str],
         typer.Argument(
@@ -26,9 +25,9 @@ def delete(
             help="Suite of a snapshot named without one. [default: the one pretrained last]",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
-    """Delete snapshots with their statistics, states and saved progress. Results and other snapshots stay."""
+    """Remove snapshots with their statistics, states and saved progress. Results and other snapshots stay."""
     from lrbench.core.control import Control, stopping_on_signals
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
@@ -43,14 +42,14 @@ def delete(
             raise InputError(f"{reference} is not a file that lrbench stores. Name a snapshot on this machine.")
         deletions[parsed.text] = plan_deletion(parsed.path, workspace)
     _note_consequences(list(deletions.values()))
-    if not yes and not _confirmed(len(deletions)):
-        raise InputError("Nothing was deleted. Pass --yes to delete without confirmation.")
+    if not yes and not confirmed(_question(len(deletions))):
+        raise InputError("Nothing was removed. Pass --yes to remove without confirmation.")
     control = Control()
     with stopping_on_signals(control):
         for deletion in deletions.values():
             delete(deletion, control)
             for file in deletion.files:
-                show(f"deleted {file}")
+                show(f"removed {file}")
 
 
 def _note_consequences(deletions: "list[Deletion]") -> None:
@@ -68,8 +67,5 @@ def _note_consequences(deletions: "list[Deletion]") -> None:
     note("Results in the leaderboard stay; the next `lrbench run` trains missing snapshots again.")
 
 
-def _confirmed(count: int) -> bool:
-    # Without a terminal there is no one to ask.
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    return typer.confirm("Delete this snapshot?" if count == 1 else f"Delete these {count} snapshots?", err=True)
+def _question(count: int) -> str:
+    return "Remove this snapshot?" if count == 1 else f"Remove these {count} snapshots?"

@@ -1,0 +1,1 @@
+"""Results and snapshots that travel between workspaces: as folders, zip files and repositories of the Hugging Face Hub."""
