@@ -13,7 +13,7 @@ from lrbench.pretrain.update_statistics import direction_norm
 
 _SIZE, _BATCH, _CLASSES = 64, 64, 10
 # Ratios do not depend on the numbers of images and batches, but the time on a CPU does.
-_IMAGES, _MEASURED_BATCHES = (1000, 16) if torch.cuda.is_available() else (32, 2)
+_IMAGES, _MEASURED_BATCHES = (1000, 16) if torch.cuda.is_available() else (128, 2)
 # The statistics of an epoch, and the updates of an epoch of ImageNet at batch 256.
 _STATISTICS_BATCHES, _UPDATES_OF_AN_EPOCH = 16, 5004
 
@@ -119,7 +119,7 @@ def test_largest_eigenvalue_against_gradient_pairs(against, report, vectors):
         passes.clear()
         values.append((largest_eigenvalue(model, pieces, vectors=vectors), len(passes)))
 
-    ratio = against(f"largest eigenvalue, {vectors} vectors, against a pair of gradients", eigenvalue, pair, rounds=2)
+    ratio = against(f"largest eigenvalue, {vectors} vectors, against a pair of gradients", eigenvalue, pair, rounds=1)
     report(
         f"largest eigenvalue, {vectors} vectors: {values[-1][0]:.5g} after {values[-1][1]} products with the Hessian"
     )
