@@ -3,7 +3,9 @@
 import importlib.resources
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from lrbench.core.errors import InputError
 from lrbench.core.files import user_path
 
 Kind = Literal["task", "suite", "study"]
+_Stamp = tuple[str, int, int]
 # Keys that only files of one kind have.
 _KIND_KEYS: dict[Kind, tuple[str, ...]] = {
     "task": ("files", "like"),
@@ -203,24 +206,46 @@ def refuse_duplicate(kind: Kind, name: str, path: Path) -> None:
 
 def _scan(folders: Sequence[Path]) -> tuple[dict[str, RegisteredFile], list[str]]:
     """Return the files by name, and the problems of those without a name."""
+    files, broken = _scan_stamped(tuple(stamp for folder in folders for stamp in _stamps(folder)))
+    return dict(files), list(broken)
+
+
+def _stamps(folder: Path) -> list[_Stamp]:
+    """Return the path of each TOML file of a folder with its modification time and size, which are 0 if it cannot be read."""
+    stamps = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".toml"):
+                try:
+                    status = entry.stat()
+                except OSError:
+                    stamps.append((entry.path, 0, 0))
+                else:
+                    stamps.append((entry.path, status.st_mtime_ns, status.st_size))
+    return sorted(stamps)
+
+
+# Every cell of a plan looks up its task, so that a scan whose files have not changed is remembered.
+@lru_cache(maxsize=8)
+def _scan_stamped(stamps: tuple[_Stamp, ...]) -> tuple[dict[str, RegisteredFile], list[str]]:
     files: dict[str, RegisteredFile] = {}
     broken = []
-    for folder in folders:
-        for path in sorted(folder.glob("*.toml")):
-            try:
-                name = read_toml(path).get("name")
-            except InputError as error:
-                broken.append(str(error))
-                continue
-            if not isinstance(name, str):
-                broken.append(f'{path}: the key `name` is missing. The file starts with `name = "…"`.')
-            elif problem := name_problem(name):
-                broken.append(f"{path}: `name` {problem}.")
-            elif name in files:
-                if read_toml(path) != read_toml(files[name].path):
-                    files[name] = replace(files[name], twin=path)
-            else:
-                files[name] = RegisteredFile(path=path, name=name)
+    for text, *_ in stamps:
+        path = Path(text)
+        try:
+            name = read_toml(path).get("name")
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        if not isinstance(name, str):
+            broken.append(f'{path}: the key `name` is missing. The file starts with `name = "…"`.')
+        elif problem := name_problem(name):
+            broken.append(f"{path}: `name` {problem}.")
+        elif name in files:
+            if read_toml(path) != read_toml(files[name].path):
+                files[name] = replace(files[name], twin=path)
+        else:
+            files[name] = RegisteredFile(path=path, name=name)
     return files, broken
 
 

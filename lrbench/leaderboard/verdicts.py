@@ -23,7 +23,7 @@ from lrbench.leaderboard.markup import (
     with_interval,
 )
 from lrbench.stats.intervals import Estimate
-from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
+from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap, resample_images
 
 
 def verdict_table(evidence: Evidence, decisions: Sequence[Decision], protocol: str) -> str:
@@ -112,9 +112,10 @@ def run_differences(evidence: Evidence, protocol: str) -> str:
                 continue
             difference = data.correct[0] - data.correct[1]
             stream = generator(0, "crossed bootstrap", evidence.name, protocol, column.task, name)
-            low, high = crossed_bootstrap(difference, weights[column], stream)
+            resampled = resample_images(difference, weights[column])
+            low, high = crossed_bootstrap(resampled, stream)
             by_run[0][column.task] = Marked(bracketed(low, high))
-            ends = paired_bootstrap(difference, weights[column])
+            ends = paired_bootstrap(resampled)
             # McNemar's test needs images that are right or wrong and have equal weights.
             equal_weights = data.metric == "top1" or len(set(np.bincount(data.labels)) - {0}) == 1
             has_p = equal_weights and bool(np.isin(data.correct, (0.0, 1.0)).all())

@@ -12,6 +12,11 @@ from lrbench.data.prefetch import prefetch, prefetch_threads
 
 # Threads that prepare evaluation batches.
 _MOST_THREADS = 8
+# Sizes of a batch.
+_LEAST_IMAGES, _MOST_IMAGES = 16, 256
+# Pixels of a batch on a CPU. The largest activations of larger batches are blocks that the C library takes from the system and
+# returns each time.
+_CPU_PIXELS = 64 * 64 * 64
 
 
 class InputNormalisation:
@@ -50,7 +55,7 @@ def forward_all(
     normalise: InputNormalisation,
     *,
     indices: npt.NDArray[np.int64] | None = None,
-    batch: int = 256,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Apply a function to evaluation crops in batches, to each image exactly once.
@@ -60,7 +65,7 @@ def forward_all(
         pixels: Prepared images.
         normalise: Turns them into inputs.
         indices: Images in order; None for all.
-        batch: Batch size.
+        batch: Batch size; None to choose it for the device and the size of the images.
         progress: Called with the number of images done, after each batch.
 
     Returns:
@@ -77,17 +82,18 @@ def forward_batches(
     normalise: InputNormalisation,
     *,
     indices: npt.NDArray[np.int64] | None = None,
-    batch: int = 256,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the outputs of `forward_all` batch by batch, on the device."""
     chosen = np.arange(len(pixels)) if indices is None else indices
+    device = normalise.device
+    batch = batch or _batch_size(device, pixels.evaluation(chosen[:1]).shape[1])
 
     def crops(number: int) -> tuple[torch.Tensor]:
         part = chosen[number * batch : (number + 1) * batch]
         return (torch.from_numpy(pixels.evaluation(part)),)
 
-    device = normalise.device
     # Each thread holds two batches in memory.
     threads = min(prefetch_threads(device), _MOST_THREADS)
     batches = prefetch(crops, 0, -(-len(chosen) // batch), threads=threads, pin=device.type == "cuda")
@@ -99,3 +105,15 @@ def forward_batches(
             yield output
             if progress is not None:
                 progress(min(number * batch, len(chosen)))
+
+
+def _batch_size(device: torch.device, size: int) -> int:
+    """Return the number of images in a batch; it does not depend on the machine, so that neither do the outputs.
+
+    Args:
+        device: Device of the network.
+        size: Height and width of the images.
+    """
+    if device.type != "cpu":
+        return _MOST_IMAGES
+    return min(max(_CPU_PIXELS // size**2, _LEAST_IMAGES), _MOST_IMAGES)

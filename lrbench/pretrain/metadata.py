@@ -18,7 +18,7 @@ def snapshot_metadata(
     end: Progress,
     source: Source,
     scores: SourceScores,
-    raw: SourceScores,
+    raw_accuracy: float,
     *,
     device: torch.device,
     updates_per_epoch: int,
@@ -33,7 +33,7 @@ def snapshot_metadata(
         end: The progress at its end.
         source: The prepared source task.
         scores: Scores on the source with the re-estimated BatchNorm statistics.
-        raw: The same with the running statistics.
+        raw_accuracy: Accuracy with the running statistics.
         device: Device of the training.
         updates_per_epoch: Updates in an epoch.
         stage_end: Decision of the rule of adaptive arms; None if no arm asks for it.
@@ -68,7 +68,7 @@ def snapshot_metadata(
         source_fingerprint=source.fingerprint,
         source_partial=source.data.partial,
         source_accuracy=round(scores.accuracy, 8),
-        source_accuracy_raw=round(raw.accuracy, 8),
+        source_accuracy_raw=round(raw_accuracy, 8),
         source_report={name: round(value, 8) for name, value in scores.report.items()},
         versions={**library_versions(), **ARMS.versions(key.arm)},
         revision=source_revision(),

@@ -1,4 +1,4 @@
-"""One snapshot: load its parent, train, re-estimate BatchNorm statistics, evaluate, write."""
+"""One snapshot: load its parent, train, re-estimate BatchNorm statistics, Evaluator, write."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from lrbench.pretrain.loop import Trainer
 from lrbench.pretrain.metadata import snapshot_metadata
 from lrbench.pretrain.saver import Saver, on_cpu
 from lrbench.pretrain.setup import arithmetic
-from lrbench.pretrain.source import Source, evaluate, open_source
+from lrbench.pretrain.source import Evaluator, Source, open_source
 from lrbench.pretrain.stage_end import stage_end
 from lrbench.pretrain.start import SegmentStart
 from lrbench.pretrain.state import Progress, save
@@ -201,20 +201,20 @@ class _SegmentRun:
             raise ranks.mark_shared(self._not_finite(end, broken))
         model.load_state_dict(end.weights)
         model.eval()
-        raw = scores = evaluate(model, self.source, self.normalise, self.control, ranks)
+        evaluator = Evaluator(model, self.source, self.normalise, self.control, ranks)
         statistics, sample = ranks.run_on_main(
             lambda: reestimate(model, self.source.train, self.normalise, images=suite.batchnorm.images, seed=key.seed)
         )
-        if statistics:
-            model.load_state_dict(statistics, strict=False)
-            scores = evaluate(model, self.source, self.normalise, self.control, ranks)
+        raw = evaluator.accuracy() if statistics else None
+        model.load_state_dict(statistics, strict=False)
+        scores = evaluator.scores()
         metadata = snapshot_metadata(
             suite,
             self.segment,
             end,
             self.source,
             scores,
-            raw,
+            scores.accuracy if raw is None else raw,
             device=self.device,
             updates_per_epoch=self.batches.updates_per_epoch,
             stage_end=ranks.run_on_main(lambda: self._stage_end(end)),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from lrbench.config.suite import Input
@@ -84,14 +85,8 @@ class SourceScores:
     report: dict[str, float]
 
 
-def evaluate(
-    model: nn.Module,
-    source: Source,
-    normalise: InputNormalisation,
-    control: Control,
-    ranks: ProcessGroup = SINGLE_PROCESS,
-) -> SourceScores:
-    """Evaluate a network on the source: every image once, divided among the processes.
+class Evaluator:
+    """Evaluates a network on the source: every image once, divided among the processes.
 
     Args:
         model: The network in evaluation mode.
@@ -101,46 +96,70 @@ def evaluate(
         ranks: The processes that share the work.
     """
 
-    def predictions(pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        normalise: InputNormalisation,
+        control: Control,
+        ranks: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self._model, self._source, self._normalise = model, source, normalise
+        self._control, self._ranks = control, ranks
+
+    def accuracy(self) -> float:
+        """Return top-1 on the test split."""
+        return _mean(self._correct())
+
+    def scores(self) -> SourceScores:
+        """Return all scores."""
+        source, correct = self._source, self._correct()
+        test, train = source.data.splits["test"], source.data.splits["train"]
+        report: dict[str, float] = {}
+        if "set" in test.annotations:
+            report |= {kind: _mean(correct[test.annotations["set"] == index]) for index, kind in enumerate(KINDS)}
+        elif "complex" in test.annotations:
+            is_complex = test.annotations["complex"] == 1
+            report["simple"] = _mean(correct[~is_complex])
+            report["complex"] = _mean(correct[is_complex])
+        if source.conflict is not None:
+            conflict = source.data.splits["conflict"]
+            predicted = self._predictions(source.conflict, "images with conflicting evidence")
+            report["conflict_simple"] = _mean(predicted == conflict.labels)
+            report["conflict_complex"] = _mean(predicted == conflict.annotations["complex_class"])
+        if "carries" in train.annotations:
+            right = np.flatnonzero(train.annotations["wrong"] == 0)[:_FITTED]
+            fitted = self._predictions(source.train, "training images", right) == train.labels[right]
+            carries = train.annotations["carries"][right]
+            report |= {f"train_{kind}": _mean(fitted[carries == index]) for index, kind in enumerate(KINDS[:2])}
+        if "wrong" in train.annotations:
+            wrong = np.flatnonzero(train.annotations["wrong"] == 1)
+            if len(wrong):
+                predicted = self._predictions(source.train, "training images", wrong)
+                report["memorised"] = _mean(predicted == train.labels[wrong])
+        return SourceScores(
+            accuracy=_mean(correct), report={name: value for name, value in report.items() if value >= 0}
+        )
+
+    def _correct(self) -> npt.NDArray[np.bool_]:
+        predicted = self._predictions(self._source.test, "test images")
+        return np.equal(predicted, self._source.data.splits["test"].labels)
+
+    def _predictions(self, pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
         if indices is None:
             indices = np.arange(len(pixels))
         # Slices without padding: no image counts twice.
-        mine = np.array_split(indices, ranks.world_size)[ranks.rank]
+        mine = np.array_split(indices, self._ranks.world_size)[self._ranks.rank]
         predicted = np.empty(0, dtype=np.int64)
         if len(mine):
             predicted = forward_all(
-                lambda images: model(images).argmax(1),
+                lambda images: self._model(images).argmax(1),
                 pixels,
-                normalise,
+                self._normalise,
                 indices=mine,
-                progress=lambda done: control.progress(done, len(mine), unit),
+                progress=lambda done: self._control.progress(done, len(mine), unit),
             ).numpy()
-        return np.concatenate(ranks.all_gather(predicted))
-
-    test, train = source.data.splits["test"], source.data.splits["train"]
-    correct = predictions(source.test, "test images") == test.labels
-    report: dict[str, float] = {}
-    if "set" in test.annotations:
-        report |= {kind: _mean(correct[test.annotations["set"] == index]) for index, kind in enumerate(KINDS)}
-    elif "complex" in test.annotations:
-        is_complex = test.annotations["complex"] == 1
-        report["simple"] = _mean(correct[~is_complex])
-        report["complex"] = _mean(correct[is_complex])
-    if source.conflict is not None:
-        conflict = source.data.splits["conflict"]
-        predicted = predictions(source.conflict, "images with conflicting evidence")
-        report["conflict_simple"] = _mean(predicted == conflict.labels)
-        report["conflict_complex"] = _mean(predicted == conflict.annotations["complex_class"])
-    if "carries" in train.annotations:
-        right = np.flatnonzero(train.annotations["wrong"] == 0)[:_FITTED]
-        fitted = predictions(source.train, "training images", right) == train.labels[right]
-        carries = train.annotations["carries"][right]
-        report |= {f"train_{kind}": _mean(fitted[carries == index]) for index, kind in enumerate(KINDS[:2])}
-    if "wrong" in train.annotations:
-        wrong = np.flatnonzero(train.annotations["wrong"] == 1)
-        if len(wrong):
-            report["memorised"] = _mean(predictions(source.train, "training images", wrong) == train.labels[wrong])
-    return SourceScores(accuracy=_mean(correct), report={name: value for name, value in report.items() if value >= 0})
+        return np.concatenate(self._ranks.all_gather(predicted))
 
 
 def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
@@ -167,7 +186,7 @@ def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
     device = pick_device()
     model = to_device(snapshot.model, device).eval()
     normalise = InputNormalisation(metadata.input.mean, metadata.input.std, device)
-    accuracy = evaluate(model, source, normalise, control).accuracy
+    accuracy = Evaluator(model, source, normalise, control).accuracy()
     # Rounding on another machine may change a close prediction.
     if abs(accuracy - metadata.source_accuracy) > max(_TOLERANCE / len(source.test), _TOLERANCE * 1e-4):
         return (
@@ -177,6 +196,6 @@ def evaluate_again(path: Path, place: Place, control: Control) -> str | None:
     return None
 
 
-def _mean(values: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
+def _mean(values: npt.NDArray[np.bool_]) -> float:
     # -1 means that there is no such image.
     return float(values.mean()) if len(values) else -1.0

@@ -18,7 +18,7 @@ _DIGITS = 12
 def image_weights(
     labels: Labels, metric: str, stream: np.random.Generator, *, replicates: int = REPLICATES
 ) -> npt.NDArray[np.float64]:
-    """Return weights of resampled test images, so that `values @ weights.T` is the headline metric of each replicate.
+    """Return weights of resampled test images, for `resample_images`.
 
     Images are drawn with replacement: all together for `top1`, within their classes for `mean_per_class`. An image that is
     drawn k times has weight k / I for `top1`. In a class of I_c images, the variance of resampling is too small by the factor
@@ -50,45 +50,49 @@ def image_weights(
     return weights
 
 
-def crossed_bootstrap(
-    per_seed: Floats, weights: npt.NDArray[np.float64], stream: np.random.Generator
-) -> tuple[float, float]:
+def resample_images(values: Floats, weights: npt.NDArray[np.float64]) -> Floats:
+    """Return the headline metric of each run in each replicate of the images.
+
+    The digits that depend on the machine are rounded off: sums of floats depend on the number of threads, and a page would
+    round 9.85 up on one machine and down on another.
+
+    Args:
+        values: Values for each run and image. Shape `(S, I)`.
+        weights: Weights from `image_weights`. Shape `(B, I)`.
+
+    Returns:
+        Shape `(B, S)`.
+    """
+    resampled: Floats = np.round(weights @ values.T, _DIGITS)
+    return resampled
+
+
+def crossed_bootstrap(resampled: Floats, stream: np.random.Generator) -> tuple[float, float]:
     """Return a 95 % interval from resampling seeds and images independently (crossed factors, Owen 2007).
 
     It is too narrow with few seeds and therefore decides no claim.
 
     Args:
-        per_seed: Values whose headline metric is estimated. Shape `(S, I)`.
-        weights: Weights from `image_weights`. Shape `(B, I)`.
+        resampled: Metrics from `resample_images`, a run for each seed. Shape `(B, S)`.
         stream: Source of randomness.
     """
-    seeds = len(per_seed)
-    drawn = stream.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
-    low, high = np.quantile((drawn * _products(weights, per_seed)).sum(axis=1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    replicates, seeds = resampled.shape
+    drawn = stream.multinomial(seeds, np.full(seeds, 1 / seeds), size=replicates) / seeds
+    low, high = np.quantile((drawn * resampled).sum(axis=1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)
 
 
-def paired_bootstrap(differences: Floats, weights: npt.NDArray[np.float64]) -> Floats:
-    """Return the 95 % interval of each run's difference over images only, which says nothing about another run.
+def paired_bootstrap(resampled: Floats) -> Floats:
+    """Return the 95 % interval of each run over images only, which says nothing about another run.
 
     Args:
-        differences: Differences for each run and image. Shape `(S, I)`.
-        weights: Weights from `image_weights`. Shape `(B, I)`.
+        resampled: Metrics from `resample_images`, of differences within each run. Shape `(B, S)`.
 
     Returns:
         Lower and upper ends. Shape `(2, S)`.
     """
-    ends: Floats = np.quantile(_products(weights, differences), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    ends: Floats = np.quantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
     return ends
-
-
-def _products(weights: Floats, values: Floats) -> Floats:
-    """Return the headline metric of each replicate and run, shape `(B, S)`, without the digits that depend on the machine.
-
-    Sums of floats depend on the number of threads. A page would round 9.85 up on one machine and down on another.
-    """
-    products: Floats = np.round(weights @ values.T, _DIGITS)
-    return products
 
 
 def mcnemar(later: npt.NDArray[np.bool_], earlier: npt.NDArray[np.bool_]) -> Floats:

@@ -102,15 +102,15 @@ def test_without_locks_a_concurrent_snapshot_is_kept(tiny, place, no_locks, monk
     path = make(tiny, key("step", 1), place)
     content, state = path.read_bytes(), path.with_name("stage1.state.pt").read_bytes()
     aside = path.rename(path.with_name("aside"))
-    evaluate = segments.evaluate
+    scores = segments.Evaluator.scores
 
-    def meanwhile(*arguments):
+    def meanwhile(evaluator):
         # The other process gets slightly different weights, as on a GPU.
         if aside.is_file():
             aside.rename(path)
-        return evaluate(*arguments)
+        return scores(evaluator)
 
-    monkeypatch.setattr(segments, "evaluate", meanwhile)
+    monkeypatch.setattr(segments.Evaluator, "scores", meanwhile)
     monkeypatch.setattr(segments, "write_snapshot", lambda *arguments: pytest.fail("written over"))
     assert make_snapshot(tiny, key("step", 1), place, Control()) == read_metadata(path)
     assert path.read_bytes() == content and path.with_name("stage1.state.pt").read_bytes() == state

@@ -14,7 +14,7 @@ from lrbench.data.loading import load_task_data
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
 from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.source import evaluate, open_source
+from lrbench.pretrain.source import Evaluator, open_source
 from lrbench.pretrain.state import load, save
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 from tests.pretrain.helpers import StopsAfter, assert_close, bare_loop, key, make, nan_loss_at
@@ -30,7 +30,7 @@ def test_source_accuracies_are_those_of_the_weights(tiny, place, arm, stage):
     metadata = read_metadata(path)
     for tensors, recorded in ((raw, metadata.source_accuracy_raw), (raw | estimated, metadata.source_accuracy)):
         model.load_state_dict(tensors)
-        assert evaluate(model, source, normalise, Control()).accuracy == pytest.approx(recorded)
+        assert Evaluator(model, source, normalise, Control()).accuracy() == pytest.approx(recorded)
 
 
 @pytest.mark.parametrize(

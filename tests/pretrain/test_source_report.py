@@ -6,7 +6,7 @@ from torch import nn
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.models.inference import InputNormalisation
-from lrbench.pretrain.source import evaluate, open_source
+from lrbench.pretrain.source import Evaluator, open_source
 
 
 class SeesBrightness(nn.Module):
@@ -25,7 +25,7 @@ def test_report_covers_each_evaluation_set(home):
     source = open_source("ps10.toml", settings, (), False, None, Control())
     normalise = InputNormalisation(settings.mean, settings.std, torch.device("cpu"))
     model = SeesBrightness()
-    scores = evaluate(model, source, normalise, Control())
+    scores = Evaluator(model, source, normalise, Control()).scores()
 
     def predict(split):
         images = np.stack([split.images.read(index) for index in range(len(split))])

@@ -18,7 +18,7 @@ from lrbench.core.distributed import ProcessGroup
 from lrbench.jobs.worker import PRELOADED
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.loading import load_raw
-from lrbench.pretrain.source import evaluate, open_source
+from lrbench.pretrain.source import Evaluator, open_source
 from lrbench.store.snapshots import read_metadata
 from tests.helpers import TINY_SUITE, Outcome
 from tests.pretrain.helpers import CPU, finished, key, make, torchrun
@@ -168,7 +168,7 @@ def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
     normalise = InputNormalisation(tiny.input.mean, tiny.input.std, torch.device("cpu"))
     for rank in range(world):
         try:
-            evaluate(torch.nn.Identity(), source, normalise, Control(), Gathers(rank=rank, world_size=world))
+            Evaluator(torch.nn.Identity(), source, normalise, Control(), Gathers(rank=rank, world_size=world)).scores()
         except ValueError:
             # A slice is not the whole split, so computing the accuracy fails.
             continue
@@ -267,8 +267,8 @@ def test_processes_that_change_batchnorm_are_refused(tiny, place, home):
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     for stage in (2, 3):
         model, metadata = load_raw(root / f"stage{stage}.safetensors")
-        raw = evaluate(model.eval(), source, InputNormalisation(tiny.input.mean, tiny.input.std, CPU), Control())
-        assert raw.accuracy == pytest.approx(metadata.source_accuracy_raw)
+        raw = Evaluator(model.eval(), source, InputNormalisation(tiny.input.mean, tiny.input.std, CPU), Control())
+        assert raw.accuracy() == pytest.approx(metadata.source_accuracy_raw)
 
 
 def test_run_divides_the_transfers(groups, home):

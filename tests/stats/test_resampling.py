@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lrbench.stats.images import image_variance
-from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap
+from lrbench.stats.resampling import crossed_bootstrap, image_weights, mcnemar, paired_bootstrap, resample_images
 
 
 def test_mcnemar_matches_statsmodels():
@@ -34,9 +34,9 @@ def test_bootstraps_match_normal_intervals():
     labels = np.zeros(300, dtype=np.int64)
     weights = image_weights(labels, "top1", np.random.default_rng(0))
     per_seed = draw.normal(0.1, 0.5, (5, 300))
-    low, high = crossed_bootstrap(per_seed, weights, np.random.default_rng(1))
+    low, high = crossed_bootstrap(resample_images(per_seed, weights), np.random.default_rng(1))
     assert low < per_seed.mean() < high
-    alone = paired_bootstrap(per_seed, weights)
+    alone = paired_bootstrap(resample_images(per_seed, weights))
     for run in range(5):
         plain = stats.norm.interval(0.95, per_seed[run].mean(), per_seed[run].std() / np.sqrt(300))
         assert alone[:, run] == pytest.approx(plain, abs=0.012)
@@ -46,6 +46,8 @@ def test_crossed_bootstrap_resamples_seeds():
     """Within a seed all images are equal, so the width of the interval comes from the seeds."""
     levels = np.random.default_rng(0).normal(0.1, 0.05, 12)
     weights = image_weights(np.zeros(40, dtype=np.int64), "top1", np.random.default_rng(1))
-    low, high = crossed_bootstrap(np.repeat(levels[:, None], 40, axis=1), weights, np.random.default_rng(2))
+    low, high = crossed_bootstrap(
+        resample_images(np.repeat(levels[:, None], 40, axis=1), weights), np.random.default_rng(2)
+    )
     assert high - low == pytest.approx(2 * 1.96 * levels.std() / np.sqrt(12), rel=0.15)
     assert low < levels.mean() < high

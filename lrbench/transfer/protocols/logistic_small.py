@@ -11,13 +11,14 @@ so that the curvature of the objective is about as large in all directions: the 
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import torch
 from scipy.optimize import OptimizeResult, minimize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from lrbench.config.protocols import Probe
 from lrbench.core.control import Control
@@ -47,7 +48,7 @@ def solve_small(
     start = torch.zeros(inputs.shape[1], classes, dtype=torch.float64)
     fits: list[Fit] = []
     # One thread: the last digits do not depend on their number, and several would wait for one another.
-    with threadpool_limits(1, user_api="blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         problem = _Problem(inputs, labels, classes, control)
         for strength, limit in zip(strengths, limits, strict=True):
             fits.append(problem.solve(start, strength, limit, settings.iterations))
@@ -55,6 +56,12 @@ def solve_small(
             if len(strengths) > 1:
                 control.progress(len(fits), len(strengths), "strengths")
     return fits
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    # Finding the loaded libraries takes as long as one of the fits.
+    return ThreadpoolController()
 
 
 class _Problem:
