@@ -36,7 +36,7 @@ def local(home: Path, folder: Path) -> Callable[[], None]:
 
 def ray(home: Path, folder: Path) -> Callable[[], None]:
     """Return a function that runs the suite on Ray."""
-    cluster = ray_cluster.Cluster(home)
+    cluster = ray_cluster.Cluster(home, cores=2)
 
     def run() -> None:
         with closing(cluster):

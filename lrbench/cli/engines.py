@@ -32,7 +32,6 @@ GpusOption = Annotated[
         metavar="N",
         min=0,
         help="GPUs of each job; with 2 or more, they pretrain a snapshot together. [default: 1]",
-        rich_help_panel=_PANEL,
     ),
 ]
 CpusOption = Annotated[
@@ -78,12 +77,6 @@ JobOption = Annotated[
     typer.Option("--job", metavar="NAME", hidden=True),
 ]
 
-ProcessesOption = Annotated[
-    int,
-    # For the scripts: processes that pretrain a snapshot together.
-    typer.Option("--processes", metavar="N", min=1, hidden=True),
-]
-
 # Variables whose value on the log-in node the jobs need, whatever the site passes on.
 _VARIABLES = ("LRBENCH_TASKS", "LRBENCH_CACHE", "LRBENCH_DEBUG", "LRBENCH_LOCKS", "PYTHONPATH", "HF_HOME", "TORCH_HOME")
 
@@ -98,19 +91,21 @@ def engine_options(
     time: str | None,
     sbatch: Sequence[str],
     dry_run: bool,
-) -> "RayOptions | SlurmOptions | None":
-    """Return the options of an engine; None for the local one.
+    workers: int | None,
+) -> "RayOptions | SlurmOptions | int":
+    """Return the options of an engine; for the local one, the GPUs on which a snapshot is pretrained.
 
     Raises:
         InputError: An unknown engine, an option of another one, or a wrong value.
     """
     from lrbench.core.errors import InputError
+    from lrbench.jobs.devices import grouped_gpus
+    from lrbench.jobs.gpus import visible_gpus
     from lrbench.jobs.slurm_scripts import SlurmOptions
 
     if engine not in ("local", "ray", "slurm"):
         raise InputError(f"there is no engine {engine!r}. Use local, ray or slurm.")
     given = {
-        "--gpus": (gpus is not None, ("ray", "slurm")),
         "--cpus": (cpus is not None, ("ray", "slurm")),
         "--address": (address is not None, ("ray",)),
         "--partition": (partition is not None, ("slurm",)),
@@ -123,6 +118,8 @@ def engine_options(
             raise InputError(f"{name} needs --engine {' or --engine '.join(engines)}.")
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise InputError(f"--gpus {gpus:g} is not a whole number. A fraction must be below 1.")
+    if gpus is not None and gpus > 1 and workers is not None and engine != "ray":
+        raise InputError("--workers and --gpus cannot be combined: with --gpus, other jobs get one worker on each GPU.")
     if engine == "ray":
         from lrbench.jobs.ray import RayOptions
 
@@ -133,7 +130,15 @@ def engine_options(
         return SlurmOptions(
             gpus=1 if gpus is None else int(gpus), cpus=cpus, partition=partition, time=time, others=tuple(sbatch)
         )
-    return None
+    if gpus is not None and gpus < 1:
+        raise InputError(
+            f"--gpus {gpus:g} is below 1. Without the option, jobs share a GPU that they leave idle; to use no GPU, set "
+            "CUDA_VISIBLE_DEVICES=-1."
+        )
+    if gpus is not None and gpus > 1:
+        # A refusal comes before any work.
+        grouped_gpus(visible_gpus(), int(gpus))
+    return int(gpus or 1)
 
 
 def submit(
@@ -177,7 +182,7 @@ def submit(
     environment["LRBENCH_DATA"] = os.pathsep.join(str(root.absolute()) for root in place.roots)
 
     def write(most: int) -> Submission:
-        scripts = divide(jobs, run, (*program, "leaderboard", name), processes=options.gpus, most=most)
+        scripts = divide(jobs, run, (*program, "leaderboard", name), gpus=options.gpus, most=most)
         return Submission.write(place, name, scripts, options, environment)
 
     submission = write(MOST_SCRIPTS)

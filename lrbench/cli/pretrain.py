@@ -32,7 +32,7 @@ def pretrain(
     Existing snapshots are kept, and an interrupted stage resumes where it was saved. On several GPUs or machines, use
     `torchrun --nproc-per-node N -m lrbench pretrain SUITE`; N may change between runs.
     """
-    from lrbench.cli.work import do_jobs, together
+    from lrbench.cli.work import do_jobs, prepared_first, together
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.plan import make_plan, save_suite
     from lrbench.pretrain.tracking import check_trackers
@@ -52,7 +52,8 @@ def pretrain(
         if ranks.is_main:
             missing = sum(not snapshot.exists for snapshot in plan.snapshots)
             note(f"suite {chosen.name}: {missing} of {len(plan.snapshots)} snapshots to compute")
-        do_jobs(plan.jobs(transfer=False), plan, place, workers=workers, ranks=ranks)
+        jobs = prepared_first(plan.jobs(transfer=False), plan, place, ranks)
+        do_jobs(jobs, plan, place, workers=workers, ranks=ranks)
         if not ranks.is_main:
             return
     paths = [snapshot_path(workspace.checkpoints, chosen.name, snapshot.key) for snapshot in plan.snapshots]

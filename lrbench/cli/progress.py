@@ -36,7 +36,7 @@ class _Pace:
 
 
 class Display:
-    """Displays the progress of jobs (a `jobs.local.Observer`).
+    """Displays the progress of jobs (a `jobs.schedule.Observer`).
 
     Args:
         total: Number of jobs.

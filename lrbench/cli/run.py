@@ -24,7 +24,6 @@ from lrbench.cli.engines import (
     GpusOption,
     JobOption,
     PartitionOption,
-    ProcessesOption,
     SbatchOption,
     TimeOption,
     engine_options,
@@ -64,19 +63,18 @@ def run(
     sbatch: SbatchOption = None,
     dry_run: DryRunOption = False,
     job: JobOption = None,
-    processes: ProcessesOption = 1,
 ) -> None:
     """Pretrain a suite, transfer every snapshot and write the leaderboard.
 
-    A second run computes only what is missing. Ctrl-C saves and stops at the next step. All GPUs of this machine are used; with
-    `--engine ray` or `slurm`, those of a cluster. `torchrun --nproc-per-node N -m lrbench run SUITE` trains each network on N.
+    A second run computes only what is missing. Ctrl-C saves and stops at the next step. All GPUs of this machine are used, or
+    those of a cluster with `--engine ray` or `slurm`. `--gpus-per-job N` trains each network on N GPUs.
     """
     from lrbench.cli.register import warn_if_changed
-    from lrbench.cli.work import do_jobs, together
+    from lrbench.cli.work import do_jobs, prepared_first, together
     from lrbench.core.errors import LrbenchError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.plan import make_plan, save_suite
-    from lrbench.jobs.preparation import with_preparation
+    from lrbench.jobs.ray import RayOptions
     from lrbench.jobs.slurm import check_this_node
     from lrbench.jobs.slurm_scripts import SlurmOptions
     from lrbench.leaderboard import page
@@ -93,6 +91,7 @@ def run(
         time=time,
         sbatch=sbatch or (),
         dry_run=dry_run,
+        workers=workers,
     )
     workspace = Workspace.for_writing()
     check_this_node(workspace.root)
@@ -126,10 +125,11 @@ def run(
             arguments += ["--workers", str(workers)] if workers is not None else []
             submit(plan, suite, arguments, place, options, dry_run=dry_run)
             return
-        if options is not None and place.cached:
-            jobs = with_preparation(jobs, chosen)
+        if job is None:
+            jobs = prepared_first(jobs, plan, place, ranks)
+        ray, local = (options, 1) if isinstance(options, RayOptions) else (None, options)
         try:
-            do_jobs(jobs, plan, place, workers=workers, ranks=ranks, ray=options, processes=processes)
+            do_jobs(jobs, plan, place, workers=workers, ranks=ranks, ray=ray, gpus=local)
         except LrbenchError as error:
             failure = error
         if not ranks.is_main:

@@ -182,7 +182,7 @@ def _run(place: "Place", study: "Study", workers: int | None, json_: bool) -> No
 
 def _run_suite(place: "Place", study: "Study", suite: "Suite", workers: int | None) -> None:
     from lrbench.cli.register import warn_if_changed
-    from lrbench.cli.work import do_jobs
+    from lrbench.cli.work import do_jobs, prepared_first
     from lrbench.config import load_task
     from lrbench.core.distributed import SINGLE_PROCESS
     from lrbench.data.loading import check_task_data
@@ -205,4 +205,5 @@ def _run_suite(place: "Place", study: "Study", suite: "Suite", workers: int | No
     if (orphans := planned.orphan_note()) is not None:
         note(orphans)
     check_task_data([load_task(name) for name in planned.required_tasks], place.roots, partial=place.partial)
-    do_jobs(planned.jobs(), planned, place, workers=workers, ranks=SINGLE_PROCESS)
+    jobs = prepared_first(planned.jobs(), planned, place, SINGLE_PROCESS)
+    do_jobs(jobs, planned, place, workers=workers, ranks=SINGLE_PROCESS)

@@ -43,6 +43,16 @@ def together() -> "Iterator[ProcessGroup]":
         yield ranks
 
 
+def prepared_first(jobs: "Sequence[Job]", plan: "Plan", place: "Place", ranks: "ProcessGroup") -> "list[Job]":
+    """Return the jobs after those that prepare the images that they read.
+
+    Processes of `torchrun` prepare images when they need them.
+    """
+    from lrbench.jobs.preparation import with_preparation
+
+    return with_preparation(jobs, plan.suite) if place.cached and ranks.is_single else list(jobs)
+
+
 def do_jobs(
     jobs: "Sequence[Job]",
     plan: "Plan",
@@ -51,7 +61,7 @@ def do_jobs(
     workers: int | None,
     ranks: "ProcessGroup",
     ray: "RayOptions | None" = None,
-    processes: int = 1,
+    gpus: int = 1,
 ) -> None:
     """Run jobs of a plan with progress on stderr; Ctrl-C and SIGTERM save and stop them at the next step.
 
@@ -62,7 +72,7 @@ def do_jobs(
         workers: Number of local processes; None to choose it.
         ranks: The processes of `torchrun`.
         ray: What to ask of Ray; None to run on this machine.
-        processes: Processes that pretrain a snapshot together, started here.
+        gpus: GPUs of this machine on which a snapshot is pretrained.
 
     Raises:
         LrbenchError: The first job's error; or an existing snapshot comes from weights that its parent no longer has.
@@ -90,12 +100,8 @@ def do_jobs(
             from lrbench.jobs.ray import run_jobs_on_ray
 
             run_jobs_on_ray(jobs, suite, place, control, display, ray)
-        elif processes > 1:
-            from lrbench.jobs.group import run_jobs_in_groups
-
-            run_jobs_in_groups(jobs, suite, place, control, display, processes)
         elif ranks.is_single:
-            run_jobs(jobs, suite, place, control, display, workers=workers)
+            run_jobs(jobs, suite, place, control, display, workers=workers, gpus=gpus)
         else:
             run_jobs_together(jobs, suite, place, control, display, ranks)
     if ranks.is_main and any(not snapshot.exists for snapshot in plan.snapshots):

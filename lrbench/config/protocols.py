@@ -333,6 +333,13 @@ PROTOCOLS: Registry[Protocol] = Registry(
 """Every transfer protocol by its name, in the order in which they are listed."""
 
 
+def source_splits(name: str) -> tuple[Literal["train", "test", "conflict"], ...]:
+    """Return the splits of the source that a protocol of `RESERVED` reads."""
+    if name == SOURCE_HITS.name:
+        return ("train", "conflict")
+    return ("train",) if name == SOURCE_FIT.name else ("test",)
+
+
 def find_protocol(name: str) -> Protocol:
     """Return the protocol of a cell: a transfer protocol or a reserved one."""
     return RESERVED[name] if name in RESERVED else PROTOCOLS[name]

@@ -32,10 +32,12 @@ class ProcessGroup:
     Attributes:
         rank: Index of this process, from 0.
         world_size: Number of processes.
+        store: `torch.distributed.Store` of the processes; None for a single one.
     """
 
     rank: int = 0
     world_size: int = 1
+    store: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -86,6 +88,10 @@ class ProcessGroup:
         distributed.all_gather_object(values, value)
         return values
 
+    def claim(self, name: str) -> bool:
+        """Return True in the first process that claims a name, without waiting for the others."""
+        return self.store is None or bool(self.store.add(f"claim {name}", 1) == 1)
+
     def all_reduce(self, tensor: "torch.Tensor") -> "torch.Tensor":
         """Sum a tensor over all ranks, in place."""
         if not self.is_single:
@@ -130,18 +136,17 @@ def init_process_group() -> Iterator[ProcessGroup]:
     store, rank, world_size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
     # Processes that torchrun restarts share the store with the previous ones; the prefix hides the old addresses.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.PrefixStore(f"lrbench attempt {attempt}", store)  # type: ignore[attr-defined]
     distributed.init_process_group(
         "nccl" if on_gpus else "gloo",
-        store=distributed.PrefixStore(  # type: ignore[attr-defined]
-            f"lrbench attempt {attempt}", store
-        ),
+        store=store,
         rank=rank,
         world_size=world_size,
         timeout=_TIMEOUT,
     )
     all_finished = False
     try:
-        yield ProcessGroup(rank=rank, world_size=world_size)
+        yield ProcessGroup(rank=rank, world_size=world_size, store=store)
         all_finished = True
     except LrbenchError as error:
         all_finished = error.shared

@@ -89,6 +89,13 @@ def as_user_error(error: Exception, where: str = "") -> LrbenchError:
     )
 
 
+def picklable(error: LrbenchError) -> LrbenchError:
+    """Return the error without what cannot be pickled: traceback, cause and extra attributes."""
+    kind = next(base for base in type(error).__mro__ if base.__module__ == __name__)
+    plain: LrbenchError = kind(str(error))
+    return plain
+
+
 def _from_os_error(error: OSError) -> LrbenchError:
     reason = (error.strerror or "").lower()
     # `filename` may be a file descriptor.

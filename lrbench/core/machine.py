@@ -69,6 +69,11 @@ def share_cores(processes: int) -> None:
     _sharing = processes
 
 
+def sharing_processes() -> int:
+    """Return how many processes feed GPUs on this machine, as `share_cores` was told."""
+    return _sharing
+
+
 def feeding_cores() -> int:
     """Return this process's share of the cores for feeding a GPU."""
     return max(1, available_cores() // max(_sharing, local_world_size()))

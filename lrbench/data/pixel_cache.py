@@ -71,6 +71,10 @@ class PixelCache:
         }
         self.folder = root / f"{data.task.name}-{images.name}-{transform.resize}-{sha256_json(self._about)[:16]}"
 
+    def is_complete(self) -> bool:
+        """Return whether the cache covers all images. Its checksums are not compared."""
+        return self._complete_records() is not None
+
     def load(self) -> CachedPixels:
         """Return the pixels, after preparing what the cache lacks.
 
@@ -126,7 +130,7 @@ class PixelCache:
         self._images.is_resumable = has_lock
         folder = self.folder
         with writing(folder):
-            is_complete = self._complete_records() is not None
+            is_complete = self.is_complete()
             if not is_complete and folder.is_dir():
                 self._images.control.say(
                     f"{folder / ABOUT} is damaged or of an old version; its images are prepared again"

@@ -71,6 +71,28 @@ def prepare_task(
     return PreparedTask(data=data, transform=transform, pixels=pixels)
 
 
+def fill_caches(
+    name: str,
+    settings: Input,
+    splits: Sequence[SplitName] | None,
+    *,
+    roots: Sequence[Path],
+    partial: bool,
+    cache: Path,
+    control: Control,
+) -> None:
+    """Write the caches of a task that are missing. Complete ones are not read; whoever reads them checks them.
+
+    Args and errors are those of `prepare_task`.
+    """
+    data = load_task_data(load_task(name), roots, partial=partial)
+    transform = EvaluationTransform.of(settings)
+    for split in [split for split in data.splits if splits is None or split in splits]:
+        pixels = PixelCache(ResizedImages(data, split, transform, available_cores(), control), cache / "pixels")
+        if not pixels.is_complete():
+            pixels.load()
+
+
 def prepare_splits(
     data: TaskData, splits: Sequence[SplitName], transform: EvaluationTransform, *, cache: Path | None, control: Control
 ) -> tuple[TaskData, dict[SplitName, Pixels]]:

@@ -1,12 +1,13 @@
 """Pretraining of a snapshot by several processes of this machine, which torchrun's agent starts."""
 
+import logging
 import multiprocessing
 import os
 import secrets
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -14,18 +15,19 @@ from typing import Any
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import init_process_group
-from lrbench.core.errors import FailureError, InterruptedWork, LrbenchError, as_user_error
+from lrbench.core.errors import FailureError, LrbenchError, as_user_error, picklable
+from lrbench.core.machine import share_cores, sharing_processes
 from lrbench.core.workspace import Place
-from lrbench.jobs.job import Job, PretrainJob
-from lrbench.jobs.local import STOPPED, Observer
-from lrbench.jobs.schedule import Schedule
-from lrbench.jobs.together import ObservedControl
-from lrbench.jobs.worker import outcome, plain
+from lrbench.jobs.job import PRELOADED, PretrainJob
 
 # Seconds between two looks at the processes.
 _POLL_SECONDS = 0.2
 # Seconds in which a process whose partner died may end by itself.
 _SHUTDOWN_SECONDS = 5
+# Seconds after which a request to stop that reaches all processes has reached the first.
+_SHARED_STOP_SECONDS = 1
+# Of torch: their warnings are about signals, which this module handles, and about deaths, which it reports.
+_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
 class _MemberControl(Control):
@@ -33,11 +35,22 @@ class _MemberControl(Control):
 
     def __init__(self, stop: Event, messages: "SimpleQueue[tuple[Any, ...]]") -> None:
         super().__init__()
-        self._event, self._messages, self._parent = stop, messages, os.getppid()
-        self._sent = 0.0
+        self._event, self._messages = stop, messages
+        self._parent = multiprocessing.parent_process()
+        self._sent = self._looked = 0.0
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether this process alone was asked to stop."""
+        return super().stop_requested()
 
     def stop_requested(self) -> bool:
-        return super().stop_requested() or self._event.is_set() or os.getppid() != self._parent
+        now = time.monotonic()
+        if now - self._looked > _POLL_SECONDS:
+            self._looked = now
+            if self._parent is not None and not self._parent.is_alive():
+                self.stop()
+        return super().stop_requested() or self._event.is_set()
 
     def progress(self, done: int, total: int, unit: str) -> None:
         now = time.monotonic()
@@ -50,24 +63,36 @@ class _MemberControl(Control):
 
 
 def _member(
-    job: PretrainJob, suite: Suite, place: Place, stop: Event, messages: "SimpleQueue[tuple[Any, ...]]"
+    job: PretrainJob,
+    suite: Suite,
+    place: Place,
+    stop: Event,
+    messages: "SimpleQueue[tuple[Any, ...]]",
+    environment: Mapping[str, str],
+    sharing: int,
 ) -> tuple[str, object]:
     """Train together with the other processes; return `done` with the report, or `failed` with the error."""
+    # The process from which this one was forked may have others.
+    os.environ.update(environment)
+    share_cores(sharing)
     control = _MemberControl(stop, messages)
     # Ctrl-C reaches all processes of a terminal; only the first one handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
+    outcome: tuple[str, object]
     try:
         with init_process_group() as ranks:
-            return "done", job.run_together(suite, place, control, ranks)
+            outcome = "done", job.run_together(suite, place, control, ranks)
     except LrbenchError as error:
-        return "failed", plain(error)
+        outcome = "failed", picklable(error)
+    # The agent ends a process whose partner died, and waits for no outcome.
+    if control.was_stopped and not stop.wait(_SHARED_STOP_SECONDS):
+        os._exit(1)
+    return outcome
 
 
-def pretrain_in_group(
-    job: PretrainJob, suite: Suite, place: Place, control: Control, processes: int
-) -> tuple[str, object]:
-    """Pretrain a snapshot with several processes; return `done` with its report, or `failed` with its error.
+def pretrain_in_group(job: PretrainJob, suite: Suite, place: Place, control: Control, processes: int) -> str:
+    """Pretrain a snapshot with several processes, and return the job's report.
 
     Args:
         job: The job.
@@ -75,12 +100,23 @@ def pretrain_in_group(
         place: Passed to the job.
         control: Receives progress; asked whether to stop.
         processes: Number of processes, with one GPU each if there are GPUs.
+
+    Raises:
+        LrbenchError: The first error of the processes, or one of them died.
+        InterruptedWork: Stopped; the progress was saved.
     """
-    context = multiprocessing.get_context("spawn")
+    from lrbench.models.devices import pick_device
+
+    # On CPUs, processes are forked from one that has imported their libraries. CUDA may not survive a fork.
+    method = "spawn" if pick_device().type == "cuda" else "forkserver"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(list(PRELOADED))
     stop, messages = context.Event(), context.SimpleQueue()
-    results: list[tuple[str, object]] = []
+    outcomes: list[tuple[str, object]] = []
     # The agent handles signals only in the main thread, where they request a stop.
-    agent = threading.Thread(target=_launch, args=(job, suite, place, stop, messages, processes, results), daemon=True)
+    arguments = (job, suite, place, stop, messages, processes, method, outcomes)
+    agent = threading.Thread(target=_launch, args=arguments, daemon=True)
     agent.start()
     while agent.is_alive() or not messages.empty():
         if control.stop_requested():
@@ -92,7 +128,11 @@ def pretrain_in_group(
             else:
                 control.progress(*message)
         agent.join(_POLL_SECONDS)
-    return results[0]
+    kind, content = next((outcome for outcome in outcomes if outcome[0] == "failed"), outcomes[0])
+    if kind == "failed":
+        assert isinstance(content, LrbenchError)
+        raise content
+    return str(content)
 
 
 def _launch(
@@ -102,12 +142,15 @@ def _launch(
     stop: Event,
     messages: "SimpleQueue[tuple[Any, ...]]",
     processes: int,
-    results: list[tuple[str, object]],
+    method: str,
+    outcomes: list[tuple[str, object]],
 ) -> None:
-    """Start the processes, wait for them, and append the outcome."""
+    """Start the processes, wait for them, and append their outcomes in the order of their ranks."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     configuration = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -118,59 +161,18 @@ def _launch(
         local_addr="localhost",
         max_restarts=0,
         shutdown_timeout=_SHUTDOWN_SECONDS,
+        start_method=method,
     )
     try:
-        outcomes = elastic_launch(configuration, _member)(job, suite, place, stop, messages)
+        sharing = processes * sharing_processes()
+        by_rank = elastic_launch(configuration, _member)(job, suite, place, stop, messages, dict(os.environ), sharing)
+        outcomes += [by_rank[rank] for rank in sorted(by_rank)]
     except ChildFailedError as error:
         _, first = error.get_first_failure()
-        results.append(
-            (
-                "failed",
-                FailureError(
-                    f"a process of `{job.name}` died (exit status {first.exitcode}). The usual cause is that the machine ran "
-                    "out of memory. Run the same command again; what was saved is kept."
-                ),
-            )
+        died = FailureError(
+            f"a process of `{job.name}` died (exit status {first.exitcode}). The usual cause is that the machine ran out of "
+            "memory. Run the same command again; what was saved is kept."
         )
+        outcomes.append(("failed", died))
     except Exception as error:
-        results.append(("failed", plain(as_user_error(error, f"`{job.name}`"))))
-    else:
-        failed = [outcomes[rank] for rank in sorted(outcomes) if outcomes[rank][0] == "failed"]
-        results.append(failed[0] if failed else outcomes[0])
-
-
-def run_jobs_in_groups(
-    jobs: Sequence[Job], suite: Suite, place: Place, control: Control, observer: Observer, processes: int
-) -> None:
-    """Run jobs one after another, each snapshot with several processes.
-
-    Args:
-        jobs: Parents before children.
-        suite: Passed to each job.
-        place: Passed to each job.
-        control: Says when to stop.
-        observer: Called with the progress.
-        processes: Number of processes that pretrain together.
-
-    Raises:
-        LrbenchError: The first error of a job.
-        InterruptedWork: Stopped; unfinished work was saved.
-    """
-    schedule = Schedule(jobs)
-    observed = ObservedControl(control, observer)
-    while not control.stop_requested() and (job := schedule.take()) is not None:
-        observer.started(job)
-        if isinstance(job, PretrainJob):
-            kind, content = pretrain_in_group(job, suite, place, observed.of(job), processes)
-        else:
-            kind, content = outcome(job, suite, place, observed.of(job))
-        if kind == "done":
-            schedule.finish(job)
-            observer.finished(job, str(content))
-        else:
-            assert isinstance(content, LrbenchError)
-            schedule.fail(content)
-    if control.stop_requested() or schedule.was_interrupted:
-        raise InterruptedWork(STOPPED)
-    if (error := schedule.error()) is not None:
-        raise error
+        outcomes.append(("failed", as_user_error(error, f"`{job.name}`")))

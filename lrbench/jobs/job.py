@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lrbench.config import Suite
-from lrbench.config.protocols import RESERVED
+from lrbench.config.protocols import RESERVED, source_splits
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
@@ -15,7 +15,11 @@ from lrbench.store.references import SuiteSnapshot
 from lrbench.store.snapshots import identity
 
 if TYPE_CHECKING:
+    from lrbench.data.examples import SplitName
     from lrbench.transfer.cell import Transfer
+
+PRELOADED = ("lrbench.pretrain.segments", "lrbench.transfer.cell", "timm", "pyarrow.parquet", "pandas")
+"""Modules that jobs need, some of which import lazily. Importing them takes seconds; none of them initialises CUDA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,10 @@ class Job(ABC):
     def task_of(self, suite: Suite) -> str:
         """Return the task whose data the job reads."""
 
+    def splits_read(self) -> "tuple[SplitName, ...] | None":
+        """Return the splits of the task that the job reads; None for all."""
+        return None
+
     def reuse(self, last: "Job") -> int:
         """Return how much of what `last` left in its process this job can use; larger is more."""
         return 0
@@ -58,6 +66,10 @@ class PretrainJob(Job):
     def task_of(self, suite: Suite) -> str:
         """Return the source of the snapshot's seed."""
         return suite.source_of(self.key.seed)
+
+    def splits_read(self) -> "tuple[SplitName, ...]":
+        """Return the splits on which a network is trained and evaluated."""
+        return ("train", "test", "conflict")
 
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """Pretrain the snapshot together with other processes."""
@@ -94,6 +106,13 @@ class TransferJob(Job):
     def task_of(self, suite: Suite) -> str:
         """Return the task."""
         return self.task
+
+    def splits_read(self) -> "tuple[SplitName, ...] | None":
+        """Return the splits of the source that are predicted; None for a transfer, which reads all."""
+        names = [cell.protocol for cell in self.cells]
+        if not names or not RESERVED.keys() >= set(names):
+            return None
+        return tuple(sorted({split for name in names for split in source_splits(name)}))
 
     def reuse(self, last: Job) -> int:
         """Return 2 for the same snapshot, whose network is loaded, and 1 for the same task, whose images are."""

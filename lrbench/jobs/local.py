@@ -4,7 +4,10 @@ The parent imports no torch. It hands out jobs, shows progress and collects erro
 once, so nothing is lost if a worker or the parent is killed.
 
 Every GPU starts with one worker. Workers are added while they leave it idle (`gpus.more_workers`), and one is taken away
-when memory runs out; the job that ran out of it starts again.
+when memory runs out; the job that ran out of it starts again. Beside GPUs, one worker prepares images on the CPUs.
+
+With several GPUs for each snapshot, the worker of a group of GPUs pretrains, and workers on its GPUs run other jobs while no
+snapshot waits.
 """
 
 import contextlib
@@ -15,52 +18,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InterruptedWork, OutOfMemory
+from lrbench.core.errors import FailureError, OutOfMemory
 from lrbench.core.machine import available_cores
 from lrbench.core.workspace import Place
+from lrbench.jobs.devices import Device, evaluates, grouped_gpus, preparing_device, single_gpus
 from lrbench.jobs.gpus import Load, more_workers, visible_gpus
-from lrbench.jobs.job import Job
-from lrbench.jobs.schedule import Schedule
-from lrbench.jobs.worker import PRELOADED, WorkerSettings, work
+from lrbench.jobs.job import PRELOADED, Job
+from lrbench.jobs.schedule import Observer, Schedule
+from lrbench.jobs.worker import WorkerSettings, work
 
 # More processes are limited by memory bandwidth; larger machines give each more threads.
 _MOST_WORKERS = 8
 # A process that launches kernels keeps a core busy, and feeding it takes another.
 _CORES_PER_GPU_WORKER = 2
-STOPPED = "stopped; all work so far is saved. Run the same command again to continue."
-
-
-class Observer(Protocol):
-    """Callbacks for the progress of a suite's jobs."""
-
-    def started(self, job: Job) -> None:
-        """Called when a job starts."""
-
-    def progressed(self, job: Job, done: int, total: int, unit: str) -> None:
-        """Called when a job has made progress."""
-
-    def finished(self, job: Job, line: str) -> None:
-        """Called when a job is done, with its one-line report."""
-
-    def reported(self, text: str) -> None:
-        """Called with a message of a job."""
-
-
-@dataclass(kw_only=True)
-class _Device:
-    """A GPU, or the CPUs.
-
-    Attributes:
-        gpu: Value of CUDA_VISIBLE_DEVICES; None for CPUs.
-        most: Largest number of workers; lowered when memory runs out.
-    """
-
-    gpu: str | None
-    most: int
 
 
 @dataclass(kw_only=True)
@@ -78,7 +52,7 @@ class _Worker:
 
     process: BaseProcess
     connection: Connection
-    device: _Device
+    device: Device
     job: Job | None = None
     last: Job | None = None
     started: bool = False
@@ -88,7 +62,14 @@ class _Worker:
 
 
 def run_jobs(
-    jobs: Sequence[Job], suite: Suite, place: Place, control: Control, observer: Observer, *, workers: int | None = None
+    jobs: Sequence[Job],
+    suite: Suite,
+    place: Place,
+    control: Control,
+    observer: Observer,
+    *,
+    workers: int | None = None,
+    gpus: int = 1,
 ) -> None:
     """Run jobs until all are done.
 
@@ -101,13 +82,15 @@ def run_jobs(
         control: Says when to stop.
         observer: Called with the progress.
         workers: Number of processes; None to choose it for this machine, on GPUs from what the first updates leave idle.
+        gpus: GPUs on which a snapshot is pretrained. With more than one, other jobs get one worker on each GPU.
 
     Raises:
+        InputError: This machine has fewer GPUs.
         LrbenchError: The first error of a job.
         InterruptedWork: Stopped; unfinished work was saved.
     """
     if jobs:
-        _Run(jobs, suite, place, control, observer, workers).run()
+        _Run(jobs, suite, place, control, observer, workers, gpus).run()
 
 
 class _Run:
@@ -119,20 +102,22 @@ class _Run:
         control: Control,
         observer: Observer,
         workers: int | None,
+        gpus: int,
     ) -> None:
         self._schedule = Schedule(jobs)
         self._suite, self._place, self._control, self._observer = suite, place, control, observer
         self._cores, self._chosen = available_cores(), workers
         self._most_jobs = len(jobs)
-        self._on_cpus = _Device(
+        self._on_cpus = Device(
             gpu=None, most=workers or max(1, min(self._cores // suite.training.threads, _MOST_WORKERS))
         )
-        gpus = visible_gpus()
-        share = max(1, min(self._cores // (_CORES_PER_GPU_WORKER * max(1, len(gpus))), _MOST_WORKERS))
-        self._gpus = [_Device(gpu=gpu, most=workers or share) for gpu in gpus]
+        visible = visible_gpus()
+        share = max(1, min(self._cores // (_CORES_PER_GPU_WORKER * max(1, len(visible))), _MOST_WORKERS))
+        self._gpus = grouped_gpus(visible, gpus) if gpus > 1 else single_gpus(visible, workers or share)
+        self._preparing = preparing_device()
         # Workers on CPUs are forked from a process that has imported their libraries. CUDA may not survive a fork.
-        self._context: Any = multiprocessing.get_context("spawn" if gpus else "forkserver")
-        if not gpus:
+        self._context: Any = multiprocessing.get_context("spawn" if visible else "forkserver")
+        if not visible:
             self._context.set_forkserver_preload(list(PRELOADED))
         self._stop = self._context.Event()
         self._workers: list[_Worker] = []
@@ -155,24 +140,45 @@ class _Run:
         except BaseException:
             self._end_workers(self._workers)
             raise
-        if self._control.stop_requested() or self._schedule.was_interrupted:
-            raise InterruptedWork(STOPPED)
-        if (error := self._schedule.error()) is not None:
+        if (error := self._schedule.error(stopped=self._control.stop_requested())) is not None:
             raise error
 
     def _start_first_workers(self) -> None:
         """Start one worker per GPU, or `workers` in turn on the GPUs; without GPUs, all on the CPUs."""
-        devices = self._gpus or [self._on_cpus]
-        count = self._chosen or (len(self._gpus) if self._gpus else self._on_cpus.most)
-        for number in range(min(count, self._most_jobs)):
+        devices = [gpu for gpu in self._gpus if gpu.is_plain]
+        if not self._gpus:
+            devices = [self._on_cpus] * self._on_cpus.most
+        count = self._chosen or len(devices)
+        for number in range(min(count, self._most_jobs) if devices else 0):
             self._start_worker(devices[number % len(devices)])
 
-    def _start_worker(self, device: _Device) -> None:
-        most = self._on_cpus.most if device.gpu is None else sum(gpu.most for gpu in self._gpus)
+    def _staff(self) -> None:
+        """Start the workers of groups, of their GPUs and for preparation when their jobs wait, and end those without jobs."""
+        for device in [device for device in (*self._gpus, self._preparing) if not device.is_plain]:
+            workers = self._on(device)
+            if not self._gpus or not self._schedule.has_waiting(device.takes):
+                self._end([worker for worker in workers if worker.job is None])
+            elif not workers and self._can_start_worker(device):
+                self._start_worker(device)
+
+    def _can_start_worker(self, device: Device) -> bool:
+        """Return whether a device for one kind of job may have a worker; on one GPU of a group, only while a job can start."""
+        return device.takes is not evaluates or (self._schedule.has_ready(evaluates) and self._is_free(device))
+
+    def _is_free(self, device: Device) -> bool:
+        """Return whether no job runs on the device's GPUs, and no snapshot waits for them."""
+        if device.group is not None and self._schedule.has_ready(device.group.takes):
+            return False
+        others = device.parts if device.group is None else [device.group]
+        return not any(worker.job for other in others for worker in self._on(other))
+
+    def _start_worker(self, device: Device) -> None:
+        most = self._on_cpus.most if device.gpu is None else sum(gpu.most for gpu in self._gpus if not gpu.parts)
         settings = WorkerSettings(
             threads=max(1, self._cores // (self._chosen or most)),
             gpu=device.gpu,
-            feeding=max(1, len(self._gpus)),
+            processes=device.processes,
+            feeding=max(1, sum(gpu.group is None for gpu in self._gpus)),
             environment=dict(os.environ),
         )
         mine, theirs = self._context.Pipe()
@@ -190,18 +196,25 @@ class _Run:
             worker.had_company, worker.load = True, None
         self._workers.append(_Worker(process=process, connection=mine, device=device))
 
-    def _on(self, device: _Device) -> list[_Worker]:
+    def _on(self, device: Device) -> list[_Worker]:
         return [worker for worker in self._workers if worker.device is device and not worker.retired]
 
     def _assign_jobs(self) -> bool:
         """Assign a job to every idle worker. Return False if no job runs and none can start."""
+        if not self._control.stop_requested():
+            self._staff()
         for worker in [worker for worker in self._workers if worker.job is None and not worker.retired]:
             if self._control.stop_requested():
                 break
+            if not self._is_free(worker.device):
+                continue
             running = [other.job for other in self._workers if other.job is not None]
-            job = self._schedule.take(worker.last, running)
+            job = self._schedule.take(worker.last, running, worker.device.takes)
             if job is None:
                 continue
+            # Their memory is needed.
+            for part in worker.device.parts:
+                self._end(self._on(part))
             worker.job, worker.had_company = job, len(self._on(worker.device)) > 1
             # The death of a worker is handled when its pipe is read.
             with contextlib.suppress(OSError):
@@ -232,8 +245,12 @@ class _Run:
         job = worker.job
         if kind == "device":
             worker.started = True
-            if rest[0] == "cpu":
+            if rest[0] == "cpu" and worker.device.is_plain:
                 self._use_cpus(worker)
+            elif rest[0] == "cpu" and worker.device.parts:
+                self._observer.reported(
+                    f"torch finds no GPU; {worker.device.processes} processes pretrain each snapshot on the CPUs"
+                )
         elif kind == "load":
             worker.load = rest[0]
             self._add_workers(worker.device)
@@ -243,14 +260,11 @@ class _Run:
             self._observer.progressed(job, *rest)
         elif job is not None:
             worker.job, worker.last = None, job
-            if kind == "done":
-                self._schedule.finish(job)
-                self._observer.finished(job, rest[0])
-            elif isinstance(rest[0], OutOfMemory) and worker.had_company:
+            if isinstance(rest[0], OutOfMemory) and worker.had_company:
                 self._back_off(worker, job, "ran out of memory")
                 self._retire(worker)
-            else:
-                self._schedule.fail(rest[0])
+            elif (report := self._schedule.end(job, (kind, rest[0]))) is not None:
+                self._observer.finished(job, report)
 
     def _use_cpus(self, worker: _Worker) -> None:
         """Count a worker as one on CPUs, and start the others that CPUs have room for."""
@@ -260,9 +274,9 @@ class _Run:
             while len(self._workers) < min(self._on_cpus.most, self._most_jobs):
                 self._start_worker(self._on_cpus)
 
-    def _add_workers(self, device: _Device) -> None:
+    def _add_workers(self, device: Device) -> None:
         """Add workers to a GPU that the present ones leave idle."""
-        if self._chosen is not None or self._control.stop_requested():
+        if self._chosen is not None or not device.is_plain or self._control.stop_requested():
             return
         workers = self._on(device)
         wanted = min(more_workers([worker.load for worker in workers], device.most), self._schedule.waiting)
@@ -284,8 +298,7 @@ class _Run:
     def _retire(self, worker: _Worker) -> None:
         """End a worker, which frees its memory, and keep its device in use."""
         worker.retired = True
-        self._end_workers([worker])
-        self._workers.remove(worker)
+        self._end([worker])
         if not self._on(worker.device):
             self._start_worker(worker.device)
 
@@ -309,8 +322,14 @@ class _Run:
                     "or a smaller batch; saved results are kept."
                 )
             )
-        if self._schedule.waiting and not self._on(worker.device):
+        runs_all_jobs = worker.device.is_plain or worker.device is self._on_cpus
+        if self._schedule.waiting and runs_all_jobs and not self._on(worker.device):
             self._start_worker(worker.device)
+
+    def _end(self, workers: Sequence[_Worker]) -> None:
+        """End idle workers."""
+        self._end_workers(workers)
+        self._workers = [worker for worker in self._workers if worker not in workers]
 
     def _end_workers(self, workers: Sequence[_Worker]) -> None:
         for worker in workers:

@@ -35,13 +35,13 @@ class NodeReport:
         sees_workspace: Whether it reads the nonce.
         missing: Folders of the data that it lacks.
         versions: Versions of its libraries.
-        locked_twice: Whether it locked the file that another process holds.
+        shares_locks: Whether it was refused the lock that another process holds.
     """
 
     sees_workspace: bool
     missing: tuple[str, ...]
     versions: Mapping[str, str]
-    locked_twice: bool
+    shares_locks: bool
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def probing(place: Place) -> Iterator[Probe]:
     try:
         write_text(nonce, name)
         with lock.open("w") as handle:
-            # A file system without locks refuses; then no node locks it twice, and files are written without locks.
+            # On a file system without locks, no node finds it locked.
             with suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX)
             roots = tuple(str(root) for root in place.roots if root.is_dir())
@@ -64,15 +64,18 @@ def probing(place: Place) -> Iterator[Probe]:
 
 def inspect_node(probe: Probe) -> NodeReport:
     """Return what this node sees."""
-    locked_twice = False
+    shares_locks = False
+    # A file system without locks refuses for another reason.
     with suppress(OSError), open(probe.lock, "r+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked_twice = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            shares_locks = True
     return NodeReport(
         sees_workspace=Path(probe.nonce).is_file(),
         missing=tuple(root for root in probe.roots if not Path(root).is_dir()),
         versions=library_versions(),
-        locked_twice=locked_twice,
+        shares_locks=shares_locks,
     )
 
 

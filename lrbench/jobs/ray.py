@@ -16,16 +16,15 @@ from typing import Any
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
+from lrbench.core.errors import FailureError, InputError, LrbenchError
 from lrbench.core.locks import use_leases
 from lrbench.core.machine import DISTRIBUTION, library_versions
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job, PretrainJob
-from lrbench.jobs.local import STOPPED, Observer
 from lrbench.jobs.nodes import inspect_node, node_problem, probing
 from lrbench.jobs.preparation import PrepareJob
 from lrbench.jobs.ray_task import Board, Room, load_ray, perform
-from lrbench.jobs.schedule import Schedule
+from lrbench.jobs.schedule import Observer, Schedule
 
 # Seconds for which the driver waits for jobs before it looks at messages.
 _POLL_SECONDS = 1.0
@@ -151,16 +150,14 @@ class _Driver:
         self._leases = check_nodes(self._place)
         if self._leases:
             root = self._place.workspace.root
-            self._observer.reported(f"locks in {root} hold on one node alone, so that leases are used instead")
+            self._observer.reported(f"locks in {root} do not reach all nodes, so that leases are used instead")
         while True:
             self._hand_over()
             if not self._running and (not self._schedule.waiting or not self._awaits_nodes()):
                 break
             self._receive()
         self._forward(self._take_messages())
-        if self._control.stop_requested() or self._schedule.was_interrupted:
-            raise InterruptedWork(STOPPED)
-        if (error := self._schedule.error()) is not None:
+        if (error := self._schedule.error(stopped=self._control.stop_requested())) is not None:
             raise error
 
     def _nodes(self) -> list[dict[str, float]]:
@@ -268,7 +265,7 @@ class _Driver:
     def _end(self, job: Job, reference: Any) -> None:
         exceptions = self._ray.exceptions
         try:
-            kind, content = self._ray.get(reference)
+            outcome = self._ray.get(reference)
         except exceptions.TaskCancelledError:
             self._schedule.put_back(job)
             return
@@ -283,12 +280,8 @@ class _Driver:
         except exceptions.RayError as error:
             self._start_again(job, self._losses, _MOST_LOSSES, f"its worker or node was lost ({type(error).__name__})")
             return
-        if kind == "done":
-            self._schedule.finish(job)
-            self._observer.finished(job, str(content))
-        else:
-            assert isinstance(content, LrbenchError)
-            self._schedule.fail(content)
+        if (report := self._schedule.end(job, outcome)) is not None:
+            self._observer.finished(job, report)
 
     def _start_again(self, job: Job, counts: dict[str, int], most: int, reason: str) -> None:
         counts[job.name] = counts.get(job.name, 0) + 1
@@ -346,7 +339,7 @@ def check_nodes(place: Place) -> bool:
                 ) from error
             if (problem := node_problem(name, report, place.workspace.root, library_versions())) is not None:
                 raise InputError(problem)
-            are_local |= report.locked_twice
+            are_local |= not report.shares_locks
     if are_local:
         use_leases()
     return are_local

@@ -12,8 +12,7 @@ from lrbench.core.control import Control
 from lrbench.core.locks import use_leases
 from lrbench.core.machine import available_cores
 from lrbench.core.workspace import Place
-from lrbench.jobs.group import pretrain_in_group
-from lrbench.jobs.job import Job, PretrainJob
+from lrbench.jobs.job import Job
 from lrbench.jobs.worker import WorkerSettings, outcome, prepare_process
 
 # Seconds between two exchanges of a job with the driver.
@@ -121,9 +120,6 @@ def perform(
     gpu = None if room.gpus else ""
     prepare_process(WorkerSettings(threads=room.cpus, gpu=gpu, feeding=max(1, available_cores() // room.cpus)))
     control = _JobControl(board, job.name)
-    if isinstance(job, PretrainJob) and room.gpus > 1:
-        result = pretrain_in_group(job, suite, place, control, int(room.gpus))
-    else:
-        result = outcome(job, suite, place, control)
+    result = outcome(job, suite, place, control, max(1, int(room.gpus)))
     control.exchange()
     return result

@@ -1,10 +1,29 @@
-"""Order of a suite's jobs: which can start, which are done, and what failed."""
+"""Order of a suite's jobs: which can start, which are done, and what failed. Every engine runs jobs by it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, LrbenchError
 from lrbench.jobs.job import Job
+
+_STOPPED = "stopped; all work so far is saved. Run the same command again to continue."
+
+
+class Observer(Protocol):
+    """Callbacks for the progress of a suite's jobs."""
+
+    def started(self, job: Job) -> None:
+        """Called when a job starts."""
+
+    def progressed(self, job: Job, done: int, total: int, unit: str) -> None:
+        """Called when a job has made progress."""
+
+    def finished(self, job: Job, line: str) -> None:
+        """Called when a job is done, with its one-line report."""
+
+    def reported(self, text: str) -> None:
+        """Called with a message of a job."""
 
 
 class Schedule:
@@ -54,9 +73,13 @@ class Schedule:
 
         return self._waiting.pop(max(ready, key=preference).name)
 
-    def has_ready(self) -> bool:
+    def has_ready(self, fits: Callable[[Job], bool] = lambda job: True) -> bool:
         """Return whether a waiting job needs no other."""
-        return any(self._done.issuperset(job.needs) for job in self._waiting.values())
+        return any(self._done.issuperset(job.needs) and fits(job) for job in self._waiting.values())
+
+    def has_waiting(self, fits: Callable[[Job], bool]) -> bool:
+        """Return whether one of these jobs has not started."""
+        return any(map(fits, self._waiting.values()))
 
     def put_back(self, job: Job) -> None:
         """Let a job that was taken start again."""
@@ -70,13 +93,37 @@ class Schedule:
         """Record the error of a job; jobs that need it never start."""
         self._errors.append(error)
 
+    def end(self, job: Job, outcome: tuple[str, object]) -> str | None:
+        """Record the outcome of a job, `done` with its report or `failed` with its error; return the report."""
+        kind, content = outcome
+        if kind == "done":
+            self.finish(job)
+            return str(content)
+        assert isinstance(content, LrbenchError)
+        self.fail(content)
+        return None
+
+    @property
+    def errors(self) -> tuple[LrbenchError, ...]:
+        """The errors of jobs so far."""
+        return tuple(self._errors)
+
     @property
     def was_interrupted(self) -> bool:
         """Whether a job ended because a stop was requested."""
         return any(isinstance(error, InterruptedWork) for error in self._errors)
 
-    def error(self) -> LrbenchError | None:
-        """Return the first error with the number of other errors and of jobs that could not start, or None."""
+    def error(self, *, stopped: bool) -> LrbenchError | None:
+        """Return what a run should raise at its end, or None.
+
+        Args:
+            stopped: Whether a stop was requested.
+
+        Returns:
+            The interruption; else the first error with the number of other errors and of jobs that could not start.
+        """
+        if stopped or self.was_interrupted:
+            return InterruptedWork(_STOPPED)
         if not self._errors:
             return None
         first = self._errors[0]

@@ -190,7 +190,7 @@ def check_this_node(root: Path) -> None:
         sees_workspace=path.is_file(),
         missing=tuple(folder for folder in content.get("roots", ()) if not Path(folder).is_dir()),
         versions=library_versions(),
-        locked_twice=False,
+        shares_locks=True,
     )
     if (problem := node_problem(name, report, root, content.get("versions", {}))) is not None:
         raise InputError(problem)

@@ -114,7 +114,7 @@ def divide(
     run: Sequence[str],
     leaderboard: Sequence[str],
     *,
-    processes: int = 1,
+    gpus: int = 1,
     most: int = MOST_SCRIPTS,
 ) -> list[Script]:
     """Divide jobs into scripts, those needed by others first and the leaderboard last.
@@ -123,7 +123,7 @@ def divide(
         jobs: Missing jobs of a plan.
         run: Command that runs the whole suite.
         leaderboard: Command that writes its pages.
-        processes: Processes that pretrain a snapshot together.
+        gpus: GPUs on which a snapshot is pretrained.
         most: Largest number of scripts, above which there is one for each seed.
     """
     members: dict[str, list[Job]] = {}
@@ -136,7 +136,7 @@ def divide(
                 command=(
                     *run,
                     *(part for job in group for part in ("--job", job.name)),
-                    *(("--processes", str(processes)) if processes > 1 and isinstance(group[0], PretrainJob) else ()),
+                    *(("--gpus", str(gpus)) if gpus > 1 and isinstance(group[0], PretrainJob) else ()),
                 ),
                 needs=tuple(sorted({need for job in group for need in job.needs})),
             )
@@ -144,7 +144,8 @@ def divide(
         ]
     else:
         seeds = sorted({job.key.seed for job in jobs if isinstance(job, PretrainJob | TransferJob)})
-        scripts = [Script(name=f"seed{seed}", command=(*run, "--seed", str(seed))) for seed in seeds]
+        several = ("--gpus", str(gpus)) if gpus > 1 else ()
+        scripts = [Script(name=f"seed{seed}", command=(*run, "--seed", str(seed), *several)) for seed in seeds]
     needed = {need for script in scripts for need in script.needs}
     last = tuple(script.name for script in scripts if script.name not in needed)
     return [*scripts, Script(name=LEADERBOARD, command=tuple(leaderboard), needs=last)]

@@ -1,14 +1,16 @@
-"""Run a suite's jobs under `torchrun`: all processes train each snapshot together; transfers are divided among them."""
+"""Run a suite's jobs under `torchrun`: all processes train each snapshot together, and each takes transfers of its own."""
 
+from collections import deque
 from collections.abc import Sequence
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
-from lrbench.core.errors import InterruptedWork, LrbenchError
+from lrbench.core.errors import LrbenchError, picklable
 from lrbench.core.workspace import Place
 from lrbench.jobs.job import Job, PretrainJob
-from lrbench.jobs.local import STOPPED, Observer
+from lrbench.jobs.schedule import Observer, Schedule
+from lrbench.jobs.worker import outcome as run_job
 
 
 def run_jobs_together(
@@ -25,36 +27,53 @@ def run_jobs_together(
         ranks: The processes.
 
     Raises:
-        LrbenchError: The first error of any process.
+        LrbenchError: The first error of a job.
         InterruptedWork: Stopped; unfinished work was saved.
     """
-    observed = ObservedControl(control, observer)
-    for job in jobs:
-        if isinstance(job, PretrainJob):
-            if ranks.is_main:
-                observer.started(job)
-            line = job.run_together(suite, place, observed.of(job), ranks)
-            if ranks.is_main:
-                observer.finished(job, line)
-            # A signal may reach one process before another.
-            if any(ranks.all_gather(control.stop_requested())):
-                raise ranks.mark_shared(InterruptedWork(STOPPED))
-    transfers = [job for job in jobs if not isinstance(job, PretrainJob)]
-    failure: LrbenchError | None = None
-    for job in transfers[ranks.rank :: ranks.world_size]:
-        if control.stop_requested():
-            break
-        observer.started(job)
+    schedule, observed = Schedule(jobs), ObservedControl(control, observer)
+    # Every process takes the same snapshots in the same order.
+    while (job := schedule.take(fits=lambda job: isinstance(job, PretrainJob))) is not None:
+        assert isinstance(job, PretrainJob)
+        if ranks.is_main:
+            observer.started(job)
+        outcome: tuple[str, object]
         try:
-            observer.finished(job, job.run(suite, place, observed.of(job)))
+            outcome = "done", job.run_together(suite, place, observed.of(job), ranks)
         except LrbenchError as error:
-            failure = failure or error
-    outcomes = ranks.all_gather((failure, control.stop_requested()))
-    if any(stopped for _, stopped in outcomes):
-        raise ranks.mark_shared(InterruptedWork(STOPPED))
-    first = next((error for error, _ in outcomes if error is not None), None)
-    if first is not None:
-        raise ranks.mark_shared(first)
+            # Without one of its processes the group cannot go on.
+            if not error.shared:
+                raise
+            outcome = "failed", error
+        report = schedule.end(job, outcome)
+        if ranks.is_main and report is not None:
+            observer.finished(job, report)
+        # A signal may reach one process before another.
+        if any(ranks.all_gather(control.stop_requested() or schedule.was_interrupted)):
+            _raise_together(schedule, ranks, stopped=True)
+    last: Job | None = None
+    # The latest jobs of the other processes.
+    others: deque[Job] = deque(maxlen=ranks.world_size - 1)
+    while not control.stop_requested() and (job := schedule.take(last, others)) is not None:
+        if not ranks.claim(job.name):
+            schedule.finish(job)
+            others.append(job)
+            continue
+        observer.started(job)
+        report = schedule.end(job, run_job(job, suite, place, observed.of(job)))
+        if report is not None:
+            observer.finished(job, report)
+        last = job
+    gathered = ranks.all_gather((tuple(map(picklable, schedule.errors)), control.stop_requested()))
+    known = {str(error) for error in schedule.errors}
+    for failure in [failure for errors, _ in gathered for failure in errors if str(failure) not in known]:
+        schedule.fail(failure)
+    _raise_together(schedule, ranks, stopped=any(stopped for _, stopped in gathered))
+
+
+def _raise_together(schedule: Schedule, ranks: ProcessGroup, *, stopped: bool) -> None:
+    """Raise in every process what ends the run, if anything."""
+    if (error := schedule.error(stopped=stopped)) is not None:
+        raise ranks.mark_shared(error)
 
 
 class ObservedControl(Control):

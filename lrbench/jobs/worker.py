@@ -14,14 +14,12 @@ from threading import Lock
 
 from lrbench.config import Suite
 from lrbench.core.control import Control
-from lrbench.core.errors import LrbenchError, as_user_error
+from lrbench.core.errors import as_user_error, picklable
 from lrbench.core.machine import share_cores
 from lrbench.core.workspace import Place
 from lrbench.jobs.gpus import Load
-from lrbench.jobs.job import Job
-
-PRELOADED = ("lrbench.pretrain.segments", "lrbench.transfer.cell", "timm", "pyarrow.parquet", "pandas")
-"""Modules that workers need, some of which import lazily. Importing them takes seconds; none of them initialises CUDA."""
+from lrbench.jobs.group import pretrain_in_group
+from lrbench.jobs.job import Job, PretrainJob
 
 # Seconds between two messages of progress, and between two looks at whether the parent is alive.
 _PROGRESS_SECONDS = 0.2
@@ -36,12 +34,14 @@ class WorkerSettings:
     Attributes:
         threads: CPU threads for computing.
         gpu: Value of CUDA_VISIBLE_DEVICES; None to leave it as it is.
+        processes: Processes that pretrain a snapshot together, one on each of its GPUs.
         feeding: Number of GPUs that workers of this run feed.
         environment: Environment variables; None to keep those that the process was started with.
     """
 
     threads: int
     gpu: str | None = None
+    processes: int = 1
     feeding: int = 1
     environment: Mapping[str, str] | None = None
 
@@ -146,13 +146,13 @@ def work(connection: Connection, stop: Event, suite: Suite, place: Place, settin
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
     device = prepare_process(settings)
-    control.measures_load = device == "cuda"
+    control.measures_load = device == "cuda" and settings.processes == 1
     # The pipe breaks when the parent is gone.
     with contextlib.suppress(EOFError, OSError):
         connection.send(("device", device))
         job: Job | None
         while (job := connection.recv()) is not None:
-            connection.send(outcome(job, suite, place, control))
+            connection.send(outcome(job, suite, place, control, settings.processes))
 
 
 def prepare_process(settings: WorkerSettings) -> str:
@@ -176,16 +176,19 @@ def prepare_process(settings: WorkerSettings) -> str:
     return device.type
 
 
-def outcome(job: Job, suite: Suite, place: Place, control: Control) -> tuple[str, object]:
-    """Run a job; return `done` with its report, or `failed` with its error, which can be pickled."""
+def outcome(job: Job, suite: Suite, place: Place, control: Control, processes: int = 1) -> tuple[str, object]:
+    """Run a job; return `done` with its report, or `failed` with its error, which can be pickled.
+
+    Args:
+        job: The job.
+        suite: Passed to the job.
+        place: Passed to the job.
+        control: Passed to the job.
+        processes: Processes that pretrain a snapshot together.
+    """
     try:
+        if processes > 1 and isinstance(job, PretrainJob):
+            return "done", pretrain_in_group(job, suite, place, control, processes)
         return "done", job.run(suite, place, control)
     except Exception as error:
-        return "failed", plain(as_user_error(error, f"`{job.name}`"))
-
-
-def plain(error: LrbenchError) -> LrbenchError:
-    """Return the error without what cannot be pickled: traceback, cause and extra attributes."""
-    kind = next(base for base in type(error).__mro__ if base.__module__ == "lrbench.core.errors")
-    plain: LrbenchError = kind(str(error))
-    return plain
+        return "failed", picklable(as_user_error(error, f"`{job.name}`"))

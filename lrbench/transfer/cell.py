@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_FIT, SOURCE_HITS, find_protocol
+from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_FIT, SOURCE_HITS, find_protocol, source_splits
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import sha256_json
 from lrbench.core.machine import device_name, library_versions
 from lrbench.core.workspace import Place
-from lrbench.data.examples import SplitName, TaskData
+from lrbench.data.examples import TaskData
 from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.devices import computing_threads, is_out_of_memory
 from lrbench.models.network_cost import NetworkCost, measure_cost
@@ -148,7 +148,7 @@ class Transfer:
     def _predict_source(self, cell: Cell) -> Path:
         place, network = self._place, self._network
         is_hits, is_fit = cell.protocol == SOURCE_HITS.name, cell.protocol == SOURCE_FIT.name
-        splits: tuple[SplitName, ...] = ("train", "conflict") if is_hits else ("train",) if is_fit else ("test",)
+        splits = source_splits(cell.protocol)
         source = open_source_images(
             cell.task, network.input, splits, place.roots, place.partial, place.pixel_cache, self._control
         )

@@ -1,5 +1,6 @@
-"""Pretraining by several processes that lrbench starts itself."""
+"""Pretraining on several GPUs by processes that lrbench starts itself. Processes on CPUs stand for those on GPUs."""
 
+import multiprocessing
 import os
 import signal
 from dataclasses import dataclass
@@ -7,33 +8,78 @@ from dataclasses import dataclass
 import pytest
 
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InterruptedWork
-from lrbench.jobs.group import pretrain_in_group, run_jobs_in_groups
-from lrbench.jobs.job import PretrainJob
+from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.jobs.devices import grouped_gpus
+from lrbench.jobs.group import pretrain_in_group
+from lrbench.jobs.job import PRELOADED, Job, PretrainJob
+from lrbench.jobs.local import run_jobs
+from lrbench.jobs.preparation import with_preparation
 from lrbench.store.suites import write_effective
 from tests.helpers import make_home
 from tests.jobs.helpers import Watcher
 from tests.jobs.results import weights
-from tests.pretrain.helpers import finished, key, torchrun
+from tests.pretrain.helpers import Ranks, key
 
 
-def jobs_of(stages):
-    return [
-        PretrainJob(name=f"pretrain {stage}", needs=(f"pretrain {stage - 1}",) if stage else (), key=key("step", stage))
-        for stage in range(stages)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Sees(Job):
+    """Report the GPUs of its process, once both such jobs run."""
+
+    def run(self, suite, place, control):
+        (place.workspace.root / self.name).touch()
+        while not all((place.workspace.root / name).exists() for name in ("left", "right")):
+            pass
+        return f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
+
+    def task_of(self, suite):
+        return suite.source
 
 
-def test_group_trains_as_torchrun_does(tiny, place, home, tmp_path, monkeypatch):
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Two GPUs that torch cannot use. Workers are forked where torch is imported, instead of importing it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0", "1"))
+    monkeypatch.setattr("lrbench.jobs.local.multiprocessing.get_context", lambda method: context)
+
+
+def test_gpus_pretrain_together_and_then_work_apart(tiny, place, home, tmp_path, monkeypatch, two_gpus):
     write_effective(place.workspace, tiny)
+    pretraining = [
+        PretrainJob(name="first", key=key("step", 0)),
+        PretrainJob(name="second", needs=("first",), key=key("step", 1)),
+    ]
+    others = [Sees(name=name, needs=("second",)) for name in ("left", "right")]
     watcher = Watcher()
-    run_jobs_in_groups(jobs_of(4), tiny, place, Control(), watcher, 2)
-    assert len(watcher.lines) == 4 and "source accuracy" in watcher.lines[-1]
+    run_jobs(with_preparation([*pretraining, *others], tiny), tiny, place, Control(), watcher, gpus=2)
+    assert watcher.lines[0] == "images of tiny-source prepared" and "source accuracy" in watcher.lines[2]
+    assert sorted(watcher.lines[3:]) == ["GPU 0", "GPU 1"]
+    assert watcher.messages == ["torch finds no GPU; 2 processes pretrain each snapshot on the CPUs"]
+    # As under torchrun, whose processes have the numbers of a single one (tests/pretrain/test_together.py).
     (tmp_path / "torchrun").mkdir()
     other = make_home(tmp_path / "torchrun", monkeypatch)
-    done = finished(torchrun("pretrain", "tiny.toml", "--seed", "0", "--arm", "step"))
+    done = Ranks("pretrain", "tiny.toml", "--seed", "0", "--arm", "step").finished()
     assert done.status == 0, done.err
-    assert weights(home) == weights(other)
+    trained = {path: digest for path, digest in weights(home).items() if path.endswith("safetensors")}
+    assert len(trained) == 4 and trained.items() <= weights(other).items()
+
+
+def test_groups_divide_the_gpus(lrbench, monkeypatch):
+    devices = grouped_gpus(("0", "1", "2", "3", "4"), 2)
+    assert [device.gpu for device in devices if device.parts] == ["0,1", "2,3"]
+    # The fifth GPU runs transfers alone.
+    assert [device.gpu for device in devices if not device.parts] == ["0", "1", "2", "3", "4"]
+    with pytest.raises(InputError, match=r"this machine has 3 GPUs, but --gpus 4 asks for 4 .* Use at most --gpus 3"):
+        grouped_gpus(("0", "1", "2"), 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    for options, message in (
+        (["--gpus", "2"], "this machine has no GPU, but --gpus 2 asks for 2 for each snapshot. Leave the option out"),
+        (["--gpus", "0.5"], "--gpus 0.5 is below 1"),
+        (["--gpus", "2", "--workers", "2"], "--workers and --gpus cannot be combined"),
+    ):
+        refused = lrbench("run", "tiny.toml", *options)
+        assert refused.status == 2 and message in refused.err
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +111,9 @@ def test_stop_reaches_the_group_and_death_ends_it(tiny, place, dies):
                 self.stop()
 
     control = Stopping()
-    kind, error = pretrain_in_group(Waits(name="a", key=key("step", 0), dies=dies), tiny, place, control, 2)
-    assert kind == "failed"
+    with pytest.raises(FailureError if dies else InterruptedWork) as caught:
+        pretrain_in_group(Waits(name="a", key=key("step", 0), dies=dies), tiny, place, control, 2)
     if dies:
-        assert isinstance(error, FailureError) and "a process of `a` died (exit status -9)" in str(error)
+        assert "a process of `a` died (exit status -9)" in str(caught.value)
     else:
-        assert isinstance(error, InterruptedWork) and sorted(control.texts) == ["0 of 2", "1 of 2"]
+        assert sorted(control.texts) == ["0 of 2", "1 of 2"]

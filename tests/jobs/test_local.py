@@ -14,6 +14,7 @@ from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOf
 from lrbench.jobs.gpus import Load
 from lrbench.jobs.job import Job
 from lrbench.jobs.local import run_jobs
+from lrbench.jobs.preparation import PrepareJob
 from lrbench.jobs.worker import WorkerSettings, work
 from tests.jobs.helpers import Watcher, notes
 
@@ -150,7 +151,7 @@ def on_a_gpu(connection, stop, suite, place, settings):
         connection.send(("load", Load(waiting=0.1, reserved=1 << 30, free=60 << 30)))
         time.sleep(0.5)
         company = len(list(gpu.iterdir())) > 1
-        if job.name.startswith("large") and company:
+        if job.name.startswith("huge") or (job.name.startswith("large") and company):
             connection.send(("failed", OutOfMemory("no memory")))
         else:
             connection.send(("done", settings.gpu))
@@ -183,6 +184,29 @@ def test_job_without_memory_on_a_shared_gpu_starts_again_alone(tiny, place, monk
     run_jobs(jobs, tiny, place, Control(), watcher, workers=2)
     assert len(watcher.lines) == 4
     assert watcher.messages == ["large ran out of memory; it starts again, with one worker process on this device"]
+
+
+def test_job_without_memory_on_a_gpu_of_its_own_fails(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.jobs.local.work", on_a_gpu)
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0",))
+    watcher = Watcher()
+    jobs = [Note(name="huge", weight=9.0), Note(name="job"), Note(name="needs-it", needs=("huge",))]
+    with pytest.raises(FailureError, match="no memory 1 job that depends on it was not started"):
+        run_jobs(jobs, tiny, place, Control(), watcher, workers=2)
+    # It starts again once, alone; the others go on.
+    assert len(watcher.lines) == 1
+    assert watcher.messages == ["huge ran out of memory; it starts again, with one worker process on this device"]
+
+
+def test_images_are_prepared_beside_the_gpus(tiny, place, monkeypatch):
+    """One worker without a GPU prepares them; jobs on GPUs wait for their images alone."""
+    monkeypatch.setattr("lrbench.jobs.local.work", on_a_gpu)
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0",))
+    watcher = Watcher()
+    slow = PrepareJob(name="prepare", task="a")
+    run_jobs([slow, Note(name="other"), Note(name="reads", needs=("prepare",))], tiny, place, Control(), watcher)
+    assert sorted(watcher.lines) == ["", "0", "0"]
+    assert multiprocessing.active_children() == []
 
 
 def test_starting_workers_are_stopped_at_once(tiny, place, monkeypatch):

@@ -88,10 +88,10 @@ def test_only_pretraining_gets_several_gpus(tmp_path, tiny):
     options = SlurmOptions(gpus=4)
     jobs = with_preparation(jobs_of(), tiny)
     gpus, processes = {}, {}
-    for script in divide(jobs, RUN, PAGES, processes=4):
+    for script in divide(jobs, RUN, PAGES, gpus=4):
         text = content(script, "tiny", tmp_path, options, {}, tmp_path)
         gpus[script.kind] = re.findall(r"--gpus=(\d)", text)
-        processes[script.kind] = "--processes 4" in text
+        processes[script.kind] = "--gpus 4" in text
     assert gpus == {"prepare": [], "pretrain": ["4"], "transfer": ["1"], "leaderboard": []}
     assert [kind for kind, several in processes.items() if several] == ["pretrain"]
 

@@ -1,11 +1,16 @@
 """Helpers for tests of pretraining: snapshots of the tiny suite, small networks, single updates, and faults."""
 
 import itertools
+import multiprocessing
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +24,7 @@ from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
 from lrbench.data.batches import Batches
+from lrbench.jobs.job import PRELOADED
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
 from lrbench.pretrain.loop import Trainer
@@ -76,7 +82,7 @@ def stop(suite, wanted, place, updates=2):
         make_snapshot(suite, wanted, place, StopsAfter(updates))
 
 
-def one_after_another(jobs, suite, place, control, observer, *, workers):
+def one_after_another(jobs, suite, place, control, observer, **others):
     """Run jobs in this process, instead of `run_jobs`."""
     for job in jobs:
         job.run(suite, place, control)
@@ -231,3 +237,58 @@ def finished(process, timeout=180) -> Outcome:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return Outcome(process.returncode, out, err)
+
+
+class Ranks:
+    """The processes of one group with torchrun's environment, forked where torch is imported; torchrun takes ten times as long.
+
+    Args:
+        arguments: Of lrbench.
+        processes: Number of processes.
+        entry: Script to run instead of lrbench.
+    """
+
+    def __init__(self, *arguments: str, processes: int = 2, entry: str | None = None) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
+        self._errors = [Path(f"errors-{port}-{rank}") for rank in range(processes)]
+        self._processes = []
+        for rank, errors in enumerate(self._errors):
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            environment = os.environ | {name: str(value) for name, value in (group | names).items()}
+            process = context.Process(target=run_rank, args=(environment, errors, entry, arguments))
+            process.start()
+            self._processes.append(process)
+
+    def terminate(self) -> None:
+        for process in self._processes:
+            process.terminate()
+
+    def finished(self, timeout: float = 180) -> Outcome:
+        """Wait until all have ended; return the largest status and what all wrote to stderr."""
+        deadline = time.monotonic() + timeout
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        late = [process for process in self._processes if process.is_alive()]
+        for process in late:
+            process.kill()
+        errors = "".join(path.read_text() for path in self._errors)
+        assert not late, errors
+        return Outcome(max(abs(process.exitcode) for process in self._processes), "", errors)
+
+
+def run_rank(environment, errors, entry, arguments):
+    """Run lrbench or another script in this process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in (1, 2):
+        os.dup2(os.open(errors if number == 2 else os.devnull, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["lrbench", *arguments]
+    if entry is None:
+        runpy.run_module("lrbench", run_name="__main__")
+    else:
+        runpy.run_path(entry, run_name="__main__")

@@ -1,11 +1,6 @@
 """Pretraining with several processes over Gloo, started by torchrun, or as torchrun starts them."""
 
 import json
-import multiprocessing
-import os
-import runpy
-import socket
-import sys
 import time
 from pathlib import Path
 
@@ -15,71 +10,15 @@ import pytest
 from lrbench.config import load_suite
 from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
-from lrbench.jobs.worker import PRELOADED
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.loading import load_raw
 from lrbench.pretrain.source import Evaluator, open_source
 from lrbench.store.snapshots import read_metadata
-from tests.helpers import TINY_SUITE, Outcome
-from tests.pretrain.helpers import CPU, finished, key, make, torchrun
+from tests.helpers import TINY_SUITE
+from tests.pretrain.helpers import CPU, Ranks, finished, key, make, torchrun
 
 # GroupNorm instead of BatchNorm: results do not depend on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
-
-
-class Ranks:
-    """The processes of one group with torchrun's environment, forked where torch is imported; torchrun takes ten times as long.
-
-    Args:
-        arguments: Of lrbench.
-        processes: Number of processes.
-        entry: Script to run instead of lrbench.
-    """
-
-    def __init__(self, *arguments: str, processes: int = 2, entry: str | None = None) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
-        self._errors = [Path(f"errors-{port}-{rank}") for rank in range(processes)]
-        self._processes = []
-        for rank, errors in enumerate(self._errors):
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            environment = os.environ | {name: str(value) for name, value in (group | names).items()}
-            process = context.Process(target=run_rank, args=(environment, errors, entry, arguments))
-            process.start()
-            self._processes.append(process)
-
-    def terminate(self) -> None:
-        for process in self._processes:
-            process.terminate()
-
-    def finished(self, timeout: float = 180) -> Outcome:
-        """Wait until all have ended; return the largest status and what all wrote to stderr."""
-        deadline = time.monotonic() + timeout
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        late = [process for process in self._processes if process.is_alive()]
-        for process in late:
-            process.kill()
-        errors = "".join(path.read_text() for path in self._errors)
-        assert not late, errors
-        return Outcome(max(abs(process.exitcode) for process in self._processes), "", errors)
-
-
-def run_rank(environment, errors, entry, arguments):
-    """Run lrbench or another script in this process."""
-    os.environ.clear()
-    os.environ.update(environment)
-    for number in (1, 2):
-        os.dup2(os.open(errors if number == 2 else os.devnull, os.O_WRONLY | os.O_CREAT), number)
-    sys.argv = ["lrbench", *arguments]
-    if entry is None:
-        runpy.run_module("lrbench", run_name="__main__")
-    else:
-        runpy.run_path(entry, run_name="__main__")
 
 
 def log(home: Path, suite: str, arm: str = "step"):
@@ -95,29 +34,54 @@ def groups(home):
     return load_suite("one.toml")
 
 
-# Counts the group's threads at the end of a process. Leftover ones sometimes abort it, and torchrun then reports failure.
-_THREADS_AT_THE_END = """
-import atexit, os, runpy
+# In the second process, one death. At the end of both, the number of the group's threads: leftover ones sometimes abort a
+# process, and torchrun then reports failure.
+_DIES_ONCE = """
+import atexit, os, runpy, signal
 from pathlib import Path
+from lrbench.pretrain import loop, recovery
+
+loop.SAVE_SECONDS = -1.0
+rank, killed, count = os.environ["RANK"], Path("killed"), 0
+run, train = recovery.Recovery.run, loop.Trainer.train
+
+def dies(self, *arguments):
+    global count
+    count += 1
+    if count == 7 and rank == "1" and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(self, *arguments)
+
+def notes(self, *arguments):
+    with open(f"starts{rank}", "a") as file:
+        print(self.progress.update, file=file)
+    return train(self, *arguments)
 
 def left():
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    Path(f"threads-{os.environ['RANK']}").write_text(str(sum("gloo" in name for name in names)))
+    Path(f"threads{rank}").write_text(str(sum("gloo" in name for name in names)))
 
+recovery.Recovery.run, loop.Trainer.train = dies, notes
 atexit.register(left)
 runpy.run_module("lrbench", run_name="__main__")
 """
 
 
-def test_two_processes_match_one(groups, place, home):
+def test_two_processes_match_one_also_after_a_death(groups, place, home):
+    """torchrun restarts all processes, which resume from the last save."""
     from safetensors.torch import load_file
 
     make(groups, key("hold", 2), place)
     make(groups, key("step", 3), place)
-    (home / "watched.py").write_text(_THREADS_AT_THE_END)
-    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", entry=("watched.py",)))
-    assert done.status == 0, done.err
-    assert [(home / f"threads-{rank}").read_text() for rank in (0, 1)] == ["0", "0"], done.err
+    (home / "entry.py").write_text(_DIES_ONCE)
+    arms = ("--set", 'arms=["step", "hold"]')
+    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", *arms, restarts=2, entry=("entry.py",)))
+    assert done.status == 0 and (home / "killed").exists(), done.err
+    starts = [[int(line) for line in (home / f"starts{rank}").read_text().split()] for rank in (0, 1)]
+    # The second start resumed within the nine updates of the first stage.
+    assert starts[0][0] == 0 and 0 < starts[0][1] < 9 and starts[1] == starts[0]
+    assert [(home / f"threads{rank}").read_text() for rank in (0, 1)] == ["0", "0"], done.err
     for arm in ("step", "hold"):
         mine, theirs = log(home, "one", arm), log(home, "two", arm)
         theirs = theirs[: len(mine)]
@@ -173,43 +137,6 @@ def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
             # A slice is not the whole split, so computing the accuracy fails.
             continue
     assert sorted(np.concatenate(seen).tolist()) == list(range(len(source.test)))
-
-
-def test_killed_process_is_restarted_and_resumes(groups, place, home, tmp_path):
-    """torchrun restarts all processes, which resume from the last save."""
-    make(groups, key("step", 2), place)
-    entry = tmp_path / "entry.py"
-    marker = tmp_path / "killed"
-    entry.write_text(
-        "import os, signal\n"
-        "from lrbench.pretrain import loop, recovery\n"
-        "loop.SAVE_SECONDS = -1.0\n"
-        "run = recovery.Recovery.run\n"
-        "count = 0\n"
-        "def dies(self, *arguments):\n"
-        "    global count\n"
-        "    count += 1\n"
-        f"    if count == 7 and os.environ['RANK'] == '1' and not os.path.exists({str(marker)!r}):\n"
-        f"        open({str(marker)!r}, 'w').close()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return run(self, *arguments)\n"
-        "recovery.Recovery.run = dies\n"
-        "train = loop.Trainer.train\n"
-        "def tells(self, *arguments):\n"
-        f"    with open({str(tmp_path)!r} + '/starts' + os.environ['RANK'], 'a') as file:\n"
-        "        print(self.progress.update, file=file)\n"
-        "    return train(self, *arguments)\n"
-        "loop.Trainer.train = tells\n"
-        "from lrbench.cli import main\n"
-        "main()\n"
-    )
-    done = finished(torchrun("pretrain", "two.toml", "--seed", "0", "--arm", "step", restarts=2, entry=(str(entry),)))
-    assert done.status == 0 and marker.exists(), done.err
-    starts = [[int(line) for line in (tmp_path / f"starts{rank}").read_text().split()] for rank in (0, 1)]
-    # The second start resumed within the nine updates of the first stage.
-    assert starts[0][0] == 0 and 0 < starts[0][1] < 9 and starts[1] == starts[0]
-    mine, theirs = log(home, "one"), log(home, "two")
-    assert [line["loss"] for line in theirs[:5]] == pytest.approx([line["loss"] for line in mine], rel=1e-4)
 
 
 def test_number_of_processes_may_change(groups, place, home):
