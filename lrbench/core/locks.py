@@ -1,8 +1,8 @@
 """Locks between processes that make the same file.
 
-Locks of the operating system (`flock`) end with their process. Some shared file systems keep them on one machine, such as
-Lustre with `localflock`. There, processes hold leases: files that their holder touches every few seconds, and that another
-process may take over when they are no longer touched.
+Locks of the operating system (`flock`) end with their process. Some shared file systems have none, or keep them on one
+machine, such as Lustre with `localflock`. There, processes hold leases: files that their holder touches every few seconds,
+and that another process may take over when they are no longer touched.
 """
 
 import errno
@@ -69,8 +69,7 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
     """Hold the lock `.NAME.lock` next to `path`, waiting while another process holds it.
 
     Yields:
-        True when the lock is held. False on a read-only file system, on one without locks, and with a lease: another process
-        may be writing `path`.
+        True when the lock is held. False with a lease and on a read-only file system: another process may be writing `path`.
 
     Raises:
         InterruptedWork: Asked to stop while waiting.
@@ -97,9 +96,14 @@ def locked(path: Path, control: Control) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _acquire(handle, path, control)
+        has_lock = _acquire(handle, path, control)
+        if has_lock:
+            yield True
     finally:
         os.close(handle)
+    if not has_lock:
+        with _leased(path, control):
+            yield False
 
 
 def _acquire(handle: int, path: Path, control: Control) -> bool:
@@ -112,7 +116,6 @@ def _acquire(handle: int, path: Path, control: Control) -> bool:
         except BlockingIOError:
             has_reported = _wait(start, has_reported, path, control)
         except OSError:
-            # Some network file systems have no locks. Files are still written atomically, at worst twice.
             return False
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -265,7 +266,8 @@ def test_without_locks_other_processes_files_are_kept(home, data, no_locks, smal
     assert {path.name for path in theirs.parent.parent.iterdir() if path.is_dir()} == {name, theirs.parent.name}
 
 
-def test_without_locks_the_first_finished_cache_is_used(home, data, no_locks, monkeypatch):
+def test_after_a_lost_lease_the_first_finished_cache_is_used(home, data, monkeypatch):
+    monkeypatch.setattr(pixel_cache, "locked", lambda *arguments: nullcontext(False))
     fill = pixel_cache.PixelCache._write_missing
     seen = []
 

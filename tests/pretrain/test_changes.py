@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from lrbench.core.control import Control
-from lrbench.core.errors import InputError
+from lrbench.core.errors import InputError, InterruptedWork
+from lrbench.core.locks import locked
 from lrbench.pretrain import segments
 from lrbench.pretrain.segments import make_snapshot
 from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path
 from tests.helpers import one_paragraph
-from tests.pretrain.helpers import key, make, one_after_another, stop
+from tests.pretrain.helpers import StopsAfter, key, make, one_after_another, stop
 
 TRAIL = '["step", "hold", "constant", "average", "trail"]'
 
@@ -96,6 +97,14 @@ def test_without_locks_partial_files_are_left_alone(tiny, place, no_locks):
     theirs.write_bytes(b"half")
     make_snapshot(tiny, key("step", 1), place, Control())
     assert theirs.is_file()
+
+
+def test_without_locks_processes_hold_leases(tiny, place, no_locks):
+    path = snapshot_path(place.workspace.checkpoints, "tiny", key("step", 0))
+    with locked(path, Control()) as has_lock:
+        assert not has_lock and path.with_name(".stage0.safetensors.lease").is_file()
+        with pytest.raises(InterruptedWork), locked(path, StopsAfter(0)):
+            pass
 
 
 def test_without_locks_a_concurrent_snapshot_is_kept(tiny, place, no_locks, monkeypatch):
