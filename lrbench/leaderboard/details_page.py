@@ -1,6 +1,7 @@
 """Second page of a suite in Markdown: every comparison and decision, the settings, and the results that are left out."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 from lrbench.config import Suite
@@ -193,7 +194,7 @@ def _settings(suite: Suite, groups: Sequence[Evidence]) -> str:
         )
     )
     entries = [entry for evidence in groups for entry in evidence.entries]
-    devices = sorted({entry.device for entry in entries} - {""})
+    devices = Counter(entry.device for entry in entries if entry.device)
     versions = sorted({entry.versions for entry in entries})
     targets = {
         entry.task: f"{_task(entry.task)}, {code(entry.fingerprint[:12])}: {entry.train_count:,} training and "
@@ -217,7 +218,10 @@ def _settings(suite: Suite, groups: Sequence[Evidence]) -> str:
             for name in suite.targets
             if name in targets
         ],
-        *[f"- Device: {for_markdown(device)}." for device in devices],
+        *[
+            f"- Device: {for_markdown(device)}{f' (results: {count:,})' if len(devices) > 1 else ''}."
+            for device, count in sorted(devices.items())
+        ],
         *[
             f"- Versions: {for_markdown(', '.join(f'{name} {value}' for name, value in json.loads(record).items()))}."
             for record in versions

@@ -480,6 +480,18 @@ def test_first_screen_has_answer_table_and_figure(workspace, tiny):
     assert "decay-minus-control.svg" in lines[figure] and table_end < figure < first_heading
 
 
+def test_results_of_several_gpus_share_a_row_and_are_counted(workspace, tiny):
+    fill(workspace, tiny)
+    for seed, device in enumerate(("NVIDIA A100-SXM4-80GB", "NVIDIA H200")):
+        put(workspace, tiny, stage=2, seed=seed, device=device)
+    page.write(workspace, ["tiny"])
+    text = (workspace.leaderboard / "tiny-details.md").read_text()
+    devices = [line for line in text.splitlines() if line.startswith("- Device: ")]
+    assert devices[0] == "- Device: NVIDIA A100-SXM4-80GB (results: 1)." and "NVIDIA H200 (results: 1)" in devices[1]
+    rows = [row for row in table_after(suite_page(workspace), "## probe: accuracy")[1:] if "step" in row[0]]
+    assert len(rows) == 4 and not any("seed" in cell for row in rows for cell in row[1:])
+
+
 def test_details_decide_on_the_mean_of_targets(workspace, tiny):
     suite = tiny.model_copy(update={"seeds": (0, 1, 2)})
     fill(workspace, suite, lambda row, seed, task: 20 if row[0] == "step" and row[1] > 1 else 8)
