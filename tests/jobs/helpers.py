@@ -1,4 +1,7 @@
-"""Helpers of the tests of jobs: an observer that remembers, and what jobs noted."""
+"""Helpers of the tests of jobs: an observer that remembers, what jobs noted, and which locks are held."""
+
+import re
+from pathlib import Path
 
 
 class Watcher:
@@ -24,3 +27,16 @@ def notes(place):
     """Return the names that jobs appended to a file of the workspace."""
     path = place.workspace.root / "notes.txt"
     return path.read_text().split() if path.is_file() else []
+
+
+def held_locks(folder):
+    """Return the lock files in a folder that processes hold."""
+    inodes = set(re.findall(r":(\d+) ", Path("/proc/locks").read_text()))
+    held = []
+    for path in folder.rglob(".*.lock"):
+        try:
+            if str(path.stat().st_ino) in inodes:
+                held.append(path)
+        except FileNotFoundError:
+            continue
+    return held

@@ -72,17 +72,14 @@ class Namespace:
 
     def kill(self, *texts: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal all processes whose command line or variables contain one of these texts, and return their number."""
-        processes = self._with(*texts)
+        processes = self.processes(*texts)
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, number)
         return len(processes)
 
-    def has(self, *texts: str) -> bool:
-        """Return whether the command line or variables of a process contain one of these texts."""
-        return bool(self._with(*texts))
-
-    def _with(self, *texts: str) -> list[int]:
+    def processes(self, *texts: str) -> list[int]:
+        """Return the processes whose command line or variables contain one of these texts."""
         own = os.stat(f"/proc/{self._first}/ns/pid").st_ino
         processes = []
         for folder in Path("/proc").glob("[0-9]*"):

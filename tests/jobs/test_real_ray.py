@@ -9,17 +9,19 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.helpers import make_home, run_process, tiny_suite_toml
+from tests.helpers import tiny_suite_toml
 from tests.jobs import namespace
+from tests.jobs.helpers import held_locks
 from tests.jobs.ray_cluster import Cluster
 from tests.jobs.results import outcomes, weights
+from tests.jobs.slurm_cluster import wait_for
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
     pytest.mark.skipif(not namespace.is_possible(), reason="this user may not create namespaces"),
 ]
 
-KILLS = int(os.environ.get("LRBENCH_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("LRBENCH_TEST_KILLS", "20"))
 SUITE = tiny_suite_toml(
     arms=["step"],
     targets=["tiny-objects"],
@@ -31,41 +33,22 @@ OPTIONS = ("tiny.toml", "--gpus", "0", "--cpus", "1")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        root = make_home(tmp_path_factory.mktemp("ray"), monkeypatch)
-        (root / "tiny.toml").write_text(SUITE)
-        yield root
-
-
-@pytest.fixture(scope="module")
-def cluster(home):
-    cluster = Cluster(home)
+def cluster(shared_home):
+    cluster = Cluster(shared_home)
     yield cluster
     cluster.close()
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """The same suite, computed by the local engine."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        root = make_home(tmp_path_factory.mktemp("local"), monkeypatch)
-        (root / "tiny.toml").write_text(SUITE)
-        done = run_process("run", "tiny.toml", "--workers", "1", timeout=900)
-        assert done.status == 0, done.err
-    return root
-
-
-def test_node_without_the_workspace_is_named(cluster, home):
-    cluster.start_node("node3", f"mount -t tmpfs tmpfs {home}")
-    driver = cluster.run(*OPTIONS, log=home / "refused.log")
+def test_node_without_the_workspace_is_named(cluster, shared_home):
+    cluster.start_node("node3", f"mount -t tmpfs tmpfs {shared_home}")
+    driver = cluster.run(*OPTIONS, log=shared_home / "refused.log")
     assert driver.wait(300) == 2
-    assert f"the node node3 does not see {home}" in " ".join((home / "refused.log").read_text().split())
+    assert f"the node node3 does not see {shared_home}" in " ".join((shared_home / "refused.log").read_text().split())
     cluster.lose_node("node3")
 
 
-def test_results_survive_lost_workers_nodes_and_drivers(cluster, home, local):
-    rng = random.Random(0)
+def test_results_survive_lost_workers_nodes_and_drivers(cluster, shared_home, local_home):
+    home, rng = shared_home, random.Random(0)
     log = home / "driver.log"
     cluster.start_node("node2")
     driver = None
@@ -77,12 +60,11 @@ def test_results_survive_lost_workers_nodes_and_drivers(cluster, home, local):
                 shutil.rmtree(home / "checkpoints")
                 shutil.rmtree(home / "leaderboard")
             driver = cluster.run(*OPTIONS, log=log)
-        started = time.monotonic()
-        while not cluster.namespace.has("ray::perform") and driver.poll() is None and time.monotonic() < started + 90:
-            time.sleep(0.2)
-        time.sleep(rng.uniform(0.5, 5))
+        # Jobs that hold the lock of their snapshot train; others still import their libraries.
+        wait_for(lambda driver=driver: held_locks(home / "checkpoints") or driver.poll() is not None)
+        time.sleep(rng.uniform(0, 2))
         if kind == "worker":
-            cluster.lose_worker()
+            cluster.lose_worker(rng)
         elif kind == "node":
             cluster.lose_node("node2")
             cluster.start_node("node2")
@@ -96,6 +78,7 @@ def test_results_survive_lost_workers_nodes_and_drivers(cluster, home, local):
     # Two drivers on one suite.
     drivers = [cluster.run(*OPTIONS, log=home / f"driver{number}.log") for number in range(2)]
     assert [driver.wait(900) for driver in drivers] == [0, 0], (home / "driver0.log").read_text()
+    local = local_home()
     assert weights(home) == weights(local)
     assert outcomes(home) == outcomes(local)
     assert {record["device"] for record in outcomes(home).values()} == {"cpu"}
