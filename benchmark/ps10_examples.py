@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lrbench.config import load_task
-from lrbench.config.task import SyntheticFiles
+from lrbench.config.files import SyntheticFiles
 from lrbench.data.synthetic.generator import Request
 from lrbench.data.synthetic.ps10 import CLASSES, PS10, SETS, code_book, complexity_bits
 

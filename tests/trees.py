@@ -347,6 +347,13 @@ def inat2021_mini(root: Path) -> Path:
     return root
 
 
+def class_folders(folder: Path, names: dict[str, str], *, images: int = 3) -> None:
+    """Class folders with images of given names, of which `{}` is the number."""
+    for label, (name, file) in enumerate(names.items()):
+        for number in range(images):
+            save(folder / name / file.format(number), image(label, number))
+
+
 def mine(folder: Path) -> Path:
     """User data: `c0` and `c1` with five PNG images each."""
     for label in range(2):

@@ -13,7 +13,7 @@ from torch import nn
 from lrbench.api.settings import options_of
 from lrbench.cli.progress import showing_progress
 from lrbench.config import load_task
-from lrbench.config.protocols import PROTOCOLS
+from lrbench.config.protocols import PROTOCOLS, requested_protocols
 from lrbench.config.suite import MARGIN
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.control import Control
@@ -135,7 +135,7 @@ def evaluate(
         model: A PyTorch module of any library; an `lrbench.Model`, which also states its input and features; or a reference
             as in `lrbench transfer`, such as `timm:resnet50.a1_in1k`.
         task: A task's name, or the path of a task TOML.
-        protocol: `probe`, `knn`, `finetune`, `fewshot`, `logme` or `depth`.
+        protocol: `probe`, `knn`, `finetune`, `fewshot`, `logme` or `depth`; `head` for tasks that only test a classifier.
         settings: Changes of the protocol's settings, as `{"finetune.updates": 500}`.
         seed: Transfer seed: validation split and order of images.
         data_root: Folder of the data; None for `LRBENCH_DATA`, or else `./data`.
@@ -151,9 +151,9 @@ def evaluate(
     """
     name = str(task)
     load_task(name)
-    if protocol not in PROTOCOLS:
+    if protocol not in requested_protocols():
         problem = PROTOCOLS.broken(protocol) or f"there is no protocol {protocol!r}"
-        raise InputError(f"{problem}. Choose one of {', '.join(PROTOCOLS)}.")
+        raise InputError(f"{problem}. Choose one of {', '.join(requested_protocols())}.")
     reference = _reference(model)
     chosen = TransferSettings().with_changes([protocol], options_of(settings or {}))
     with _temporary_place(data_root, partial=partial, cache=cache) as place, _control(name, progress) as control:

@@ -117,10 +117,10 @@ def describe(result: "Result") -> str:
 
 def _measures(result: "Result") -> str:
     """Return the measures of a protocol that compares snapshots as one line; empty for other protocols."""
-    from lrbench.config.protocols import PROTOCOLS
+    from lrbench.config.protocols import find_protocol
     from lrbench.store.measures import measures_of
 
-    if not PROTOCOLS[result.protocol].compares:
+    if not find_protocol(result.protocol).compares:
         return ""
     return ", ".join(f"{name} {value:.3g}" for name, value in measures_of(result).items())
 

@@ -38,7 +38,8 @@ _MESSAGES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 # Names of union members in pydantic's locations, which are not keys of the file.
 _VARIANTS = {
-    "folders", "split-folders", "lists", "table", "indexed", "hub", "torchvision", "synthetic", "first", "listed", "drawn",
+    "folders", "split-folders", "lists", "table", "indexed", "hub", "torchvision", "synthetic", "test-folders",
+    "test-labels", "first", "listed", "drawn",
     "column", "tuple[str, ...]", "str", "constrained-str", "int", "constrained-int", "float", "[key]",
 }  # fmt: skip
 # Longer values are cut; more problems are only counted.

@@ -27,8 +27,11 @@ class Schedule(Strict):
         epochs: Epoch at which the last stage ends.
         boundaries: Epochs after which the rate falls. Stage i ends at the i-th.
         rates: Learning rate of each stage, one more than there are boundaries.
-        batch: Images per update. An epoch has `train images // batch` updates; the remaining images differ between epochs.
-            `all` makes one update with all training images, computed in pieces.
+        batch: Images per update, over all processes. An epoch has `train images // batch` updates; the remaining images differ
+            between epochs. `all` makes one update with all training images, computed in pieces.
+        momentum: Momentum of SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: Weight decay of SGD.
         augmentation: `crop-flip` (random-resized crop and horizontal flip), `flip`, or `none`.
         trail: Number of equal parts into which the arms `trail` and `small-trail` divide the epochs. They save the weights of
             the runs at the first and at the small rate at the end of each part, except where a stage ends. Parts of the same
@@ -206,6 +209,10 @@ class Training(Strict):
 
 
 class BatchNorm(Strict):
-    """Re-estimation of BatchNorm's running statistics for each snapshot, on `images` training images."""
+    """Re-estimation of BatchNorm's running statistics for each snapshot.
+
+    Attributes:
+        images: Training images on which they are re-estimated.
+    """
 
     images: Annotated[int, Field(ge=2, le=10**9)] = 4096

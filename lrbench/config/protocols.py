@@ -59,7 +59,11 @@ class Probe(Strict):
 
 
 class Knn(Strict):
-    """Nearest neighbours by cosine similarity, with a grid of numbers of neighbours."""
+    """Nearest neighbours by cosine similarity.
+
+    Attributes:
+        neighbours: Grid of the number of neighbours.
+    """
 
     neighbours: Annotated[tuple[Count, ...], Field(min_length=1, max_length=100)] = (1, 5, 10, 20, 50, 100, 200)
 
@@ -71,6 +75,9 @@ class Finetune(Strict):
         rates: Learning rates of the grid.
         decays: Weight decays of the grid, divided by the learning rate before use.
         updates: SGD updates of one run, over which the rate falls to 0 along half a cosine.
+        batch: Images per update.
+        momentum: Nesterov momentum of SGD.
+        augmentation: As in pretraining.
         halving: Stop the worse half of the grid, by validation accuracy, after an eighth, a quarter and half of the updates
             (successive halving, Jamieson and Talwalkar 2016). Saves at least half of the time. Not for published figures,
             because it stops runs that start slowly.
@@ -309,6 +316,18 @@ SOURCE_FIT = Protocol(
 )
 """Predictions of a snapshot on a sample of training images. Snapshots of a suite with `source_fit.images` above 0 have them."""
 
+HEAD = Protocol(
+    name="head",
+    version=1,
+    help="the network's own classifier, on tasks with further test images of its source",
+    module="lrbench.transfer.head",
+    selects=False,
+    logits=False,
+    decides=False,
+)
+"""Predictions of a network's own classifier on the test images of a task with `[head]`. Nothing is transferred; suites do not
+name it."""
+
 HIT_BLOCKS = ("wrong", "right", "conflict")
 """Images of `SOURCE_HITS` in order: wrongly labelled training images, as many rightly labelled ones, the split `conflict`."""
 
@@ -316,19 +335,19 @@ RESERVED = {protocol.name: protocol for protocol in (SOURCE, SOURCE_HITS, SOURCE
 """Protocols of predictions of the source, by name. They transfer nothing."""
 
 
-# Tables of settings that a protocol may read.
-_TABLES = ("probe", "knn", "finetune", "fewshot", "concat")
+TABLES = ("probe", "knn", "finetune", "fewshot", "concat")
+"""Tables of settings that a protocol may read."""
 
 
 def _objection(protocol: Protocol, _protocols: Mapping[str, Protocol]) -> str | None:
     if protocol.trains:
         return "it trains the network (trains=True), which only `finetune` does"
-    unknown = [table for table in protocol.tables if table not in _TABLES]
-    return f"it reads the table {unknown[0]!r}, which is not one of {', '.join(_TABLES)}" if unknown else None
+    unknown = [table for table in protocol.tables if table not in TABLES]
+    return f"it reads the table {unknown[0]!r}, which is not one of {', '.join(TABLES)}" if unknown else None
 
 
 PROTOCOLS: Registry[Protocol] = Registry(
-    _REGISTERED, Group(name="lrbench.protocols", kind=Protocol, reserved=RESERVED, objection=_objection)
+    _REGISTERED, Group(name="lrbench.protocols", kind=Protocol, reserved=(*RESERVED, HEAD.name), objection=_objection)
 )
 """Every transfer protocol by its name, in the order in which they are listed."""
 
@@ -341,8 +360,15 @@ def source_splits(name: str) -> tuple[Literal["train", "test", "conflict"], ...]
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol of a cell: a transfer protocol or a reserved one."""
-    return RESERVED[name] if name in RESERVED else PROTOCOLS[name]
+    """Return the protocol of a cell: a transfer protocol, a reserved one, or `HEAD`."""
+    if name in RESERVED:
+        return RESERVED[name]
+    return HEAD if name == HEAD.name else PROTOCOLS[name]
+
+
+def requested_protocols() -> list[str]:
+    """Return the names of the protocols that a user may ask for."""
+    return [*PROTOCOLS, HEAD.name]
 
 
 def gives_evidence(name: str) -> bool:
@@ -354,6 +380,10 @@ def _refuse_source(name: object) -> object:
     if name == SOURCE.name:
         raise ValueError(
             f"{SOURCE.name!r} is not a transfer protocol; `lrbench run` computes it for every suite: remove it"
+        )
+    if name == HEAD.name:
+        raise ValueError(
+            f"suites do not have the protocol {HEAD.name!r}; `lrbench transfer --protocol head` computes it"
         )
     if name == SOURCE_HITS.name:
         raise ValueError(f"{SOURCE_HITS.name!r} is not a transfer protocol: set source_hits = true instead")

@@ -15,6 +15,7 @@ class FirstSplit(Strict):
     The published code of transfer papers splits Caltech-256 in this way (files 1 to 60 of each class).
 
     Attributes:
+        kind: Name of the rule.
         train: Training images per class.
         test_images: Maximum number of test images per class, the next by name. The others are not used.
     """
@@ -28,6 +29,7 @@ class ListedSplit(Strict):
     """A list of the test images next to the task's TOML. All other images are for training.
 
     Attributes:
+        kind: Name of the rule.
         test: File name of the list, relative to the TOML, with one image per line as `class/file` or file number. The first
             lines may be comments that start with `# `.
         sha256: Hash of the list, which identifies the split.
@@ -70,6 +72,7 @@ class DrawnSplit(Strict):
     its hash.
 
     Attributes:
+        kind: Name of the rule.
         test: Share of each class's images for testing, rounded, at least one image.
         train: Training images per class, instead of `test`. The rest are for testing.
         test_images: Maximum number of test images per class. The others are not used.
@@ -105,6 +108,7 @@ class ColumnSplit(Strict):
     """A column of the table with the split of each image.
 
     Attributes:
+        kind: Name of the rule.
         name: Name of the column.
         train: Value, or several values, for training images.
         test: The same for test images.

@@ -1,5 +1,6 @@
 """Base class and value types of the records that TOML files are read into."""
 
+import inspect
 import re
 from typing import Annotated, Any
 
@@ -73,10 +74,26 @@ def _bounded(arguments: dict[str, Any]) -> dict[str, Any]:
 Arguments = Annotated[dict[str, Any], AfterValidator(_bounded)]
 
 
+def attribute_descriptions(docstring: str | None) -> dict[str, str]:
+    """Return the texts of the section `Attributes` of a docstring, by name. Several names may share a text: `mean, std: …`."""
+    _, _, section = inspect.cleandoc(docstring or "").partition("Attributes:\n")
+    texts: dict[str, str] = {}
+    for entry in re.split(r"^    (?=\S)", section, flags=re.MULTILINE)[1:]:
+        names, _, text = entry.partition(": ")
+        texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return texts
+
+
 class Strict(BaseModel):
-    """Frozen record that refuses unknown keys."""
+    """Frozen record that refuses unknown keys. The docstring's section `Attributes` describes its fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for name, text in attribute_descriptions(cls.__doc__).items():
+            if name in cls.model_fields:
+                cls.model_fields[name].description = text
 
 
 def without_one_thread(content: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,12 @@ ArmName = Annotated[str, key_of(ARMS)]
 
 
 class Model(Strict):
-    """A timm architecture and its keyword arguments."""
+    """The network that is pretrained.
+
+    Attributes:
+        architecture: Name of a timm model.
+        arguments: Keyword arguments of `timm.create_model`.
+    """
 
     architecture: Text
     arguments: Arguments = {}
@@ -56,6 +61,7 @@ class Input(Strict):
         size: Side of the square input in pixels.
         crop_fraction: `size` over the short side to which an image is resized before the centre crop (0.875 for
             resize 256, crop 224).
+        interpolation: Filter of the resize, antialiased.
         mean: Subtracted from each channel, on the scale [0, 1].
         std: Divides each channel, on the scale [0, 1].
         crop_mode: `center` keeps the aspect ratio and crops the centre. `squash` resizes both sides to the same length, as
@@ -82,19 +88,35 @@ class Suite(Strict):
     """One experiment.
 
     Attributes:
-        source: Task to pretrain on.
-        targets: Tasks to transfer to. A suite without targets has no protocols either, and only predicts its source.
-        arms: Learning-rate schedules under test.
-        protocols: Transfer protocols.
-        seeds: Pretraining seeds, the unit of replication.
-        transfer_seeds: Seeds of each transfer (validation split, order of images).
-        protocol_arms: Arms on whose snapshots a protocol is used, by protocol. Default: all arms.
-        validation: Share of training images held out for selection on targets without a validation split.
-        margin: Difference in points of accuracy below which two snapshots count as equivalent.
+        name: Name on the command line, of its folders and of its page.
+        title: Title of its page. Default: the name.
+        source: Task to pretrain on: a name, or the path of a task file relative to the suite file.
+        targets: Tasks to transfer to, by name or path. A suite without targets has no protocols either, and only predicts its
+            source.
+        arms: Learning-rate schedules under test. `auto` needs stages of at least 15 epochs after the warm-up.
+        protocols: Transfer protocols. Predictions of the source (`source`) are always computed and not named.
+        seeds: Pretraining seeds, the unit of replication; fewer than three decide no claim.
+        transfer_seeds: Seeds of each transfer: validation split, order of images, few-shot draw.
+        protocol_arms: Arms on whose snapshots a protocol is used, by protocol, as `{ finetune = ["step", "hold"] }`. Default:
+            all arms.
+        validation: Share of each class held out for selection on targets without a validation split.
+        margin: Difference in points of accuracy below which two snapshots count as equivalent; `lrbench register` fixes it.
         source_hits: Whether each snapshot also predicts the wrongly labelled training images of the source, as many rightly
             labelled ones, and images with conflicting evidence. The source must have such images.
-        books: Whether each pretraining seed has its own code book: seed k is pretrained on the source with book k.
-        study: Study that the suite belongs to.
+        books: Whether each pretraining seed has its own code book: seed k is pretrained on the source with book k,
+            `<source>-book<k>`. The source is of generator `ps10`.
+        study: Study that the suite belongs to; `lrbench study` sets it.
+        model: Network.
+        input: Preprocessing of images.
+        schedule: Pretraining of the arm `step`.
+        training: Computation and log of pretraining.
+        batchnorm: Re-estimation of BatchNorm statistics.
+        probe: Settings of the protocol `probe`.
+        knn: Settings of the protocol `knn`.
+        finetune: Settings of the protocol `finetune`.
+        fewshot: Settings of the protocol `fewshot`.
+        concat: Settings of the protocol `concat`.
+        source_fit: Fit of snapshots to training images of the source.
         task_files: TOML files of unregistered tasks, by task name. `load_suite` adds the paths given as `source` or `targets`.
     """
 

@@ -2,230 +2,18 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from lrbench.config.paths import Address, Below, FileName, NamedBelow, Readable, ReadableOrMore, download_name
-from lrbench.config.splits import ColumnSplit, DrawnSplit, FirstSplit, ListedSplit
-from lrbench.config.strict import Arguments, Count, Finite, Name, Strict, Text, WholeSeed
+from lrbench.config.files import Files, SyntheticFiles
+from lrbench.config.head import Head, TestFoldersFiles, TestLabelsFiles
+from lrbench.config.paths import Address, Below, FileName, NamedBelow, download_name
+from lrbench.config.strict import Count, Finite, Name, Strict, Text
+from lrbench.core.errors import InputError
 
 Metric = Literal["top1", "mean_per_class"]
 METRIC_NAMES = {"top1": "top-1", "mean_per_class": "mean per class"}
-
-
-class FoldersFiles(Strict):
-    """One folder per class in `root`, divided by `split`.
-
-    Attributes:
-        exclude: Folders that are not classes.
-    """
-
-    layout: Literal["folders"]
-    root: ReadableOrMore = "."
-    exclude: tuple[str, ...] = ()
-    split: Annotated[FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
-
-    @model_validator(mode="after")
-    def _check_group(self) -> "FoldersFiles":
-        if isinstance(self.split, DrawnSplit) and self.split.group is not None and self.split.group.column is not None:
-            raise ValueError('split.group.column needs a table (layout = "table"): use pattern for class folders')
-        return self
-
-
-class SplitFoldersFiles(Strict):
-    """`train/<class>/…` and `test/<class>/…`, and optionally `val/<class>/…` for selection.
-
-    Attributes:
-        flat_labels: Candidates for the labels of a folder without class folders; the first that exists is used. A CSV file of
-            image and class, a text file of image and class index, torchvision's `meta.bin`, or ImageNet's development kit,
-            in the root or one of the three folders above it.
-        every: Use every n-th class in the order of their names, from the first, for a smaller task on the same files.
-    """
-
-    layout: Literal["split-folders"]
-    root: ReadableOrMore = "."
-    train: Readable = "train"
-    test: Readable = "test"
-    val: Readable | None = None
-    flat_labels: tuple[Readable, ...] = ()
-    every: Count = 1
-
-
-class ListsFiles(Strict):
-    """Text files that name each split's images.
-
-    Attributes:
-        images: Folder of the images, relative to the root, or several candidates.
-        train: File that names the training images, or several candidates, in the root or next to the image folder.
-        test: The same for the test images.
-        val: The same for validation images, if the data set has them.
-        label: `folder` if the image's folder is the class; `path` if the whole path above the image is (as in SUN397, whose
-            classes are two or three folders deep); `column` if each line ends in the class index.
-        hashes: `md5:…` or `sha256:…` of the list files, by split. A file with another hash is refused as incomplete.
-    """
-
-    layout: Literal["lists"]
-    root: ReadableOrMore = "."
-    images: ReadableOrMore = "."
-    train: ReadableOrMore
-    test: ReadableOrMore
-    val: ReadableOrMore | None = None
-    label: Literal["folder", "path", "column"] = "folder"
-    hashes: dict[Literal["train", "val", "test"], str] = {}
-
-    @field_validator("hashes")
-    @classmethod
-    def _known_algorithm(cls, hashes: dict[str, str]) -> dict[str, str]:
-        for split, value in hashes.items():
-            if not value.startswith(("md5:", "sha256:")):
-                raise ValueError(f"the hash of {split} must start with md5: or sha256:, not {value!r}")
-        return hashes
-
-
-class TableFiles(Strict):
-    """Tables with a header (CSV) of images and classes: one per split, or one that `split` divides.
-
-    Attributes:
-        images: Folder of the images, relative to the root, or several candidates.
-        file: Table of all images, or several candidates, in the root or next to the image folder.
-        train: Table of the training images, instead of `file`.
-        test: Table of the test images.
-        val: Table of the validation images, if there is one.
-        image: Column of the images' paths. Default: the first.
-        label: Column of the classes. Default: the second.
-        ending: Extension to append to the paths, such as `.jpg`.
-        separator: Column separator. Default: a tab in `.tsv` files, else a comma.
-        split: Rule that divides the images of `file`.
-    """
-
-    layout: Literal["table"]
-    root: ReadableOrMore = "."
-    images: ReadableOrMore = "."
-    file: ReadableOrMore | None = None
-    train: ReadableOrMore | None = None
-    test: ReadableOrMore | None = None
-    val: ReadableOrMore | None = None
-    image: str | None = None
-    label: str | None = None
-    ending: str = ""
-    separator: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = None
-    split: Annotated[ColumnSplit | FirstSplit | ListedSplit | DrawnSplit, Field(discriminator="kind")] = DrawnSplit()
-
-    @model_validator(mode="after")
-    def _check_tables(self) -> "TableFiles":
-        tables = [table for table in (self.train, self.test, self.val) if table is not None]
-        if self.file is None and (self.train is None or self.test is None):
-            raise ValueError(
-                "name one table of all images (file), or one each for training and test images (train and test)"
-            )
-        if self.file is not None and tables:
-            raise ValueError("name one table of all images (file), or one for each split (train, test, val), not both")
-        if self.file is None and "split" in self.model_fields_set:
-            raise ValueError("split divides one table of all images (file), but each split has a table here")
-        return self
-
-
-class IndexedFiles(Strict):
-    """Text files that are joined on an image id (not on the line number), as in CUB-200-2011 and NABirds."""
-
-    layout: Literal["indexed"]
-    root: ReadableOrMore = "."
-    folder: Readable = "images"
-    images: Readable = "images.txt"
-    labels: Readable = "image_class_labels.txt"
-    split: Readable = "train_test_split.txt"
-    classes: Readable = "classes.txt"
-
-
-def _require_train_and_test(splits: dict[str, Any]) -> dict[str, Any]:
-    missing = [split for split in ("train", "test") if split not in splits]
-    if missing:
-        raise ValueError(f"there is no {missing[0]!r} among {sorted(splits)}: name both training and test images")
-    return splits
-
-
-class HubFiles(Strict):
-    """A Hugging Face data set, read with `datasets` at a pinned revision.
-
-    Attributes:
-        id: `owner/name`, or a folder of Parquet or image files.
-        revision: Commit hash or tag. Results of different revisions are not compared. Not needed for a folder, which is
-            identified by the sizes of its images.
-        splits: Names of the data set's splits, such as `test = "validation"`.
-        label_offset: Subtracted from every label, for data sets that count from 1.
-    """
-
-    layout: Literal["hub"]
-    id: Text
-    revision: Text | None = None
-    config: Text | None = None
-    image: Text = "image"
-    label: Text = "label"
-    splits: dict[Literal["train", "val", "test"], Text] = {"train": "train", "test": "test"}
-    label_offset: Annotated[int, Field(ge=-(1 << 31), le=1 << 31)] = 0
-
-    @field_validator("splits")
-    @classmethod
-    def _train_and_test(cls, splits: dict[str, str]) -> dict[str, str]:
-        return _require_train_and_test(splits)
-
-
-class TorchvisionFiles(Strict):
-    """A class of `torchvision.datasets`, created for each split.
-
-    Attributes:
-        dataset: Name of the class.
-        splits: Keyword arguments by split, such as `train = { split = "trainval" }`.
-        root: Argument `root` of the class, relative to the data root.
-    """
-
-    layout: Literal["torchvision"]
-    dataset: Text
-    root: ReadableOrMore = "."
-    splits: dict[Literal["train", "val", "test"], Arguments]
-
-    @field_validator("splits")
-    @classmethod
-    def _check_arguments(cls, splits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for split, arguments in splits.items():
-            reserved = sorted({"root", "download"} & arguments.keys())
-            if reserved:
-                raise ValueError(f"{split} holds {reserved[0]!r}, which lrbench sets: remove it")
-        return _require_train_and_test(splits)
-
-
-class SyntheticFiles(Strict):
-    """Images generated from a seed or included in a library, without download.
-
-    Attributes:
-        generator: Part of the synthetic world (`source`, `objects`, `birds`, `indoor`, `sketch`), `ps10` or `digits`.
-        size: Side of the square images in pixels.
-        train: Number of training images.
-        test: Number of test images.
-        options: Parameters of the generator.
-    """
-
-    layout: Literal["synthetic"]
-    generator: Text
-    size: Annotated[int, Field(ge=16, le=1_024)] = 48
-    seed: WholeSeed = 0
-    train: Annotated[int, Field(gt=0, le=10_000_000)]
-    test: Annotated[int, Field(gt=0, le=10_000_000)]
-    options: dict[str, int | Finite] = {}
-
-
-Files = Annotated[
-    FoldersFiles
-    | SplitFoldersFiles
-    | ListsFiles
-    | TableFiles
-    | IndexedFiles
-    | HubFiles
-    | TorchvisionFiles
-    | SyntheticFiles,
-    Field(discriminator="layout"),
-]
 
 
 class Archive(Strict):
@@ -266,6 +54,10 @@ class About(Strict):
     """Information on the data for readers of results.
 
     Attributes:
+        homepage: Page of the data set.
+        licence: Its licence.
+        citation: Publication to cite.
+        notes: Notes that are shown with every result.
         sanity: Expected range of the headline (a fraction) of a ResNet-50 pretrained on ImageNet, by protocol. A result
             outside it may indicate a problem with the data or the weights.
     """
@@ -278,7 +70,13 @@ class About(Strict):
 
 
 class Prepare(Strict):
-    """Format of the pixel cache: `pixels` (uint8, exact) or `jpeg` (re-encoded, for the largest data sets)."""
+    """Format of the pixel cache.
+
+    Attributes:
+        format: `pixels` (uint8, exact) or `jpeg` (re-encoded, for the largest data sets). `lrbench data prepare` measures which
+            would feed training faster from this disk.
+        quality: JPEG quality.
+    """
 
     format: Literal["pixels", "jpeg"] = "pixels"
     quality: Annotated[int, Field(ge=1, le=100)] = 90
@@ -291,18 +89,25 @@ class Task(Strict):
     whole, except `files`, `prepare` and `about`, which are merged key by key.
 
     Attributes:
-        name: Name on the command line and in results.
+        name: Name on the command line and in results: lowercase letters, digits, `.`, `_` and `-`.
+        title: Longer name on pages. Default: the name.
         metric: Headline metric that publications report for the data set.
-        classes: Number of classes. Default: counted from the files.
-        counts: Number of images by split. Data with fewer images is incomplete.
-        least: Minimum number of images per class, by split. A class with fewer images is incomplete.
-        most: Maximum number of images per class, by split. A class with more images contains those of another.
+        classes: Number of classes; data with another number is refused as incomplete. Default: counted.
+        counts: Number of images by split, as `{ train = 5994, test = 5794 }`; data with another number is incomplete. Default:
+            counted.
+        least: Smallest number of images per class, by split, as `{ train = 732 }`. A class with fewer images is incomplete.
+        most: Largest number of images per class, by split. A class with more images contains those of another.
         groups: Names of groups of tasks that it belongs to, for `lrbench transfer --tasks GROUP`.
         untrained_classes: Whether classes may have test images without training images, as in draws of VTAB-1k. Their images
             count as wrong.
-        orientation: `upright` applies the orientation in the images' metadata, `stored` ignores it. Default: `stored` for
-            shipped tasks; in other tasks, images with an orientation are refused.
+        orientation: `upright` applies the orientation in the images' metadata, `stored` ignores it. Without it, images with an
+            orientation are refused, except in shipped tasks, which ignore it.
+        head: Classifier that a task without training images tests.
+        files: Layout of the images on disk.
+        archives: Downloads of `lrbench data fetch`.
         manual: How to get the data by hand when it cannot be downloaded.
+        prepare: Format of the pixel cache.
+        about: Origin of the data, and notes.
     """
 
     name: Name
@@ -315,6 +120,7 @@ class Task(Strict):
     groups: tuple[Name, ...] = ()
     untrained_classes: bool = False
     orientation: Literal["stored", "upright"] | None = None
+    head: Head | None = None
     files: Files
     archives: Annotated[tuple[Archive, ...], Field(max_length=100)] = ()
     manual: str | None = None
@@ -363,6 +169,31 @@ class Task(Strict):
     def folder(self) -> Path | None:
         """Folder of the TOML file, which also holds split lists, or None."""
         return None if self._path is None else self._path.parent
+
+    def require_training_images(self) -> None:
+        """Refuse a task that only tests a classifier.
+
+        Raises:
+            InputError: It has no training images.
+        """
+        if self.head is not None:
+            raise InputError(
+                f"{self.name} has only test images, for classifiers of networks trained on "
+                f"{' or '.join(self.head.sources)}. Use --protocol head, or choose a task with training images."
+            )
+
+    @model_validator(mode="after")
+    def _check_head(self) -> "Task":
+        tests = isinstance(self.files, TestFoldersFiles | TestLabelsFiles)
+        if tests and self.head is None:
+            raise ValueError(
+                f"the layout {self.files.layout!r} has no training images: add a table [head], or use another layout"
+            )
+        if self.head is not None and not tests:
+            raise ValueError(
+                f"a task with [head] has the layout 'test-folders' or 'test-labels', not {self.files.layout!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_counts(self) -> "Task":

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrbench.config.files import HubFiles, TorchvisionFiles
 from lrbench.config.paths import download_name
-from lrbench.config.task import Archive, HubFiles, Task, TorchvisionFiles
+from lrbench.config.task import Archive, Task
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, as_sentence
 from lrbench.core.files import writing

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.config import Suite, Task, load_task
+from lrbench.config.files import HubFiles, SyntheticFiles, TorchvisionFiles
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.schedule import find_segment, keeps_stage_end, kept_epochs, means_to_keep
-from lrbench.config.task import HubFiles, SyntheticFiles, TorchvisionFiles
 from lrbench.core.control import rounded_duration
 from lrbench.core.errors import InputError
 from lrbench.core.files import parse_json, read_bytes

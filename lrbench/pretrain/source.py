@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from lrbench.config import load_task
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS, ProcessGroup
@@ -56,6 +57,7 @@ def open_source(
     Raises:
         InputError: The data is missing or incomplete, or an image does not decode.
     """
+    load_task(name).require_training_images()
     task = prepare_task(
         name, settings, ("train", "test", "conflict"), roots=roots, partial=partial, cache=cache, control=control
     )

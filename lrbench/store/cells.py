@@ -67,7 +67,7 @@ class TransferSettings(Strict):
             InputError: A change is invalid, or none of the protocols reads its table.
         """
         tables = tuple(
-            dict.fromkeys(["validation", *(table for name in protocols for table in PROTOCOLS[name].tables)])
+            dict.fromkeys(["validation", *(table for name in protocols for table in find_protocol(name).tables)])
         )
         for change in changes:
             table = change.partition("=")[0].partition(".")[0].strip()
@@ -109,6 +109,8 @@ def task_sha256(task: Task) -> str:
     described = task.model_dump(mode="json", include={"files", "counts", "classes", "metric"})
     if task.upright:
         described["orientation"] = task.orientation
+    if task.head is not None:
+        described["head"] = task.head.sha256
     return sha256_json(described)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrbench.config import load_task
-from lrbench.config.task import SyntheticFiles
+from lrbench.config.files import SyntheticFiles
 from lrbench.core.errors import InputError
 from lrbench.data.synthetic.ps10 import KINDS, PS10, complexity_bits, evaluation_sets
 from lrbench.leaderboard.evidence import Evidence, Row, row_name

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrbench.config.protocols import PROTOCOLS, RESERVED, SOURCE_FIT, SOURCE_HITS, find_protocol, source_splits
+from lrbench.config import load_task
+from lrbench.config.protocols import (
+    HEAD,
+    PROTOCOLS,
+    RESERVED,
+    SOURCE_FIT,
+    SOURCE_HITS,
+    find_protocol,
+    source_splits,
+)
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, OutOfMemory
 from lrbench.core.files import sha256_json
@@ -19,12 +28,14 @@ from lrbench.data.examples import TaskData
 from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.devices import computing_threads, is_out_of_memory
 from lrbench.models.network_cost import NetworkCost, measure_cost
+from lrbench.pretrain.tracking import track_result
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot
-from lrbench.store.results import write_result
+from lrbench.store.results import read_result, write_result
 from lrbench.transfer.features import FeatureCache, Network, describe_development
 from lrbench.transfer.fit import describe_fit
+from lrbench.transfer.head import check_head, predict_head
 from lrbench.transfer.metrics import binary_scores
 from lrbench.transfer.protocols import Draw, implementation
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
@@ -82,7 +93,7 @@ class Transfer:
                 "stopped between two cells. Finished cells are saved. Run the same command again to continue."
             )
         try:
-            return self._run(cell)
+            path = self._run(cell)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -91,6 +102,18 @@ class Transfer:
                 f"({cell.protocol}): {str(error).splitlines()[0]} Free memory, for example of other processes on the same "
                 f"GPU, and run the same command again. {find_protocol(cell.protocol).memory_advice}".rstrip()
             ) from error
+        self._track(path)
+        return path
+
+    def _track(self, path: Path) -> None:
+        """Send a stored result to trackers. Their failures do not affect the result."""
+        if not self._place.trackers:
+            return
+        try:
+            track_result(self._place.trackers, read_result(path), self._place.workspace)
+        except Exception as error:
+            # Services fail in any way.
+            self._control.say(f"{path} is stored, but was not sent to --track: {type(error).__name__}: {error}")
 
     def cross_validate(self, cell: Cell) -> CrossValidation:
         """Score the probe or kNN on one task by cross-validation, without its test images.
@@ -127,6 +150,8 @@ class Transfer:
     def _run(self, cell: Cell) -> Path:
         if cell.protocol in RESERVED:
             return self._predict_source(cell)
+        if cell.protocol == HEAD.name:
+            return self._predict_head(cell)
         protocol = PROTOCOLS[cell.protocol]
         if protocol.features == "partner":
             self._features.check_partner()
@@ -171,6 +196,18 @@ class Transfer:
             )
             outcome = replace(outcome, diagnostics={"fit": described})
         return self._write(source.data, cell, outcome, labels, selected.names(source.data), has_validation_split=False)
+
+    def _predict_head(self, cell: Cell) -> Path:
+        check_head(self._network, load_task(cell.task))
+        place = self._place
+        tested = open_source_images(
+            cell.task, self._network.input, ("test",), place.roots, place.partial, place.pixel_cache, self._control
+        )
+        outcome = predict_head(self._network, tested, self._control)
+        test = tested.data.splits["test"]
+        return self._write(
+            tested.data, cell, outcome, torch.from_numpy(test.labels), test.ids, has_validation_split=False
+        )
 
     def _split(self, target: Target, cell: Cell) -> tuple[Indices, Indices]:
         """Return positions of the images to train on and to select on, of which there is at least one."""

@@ -56,6 +56,7 @@ class Basis:
         Raises:
             InputError: The task's data is missing or incomplete.
         """
+        load_task(task).require_training_images()
         splits = load_task_data(load_task(task), place.roots, partial=place.partial).splits
         labels = splits["train"].labels
         groups = number_groups([split.groups for name, split in splits.items() if name in ("train", "val")])

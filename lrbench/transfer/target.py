@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lrbench.config import load_task
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.core.memo import memoised
@@ -102,6 +103,7 @@ def open_target(
     Raises:
         InputError: The data is missing or incomplete, or an image does not decode.
     """
+    load_task(task).require_training_images()
     prepared = prepare_task(task, settings, None, roots=roots, partial=partial, cache=cache, control=control)
     data, pixels = prepared.data, prepared.pixels
     names = [name for name in ("train", "val") if name in data.splits]

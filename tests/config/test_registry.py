@@ -84,6 +84,10 @@ BY_CLASS = {
     "flowers102": {"train": (10, 10), "val": (10, 10)},
     "places365": {"train": (3068, 5000), "test": (100, 100)},
     "inat2021-mini": {"train": (50, 50), "test": (10, 10)},
+    "imagenet-v2": {"test": (10, 10)},
+    "imagenet-a": {"test": (3, 100)},
+    "imagenet-r": {"test": (51, 430)},
+    "imagenet-sketch": {"test": (50, 51)},
 }
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from lrbench.config import load_task
-from lrbench.config.task import Files
+from lrbench.config.files import Files
 from lrbench.core.errors import InputError
 from lrbench.data.layouts.registry import LAYOUTS
 from lrbench.data.loading import load_task_data

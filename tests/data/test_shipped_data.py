@@ -3,9 +3,9 @@
 import pytest
 
 from lrbench.config import load_task
+from lrbench.config.files import FoldersFiles
 from lrbench.config.registry import find_tasks, is_shipped
 from lrbench.config.splits import ListedSplit
-from lrbench.config.task import FoldersFiles
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
 from lrbench.data.layouts.data_folder import candidates

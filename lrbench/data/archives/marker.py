@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from lrbench.config.files import IndexedFiles, ListsFiles, TableFiles, TorchvisionFiles
 from lrbench.config.registry import is_shipped
-from lrbench.config.task import IndexedFiles, ListsFiles, TableFiles, Task, TorchvisionFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import read_json, sha256_file, write_json
 from lrbench.data.layouts.data_folder import candidates

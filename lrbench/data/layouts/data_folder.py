@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
+from lrbench.config.files import HubFiles, TorchvisionFiles
 from lrbench.config.strict import OneOrMore
-from lrbench.config.task import HubFiles, Task, TorchvisionFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.layouts.torchvision_classes import is_downloadable
 

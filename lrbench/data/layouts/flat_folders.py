@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from lrbench.config.task import SplitFoldersFiles, Task
+from lrbench.config.files import SplitFoldersFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.layouts.data_folder import how_to_get
 from lrbench.data.layouts.display import counted, first_few

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
+from lrbench.config.files import FoldersFiles
 from lrbench.config.splits import FirstSplit, ListedSplit
-from lrbench.config.task import FoldersFiles, Task
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.class_splits import ImagesByClass, draw_groups, draw_split, group_by_path, split_first

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrbench.config.task import HubFiles, Task
+from lrbench.config.files import HubFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, decode

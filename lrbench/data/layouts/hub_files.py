@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrbench.config.task import HubFiles, Task
+from lrbench.config.files import HubFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, read_bytes
 from lrbench.data.decode import MOST_IMAGE_BYTES

@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lrbench.config.files import ListsFiles
 from lrbench.config.strict import OneOrMore
-from lrbench.config.task import ListsFiles, Task
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import candidates, find_data_folder

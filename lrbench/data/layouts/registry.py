@@ -7,6 +7,12 @@ from typing import Any
 
 from lrbench.config.task import Task
 from lrbench.data.layouts.folders import find_folders, read_folders
+from lrbench.data.layouts.head_tests import (
+    find_test_folders,
+    find_test_labels,
+    read_test_folders,
+    read_test_labels,
+)
 from lrbench.data.layouts.hub import find_hub, read_hub
 from lrbench.data.layouts.indexed import find_indexed, read_indexed
 from lrbench.data.layouts.layout_data import LayoutData
@@ -39,5 +45,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "table": Layout("CSV files with a column of images and a column of classes", find_table, read_table),
     "indexed": Layout("text files joined on an image id, as in CUB-200-2011", find_indexed, read_indexed),
     "hub": Layout("a Hugging Face data set, or a folder in one of its formats", find_hub, read_hub),
+    "test-folders": Layout("test images of a classifier, in class folders", find_test_folders, read_test_folders),
+    "test-labels": Layout("numbered test images with accepted classes in JSON", find_test_labels, read_test_labels),
     "torchvision": Layout("files that a class of torchvision.datasets reads", find_torchvision, read_torchvision),
 }

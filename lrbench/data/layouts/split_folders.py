@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from lrbench.config.task import SplitFoldersFiles, Task
+from lrbench.config.files import SplitFoldersFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get, reject_file

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench.config.explain import suggestion
+from lrbench.config.files import TableFiles
 from lrbench.config.splits import ColumnSplit, DrawnSplit, FirstSplit, Group, ListedSplit
 from lrbench.config.strict import OneOrMore
-from lrbench.config.task import TableFiles, Task
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.class_splits import draw_groups, draw_split, group_by_path, split_first

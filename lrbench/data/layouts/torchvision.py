@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lrbench.config.task import Task, TorchvisionFiles
+from lrbench.config.files import TorchvisionFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import FailureError, InputError, LrbenchError, as_sentence
 from lrbench.core.files import sha256_bytes
 from lrbench.data.decode import UndecodableImage, rgb_pixels

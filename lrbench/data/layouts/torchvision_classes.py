@@ -4,7 +4,8 @@ import inspect
 from typing import Any
 
 from lrbench.config import suggestion
-from lrbench.config.task import Task, TorchvisionFiles
+from lrbench.config.files import TorchvisionFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 
 # Their download raises: the original site is offline.

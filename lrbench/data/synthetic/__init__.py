@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lrbench.config.task import SyntheticFiles, Task
+from lrbench.config.files import SyntheticFiles
+from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_bytes
 from lrbench.core.machine import total_memory
