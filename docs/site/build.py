@@ -1,7 +1,7 @@
 """Build the documentation site: `python docs/site/build.py FOLDER` (`pip install -e '.[docs]'`).
 
-Pages stay where they are in the repository, so that their links work there. They are copied with what they link to, and a page
-of all commands and options is generated from the command line itself. Every broken link is an error.
+Pages stay where they are in the repository, so that their links work there. They are copied with what they link to. Pages of
+all options and of the Python interface are generated from the code, and notebooks are executed. A broken link is an error.
 """
 
 import os
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from api import api_page
+from notebooks import execute
 from typer.main import get_command
 
 from lrbench.cli.app import app
@@ -20,7 +22,7 @@ from lrbench.cli.app import app
 ROOT = Path(__file__).resolve().parents[2]
 _PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE")
 _FOLDERS = {
-    "docs": ("*.md", "*.png"),
+    "docs": ("*.md", "*.png", "*.ipynb"),
     "leaderboard": ("*.md", "*.svg", "*.csv", "*.html", "registrations/*.json"),
     "checkpoints": ("README.md",),
     "tasks": ("*.toml", "splits/*.txt"),
@@ -88,6 +90,8 @@ def main() -> None:
     shutil.rmtree(source, ignore_errors=True)
     copy_pages(source)
     (source / "docs" / "reference" / "options.md").write_text(options_page(), encoding="utf-8")
+    (source / "docs" / "reference" / "api.md").write_text(api_page(), encoding="utf-8")
+    execute(source / "docs" / "notebooks")
     settings = (ROOT / "docs" / "site" / "mkdocs.yml").read_text(encoding="utf-8")
     configuration = folder / "mkdocs.yml"
     configuration.write_text(f"{settings}docs_dir: {source}\nsite_dir: {folder / 'html'}\n", encoding="utf-8")

@@ -25,7 +25,7 @@ from lrbench.cli import (
     tasks,
     transfer,
 )
-from lrbench.cli.common import note, one_paragraph, show
+from lrbench.cli.common import complain, one_paragraph, show
 from lrbench.cli.usage import Commands, explain_usage
 from lrbench.core.errors import LrbenchError, as_user_error, print_traceback
 
@@ -33,7 +33,9 @@ app = Commands(
     name="lrbench",
     help="Measure whether learning-rate decay makes features less transferable: pretrain with a snapshot at every decay "
     "boundary, transfer every snapshot, and compare the results.",
-    epilog="Every command accepts --debug, which prints the traceback of an error.",
+    epilog="Every command accepts --debug, which prints the traceback of an error, and --quiet, which hides progress and notes "
+    "but no warnings.",
+    add_completion=True,
 )
 app.command("run", short_help="Pretrain a suite, transfer its snapshots, write the leaderboard.")(run.run)
 app.command("pretrain", short_help="Pretrain a suite, with a snapshot at every boundary.")(pretrain.pretrain)
@@ -64,10 +66,11 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def dispatch() -> NoReturn:
     """Run the command that `sys.argv` names, and end with its exit status."""
-    if "--debug" in sys.argv:
-        # Worker processes read the environment.
-        os.environ["LRBENCH_DEBUG"] = "1"
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    for option, variable in (("--debug", "LRBENCH_DEBUG"), ("--quiet", "LRBENCH_QUIET")):
+        if option in sys.argv:
+            # Worker processes read the environment.
+            os.environ[variable] = "1"
+    sys.argv = [argument for argument in sys.argv if argument not in ("--debug", "--quiet")]
     try:
         # In standalone mode the parser would print its errors in a different form, and end the process.
         status = app(prog_name="lrbench", standalone_mode=False)
@@ -86,25 +89,25 @@ def _exit_status(error: BaseException) -> int:
     if isinstance(error, typer.Abort) or _interrupted(error):
         if debug:
             print_traceback(error)
-        note(f"lrbench: {INTERRUPTED}")
+        complain(f"lrbench: {INTERRUPTED}")
         return 130
     if isinstance(error, LrbenchError):
         if debug:
             print_traceback(error)
         elif not error.silent:
-            note(one_paragraph("lrbench", str(error)))
+            complain(one_paragraph("lrbench", str(error)))
         return error.exit_status
     if not isinstance(error, Exception):
         raise error
     if hasattr(error, "format_message"):
         # The option parser's exceptions, which come from typer or from Click.
         if type(error).__name__ == "NoArgsIsHelpError":
-            note(error.format_message())
+            complain(error.format_message())
         else:
-            note(one_paragraph("lrbench", explain_usage(error)))
+            complain(one_paragraph("lrbench", explain_usage(error)))
         return 2
     shown = as_user_error(error)
-    note(one_paragraph("lrbench", str(shown)))
+    complain(one_paragraph("lrbench", str(shown)))
     return shown.exit_status
 
 

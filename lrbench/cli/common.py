@@ -123,13 +123,25 @@ def emit_json(value: Any) -> None:
     _print(json.dumps(value, indent=1, sort_keys=True), sys.stdout)
 
 
+def is_quiet() -> bool:
+    """Return whether `--quiet` hides progress and notes."""
+    return bool(os.environ.get("LRBENCH_QUIET"))
+
+
+def complain(message: str) -> None:
+    """Print an error or a warning on stderr."""
+    _print(message, sys.stderr)
+
+
 def note(message: str, console: "Console | None" = None) -> None:
-    """Print a message on stderr.
+    """Print a message on stderr, unless `--quiet` hides it.
 
     Args:
         message: One or more lines.
         console: Rich's console if it draws progress bars; the message appears above them.
     """
+    if is_quiet():
+        return
     if console is None:
         _print(message, sys.stderr)
     else:
@@ -138,7 +150,7 @@ def note(message: str, console: "Console | None" = None) -> None:
 
 def warn(message: str) -> None:
     """Warn on stderr, as one paragraph."""
-    note(one_paragraph("lrbench: warning", message))
+    complain(one_paragraph("lrbench: warning", message))
 
 
 def confirmed(question: str) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lrbench.cli.common import note
+from lrbench.cli.common import is_quiet, note
 from lrbench.core.control import Control, rounded_duration, stopping_on_signals
 from lrbench.core.escaping import for_terminal
 
@@ -56,7 +56,7 @@ class Display:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "Display":
-        if sys.stderr.isatty() and not self._quiet:
+        if sys.stderr.isatty() and not self._quiet and not is_quiet():
             self._bars = _bars()
             self._bars.start()
             self._overall = self._bars.add_task("jobs", total=self._total, rate="")
@@ -119,7 +119,7 @@ def progress_view(title: str) -> Iterator[Control]:
 
     Work of several parts (`Control.part`) has a second bar, or a line for each part. Bars hide what is printed on stdout.
     """
-    bars = _bars() if sys.stderr.isatty() else None
+    bars = _bars() if sys.stderr.isatty() and not is_quiet() else None
     task = bars.add_task(for_terminal(title), total=None, rate="") if bars else None
     overall: Any = None
     name, last_line = title, time.monotonic()

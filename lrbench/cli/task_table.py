@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lrbench.cli.common import note, show, table
+from lrbench.cli.common import show, table
 
 if TYPE_CHECKING:
     from lrbench.store.results import StoredResult
@@ -53,8 +53,8 @@ def show_means(tasks: Sequence[str], results: "Sequence[StoredResult]") -> None:
     else:
         rows = [{"snapshot": names[key], label: means[key], **scores[key]} for key in of_network]
         show(table(rows, wrapped="snapshot", spare=tasks))
-    note(
-        "percent, headline metric of each task. The interval (95 %) is from a bootstrap over the test images of these "
+    show(
+        "Percent, headline metric of each task. The interval (95 %) is from a bootstrap over the test images of these "
         "tasks; it does not cover the choice of tasks or other seeds."
         + (" *: incomplete data." if any(stored.result.partial for stored in results) else "")
     )

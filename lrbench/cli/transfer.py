@@ -21,7 +21,15 @@ from lrbench.cli.common import (
 )
 from lrbench.cli.many import SEVERAL_HELP, Sort, SortOption, cost_order, failures_text, note_grid_cost, raise_failures
 from lrbench.cli.outcome import describe_result
-from lrbench.config.protocols import PROTOCOLS, SOURCE, SOURCE_FIT, SOURCE_HITS
+from lrbench.cli.work import TrackOption
+from lrbench.config.protocols import (
+    PROTOCOLS,
+    SOURCE,
+    SOURCE_FIT,
+    SOURCE_HITS,
+    find_protocol,
+    requested_protocols,
+)
 from lrbench.core.control import Control, stopping_on_signals
 
 if TYPE_CHECKING:
@@ -48,10 +56,10 @@ def _check_protocols(names: list[str] | None) -> list[str] | None:
             raise typer.BadParameter(
                 f"{name!r} is not a transfer protocol; `lrbench run SUITE` computes it for suites with source_fit.images."
             )
-        if name not in PROTOCOLS:
+        if name not in requested_protocols():
             if (problem := PROTOCOLS.broken(name)) is not None:
                 raise typer.BadParameter(f"{problem}.")
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, PROTOCOLS))}.")
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, requested_protocols()))}.")
     return names
 
 
@@ -84,7 +92,7 @@ def transfer(
             "--protocol",
             metavar="NAME",
             callback=_check_protocols,
-            help=" ".join(f"{known.name}: {known.help}." for known in PROTOCOLS.values())
+            help=" ".join(f"{name}: {find_protocol(name).help}." for name in requested_protocols())
             + " Repeatable. [default: probe]",
         ),
     ] = None,
@@ -111,6 +119,7 @@ def transfer(
     no_cache: NoCacheOption = False,
     again: Annotated[bool, typer.Option("--again", help="Compute and replace existing results.")] = False,
     sort: SortOption = "score",
+    track: TrackOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Transfer snapshots to tasks: select on validation, refit, and read the test labels once.
@@ -127,6 +136,7 @@ def transfer(
     from lrbench.config.registry import tasks_named
     from lrbench.core.errors import InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
+    from lrbench.pretrain.tracking import check_trackers
     from lrbench.store.cells import Cell, Overwrite
     from lrbench.store.reference_lists import is_several, resolve_references
     from lrbench.store.references import SuiteSnapshot
@@ -147,7 +157,11 @@ def transfer(
         warn_if_changed(workspace, known)
     settings = [_settings(reference, workspace, suite) for reference in references]
     settings = [(chosen.with_changes(protocols, set_ or ()), default_seed) for chosen, default_seed in settings]
-    place = Place(workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache)
+    trackers = tuple(track or ())
+    check_trackers(trackers)
+    place = Place(
+        workspace=workspace, roots=data_roots(data_root), partial=partial, cached=not no_cache, trackers=trackers
+    )
     cells = list(product(zip(references, settings, strict=True), tasks, protocols))
     alone = len(cells) == 1 and not is_several(snapshots[0], workspace)
     done: list[_Done] = []
@@ -280,7 +294,7 @@ class _Snapshot:
         if existing is not None:
             note(f"{existing.path} exists, so nothing was computed (--again recomputes it)")
             return existing, False
-        if PROTOCOLS[cell.protocol].trains:
+        if find_protocol(cell.protocol).trains:
             note_grid_cost(self._settings.finetune)
         with stopping_on_signals(self._control):
             path = transfer.run(cell)

@@ -49,10 +49,10 @@ class ShowGroup(TyperGroup):
 class Commands(typer.Typer):
     """A group of such commands."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, add_completion: bool = False, **settings: Any) -> None:
         super().__init__(
             no_args_is_help=True,
-            add_completion=False,
+            add_completion=add_completion,
             rich_markup_mode=None,
             pretty_exceptions_enable=False,
             context_settings={"help_option_names": ["-h", "--help"]},

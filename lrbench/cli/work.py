@@ -26,7 +26,10 @@ WorkersOption = Annotated[
 TrackOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--track", metavar="NAME", help="Also record training curves with tensorboard or wandb (extras). Repeatable."
+        "--track",
+        metavar="NAME",
+        help="Also record training curves and results of transfers with tensorboard, wandb or trackio (extras). "
+        "Repeatable.",
     ),
 ]
 

@@ -100,7 +100,7 @@ class Place:
         roots: Folders to search for data.
         partial: True to accept incomplete data.
         cached: True to cache prepared pixels.
-        trackers: Experiment trackers that receive the training curves, in addition to the log.
+        trackers: Experiment trackers that receive training curves and results of transfers, in addition to the files.
     """
 
     workspace: Workspace

@@ -1,6 +1,8 @@
 """Output of `plan`, `tasks`, `suites` and `doctor`."""
 
 import json
+import os
+import subprocess
 import tomllib
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from lrbench.jobs.plan import make_plan
 from lrbench.store.cells import CellStatus, cell_path
 from lrbench.store.suites import write_effective
 from tests import trees
+from tests.helpers import command as command_line
 from tests.leaderboard.fake import put
 
 
@@ -307,3 +310,31 @@ def test_usage_error_is_one_paragraph(lrbench, words, said):
         and any(wording in line for wording in said.split("|"))
         and "Value error" not in line
     )
+
+
+def test_quiet_hides_progress_and_notes_but_no_warning(lrbench, home, monkeypatch):
+    monkeypatch.delenv("LRBENCH_QUIET", raising=False)
+    words = ("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
+    quiet = lrbench(*words, "--quiet")
+    assert quiet.status == 0 and "top-1" in quiet.out
+    assert "its weights are random" in quiet.err and "stored in" not in quiet.err
+    monkeypatch.delenv("LRBENCH_QUIET")
+    assert "nothing was computed" in lrbench(*words).err
+    failed = lrbench("transfer", "--quiet", "--snapshot", "nothing", "--task", "tiny-objects")
+    assert failed.status == 2 and failed.err.startswith("lrbench: ")
+    monkeypatch.delenv("LRBENCH_QUIET")
+
+
+def test_shells_complete_commands_and_options():
+    def complete(words, number):
+        environment = {
+            **os.environ,
+            "_LRBENCH_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(number),
+        }
+        done = subprocess.run(command_line(), env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert complete("lrbench tra", 1) == ["transfer"]
+    assert "--snapshot" in complete("lrbench transfer --s", 2)

@@ -1,3 +1,4 @@
+import json
 import sys
 from types import SimpleNamespace
 
@@ -54,4 +55,42 @@ def test_unknown_or_missing_trackers_are_refused(lrbench, monkeypatch):
     with pytest.raises(InputError, match=r"--track wandb needs a library.*pip install '\.\[wandb\]'.*source folder"):
         check_trackers(["wandb"])
     refused = lrbench("pretrain", "tiny.toml", "--track", "tensorbord")
-    assert refused.status == 2 and "--track tensorbord is unknown. Use tensorboard or wandb" in refused.err
+    assert refused.status == 2 and "--track tensorbord is unknown. Use tensorboard, wandb or trackio" in refused.err
+
+
+def test_trackio_gets_each_epoch_of_a_resumable_run(tiny, place, monkeypatch):
+    began, points, ended = [], [], []
+
+    def init(project, name=None, group=None, config=None, resume="never", **options):
+        began.append((project, name, group, config, resume, options))
+        return SimpleNamespace(log=points.append, finish=lambda: ended.append(1))
+
+    make(tiny, key("step", 0), place)
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=init))
+    make_snapshot(tiny, key("step", 1), tracked(place, "trackio"), Control())
+    [(project, name, group, config, resume, options)] = began
+    assert (project, name, group, resume) == ("lrbench", "tiny-step-seed0-stage1", "tiny", "allow")
+    assert config["schedule"]["batch"] == 32 and options["embed"] is False
+    assert [point["epoch"] for point in points] == [1, 2, 3] and ended == [1]
+
+
+def test_results_of_transfers_are_sent_to_trackers(lrbench, home, pretrain_tiny, monkeypatch):
+    began, points = [], []
+
+    def init(**arguments):
+        began.append(arguments)
+        return SimpleNamespace(log=points.append, finish=lambda: None)
+
+    pretrain_tiny("step")
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init))
+    words = ("transfer", "--snapshot", "stage1", "--task", "tiny-objects", "--protocol", "knn")
+    done = lrbench(*words, "--track", "wandb", "--track", "trackio", "--track", "tensorboard", "--json")
+    assert done.status == 0, done.err
+    metrics = json.loads(done.out)["metrics"]
+    assert [run["config"]["task"] for run in began] == ["tiny-objects"] * 2 and began[0]["job_type"] == "transfer"
+    assert points == [{**metrics, "epoch": 3, "stage": 1}] * 2
+    assert list((home / "checkpoints" / "tiny" / "tensorboard" / "transfers").glob("*/step-seed0/events*"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: 1 / 0))
+    failed = lrbench(*words, "--again", "--track", "wandb")
+    assert failed.status == 0 and "is stored, but was not sent to --track: ZeroDivisionError" in failed.err

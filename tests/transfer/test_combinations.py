@@ -116,12 +116,13 @@ def test_tasks_of_a_group_are_transferred_and_averaged(lrbench, pretrained, home
     assert done.status == 0, done.err
     records = {record["task"]["name"]: record for record in json.loads(lrbench(*command, "--json").out)}
     shares = [100 * record["metrics"][record["task"]["metric"]] for record in records.values()]
-    last = done.out.splitlines()[-1].split()
+    table, _, caption = done.out.partition("Percent, headline metric")
+    last = table.splitlines()[-1].split()
     assert last[:4] == ["mean", "of", "2", f"{sum(shares) / 2:.2f}"]
     low, high = float(last[4][1:-1]), float(last[5][:-1])
-    assert low < sum(shares) / 2 < high and "bootstrap over the test images of these tasks" in done.err
+    assert low < sum(shares) / 2 < high and "bootstrap over the test images of these tasks" in caption
     # Names separated by commas; a failure leaves no mean.
     failed = lrbench(*asked("snapshot", "stage1", "tasks", "tiny-objects,cub200", "protocol", "knn"))
-    assert failed.status == 2 and failed.out.splitlines()[-1].split()[-1] == "incomplete"
+    assert failed.status == 2 and failed.out.partition("\nPercent")[0].endswith("incomplete")
     assert "name a task" in lrbench("transfer", "--snapshot", "stage1").err
     assert "there is no task called 'vtap'. Did you mean" in lrbench(*asked("snapshot", "stage1", "tasks", "vtap")).err
