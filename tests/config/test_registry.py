@@ -232,7 +232,7 @@ def test_suite_errors_name_file_key_and_expectation(home, old, new, key, expecte
     ("old", "new", "expected"),
     [
         ('"folders"', '"folder"', "`files.layout` must be one of folders, split-folders, lists, table, indexed, hub, "
-         "torchvision, synthetic, not 'folder'. Did you mean 'folders'?"),
+         "torchvision, synthetic, test-folders, test-labels, not 'folder'. Did you mean 'folders'?"),
         ('layout = "folders"', "", "`files.layout` is missing: it is one of folders, "),
         ('root = "x"', "root = 3", "`files.root` must be text (in quotes) or a list (in brackets), not 3."),
         ('root = "x"', 'split = { kind = "random" }', "`files.split.kind` must be one of first, listed, drawn, not 'random'."),
