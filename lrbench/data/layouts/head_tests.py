@@ -80,11 +80,14 @@ def read_test_folders(task: Task, files: TestFoldersFiles, roots: Sequence[Path]
             f"nor positions of classes in {task.head.classes if task.head else ''}. Remove them, or get the original data."
         )
     present = sorted(folders.images, key=position.__getitem__)
+    # A missing folder must not make a task of all classes easier.
+    classes = known if task.classes == len(known) else [known[position[name]] for name in present]
+    label_of = {name: label for label, name in enumerate(classes)}
     paths = [f"{name}/{image}" for name in present for image in folders.images[name]]
-    labels = [label for label, name in enumerate(present) for _ in folders.images[name]]
+    labels = [label_of[known[position[name]]] for name in present for _ in folders.images[name]]
     return LayoutData(
         where=str(root),
-        classes=tuple(known[position[name]] for name in present),
+        classes=tuple(classes),
         splits={"test": _split(task, root, paths, labels)},
         problems=(*problems, *folders.problems),
         unused=tuple(map(printable, (*folders.unsorted, *folders.unused))),
