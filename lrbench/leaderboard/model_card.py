@@ -11,9 +11,10 @@ import tomli_w
 from huggingface_hub import EvalResult, ModelCardData
 
 from lrbench.config import load_task
+from lrbench.config.files import HubFiles
 from lrbench.config.protocols import RESERVED
 from lrbench.config.registry import find_registered_tasks, is_shipped
-from lrbench.config.task import METRIC_NAMES, HubFiles
+from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
 from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.leaderboard.markup import Marked, bracketed, bullets, code, table
