@@ -7,11 +7,14 @@ ignored. Files from others are untrusted: sizes and numbers are limited, links a
 
 import os
 import re
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from lrbench.config import Suite
@@ -43,6 +46,12 @@ _CELL = r"[^\W_][\w.-]{0,229}"
 _FILES = re.compile(
     rf"results/{_NAME}/(suite\.json|{_CELL}\.(json|parquet))|registrations/{_NAME}\.json|splits/{_CELL}-[0-9a-f]{{16}}\.txt"
 )
+
+
+# Errors of zipfile for damaged or encrypted archives.
+_DAMAGE = (
+    zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError, OverflowError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +107,8 @@ def open_collection(place: HubRepository | Path, scratch: Path, control: Control
         folder = Path(temporary)
         if isinstance(place, HubRepository):
             commit, sizes = hub.list_files(place)
-            _refuse_large(place.text, sizes)
+            wanted = {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in PATTERNS)}
+            _refuse_large(place.text, wanted)
             hub.download(place, commit, folder, PATTERNS)
             yield read_collection(folder, place.text)
         else:
@@ -121,7 +131,7 @@ def _unpack(path: Path, folder: Path, control: Control) -> None:
             f"there is no folder or zip file {path}. Name one that `lrbench results push` wrote, a workspace, or "
             "hf://datasets/USER/NAME."
         ) from None
-    except zipfile.BadZipFile as error:
+    except _DAMAGE as error:
         raise InputError(
             f"{path} is not a zip file or it is damaged: {as_sentence(str(error))} Copy it again."
         ) from error

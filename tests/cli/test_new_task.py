@@ -78,7 +78,7 @@ def test_questions_are_asked_on_a_terminal(lrbench, home, monkeypatch):
     assert task.files.split.test == 0.5 and task.files.split.group.pattern and task.metric == "mean_per_class"
 
 
-def test_tasks_are_listed_and_shown_without_a_verb(lrbench):
-    assert lrbench("tasks").out == lrbench("tasks", "show").out and "digits" in lrbench("tasks").out
-    assert 'name = "digits"' in lrbench("tasks", "digits").out
-    assert lrbench("tasks", "--json").status == 0 and "new" in lrbench("tasks", "--help").out
+def test_tasks_are_shown_without_a_verb(lrbench):
+    shown = lrbench("tasks", "digits").out
+    assert 'name = "digits"' in shown and shown == lrbench("tasks", "show", "digits").out
+    assert "new" in lrbench("tasks", "--help").out

@@ -121,7 +121,7 @@ def test_damaged_collections_are_refused(lrbench, place, sent, damage):
     assert len(received(place.workspace)) == {"link": 0, "suite": 0}.get(damage, 1)
 
 
-@pytest.mark.parametrize("trick", ["escape", "repeated", "link", "bomb"])
+@pytest.mark.parametrize("trick", ["escape", "repeated", "link", "bomb", "damaged", "encrypted"])
 def test_unsafe_zip_files_are_refused(lrbench, place, tmp_path, monkeypatch, trick):
     path = tmp_path / "sent.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -134,9 +134,17 @@ def test_unsafe_zip_files_are_refused(lrbench, place, tmp_path, monkeypatch, tri
             link = zipfile.ZipInfo("results/tiny/a.json")
             link.create_system, link.external_attr = 3, 0o120777 << 16
             archive.writestr(link, "/etc/passwd")
-        else:
+        elif trick == "bomb":
             archive.writestr("results/tiny/a.json", b" " * (2 << 20))
     monkeypatch.setattr("lrbench.sharing.collection.MOST_BYTES", 1 << 20)
+    content = bytearray(path.read_bytes())
+    if trick == "damaged":
+        content[40:60] = bytes(20)
+    elif trick == "encrypted":
+        # The flag in the local and in the central header.
+        content[6] |= 1
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
     done = lrbench("results", "merge", path)
     assert done.status == 2 and "sent.zip" in done.err and "Traceback" not in done.err
     assert not place.workspace.results.exists() and not (tmp_path / "results").exists()
