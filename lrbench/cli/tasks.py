@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 app = Commands(
     cls=ShowGroup,
-    help="List the tasks, show one in full, or write a task file for your own images. `lrbench tasks [TASK]` is short for "
-    "`lrbench tasks show [TASK]`.",
+    help="List or show tasks, or write a task file. `lrbench tasks [TASK]` is short for `lrbench tasks show [TASK]`.",
 )
 app.command("new")(new_task.new)
 
@@ -56,9 +55,9 @@ def tasks(
             [{"name": task.name, "title": task.display_title, "found": whereabouts(task, roots)[1]} for task in known]
         )
         return
-    show(table([_row(task, roots) for task in known], wrapped="title", spare=["headline"]))
-    for group, members in find_groups().items():
-        show(f"group {group}: {', '.join(members)}")
+    show(table([_row(task, roots) for task in known], wrapped="title", spare=["headline", "classes"]))
+    groups = [{"group": group, "tasks": ", ".join(members)} for group, members in find_groups().items()]
+    show("\n" + table(groups, wrapped="tasks"))
 
 
 def _readable(names: "Iterable[str]") -> "list[Task]":

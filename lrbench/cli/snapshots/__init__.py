@@ -3,7 +3,7 @@
 from lrbench.cli.snapshots import add, export, listing, remove, verify
 from lrbench.cli.usage import Commands
 
-app = Commands(help="List, show, verify, import, export, upload and remove snapshots.")
+app = Commands(help="List, verify, import, export, send or remove snapshots.")
 app.command("list")(listing.list_)
 app.command("show")(listing.show_)
 app.command("verify")(verify.verify)
