@@ -18,7 +18,9 @@ from lrbench.config.suite import MARGIN
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError
+from lrbench.core.files import user_path
 from lrbench.core.workspace import Place, Workspace, data_roots
+from lrbench.leaderboard.recommendation_report import write_report
 from lrbench.models.modules import Model
 from lrbench.stats.images import interval_over_images
 from lrbench.store.cells import Cell, TransferSettings
@@ -169,6 +171,7 @@ def recommend(
     *,
     by: str = BY[0],
     top: int = 5,
+    report: str | Path | None = None,
     margin: float = MARGIN,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -179,14 +182,15 @@ def recommend(
 ) -> Comparison:
     """Compare networks on a task: LogME for all, then the probe, or what `by` names, for the best of them.
 
-    Nothing is stored, except prepared images with `cache`. Networks are ranked on validation images, or by cross-validation if
-    there are few. Test images do not affect the ranking.
+    Nothing is stored, except the report and, with `cache`, prepared images. Networks are ranked on validation images, or by
+    cross-validation if there are few. Test images do not affect the ranking.
 
     Args:
         task: A task's name, or the path of a task TOML.
         models: As in `evaluate`. Modules of one class need names: `lrbench.Model(module=…, name=…)`.
         by: Protocol that ranks: `probe`, `knn` or `finetune` for the best by LogME, or `logme` for all.
         top: Number of networks that `by` compares, best LogME first.
+        report: Folder into which a report is written: `report.md`, `report.html` and figures. None for no report.
         margin: Differences below this, in points, count as none.
         settings: Changes of the settings of `by`.
         seed: Transfer seed.
@@ -215,6 +219,8 @@ def recommend(
         outcome = comparing.recommend(
             references, name, chosen, place, control, by=by, top=top, margin=margin, seed=seed
         )
+        if report is not None:
+            write_report(user_path(report), outcome, load_task(name))
         rows = [_row(candidate) for candidate in outcome.ranked]
         if outcome.best is None:
             reason = rows[0]["problem"] if rows else "there are none."

@@ -22,8 +22,6 @@ def describe_result(stored: "StoredResult", task: str, printer: Callable[[str], 
         task: Its task, as the user named it.
         printer: Prints the result itself; None to leave it out.
     """
-    from lrbench.config import load_task
-
     result = stored.result
     if printer is not None:
         printer(describe(result))
@@ -57,8 +55,6 @@ def describe_result(stored: "StoredResult", task: str, printer: Callable[[str], 
         warn("the final fit did not converge; see `diagnostics` in the result.")
     if hint := metric_hint(result):
         note(hint)
-    for remark in load_task(task).about.notes:
-        note(f"{result.task.name}: {remark}")
     if result.partial:
         warn("the data is incomplete: this result is marked partial, and never ranked with full ones.")
     _warn_if_unlikely(result, task)
@@ -80,6 +76,15 @@ def metric_hint(result: "Result") -> str | None:
         'many images dominate top-1. Set metric = "mean_per_class" in the task\'s TOML if every class matters equally; '
         "`lrbench results show` lists the classes."
     )
+
+
+def note_remarks(task: str) -> None:
+    """Print what the file of a task says about the data."""
+    from lrbench.config import load_task
+
+    known = load_task(task)
+    for remark in known.about.notes:
+        note(f"{known.name}: {remark}")
 
 
 def _warn_if_unlikely(result: "Result", task: str) -> None:

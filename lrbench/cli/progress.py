@@ -144,7 +144,7 @@ def progress_view(title: str) -> Iterator[Control]:
                 self.say(f"[{number}/{total}] {name}{left}")
                 return
             if overall is None:
-                overall = bars.add_task(for_terminal(title), rate="in all")
+                overall = bars.add_task(for_terminal(title), total=total, rate="")
             bars.update(overall, completed=number - 1, total=total)
             bars.reset(task, total=None, description=for_terminal(name), rate="")
 

@@ -20,7 +20,7 @@ from lrbench.cli.common import (
     warn,
 )
 from lrbench.cli.many import SEVERAL_HELP, Sort, SortOption, cost_order, failures_text, note_grid_cost, raise_failures
-from lrbench.cli.outcome import describe_result
+from lrbench.cli.outcome import describe_result, note_remarks
 from lrbench.cli.work import TrackOption
 from lrbench.config.protocols import (
     PROTOCOLS,
@@ -193,6 +193,8 @@ def transfer(
                     describe_result(stored, target, None if json_ else note)
         if alone:
             describe_result(done[0].stored, tasks[0], None if json_ else show)
+        for name in dict.fromkeys(tasks) if done else ():
+            note_remarks(name)
     finally:
         # Results are printed also after an interruption.
         if json_:

@@ -134,10 +134,16 @@ class Candidate:
 
     @property
     def validation(self) -> float | None:
-        """Headline metric of the ranking protocol on the validation split; None without one."""
+        """Headline metric of the ranking protocol on validation, at the chosen point of its grid; None without one."""
         if self.result is None:
             return None
-        scores = [point["score"] for point in self.result.result.selection["candidates"]]
+        chosen = self.result.result.chosen
+        # Other points of fine-tuning's grid may have diverged, or have been stopped early.
+        scores = [
+            point["score"]
+            for point in self.result.result.selection["candidates"]
+            if all(point.get(name, value) == value for name, value in chosen.items())
+        ]
         return None if None in scores or not scores else max(float(score) for score in scores)
 
     @property

@@ -143,7 +143,8 @@ def test_modules_are_compared_and_twins_refused(home):
     assert comparison.best in names and comparison.verdict in repr(comparison)
     assert np.isfinite(comparison.table["validation"].to_numpy(float)).all()
     assert (comparison.table["parameters"] == 1116).all() and (comparison.table["images_per_second"] > 0).all()
-    by_logme = package.recommend("tiny-objects", models, by="logme", progress=False)
+    by_logme = package.recommend("tiny-objects", models, by="logme", report=home / "report", progress=False)
+    assert "by LogME" in (home / "report" / "report.html").read_text()
     assert by_logme.best == comparison.table.sort_values("logme")["model"].iloc[-1]
     with pytest.raises(InputError, match="not ranked by 'linear'"):
         package.recommend("tiny-objects", models, by="linear", progress=False)

@@ -56,6 +56,14 @@ def test_wilson_interval(probed):
     assert probed("b", 2, 0.8, 0).test_interval == pytest.approx((1 - 3.84146 / 43.84146, 1.0), abs=1e-5)
 
 
+def test_validation_score_is_that_of_the_chosen_point(tiny, place):
+    """Other points of fine-tuning's grid diverged, or were stopped early at a higher score."""
+    points = [{"rate": 0.1, "score": None}, {"rate": 0.01, "score": 0.7}, {"rate": 0.001, "score": 0.9}]
+    path = put(place.workspace, tiny, chosen={"rate": 0.01}, selection={"candidates": points})
+    stored = StoredResult(result=read_result(path), path=path)
+    assert Candidate(reference=_reference("a"), result=stored).validation == 0.7
+
+
 def test_rank_is_by_validation_and_lead_by_test_images(probed, place, monkeypatch):
     """The first is wrong on images 0 to 9, the second on 8 to 13: the first loses eight images and gains four."""
     candidates = {"first": probed("first", 1, 0.9, 10), "second": probed("second", 2, 0.8, 6, first=8)}
