@@ -267,6 +267,8 @@ def test_without_locks_other_processes_files_are_kept(home, data, no_locks, smal
 
 
 def test_after_a_lost_lease_the_first_finished_cache_is_used(home, data, monkeypatch):
+    # `locked` creates it.
+    (home / "cache" / "pixels").mkdir(parents=True)
     monkeypatch.setattr(pixel_cache, "locked", lambda *arguments: nullcontext(False))
     fill = pixel_cache.PixelCache._write_missing
     seen = []
