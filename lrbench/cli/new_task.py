@@ -84,7 +84,9 @@ def new(
         image = image or _ask(f"Column of the images ({', '.join(guess.columns)})", guess.columns[0])
         label = label or _ask("Column of the classes", guess.columns[min(1, len(guess.columns) - 1)])
     if asks and guess.layout != "split-folders":
-        test = test if test is not None else float(_ask("Share of each class to test on", "0.2"))
+        if test is None:
+            # The prompt asks again until the answer is a number.
+            test = float(typer.prompt("Share of each class to test on", default=0.2, type=float, err=True))
         if group_column is None and group_pattern is None:
             group_column, group_pattern = _ask_group(guess)
     given = {"column": group_column, "pattern": group_pattern}
