@@ -80,6 +80,7 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LRBENCH_HOME", str(root))
     monkeypatch.delenv("LRBENCH_DATA", raising=False)
     monkeypatch.delenv("LRBENCH_DEBUG", raising=False)
+    monkeypatch.delenv("LRBENCH_QUIET", raising=False)
     monkeypatch.setattr(own_tasks, "_paths", {})
     monkeypatch.chdir(root)
     return root

@@ -313,16 +313,16 @@ def test_usage_error_is_one_paragraph(lrbench, words, said):
 
 
 def test_quiet_hides_progress_and_notes_but_no_warning(lrbench, home, monkeypatch):
-    monkeypatch.delenv("LRBENCH_QUIET", raising=False)
+    # `--quiet` sets it for worker processes.
+    monkeypatch.setenv("LRBENCH_QUIET", "")
     words = ("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
     quiet = lrbench(*words, "--quiet")
     assert quiet.status == 0 and "top-1" in quiet.out
     assert "its weights are random" in quiet.err and "stored in" not in quiet.err
-    monkeypatch.delenv("LRBENCH_QUIET")
+    monkeypatch.setenv("LRBENCH_QUIET", "")
     assert "nothing was computed" in lrbench(*words).err
     failed = lrbench("transfer", "--quiet", "--snapshot", "nothing", "--task", "tiny-objects")
     assert failed.status == 2 and failed.err.startswith("lrbench: ")
-    monkeypatch.delenv("LRBENCH_QUIET")
 
 
 def test_shells_complete_commands_and_options():
