@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lrbench.config import load_task
+from lrbench.config.files import SyntheticFiles
 from lrbench.data.synthetic.generator import Request
 from lrbench.data.synthetic.ps10 import PS10
 from lrbench.models.devices import pick_device, to_device
@@ -38,6 +39,7 @@ def main(kind="initial", images=64, steps=20):
     model = to_device(create_model("resnet18", {}, classes=_CLASSES, seed=0), device)
     if kind == "trained":
         files = load_task("ps10-k4").files
+        assert isinstance(files, SyntheticFiles)
         options = PS10.complete(files.options, "ps10-k4")
         request = Request(seed=files.seed, split="train", count=_TRAINING_IMAGES, size=_SIZE, options=options)
         rendered = PS10.render(request)
