@@ -147,7 +147,7 @@ class PixelCache:
                 _replace_folder(part, folder)
             else:
                 temporary = temporary_name(folder)
-                temporary.mkdir()
+                temporary.mkdir(parents=True)
                 try:
                     self._write_missing(temporary)
                     if self._read() is None:

@@ -290,7 +290,7 @@ def test_out_of_memory_in_evaluation_is_one_paragraph(tiny, place, monkeypatch):
     def evaluate(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    monkeypatch.setattr(segments_module, "evaluate", evaluate)
+    monkeypatch.setattr(segments_module.Evaluator, "scores", evaluate)
     with pytest.raises(
         FailureError, match=r"Out of memory on the cpu while making step/seed0/stage0: CUDA out of memory"
     ):
