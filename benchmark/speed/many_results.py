@@ -31,8 +31,9 @@ def fill(root: Path, number: int) -> int:
     """Write about `number` results of a suite with 20 targets, 3 protocols and 4 transfer seeds; return their count."""
     targets = tuple(f"target-{index:02d}" for index in range(20))
     transfer_seeds = (0, 1, 2, 3)
-    per_seed = 9 * len(targets) * len(_PROTOCOLS) * len(transfer_seeds)
-    suite = load_suite("quick").model_copy(
+    quick = load_suite("quick")
+    per_seed = len(snapshot_keys(quick, seed=0)) * len(targets) * len(_PROTOCOLS) * len(transfer_seeds)
+    suite = quick.model_copy(
         update={
             "name": "large",
             "targets": targets,
@@ -77,7 +78,7 @@ def _record(key, task, protocol, seed, accuracy):
             "pretraining_seed": key.seed,
             "source_task": "toy-source",
             "source_fingerprint": "f" * 64,
-            "source_accuracy": 0.1 + 0.1 * key.stage + 0.001 * key.seed,
+            "source_accuracy": 0.1 + 0.1 * key.stage + 0.001 * (key.seed % 100),
         },
         "task": {"name": task, "fingerprint": sha256_bytes(task.encode()), "classes": _CLASSES, "metric": "top1"},
         "protocol": protocol,
