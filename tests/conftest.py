@@ -56,7 +56,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The snapshots of all arms of the tiny suite, seed 0."""
     from lrbench.config.schedule import snapshot_keys
-    from lrbench.pretrain.segments import make_snapshot
+    from lrbench.pretraining.segments import make_snapshot
     from lrbench.store.suites import write_effective
 
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -133,7 +133,7 @@ def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 def snapshot(tiny: Suite, place: Place) -> Path:
     """Path of the tiny suite's initialisation."""
     from lrbench.config.schedule import SnapshotKey
-    from lrbench.pretrain.segments import make_snapshot
+    from lrbench.pretraining.segments import make_snapshot
     from lrbench.store.snapshots import snapshot_path
     from lrbench.store.suites import write_effective
 

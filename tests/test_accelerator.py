@@ -19,8 +19,8 @@ from lrbench.data.device_images import DeviceImages, crop_layout, resize_crops
 from lrbench.data.pixels import Shard
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model, penultimate, stages
-from lrbench.pretrain.loop import Trainer
-from lrbench.pretrain.state import Progress
+from lrbench.pretraining.loop import Trainer
+from lrbench.pretraining.state import Progress
 from lrbench.transfer.protocols.finetune_run import FinetuneContext, TrainingRun, UpdateProgress
 from lrbench.transfer.protocols.points import Points
 from lrbench.transfer.target import Development, JoinedPixels
@@ -104,7 +104,7 @@ def test_an_update_waits_for_nothing(micro_batch, monkeypatch):
 
 
 def test_between_two_looks_training_waits_for_nothing(monkeypatch):
-    monkeypatch.setattr("lrbench.pretrain.loop.CHECK_EVERY", 4)
+    monkeypatch.setattr("lrbench.pretraining.loop.CHECK_EVERY", 4)
     looks = []
     monkeypatch.setattr(
         Trainer,

@@ -24,9 +24,9 @@ from lrbench.models.devices import pick_device, to_device
 from lrbench.models.graphs import capture
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain import loop
-from lrbench.pretrain.batchnorm import reestimate
-from lrbench.pretrain.setup import arithmetic
+from lrbench.pretraining import loop
+from lrbench.pretraining.batchnorm import reestimate
+from lrbench.pretraining.setup import arithmetic
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import SuiteSnapshot
 from lrbench.store.results import read_result
@@ -35,7 +35,7 @@ from lrbench.transfer.blocks import add_by_class
 from lrbench.transfer.cell import Transfer
 from lrbench.transfer.protocols import finetune_run
 from tests.helpers import make_home
-from tests.pretrain.helpers import StopsAfter, key, make, train, trainer
+from tests.pretraining.helpers import StopsAfter, key, make, train, trainer
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("LRBENCH_TEST_GPU") != "1", reason="needs a GPU: LRBENCH_TEST_GPU=1 pytest tests/test_gpu.py"

@@ -17,7 +17,7 @@ FLOORS = [
     "data",
     "store",
     "models",
-    "pretrain",
+    "pretraining",
     "transfer",
     "leaderboard",
     "sharing",

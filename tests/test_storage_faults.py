@@ -33,7 +33,7 @@ from lrbench.leaderboard.model_card import find_transfers, model_card
 from lrbench.models.export import export_snapshot
 from lrbench.models.foreign import ImportOptions, import_weights
 from lrbench.models.networks import create_model
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.index import load_index
 from lrbench.store.snapshots import SnapshotKey, read_metadata
 from lrbench.store.suites import write_effective, write_suite_with_results

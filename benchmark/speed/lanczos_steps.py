@@ -16,7 +16,7 @@ from lrbench.data.synthetic.generator import Request
 from lrbench.data.synthetic.ps10 import PS10
 from lrbench.models.devices import pick_device, to_device
 from lrbench.models.networks import create_model
-from lrbench.pretrain.curvature import _hessian_product
+from lrbench.pretraining.curvature import _hessian_product
 
 _SIZE, _CLASSES, _BATCH, _UPDATES, _TRAINING_IMAGES = 64, 10, 32, 60, 256
 _PIECE = 64

@@ -40,10 +40,10 @@ from lrbench.data.prepare import prepare
 from lrbench.models.devices import pick_device
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import count_operations, create_model
-from lrbench.pretrain import loop
-from lrbench.pretrain.loop import Trainer
-from lrbench.pretrain.setup import arithmetic
-from lrbench.pretrain.state import Progress
+from lrbench.pretraining import loop
+from lrbench.pretraining.loop import Trainer
+from lrbench.pretraining.setup import arithmetic
+from lrbench.pretraining.state import Progress
 
 DEVICE = pick_device()
 ON_GPU = DEVICE.type == "cuda"

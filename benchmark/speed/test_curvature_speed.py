@@ -7,9 +7,9 @@ from torch import nn
 from lrbench.models.devices import pick_device, to_device
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain.curvature import largest_eigenvalue
-from lrbench.pretrain.epoch_statistics import EpochStatistics
-from lrbench.pretrain.update_statistics import direction_norm
+from lrbench.pretraining.curvature import largest_eigenvalue
+from lrbench.pretraining.epoch_statistics import EpochStatistics
+from lrbench.pretraining.update_statistics import direction_norm
 
 _SIZE, _BATCH, _CLASSES = 64, 64, 10
 # Ratios do not depend on the numbers of images and batches, but the time on a CPU does.
@@ -41,7 +41,7 @@ def test_epoch_statistics_against_an_update(against, report, monkeypatch):
     """Compute the statistics of an epoch's end, and train with as many batches."""
     device = pick_device()
     model, normalise = _network(device), InputNormalisation((0.5,) * 3, (0.25,) * 3, device)
-    monkeypatch.setattr("lrbench.pretrain.epoch_statistics.replace", lambda batches, **others: batches)
+    monkeypatch.setattr("lrbench.pretraining.epoch_statistics.replace", lambda batches, **others: batches)
     statistics = EpochStatistics(model, _Batches(), normalise, count=_MEASURED_BATCHES, batch=_BATCH, decay=1e-4)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
 

@@ -25,9 +25,9 @@ from lrbench.data.prepare import prepare
 from lrbench.models.devices import pick_device
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain.loop import Trainer
-from lrbench.pretrain.saver import Saver
-from lrbench.pretrain.state import Progress, save
+from lrbench.pretraining.loop import Trainer
+from lrbench.pretraining.saver import Saver
+from lrbench.pretraining.state import Progress, save
 
 _CORES = len(os.sched_getaffinity(0))
 _ON_GPU = torch.cuda.is_available()

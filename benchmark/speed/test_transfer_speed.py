@@ -20,7 +20,7 @@ from lrbench.data.prepare import prepare
 from lrbench.models.devices import pick_device
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.networks import create_model, penultimate
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import resolve_reference
 from lrbench.transfer.cell import Transfer

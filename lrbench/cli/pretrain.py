@@ -35,7 +35,7 @@ def pretrain(
     from lrbench.cli.work import do_jobs, prepared_first, together
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.jobs.plan import make_plan, save_suite
-    from lrbench.pretrain.tracking import check_trackers
+    from lrbench.pretraining.tracking import check_trackers
     from lrbench.store.snapshots import snapshot_path
     from lrbench.store.suites import suite_to_run
 

@@ -78,7 +78,7 @@ def run(
     from lrbench.jobs.slurm import check_this_node
     from lrbench.jobs.slurm_scripts import SlurmOptions
     from lrbench.leaderboard import page
-    from lrbench.pretrain.tracking import check_trackers
+    from lrbench.pretraining.tracking import check_trackers
     from lrbench.store.results import suites_with_results
     from lrbench.store.suites import suite_to_run, write_suite_with_results
 

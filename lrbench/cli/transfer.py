@@ -136,7 +136,7 @@ def transfer(
     from lrbench.config.registry import tasks_named
     from lrbench.core.errors import InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
-    from lrbench.pretrain.tracking import check_trackers
+    from lrbench.pretraining.tracking import check_trackers
     from lrbench.store.cells import Cell, Overwrite
     from lrbench.store.reference_lists import is_several, resolve_references
     from lrbench.store.references import SuiteSnapshot

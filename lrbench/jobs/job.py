@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrbench.data.examples import SplitName
     from lrbench.transfer.cell import Transfer
 
-PRELOADED = ("lrbench.pretrain.segments", "lrbench.transfer.cell", "timm", "pyarrow.parquet", "pandas")
+PRELOADED = ("lrbench.pretraining.segments", "lrbench.transfer.cell", "timm", "pyarrow.parquet", "pandas")
 """Modules that jobs need, some of which import lazily. Importing them takes seconds; none of them initialises CUDA."""
 
 
@@ -73,7 +73,7 @@ class PretrainJob(Job):
 
     def run_together(self, suite: Suite, place: Place, control: Control, ranks: ProcessGroup) -> str:
         """Pretrain the snapshot together with other processes."""
-        from lrbench.pretrain.segments import make_snapshot
+        from lrbench.pretraining.segments import make_snapshot
 
         # Its memory may be needed.
         _opened.clear()

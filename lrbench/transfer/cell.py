@@ -28,7 +28,7 @@ from lrbench.data.examples import TaskData
 from lrbench.data.split_lists import write_drawn_split, write_image_list
 from lrbench.models.devices import computing_threads, is_out_of_memory
 from lrbench.models.network_cost import NetworkCost, measure_cost
-from lrbench.pretrain.tracking import track_result
+from lrbench.pretraining.tracking import track_result
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, cell_status
 from lrbench.store.predictions import Predictions
 from lrbench.store.references import Reference, SuiteSnapshot

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lrbench.config.protocols import SourceFit
 from lrbench.data.pixels import Indices, Pixels
 from lrbench.models.devices import computing_threads
-from lrbench.pretrain.curvature import gradient_statistics, largest_eigenvalue
+from lrbench.pretraining.curvature import gradient_statistics, largest_eigenvalue
 from lrbench.transfer.features import Network
 
 _PIECE = 64

@@ -172,13 +172,13 @@ def test_suites_run_as_on_the_command_line(home):
         "    paths = lrbench.pretrain('tiny.toml', arms=['step'], **options)\n"
         "    settings = {'arms': ['step', 'hold'], 'protocols': ['knn'], 'targets': ['tiny-objects']}\n"
         "    frame = lrbench.run('tiny.toml', settings=settings | {'name': 'small'}, **options)\n"
-        "    print(len(paths), len(frame), sorted(set(frame['arm'])))\n"
+        "    print(len(paths), len(frame), sorted(set(frame['arm'])), callable(lrbench.pretrain))\n"
     )
     (home / "script.py").write_text(code)
     done = subprocess.run([sys.executable, "script.py"], cwd=home, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     # Stages 0 to 3 of `step`; with `hold`, two more snapshots. Each is transferred to one target and predicts the source.
-    assert done.stdout == "4 12 ['hold', 'step']\n" and done.stderr == ""
+    assert done.stdout == "4 12 ['hold', 'step'] True\n" and done.stderr == ""
 
 
 def test_examples_of_the_reference_run(home, monkeypatch, small_probe_grid):

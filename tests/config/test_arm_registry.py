@@ -12,7 +12,7 @@ from lrbench.core.errors import InputError
 from lrbench.jobs.plan import make_plan
 from lrbench.leaderboard import page
 from lrbench.leaderboard.evidence import fits_null
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
 from tests.leaderboard.fake import fill
 

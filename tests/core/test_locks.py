@@ -82,7 +82,7 @@ def test_lease_of_another_machine_expires(tmp_path, monkeypatch):
 
 def test_leases_keep_partial_files_of_other_nodes(snapshot, tiny, place, monkeypatch):
     from lrbench.config.schedule import SnapshotKey
-    from lrbench.pretrain.segments import make_snapshot
+    from lrbench.pretraining.segments import make_snapshot
 
     partial = snapshot.with_name(".stage1.safetensors.0123abcd-1-1-0123abcd.part")
     partial.touch()

@@ -18,7 +18,7 @@ from lrbench.data.pixels import Shard, StoredPixels
 from lrbench.data.prefetch import training_batches
 from lrbench.data.prepare import prepare
 from lrbench.models.inference import InputNormalisation
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.snapshots import read_metadata, snapshot_path
 from tests import trees
 

@@ -8,7 +8,7 @@ import torch
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
 from lrbench.data.prefetch import prefetch, prefetch_threads
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
 
 

@@ -90,7 +90,7 @@ def prepare_imports() -> None:
     import lrbench.jobs.local
     import lrbench.jobs.plan
     import lrbench.leaderboard.page
-    import lrbench.pretrain.segments
+    import lrbench.pretraining.segments
     import lrbench.transfer.cell
     import lrbench.transfer.protocols.finetune
 

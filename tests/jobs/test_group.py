@@ -18,7 +18,7 @@ from lrbench.store.suites import write_effective
 from tests.helpers import make_home
 from tests.jobs.helpers import Watcher
 from tests.jobs.results import weights
-from tests.pretrain.helpers import Ranks, key
+from tests.pretraining.helpers import Ranks, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def test_gpus_pretrain_together_and_then_work_apart(tiny, place, home, tmp_path,
     assert watcher.lines[0] == "images of tiny-source prepared" and "source accuracy" in watcher.lines[2]
     assert sorted(watcher.lines[3:]) == ["GPU 0", "GPU 1"]
     assert watcher.messages == ["torch finds no GPU; 2 processes pretrain each snapshot on the CPUs"]
-    # As under torchrun, whose processes have the numbers of a single one (tests/pretrain/test_together.py).
+    # As under torchrun, whose processes have the numbers of a single one (tests/pretraining/test_together.py).
     (tmp_path / "torchrun").mkdir()
     other = make_home(tmp_path / "torchrun", monkeypatch)
     done = Ranks("pretrain", "tiny.toml", "--seed", "0", "--arm", "step").finished()

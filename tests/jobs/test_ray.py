@@ -24,7 +24,7 @@ from lrbench.jobs.ray import RayOptions, run_jobs_on_ray
 from lrbench.store.snapshots import snapshot_path
 from tests.jobs import namespace
 from tests.jobs.helpers import Watcher, notes
-from tests.pretrain.helpers import key
+from tests.pretraining.helpers import key
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None or os.geteuid() != 0 or not namespace.is_possible(),

@@ -12,7 +12,7 @@ from lrbench.core.errors import InputError
 from lrbench.jobs.job import PretrainJob, TransferJob
 from lrbench.jobs.preparation import PrepareJob, with_preparation
 from lrbench.jobs.slurm_scripts import Script, SlurmOptions, content, divide
-from tests.pretrain.helpers import key
+from tests.pretraining.helpers import key
 
 RUN, PAGES = ("lrbench", "run", "tiny"), ("lrbench", "leaderboard", "tiny")
 

@@ -1,4 +1,4 @@
-"""Jobs in processes that torchrun started; tests/pretrain/test_together.py starts some."""
+"""Jobs in processes that torchrun started; tests/pretraining/test_together.py starts some."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.jobs.job import Job, PretrainJob
 from lrbench.jobs.together import run_jobs_together
 from tests.jobs.helpers import Watcher
-from tests.pretrain.helpers import key
+from tests.pretraining.helpers import key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import pytest
 import typer
 
 from lrbench.core.control import Control
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.snapshots import snapshot_path
 from tests.helpers import one_paragraph
-from tests.pretrain.helpers import key
+from tests.pretraining.helpers import key
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lrbench.studies.definition import load_study
 from lrbench.studies.evidence import StudyEvidence
 from lrbench.studies.stage_rules import rules_section
 from tests.leaderboard.fake import put
-from tests.pretrain.helpers import key
+from tests.pretraining.helpers import key
 
 ONE = ["seeds=[0]", "protocols=[]", "targets=[]", 'arms=["step"]', "training.update_statistics=true"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.references import SuiteSnapshot
 from tests.transfer.helpers import KEY
 

@@ -13,7 +13,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.models.devices import to_device
 from lrbench.models.networks import create_model, penultimate
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import PretrainedWeights, SuiteSnapshot, WeightsFile
 from lrbench.store.results import read_result

@@ -13,7 +13,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
 from lrbench.jobs.plan import make_plan
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, status_before_loading
 from lrbench.store.measures import FEATURES, curve_of, measures_of
 from lrbench.store.references import PretrainedWeights, SuiteSnapshot, resolve_partner

@@ -6,7 +6,7 @@ import pytest
 
 from lrbench.config.schedule import SnapshotKey
 from lrbench.core.control import Control
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.suites import write_effective
 from lrbench.transfer import cell, features
 from tests import trees

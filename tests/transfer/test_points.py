@@ -6,7 +6,7 @@ import torch
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.files import sha256_json, write_json
-from lrbench.pretrain.state import load
+from lrbench.pretraining.state import load
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.results import read_result
 from lrbench.transfer.cell import Transfer

@@ -16,7 +16,7 @@ from lrbench.jobs.plan import make_plan
 from lrbench.leaderboard.gathering import gather
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain.source import open_source
+from lrbench.pretraining.source import open_source
 from lrbench.store.measures import FIT
 from lrbench.store.snapshots import batchnorm_path
 from lrbench.transfer.source import select_fit

@@ -26,7 +26,7 @@ def verify(
     from lrbench.core.errors import FailureError, InputError
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.models.verification import verify_snapshot
-    from lrbench.pretrain.source import evaluate_again
+    from lrbench.pretraining.source import evaluate_again
     from lrbench.store.snapshots import read_metadata
 
     workspace = Workspace.current()

@@ -7,7 +7,7 @@ from typing import Any
 
 from lrbench.core.errors import InputError
 from lrbench.core.files import read_json, sha256_json, write_json
-from lrbench.pretrain.state import are_tensors, load, save
+from lrbench.pretraining.state import are_tensors, load, save
 
 Point = tuple[float, float, int]
 """Learning rate, weight decay, and the update after which the network was scored."""

@@ -11,7 +11,7 @@ from tests.fuzz.mutations import mutate_bytes, mutate_json, mutate_json_lines, m
 def make_progress(folder: Path) -> Path:
     import torch
 
-    from lrbench.pretrain.state import save
+    from lrbench.pretraining.state import save
 
     path = folder / "stage1.progress.pt"
     weights = {"weight": torch.arange(6.0), "bias": torch.ones(2)}
@@ -38,7 +38,7 @@ def make_progress(folder: Path) -> Path:
 
 def use_progress(path: Path) -> object:
     from lrbench.core.errors import InputError
-    from lrbench.pretrain.state import load, progress_of
+    from lrbench.pretraining.state import load, progress_of
 
     content = load(path)
     try:
@@ -72,7 +72,7 @@ def mutate_saved(numbers: random.Random, content: bytes) -> bytes:
 
 
 def make_log(folder: Path) -> Path:
-    from lrbench.pretrain.log import write_log
+    from lrbench.pretraining.log import write_log
 
     records = [
         {
@@ -90,14 +90,14 @@ def make_log(folder: Path) -> Path:
 
 
 def use_log(path: Path) -> object:
-    from lrbench.pretrain.log import write_log
+    from lrbench.pretraining.log import write_log
 
     write_log(path.with_name("stage9.safetensors"), 9, [{"stage": 9, "update": 100}], lambda text: text.encode())
     return path.read_bytes()
 
 
 def make_timings(folder: Path) -> Path:
-    from lrbench.pretrain.log import append_timing
+    from lrbench.pretraining.log import append_timing
 
     place = folder / "step" / "seed0" / "stage1.safetensors"
     place.parent.mkdir(parents=True)

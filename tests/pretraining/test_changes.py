@@ -10,11 +10,11 @@ import torch
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.core.locks import locked
-from lrbench.pretrain import segments
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining import segments
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path
 from tests.helpers import one_paragraph
-from tests.pretrain.helpers import StopsAfter, key, make, one_after_another, stop
+from tests.pretraining.helpers import StopsAfter, key, make, one_after_another, stop
 
 TRAIL = '["step", "hold", "constant", "average", "trail"]'
 

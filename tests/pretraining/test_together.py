@@ -12,10 +12,10 @@ from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.loading import load_raw
-from lrbench.pretrain.source import Evaluator, open_source
+from lrbench.pretraining.source import Evaluator, open_source
 from lrbench.store.snapshots import read_metadata
 from tests.helpers import TINY_SUITE
-from tests.pretrain.helpers import CPU, Ranks, finished, key, make, torchrun
+from tests.pretraining.helpers import CPU, Ranks, finished, key, make, torchrun
 
 # GroupNorm instead of BatchNorm: results do not depend on which images share a process.
 ALONE_IMAGES = TINY_SUITE.replace('stem_type = "deep"', 'norm_layer = "groupnorm1", stem_type = "deep"')
@@ -39,7 +39,7 @@ def groups(home):
 _DIES_ONCE = """
 import atexit, os, runpy, signal
 from pathlib import Path
-from lrbench.pretrain import loop, recovery
+from lrbench.pretraining import loop, recovery
 
 loop.SAVE_SECONDS = -1.0
 rank, killed, count = os.environ["RANK"], Path("killed"), 0
@@ -115,7 +115,7 @@ def test_every_image_is_evaluated_once(tiny, place, monkeypatch, world):
     """The slices of all ranks, evaluated one after another in this process."""
     import torch
 
-    from lrbench.pretrain import source as module
+    from lrbench.pretraining import source as module
 
     source = open_source(tiny.source, tiny.input, place.roots, False, place.workspace.cache, Control())
     seen = []
@@ -160,7 +160,7 @@ def test_number_of_processes_may_change(groups, place, home):
 # Each process has BatchNorm statistics of its own images; here they are made very different.
 _OTHER_STATISTICS = """
 import os, runpy
-from lrbench.pretrain.loop import Trainer
+from lrbench.pretraining.loop import Trainer
 
 train = Trainer.train
 def apart(self, *arguments):

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from lrbench.config.pretraining import Schedule
-from lrbench.pretrain.setup import momentum_buffers
-from lrbench.pretrain.stage_end import after_warmup, ended_at
+from lrbench.pretraining.setup import momentum_buffers
+from lrbench.pretraining.stage_end import after_warmup, ended_at
 from lrbench.stats.stage_rules import plateau_end, sasa_end, yaida_end
 
 

@@ -7,9 +7,9 @@ import pytest
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.workspace import Place
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.tracking import check_trackers
-from tests.pretrain.helpers import key, make
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.tracking import check_trackers
+from tests.pretraining.helpers import key, make
 
 
 def tracked(place, *names):

@@ -22,7 +22,7 @@ from lrbench.data.pixels import Pixels
 from lrbench.data.prefetch import prefetch, prefetch_threads
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import batchnorm_layers
-from lrbench.pretrain.state import Progress
+from lrbench.pretraining.state import Progress
 
 # Images in one forward pass; fixed, because the estimate depends on it a little.
 _BATCH = 256

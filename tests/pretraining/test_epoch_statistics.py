@@ -14,11 +14,11 @@ from lrbench.core.workspace import Place, Workspace
 from lrbench.data.batches import Batches
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain.curvature import gradient_statistics
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.source import open_source
+from lrbench.pretraining.curvature import gradient_statistics
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.source import open_source
 from lrbench.store.snapshots import state_path
-from tests.pretrain.helpers import key, make
+from tests.pretraining.helpers import key, make
 
 
 def logged(suite, **training):

@@ -21,11 +21,11 @@ from lrbench.data.batches import Batches
 from lrbench.data.prefetch import training_batches
 from lrbench.models.devices import seed_generators
 from lrbench.models.inference import InputNormalisation
-from lrbench.pretrain.recovery import Outcome, Recovery
-from lrbench.pretrain.setup import create_optimiser, gradient_sync, momentum_buffers, parallel
-from lrbench.pretrain.stage_end import ended_at, ends_here
-from lrbench.pretrain.state import Progress
-from lrbench.pretrain.update_statistics import direction_norm, epoch_end
+from lrbench.pretraining.recovery import Outcome, Recovery
+from lrbench.pretraining.setup import create_optimiser, gradient_sync, momentum_buffers, parallel
+from lrbench.pretraining.stage_end import ended_at, ends_here
+from lrbench.pretraining.state import Progress
+from lrbench.pretraining.update_statistics import direction_norm, epoch_end
 
 CHECK_EVERY = 25
 """Updates between two checks of the losses on an accelerator, which each check has to wait for."""

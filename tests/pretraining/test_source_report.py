@@ -6,7 +6,7 @@ from torch import nn
 from lrbench.config.suite import Input
 from lrbench.core.control import Control
 from lrbench.models.inference import InputNormalisation
-from lrbench.pretrain.source import Evaluator, open_source
+from lrbench.pretraining.source import Evaluator, open_source
 
 
 class SeesBrightness(nn.Module):

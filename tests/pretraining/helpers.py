@@ -27,11 +27,11 @@ from lrbench.data.batches import Batches
 from lrbench.jobs.job import PRELOADED
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain.loop import Trainer
-from lrbench.pretrain.recovery import Recovery
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.source import open_source
-from lrbench.pretrain.state import Progress
+from lrbench.pretraining.loop import Trainer
+from lrbench.pretraining.recovery import Recovery
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.source import open_source
+from lrbench.pretraining.state import Progress
 from lrbench.store.snapshots import snapshot_path
 from tests.helpers import Outcome
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from lrbench.data.batches import Batches
 from lrbench.models.inference import InputNormalisation
-from lrbench.pretrain.curvature import gradient_statistics
+from lrbench.pretraining.curvature import gradient_statistics
 
 _LARGEST_BATCH = 256
 

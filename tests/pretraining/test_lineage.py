@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError
-from lrbench.pretrain.log import write_log
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, save
+from lrbench.pretraining.log import write_log
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.state import load, save
 from lrbench.store.snapshots import (
     batchnorm_path,
     progress_path,
@@ -20,7 +20,7 @@ from lrbench.store.snapshots import (
     state_path,
     write_snapshot,
 )
-from tests.pretrain.helpers import Listens, infinite_weights_after, key, make, nan_loss_at, one_after_another, stop
+from tests.pretraining.helpers import Listens, infinite_weights_after, key, make, nan_loss_at, one_after_another, stop
 
 
 def remake(path):
@@ -83,7 +83,7 @@ def test_restoring_the_former_parent_is_enough(lrbench, tiny, place):
 
 def test_retraining_a_parent_with_other_weights_fails(lrbench, tiny, place, monkeypatch):
     """Retrain with slightly different results, as on another machine."""
-    from lrbench.pretrain import segments
+    from lrbench.pretraining import segments
 
     make(tiny, key("step", 2), place)
     parent = make(tiny, key("step", 1), place)
@@ -231,7 +231,7 @@ def test_last_good_state_is_the_saved_one(tiny, place, monkeypatch):
 
 
 def test_save_in_flight_counts_when_the_loss_breaks(tiny, place, monkeypatch):
-    from lrbench.pretrain import loop, segments
+    from lrbench.pretraining import loop, segments
 
     make(tiny, key("step", 0), place)
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
@@ -257,7 +257,7 @@ def test_damaged_log_is_backed_up_and_training_continues(tiny, place):
 
 
 def test_damaged_log_has_a_copy_at_every_moment(tmp_path, monkeypatch):
-    from lrbench.pretrain import log as module
+    from lrbench.pretraining import log as module
 
     path, good = tmp_path / "log.jsonl", {"stage": 1, "update": 5}
     write_log(tmp_path / "stage1.safetensors", 1, [good], print)
@@ -278,7 +278,7 @@ def test_concurrent_log_writes_lose_nothing(tmp_path, monkeypatch):
     """The second reads the log only after the first has written it."""
     from threading import Event, Thread
 
-    from lrbench.pretrain import log as module
+    from lrbench.pretraining import log as module
 
     read, reading, go_on = module._read, Event(), Event()
 

@@ -26,19 +26,19 @@ from lrbench.models.devices import computing_threads, is_out_of_memory, pick_dev
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.limits import refuse_misfit
 from lrbench.models.networks import create_model
-from lrbench.pretrain.batchnorm import images_per_statistics, reestimate
-from lrbench.pretrain.epoch_statistics import EpochStatistics
-from lrbench.pretrain.log import append_timing, clear_log, write_log
-from lrbench.pretrain.loop import Trainer
-from lrbench.pretrain.metadata import snapshot_metadata
-from lrbench.pretrain.saver import Saver, on_cpu
-from lrbench.pretrain.setup import arithmetic
-from lrbench.pretrain.source import Evaluator, Source, open_source
-from lrbench.pretrain.stage_end import stage_end
-from lrbench.pretrain.start import SegmentStart
-from lrbench.pretrain.state import Progress, save
-from lrbench.pretrain.tracking import Tracker, open_trackers
-from lrbench.pretrain.update_statistics import ends_by_rule
+from lrbench.pretraining.batchnorm import images_per_statistics, reestimate
+from lrbench.pretraining.epoch_statistics import EpochStatistics
+from lrbench.pretraining.log import append_timing, clear_log, write_log
+from lrbench.pretraining.loop import Trainer
+from lrbench.pretraining.metadata import snapshot_metadata
+from lrbench.pretraining.saver import Saver, on_cpu
+from lrbench.pretraining.setup import arithmetic
+from lrbench.pretraining.source import Evaluator, Source, open_source
+from lrbench.pretraining.stage_end import stage_end
+from lrbench.pretraining.start import SegmentStart
+from lrbench.pretraining.state import Progress, save
+from lrbench.pretraining.tracking import Tracker, open_trackers
+from lrbench.pretraining.update_statistics import ends_by_rule
 from lrbench.store.lineage import resolve_segment, snapshot_exists
 from lrbench.store.snapshots import (
     SnapshotMetadata,

@@ -6,14 +6,14 @@ import torch
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_json
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.cells import Cell, TransferSettings
 from lrbench.store.references import resolve_reference
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import read_metadata, snapshot_path
 from lrbench.store.suites import recipe
 from lrbench.transfer.cell import Transfer
-from tests.pretrain.helpers import key, make
+from tests.pretraining.helpers import key, make
 
 
 def with_threads(suite, threads):

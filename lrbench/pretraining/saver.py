@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lrbench.pretrain.state import Progress
+from lrbench.pretraining.state import Progress
 
 
 class Saver:

@@ -19,12 +19,12 @@ from lrbench.core.control import Control
 from lrbench.core.distributed import ProcessGroup
 from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data.batches import Batches
-from lrbench.pretrain import loop
-from lrbench.pretrain.saver import Saver
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import Progress, load, save
+from lrbench.pretraining import loop
+from lrbench.pretraining.saver import Saver
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.state import Progress, load, save
 from lrbench.store.snapshots import progress_path, read_metadata, snapshot_path, state_path
-from tests.pretrain.helpers import CPU, assert_close, bare_loop, key, make, network, train, trainer
+from tests.pretraining.helpers import CPU, assert_close, bare_loop, key, make, network, train, trainer
 
 PER_EPOCH = 3
 

@@ -6,8 +6,8 @@ from lrbench.config import Suite
 from lrbench.config.arms import ARMS
 from lrbench.config.schedule import Segment, learning_rate, next_segment
 from lrbench.core.machine import library_versions, source_revision
-from lrbench.pretrain.source import Source, SourceScores
-from lrbench.pretrain.state import Progress
+from lrbench.pretraining.source import Source, SourceScores
+from lrbench.pretraining.state import Progress
 from lrbench.store.snapshots import SnapshotMetadata
 from lrbench.store.suites import recipe
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from lrbench.config.protocols import SourceFit
 from lrbench.core.errors import FailureError
-from lrbench.pretrain.curvature import _hessian_product, gradient_statistics, largest_eigenvalue
+from lrbench.pretraining.curvature import _hessian_product, gradient_statistics, largest_eigenvalue
 
 
 def network(*, unused=False):

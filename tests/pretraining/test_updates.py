@@ -13,10 +13,10 @@ from lrbench.config.pretraining import Training
 from lrbench.config.suite import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.setup import arithmetic
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.setup import arithmetic
 from lrbench.store.snapshots import read_metadata, snapshot_path
-from tests.pretrain.helpers import Greedy, Listens, assert_close, bare_loop, gradients, key, make, network
+from tests.pretraining.helpers import Greedy, Listens, assert_close, bare_loop, gradients, key, make, network
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lrbench.models.inference import InputNormalisation
-from lrbench.pretrain import batchnorm
-from lrbench.pretrain.batchnorm import reestimate
+from lrbench.pretraining import batchnorm
+from lrbench.pretraining.batchnorm import reestimate
 
 NORMALISE = InputNormalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), torch.device("cpu"))
 

@@ -11,10 +11,10 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.core.workspace import Place, Workspace
 from lrbench.jobs.plan import make_plan
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.stats import stage_end
 from lrbench.store.snapshots import read_metadata, snapshot_path
-from tests.pretrain.helpers import Listens, bare_loop, key
+from tests.pretraining.helpers import Listens, bare_loop, key
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 from lrbench.config import load_suite
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError
-from lrbench.pretrain import loop
-from lrbench.pretrain.segments import make_snapshot
+from lrbench.pretraining import loop
+from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.snapshots import batchnorm_path, snapshot_path, state_path
-from tests.pretrain.helpers import key, make, nan_loss_at
+from tests.pretraining.helpers import key, make, nan_loss_at
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork
 from lrbench.models.devices import is_out_of_memory
 from lrbench.models.networks import create_model, drops_at_random
-from lrbench.pretrain import loop
-from lrbench.pretrain import segments as segments_module
-from lrbench.pretrain.recovery import Recovery
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, save
+from lrbench.pretraining import loop
+from lrbench.pretraining import segments as segments_module
+from lrbench.pretraining.recovery import Recovery
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.state import load, save
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
 from tests.helpers import Trap
-from tests.pretrain.helpers import (
+from tests.pretraining.helpers import (
     NORMALISE,
     Greedy,
     OneBatch,
@@ -364,7 +364,7 @@ def test_out_of_memory_errors_are_recognised(message, is_full):
 
 
 def test_task_is_opened_once_for_any_control(tiny, place):
-    from lrbench.pretrain.source import open_source
+    from lrbench.pretraining.source import open_source
     from lrbench.transfer.target import open_target
 
     for opened, name in ((open_source, tiny.source), (open_target, "tiny-objects")):

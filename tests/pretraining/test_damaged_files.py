@@ -9,12 +9,12 @@ import torch
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.jobs.cost import update_seconds
-from lrbench.pretrain.log import append_timing
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.state import load, save
+from lrbench.pretraining.log import append_timing
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.state import load, save
 from lrbench.store.snapshots import progress_path, snapshot_path, state_path
 from tests.helpers import one_paragraph
-from tests.pretrain.helpers import key, make
+from tests.pretraining.helpers import key, make
 
 LINE = {"stage": 1, "update": 3, "loss": 1.0}
 

@@ -16,8 +16,8 @@ from lrbench.core.files import DamagedFile
 from lrbench.core.workspace import Workspace
 from lrbench.models.loading import load_into
 from lrbench.models.tensors import mismatches
-from lrbench.pretrain.stage_end import ended_at
-from lrbench.pretrain.state import Progress, advice, are_tensors, load, progress_of
+from lrbench.pretraining.stage_end import ended_at
+from lrbench.pretraining.state import Progress, advice, are_tensors, load, progress_of
 from lrbench.store.lineage import missing_intermediate_weights, snapshot_exists
 from lrbench.store.snapshots import SnapshotMetadata, progress_path, read_metadata, snapshot_path, state_path
 from lrbench.store.suites import recipe

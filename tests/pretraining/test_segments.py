@@ -13,11 +13,11 @@ from lrbench.data.batches import Batches
 from lrbench.data.loading import load_task_data
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.source import Evaluator, open_source
-from lrbench.pretrain.state import load, save
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.source import Evaluator, open_source
+from lrbench.pretraining.state import load, save
 from lrbench.store.snapshots import batchnorm_path, progress_path, read_metadata, snapshot_path, state_path
-from tests.pretrain.helpers import StopsAfter, assert_close, bare_loop, key, make, nan_loss_at
+from tests.pretraining.helpers import StopsAfter, assert_close, bare_loop, key, make, nan_loss_at
 
 
 @pytest.mark.parametrize(("arm", "stage"), [("step", 1), ("average", 2)])
@@ -142,7 +142,7 @@ def test_mean_added_after_training_is_reported(tiny, place, arm):
 
 def test_mean_of_part_of_a_stage_is_never_used(tiny, place, monkeypatch):
     """Progress of a suite without `average`, which stored no sum of weights, is discarded."""
-    from lrbench.pretrain import segments, start
+    from lrbench.pretraining import segments, start
 
     class Stops(Control):
         def __init__(self):

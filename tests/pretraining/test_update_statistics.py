@@ -11,10 +11,10 @@ from lrbench.config.suite import Suite
 from lrbench.core.control import Control
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.workspace import Place, Workspace
-from lrbench.pretrain.segments import make_snapshot
-from lrbench.pretrain.update_statistics import direction_norm, ends_by_rule, epoch_end, inner_products
+from lrbench.pretraining.segments import make_snapshot
+from lrbench.pretraining.update_statistics import direction_norm, ends_by_rule, epoch_end, inner_products
 from lrbench.store.snapshots import read_metadata, state_path
-from tests.pretrain.helpers import SCHEDULE, key, make
+from tests.pretraining.helpers import SCHEDULE, key, make
 
 ADDED = {"weight_square", "weight_direction", "direction_square"}
 
