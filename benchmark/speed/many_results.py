@@ -1,4 +1,4 @@
-"""Time the leaderboard of a large suite: `python benchmark/speed/many_results.py [NUMBER]` (default 100,000).
+"""Time the leaderboard of large suites: `python benchmark/speed/many_results.py [NUMBER]` (default 100,000).
 
 Writes random results to a temporary workspace, then measures the time and peak memory of `lrbench leaderboard`, process start
 included: without an index, with the index, and after one result changes.
@@ -24,26 +24,19 @@ from lrbench.store.results import Result, complete_record, result_path
 from lrbench.store.suites import write_suite_with_results
 
 _IMAGES, _CLASSES, _POOL = 200, 10, 300
+# A suite may have a million cells, counted as if every arm had snapshots of its own.
+_MOST_SEEDS = 150
 _PROTOCOLS = ("probe", "knn", "finetune")
 
 
 def fill(root: Path, number: int) -> int:
-    """Write about `number` results of a suite with 20 targets, 3 protocols and 4 transfer seeds; return their count."""
+    """Write about `number` results of suites with 20 targets, 3 protocols and 4 transfer seeds; return their count."""
+    quick = load_suite("quick")
     targets = tuple(f"target-{index:02d}" for index in range(20))
     transfer_seeds = (0, 1, 2, 3)
-    quick = load_suite("quick")
     per_seed = len(snapshot_keys(quick, seed=0)) * len(targets) * len(_PROTOCOLS) * len(transfer_seeds)
-    suite = quick.model_copy(
-        update={
-            "name": "large",
-            "targets": targets,
-            "protocols": _PROTOCOLS,
-            "transfer_seeds": transfer_seeds,
-            "seeds": tuple(range(max(1, number // per_seed))),
-        }
-    )
+    seeds = max(1, number // per_seed)
     workspace = Workspace(root=root)
-    write_suite_with_results(workspace, suite)
     draw = np.random.default_rng(0)
     labels = np.arange(_IMAGES) % _CLASSES
     pool = []
@@ -53,23 +46,34 @@ def fill(root: Path, number: int) -> int:
         content = encode_predictions(Predictions(index=np.arange(_IMAGES), label=labels, prediction=prediction))
         pool.append((content, sha256_bytes(content), float(1 - wrong.mean())))
     written = 0
-    for key in snapshot_keys(suite):
-        for task, protocol, seed in product(targets, _PROTOCOLS, transfer_seeds):
-            content, digest, accuracy = pool[int(draw.integers(_POOL))]
-            record = complete_record(_record(key, task, protocol, seed, accuracy), digest)
-            path = result_path(workspace.results, "large", Result.model_validate(record).cell)
-            path.with_suffix(".parquet").write_bytes(content)
-            path.write_text(json.dumps(record))
-            written += 1
+    for first in range(0, seeds, _MOST_SEEDS):
+        suite = quick.model_copy(
+            update={
+                "name": f"large{first}",
+                "targets": targets,
+                "protocols": _PROTOCOLS,
+                "transfer_seeds": transfer_seeds,
+                "seeds": tuple(range(first, min(first + _MOST_SEEDS, seeds))),
+            }
+        )
+        write_suite_with_results(workspace, suite)
+        for key in snapshot_keys(suite):
+            for task, protocol, seed in product(targets, _PROTOCOLS, transfer_seeds):
+                content, digest, accuracy = pool[int(draw.integers(_POOL))]
+                record = complete_record(_record(suite.name, key, task, protocol, seed, accuracy), digest)
+                path = result_path(workspace.results, suite.name, Result.model_validate(record).cell)
+                path.with_suffix(".parquet").write_bytes(content)
+                path.write_text(json.dumps(record))
+                written += 1
     return written
 
 
-def _record(key, task, protocol, seed, accuracy):
+def _record(suite, key, task, protocol, seed, accuracy):
     return {
         "protocol_version": 1,
-        "suite": "large",
+        "suite": suite,
         "snapshot": {
-            "reference": f"large/{key}",
+            "reference": f"{suite}/{key}",
             "sha256": f"{key.arm}{key.seed}{key.stage}".ljust(64, "0"),
             "batchnorm": "re-estimated",
             "architecture": "resnet18",
@@ -128,7 +132,7 @@ def main() -> None:
         print(f"{written:,} results in {root}", flush=True)
         timed(root, "without an index")
         timed(root, "with the index")
-        path = next((root / "leaderboard" / "results" / "large").glob("step-seed0-stage1.*.json"))
+        path = next((root / "leaderboard" / "results" / "large0").glob("step-seed0-stage1.*.json"))
         os.utime(path)
         timed(root, "after one result was rewritten")
 
