@@ -1,5 +1,6 @@
 """A suite's results arranged for comparison: accuracies, paired differences and T by row and column, over seeds."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -154,12 +155,12 @@ class Evidence:
         if not self.suite.targets:
             with_hits = {key for block in self.hits.values() for key in block}
             return len(self.source_correct) + len(with_hits) + len(self.fit.get("loss", {}))
-        counts = [
-            sum(self.suite.uses(column.protocol, row[0]) for row, _ in self.values[column].correct)
-            for column in self.columns
-            if column in self.values
-        ]
-        return sum(counts) * len(self.suite.transfer_seeds)
+        count = 0
+        for column in self.columns:
+            if column in self.values:
+                by_arm = Counter(arm for (arm, _), _ in self.values[column].correct)
+                count += sum(number for arm, number in by_arm.items() if self.suite.uses(column.protocol, arm))
+        return count * len(self.suite.transfer_seeds)
 
     def missing(self, row: Row, column: Column) -> list[int]:
         """Return the seeds whose results the suite needs but lacks."""

@@ -3,8 +3,10 @@
 The files depend on the results alone and hold no time, so they can be compared byte by byte.
 """
 
+import gc
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +71,19 @@ class Built:
             self.unchecked += sum(not entry.checked for entry in entries)
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the search for reference cycles: there are none, and it visits the records of all results again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_garbage_collection()
 def build(
     workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf: bool = False, indexed: bool = True
 ) -> Built:
