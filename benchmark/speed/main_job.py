@@ -18,6 +18,8 @@ from lrbench.core.files import parse_json
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PR_SET_CHILD_SUBREAPER = 36
+# Folders of data by the package as which they are installed.
+_DATA = {"tasks": "tasks", "suites": "benchmark/suites", "study_files": "benchmark/studies"}
 
 
 def processor_seconds(tree: Path, workspace: Path, arguments: list[str]) -> float:
@@ -60,6 +62,10 @@ def main() -> None:
         former.mkdir()
         archive = subprocess.run(["git", "archive", sys.argv[1]], cwd=_ROOT, check=True, capture_output=True).stdout
         subprocess.run(["tar", "x", "-C", str(former)], input=archive, check=True)
+        # An installed lrbench would give it the files of this tree.
+        for package, data in _DATA.items():
+            if (former / data).is_dir() and not (former / "lrbench" / package).exists():
+                (former / "lrbench" / package).symlink_to(former / data)
         for name, tree in ((sys.argv[1], former), ("this tree", _ROOT)):
             workspace = Path(folder) / f"workspace-{len(totals)}"
             totals[name] = processor_seconds(tree, workspace, arguments)

@@ -23,6 +23,7 @@ from lrbench.core.control import Control
 from lrbench.core.distributed import SINGLE_PROCESS
 from lrbench.core.errors import InterruptedWork
 from lrbench.core.seeds import derive
+from lrbench.core.workspace import Place, Workspace
 from lrbench.data.batches import Batches
 from lrbench.jobs.job import PRELOADED
 from lrbench.models.inference import InputNormalisation
@@ -80,6 +81,22 @@ def stop(suite, wanted, place, updates=2):
     """Interrupt the making of a snapshot."""
     with pytest.raises(InterruptedWork):
         make_snapshot(suite, wanted, place, StopsAfter(updates))
+
+
+def whole_and_resumed(suite, place, home):
+    """Return a snapshot of one uninterrupted segment, and the same snapshot of one that was stopped and resumed."""
+
+    class Stops(Control):
+        def progress(self, done, total, unit):
+            if unit == "updates" and done == 4:
+                self.stop()
+
+    elsewhere = Place(workspace=Workspace(root=home / "elsewhere"), roots=place.roots)
+    whole = make(suite, key("step", 1), place)
+    make(suite, key("step", 0), elsewhere)
+    with pytest.raises(InterruptedWork):
+        make_snapshot(suite, key("step", 1), elsewhere, Stops())
+    return whole, make(suite, key("step", 1), elsewhere)
 
 
 def one_after_another(jobs, suite, place, control, observer, **others):

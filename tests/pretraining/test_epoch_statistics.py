@@ -9,16 +9,14 @@ from safetensors.torch import load_file
 
 from lrbench.config.suite import Suite
 from lrbench.core.control import Control
-from lrbench.core.errors import InterruptedWork
 from lrbench.core.workspace import Place, Workspace
 from lrbench.data.batches import Batches
 from lrbench.models.inference import InputNormalisation
 from lrbench.models.networks import create_model
 from lrbench.pretraining.curvature import gradient_statistics
-from lrbench.pretraining.segments import make_snapshot
 from lrbench.pretraining.source import open_source
 from lrbench.store.snapshots import state_path
-from tests.pretraining.helpers import key, make
+from tests.pretraining.helpers import key, make, whole_and_resumed
 
 
 def logged(suite, **training):
@@ -59,17 +57,7 @@ def test_statistics_are_those_of_the_weights(tiny, place):
 
 
 def test_interrupted_statistics_have_identical_bytes(tiny, place, home):
-    class Stops(Control):
-        def progress(self, done, total, unit):
-            if unit == "updates" and done == 4:
-                self.stop()
-
-    suite, elsewhere = logged(tiny), Place(workspace=Workspace(root=home / "elsewhere"), roots=place.roots)
-    whole = make(suite, key("step", 1), place)
-    make(suite, key("step", 0), elsewhere)
-    with pytest.raises(InterruptedWork):
-        make_snapshot(suite, key("step", 1), elsewhere, Stops())
-    resumed = make(suite, key("step", 1), elsewhere)
+    whole, resumed = whole_and_resumed(logged(tiny), place, home)
     assert records(resumed) == records(whole) and resumed.read_bytes() == whole.read_bytes()
 
 

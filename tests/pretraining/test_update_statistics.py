@@ -8,13 +8,10 @@ import torch
 from torch import nn
 
 from lrbench.config.suite import Suite
-from lrbench.core.control import Control
-from lrbench.core.errors import InterruptedWork
 from lrbench.core.workspace import Place, Workspace
-from lrbench.pretraining.segments import make_snapshot
 from lrbench.pretraining.update_statistics import direction_norm, ends_by_rule, epoch_end, inner_products
 from lrbench.store.snapshots import read_metadata, state_path
-from tests.pretraining.helpers import SCHEDULE, key, make
+from tests.pretraining.helpers import SCHEDULE, key, make, whole_and_resumed
 
 ADDED = {"weight_square", "weight_direction", "direction_square"}
 
@@ -44,17 +41,7 @@ def test_update_statistics_do_not_change_weights(tiny, place, home):
 
 
 def test_interrupted_update_statistics_are_identical(tiny, place, home):
-    class Stops(Control):
-        def progress(self, done, total, unit):
-            if unit == "updates" and done == 4:
-                self.stop()
-
-    suite, elsewhere = logged(tiny), Place(workspace=Workspace(root=home / "elsewhere"), roots=place.roots)
-    whole = make(suite, key("step", 1), place)
-    make(suite, key("step", 0), elsewhere)
-    with pytest.raises(InterruptedWork):
-        make_snapshot(suite, key("step", 1), elsewhere, Stops())
-    resumed = make(suite, key("step", 1), elsewhere)
+    whole, resumed = whole_and_resumed(logged(tiny), place, home)
     assert records(resumed) == records(whole) and resumed.read_bytes() == whole.read_bytes()
     assert records(whole)[0].keys() >= ADDED
 
