@@ -70,7 +70,7 @@ def share_cores(processes: int) -> None:
 
 
 def sharing_processes() -> int:
-    """Return how many processes feed GPUs on this machine, as `share_cores` was told."""
+    """Return how many processes feed GPUs on this machine: the value passed to `share_cores`."""
     return _sharing
 
 

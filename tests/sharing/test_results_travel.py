@@ -1,4 +1,4 @@
-"""Results that travel: folders, zip files and data sets of the Hub, and what is refused on the way in."""
+"""Results as folders, zip files and data sets of the Hub, and received files that are refused."""
 
 import json
 import os
