@@ -117,20 +117,24 @@ def source_revision() -> str | None:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, timeout=10)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "lrbench", "tasks", "benchmark/suites"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if head.returncode or changed.returncode:
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    head = _git(checkout, "rev-parse", "HEAD")
+    changed = _git(
+        checkout, "status", "--porcelain", "--untracked-files=no", "--", "lrbench", "tasks", "benchmark/suites"
+    )
+    return None if head is None or changed is None else head + ("+" if changed else "")
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """Return what git prints of a checkout, stripped; None where git is missing, hangs or refuses."""
+    # A killed git says nothing of the checkout, and what a worker writes must not depend on whether one was killed.
+    for _ in range(3):
+        try:
+            done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode >= 0:
+            return None if done.returncode else done.stdout.strip()
+    return None
 
 
 def set_cublas_workspace() -> None:
