@@ -20,6 +20,7 @@ CHANGE = (-1.0, 1.0)
 
 # Nothing can be escaped in a code span; other text is escaped outside of one.
 _PLAIN = re.compile(r"[\w.:/@+,= -]+", re.ASCII)
+_ESCAPED_SPAN = re.compile(r"\\`(.+?)\\`")
 
 
 class Marked(str):
@@ -49,6 +50,20 @@ def code(text: str) -> Marked:
     return Marked(f"`{text}`" if _PLAIN.fullmatch(text) else for_markdown(text))
 
 
+def prose(text: str) -> str:
+    r"""Return outside text whose names in backticks show as code; other markup is escaped.
+
+    >>> prose("the arm `step` of a*b")
+    'the arm `step` of a\\*b'
+    """
+
+    def restore(span: re.Match[str]) -> str:
+        name = span[1].replace(r"\_", "_")
+        return f"`{name}`" if _PLAIN.fullmatch(name) else span[0]
+
+    return _ESCAPED_SPAN.sub(restore, for_markdown(text))
+
+
 def link(text: str, path: str) -> Marked:
     """Return a link to a file of the leaderboard.
 
@@ -60,8 +75,8 @@ def link(text: str, path: str) -> Marked:
 
 
 def bullets(lines: Sequence[str]) -> str:
-    """Return a list of outside texts."""
-    return "\n".join(f"- {for_markdown(line)}" for line in lines)
+    """Return a list of outside texts with names in backticks."""
+    return "\n".join(f"- {prose(line)}" for line in lines)
 
 
 def rounded(value: float, digits: int, *, signed: bool = False) -> str:

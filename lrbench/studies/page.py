@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from lrbench.core.control import Control
-from lrbench.core.escaping import for_markdown
 from lrbench.core.locks import locked
 from lrbench.core.workspace import Workspace
 from lrbench.leaderboard.figures import Figure
-from lrbench.leaderboard.markup import NOTHING, Marked, bullets, link, p_value, rounded, table
+from lrbench.leaderboard.markup import NOTHING, Marked, bullets, link, p_value, prose, rounded, table
 from lrbench.leaderboard.page import Built, figure_files, write_files
 from lrbench.leaderboard.registration import registration_sentence
 from lrbench.leaderboard.source_page import study_path
@@ -98,10 +97,10 @@ def render_study(evidence: StudyEvidence, outcomes: dict[str, Outcome], figure: 
     study = evidence.study
     missing = evidence.missing()
     parts = [
-        f"# {for_markdown(study.title)}",
-        f"**{for_markdown(answer(evidence, outcomes))}**",
+        f"# {prose(study.title)}",
+        f"**{prose(answer(evidence, outcomes))}**",
         figure.markdown(study.name) if len(figure.data) else "",
-        for_markdown(study.question),
+        prose(study.question),
         f"**Incomplete.** `lrbench study {study.name}` computes the missing predictions:\n\n{bullets(missing)}"
         if missing
         else "",
@@ -141,10 +140,10 @@ def _claim_section(outcome: Outcome) -> str:
     claim = outcome.claim
     parts = [
         f"## {claim.name} {claim.title}",
-        for_markdown(f"{claim.statement[0].upper()}{claim.statement[1:]}. {_ORIGINS[claim.origin]}"),
+        prose(f"{claim.statement[0].upper()}{claim.statement[1:]}. {_ORIGINS[claim.origin]}"),
         table(_aligned([_case_row(claim, case) for case in outcome.cases])),
         f"Effects are in {claim.unit}.",
-        for_markdown(outcome.remark),
+        prose(outcome.remark),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -174,12 +173,12 @@ def _effect(claim: StudyClaim, estimate: Estimate) -> Marked:
 def _case_verdict(claim: StudyClaim, case: Case) -> Marked:
     """Return a verdict with its reason, or with the units that would decide an effect of the measured size."""
     if not case.decides:
-        return Marked(f"not tested{f' ({for_markdown(case.reason)})' if case.reason else ''}")
+        return Marked(f"not tested{f' ({prose(case.reason)})' if case.reason else ''}")
     word = _verdict_word(claim, case.verdict, case.margin)
     if case.verdict != "inconclusive":
         return Marked(f"{word}{f', {case.note}' if case.note else ''}")
     if case.reason or (case.estimate is None and case.adjusted is None):
-        return Marked(f"{word} ({for_markdown(case.reason or 'no results')})")
+        return Marked(f"{word} ({prose(case.reason or 'no results')})")
     if claim.judges:
         return word
     many = (

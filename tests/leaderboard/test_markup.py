@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lrbench.leaderboard import page
-from lrbench.leaderboard.markup import Marked, bullets, code, link, points, table, with_interval
+from lrbench.leaderboard.markup import Marked, bullets, code, link, points, prose, table, with_interval
 from lrbench.stats.intervals import Estimate
 from tests.leaderboard.fake import fill, put
 
@@ -32,6 +32,11 @@ def value(mean, half, seeds=3):
 )
 def test_accuracy_interval_is_cut_at_0_and_100(mean, half, printed):
     assert points(value(mean, half), 3) == printed
+
+
+def test_names_in_backticks_show_as_code():
+    assert prose("the arm `step_two` of a*b") == r"the arm `step_two` of a\*b"
+    assert prose("`**x**` and `a|b` and `") == r"\`\*\*x\*\*\` and \`a\|b\` and \`"
 
 
 def test_difference_interval_is_cut_at_100_points():
