@@ -84,7 +84,10 @@ def verify(
         show(f"{chosen.name}: {len(data.classes):,} classes, {counts} images")
         for split, by_class in report.by_class.items():
             fewest, most = (choose(by_class, key=by_class.__getitem__) for choose in (min, max))
-            show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images per class")
+            if by_class[fewest] == by_class[most]:
+                show(f"{split}: {by_class[most]:,} images per class")
+            else:
+                show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images per class")
         for split, members in data.splits.items():
             if members.groups is not None:
                 show(f"{split}: {len(set(members.groups)):,} groups, none of which is in another split")

@@ -157,9 +157,8 @@ def _write(
         target.unlink()
         raise
     counts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    note(
-        f"{len(data.classes):,} classes, {counts} images; {train.min():,} to {train.max():,} training images per class"
-    )
+    per_class = f"{train.min():,}" if train.min() == train.max() else f"{train.min():,} to {train.max():,}"
+    note(f"{len(data.classes):,} classes, {counts} images; {per_class} training images per class")
     if unused := describe_unused(data):
         note(unused)
     for problem in data.problems:

@@ -70,7 +70,7 @@ def plan(
                 "snapshot": str(snapshot.key),
                 "starts from": str(snapshot.parent) if snapshot.parent else "",
                 "epochs": snapshot.epochs or "",
-                "made": "yes" if snapshot.exists else "no",
+                "exists": "yes" if snapshot.exists else "no",
                 "cells done": f"{done[snapshot.key]} of {total[snapshot.key]}",
             }
         )

@@ -24,12 +24,13 @@ app.command("new")(new_task.new)
 @app.command("show")
 def tasks(
     name: Annotated[
-        str | None, typer.Argument(metavar="TASK", help="Show this task in full: a name, or the path of a task TOML.")
+        str | None,
+        typer.Argument(metavar="TASK", help="Show this task with all defaults: a name, or the path of a task TOML."),
     ] = None,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """List the tasks and their groups, or show one task in full."""
+    """List the tasks and their groups, or show one task with all defaults."""
     from lrbench.config import broken_tasks, find_tasks, load_task
     from lrbench.config.registry import find_groups
     from lrbench.core.workspace import data_roots
@@ -40,7 +41,7 @@ def tasks(
     if name is not None:
         task = load_task(name)
         where, is_found = whereabouts(task, roots)
-        record = task.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        record = _without_empty(task.model_dump(mode="json", exclude_none=True))
         if json_:
             emit_json({**record, "found": is_found, "where": where})
             return
@@ -58,6 +59,12 @@ def tasks(
     show(table([_row(task, roots) for task in known], wrapped="title", spare=["headline", "classes"]))
     groups = [{"group": group, "tasks": ", ".join(members)} for group, members in find_groups().items()]
     show("\n" + table(groups, wrapped="tasks"))
+
+
+def _without_empty(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without empty texts, lists and tables, which mean that nothing is set."""
+    filled = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in record.items()}
+    return {key: value for key, value in filled.items() if value not in ("", [], {})}
 
 
 def _readable(names: "Iterable[str]") -> "list[Task]":

@@ -249,6 +249,10 @@ def _scan_stamped(stamps: tuple[_Stamp, ...]) -> tuple[dict[str, RegisteredFile]
     return files, broken
 
 
+def _listing(kind: Kind) -> str:
+    return "`lrbench study` lists all studies" if kind == "study" else f"`lrbench {kind}s` lists all {kind}s"
+
+
 def _locate(
     kind: Kind,
     name_or_path: str,
@@ -263,7 +267,7 @@ def _locate(
             raise InputError(f"{where}{path} is a folder. Give the {kind}'s TOML file.")
         if not os.path.exists(path):
             raise InputError(
-                f"{where}there is no {kind} file {path}. Give the path of a TOML file, or a name: {', '.join(sorted(find()))}."
+                f"{where}there is no {kind} file {path}. Give the path of a TOML file, or a name: {_listing(kind)}."
             )
         return path
     files = find()
@@ -276,8 +280,7 @@ def _locate(
             )
         file = f"{name_or_path}.toml"
         hint = f" A file {file} is here: give its path." if os.path.isfile(file) else suggestion(name_or_path, files)
-        listing = "study` lists all studies" if kind == "study" else f"{kind}s` lists all {kind}s"
-        known = f"`lrbench {listing}" if hint else f"Known: {', '.join(sorted(files))}"
+        known = _listing(kind) if hint else f"Known: {', '.join(sorted(files))}"
         advice = "or add the folder of its TOML file to LRBENCH_TASKS" if source else "or give the path of a TOML file"
         unreadable = "".join(f" An unreadable file may be the one: {problem}" for problem in find_broken())
         raise InputError(f"{where}there is no {kind} called {name_or_path!r}.{hint} {known}; {advice}.{unreadable}")

@@ -66,7 +66,7 @@ class Outgoing:
 
 
 def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collection[str]) -> Outgoing:
-    """Select the results of a workspace that may be sent.
+    """Select the results of a workspace that can be sent.
 
     Results received from others, without a hash, or on the user's own tasks are left out.
 
@@ -76,7 +76,7 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
         tasks: The user's own tasks whose results are sent too.
 
     Raises:
-        InputError: A suite has no results, or no result may be sent.
+        InputError: A suite has no results, or no result can be sent.
     """
     known = suites_with_results(workspace.results)
     for name in suites:
@@ -105,8 +105,8 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
     if not cells:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         raise InputError(
-            f"no result of {workspace.results} may be sent{f' (left out: {reasons})' if reasons else ''}. Compute some with "
-            "`lrbench run` or `lrbench transfer`."
+            f"no result of {workspace.results} can be sent. "
+            + (f"Left out: {reasons}." if reasons else "Compute some with `lrbench run` or `lrbench transfer`.")
         )
     return Outgoing(
         workspace=workspace, cells=cells, tasks=frozenset(used), left_out=left_out, problems=tuple(problems)

@@ -154,7 +154,7 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
             if stored is None:
                 transfer = transfer or Transfer(candidate.reference, work.settings, work.place, work.control)
                 if transfer.record.random:
-                    raise InputError("its weights are random: timm: and an architecture without a tag name no weights")
+                    raise InputError("its weights are random; add a tag to its name, as in timm:resnet50.a1_in1k")
                 if status is None:
                     stored = transfer.status(cell).existing_result(work.overwrite)
                 if stored is None:

@@ -78,6 +78,17 @@ def test_questions_are_asked_on_a_terminal(lrbench, home, monkeypatch):
     assert task.files.split.test == 0.5 and task.files.split.group.pattern and task.metric == "mean_per_class"
 
 
+def test_task_is_shown_with_all_defaults(lrbench, home):
+    photos(home / "photos", {"a": 5, "b": 5})
+    done = lrbench("tasks", "new", "photos", "--yes")
+    assert "; 4 training images per class" in done.err
+    shown = lrbench("tasks", "photos.toml").out
+    assert 'metric = "top1"' in shown and "test = 0.2" in shown and 'title = ""' not in shown
+    (home / "shown.toml").write_text(shown)
+    assert load_task("shown.toml").files == load_task("photos.toml").files
+    assert "test: 1 images per class" in lrbench("data", "verify", "photos.toml").out
+
+
 def test_tasks_are_shown_without_a_verb(lrbench):
     shown = lrbench("tasks", "digits").out
     assert 'name = "digits"' in shown and shown == lrbench("tasks", "show", "digits").out

@@ -119,7 +119,7 @@ def add(
         # All files share the architecture and the options.
         which = "the snapshot" if len(imported) == 1 else "the snapshots"
         note(
-            f"input assumed from timm's configuration of {architecture}: {_assumed(imported[0])}; if it differs, delete "
+            f"input assumed from timm's configuration of {architecture}: {_assumed(imported[0])}; if it differs, remove "
             f"{which} and add again with --input, as --input 'mean=[0.5, 0.5, 0.5]' --input 'std=[0.5, 0.5, 0.5]'"
         )
     if failed := len(files) - len(imported):
