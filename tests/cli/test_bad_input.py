@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite(lrbench, home):
     assert (home / "checkpoints" / "explodes" / "step" / "seed0" / "stage0.safetensors").is_file()
 
 
-def test_a_full_disk(pretrained):
+def test_a_full_disk(pretrained, lrbench):
     """No file may grow beyond 200 kB, so that writing the next snapshot fails as on a full disk."""
     before = kept(pretrained)
     largest = 200_000
@@ -150,8 +150,8 @@ def test_a_full_disk(pretrained):
     assert "could not be written" in done.stderr and "Existing files are unchanged" in done.stderr
     assert "Traceback" not in done.stderr
     assert kept(pretrained) == before
-    again = subprocess.run(arguments, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    again = lrbench("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
+    assert again.status == 0, again.err
 
 
 def test_other_settings_under_the_same_name(refused):

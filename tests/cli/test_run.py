@@ -5,12 +5,15 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 
 import pytest
 
+from lrbench.cli import main
 from lrbench.leaderboard.figures import Figure
-from tests.helpers import command, make_home, run_process
+from tests.helpers import command, make_home
 
 SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0]"]
 
@@ -32,8 +35,10 @@ def finished(tmp_path_factory):
     """The folder of an uninterrupted run; tests that change it work on a copy."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("finished"), monkeypatch)
-        done = run_process(*SMALL)
-        assert done.status == 0, done.err
+        monkeypatch.setattr(sys, "argv", ["lrbench", *SMALL])
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert not done.value.code
     return home
 
 
@@ -80,7 +85,7 @@ def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
     assert json.loads(lrbench("plan", *both[1:], "--json").out)["missing_epochs"] == 0
 
 
-def test_kill_and_rerun_gives_the_same_bytes(home, finished):
+def test_kill_and_rerun_gives_the_same_bytes(home, finished, lrbench):
     running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
     for _ in range(5):
         running.stderr.readline()
@@ -89,7 +94,7 @@ def test_kill_and_rerun_gives_the_same_bytes(home, finished):
     running.wait()
     running.stderr.close()
     assert not (home / "leaderboard" / "tiny.md").exists()
-    again = run_process(*SMALL)
+    again = lrbench(*SMALL)
     assert again.status == 0, again.err
     assert contents(home, *COMPARED) == contents(finished, *COMPARED)
 
@@ -109,24 +114,42 @@ def test_result_of_another_machine_is_recomputed(copy, lrbench):
     assert "no snapshots here" not in lrbench(*SMALL).err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stop_saves_and_explains_resuming(home, number):
-    # Under nohup, child processes would ignore SIGHUP.
-    running = subprocess.Popen(
-        command(*SMALL),
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+def test_stop_saves_and_explains_resuming(home):
+    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
     for line in running.stderr:
         if "stage0" in line:
             break
-    running.send_signal(number)
+    running.send_signal(signal.SIGINT)
     rest = running.stderr.read()
     assert running.wait(timeout=60) == 130
     running.stderr.close()
     assert "Run the same command again" in rest and "Traceback" not in rest
     assert (home / "checkpoints" / "tiny" / "step" / "seed0" / "stage0.safetensors").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_stop_as_ctrl_c(home, lrbench, monkeypatch, number):
+    snapshot = home / "checkpoints" / "tiny" / "step" / "seed0" / "stage0.safetensors"
+    received = []
+    # SIGHUP stops a run unless it is ignored, as under nohup.
+    before = signal.signal(number, signal.SIG_DFL)
+
+    def send():
+        while not snapshot.exists():
+            time.sleep(0.01)
+        # Without a handler, it would end the tests.
+        if callable(signal.getsignal(number)):
+            os.kill(os.getpid(), number)
+            received.append(number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    stopped = lrbench(*SMALL)
+    sender.join()
+    signal.signal(number, before)
+    assert received and stopped.status == 130
+    assert "Run the same command again" in stopped.err and "Traceback" not in stopped.err
+    assert not (home / "leaderboard" / "tiny.md").exists()
 
 
 def test_workers_end_when_their_parent_is_killed(home):
@@ -148,10 +171,12 @@ def test_workers_end_when_their_parent_is_killed(home):
     assert not alive
 
 
-def test_two_concurrent_runs_do_the_work_once(home):
-    both = [subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for running in both:
-        _, err = running.communicate(timeout=180)
-        assert running.returncode == 0, err
+def test_two_concurrent_runs_do_the_work_once(home, lrbench):
+    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
+    # Both begin at about the same time: imports are over with the first line.
+    running.stderr.readline()
+    here = lrbench(*SMALL)
+    _, err = running.communicate(timeout=180)
+    assert running.returncode == 0 and here.status == 0, err + here.err
     timings = (home / "checkpoints" / "tiny" / "step" / "seed0" / "timings.jsonl").read_text().splitlines()
     assert len(timings) == 3

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from lrbench.config import load_suite, load_task
+from lrbench.config import load_suite, load_task, own_tasks
 from lrbench.core.errors import InputError
-from tests.helpers import TINY_SUITE, TINY_TASKS, run_process
+from tests.helpers import TINY_SUITE, TINY_TASKS
 
 
 @pytest.fixture
@@ -56,17 +56,21 @@ def test_task_files_are_known_in_another_process(study):
     assert done.stdout.decode().strip() == "48", done.stderr
 
 
-def test_suite_with_task_files_runs_by_name(study, home):
-    done = run_process("run", "study/suite.toml", "--workers", "2")
+def test_suite_with_task_files_runs_by_name(study, home, lrbench, monkeypatch):
+    def run_as_new_process(*arguments):
+        monkeypatch.setattr(own_tasks, "_paths", {})
+        return lrbench("run", *arguments)
+
+    done = run_as_new_process("study/suite.toml", "--workers", "2")
     assert done.status == 0, done.err
     results = sorted(path.name for path in (home / "leaderboard" / "results" / "tiny").rglob("*.knn.*.json"))
     assert len(results) == 4 and all(".tiny-objects.knn." in name for name in results)
     committed = json.loads((home / "leaderboard" / "results" / "tiny" / "suite.json").read_text())
     assert committed["targets"] == ["tiny-objects"] and "task_files" not in committed
-    again = run_process("run", "tiny")
+    again = run_as_new_process("tiny")
     assert again.status == 0 and "4 of 4 snapshots and 4 of 4 cells" in again.err, again.err
     (study / "tasks" / "tiny-objects.toml").rename(study / "moved.toml")
-    gone = run_process("run", "tiny")
+    gone = run_as_new_process("tiny")
     assert gone.status == 2 and "there is no task file" in gone.err and "tiny-objects.toml" in gone.err
 
 
