@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from lrbench.config import Suite
 from lrbench.config.arms import ARMS
 from lrbench.core.control import Control
@@ -72,18 +74,23 @@ class Built:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Pause the search for reference cycles: there are none, and it visits the records of all results again and again."""
+def _single_threaded_without_gc() -> Iterator[None]:
+    """Compute matrices in one thread and pause the search for reference cycles.
+
+    The matrices are small, and threads would take longer to wait for each other. There are no reference cycles, and the search
+    visits the records of all results again and again.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
     finally:
         if was_enabled:
             gc.enable()
 
 
-@_without_garbage_collection()
+@_single_threaded_without_gc()
 def build(
     workspace: Workspace, suites: Sequence[str], *, draw: bool = True, pdf: bool = False, indexed: bool = True
 ) -> Built:
