@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import secrets
 import signal
 import threading
@@ -26,6 +27,10 @@ _POLL_SECONDS = 0.2
 _SHUTDOWN_SECONDS = 5
 # Seconds after which a request to stop that reaches all processes has reached the first.
 _SHARED_STOP_SECONDS = 1
+# Variables that the agent sets for each process. A cluster may have set them for this one, as Kubeflow does.
+_AGENT_VARIABLES = re.compile(
+    r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|TORCH_NCCL_ASYNC_ERROR_HANDLING"
+)
 # Of torch: their warnings are about signals, which this module handles, and about deaths, which it reports.
 _LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
@@ -56,10 +61,10 @@ class _MemberControl(Control):
         now = time.monotonic()
         if os.environ["RANK"] == "0" and (now - self._sent > _POLL_SECONDS or done == total):
             self._sent = now
-            self._messages.put((done, total, unit))
+            self._messages.put(("progress", done, total, unit))
 
     def say(self, text: str) -> None:
-        self._messages.put((text,))
+        self._messages.put(("message", text))
 
 
 def _member(
@@ -71,7 +76,12 @@ def _member(
     environment: Mapping[str, str],
     sharing: int,
 ) -> tuple[str, object]:
-    """Train together with the other processes; return `done` with the report, or `failed` with the error."""
+    """Train together with the other processes.
+
+    Returns:
+        `done` with the report, or `failed` with an error that every process raises. After an error of its own, the process
+        sends it and exits, so that the agent ends the others, which wait for it.
+    """
     # The process from which this one was forked may have others.
     os.environ.update(environment)
     share_cores(sharing)
@@ -83,12 +93,23 @@ def _member(
     try:
         with init_process_group() as ranks:
             outcome = "done", job.run_together(suite, place, control, ranks)
-    except LrbenchError as error:
+    except Exception as error:
+        if not (isinstance(error, LrbenchError) and error.shared):
+            if not _has_lost_partner(error):
+                messages.put(("failed", picklable(as_user_error(error, f"`{job.name}`"))))
+            os._exit(1)
         outcome = "failed", picklable(error)
     # The agent ends a process whose partner died, and waits for no outcome.
     if control.was_stopped and not stop.wait(_SHARED_STOP_SECONDS):
         os._exit(1)
     return outcome
+
+
+def _has_lost_partner(error: Exception) -> bool:
+    """Return whether an exchange failed, as after the end of another process, whose error is the cause."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def pretrain_in_group(job: PretrainJob, suite: Suite, place: Place, control: Control, processes: int) -> str:
@@ -122,17 +143,22 @@ def pretrain_in_group(job: PretrainJob, suite: Suite, place: Place, control: Con
         if control.stop_requested():
             stop.set()
         while not messages.empty():
-            message = messages.get()
-            if len(message) == 1:
-                control.say(*message)
+            name, *content = messages.get()
+            if name == "message":
+                control.say(*content)
+            elif name == "progress":
+                control.progress(*content)
             else:
-                control.progress(*message)
+                # Before the agent's report that the process exited.
+                outcomes.insert(0, (name, *content))
         agent.join(_POLL_SECONDS)
-    kind, content = next((outcome for outcome in outcomes if outcome[0] == "failed"), outcomes[0])
+    # The agent loses sight of processes whose fork server was killed.
+    stop.set()
+    kind, result = next((outcome for outcome in outcomes if outcome[0] == "failed"), outcomes[0])
     if kind == "failed":
-        assert isinstance(content, LrbenchError)
-        raise content
-    return str(content)
+        assert isinstance(result, LrbenchError)
+        raise result
+    return str(result)
 
 
 def _launch(
@@ -146,6 +172,7 @@ def _launch(
     outcomes: list[tuple[str, object]],
 ) -> None:
     """Start the processes, wait for them, and append their outcomes in the order of their ranks."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -155,6 +182,8 @@ def _launch(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        # Without it, every launch leaves a folder in the system's temporary one.
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         run_id=secrets.token_hex(8),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
@@ -164,8 +193,10 @@ def _launch(
         start_method=method,
     )
     try:
-        sharing = processes * sharing_processes()
-        by_rank = elastic_launch(configuration, _member)(job, suite, place, stop, messages, dict(os.environ), sharing)
+        environment = {name: value for name, value in os.environ.items() if not _AGENT_VARIABLES.fullmatch(name)}
+        by_rank = elastic_launch(configuration, _member)(
+            job, suite, place, stop, messages, environment, sharing_processes()
+        )
         outcomes += [by_rank[rank] for rank in sorted(by_rank)]
     except ChildFailedError as error:
         _, first = error.get_first_failure()

@@ -178,7 +178,7 @@ class _Run:
             threads=max(1, self._cores // (self._chosen or most)),
             gpu=device.gpu,
             processes=device.processes,
-            feeding=max(1, sum(gpu.group is None for gpu in self._gpus)),
+            feeding=max(1, sum(not gpu.parts for gpu in self._gpus)),
             environment=dict(os.environ),
         )
         mine, theirs = self._context.Pipe()

@@ -118,8 +118,10 @@ def perform(
         use_leases()
     # Ray hides no GPUs from a job that asks for none.
     gpu = None if room.gpus else ""
-    prepare_process(WorkerSettings(threads=room.cpus, gpu=gpu, feeding=max(1, available_cores() // room.cpus)))
+    processes = max(1, int(room.gpus))
+    feeding = processes * max(1, available_cores() // room.cpus)
+    prepare_process(WorkerSettings(threads=room.cpus, gpu=gpu, feeding=feeding))
     control = _JobControl(board, job.name)
-    result = outcome(job, suite, place, control, max(1, int(room.gpus)))
+    result = outcome(job, suite, place, control, processes)
     control.exchange()
     return result

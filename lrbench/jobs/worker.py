@@ -35,7 +35,7 @@ class WorkerSettings:
         threads: CPU threads for computing.
         gpu: Value of CUDA_VISIBLE_DEVICES; None to leave it as it is.
         processes: Processes that pretrain a snapshot together, one on each of its GPUs.
-        feeding: Number of GPUs that workers of this run feed.
+        feeding: Number of processes that feed GPUs on this machine, each one GPU.
         environment: Environment variables; None to keep those that the process was started with.
     """
 

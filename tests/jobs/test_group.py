@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 from dataclasses import dataclass
 
 import pytest
 
 from lrbench.core.control import Control
-from lrbench.core.errors import FailureError, InputError, InterruptedWork
+from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOfMemory
+from lrbench.core.machine import sharing_processes
 from lrbench.jobs.devices import grouped_gpus
 from lrbench.jobs.group import pretrain_in_group
 from lrbench.jobs.job import PRELOADED, Job, PretrainJob
@@ -29,7 +31,7 @@ class Sees(Job):
         (place.workspace.root / self.name).touch()
         while not all((place.workspace.root / name).exists() for name in ("left", "right")):
             pass
-        return f"GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
+        return f"GPU {os.environ['CUDA_VISIBLE_DEVICES']} of {sharing_processes()}"
 
     def task_of(self, suite):
         return suite.source
@@ -54,7 +56,7 @@ def test_gpus_pretrain_together_and_then_work_apart(tiny, place, home, tmp_path,
     watcher = Watcher()
     run_jobs(with_preparation([*pretraining, *others], tiny), tiny, place, Control(), watcher, gpus=2)
     assert watcher.lines[0] == "images of tiny-source prepared" and "source accuracy" in watcher.lines[2]
-    assert sorted(watcher.lines[3:]) == ["GPU 0", "GPU 1"]
+    assert sorted(watcher.lines[3:]) == ["GPU 0 of 2", "GPU 1 of 2"]
     assert watcher.messages == ["torch finds no GPU; 2 processes pretrain each snapshot on the CPUs"]
     # As under torchrun, whose processes have the numbers of a single one (tests/pretraining/test_together.py).
     (tmp_path / "torchrun").mkdir()
@@ -84,36 +86,60 @@ def test_groups_divide_the_gpus(lrbench, monkeypatch):
 
 @dataclass(frozen=True, kw_only=True)
 class Waits(PretrainJob):
-    """Ends when a stop is requested, or kills one of its processes."""
+    """Ends when a stop is requested, or ends one of its processes."""
 
-    dies: bool = False
+    end: str = ""
 
     def run_together(self, suite, place, control, ranks):
-        if self.dies and not ranks.is_main:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.end and not ranks.is_main:
+            if self.end == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"memory": OutOfMemory("rank 1 has too little"), "fault": ValueError("wrong")}[self.end]
         control.say(f"{ranks.rank} of {ranks.world_size}")
         control.progress(1, 2, "updates")
+        if self.end:
+            # As a collective, which no signal interrupts.
+            ranks.all_gather(None)
         while not control.stop_requested():
             pass
         raise ranks.mark_shared(InterruptedWork("saved"))
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_stop_reaches_the_group_and_death_ends_it(tiny, place, dies):
-    class Stopping(Control):
-        texts: tuple[str, ...] = ()
+class Stopping(Control):
+    """Requests a stop at the first progress, unless the group ends by itself."""
 
-        def say(self, text):
-            self.texts += (text,)
+    def __init__(self, *, stops):
+        super().__init__()
+        self.stops, self.texts = stops, []
 
-        def progress(self, done, total, unit):
-            if not dies:
-                self.stop()
+    def say(self, text):
+        self.texts.append(text)
 
-    control = Stopping()
-    with pytest.raises(FailureError if dies else InterruptedWork) as caught:
-        pretrain_in_group(Waits(name="a", key=key("step", 0), dies=dies), tiny, place, control, 2)
-    if dies:
-        assert "a process of `a` died (exit status -9)" in str(caught.value)
-    else:
-        assert sorted(control.texts) == ["0 of 2", "1 of 2"]
+    def progress(self, done, total, unit):
+        if self.stops:
+            self.stop()
+
+
+def test_stop_reaches_every_process_of_a_group(tiny, place, tmp_path, monkeypatch):
+    # Of a launcher such as Kubeflow's, for the process that starts the group.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    control = Stopping(stops=True)
+    with pytest.raises(InterruptedWork):
+        pretrain_in_group(Waits(name="a", key=key("step", 0)), tiny, place, control, 2)
+    assert sorted(control.texts) == ["0 of 2", "1 of 2"]
+    assert not list(tmp_path.glob("torchelastic*"))
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "message"),
+    [
+        ("killed", FailureError, r"a process of `a` died \(exit status -?\d+\)"),
+        ("memory", OutOfMemory, "rank 1 has too little"),
+        ("fault", FailureError, "Unexpected error in `a`: ValueError: wrong"),
+    ],
+)
+def test_end_of_one_process_ends_its_group(tiny, place, end, kind, message):
+    with pytest.raises(kind, match=message):
+        pretrain_in_group(Waits(name="a", key=key("step", 0), end=end), tiny, place, Stopping(stops=False), 2)
