@@ -98,10 +98,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             # The error may come from the body of the `with` block.
             if temporary.exists():
                 raise
-            raise FailureError(
-                f"{path} could not be written: its temporary file {temporary.name} vanished. Stop the program that cleans up "
-                "the folder, and run the same command again."
-            ) from error
+            raise _vanished(path, temporary) from error
         finally:
             # The next command removes a file that stays.
             with suppress(OSError):
@@ -125,8 +122,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             else:
                 os.replace(temporary, path)
             sync_folder(path.parent)
+        except FileNotFoundError as error:
+            if temporary.exists():
+                raise
+            raise _vanished(path, temporary) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _vanished(path: Path, temporary: Path) -> FailureError:
+    return FailureError(
+        f"{path} could not be written: its temporary {temporary.name} vanished. Either a program cleans up the folder, or this "
+        "command was stopped for more than a day. Run it again."
+    )
 
 
 def user_path(text: str | Path) -> Path:

@@ -6,7 +6,6 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -38,7 +37,12 @@ def temporary_name(path: Path) -> Path:
 def remove_leftovers(folders: Iterable[Path], *, below: bool = True) -> None:
     """Remove the temporary files and folders of dead processes.
 
-    Files of running processes stay, and so do those that another machine wrote less than a day ago.
+    Files of this machine's running processes stay, and so do those of another machine whose content changed within a day, by
+    the clock of their file system. That machine's processes cannot be checked: after a day without a change, the writer counts
+    as dead, although it may be stopped or may wait for its storage. It then loses that write and nothing else. Files under
+    their final names are never removed, so that earlier versions, saved progress and results stay. The writer cannot put what
+    remains of its file or folder in place: it fails with an error when it goes on, and the same command continues from what is
+    saved. A file system that stamps files with its clients' clocks needs machines whose clocks agree within hours.
 
     Args:
         folders: Folders to search.
@@ -50,9 +54,20 @@ def remove_leftovers(folders: Iterable[Path], *, below: bool = True) -> None:
                 if name.endswith(".part") and _is_leftover(path := Path(parent, name)):
                     # Another process may remove it first, or it may belong to another user.
                     with suppress(OSError):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                        _remove(path)
             if not below:
                 break
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, at once under the name that its writer knows."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    # While a large folder is being deleted, a writer that was only stopped could put it in place.
+    renamed = temporary_name(path)
+    path.rename(renamed)
+    shutil.rmtree(renamed)
 
 
 def _is_leftover(path: Path) -> bool:
@@ -67,8 +82,15 @@ def _is_leftover(path: Path) -> bool:
 
 def _is_stale(path: Path) -> bool:
     """Return True if nothing in a file or folder was written for a day."""
+    # Not this machine's clock, which may be wrong.
+    clock = temporary_name(path.with_name("clock"))
     with suppress(OSError):
-        return max(p.lstat().st_mtime for p in [path, *path.rglob("*")]) < time.time() - _STALE_SECONDS
+        try:
+            clock.touch()
+            now = clock.stat().st_mtime
+        finally:
+            clock.unlink(missing_ok=True)
+        return max(p.lstat().st_mtime for p in [path, *path.rglob("*")]) < now - _STALE_SECONDS
     return False
 
 

@@ -1,6 +1,7 @@
 """Temporary files of dead processes are removed by the next command that writes, and nothing else is."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lrbench.core import leftovers
-from lrbench.core.files import atomic_path, write_text
+from lrbench.core.errors import FailureError
+from lrbench.core.files import atomic_folder, atomic_path, write_text
 from lrbench.core.leftovers import remove_leftovers, temporary_name
 
 DAY = 24 * 3600
@@ -95,6 +97,31 @@ def test_other_machines_folder_has_age_of_newest_file(tmp_path):
     os.utime(folder, (time.time() - 2 * DAY,) * 2)
     remove_leftovers([tmp_path])
     assert not folder.exists()
+
+
+def test_wrong_clock_of_this_machine_removes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / ".a.json.01234567-1-1-89abcdef.part"
+    path.write_text("half")
+    monkeypatch.setattr(time, "time", lambda: path.stat().st_mtime + 2 * DAY)
+    remove_leftovers([tmp_path])
+    assert names(tmp_path) == [path.name]
+
+
+def test_stopped_writer_of_a_folder_cannot_finish_half_of_it(tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def interrupted(folder, **_):
+        (folder / "first").unlink()
+        raise OSError("the machine is lost")
+
+    with pytest.raises(FailureError), atomic_folder(tmp_path / "images") as temporary:
+        for name in ("first", "second"):
+            (temporary / name).write_text("x")
+        monkeypatch.setattr(leftovers, "_is_leftover", lambda path: path == temporary)
+        monkeypatch.setattr(shutil, "rmtree", interrupted)
+        remove_leftovers([tmp_path])
+        monkeypatch.setattr(shutil, "rmtree", remove)
+    assert not (tmp_path / "images").exists()
 
 
 def test_machines_and_containers_have_different_ids(monkeypatch):
