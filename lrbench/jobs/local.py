@@ -35,6 +35,8 @@ from lrbench.jobs.worker import WorkerSettings, work
 _MOST_WORKERS = 8
 # A process that launches kernels keeps a core busy, and feeding it takes another.
 _CORES_PER_GPU_WORKER = 2
+# Seconds in which a worker without a job ends.
+_EXIT_SECONDS = 10
 
 
 @dataclass(kw_only=True)
@@ -336,7 +338,11 @@ class _Run:
             with contextlib.suppress(OSError):
                 worker.connection.send(None)
         for worker in workers:
-            worker.process.join(timeout=10 if worker.job is None else 1)
+            worker.process.join(timeout=_EXIT_SECONDS if worker.job is None else 1)
             if worker.process.is_alive():
-                worker.process.terminate()
+                if worker.job is None:
+                    # It has nothing to save. A library's thread may keep it, where no job looks for a request to stop.
+                    worker.process.kill()
+                else:
+                    worker.process.terminate()
                 worker.process.join()

@@ -141,6 +141,16 @@ def done_once(connection, stop, *_):
     connection.send(("done", "done"))
 
 
+def never_exits(connection, stop, *_):
+    """A worker whose process stays after its last job, as with a thread of a library."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    connection.send(("device", "cpu"))
+    while connection.recv() is not None:
+        connection.send(("done", "done"))
+    while True:
+        time.sleep(60)
+
+
 def on_a_gpu(connection, stop, suite, place, settings):
     """A worker on a GPU that its jobs leave idle; jobs called `large` run out of memory beside another worker's."""
     gpu = place.workspace.root / f"gpu{settings.gpu}"
@@ -156,6 +166,14 @@ def on_a_gpu(connection, stop, suite, place, settings):
         else:
             connection.send(("done", settings.gpu))
     (gpu / str(os.getpid())).unlink()
+
+
+def test_run_ends_although_a_worker_does_not_exit(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.jobs.local.work", never_exits)
+    monkeypatch.setattr("lrbench.jobs.local._EXIT_SECONDS", 0.2)
+    watcher = Watcher()
+    run_jobs([Note(name="a")], tiny, place, Control(), watcher, workers=1)
+    assert watcher.lines == ["done"]
 
 
 def test_all_gpus_are_used_and_idle_ones_get_more_workers(tiny, place, monkeypatch):
