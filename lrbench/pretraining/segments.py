@@ -1,4 +1,4 @@
-"""One snapshot: load its parent, train, re-estimate BatchNorm statistics, Evaluator, write."""
+"""One snapshot: load its parent, train, re-estimate BatchNorm statistics, evaluate, write."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Statistics of the updates of an epoch for the training log: norms of weights and of the directions of updates.
 
 With weights w, rate η and the direction d of an update (SGD's momentum buffer, w₊ = w − η d), the log has |w|² and ⟨w, d⟩
-at the end of an epoch, and the mean of |d|² over its updates. Means of inner products over its updates follow:
+at the end of an epoch, and the mean of |d|² over its updates. With Nesterov's momentum, the direction is not the buffer, and
+the log has |w|² alone. Means of inner products over the updates of an epoch follow:
 
     ⟨w₊, d⟩ + (η / 2) |d|² = (|w|² − |w₊|²) / 2 η        sums over an epoch telescope
     ⟨w, d⟩ = ⟨w₊, d⟩ + η |d|²
@@ -31,12 +32,12 @@ def epoch_end(model: nn.Module, optimiser: torch.optim.Optimizer, direction_squa
 
     Args:
         model: The network after the epoch's last update.
-        optimiser: SGD; without momentum there is no direction in the log.
+        optimiser: SGD; without momentum, or with Nesterov's, there is no direction in the log.
         direction_square: Mean of |d|² over the updates of the epoch.
     """
     parameters, buffers = dict(model.named_parameters()), momentum_buffers(model, optimiser)
     statistics = {"weight_square": sum(float(_inner(tensor, tensor)) for tensor in parameters.values())}
-    if buffers:
+    if buffers and not optimiser.defaults["nesterov"]:
         inner = sum(float(_inner(parameters[name], buffer)) for name, buffer in buffers.items())
         statistics |= {"weight_direction": inner, "direction_square": direction_square}
     return statistics

@@ -75,6 +75,15 @@ def test_inner_products_follow_from_norms():
         assert means[name] == pytest.approx(expected, rel=1e-9)
 
 
+def test_log_has_no_direction_under_nesterov():
+    model = nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    model(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    # Its direction is g + β d, which no buffer holds.
+    assert set(epoch_end(model, optimiser, 1.0)) == {"weight_square"}
+
+
 def test_rules_need_their_quantities():
     losses = [{"epoch": epoch, "learning_rate": 0.1, "loss": 1.0} for epoch in range(3, 20)]
     ends = ends_by_rule(losses, SCHEDULE, updates_per_epoch=5, first=True)
