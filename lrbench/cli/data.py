@@ -43,6 +43,7 @@ def verify(
     from lrbench.core.errors import FailureError, InputError
     from lrbench.core.files import sha256_bytes
     from lrbench.core.workspace import data_roots
+    from lrbench.data.layouts.display import counted
     from lrbench.data.loading import describe_unused, load_task_data
     from lrbench.data.orientation import needs_orientation, orientation_error
     from lrbench.data.verify import verify as verify_data
@@ -90,7 +91,7 @@ def verify(
                 show(f"{split}: from {by_class[fewest]:,} ({fewest}) to {by_class[most]:,} ({most}) images per class")
         for split, members in data.splits.items():
             if members.groups is not None:
-                show(f"{split}: {len(set(members.groups)):,} groups, none of which is in another split")
+                show(f"{split}: {counted(len(set(members.groups)), 'group')}, shared with no other split")
         show(f"fingerprint of classes, image names and splits: sha256 {data.fingerprint}")
         if unused := describe_unused(data):
             note(unused)

@@ -64,6 +64,7 @@ def new(
 
     On a terminal, it asks for what the options leave open.
     """
+    from lrbench.config.registry import find_registered_tasks
     from lrbench.config.strict import name_problem
     from lrbench.core.errors import InputError
     from lrbench.core.files import user_path
@@ -77,6 +78,8 @@ def new(
         name = _ask("Name of the task", suggest_name(folder)) if asks else suggest_name(folder)
     if problem := name_problem(name):
         raise InputError(f"the task's name {problem}. Choose another one with --name.")
+    if (twin := find_registered_tasks().get(name)) is not None:
+        raise InputError(f"there is already a task called {name!r} ({twin.path}). Choose another name with --name.")
     target = user_path(output) if output is not None else Path(f"{name}.toml")
     if target.exists():
         raise InputError(f"{target} exists. Delete it, or name another file with --output.")
@@ -130,13 +133,14 @@ def _write(
     """Write the task file if the images agree with it.
 
     Raises:
-        InputError: They do not.
+        InputError: They do not, or an option has a wrong value.
     """
     import tempfile
 
     import numpy as np
 
     from lrbench.config import load_task
+    from lrbench.core.errors import InputError
     from lrbench.core.files import write_text
     from lrbench.data.loading import describe_unused, load_task_data
     from lrbench.data.new_task import suggest_metric, task_toml
@@ -144,7 +148,10 @@ def _write(
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / target.name
         write_text(draft, task_toml(folder, guess, metric="top1", **settings))
-        data = load_task_data(load_task(str(draft)), (folder,), partial=True)
+        try:
+            data = load_task_data(load_task(str(draft)), (folder,), partial=True)
+        except InputError as error:
+            raise InputError(f"no task file is written: {str(error).removeprefix(f'{draft}: ')}") from error
     train = np.bincount(data.splits["train"].labels, minlength=len(data.classes))
     suggested = suggest_metric(dict(zip(data.classes, train.tolist(), strict=True)))
     if metric is None:

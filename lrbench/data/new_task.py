@@ -125,7 +125,8 @@ def task_toml(
         files["split"] = {"kind": "drawn", "test": test, "seed": seed, **({"group": dict(group)} if group else {})}
     content = {"name": name, **({"title": title} if title else {}), "metric": metric, "orientation": orientation}
     split = files.pop("split", None)
-    text = f"# {title or name}: a task of lrbench. `lrbench tasks {name}.toml` shows all defaults.\n\n{tomli_w.dumps(content)}"
+    text = f"# {title or name}: a task of lrbench. `lrbench tasks` and the path of this file show all defaults.\n\n"
+    text += tomli_w.dumps(content)
     text += "\n" + tomli_w.dumps({"files": files})
     return text if split is None else text + "split = " + _inline(split) + "\n"
 

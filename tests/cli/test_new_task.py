@@ -57,6 +57,8 @@ def test_split_folders_and_tables_are_detected(lrbench, home):
         (("empty",), "no folder of images for each class"),
         (("one", "--name", "My Task"), "must consist of lowercase letters"),
         (("one", "--group-pattern", "zzz"), "does not occur in the path"),
+        (("one", "--test", "1.5"), "no task file is written: `files.split.test` must be less than 1, not 1.5"),
+        (("one", "--name", "digits"), "there is already a task called 'digits'"),
     ],
 )
 def test_wrong_folders_are_explained(lrbench, home, arguments, message):

@@ -9,6 +9,7 @@ from lrbench.config.splits import DrawnSplit, FirstSplit, Group
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.seeds import derive
+from lrbench.data.layouts.display import counted
 from lrbench.data.layouts.layout_data import Sample
 from lrbench.stats.grouping import hold_out_groups
 
@@ -75,7 +76,7 @@ def group_by_path(task: Task, group: Group, samples: Sequence[Sample]) -> dict[S
             folders = path.split("/")[:-1]
             if len(folders) < group.level:
                 raise InputError(
-                    f"image {path!r} of task {task.name} is in {len(folders)} folders, but files.split.group.level is "
+                    f"image {path!r} of task {task.name} is in {counted(len(folders), 'folder')}, but files.split.group.level is "
                     f"{group.level}. Lower it, or name the group by a pattern."
                 )
             groups[sample] = folders[group.level - 1]
