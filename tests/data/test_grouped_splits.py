@@ -69,7 +69,7 @@ def test_folder_level_and_seed_select_the_groups(tmp_path):
     [
         ('{ kind = "drawn", group = { pattern = "^(..)/" } }', "does not occur in the path"),
         ('{ kind = "drawn", group = { pattern = "^(ill|healthy)/" } }', "all images of class 'healthy'"),
-        ('{ kind = "drawn", group = { level = 2 } }', "is in 1 folders"),
+        ('{ kind = "drawn", group = { level = 2 } }', "is in 1 folder, but"),
         ('{ kind = "drawn", group = { column = "patient" } }', "needs a table"),
         ('{ kind = "drawn", group = { pattern = "(" } }', "no regular expression"),
         ('{ kind = "drawn", train = 3, group = { level = 1 } }', "give test, not train"),

@@ -76,8 +76,8 @@ def group_by_path(task: Task, group: Group, samples: Sequence[Sample]) -> dict[S
             folders = path.split("/")[:-1]
             if len(folders) < group.level:
                 raise InputError(
-                    f"image {path!r} of task {task.name} is in {counted(len(folders), 'folder')}, but files.split.group.level is "
-                    f"{group.level}. Lower it, or name the group by a pattern."
+                    f"image {path!r} of task {task.name} is in {counted(len(folders), 'folder')}, but "
+                    f"files.split.group.level is {group.level}. Lower it, or name the group by a pattern."
                 )
             groups[sample] = folders[group.level - 1]
             continue
