@@ -37,7 +37,7 @@ from lrbench.pretraining.source import Evaluator, Source, open_source
 from lrbench.pretraining.stage_end import stage_end
 from lrbench.pretraining.start import SegmentStart
 from lrbench.pretraining.state import Progress, save
-from lrbench.pretraining.tracking import Tracker, open_trackers
+from lrbench.pretraining.tracking import Tracker, Trackers
 from lrbench.pretraining.update_statistics import ends_by_rule
 from lrbench.store.lineage import resolve_segment, snapshot_exists
 from lrbench.store.snapshots import (
@@ -288,7 +288,9 @@ class _SegmentRun:
         started = time.perf_counter()
         first, is_writer = start.update, self.ranks.is_main
         with (
-            closing(open_trackers(self.place.trackers if is_writer else (), self.suite, self.path)) as tracker,
+            closing(
+                Trackers(self.place.trackers if is_writer else (), self.suite, self.path, self.control.say)
+            ) as tracker,
             closing(Saver(self._save, self.device)) as saver,
         ):
             trainer = Trainer(

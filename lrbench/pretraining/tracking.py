@@ -1,6 +1,7 @@
 """Training curves and results of transfers for TensorBoard, Weights & Biases and trackio, besides lrbench's own files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ _CURVES = ("loss", "training_accuracy", "learning_rate")
 
 
 class Tracker:
-    """Receives the log record of each epoch; this one discards it."""
+    """Receives the log record of each epoch."""
 
     def record(self, record: dict[str, Any]) -> None:
         """Record an epoch."""
@@ -26,17 +27,44 @@ class Tracker:
         """End the segment."""
 
 
-class _All(Tracker):
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._trackers = trackers
+class Trackers(Tracker):
+    """The trackers of the segment that ends in a snapshot. One that fails is reported and receives nothing more.
+
+    Args:
+        names: Names of the trackers; without any, nothing is recorded.
+        suite: The suite.
+        snapshot: The segment's snapshot. TensorBoard writes to a folder next to it, Weights & Biases to the suite's folder, and
+            trackio to its own.
+        say: Called with the report of a failure.
+    """
+
+    def __init__(self, names: Sequence[str], suite: Suite, snapshot: Path, say: Callable[[str], None]) -> None:
+        self._trackers: dict[str, Tracker] = {}
+        self._say = say
+        for name in names:
+            with self._reporting(name):
+                self._trackers[name] = _open(name, suite, snapshot)
 
     def record(self, record: dict[str, Any]) -> None:
-        for tracker in self._trackers:
-            tracker.record(record)
+        """Record an epoch."""
+        for name, tracker in list(self._trackers.items()):
+            with self._reporting(name):
+                tracker.record(record)
 
     def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
+        """End the segment."""
+        for name, tracker in list(self._trackers.items()):
+            with self._reporting(name):
+                tracker.close()
+
+    @contextmanager
+    def _reporting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # Services fail in any way.
+            self._trackers.pop(name, None)
+            self._say(f"--track {name} failed and receives nothing more of this stage: {type(error).__name__}: {error}")
 
 
 class _TensorBoard(Tracker):
@@ -159,28 +187,16 @@ def check_trackers(names: Sequence[str]) -> None:
             ) from error
 
 
-def open_trackers(names: Sequence[str], suite: Suite, snapshot: Path) -> Tracker:
-    """Open trackers for the segment that ends in a snapshot.
-
-    Args:
-        names: Names of the trackers; without any, nothing is recorded.
-        suite: The suite.
-        snapshot: The segment's snapshot. TensorBoard writes to a folder next to it, Weights & Biases to the suite's folder, and
-            trackio to its own.
-    """
+def _open(name: str, suite: Suite, snapshot: Path) -> Tracker:
     folder, stage = snapshot.parent, snapshot.stem
-    trackers: list[Tracker] = []
-    if "tensorboard" in names:
-        trackers.append(_TensorBoard(folder / "tensorboard"))
-    for name in names:
-        if name != "tensorboard":
-            run = _start_run(
-                name,
-                group=suite.name,
-                name=f"{folder.parent.name}/{folder.name}/{stage}",
-                folder=folder.parents[1],
-                config=suite.model_dump(mode="json", exclude={"task_files"}),
-                kind="pretraining",
-            )
-            trackers.append(_Run(run))
-    return _All(trackers)
+    if name == "tensorboard":
+        return _TensorBoard(folder / "tensorboard")
+    run = _start_run(
+        name,
+        group=suite.name,
+        name=f"{folder.parent.name}/{folder.name}/{stage}",
+        folder=folder.parents[1],
+        config=suite.model_dump(mode="json", exclude={"task_files"}),
+        kind="pretraining",
+    )
+    return _Run(run)

@@ -45,6 +45,27 @@ def test_wandb_gets_each_epoch_of_a_resumable_run(tiny, place, monkeypatch):
     assert ended == [1]
 
 
+@pytest.mark.parametrize("fault", ["init", "log", "finish"])
+def test_tracker_that_fails_does_not_end_training(tiny, place, monkeypatch, fault):
+    class Listening(Control):
+        texts: tuple[str, ...] = ()
+
+        def say(self, text):
+            self.texts += (text,)
+
+    def fail(*_, **__):
+        raise ConnectionError("no answer")
+
+    run = SimpleNamespace(**{"log": lambda point: None, "finish": lambda: None, fault: fail})
+    init = fail if fault == "init" else lambda **_: run
+    make(tiny, key("step", 0), place)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    control = Listening()
+    assert make_snapshot(tiny, key("step", 1), tracked(place, "wandb"), control).source_accuracy is not None
+    [text] = control.texts
+    assert text == "--track wandb failed and receives nothing more of this stage: ConnectionError: no answer"
+
+
 def test_without_trackers_only_the_log_is_written(tiny, place, home):
     folder = make(tiny, key("step", 1), place).parent
     assert (folder / "log.jsonl").is_file() and not (folder / "tensorboard").exists()
