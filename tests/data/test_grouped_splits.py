@@ -49,6 +49,19 @@ def test_no_group_is_in_two_splits(patients, files, group):
     assert data.drawn_list.count("\n") == 31
 
 
+@pytest.mark.parametrize("group", ['column = "patient"', "level = 1"])
+def test_group_in_two_unicode_forms_is_one_group(tmp_path, group):
+    lines = ["image,label,patient"]
+    # Composed, and decomposed as on macOS.
+    for patient, name in enumerate(["Mu\u0308ller", "M\u00fcller", "Roe", "Doe"]):
+        for label in ("ill", "healthy"):
+            save(tmp_path / "scans" / name / f"{label}.png", image(0, patient, size=(8, 8)))
+            lines.append(f"{name}/{label}.png,{label},{name}")
+    (tmp_path / "scans.csv").write_text("\n".join(lines) + "\n")
+    data = read(tmp_path, TABLE, f'{{ kind = "drawn", test = 0.34, group = {{ {group} }} }}')
+    assert sorted({name for split in data.splits.values() for name in split.groups}) == ["Doe", "M\u00fcller", "Roe"]
+
+
 def test_folder_level_and_seed_select_the_groups(tmp_path):
     lines = ["image,label"]
     for scene in range(8):

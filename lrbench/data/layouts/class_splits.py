@@ -1,6 +1,7 @@
 """Splits of images by class: the rules `first` and `drawn`."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -71,7 +72,8 @@ def group_by_path(task: Task, group: Group, samples: Sequence[Sample]) -> dict[S
     """
     groups = {}
     for sample in samples:
-        path = sample[1]
+        # As in tables: the same name may be in two Unicode forms.
+        path = unicodedata.normalize("NFC", sample[1])
         if group.level is not None:
             folders = path.split("/")[:-1]
             if len(folders) < group.level:

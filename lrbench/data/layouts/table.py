@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,7 +315,8 @@ def _read_groups(task: Task, group: Group, table: _Table, samples: Sequence[Samp
     for (_, image), name, line in zip(samples, column, table.lines, strict=True):
         if not name.strip():
             raise InputError(f"{table.path}, line {line}: the entry in column {group.column!r} is missing. Add it.")
-        groups[image] = name.strip()
+        # Names typed on several systems may be in two Unicode forms.
+        groups[image] = unicodedata.normalize("NFC", name.strip())
     return groups
 
 
