@@ -179,8 +179,8 @@ class Training(Strict):
             of `--workers` and the machine. Updates on a GPU do not depend on it.
         statistics_batches: Batches of training images on which the log compares gradients at the end of each epoch, at least
             two; 0 for none. Snapshots do not depend on it.
-        update_statistics: Whether the log has norms of weights and updates, and each snapshot names the epochs at which
-            published rules would have ended its stage. Weights do not depend on it.
+        update_statistics: Whether the log has norms of weights and updates, and each snapshot after a constant rate names the
+            epochs at which published rules would have ended its stage. Weights do not depend on it.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"

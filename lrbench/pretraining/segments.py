@@ -231,11 +231,14 @@ class _SegmentRun:
         return stage_end(end.records, self.suite.schedule) if asked else None
 
     def _stage_rules(self, end: Progress) -> dict[str, int | None] | None:
-        """Return where each rule would have ended this segment, or None if the suite does not ask for it."""
+        """Return where each rule would have ended this segment.
+
+        None if the suite does not ask for it, or if the rate falls within the segment: the rules are for a constant rate.
+        """
         segment = self.segment
         if (parent := self._trained_as) is not None:
             return parent.stage_rules
-        if not self.suite.training.update_statistics or segment.derived or not end.records:
+        if not self.suite.training.update_statistics or segment.derived or segment.cosine or not end.records:
             return None
         return ends_by_rule(
             end.records,

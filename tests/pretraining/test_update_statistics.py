@@ -46,6 +46,11 @@ def test_interrupted_update_statistics_are_identical(tiny, place, home):
     assert records(whole)[0].keys() >= ADDED
 
 
+def test_rules_for_a_constant_rate_are_not_applied_to_cosine(tiny, place):
+    trained = make(logged(tiny), key("cosine", 1), place)
+    assert records(trained)[0].keys() >= ADDED and read_metadata(trained).stage_rules is None
+
+
 def test_inner_products_follow_from_norms():
     torch.manual_seed(0)
     model, beta, rate, updates = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double(), 0.9, 0.05, 7
