@@ -180,7 +180,7 @@ def recommend(
     cache: bool = False,
     progress: bool = True,
 ) -> Comparison:
-    """Compare networks on a task: LogME for all, then the probe, or what `by` names, for the best of them.
+    """Compare networks on a task: rank all by LogME, then compare the best of them with the protocol `by`.
 
     Nothing is stored, except the report and, with `cache`, prepared images. Networks are ranked on validation images, or by
     cross-validation if there are few. Test images do not affect the ranking.

@@ -37,7 +37,7 @@ def leaderboard(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Print into this file, in the format of its extension unless --format is given.",
+            help="Write to this file, in the format of its extension unless --format is given.",
         ),
     ] = None,
     figures: Annotated[

@@ -32,7 +32,7 @@ def recommend(
         typer.Option(
             "--snapshots",
             metavar="REF",
-            help="A snapshot as in `lrbench transfer`, or foreign for all foreign snapshots. "
+            help="A snapshot as in `lrbench transfer`, or `foreign` for all imported snapshots. "
             f"{SEVERAL_HELP} Repeatable. [default: the snapshots of the suite's first seed]",
         ),
     ] = None,
@@ -87,7 +87,7 @@ def recommend(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Find the best snapshot for a task: LogME for all, then the probe, or what --by names, for the best of them.
+    """Find the best snapshot for a task: rank all by LogME, then compare the best of them with the probe or --by.
 
     Snapshots are ranked on validation images, or by cross-validation if there are fewer than 200. Test images do not affect the
     ranking: they show whether the first is better than the second, equivalent within the margin, or how many images or

@@ -212,7 +212,7 @@ class BatchNorm(Strict):
     """Re-estimation of BatchNorm's running statistics for each snapshot.
 
     Attributes:
-        images: Training images on which they are re-estimated.
+        images: Training images on which the statistics are re-estimated.
     """
 
     images: Annotated[int, Field(ge=2, le=10**9)] = 4096

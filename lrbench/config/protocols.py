@@ -134,12 +134,12 @@ class SourceFit(Strict):
     """Fit of a snapshot to a fixed sample of its source's training images, with the evaluation transform.
 
     Attributes:
-        images: Number of images; 0 for no such results.
+        images: Number of images; 0 computes no fit.
         gradients: Whether to compare the gradients of batches, too.
         curvature: Whether to compute the largest eigenvalue of the Hessian, too.
         batch: Images in each of up to 16 batches whose gradients are compared.
-        lanczos_vectors: Vectors of the Lanczos iterations for the eigenvalue, which is about the fewest products with the
-            Hessian. It changes the eigenvalue by up to about 1 %.
+        lanczos_vectors: Vectors of the Lanczos iterations for the eigenvalue. The iterations take at least about as many
+            products with the Hessian. It changes the eigenvalue by up to about 1 %.
     """
 
     images: Annotated[int, Field(ge=0, le=1_000_000)] = 0

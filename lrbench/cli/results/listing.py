@@ -9,7 +9,7 @@ from lrbench.cli.common import JsonOption, emit_json, note, show, table
 PatternsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RESULT]...",
+        metavar="RESULT",
         help="Names as `results list` prints them, suites, or paths of records; with * and ? as in a shell, in quotes. "
         "[default: all]",
     ),

@@ -11,7 +11,7 @@ def remove(
     patterns: Annotated[
         list[str],
         typer.Argument(
-            metavar="RESULT...",
+            metavar="RESULT",
             help="Names as `results list` prints them, suites, or paths of records; with * and ? as in a shell, in quotes.",
         ),
     ],
@@ -31,7 +31,7 @@ def remove(
         note(f"{suite}: {len(cells):,} results: {some(cells)}")
         if (workspace.registrations / f"{suite}.json").is_file():
             note(f"  {suite} is registered; results that are computed again may count as exploratory")
-    note("The next `lrbench run` computes missing results of its suite again.")
+    note("The next `lrbench run` of the suite computes them again.")
     if not yes and not confirmed("Remove this result?" if len(names) == 1 else f"Remove these {len(names):,} results?"):
         raise InputError("Nothing was removed. Pass --yes to remove without confirmation.")
     remove_results(workspace, names)
