@@ -1,4 +1,4 @@
-"""What commands that take many snapshots share: how they are named and sorted, and how failures are reported."""
+"""Commands that take many snapshots: the names and order of the snapshots, and reports of failures."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal

@@ -102,7 +102,7 @@ class Arm:
 
     @property
     def has_own_pace(self) -> bool:
-        """Whether its stages may end before those of `ends`, at epochs that differ between seeds."""
+        """True if its stages may end before those of `ends`, at epochs that differ between seeds."""
         return self.adaptive or self.paced_by is not None
 
     def ends(self, schedule: "Schedule") -> tuple[int, ...]:

@@ -21,7 +21,7 @@ class Group:
     Attributes:
         name: Name of the group.
         kind: Type of the records, which have a `name`.
-        reserved: Names that plug-ins may not use, beside those of lrbench's own records.
+        reserved: Names that plug-ins may not use, besides those of lrbench's own records.
         objection: Returns why a record cannot be used, given all records, or None if it can.
     """
 

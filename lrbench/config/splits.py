@@ -41,7 +41,7 @@ class ListedSplit(Strict):
 
 
 class Group(Strict):
-    """What the images of one patient, scene or video have in common. Exactly one of the keys.
+    """Rule that finds the images of one patient, scene or video. Exactly one key is set.
 
     Attributes:
         column: Column of the table with the group of each image.

@@ -50,7 +50,7 @@ class InterruptedWork(LrbenchError):
 
 
 _SAVED = "Results already saved are kept."
-# What to do about a system error.
+# Advice for system errors.
 _REMEDIES = {
     errno.EMFILE: "Raise this process's limit on open files (`ulimit -n 65536`) and run the same command again.",
     errno.ENFILE: "The whole machine has too many files open. Close some programs and run the same command again.",

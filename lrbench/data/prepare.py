@@ -81,7 +81,7 @@ def fill_caches(
     cache: Path,
     control: Control,
 ) -> None:
-    """Write the caches of a task that are missing. Complete ones are not read; whoever reads them checks them.
+    """Write the caches of a task that are missing. Complete ones are not read; they are checked when they are read.
 
     Args and errors are those of `prepare_task`.
     """

@@ -30,7 +30,7 @@ def evaluates(job: Job) -> bool:
 
 @dataclass(kw_only=True, eq=False)
 class Device:
-    """What the worker processes on it may use.
+    """A CPU or one or several GPUs, with limits on its worker processes.
 
     Attributes:
         gpu: Value of CUDA_VISIBLE_DEVICES: a GPU, several, or none. None to leave the variable as it is.
@@ -50,12 +50,12 @@ class Device:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a single GPU that runs all jobs that use one."""
+        """True for a single GPU that runs all jobs that use one."""
         return bool(self.gpu) and self.takes is computes
 
 
 def preparing_device() -> Device:
-    """Return the CPUs beside GPUs, for jobs that prepare images."""
+    """Return the CPUs of a machine with GPUs, for jobs that prepare images."""
     return Device(gpu="", takes=prepares)
 
 

@@ -23,7 +23,7 @@ from lrbench.jobs.job import PRELOADED, PretrainJob
 
 # Seconds between two looks at the processes.
 _POLL_SECONDS = 0.2
-# Seconds in which a process whose partner died may end by itself.
+# Seconds in which a process whose partner died may end before it is killed.
 _SHUTDOWN_SECONDS = 5
 # Seconds after which a request to stop that reaches all processes has reached the first.
 _SHARED_STOP_SECONDS = 1
@@ -31,7 +31,7 @@ _SHARED_STOP_SECONDS = 1
 _AGENT_VARIABLES = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|TORCH_NCCL_ASYNC_ERROR_HANDLING"
 )
-# Of torch: their warnings are about signals, which this module handles, and about deaths, which it reports.
+# torch's loggers warn of signals, which this module handles, and of deaths, which it reports.
 _LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
@@ -46,7 +46,7 @@ class _MemberControl(Control):
 
     @property
     def was_stopped(self) -> bool:
-        """Whether this process alone was asked to stop."""
+        """True if this process alone was asked to stop."""
         return super().stop_requested()
 
     def stop_requested(self) -> bool:

@@ -311,7 +311,7 @@ class _Run:
         if self._control.stop_requested():
             return
         if job is None:
-            # It has nothing to lose.
+            # An idle worker has no job to repeat.
             pass
         elif job.name not in self._died:
             self._died.add(job.name)

@@ -14,7 +14,7 @@ from lrbench.core.workspace import Place
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a node should see.
+    """Files and folders that a node must see.
 
     Attributes:
         nonce: A file in the workspace.
@@ -29,7 +29,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What a node sees.
+    """Findings of a check on a node.
 
     Attributes:
         sees_workspace: Whether it reads the nonce.

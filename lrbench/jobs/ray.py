@@ -2,7 +2,7 @@
 
 The driver holds the schedule and hands over only as many jobs as fit, because Ray's queue knows no urgency. Files on a file
 system that all nodes share are the only results: Ray carries jobs, progress and errors. A job whose worker or node is lost
-starts again, and goes on from what it saved.
+starts again, and continues from its last save.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ _MOST_LOSSES, _MOST_OUT_OF_MEMORY = 10, 1
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """What is asked of Ray.
+    """Cluster and resources requested of Ray.
 
     Attributes:
         address: Address of a running cluster, or `auto`; None starts Ray on this machine.
@@ -187,7 +187,7 @@ class _Driver:
         while (job := self._schedule.take(running=list(self._running.values()), fits=fits)) is not None:
             room = self._room(job)
             gpus, cpus = gpus - room.gpus, cpus - room.cpus
-            # This class counts losses itself: a job that is out of memory must not start again for ever.
+            # This class counts losses itself: a job that is out of memory must not start again forever.
             task = self._task.options(num_cpus=room.cpus, num_gpus=room.gpus, max_retries=0)
             reference = task.remote(job, self._suite, self._place, self._board, room, str(Path.cwd()), self._leases)
             self._running[reference] = job
@@ -199,7 +199,7 @@ class _Driver:
             FailureError: There has been none for ten minutes.
         """
         if self._control.stop_requested() or not self._schedule.has_ready():
-            # What waits needs a job that failed.
+            # The waiting jobs need a job that failed.
             return False
         if time.monotonic() - self._idle_since > _PATIENCE_SECONDS:
             raise self._no_room()
@@ -331,7 +331,7 @@ def check_nodes(place: Place) -> bool:
                 report = ray.get(reference, timeout=_PROBE_SECONDS)
             except (ray.exceptions.RayError, TimeoutError) as error:
                 if not any(other["Alive"] for other in ray.nodes() if other["NodeID"] == node["NodeID"]):
-                    # It was lost in the meantime; no job will run there.
+                    # The node was lost in the meantime; no job will run there.
                     continue
                 reason = str(error).strip().splitlines()[-1]
                 raise InputError(

@@ -96,7 +96,7 @@ class _JobControl(Control):
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a job needs of its node.
+    """Resources that a job needs on its node.
 
     Attributes:
         gpus: GPUs; none are visible to the job if it is 0.

@@ -110,7 +110,7 @@ class Schedule:
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether a job ended because a stop was requested."""
+        """True if a job ended because a stop was requested."""
         return any(isinstance(error, InterruptedWork) for error in self._errors)
 
     def error(self, *, stopped: bool) -> LrbenchError | None:

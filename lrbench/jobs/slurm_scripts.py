@@ -25,7 +25,7 @@ LEADERBOARD = "leaderboard"
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """What is asked of Slurm for each script.
+    """Resources and options requested of Slurm for each script.
 
     Attributes:
         gpus: GPUs on which a snapshot is pretrained; other jobs get at most one. 0 for jobs on CPUs.

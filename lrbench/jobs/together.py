@@ -40,7 +40,7 @@ def run_jobs_together(
         try:
             outcome = "done", job.run_together(suite, place, observed.of(job), ranks)
         except LrbenchError as error:
-            # Without one of its processes the group cannot go on.
+            # Without one of its processes the group cannot continue.
             if not error.shared:
                 raise
             outcome = "failed", error

@@ -29,7 +29,7 @@ _LOAD_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker process receives at its start.
+    """Settings that a worker process receives at its start.
 
     Attributes:
         threads: CPU threads for computing.
@@ -109,7 +109,7 @@ class _WaitingShare(AbstractContextManager[None]):
         continues = unit == "updates" and self._last is not None and self._last[1] == total and self._last[0] < done
         self._last = (done, total) if unit == "updates" else None
         if not continues:
-            # What came between is not training: evaluation, saving, another job.
+            # The time between was not training: evaluation, saving, another job.
             self._began, self._waited = now, 0.0
             return None
         if (elapsed := now - self._began) < _LOAD_SECONDS:

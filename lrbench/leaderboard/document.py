@@ -10,7 +10,7 @@ from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.markup import bullets, table
 from lrbench.leaderboard.webpage import style_sheet
 
-# Beside the style sheet of all pages: text in tables starts at the left, and drawings have a white ground.
+# In addition to the style sheet of all pages: text in tables starts at the left, and drawings have a white ground.
 _STYLE = ".text { text-align: left; } figure img { max-width: 100%; height: auto; background: #fff; }"
 _THEME = 'if (matchMedia("(prefers-color-scheme: dark)").matches) document.documentElement.dataset.theme = "dark";'
 

@@ -215,7 +215,7 @@ def write(workspace: Workspace, suites: Sequence[str], *, pdf: bool = False) -> 
         suites: Suites whose pages are written.
         pdf: Whether figures are drawn as PDF too.
     """
-    # Of several jobs that end together, the last to write must have read the results of all.
+    # The lock covers reading: the last of several jobs to write must have read the results of all.
     with locked(workspace.cache / "pages", Control()):
         built = build(workspace, suites, pdf=pdf)
         write_files(built)

@@ -1,4 +1,4 @@
-"""How well rules rank the snapshots of a suite for its targets, judged by the accuracy that each target measures.
+"""Evaluation of rules that rank the snapshots of a suite for its targets, by the accuracy measured on each target.
 
 Shapes: N snapshots, S pretraining seeds, T targets.
 """

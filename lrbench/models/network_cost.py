@@ -31,7 +31,7 @@ class NetworkCost:
 
 
 def skeleton_cost(reference: Reference) -> NetworkCost | None:
-    """Return the cost of a reference's network, which is built without weights; None if only its weights tell its network.
+    """Return the cost of a reference's network, which is built without weights; None if only its weights define the network.
 
     Raises:
         InputError: The snapshot is missing or damaged, or its network cannot be built.
@@ -69,7 +69,7 @@ def measure_cost(model: nn.Module, size: int) -> NetworkCost:
     try:
         with counter, torch.no_grad():
             penultimate(model.eval(), torch.zeros(1, 3, size, size, device=device))
-        # The counter counts a multiplication and an addition apart.
+        # The counter counts multiplications and additions separately.
         multiply_adds = int(counter.get_total_flops()) // 2
     except Exception:
         # Operations of other libraries may have no counter, and features of a user's may have no such device.

@@ -22,7 +22,7 @@ class Saver:
         self._write = write
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._pending: list[Future[None]] = []
-        # A stream apart, so that copies to the CPU do not wait for training.
+        # A separate stream, so that copies to the CPU do not wait for training.
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def save(self, progress: Progress) -> None:

@@ -133,7 +133,7 @@ class SegmentStart:
     def _from_parent(self, parent: SnapshotKey, model: nn.Module) -> Progress:
         weights, state, metadata = self._parent(parent, model)
         return Progress(
-            # That of the parent's end, unless the batch grows.
+            # The parent's last update, unless the batch grows.
             update=self.segment.first_epoch * self.updates_per_epoch,
             weights=weights,
             momentum=state["momentum"],

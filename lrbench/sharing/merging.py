@@ -20,7 +20,7 @@ _NOT_IN_RECORD = {"schema_version", "predictions_sha256", "record_sha256"}
 
 @dataclass
 class Merge:
-    """What merging a collection did.
+    """Outcome of merging a collection.
 
     Attributes:
         added: Number of new results, by suite.

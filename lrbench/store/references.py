@@ -105,7 +105,7 @@ class PretrainedWeights:
 
     @property
     def is_random(self) -> bool:
-        """Whether the name is an architecture of timm's without a tag of weights: it is initialised at random."""
+        """True for a timm architecture without a tag, whose weights are random."""
         return self.source == "timm" and "." not in self.name
 
 

@@ -174,7 +174,7 @@ class Result(_Record):
 
     @property
     def checked(self) -> bool:
-        """Whether the record has a hash, which was verified when it was read; schema 1 has none."""
+        """True if the record has a hash, which was verified when it was read; schema 1 has none."""
         return self.record_sha256 is not None
 
     @property

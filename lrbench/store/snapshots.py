@@ -115,7 +115,7 @@ class SnapshotMetadata(BaseModel):
 
     @property
     def checked(self) -> bool:
-        """Whether a hash covers the header."""
+        """True if a hash covers the header."""
         return self.format > 1
 
 

@@ -28,7 +28,7 @@ _COLUMNS = ("split", "image", "label", "label_name")
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFile:
-    """What was written.
+    """Files of features that were written.
 
     Attributes:
         files: The files.
