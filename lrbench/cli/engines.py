@@ -31,6 +31,7 @@ GpusOption = Annotated[
         "--gpus-per-job",
         metavar="N",
         min=0,
+        max=4096,
         help="GPUs of each job; with 2 or more, they pretrain a snapshot together. [default: 1]",
     ),
 ]

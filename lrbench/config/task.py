@@ -170,16 +170,20 @@ class Task(Strict):
         """Folder of the TOML file, which also holds split lists, or None."""
         return None if self._path is None else self._path.parent
 
-    def require_training_images(self) -> None:
+    def require_training_images(self, where: str = "") -> None:
         """Refuse a task that only tests a classifier.
+
+        Args:
+            where: Start of the error, for a task that a file names.
 
         Raises:
             InputError: It has no training images.
         """
         if self.head is not None:
             raise InputError(
-                f"{self.name} has only test images, for classifiers of networks trained on "
-                f"{' or '.join(self.head.sources)}. Use --protocol head, or choose a task with training images."
+                f"{where}{self.name} has only test images, for classifiers of networks trained on "
+                f"{' or '.join(self.head.sources)}. Use `lrbench transfer --protocol head`, or choose a task with training "
+                "images."
             )
 
     @model_validator(mode="after")

@@ -234,6 +234,8 @@ def make_plan(suite: Suite, place: Place, *, arm: str | None = None, seed: int |
             "known. Remove source_hits, or choose a generated source such as ps10-k4-wrong20."
         )
     tasks = {**sources, **{name: load_task(name, f"suite {suite.name}, targets") for name in suite.targets}}
+    for task in tasks.values():
+        task.require_training_images(f"suite {suite.name}: ")
     settings = TransferSettings.of(suite)
     snapshots: list[PlannedSnapshot] = []
     cells: list[PlannedCell] = []

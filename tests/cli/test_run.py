@@ -49,6 +49,11 @@ def copy(home, finished):
     return home
 
 
+def test_task_without_training_images_is_refused_before_any_work(home, lrbench):
+    refused = lrbench("run", "tiny.toml", "--set", 'targets=["imagenet-v2"]')
+    assert refused.status == 2 and "suite tiny: imagenet-v2 has only test images" in refused.err
+
+
 def test_second_run_does_nothing(copy, lrbench):
     snapshots = [path for path in copy.glob("checkpoints/**/*.safetensors") if ".bn." not in path.name]
     assert len(snapshots) == 9
