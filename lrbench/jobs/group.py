@@ -25,6 +25,8 @@ from lrbench.jobs.job import PRELOADED, PretrainJob
 _POLL_SECONDS = 0.2
 # Seconds in which a process whose partner died may end before it is killed.
 _SHUTDOWN_SECONDS = 5
+# Seconds in which a process whose parent died may save and stop.
+_ORPHAN_SECONDS = 600
 # Seconds after which a request to stop that reaches all processes has reached the first.
 _SHARED_STOP_SECONDS = 1
 # Variables that the agent sets for each process. A cluster may have set them for this one, as Kubeflow does.
@@ -85,7 +87,8 @@ def _member(
     # The process from which this one was forked may have others.
     os.environ.update(environment)
     share_cores(sharing)
-    control = _MemberControl(stop, messages)
+    control, finished = _MemberControl(stop, messages), threading.Event()
+    threading.Thread(target=_end_with_parent, args=(finished,), daemon=True).start()
     # Ctrl-C reaches all processes of a terminal; only the first one handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: control.stop())
@@ -102,7 +105,18 @@ def _member(
     # The agent ends a process whose partner died, and waits for no outcome.
     if control.was_stopped and not stop.wait(_SHARED_STOP_SECONDS):
         os._exit(1)
+    # The process waits for the agent from here on.
+    finished.set()
     return outcome
+
+
+def _end_with_parent(finished: threading.Event) -> None:
+    """End this process after its parent, also where it waits for the agent or for a process that died, too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    finished.wait(_ORPHAN_SECONDS)
+    os._exit(1)
 
 
 def _has_lost_partner(error: Exception) -> bool:

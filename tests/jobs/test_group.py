@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import socket
 import tempfile
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,7 @@ from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError, InterruptedWork, OutOfMemory
 from lrbench.core.machine import sharing_processes
 from lrbench.jobs.devices import grouped_gpus
-from lrbench.jobs.group import pretrain_in_group
+from lrbench.jobs.group import _member, pretrain_in_group
 from lrbench.jobs.job import PRELOADED, Job, PretrainJob
 from lrbench.jobs.local import run_jobs
 from lrbench.jobs.preparation import with_preparation
@@ -78,10 +81,47 @@ def test_groups_divide_the_gpus(lrbench, monkeypatch):
     for options, message in (
         (["--gpus", "2"], "this machine has no GPU, but --gpus 2 asks for 2 for each snapshot. Leave the option out"),
         (["--gpus", "0.5"], "--gpus 0.5 is below 1"),
+        (["--gpus", "inf"], "invalid value for '--gpus'"),
         (["--gpus", "2", "--workers", "2"], "--workers and --gpus cannot be combined"),
     ):
         refused = lrbench("run", "tiny.toml", *options)
         assert refused.status == 2 and message in refused.err
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(PretrainJob):
+    def run_together(self, suite, place, control, ranks):
+        return "done"
+
+
+def be_member(job, suite, place, environment):
+    """Work as one process of a group, and wait for its agent as torch does."""
+    context = multiprocessing.get_context("fork")
+    _member(job, suite, place, context.Event(), context.SimpleQueue(), environment, 1)
+    (place.workspace.root / f"member{os.getpid()}").touch()
+    time.sleep(600)
+
+
+def have_member(*arguments):
+    """Start a member as its worker process does."""
+    multiprocessing.get_context("fork").Process(target=be_member, args=arguments).start()
+
+
+def test_member_that_is_done_ends_with_its_worker(tiny, place, home):
+    with socket.create_server(("localhost", 0)) as free:
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    job, environment = Done(name="a", key=key("step", 0)), {"RANK": "0", "WORLD_SIZE": "1", **address}
+    worker = context.Process(target=have_member, args=(job, tiny, place, environment))
+    worker.start()
+    while not (members := list(home.glob("member*"))):
+        time.sleep(0.05)
+    worker.kill()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{members[0].name[6:]}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
