@@ -45,6 +45,12 @@ Results of transferring pretrained networks to image-classification tasks, compu
 """
 """Card of a collection. It names no number, so that it holds after each push."""
 
+OWN_TASKS_HINT = "`lrbench results push --task NAME` sends results on your own task, with the names of its images."
+
+# Reasons to leave a result out that also prevent a submission.
+_RECEIVED = "received from others"
+_UNHASHED = "without a hash of the record (schema 1)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outgoing:
@@ -104,10 +110,8 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
             used |= {entry.task for entry in kept}
     if not cells:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        raise InputError(
-            f"no result of {workspace.results} can be sent. "
-            + (f"Left out: {reasons}." if reasons else "Compute some with `lrbench run` or `lrbench transfer`.")
-        )
+        advice = f"Left out: {reasons}. {OWN_TASKS_HINT}" if reasons else "Compute some with `lrbench transfer`."
+        raise InputError(f"no result of {workspace.results} can be sent. {advice}")
     return Outgoing(
         workspace=workspace, cells=cells, tasks=frozenset(used), left_out=left_out, problems=tuple(problems)
     )
@@ -115,11 +119,11 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
 
 def _reason_to_leave_out(entry: Entry, tasks: Collection[str]) -> str | None:
     if entry.origin is not None:
-        return "received from others"
+        return _RECEIVED
     if not entry.checked:
-        return "without a hash of the record (schema 1)"
+        return _UNHASHED
     if entry.task not in tasks and not is_shipped_task(entry.task):
-        return f"on your own task {entry.task} (--task {entry.task} sends them, with the names of its images)"
+        return f"on your own task {entry.task}"
     return None
 
 
@@ -129,22 +133,28 @@ def is_shipped_task(name: str) -> bool:
 
 
 def refuse_unfit(outgoing: Outgoing) -> None:
-    """Check that results are fit to be submitted: whole suites on complete data that lrbench ships.
+    """Check that results can be submitted: whole suites on complete data that lrbench ships.
+
+    Results on other tasks of the user are left out.
 
     Raises:
-        InputError: They are not; names the first reason.
+        InputError: They cannot; names the first reason.
     """
     workspace = outgoing.workspace
     advice = "Use `lrbench results push` for results that are not complete."
-    if outgoing.problems or outgoing.left_out:
-        reason = (*outgoing.problems, *(f"{count:,} results {why}" for why, count in outgoing.left_out.items()))[0]
-        raise InputError(f"the results are not fit to be submitted: {reason.rstrip('.')}. {advice}")
+    counts = [(outgoing.left_out[reason], reason) for reason in (_RECEIVED, _UNHASHED)]
+    unfit = [f"{count:,} results {reason}" for count, reason in counts if count]
+    if reasons := [*outgoing.problems, *unfit]:
+        raise InputError(f"the results cannot be submitted: {reasons[0].rstrip('.')}. {advice}")
     for name in outgoing.cells:
         if name == FOREIGN:
             if any(entry.partial for entry in load_index(workspace.results, name, workspace.cache).entries):
                 raise InputError(f"some results of {name} are on partial data. {advice}")
             continue
-        for evidence in gather(workspace.results, read_suite(workspace.results, name), workspace.cache):
+        suite = read_suite(workspace.results, name)
+        if own := [task for task in (suite.source, *suite.targets) if not is_shipped_task(task)]:
+            raise InputError(f"{name} has results on your own tasks {', '.join(own)}. {advice}")
+        for evidence in gather(workspace.results, suite, workspace.cache):
             if evidence.partial:
                 raise InputError(f"some results of {name} are on partial data. {advice}")
             if evidence.completed < evidence.expected:

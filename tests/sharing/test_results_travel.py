@@ -195,13 +195,17 @@ def test_data_set_card_is_valid():
 
 def test_submission_needs_whole_suites(lrbench, place, tiny, fake, monkeypatch):
     put(place.workspace, tiny)
-    monkeypatch.setattr("lrbench.sharing.outgoing.is_shipped_task", lambda name: True)
+    own = lrbench("results", "submit", "hf://datasets/team/results", "--suite", "tiny")
+    assert own.status == 2 and "Left out: 1 on your own task tiny-objects." in own.err
+    monkeypatch.setattr("lrbench.sharing.outgoing.is_shipped_task", lambda name: name != "photos")
     refused = lrbench("results", "submit", "hf://datasets/team/results", "--suite", "tiny")
     assert refused.status == 2 and "tiny has 1 of" in refused.err
     fill(place.workspace, tiny)
+    put(place.workspace, tiny, task={"name": "photos"})
     fake.files["datasets/team/results"] = {}
     done = lrbench("results", "submit", "hf://datasets/team/results", "--suite", "tiny")
     assert done.status == 0 and "discussions/1" in done.out and "not registered" in done.err
+    assert "left out: 1 on your own task photos" in done.err
     assert not fake.files["datasets/team/results"] and len(fake.proposed["datasets/team/results"]) > 20
 
 

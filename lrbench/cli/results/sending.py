@@ -36,12 +36,14 @@ def push(
     On the Hub, a suite's earlier results are replaced. `hf auth login` logs in.
     """
     from lrbench.core.workspace import Workspace
-    from lrbench.sharing.outgoing import select_results, send
+    from lrbench.sharing.outgoing import OWN_TASKS_HINT, select_results, send
     from lrbench.sharing.places import parse_place
 
     place = parse_place(destination)
     outgoing = select_results(Workspace.for_writing(), suites or (), tasks or ())
     _describe(outgoing)
+    if any(reason.startswith("on your own task") for reason in outgoing.left_out):
+        note(OWN_TASKS_HINT)
     show(send(outgoing, place, public=public))
 
 
@@ -53,7 +55,7 @@ def submit(
 ) -> None:
     """Send whole suites to a data set of others as a pull request, or write the folder or zip file to send them.
 
-    Only complete suites on complete data that lrbench ships are sent.
+    Only complete suites on complete data that lrbench ships are sent. Results on your own tasks are left out.
     """
     from lrbench.core.workspace import Workspace
     from lrbench.sharing.outgoing import refuse_unfit, select_results, send, unregistered
