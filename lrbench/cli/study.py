@@ -1,5 +1,6 @@
 """`lrbench study`: the suites of a study, its claims and its page."""
 
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -123,7 +124,7 @@ def _plan(place: "Place", study: "Study", json_: bool) -> None:
         )
         return
     for planned, cost in zip(plans, costs, strict=True):
-        show(f"{planned.summary()}\n  {cost.words()}")
+        show(f"{planned.summary()}\n{indent(cost.words(), '  ')}")
 
 
 def _check(workspace: "Workspace", study: "Study") -> None:

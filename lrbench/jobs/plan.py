@@ -114,9 +114,10 @@ class Plan:
         existing = sum(snapshot.exists for snapshot in self.snapshots)
         done = sum(planned.done for planned in self.cells)
         missing = len({planned.snapshot for planned in self.source_cells if not planned.done})
+        cells = f" and {done:,} of {len(self.cells):,} cells" if self.cells else ""
         return (
-            f"suite {self.suite.name}: {existing:,} of {len(self.snapshots):,} snapshots and {done:,} of {len(self.cells):,} "
-            f"cells are done{f'; predictions of the source are missing for {missing:,} snapshots' if missing else ''}"
+            f"suite {self.suite.name}: {existing:,} of {len(self.snapshots):,} snapshots{cells} are done"
+            f"{f'; predictions of the source are missing for {missing:,} snapshots' if missing else ''}"
         )
 
     def pace_note(self) -> str | None:

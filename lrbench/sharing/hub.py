@@ -88,8 +88,8 @@ def download(repository: HubRepository, commit: str, folder: Path, patterns: Seq
 @contextmanager
 def _explained(repository: HubRepository) -> Iterator["HfApi"]:  # type: ignore[name-defined]  # noqa: F821
     """Yield the Hub's client, and turn its errors into errors for users, which never contain the token."""
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -103,6 +103,9 @@ def _explained(repository: HubRepository) -> Iterator["HfApi"]:  # type: ignore[
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
         token = get_token()
         reason = reason.replace(token, "…") if token else reason
+        # `offline_without_network` switched the mode on, not the user.
+        if isinstance(error, OfflineModeIsEnabled) and not constants.HF_HUB_OFFLINE:
+            reason = f"the name of {constants.ENDPOINT} does not resolve"
         status = (
             error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
         )

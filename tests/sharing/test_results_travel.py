@@ -185,6 +185,13 @@ def test_hub_round_trip_keeps_the_token_secret(lrbench, place, tiny, fake, tmp_p
     assert not stored
 
 
+def test_push_without_network_names_the_address(lrbench, place, tiny, fake, monkeypatch):
+    put(place.workspace, tiny)
+    monkeypatch.setattr("lrbench.models.published._resolves", lambda host: False)
+    done = lrbench("results", "push", "hf://datasets/user/mine", *TASKS)
+    assert done.status == 1 and "does not resolve" in done.err and "HF_HUB_OFFLINE" not in done.err
+
+
 def test_data_set_card_is_valid():
     from huggingface_hub import DatasetCard
 
