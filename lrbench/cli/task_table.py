@@ -54,9 +54,8 @@ def show_means(tasks: Sequence[str], results: "Sequence[StoredResult]") -> None:
         rows = [{"snapshot": names[key], label: means[key], **scores[key]} for key in of_network]
         show(table(rows, wrapped="snapshot", spare=tasks))
     show(
-        "Percent, headline metric of each task. The interval (95 %) is from a bootstrap over the test images of these "
-        "tasks; it does not cover the choice of tasks or other seeds."
-        + (" *: incomplete data." if any(stored.result.partial for stored in results) else "")
+        "Percent, headline metric of each task. The 95 % interval covers the test images of these tasks, not the choice of "
+        "tasks or other seeds." + (" *: incomplete data." if any(stored.result.partial for stored in results) else "")
     )
 
 

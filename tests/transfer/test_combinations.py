@@ -120,7 +120,7 @@ def test_tasks_of_a_group_are_transferred_and_averaged(lrbench, pretrained, home
     last = table.splitlines()[-1].split()
     assert last[:4] == ["mean", "of", "2", f"{sum(shares) / 2:.2f}"]
     low, high = float(last[4][1:-1]), float(last[5][:-1])
-    assert low < sum(shares) / 2 < high and "bootstrap over the test images of these tasks" in caption
+    assert low < sum(shares) / 2 < high and "95 % interval covers the test images of these tasks" in caption
     # Names separated by commas; a failure leaves no mean.
     failed = lrbench(*asked("snapshot", "stage1", "tasks", "tiny-objects,cub200", "protocol", "knn"))
     assert failed.status == 2 and failed.out.partition("\nPercent")[0].endswith("incomplete")
