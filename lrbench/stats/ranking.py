@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrbench.stats.intervals import LEVEL, Floats
-from lrbench.stats.resampling import REPLICATES
+from lrbench.stats.resampling import DIGITS, REPLICATES
 
 MIN_RANKED = 5
 """Smallest number of snapshots of which rank correlations are computed: four have 24 orders, which chance often gets right."""
@@ -29,7 +29,7 @@ class Agreement:
 
 
 def rank_agreement(rule: Floats, accuracy: Floats) -> Agreement | None:
-    """Return the agreement of a rule with accuracies.
+    """Return the agreement of a rule with accuracies; values that differ by rounding only are ties.
 
     Args:
         rule: The rule's value of each snapshot; larger predicts a better one. Shape `(N,)`.
@@ -40,6 +40,7 @@ def rank_agreement(rule: Floats, accuracy: Floats) -> Agreement | None:
     """
     from scipy import stats
 
+    rule, accuracy = np.round(rule, DIGITS), np.round(accuracy, DIGITS)
     if len(rule) < MIN_RANKED or not np.ptp(rule) or not np.ptp(accuracy):
         return None
     return Agreement(
@@ -55,6 +56,7 @@ def regret(rule: Floats, accuracy: Floats) -> float:
         rule: Shape `(N,)`.
         accuracy: Shape `(N,)`.
     """
+    rule = np.round(rule, DIGITS)
     return float(accuracy.max() - accuracy[rule == rule.max()].mean())
 
 

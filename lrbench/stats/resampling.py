@@ -11,8 +11,8 @@ from lrbench.stats.images import Labels
 from lrbench.stats.intervals import LEVEL, Floats
 
 REPLICATES = 1000
-# Metrics are rounded to this many decimal places; those of whole images differ by far more.
-_DIGITS = 12
+DIGITS = 12
+"""Decimal places to which metrics are rounded; those of whole images differ by far more."""
 
 
 def image_weights(
@@ -63,7 +63,7 @@ def resample_images(values: Floats, weights: npt.NDArray[np.float64]) -> Floats:
     Returns:
         Shape `(B, S)`.
     """
-    resampled: Floats = np.round(weights @ values.T, _DIGITS)
+    resampled: Floats = np.round(weights @ values.T, DIGITS)
     return resampled
 
 

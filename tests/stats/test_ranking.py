@@ -51,3 +51,11 @@ def test_interval_resamples_seeds_and_targets():
     by_both = crossed_interval(np.linspace(0, 1, 20)[None] + np.array([[-0.3], [0.0], [0.3]]), stream(0))
     assert by_target[0] < 0.5 < by_target[1] and np.ptp(by_both) > np.ptp(by_target)
     assert crossed_interval(np.array([[0.3]]), stream(0)) is None
+
+
+def test_values_equal_up_to_rounding_are_ties():
+    exact, rounded = np.array([0.1, 0.2, 0.3, 0.6, 0.6]), np.array([0.1, 0.2, 0.3, 0.1 + 0.2 + 0.3, 0.6])
+    accuracy = np.array([1.0, 2.0, 3.0, 5.0, 4.0])
+    assert rounded[3] != rounded[4] and rank_agreement(rounded, accuracy) == rank_agreement(exact, accuracy)
+    assert rank_agreement(accuracy, rounded) == rank_agreement(accuracy, exact)
+    assert regret(rounded, accuracy) == regret(exact, accuracy) == 0.5
