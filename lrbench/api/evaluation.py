@@ -200,7 +200,7 @@ def recommend(
         progress: As in `evaluate`.
 
     Raises:
-        InputError: As in `evaluate`, or two networks have the same name.
+        InputError: As in `evaluate`, two networks have the same name, or `by`, `top` or `margin` is out of range.
         FailureError: None of the networks could be compared.
         InterruptedWork: Ctrl-C.
     """

@@ -110,8 +110,6 @@ def recommend(
     from lrbench.transfer.recommend import recommend as compare
     from lrbench.transfer.rules import apply_rules
 
-    if margin is not None and not 0 < margin <= 100:
-        raise InputError(f"--margin must be greater than 0 and at most 100 points, not {margin:g}.")
     if figures and report is None:
         raise InputError("--figures applies to a report, and none is written. Add --report DIR.")
     workspace = Workspace.for_writing()

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from lrbench.config.loading import validate
+from lrbench.config.protocols import find_protocol
 from lrbench.config.suite import MARGIN
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, InterruptedWork, as_user_error
 from lrbench.core.files import read_json, sha256_json, write_json
 from lrbench.core.workspace import Place
 from lrbench.models.network_cost import skeleton_cost
+from lrbench.stats.resampling import DIGITS
 from lrbench.store.cells import Cell, Overwrite, TransferSettings, status_before_loading
 from lrbench.store.references import Reference, SuiteSnapshot
 from lrbench.store.results import Result, StoredResult, read_result
@@ -68,9 +70,13 @@ def recommend(
         overwrite: Policy for existing results.
 
     Raises:
-        InputError: The target's data is missing or incomplete.
+        InputError: The target's data is missing or incomplete, or `top` or `margin` is out of range.
         InterruptedWork: A stop was requested; finished results are saved.
     """
+    if top < 1:
+        raise InputError(f"the number of snapshots to compare (top) must be at least 1, not {top}.")
+    if not 0 < margin <= 100:
+        raise InputError(f"the margin must be greater than 0 and at most 100 points, not {margin:g}.")
     work = _Work(
         task=task,
         settings=settings,
@@ -190,6 +196,7 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
                     f"its {protocol} result on {task} has no validation score, by which snapshots are ranked. Add training "
                     "images to the task, then --again to the command"
                 )
+            candidate.score = round(candidate.score, DIGITS)
             candidate.result = stored
     except InterruptedWork:
         raise
@@ -199,9 +206,12 @@ def _compare(candidate: Candidate, protocols: Sequence[str], work: _Work) -> Non
 
 
 def images_per_second(result: Result) -> float | None:
-    """Return the speed at which features of a result's images were extracted; None if it has no such time."""
+    """Return the speed at which a network extracted the features of a result's images; None if the result does not tell it."""
     seconds = result.timings.get("features")
-    return (result.train_count + result.test_count) / seconds if seconds else None
+    # `train_count` is of drawn images alone, or the time is of two networks.
+    if not seconds or "images_sha256" in result.diagnostics or find_protocol(result.protocol).features == "partner":
+        return None
+    return (result.train_count + result.test_count) / seconds
 
 
 def _cross_path(place: Place, result: Result) -> Path:

@@ -1,6 +1,5 @@
 """Records of a recommendation: the basis of the ranking, and the candidates in their order."""
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from lrbench.store.references import Reference, SuiteSnapshot, WeightsFile
 from lrbench.store.results import Result, SnapshotRecord, StoredResult
 from lrbench.store.snapshots import read_metadata
 from lrbench.transfer.lead import Lead
-from lrbench.transfer.protocols.crossval import FOLDS, assign_folds
+from lrbench.transfer.protocols.crossval import assign_folds
 from lrbench.transfer.selection import number_groups, validation_split
 
 BY = ("probe", "logme", "knn", "finetune")
@@ -27,8 +26,6 @@ BY = ("probe", "logme", "knn", "finetune")
 
 LEAST_VALIDATION = 200
 """Least number of validation images by which snapshots are ranked; with fewer, by cross-validation."""
-# Scores that differ by less are equal up to rounding.
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +67,12 @@ class Basis:
         # Training a network on each fold would take several times as long.
         if validation >= LEAST_VALIDATION or PROTOCOLS[protocol].trains:
             return cls(protocol=protocol, images=validation, validation=validation)
-        images = int((assign_folds(labels, seed, groups=groups) >= 0).sum())
-        return cls(protocol=protocol, images=images, validation=validation, folds=FOLDS)
+        folds = assign_folds(labels, seed, groups=groups)
+        count = len(np.unique(folds[folds >= 0]))
+        # A few large groups of images may not fill two folds.
+        if count < 2:
+            return cls(protocol=protocol, images=validation, validation=validation)
+        return cls(protocol=protocol, images=int((folds >= 0).sum()), validation=validation, folds=count)
 
 
 @dataclass(kw_only=True)
@@ -82,7 +83,8 @@ class Candidate:
         reference: The snapshot.
         logme: LogME of the target's training images.
         result: Result of the protocol that ranks; None if LogME excluded the snapshot, or ranks alone.
-        score: Headline metric of that protocol on validation, or cross-validated. Test images are not used.
+        score: Headline metric of that protocol on validation, or cross-validated, without rounding errors, so that ties are
+            equal. Test images are not used.
         seconds: Time of its results, now or when they were computed.
         records: Its results.
         cost: Cost of its network.
@@ -198,8 +200,4 @@ class Recommendation:
     @property
     def tied(self) -> list[Candidate]:
         """Compared snapshots with the best score."""
-        return [
-            candidate
-            for candidate in self.compared
-            if math.isclose(candidate.score or 0.0, self.compared[0].score or 0.0, abs_tol=_TOLERANCE)
-        ]
+        return [candidate for candidate in self.compared if candidate.score == self.compared[0].score]

@@ -69,3 +69,30 @@ def test_neighbours_match_scikit_learn():
         model = KNeighborsClassifier(1, metric="cosine").fit(features[folds != fold], labels[folds != fold])
         right += (model.predict(features[folds == fold]) == labels[folds == fold]).sum()
     assert neighbours == 1 and score == pytest.approx(right / 60)
+
+
+def test_only_group_of_a_class_is_always_trained_on():
+    # Class 1 is in one group only, with images of class 0.
+    labels, groups = np.array([0] * 42 + [1] * 8), np.array([*range(40), *[40] * 10])
+    folds = assign_folds(labels, seed=0, groups=groups)
+    assert (folds[groups == 40] == -1).all() and np.bincount(folds[folds >= 0]).tolist() == [8] * FOLDS
+    for fold in range(FOLDS):
+        assert set(labels[folds == fold]) <= set(labels[folds != fold])
+
+
+def test_fewer_groups_than_folds_leave_folds_empty():
+    data = LabelledFeatures(features=torch.eye(2).repeat(15, 1), labels=torch.arange(30) % 2)
+    groups = np.repeat([0, 1, 2], 10)
+    assert np.bincount(assign_folds(data.labels.numpy(), 0, groups=groups), minlength=FOLDS).tolist() == [
+        10,
+        10,
+        10,
+        0,
+        0,
+    ]
+    for protocol in ("probe", "knn"):
+        settings = TransferSettings(probe=Probe(strengths=2), knn=Knn(neighbours=(1, 20)))
+        score, _ = cross_validate(
+            data, protocol=protocol, classes=2, metric="top1", settings=settings, seed=0, groups=groups
+        )
+        assert score == 1

@@ -48,7 +48,8 @@ def assign_folds(
         groups: Group of each image, none of which is divided between folds. Shape `(N,)`; None without groups.
 
     Returns:
-        Shape `(N,)`. The only image of a class has fold -1: it is always trained on.
+        Shape `(N,)`. The only image of a class has fold -1, and so has every image of a class's only group: it is always
+        trained on. With fewer groups than folds, the last folds are empty.
     """
     if groups is not None:
         return _assign_group_folds(labels, seed, folds, groups)
@@ -65,8 +66,10 @@ def assign_folds(
 
 
 def _assign_group_folds(labels: npt.NDArray[np.int64], seed: int, folds: int, groups: npt.NDArray[np.int64]) -> Indices:
-    assigned: Indices = np.zeros(len(labels), dtype=np.int64)
-    rest = np.ones(len(labels), dtype=bool)
+    pairs = np.unique(np.stack([labels, groups], axis=1), axis=0)
+    is_only_group = np.bincount(pairs[:, 0])[pairs[:, 0]] == 1
+    rest = ~np.isin(groups, pairs[is_only_group, 1])
+    assigned: Indices = np.where(rest, 0, -1).astype(np.int64)
     # Each fold takes an equal share of what the earlier ones leave.
     for fold in range(1, folds):
         present, number_of = np.unique(groups[rest], return_inverse=True)
@@ -114,6 +117,8 @@ def cross_validate(
     predicted = torch.full((len(grid), len(folds)), -1)
     for fold in range(FOLDS):
         held_out = torch.nonzero(folds == fold).flatten()
+        if not len(held_out):
+            continue
         train = data.part(torch.nonzero(folds != fold).flatten().numpy())
         if protocol == "probe":
             predicted[:, held_out] = _probe_predictions(
