@@ -37,7 +37,7 @@ from lrbench.transfer.features import FeatureCache, Network, describe_developmen
 from lrbench.transfer.fit import describe_fit
 from lrbench.transfer.head import check_head, predict_head
 from lrbench.transfer.metrics import binary_scores
-from lrbench.transfer.protocols import Draw, implementation
+from lrbench.transfer.protocols import Draw, implementation, naming_plugin
 from lrbench.transfer.protocols.crossval import CrossValidation, assign_folds, cross_validate
 from lrbench.transfer.protocols.finetune import Finetuning
 from lrbench.transfer.protocols.finetune_run import FinetuneContext
@@ -156,17 +156,18 @@ class Transfer:
         if protocol.features == "partner":
             self._features.check_partner()
         target = self._open_target(cell)
-        sealed = SealedLabels(target.data.splits["test"].labels)
+        sealed = SealedLabels(target.data.splits["test"].labels, len(target.data.classes))
         points = Points(self._points_path(target, cell) if protocol.trains else None)
-        if protocol.trains:
-            with computing_threads(self._network.device, self._settings.finetune.threads):
-                outcome = self._finetune(target, cell, points)
-        else:
-            outcome = self._run_on_features(target, cell)
-        labels = sealed.open(outcome.choice, outcome.scores)
-        has_validation = len(target.development.given) > 0
-        names = target.data.splits["test"].ids
-        path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)), names, has_validation)
+        with naming_plugin(cell.protocol):
+            if protocol.trains:
+                with computing_threads(self._network.device, self._settings.finetune.threads):
+                    outcome = self._finetune(target, cell, points)
+            else:
+                outcome = self._run_on_features(target, cell)
+            labels = sealed.open(outcome.choice, outcome.scores)
+            has_validation = len(target.development.given) > 0
+            names = target.data.splits["test"].ids
+            path = self._write(target.data, cell, outcome, torch.from_numpy(np.asarray(labels)), names, has_validation)
         points.delete()
         return path
 
@@ -213,11 +214,13 @@ class Transfer:
         """Return positions of the images to train on and to select on, of which there is at least one."""
         train, validation = target.development.split(self._settings.validation, cell.seed)
         if not len(validation):
+            lacks = "has one training image of each class"
+            if target.development.groups is not None:
+                lacks = "has no group of training images whose classes are all in other groups, too,"
             others = " or ".join(f"--protocol {known.name}" for known in PROTOCOLS.values() if not known.selects)
             raise InputError(
-                f"{cell.task} has one training image of each class and no validation split, so no image can be held out to "
-                f"select the hyper-parameters of {cell.protocol}. Add training images, or use a protocol that selects "
-                f"nothing ({others})."
+                f"{cell.task} {lacks} and no validation split, so no image can be held out to select the hyper-parameters of "
+                f"{cell.protocol}. Add training images, or use a protocol that selects nothing ({others})."
             )
         return train, validation
 

@@ -133,11 +133,12 @@ class SealedLabels:
 
     Args:
         labels: Shape `(N,)`.
+        classes: Number of classes C.
     """
 
-    def __init__(self, labels: npt.NDArray[np.int64]) -> None:
+    def __init__(self, labels: npt.NDArray[np.int64], classes: int) -> None:
         sealed: list[npt.NDArray[np.int64]] = [labels.copy()]
-        self._count = len(labels)
+        self._shape = (len(labels), classes)
 
         def take() -> npt.NDArray[np.int64]:
             if not sealed:
@@ -156,12 +157,12 @@ class SealedLabels:
 
         Raises:
             RuntimeError: The labels have been opened already.
-            TypeError: The choice is empty, or scores are missing or not finite.
+            TypeError: The choice is empty, or scores are missing, not finite or not of this shape.
         """
         if not isinstance(choice, Choice) or not choice.chosen:
             raise TypeError("test labels open only for a frozen Choice")
-        if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != self._count:
-            raise TypeError(f"test labels open only for scores of shape ({self._count}, classes)")
+        if not isinstance(scores, torch.Tensor) or scores.shape != self._shape:
+            raise TypeError(f"test labels open only for a tensor of scores of shape {self._shape}")
         if not bool(torch.isfinite(scores).all()):
             raise TypeError("test labels open only for finite scores")
         return self._take()

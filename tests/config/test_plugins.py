@@ -30,21 +30,24 @@ needs-torch-9 = their_records.absent:PROTOCOL
 misnamed = their_records:NEAREST
 trained = their_records:TRAINED
 empty-module = their_records:EMPTY
+faulty = their_records:FAULTY
 
 [lrbench.arms]
 half = their_records:HALF
 orphan = their_records:ORPHAN
 """
 
-RECORDS = """
+MODULE = "tests.transfer.nearest_mean"
+RECORDS = f"""
 from dataclasses import replace
 from lrbench.config.arms import ARMS, Arm
 from lrbench.config.protocols import PROTOCOLS, Protocol
 
-MODULE = "tests.transfer.nearest_mean"
+MODULE = "{MODULE}"
 NEAREST = Protocol(name="nearest-class", version=3, help="nearest mean", module=MODULE, selects=False, logits=False)
 TRAINED = replace(PROTOCOLS["finetune"], name="trained")
 EMPTY = replace(NEAREST, name="empty-module", module="json")
+FAULTY = replace(NEAREST, name="faulty", module="their_faults")
 HALF = Arm(name="half", rate=lambda schedule, stage: schedule.rates[0] / 2, marker="x", description="half the first rate")
 ORPHAN = replace(HALF, name="orphan", shares="no-such-arm")
 """
@@ -120,6 +123,27 @@ def test_a_broken_protocol_is_named_where_it_is_asked_for(lrbench, home, install
     assert (
         "the protocol 'empty-module' of their-tasks 1.2 cannot be used: json has no function `configure`" in failed.err
     )
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("def select(*_, **__): raise KeyError('x')", "KeyError: 'x'."),
+        ("def select(*_, **__): raise SystemExit(0)", "it called sys.exit(0)."),
+        ("def fit(*_, **__): return None", "'NoneType' object has no attribute 'scores'."),
+        ("FittedMeans.scores = lambda self, x: torch.zeros(len(x), 9)", "a tensor of scores of shape (40, 4)."),
+    ],
+)
+def test_a_faulty_protocol_is_named_and_stores_nothing(lrbench, home, installed, snapshot, monkeypatch, fault, reason):
+    # The class is copied, because one of the faults changes it.
+    copied = "class FittedMeans(FittedMeans): pass\nfits = fit\ndef fit(*given, **named):\n"
+    copied += "    fitted = fits(*given, **named)\n    fitted.__class__ = FittedMeans\n    return fitted\n"
+    (installed.parent / "their_faults.py").write_text(f"from {MODULE} import *\n{copied}{fault}\n")
+    monkeypatch.delitem(sys.modules, "their_faults", raising=False)
+    failed = lrbench("transfer", "--snapshot", "stage0", "--task", "tiny-objects", "--protocol", "faulty")
+    assert failed.status == 1 and reason in failed.err, failed.err
+    assert "Unexpected error in the protocol 'faulty' of their-tasks 1.2: " in failed.err
+    assert not list(home.glob("leaderboard/results/*/*.faulty.*"))
 
 
 def test_results_name_the_package_of_their_protocol(lrbench, home, installed, pretrain_tiny, place):

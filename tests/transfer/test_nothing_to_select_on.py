@@ -68,3 +68,20 @@ def test_cross_validation_needs_no_validation_scores(lonely, lrbench, home):
     done = lrbench(*command)
     assert done.status == 0, done.err
     assert "failed" not in done.err and "cross-validated" in done.out
+
+
+def test_groups_that_cannot_be_divided_are_named(lrbench, home, snapshot):
+    lines = ["image,label,scene"]
+    for label in range(2):
+        for scene in range(2):
+            trees.save(home / "data" / "scenes" / f"{label}-{scene}.png", trees.image(label, scene), "PNG")
+            lines.append(f"{label}-{scene}.png,c{label},{label}-{scene}")
+    (home / "data" / "scenes.csv").write_text("\n".join(lines) + "\n")
+    (home / "scenes.toml").write_text(
+        'name = "scenes"\n[files]\nlayout = "table"\nfile = "scenes.csv"\nimages = "scenes"\n'
+        'split = { kind = "drawn", test = 0.5, group = { column = "scene" } }\n'
+    )
+    refused = lrbench("transfer", "--task", "scenes.toml", "--snapshot", "stage0", "--protocol", "knn")
+    assert refused.status == 2 and "scenes.toml has no group of training images whose classes" in refused.err, (
+        refused.err
+    )

@@ -30,12 +30,13 @@ def test_validation_split_is_keyed_by_the_seed():
 
 def test_sealed_labels_open_once_for_choice_and_scores():
     labels = np.array([0, 1, 2])
-    sealed = SealedLabels(labels)
+    sealed = SealedLabels(labels, 3)
     for choice, scores in [
         (None, torch.zeros(3, 3)),
         ({"strength": 1.0}, torch.zeros(3, 3)),
         (Choice(chosen={}, candidates=(), edge=False, metric="top1"), torch.zeros(3, 3)),
         (CHOICE, torch.zeros(2, 3)),
+        (CHOICE, torch.zeros(3, 4)),
         (CHOICE, torch.zeros(3)),
         (CHOICE, torch.tensor([[0.0, 1.0], [0.0, float("nan")], [0.0, 1.0]])),
         (CHOICE, None),
@@ -48,7 +49,7 @@ def test_sealed_labels_open_once_for_choice_and_scores():
 
 
 def test_no_attribute_reveals_sealed_labels():
-    sealed = SealedLabels(np.array([417, 418]))
+    sealed = SealedLabels(np.array([417, 418]), 500)
     assert "417" not in repr(sealed) + str(vars(sealed))
     with pytest.raises(TypeError):
         pickle.dumps(sealed)

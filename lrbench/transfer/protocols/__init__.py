@@ -5,7 +5,8 @@ A module that implements a protocol on frozen features has three functions, whos
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -15,7 +16,8 @@ import torch
 
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.control import Control
-from lrbench.core.errors import InputError
+from lrbench.core.errors import InputError, LrbenchError, as_user_error
+from lrbench.models.devices import is_out_of_memory
 from lrbench.transfer.selection import Choice, Indices, LabelledFeatures
 
 if TYPE_CHECKING:
@@ -125,3 +127,25 @@ def implementation(name: str) -> Implementation:
             "Correct or remove the package."
         )
     return cast(Implementation, module)
+
+
+@contextmanager
+def naming_plugin(name: str) -> Iterator[None]:
+    """Name the plug-in in errors of its protocol's code, which may raise or return anything; lrbench's own are unchanged.
+
+    Args:
+        name: Name of a registered protocol.
+
+    Raises:
+        FailureError: The plug-in raised an error or called `sys.exit`, or its results cannot be stored.
+    """
+    plugin = PROTOCOLS.plugin(name)
+    try:
+        yield
+    except LrbenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        if plugin is None or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+            raise
+        failure = RuntimeError(f"it called sys.exit({error.code!r})") if isinstance(error, SystemExit) else error
+        raise as_user_error(failure, f"the protocol {name!r} of {plugin.origin}") from error
