@@ -88,8 +88,9 @@ def comparison_figures(outcome: Recommendation, metric: str) -> list[Figure]:
             Figure(
                 name="cost",
                 title="Score against cost, with the Pareto front",
-                caption="Filled marks on the line are the Pareto front: no other snapshot is at least as good and at most as "
-                "costly. Numbers are ranks. Times were measured while features were extracted, under the load at that time.",
+                caption="Filled marks on the line are the Pareto front: no other snapshot is better without being costlier, or "
+                "cheaper without being worse. Numbers are ranks. Times were measured while features were extracted, "
+                "under the load at that time.",
                 data=data,
                 draw=partial(_draw_costs, data, costs, score),
             )

@@ -91,21 +91,22 @@ def answer_text(outcome: Recommendation, metric: str) -> str:
     best, lead, second, by = outcome.best, outcome.lead, outcome.second, outcome.basis.protocol
     if best is None:
         return "None of the snapshots could be compared."
-    name, count = best.reference.text, len(outcome.ranked) - len(outcome.failed)
+    name = best.reference.text
     if by == "logme":
+        count = len({candidate.weights_id for candidate in outcome.ranked if candidate.failure is None})
         return f"{name} is first of {count} by LogME, which was not compared on test images."
     if lead is None or second is None:
         return f"{name} is the only snapshot that was {_DONE[by]}, so there is no comparison."
     difference = f"{100 * lead.difference:+.1f} ± {100 * lead.half_width:.1f} points of {metric} on the test images"
-    other = second.reference.text
+    other, rivals = second.reference.text, f"{len(outcome.compared)} snapshots that were {_DONE[by]}"
     if lead.verdict == "better" and lead.difference > 0 and len(outcome.tied) == 1:
-        return f"Transfer {name}: it is first of {count} and better than {other} ({difference})."
+        return f"Transfer {name}: it is first of {rivals}, and better than {other} ({difference})."
     reason = {
         "better": f"{name} is first, but the test images do not confirm its lead over {other}",
         "equivalent": f"{name} is first, but no more than {lead.margin:g} points from {other}",
         "undecided": f"{name} is first, but its lead over {other} is undecided",
     }[lead.verdict]
-    return f"No clear winner of {count}: {reason} ({difference})."
+    return f"No clear winner of {rivals}: {reason} ({difference})."
 
 
 def recommendation_text(outcome: Recommendation, metric: str) -> str:

@@ -18,6 +18,7 @@ from lrbench.store.references import WeightsFile
 from lrbench.store.results import StoredResult, read_result
 from lrbench.transfer.lead import Lead
 from lrbench.transfer.recommendation import Basis, Candidate, Recommendation
+from lrbench.transfer.recommendation_text import answer_text
 from tests.leaderboard.fake import put
 
 HOSTILE = "<script>alert(1)</script>|*`x`*\x1b[2J.safetensors"
@@ -68,6 +69,7 @@ def test_report_has_answer_table_figures_and_grounds(outcome, home):
     ]  # fmt: skip
     for content in (page, text):
         assert "Transfer " in content and "weights/net5.safetensors" in content.replace("\\", "")
+        assert "first of 6 snapshots that were probed, and better than" in content
         assert "(+10.0 ± 5.0 points of top-1 on the test images)" in content
         assert "What this rests on" in content and "last stage" in content and "Snapshots that failed" in content
         assert "lrbench 0" in content and "fingerprint of names and labels aaaa" in content
@@ -81,6 +83,16 @@ def test_values_of_users_are_escaped(outcome, home):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|\\*" in text
     drawn = (home / "report" / "figures" / "recommendation-cost.svg").read_text()
     assert "<script>" not in drawn and "\x1b" not in drawn
+
+
+def test_answer_counts_only_what_was_compared(outcome):
+    # LogME excluded two, and the first has another name.
+    for candidate in outcome.ranked[4:6]:
+        candidate.result = candidate.score = None
+    outcome.ranked.insert(1, replace(outcome.ranked[0], reference=WeightsFile(text="copy", path=Path("copy"))))
+    assert "it is first of 4 snapshots that were probed" in answer_text(outcome, "top-1")
+    outcome.basis = Basis(protocol="logme", images=300, validation=300)
+    assert "is first of 6 by LogME" in answer_text(outcome, "top-1")
 
 
 def test_front_has_the_points_that_none_dominates():
