@@ -63,6 +63,7 @@ def predict_head(network: Network, tested: PreparedTask, control: Control) -> Ou
         Scores of the task's classes; nothing is selected or fitted.
 
     Raises:
+        InputError: The scores are not finite.
         InterruptedWork: A stop was requested.
     """
     data = tested.data
@@ -80,6 +81,11 @@ def predict_head(network: Network, tested: PreparedTask, control: Control) -> Ou
 
     started = time.perf_counter()
     logits = forward_all(lambda images: network.model(images).float(), pixels, network.normalise, progress=watch)
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError(
+            f"the scores that {network.reference.text} gives of {data.task.name} are not finite. Its weights may be damaged: "
+            "check them with `lrbench snapshots verify`."
+        )
     return Outcome(
         choice=Choice(chosen={}, candidates=(), edge=False, metric=data.task.metric),
         scores=merge_accepted(logits[:, columns], data.splits["test"]),

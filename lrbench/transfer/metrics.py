@@ -60,7 +60,9 @@ def accuracies(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> d
 
 
 def binary_scores(scores: torch.Tensor) -> npt.NDArray[np.float32] | None:
-    """Return the score of class 1 minus that of class 0, from which an ROC curve is drawn; None unless there are two classes.
+    """Return the score of class 1 minus that of class 0, from which an ROC curve is drawn.
+
+    None unless there are two classes with finite scores: `head` excludes the second of two accepted classes.
 
     Args:
         scores: Shape `(N, C)`.
@@ -72,7 +74,7 @@ def binary_scores(scores: torch.Tensor) -> npt.NDArray[np.float32] | None:
         return None
     scores = scores.double().cpu()
     values: npt.NDArray[np.float32] = (scores[:, 1] - scores[:, 0]).float().numpy()
-    return values
+    return values if np.isfinite(values).all() else None
 
 
 def calibration(scores: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
-from lrbench.transfer.metrics import calibration, metrics
+from lrbench.transfer.metrics import binary_scores, calibration, metrics
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -53,3 +53,9 @@ def test_confident_errors_are_miscalibrated():
     sure = 100.0 * torch.eye(5)
     assert calibration(sure, labels) == pytest.approx((0.0, 0.0))
     assert calibration(sure, labels.roll(1))[0] == pytest.approx(1.0)
+
+
+def test_scores_of_an_excluded_class_are_not_stored():
+    assert binary_scores(torch.tensor([[0.0, 2.0], [1.0, 0.5]])).tolist() == [2.0, -0.5]
+    assert binary_scores(torch.tensor([[0.0, -torch.inf], [1.0, 0.5]])) is None
+    assert binary_scores(torch.zeros(2, 3)) is None
