@@ -153,6 +153,13 @@ def warn(message: str) -> None:
     complain(one_paragraph("lrbench: warning", message))
 
 
+def warn_of_random_weights(reference: str) -> None:
+    """Warn that a reference of timm names no weights."""
+    warn(
+        f"{reference} has no tag, so its weights are random. Add a tag to load pretrained weights, as in {reference}.a1_in1k."
+    )
+
+
 def confirmed(question: str) -> bool:
     """Ask on a terminal; return False without one."""
     return sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True)

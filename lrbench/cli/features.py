@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from lrbench.cli.common import DataRootOption, NoCacheOption, PartialOption, note, show
+from lrbench.cli.common import (
+    DataRootOption,
+    NoCacheOption,
+    PartialOption,
+    note,
+    show,
+    warn,
+    warn_of_random_weights,
+)
 
 
 def features(
@@ -55,5 +63,9 @@ def features(
     with showing_progress(f"features {task}") as control:
         written = write_features(parsed, task, user_path(output), place, control)
     note(f"{written.images:,} images, {written.width:,} features each")
+    if written.partial:
+        warn("the data is incomplete: the file has the features of the existing images.")
+    if written.random:
+        warn_of_random_weights(parsed.text)
     for file in written.files:
         show(str(file))

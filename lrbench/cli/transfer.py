@@ -18,6 +18,7 @@ from lrbench.cli.common import (
     show,
     table,
     warn,
+    warn_of_random_weights,
 )
 from lrbench.cli.many import SEVERAL_HELP, Sort, SortOption, cost_order, failures_text, note_grid_cost, raise_failures
 from lrbench.cli.outcome import describe_result, note_remarks
@@ -315,12 +316,8 @@ class _Snapshot:
 
         if self._transfer is None:
             self._transfer = Transfer(self.reference, self._settings, self._place, self._control)
-            text = self.reference.text
             if self._transfer.record.random:
-                warn(
-                    f"{text} has no tag, so its weights are random. Add a tag to load pretrained weights, as in "
-                    f"{text}.a1_in1k."
-                )
+                warn_of_random_weights(self.reference.text)
             if isinstance(self.reference, SuiteSnapshot):
                 write_suite_with_results(self._place.workspace, self.reference.suite)
         return self._transfer

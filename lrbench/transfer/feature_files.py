@@ -34,11 +34,15 @@ class FeatureFile:
         files: The files.
         images: Number of images.
         width: Number of features of each image.
+        random: Whether the network has random weights.
+        partial: Whether the data is incomplete.
     """
 
     files: tuple[Path, ...]
     images: int
     width: int
+    random: bool
+    partial: bool
 
 
 def write_features(reference: Reference, task: str, path: Path, place: Place, control: Control) -> FeatureFile:
@@ -83,7 +87,9 @@ def write_features(reference: Reference, task: str, path: Path, place: Place, co
                     )
                 width = features.shape[1]
                 writer.write(_rows(prepared.data, split, start, len(features)), features)
-    return FeatureFile(files=files, images=images, width=width)
+    return FeatureFile(
+        files=files, images=images, width=width, random=network.snapshot.random, partial=prepared.data.partial
+    )
 
 
 def _batches(network: Network, prepared: PreparedTask, control: Control) -> Iterator[tuple[str, int, Floats]]:

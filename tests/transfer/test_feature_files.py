@@ -47,3 +47,8 @@ def test_other_formats_and_existing_files_are_refused(lrbench, snapshot, home):
     (home / "out.csv").write_text("mine")
     refused = lrbench(*features, "out.npy")
     assert refused.status == 2 and "out.csv exists" in refused.err
+
+
+def test_random_weights_are_named(lrbench, home):
+    done = lrbench("features", "timm:test_resnet", "--task", "tiny-objects", "--output", "out.npy")
+    assert done.status == 0 and "timm:test_resnet has no tag, so its weights are random." in done.err
