@@ -160,12 +160,15 @@ def find_transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace,
         for entry, folder, labels in results
     ]
     # A file that was transferred under two names has each result twice.
-    rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
+    kept = [number for number, row in enumerate(rows) if row not in rows[:number]]
     legend = (
         "In brackets, Wilson's 95 % interval over test images. It does not include other pretraining or transfer seeds."
     )
-    entries = tuple(entry for entry, _, _ in results)
-    return Transfers(table=f"{table(rows)}\n\n{legend}", entries=entries, left_out=tuple(left_out))
+    return Transfers(
+        table=f"{table([rows[number] for number in kept])}\n\n{legend}",
+        entries=tuple(results[number][0] for number in kept),
+        left_out=tuple(left_out),
+    )
 
 
 def _interval(entry: Entry, labels: Labels) -> str:
