@@ -232,14 +232,15 @@ def judgement_text(judgement: Judgement) -> str:
     resampled = " and ".join(
         f"{count} {unit}" for count, unit in ((targets, "targets"), (seeds, "pretraining seeds")) if count > 1
     )
-    interval = f" In brackets: 95 % interval from a bootstrap over {resampled}, too narrow if there are few." * bool(
-        resampled
-    )
+    interval = (
+        f" In brackets: 95 % interval from a bootstrap over {resampled}, too narrow if there are few; it does not cover the "
+        "test images or the choice of snapshots."
+    ) * bool(resampled)
     names = {rule.name for rule in judgement.rules}
     missing = " LogME is missing, because not every snapshot has a LogME result." * ("LogME" not in names)
     control = (
-        " The control ranks by the mean of the other seeds on the same target: it shows how much of the order another "
-        "pretraining run keeps."
+        " The control ranks by the mean of the other seeds on the same target and test images: it shows how much of the "
+        "order another pretraining run keeps."
     ) * (seeds > 1)
     return (
         f"{judgement.suite}: {len(judgement.snapshots)} trained snapshots of {seeds} pretraining seed{'s' * (seeds != 1)}, "
