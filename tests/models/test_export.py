@@ -90,7 +90,8 @@ def test_card_shows_results_on_shipped_tasks(lrbench, snapshot, home, tiny):
     done = lrbench("snapshots", "export", "stage0", "--to", "hf", "--out", "card")
     assert done.status == 0 and "omits results on your own tasks tiny-objects" in done.err
     card = (home / "card" / "README.md").read_text()
-    assert card.count("| digits ") == card.count("value: ") == 1 and "75.00 [59.81, 85.81]" in card and "tiny-objects" not in card
+    assert card.count("| digits ") == card.count("value: ") == 1
+    assert "75.00 [59.81, 85.81]" in card and "tiny-objects" not in card
 
 
 @pytest.mark.parametrize(("architecture", "has_batchnorm"), [("resnet10t", True), ("vit_tiny_patch16_224", False)])
