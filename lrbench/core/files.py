@@ -137,6 +137,24 @@ def _vanished(path: Path, temporary: Path) -> FailureError:
     )
 
 
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder that is removed at the end, or by a later command if this process is killed.
+
+    Args:
+        parent: Folder that is created if it is missing.
+        name: Start of the folder's name.
+    """
+    with writing(parent, then="it starts again"):
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(parent / name)
+        temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def user_path(text: str | Path) -> Path:
     """Return the path that a user typed, with `~` and `~NAME` expanded.
 

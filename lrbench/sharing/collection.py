@@ -8,9 +8,9 @@ ignored. Files from others are untrusted: sizes and numbers are limited, links a
 import os
 import re
 import struct
-import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,28 +18,27 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from lrbench.config import Suite
+from lrbench.config.paths import path_problem
 from lrbench.config.strict import NAME_PATTERN
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError, as_sentence
-from lrbench.core.files import DamagedFile, open_regular, read_bytes, sha256_bytes
+from lrbench.core.files import DamagedFile, open_regular, temporary_folder
 from lrbench.core.workspace import FOREIGN
 from lrbench.data.archives.extract import extract
 from lrbench.data.archives.members import RefusedArchive, SizeBudget
+from lrbench.data.archives.tar import is_tar
 from lrbench.leaderboard.gathering import read_suite
-from lrbench.leaderboard.registration import Registration, read_registration
+from lrbench.leaderboard.registration import Registration
 from lrbench.sharing import hub
+from lrbench.sharing.checking import check_list, check_registration, check_result, check_size
 from lrbench.sharing.places import HubRepository
-from lrbench.store.results import StoredResult, load_result
+from lrbench.store.results import StoredResult
 
 PATTERNS = ("results/*/*.json", "results/*/*.parquet", "registrations/*.json", "splits/*.txt")
 """Patterns of the files of a collection."""
 
 MOST_FILES = 200_000
 MOST_BYTES = 4 << 30
-_MOST_FILE_BYTES = {".json": 64 << 20, ".parquet": 512 << 20, ".txt": 256 << 20}
-# ImageNet-21k has 14 million images.
-_MOST_IMAGES = 20_000_000
-_LONGEST_IMAGE_NAME = 4096
 
 _NAME = NAME_PATTERN.strip("^$")
 _CELL = r"[^\W_][\w.-]{0,229}"
@@ -47,6 +46,7 @@ _FILES = re.compile(
     rf"results/{_NAME}/(suite\.json|{_CELL}\.(json|parquet))|registrations/{_NAME}\.json|splits/{_CELL}-[0-9a-f]{{16}}\.txt"
 )
 
+_FOLDERS = ("results", "registrations", "splits")
 
 # Errors of zipfile for damaged or encrypted archives.
 _DAMAGE = (
@@ -100,44 +100,57 @@ def open_collection(place: HubRepository | Path, scratch: Path, control: Control
         FailureError: The Hub cannot be reached.
     """
     if isinstance(place, Path) and place.is_dir():
-        yield read_collection(_top(place, str(place)), str(place))
+        yield read_collection(_top(place, str(place)), str(place), control)
         return
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="received.", dir=scratch) as temporary:
-        folder = Path(temporary)
+    with temporary_folder(scratch, "received") as folder:
         if isinstance(place, HubRepository):
-            commit, sizes = hub.list_files(place)
-            wanted = {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in PATTERNS)}
-            _refuse_large(place.text, wanted)
-            hub.download(place, commit, folder, PATTERNS)
-            yield read_collection(folder, place.text)
+            _download(place, folder)
+            yield read_collection(folder, place.text, control)
         else:
             _unpack(place, folder, control)
-            yield read_collection(_top(folder, str(place)), str(place))
+            yield read_collection(_top(folder, str(place)), str(place), control)
+
+
+def _download(place: HubRepository, folder: Path) -> None:
+    commit, sizes = hub.list_files(place)
+    wanted = {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in PATTERNS)}
+    _refuse_large(place.text, wanted)
+    for name in wanted:
+        # A pattern's `*` matches slashes.
+        if problem := path_problem(name):
+            raise InputError(
+                f"{place.text} is refused: its file {name[:80]!r} {problem}. Ask its author for a new one."
+            )
+    hub.download(place, commit, folder, PATTERNS)
 
 
 def _unpack(path: Path, folder: Path, control: Control) -> None:
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            names = [name.replace("\\", "/").casefold() for name in archive.namelist()]
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-        if len(set(names)) < len(names):
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise RefusedArchive(f"it has several members named {repeated[:80]!r}")
-        _refuse_large(str(path), sizes)
-        extract(path, folder, SizeBudget(MOST_BYTES), control)
+        file = open_regular(path)
     except FileNotFoundError:
         raise InputError(
             f"there is no folder or zip file {path}. Name one that `lrbench results push` wrote, a workspace, or "
             "hf://datasets/USER/NAME."
         ) from None
+    try:
+        with file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        _refuse_large(str(path), {member.filename: member.file_size for member in members})
+        names = Counter(member.filename.replace("\\", "/").casefold() for member in members)
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise RefusedArchive(f"it has several members named {repeated[0][:80]!r}")
+        # A file can be both. Its members as a tar were not counted.
+        if is_tar(path):
+            raise RefusedArchive("it is a tar file, too")
+        extract(path, folder, SizeBudget(MOST_BYTES), control)
     except _DAMAGE as error:
         raise InputError(
-            f"{path} is not a zip file or it is damaged: {as_sentence(str(error))} Copy it again."
+            f"{path} is not a zip file, or it is damaged: {as_sentence(str(error))} Copy it again."
         ) from error
-    except RefusedArchive as error:
+    except (RefusedArchive, NotADirectoryError, IsADirectoryError) as error:
+        reason = str(error) if isinstance(error, RefusedArchive) else "a file and a folder in it have the same name"
         raise InputError(
-            f"{path} is refused: {as_sentence(str(error))} Ask its author for a file of `results push`."
+            f"{path} is refused: {as_sentence(reason)} Ask its author for a zip file of `lrbench results push`."
         ) from error
 
 
@@ -162,12 +175,13 @@ def _top(folder: Path, where: str) -> Path:
     raise InputError(f"{where} holds no results: it has no folder `results`. Name a folder that `results push` wrote.")
 
 
-def read_collection(folder: Path, where: str) -> Collection:
+def read_collection(folder: Path, where: str, control: Control) -> Collection:
     """Check the files of a collection.
 
     Args:
         folder: The folder that holds `results/`.
         where: Its place, for messages.
+        control: Receives progress.
 
     Raises:
         InputError: It holds links or too many files, or no result.
@@ -178,118 +192,74 @@ def read_collection(folder: Path, where: str) -> Collection:
     registrations: dict[str, Registration] = {}
     splits: list[Path] = []
     refused: list[str] = []
-    for name in names:
+    for number, name in enumerate(names, 1):
         path = folder / name
         kind, _, rest = name.partition("/")
         try:
             if path.suffix == ".parquet":
                 continue
+            check_size(path)
             if kind == "splits":
-                splits.append(_checked_list(path))
+                splits.append(check_list(path))
             elif kind == "registrations":
-                if (registration := read_registration(folder, path.stem)) is not None:
+                if (registration := check_registration(folder, path.stem)) is not None:
                     registrations[path.stem] = registration
             elif path.name == "suite.json":
                 suites[path.parent.name] = read_suite(folder / "results", path.parent.name)
             else:
-                results.append(_checked_result(path, rest.partition("/")[0]))
+                results.append(check_result(path, rest.partition("/")[0]))
+        except DamagedFile as error:
+            # Its remedy is for the workspace in which the file was written.
+            refused.append(f"{error.path.relative_to(folder)} is damaged: {as_sentence(error.reason)}")
         except InputError as error:
-            refused.append(as_sentence(str(error).replace(str(folder), where)))
+            refused.append(as_sentence(str(error).replace(f"{folder}/", "")))
+        control.progress(number, len(names), "files")
     # A suite's results are useless without the suite.
     for suite in sorted({stored.result.suite for stored in results} - {FOREIGN} - suites.keys()):
-        refused.append(f"{where} has no readable results/{suite}/suite.json, so the results of {suite} are left out.")
+        count = len(results)
         results = [stored for stored in results if stored.result.suite != suite]
+        refused.append(f"results/{suite}/suite.json cannot be read, so {count - len(results):,} results are left out.")
     if not results and not refused:
-        raise InputError(f"{where} holds no results. Name a folder that `results push` wrote.")
+        raise InputError(f"{where} holds no results. Name a folder that `lrbench results push` wrote.")
+    tasks = {stored.result.task.name for stored in results}
     return Collection(
         folder=folder,
         results=tuple(results),
         suites=suites,
         registrations=registrations,
-        splits=tuple(splits),
+        splits=tuple(path for path in splits if task_of_list(path) in tasks),
         refused=tuple(refused),
     )
+
+
+def task_of_list(path: Path) -> str:
+    """Return the task of a list of images from its name: `<task>-<hash>.txt`, or `<task>-<draw>-seed<k>-<hash>.txt`."""
+    return re.sub(r"(-[^-]+-seed\d+)?-[0-9a-f]{16}$", "", path.stem)
 
 
 def _scan(folder: Path, where: str) -> list[str]:
     """Return the names of a collection's files below a folder, sorted; links are refused."""
     names = []
     total = 0
-    for part in ("results", "registrations", "splits"):
-        for parent, folders, files in os.walk(folder / part):
-            for name in (*folders, *files):
-                path = Path(parent, name)
-                if path.is_symlink():
-                    raise InputError(f"{path} is a link, which {where} may not hold. Ask its author for real files.")
-            for name in files:
-                path = Path(parent, name)
-                relative = path.relative_to(folder).as_posix()
-                if _FILES.fullmatch(relative):
-                    names.append(relative)
-                    total += path.stat().st_size
-            if len(names) > MOST_FILES or total > MOST_BYTES:
-                _refuse_large(where, dict.fromkeys(names, total // len(names) + 1))
-    if (folder / "results").is_symlink():
-        raise InputError(f"{folder / 'results'} is a link, which {where} may not hold. Ask its author for real files.")
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=stop):
+        if parent == str(folder):
+            # The rest of a workspace is no part of the collection.
+            folders[:] = [name for name in folders if name in _FOLDERS]
+            files = []
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink():
+                raise InputError(f"{path} is a link, which {where} may not hold. Ask its author for real files.")
+        for name in files:
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            if _FILES.fullmatch(relative):
+                names.append(relative)
+                total += path.stat().st_size
+        if len(names) > MOST_FILES or total > MOST_BYTES:
+            _refuse_large(where, dict.fromkeys(names, total // len(names) + 1))
     return sorted(names)
-
-
-def _checked_list(path: Path) -> Path:
-    if not sha256_bytes(read_bytes(path, limit=_MOST_FILE_BYTES[path.suffix])).startswith(path.stem.rpartition("-")[2]):
-        raise DamagedFile(path, "its content does not have the hash in its name", "Ask its author for the file.")
-    return path
-
-
-def _checked_result(path: Path, suite: str) -> StoredResult:
-    """Read a record and its predictions.
-
-    Raises:
-        InputError: They are damaged, disagree with their hashes, have no hash, or are too large.
-    """
-    predictions = path.with_suffix(".parquet")
-    for file in (path, predictions):
-        # The limit is checked before the content is parsed.
-        if file.is_file() and file.stat().st_size > _MOST_FILE_BYTES[file.suffix]:
-            raise InputError(f"{file} has more than {_MOST_FILE_BYTES[file.suffix]:,} bytes, which no result has.")
-    stored = load_result(path, suite)
-    if not stored.result.checked:
-        raise InputError(f"{path} has schema 1, which has no hash of the record. Compute the result again.")
-    if predictions.is_file():
-        _refuse_oversized(predictions, stored.result.test_count)
-    stored.read_predictions(names=True)
-    return stored
-
-
-def _refuse_oversized(path: Path, count: int) -> None:
-    """Refuse predictions that unpack to more than their record's number of images needs.
-
-    Raises:
-        InputError: They have another number of rows, or names of excessive length.
-    """
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            rows, largest = file.metadata.num_rows, count * _LONGEST_IMAGE_NAME
-            if rows != count or rows > _MOST_IMAGES:
-                raise InputError(f"{path} has {rows:,} rows, and its record {count:,} test images.")
-            size = sum(
-                file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups)
-            )
-            schema = file.schema_arrow
-            columns = ["image"] if "image" in schema.names and size <= largest else []
-            if columns and schema.field("image").type != arrow.string():
-                raise DamagedFile(path, "its image names are not text", "Copy it again.")
-            # Equal prefixes are stored once, so that the names are larger than the column.
-            for batch in file.iter_batches(batch_size=256, columns=columns, use_threads=False) if columns else ():
-                size += batch.nbytes
-                if size > largest:
-                    break
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is no Parquet file"
-        raise DamagedFile(path, reason, "Copy it again.") from error
-    if size > largest:
-        raise InputError(
-            f"{path} unpacks to more than {largest:,} bytes, which predictions of {count:,} images do not need."
-        )

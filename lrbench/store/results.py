@@ -227,9 +227,12 @@ def suite_slug(key: SnapshotKey) -> str:
 
 def foreign_slug(reference: str, sha256: str) -> str:
     """Return a foreign snapshot as part of a cell key: its reference with special characters replaced, and part of its hash."""
-    text = "".join(char if char.isalnum() or char in "._-" else "-" for char in reference)
     # The hash distinguishes two files of the same name.
-    return f"{text.strip('-.')[-80:]}-{sha256[:8]}"
+    return f"{_for_file_name(reference).strip('-.')[-80:]}-{_for_file_name(sha256[:8])}"
+
+
+def _for_file_name(text: str) -> str:
+    return "".join(char if char.isalnum() or char in "._-" else "-" for char in text)
 
 
 def snapshot_slug(snapshot: SnapshotRecord) -> str:
