@@ -20,7 +20,7 @@ from lrbench.config.suite import Margin
 from lrbench.config.toml_files import differences
 from lrbench.core.control import Control
 from lrbench.core.errors import InputError
-from lrbench.core.files import DamagedFile, canonical_json, parse_json, read_json, sha256_json, write_json
+from lrbench.core.files import DamagedFile, canonical_json, parse_json, read_json, sha256_json, write_bytes, write_json
 from lrbench.core.locks import locked
 from lrbench.core.machine import own_version, source_revision, utc_now
 from lrbench.core.workspace import Workspace
@@ -188,6 +188,13 @@ def register(workspace: Workspace, suite: Suite, terms: Terms | None = None) -> 
         registration = Registration.model_validate(content)
         write_json(path, content)
     return registration, True
+
+
+def adopt(workspace: Workspace, name: str, content: bytes) -> None:
+    """Store the registration of a suite from another workspace, unless the suite is registered here."""
+    with locked(workspace.cache / "registrations", Control()):
+        if read_registration(workspace.leaderboard, name) is None:
+            write_bytes(workspace.registrations / f"{name}.json", content)
 
 
 def _describe(suite: Suite, terms: Terms) -> dict[str, Any]:

@@ -1,21 +1,28 @@
 """Merging of a collection into a workspace. Results of the workspace's own are never replaced."""
 
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lrbench.config.paths import MAX_NAME_BYTES
 from lrbench.config.protocols import RESERVED
+from lrbench.config.schedule import SnapshotKey
+from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.files import read_bytes, write_bytes
 from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.leaderboard.gathering import read_suite
-from lrbench.leaderboard.registration import read_registration
+from lrbench.leaderboard.registration import Registration, adopt, classify, read_registration, suite_changes
 from lrbench.sharing.collection import Collection
 from lrbench.store.index import load_index
 from lrbench.store.results import Result, StoredResult, read_result, result_path, write_encoded_result
-from lrbench.store.suites import recipe, write_suite_with_results
+from lrbench.store.snapshots import identity, snapshot_files, snapshot_path
+from lrbench.store.suites import effective_path, read_effective, recipe, write_suite_with_results
 
 _NOT_IN_RECORD = {"schema_version", "predictions_sha256", "record_sha256"}
+_RECEIVED = "that the collection received from others"
 
 
 @dataclass
@@ -27,35 +34,49 @@ class Merge:
         same: Number of results that the workspace has.
         updated: Number of results that replace earlier ones of the same collection.
         left_out: Number of results that were left out, by reason (the end of a sentence).
+        notes: Sentences on how the pages treat the added results.
     """
 
     added: Counter[str] = field(default_factory=Counter)
     same: int = 0
     updated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
-def merge_apart(collection: Collection, workspace: Workspace, name: str) -> Merge:
+def merge_apart(collection: Collection, workspace: Workspace, name: str, control: Control) -> Merge:
     """Keep a collection's results apart from the workspace's own, as results of unknown origin in the folder `foreign`.
+
+    A result that was received before, also under another name or from another collection, is not added again.
 
     Args:
         collection: The checked collection.
         workspace: The workspace.
         name: Name of the collection, which marks the results.
+        control: Receives progress.
     """
     merge = Merge()
-    for stored in collection.results:
+    received = _received(workspace)
+    for number, stored in enumerate(collection.results, 1):
         result = stored.result
-        if result.protocol in RESERVED:
-            merge.left_out["predictions of their source, which are shown on the page of their suite only"] += 1
-        elif result.origin is not None:
-            merge.left_out["results that the collection itself received from others"] += 1
-        elif _is_same(_existing(result_path(workspace.results, result.suite, result.cell)), result):
+        if result.record_sha256 in received or _is_stored(workspace, result):
             merge.same += 1
+        elif result.protocol in RESERVED:
+            merge.left_out["that predict the source, which only the page of their suite shows"] += 1
+        elif result.origin is not None:
+            merge.left_out[_RECEIVED] += 1
         else:
             _put_apart(stored, workspace, name, merge)
+        control.progress(number, len(collection.results), "results")
     _copy_splits(collection, workspace)
     return merge
+
+
+def _received(workspace: Workspace) -> set[str]:
+    """Return the hashes of the originals of all whole results that the workspace has received."""
+    entries = load_index(workspace.results, FOREIGN, workspace.cache).entries
+    records = [read_result(result_path(workspace.results, FOREIGN, entry.cell)) for entry in entries if entry.origin]
+    return {record.origin.record_sha256 for record in records if record.origin is not None}
 
 
 def _existing(path: Path) -> Result | None:
@@ -66,7 +87,8 @@ def _existing(path: Path) -> Result | None:
         return None
 
 
-def _is_same(existing: Result | None, result: Result) -> bool:
+def _is_stored(workspace: Workspace, result: Result) -> bool:
+    existing = _existing(result_path(workspace.results, result.suite, result.cell))
     return existing is not None and existing.record_sha256 == result.record_sha256
 
 
@@ -96,12 +118,12 @@ def _put_apart(stored: StoredResult, workspace: Workspace, name: str, merge: Mer
         update={"suite": FOREIGN, "snapshot": result.snapshot.model_validate(snapshot, strict=True)}
     )
     path = result_path(workspace.results, FOREIGN, apart.cell)
+    if len(os.fsencode(path.with_suffix(".parquet").name)) > MAX_NAME_BYTES:
+        merge.left_out["whose file names would be too long (--name gives a shorter name)"] += 1
+        return
     existing = _existing(path)
     if existing is not None and existing.origin is None:
-        merge.left_out["results whose place a result of your own has"] += 1
-        return
-    if existing is not None and existing.origin is not None and existing.origin.record_sha256 == result.record_sha256:
-        merge.same += 1
+        merge.left_out["whose place a result of your own has"] += 1
         return
     write_encoded_result(workspace.results, record, read_bytes(stored.path.with_suffix(".parquet")))
     if existing is None:
@@ -110,71 +132,156 @@ def _put_apart(stored: StoredResult, workspace: Workspace, name: str, merge: Mer
         merge.updated += 1
 
 
-def merge_trusted(collection: Collection, workspace: Workspace) -> Merge:
+def merge_trusted(collection: Collection, workspace: Workspace, control: Control) -> Merge:
     """Add a collection's results to the suites that they belong to, unless the workspace has other weights or results there.
 
     A pretraining seed's results are added only if all snapshots that both sides have are the same: results of two runs of one
-    seed are never mixed.
+    seed are never mixed. A result that is exploratory in the collection is not added to a registration that would cover it.
+
+    Args:
+        collection: The checked collection.
+        workspace: The workspace.
+        control: Receives progress.
     """
     merge = Merge()
+    done = 0
     for suite in sorted({stored.result.suite for stored in collection.results}):
         of_suite = [stored for stored in collection.results if stored.result.suite == suite]
-        if suite != FOREIGN and not _accept_suite(collection, workspace, suite):
-            merge.left_out[f"results of {suite}, whose pretraining settings differ in this workspace"] += len(of_suite)
-            continue
-        clashing = _clashing_seeds(of_suite, workspace, suite)
-        for stored in of_suite:
+        fit = _fit_results(of_suite, collection, workspace, suite, merge)
+        whole = {entry.cell for entry in load_index(workspace.results, suite, workspace.cache).entries}
+        if fit and suite != FOREIGN:
+            _adopt_suite(collection, workspace, suite, merge)
+            merge.notes += _unlisted_seeds(fit, workspace, suite)
+        for stored in fit:
             result = stored.result
-            seed = result.snapshot.pretraining_seed
-            if seed in clashing:
-                merge.left_out[f"results of {suite}, seed {seed}, of which this workspace has a different run"] += 1
-                continue
             path = result_path(workspace.results, suite, result.cell)
-            if _is_same(_existing(path), result):
+            is_same = _is_stored(workspace, result)
+            if is_same and result.cell in whole:
                 merge.same += 1
-            elif path.exists():
-                merge.left_out[f"results of {suite} that this workspace has computed itself"] += 1
+            elif path.exists() and not is_same:
+                merge.left_out[f"of {suite} whose place another result has in this workspace"] += 1
             else:
-                _copy(stored, workspace)
+                # A record whose predictions are damaged gets them back.
+                _copy(stored, path)
                 merge.added[suite] += 1
+            done += 1
+            control.progress(done, len(collection.results), "results")
     _copy_splits(collection, workspace)
     return merge
 
 
-def _accept_suite(collection: Collection, workspace: Workspace, name: str) -> bool:
-    """Store the suite and its registration if the workspace has neither; return whether the pretraining settings agree."""
-    theirs = collection.suites[name]
-    path = workspace.results / name / "suite.json"
-    if path.is_file():
-        return recipe(read_suite(workspace.results, name)) == recipe(theirs)
-    if name in collection.registrations and read_registration(workspace.leaderboard, name) is None:
-        file = f"registrations/{name}.json"
-        write_bytes(workspace.leaderboard / file, read_bytes(collection.folder / file))
-    write_suite_with_results(workspace, theirs)
-    return True
+def _fit_results(
+    stored: Sequence[StoredResult], collection: Collection, workspace: Workspace, suite: str, merge: Merge
+) -> list[StoredResult]:
+    """Return the results of a suite that may join the workspace's own; count the others in `merge.left_out`."""
+    own = [item for item in stored if item.result.origin is None]
+    if len(own) < len(stored):
+        merge.left_out[_RECEIVED] += len(stored) - len(own)
+    if suite == FOREIGN:
+        return own
+    if not _has_same_recipe(collection, workspace, suite):
+        merge.left_out[f"of {suite}, whose pretraining settings differ in this workspace"] += len(own)
+        return []
+    clashing = _clashing_seeds(own, workspace, suite)
+    promoted = _promoted_cells(collection, workspace, suite)
+    fit = []
+    for item in own:
+        seed = item.result.snapshot.pretraining_seed
+        if seed in clashing:
+            merge.left_out[
+                f"of {suite}, seed {seed}, of which this workspace has a different run or no snapshot in common"
+            ] += 1
+        elif item.result.cell in promoted:
+            reason = f"of {suite} that are exploratory in the collection, and would count as registered here"
+            merge.left_out[reason] += 1
+        else:
+            fit.append(item)
+    return fit
 
 
-def _clashing_seeds(stored: list[StoredResult], workspace: Workspace, suite: str) -> set[int | None]:
-    """Return the pretraining seeds of which the workspace has results of other weights, or none in common."""
-    own: dict[int, dict[tuple[str | None, int | None], str]] = {}
+def _has_same_recipe(collection: Collection, workspace: Workspace, name: str) -> bool:
+    """Return whether a suite's pretraining settings are those of the workspace's results and snapshots, if it has any."""
+    own = []
+    if (workspace.results / name / "suite.json").is_file():
+        own.append(read_suite(workspace.results, name))
+    if effective_path(workspace, name).is_file() and any(snapshot_files(workspace.checkpoints / name)):
+        own.append(read_effective(effective_path(workspace, name)))
+    return all(recipe(suite) == recipe(collection.suites[name]) for suite in own)
+
+
+def _clashing_seeds(stored: Sequence[StoredResult], workspace: Workspace, suite: str) -> set[int]:
+    """Return the pretraining seeds that the workspace has with other weights, or without a snapshot in common."""
+    own: dict[int, dict[tuple[str, int], set[str]]] = {}
+    theirs: dict[int, dict[tuple[str, int], set[str]]] = {}
     for entry in load_index(workspace.results, suite, workspace.cache).entries:
-        if entry.pretraining_seed is not None:
-            own.setdefault(entry.pretraining_seed, {})[entry.arm, entry.stage] = entry.sha256
-    clashing: set[int | None] = set()
-    for seed, hashes in own.items():
-        theirs = {
-            (result.snapshot.arm, result.snapshot.stage): result.snapshot.sha256
-            for result in (item.result for item in stored)
-            if result.snapshot.pretraining_seed == seed
-        }
-        shared = hashes.keys() & theirs.keys()
-        if theirs and (not shared or any(hashes[key] != theirs[key] for key in shared)):
+        _add_weights(own, entry.pretraining_seed, entry.arm, entry.stage, entry.sha256)
+    for snapshot in (item.result.snapshot for item in stored):
+        _add_weights(theirs, snapshot.pretraining_seed, snapshot.arm, snapshot.stage, snapshot.sha256)
+    for seed, weights in theirs.items():
+        for arm, stage in weights:
+            path = snapshot_path(workspace.checkpoints, suite, SnapshotKey(arm=arm, seed=seed, stage=stage))
+            if path.is_file():
+                _add_weights(own, seed, arm, stage, identity(path))
+    clashing = set()
+    for seed in own.keys() & theirs.keys():
+        shared = own[seed].keys() & theirs[seed].keys()
+        if not shared or any(len(own[seed][key] | theirs[seed][key]) > 1 for key in shared):
             clashing.add(seed)
     return clashing
 
 
-def _copy(stored: StoredResult, workspace: Workspace) -> None:
-    path = result_path(workspace.results, stored.result.suite, stored.result.cell)
+def _add_weights(
+    weights: dict[int, dict[tuple[str, int], set[str]]],
+    seed: int | None,
+    arm: str | None,
+    stage: int | None,
+    sha256: str,
+) -> None:
+    if seed is not None and arm is not None and stage is not None:
+        weights.setdefault(seed, {}).setdefault((arm, stage), set()).add(sha256)
+
+
+def _promoted_cells(collection: Collection, workspace: Workspace, suite: str) -> set[str]:
+    """Return the cells whose results are exploratory in the collection, and which the workspace's registration covers."""
+    registration = read_registration(workspace.leaderboard, suite)
+    if registration is None:
+        return set()
+    entries = load_index(collection.folder / "results", suite, None).entries
+    covered = {cell for cell, reason in classify(entries, registration).items() if reason is None}
+    theirs: Registration | None = collection.registrations.get(suite)
+    if theirs is None or suite_changes(theirs, collection.suites[suite]):
+        return covered
+    return {cell for cell, reason in classify(entries, theirs).items() if reason is not None} & covered
+
+
+def _adopt_suite(collection: Collection, workspace: Workspace, name: str, merge: Merge) -> None:
+    """Store the suite and its registration if the workspace has no results of it."""
+    index = load_index(workspace.results, name, workspace.cache)
+    if name in collection.registrations and read_registration(workspace.leaderboard, name) is None:
+        if index.entries or index.problems:
+            merge.notes.append(
+                f"The registration of {name} was not taken, because this workspace had results of it before. Its pages call "
+                "all of them exploratory."
+            )
+        else:
+            adopt(workspace, name, read_bytes(collection.folder / collection.registrations[name].file))
+    if not (workspace.results / name / "suite.json").is_file():
+        write_suite_with_results(workspace, collection.suites[name])
+
+
+def _unlisted_seeds(stored: Sequence[StoredResult], workspace: Workspace, name: str) -> list[str]:
+    """Return a sentence on pretraining seeds that the workspace's suite does not have, if there are any."""
+    seeds = {seed for item in stored if (seed := item.result.snapshot.pretraining_seed) is not None}
+    missing = sorted(seeds - set(read_suite(workspace.results, name).seeds))
+    if not missing:
+        return []
+    return [
+        f"The pages of {name} leave out its seeds {', '.join(map(str, missing))}. To show them, add them to `seeds` in "
+        f"{workspace.results / name / 'suite.json'}."
+    ]
+
+
+def _copy(stored: StoredResult, path: Path) -> None:
     write_bytes(path.with_suffix(".parquet"), read_bytes(stored.path.with_suffix(".parquet")))
     # Last: a record marks a whole result.
     write_bytes(path, read_bytes(stored.path))

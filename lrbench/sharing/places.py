@@ -1,5 +1,6 @@
 """Places that results and snapshots are sent to and received from: folders, zip files and repositories of the Hub."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ def parse_repository(text: str, kind: Literal["dataset", "model"]) -> HubReposit
 
     match = _HUB.fullmatch(text)
     if match is None or bool(match["datasets"]) != (kind == "dataset"):
-        raise InputError(f"{text!r} is not the address of a {kind} on the Hugging Face Hub. Write {_FORMS[kind]}.")
+        what = "data set" if kind == "dataset" else kind
+        raise InputError(f"{text!r} is not the address of a {what} on the Hugging Face Hub. Write {_FORMS[kind]}.")
     try:
         validate_repo_id(match["name"])
     except HFValidationError as error:
@@ -66,4 +68,5 @@ def collection_name(place: HubRepository | Path) -> str:
     """Return the name under which results of a place are shown."""
     if isinstance(place, HubRepository):
         return place.name
-    return place.absolute().name.removesuffix(".zip")
+    # `..` has the name of the folder that it stands for.
+    return Path(os.path.abspath(place)).name.removesuffix(".zip")

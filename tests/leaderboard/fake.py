@@ -9,14 +9,19 @@ import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
-from lrbench.config import Suite
+from lrbench.config import Suite, load_task
+from lrbench.config.protocols import PROTOCOLS
 from lrbench.core.files import sha256_file, sha256_json
 from lrbench.core.workspace import Workspace
+from lrbench.store.cells import TransferSettings, task_sha256
 from lrbench.store.predictions import Predictions
 from lrbench.store.results import write_result
 from lrbench.store.suites import write_suite_with_results
 
 LABELS = {"tiny-objects": np.arange(40) % 4, "tiny-indoor": np.arange(40) % 10, "tiny-source": np.arange(40) % 4}
+
+LATER = "2026-11-30T00:00:00Z"
+"""Time of computation of results that a registration may cover."""
 
 
 def put(
@@ -85,6 +90,21 @@ def put(
         classes=[f"class {label}" for label in range(int(labels.max()) + 1)],
     )
     return write_result(workspace.results, record, predictions)
+
+
+def put_registered(
+    workspace: Workspace,
+    suite: Suite,
+    *,
+    target: str = "tiny-objects",
+    protocol: str = "probe",
+    computed: str | None = LATER,
+    **changes: Any,
+) -> Path:
+    """Write a result with the settings and the protocol version that are registered, unless they are changed."""
+    settings = {"task_sha256": task_sha256(load_task(target)), **TransferSettings.of(suite).of_protocol(protocol)}
+    defaults = {"settings": settings, "protocol_version": PROTOCOLS[protocol].version, "computed": computed}
+    return put(workspace, suite, target=target, protocol=protocol, **{**defaults, **changes})
 
 
 def put_source(workspace: Workspace, suite: Suite, *, wrong: int = 20, **others: Any) -> Path:

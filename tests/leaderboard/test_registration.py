@@ -10,28 +10,17 @@ from lrbench.leaderboard import page
 from lrbench.leaderboard import registration as module
 from lrbench.leaderboard.gathering import gather
 from lrbench.leaderboard.registration import classify, read_registration, register, registration_sentence
-from lrbench.store.cells import TransferSettings, task_sha256
 from lrbench.store.index import load_index
 from lrbench.store.suites import write_suite_with_results
-from tests.leaderboard.fake import put
+from tests.leaderboard.fake import LATER, put, put_registered
 from tests.leaderboard.helpers import suite_page
 
-EARLIER, REGISTERED, LATER = "2026-11-28T00:00:00Z", "2026-11-29T00:00:00Z", "2026-11-30T00:00:00Z"
+EARLIER, REGISTERED = "2026-11-28T00:00:00Z", "2026-11-29T00:00:00Z"
 
 
 @pytest.fixture(autouse=True)
 def _fixed_time(monkeypatch):
     monkeypatch.setattr(module, "utc_now", lambda: REGISTERED)
-
-
-def put_registered(workspace, suite, *, target="tiny-objects", protocol="probe", computed=LATER, **changes):
-    """Write a result with the settings and the protocol version that are registered, unless they are changed."""
-    from lrbench.config import load_task
-    from lrbench.config.protocols import PROTOCOLS
-
-    settings = {"task_sha256": task_sha256(load_task(target)), **TransferSettings.of(suite).of_protocol(protocol)}
-    defaults = {"settings": settings, "protocol_version": PROTOCOLS[protocol].version, "computed": computed}
-    return put(workspace, suite, target=target, protocol=protocol, **{**defaults, **changes})
 
 
 def entry_reason(workspace, registration):

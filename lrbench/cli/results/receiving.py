@@ -1,14 +1,17 @@
 """`lrbench results fetch` and `merge`: results from elsewhere, checked."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench.cli.common import note, show, warn
+from lrbench.cli.common import count_of, note, show, warn
 
 if TYPE_CHECKING:
     from lrbench.sharing.collection import Collection
+
+_MOST_WARNINGS = 20
 
 Source = Annotated[
     str,
@@ -26,8 +29,8 @@ def fetch(source: Source, folder: Annotated[Path, typer.Argument(metavar="DIR", 
     """
     import shutil
 
-    from lrbench.cli.progress import showing_progress
-    from lrbench.core.errors import InputError
+    from lrbench.cli.progress import progress_view
+    from lrbench.core.errors import FailureError, InputError
     from lrbench.core.files import atomic_folder, user_path
     from lrbench.core.workspace import Workspace
     from lrbench.sharing.collection import open_collection
@@ -37,15 +40,18 @@ def fetch(source: Source, folder: Annotated[Path, typer.Argument(metavar="DIR", 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder. Name a new one.")
     workspace = Workspace.for_writing()
-    with showing_progress("fetch") as control, open_collection(place, workspace.cache, control) as collection:
+    with progress_view("fetch") as control, open_collection(place, workspace.cache, control) as collection:
+        if not collection.results:
+            _warn_of_refused(collection)
+            raise FailureError(f"no result of {source} can be used. Ask its author for new files.")
         with atomic_folder(target) as whole:
             for name in collection.files:
                 copy = whole / "leaderboard" / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(collection.folder / name, copy)
-        show(f"{len(collection.results):,} results are in {target}")
-        _report_refused(collection)
-    note(f"LRBENCH_HOME={target} lrbench leaderboard writes their pages")
+    show(f"wrote {count_of(len(collection.results), 'result')} to {target}")
+    note(f"LRBENCH_HOME={shlex.quote(str(target))} lrbench leaderboard writes their pages")
+    _fail_if_refused(collection)
 
 
 def merge(
@@ -72,7 +78,7 @@ def merge(
     Without --trusted, results are of unknown origin: lrbench can check that files are whole, but not who computed them, or
     from which weights. They are stored in leaderboard/results/foreign/.
     """
-    from lrbench.cli.progress import showing_progress
+    from lrbench.cli.progress import progress_view
     from lrbench.core.errors import InputError
     from lrbench.core.workspace import Workspace
     from lrbench.sharing.collection import open_collection
@@ -80,27 +86,40 @@ def merge(
     from lrbench.sharing.places import collection_name, parse_place
 
     place, workspace = parse_place(source), Workspace.for_writing()
-    shown = name or collection_name(place)
-    if len(shown) > 60 or not shown.isprintable():
+    shown = collection_name(place) if name is None else name.strip()
+    if not 0 < len(shown) <= 60 or not shown.isprintable():
         raise InputError(
-            f"the name {shown[:80]!r} has more than 60 characters or is not printable. Give one with --name."
+            f"the name {shown[:80]!r} is empty, has more than 60 characters, or is not printable. Give one with --name."
         )
-    with showing_progress("merge") as control, open_collection(place, workspace.cache, control) as collection:
-        done = merge_trusted(collection, workspace) if trusted else merge_apart(collection, workspace, shown)
-        for suite, count in sorted(done.added.items()):
-            if count:
-                show(f"added {count:,} results to {suite}")
-        if done.updated:
-            show(f"replaced {done.updated:,} earlier results of {shown}")
-        if done.same:
-            show(f"{done.same:,} results are here already")
-        for reason, count in done.left_out.items():
-            show(f"left out {count:,} {reason}")
-        _report_refused(collection)
-    note("`lrbench leaderboard` writes the pages")
+    with progress_view("merge") as control, open_collection(place, workspace.cache, control) as collection:
+        done = (
+            merge_trusted(collection, workspace, control)
+            if trusted
+            else merge_apart(collection, workspace, shown, control)
+        )
+    for suite, count in sorted(done.added.items()):
+        show(f"added {count_of(count, 'result')} to {suite}")
+    if done.updated:
+        show(f"replaced {count_of(done.updated, 'result')} received earlier from {shown}")
+    if done.same:
+        show(f"already in this workspace: {count_of(done.same, 'result')}")
+    for reason, count in done.left_out.items():
+        show(f"left out {count_of(count, 'result')} {reason}")
+    for sentence in done.notes:
+        note(sentence)
+    if done.added or done.updated:
+        note("`lrbench leaderboard` writes the pages")
+    _fail_if_refused(collection)
 
 
-def _report_refused(collection: "Collection") -> None:
+def _warn_of_refused(collection: "Collection") -> None:
+    for problem in collection.refused[:_MOST_WARNINGS]:
+        warn(problem)
+    if len(collection.refused) > _MOST_WARNINGS:
+        warn(f"{len(collection.refused) - _MOST_WARNINGS:,} more files were refused.")
+
+
+def _fail_if_refused(collection: "Collection") -> None:
     """Warn of refused files, and fail if there are some.
 
     Raises:
@@ -108,9 +127,6 @@ def _report_refused(collection: "Collection") -> None:
     """
     from lrbench.core.errors import FailureError
 
-    for problem in collection.refused[:20]:
-        warn(problem)
+    _warn_of_refused(collection)
     if collection.refused:
-        raise FailureError(
-            f"{len(collection.refused):,} files were refused; all others were taken. Ask their author for new ones."
-        )
+        raise FailureError("some files were refused; the others were taken. Ask their author for new ones.")
