@@ -13,6 +13,7 @@ from lrbench.config.registry import (
     find_registered_tasks,
     find_tasks,
     is_path,
+    is_shipped,
     refuse_duplicate,
     refuse_other_kind,
     suite_path,
@@ -49,6 +50,17 @@ def load_task(name_or_path: str, source: str = "") -> Task:
     refuse_duplicate("task", task.name, path)
     task.read_from(path, registered=split_book(task.name)[0] in find_registered_tasks())
     return task
+
+
+def is_shipped_task(name: str) -> bool:
+    """Return whether lrbench ships the task of a name, which may have a code book."""
+    if find_registered_tasks().keys().isdisjoint({name, split_book(name)[0]}):
+        return False
+    try:
+        return is_shipped(load_task(name))
+    except InputError:
+        # Such as a code book of a task that has none.
+        return False
 
 
 def _task_file(name_or_path: str, source: str) -> tuple[Path, int | None]:

@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from lrbench.config import load_task
 from lrbench.config.files import HubFiles
+from lrbench.config.loading import is_shipped_task
 from lrbench.config.protocols import RESERVED
-from lrbench.config.registry import find_registered_tasks, is_shipped
+from lrbench.config.registry import find_registered_tasks
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.escaping import for_markdown
 from lrbench.core.workspace import FOREIGN, Workspace
@@ -98,6 +99,7 @@ def _front_matter(reference: str, metadata: SnapshotMetadata, entries: Sequence[
             continue
         task = load_task(entry.task) if entry.task in find_registered_tasks() else None
         is_hub = task is not None and isinstance(task.files, HubFiles)
+        settings = ", settings of no suite" * (metadata.suite is not None and entry.suite == FOREIGN)
         results.append(
             EvalResult(
                 task_type="image-classification",
@@ -105,7 +107,7 @@ def _front_matter(reference: str, metadata: SnapshotMetadata, entries: Sequence[
                 dataset_name=entry.task if task is None else task.display_title,
                 dataset_split="test",
                 metric_type="accuracy",
-                metric_name=f"{METRIC_NAMES[entry.metric]} accuracy, {entry.protocol}, transfer seed {entry.seed}",
+                metric_name=f"{METRIC_NAMES[entry.metric]} accuracy, {entry.protocol}, transfer seed {entry.seed}{settings}",
                 metric_value=round(entry.headline, 6),
             )
         )
@@ -140,15 +142,17 @@ def find_transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace,
         ]
     # Users decide themselves whether results on their own data are published.
     names = {entry.task for entry, _, _ in results}
-    left_out = sorted(name for name in names if name not in tasks and not _is_shipped(name))
+    left_out = sorted(name for name in names if name not in tasks and not is_shipped_task(name))
     results = [result for result in results if result[0].task not in left_out]
     if not results:
         return Transfers(table="No results are shown.", entries=(), left_out=tuple(left_out))
     results.sort(key=lambda result: (result[0].task, result[0].protocol, result[0].seed))
     # One task, protocol and seed may have a result with the suite's settings and one with those of no suite.
     both = metadata.suite is not None and any(folder == FOREIGN for _, folder, _ in results)
-    rows = [
-        {
+    rows: list[dict[str, str]] = []
+    entries = []
+    for entry, folder, labels in results:
+        row = {
             "target": entry.task + (" (partial data)" if entry.partial else ""),
             "protocol": entry.protocol,
             "metric": METRIC_NAMES[entry.metric],
@@ -157,27 +161,19 @@ def find_transfers(path: Path, metadata: SnapshotMetadata, workspace: Workspace,
             "transfer seed": str(entry.seed),
             **({"settings": "of no suite" if folder == FOREIGN else f"of {folder}"} if both else {}),
         }
-        for entry, folder, labels in results
-    ]
-    # A file that was transferred under two names has each result twice.
-    kept = [number for number, row in enumerate(rows) if row not in rows[:number]]
+        # A file that was transferred under two names has each result twice.
+        if row not in rows:
+            rows.append(row)
+            entries.append(entry)
     legend = (
         "In brackets, Wilson's 95 % interval over test images. It does not include other pretraining or transfer seeds."
     )
-    return Transfers(
-        table=f"{table([rows[number] for number in kept])}\n\n{legend}",
-        entries=tuple(results[number][0] for number in kept),
-        left_out=tuple(left_out),
-    )
+    return Transfers(table=f"{table(rows)}\n\n{legend}", entries=tuple(entries), left_out=tuple(left_out))
 
 
 def _interval(entry: Entry, labels: Labels) -> str:
     hits = np.asarray(entry.hits, dtype=np.float64)
     return bracketed(*interval_over_images(hits, labels, entry.metric), digits=2)
-
-
-def _is_shipped(task: str) -> bool:
-    return task in find_registered_tasks() and is_shipped(load_task(task))
 
 
 def _recipe(name: str, sha256: str | None, workspace: Workspace) -> str:

@@ -1,14 +1,17 @@
 """Upload to and download from the Hugging Face Hub, with the token of huggingface_hub's own login."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from lrbench.core.errors import FailureError, InputError, LrbenchError
+from lrbench.core.files import writing
 from lrbench.models.published import offline_without_network
 from lrbench.sharing.places import HubRepository
 
 _LONGEST_REASON = 300
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 
 
 def upload(
@@ -75,7 +78,7 @@ def download(repository: HubRepository, commit: str, folder: Path, patterns: Seq
     Raises:
         InputError, FailureError: As `upload`.
     """
-    with _explained(repository) as api:
+    with _explained(repository) as api, _explained_disk(folder):
         api.snapshot_download(
             repository.name,
             repo_type=repository.kind,
@@ -83,6 +86,18 @@ def download(repository: HubRepository, commit: str, folder: Path, patterns: Seq
             local_dir=folder,
             allow_patterns=list(patterns),
         )
+
+
+@contextmanager
+def _explained_disk(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk, which are not the Hub's, into errors for users."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        with writing(folder, then="it starts again"):
+            raise
 
 
 @contextmanager

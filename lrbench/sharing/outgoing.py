@@ -1,23 +1,23 @@
 """Collections that leave a workspace: results with their suites, registrations, split lists and tables."""
 
-import re
 import shutil
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from lrbench.config import load_task, suggestion
-from lrbench.config.registry import find_registered_tasks, is_shipped
+from lrbench.config import suggestion
+from lrbench.config.loading import is_shipped_task
 from lrbench.core.errors import InputError
-from lrbench.core.files import atomic_folder, atomic_path, writing
+from lrbench.core.files import atomic_folder, atomic_path, temporary_folder, writing
 from lrbench.core.workspace import FOREIGN, Workspace
 from lrbench.leaderboard.frames import load_results
 from lrbench.leaderboard.gathering import gather, read_suite
 from lrbench.leaderboard.registration import read_registration
 from lrbench.sharing import hub
+from lrbench.sharing.collection import task_of_list
 from lrbench.sharing.places import HubRepository
 from lrbench.store.index import Entry, load_index
 from lrbench.store.results import result_path, suites_with_results
@@ -62,6 +62,7 @@ class Outgoing:
         tasks: Tasks of the results.
         left_out: Number of results that are left out, by reason (the end of a sentence).
         problems: Errors of results that could not be read.
+        paths: Absolute paths of snapshots outside the workspace, which are part of the results.
     """
 
     workspace: Workspace
@@ -69,6 +70,7 @@ class Outgoing:
     tasks: frozenset[str]
     left_out: Counter[str]
     problems: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
 def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collection[str]) -> Outgoing:
@@ -82,7 +84,7 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
         tasks: The user's own tasks whose results are sent too.
 
     Raises:
-        InputError: A suite has no results, or no result can be sent.
+        InputError: A suite has no results or no readable `suite.json`, or no result can be sent.
     """
     known = suites_with_results(workspace.results)
     for name in suites:
@@ -95,12 +97,17 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
     cells: dict[str, tuple[str, ...]] = {}
     used: set[str] = set()
     problems: list[str] = []
-    for name in suites or known:
+    paths: set[str] = set()
+    sendable = cache(lambda task: task in tasks or is_shipped_task(task))
+    for name in dict.fromkeys(suites) or known:
+        if name != FOREIGN:
+            # A suite's results are useless without the suite.
+            read_suite(workspace.results, name)
         index = load_index(workspace.results, name, workspace.cache)
         problems += index.problems
         kept = []
         for entry in index.entries:
-            reason = _reason_to_leave_out(entry, tasks)
+            reason = _reason_to_leave_out(entry, is_sendable=sendable(entry.task))
             if reason is None:
                 kept.append(entry)
             else:
@@ -108,28 +115,29 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
         if kept:
             cells[name] = tuple(entry.cell for entry in kept)
             used |= {entry.task for entry in kept}
+            paths |= {entry.reference for entry in kept if entry.reference.startswith("/")}
     if not cells:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         advice = f"Left out: {reasons}. {OWN_TASKS_HINT}" if reasons else "Compute some with `lrbench transfer`."
         raise InputError(f"no result of {workspace.results} can be sent. {advice}")
     return Outgoing(
-        workspace=workspace, cells=cells, tasks=frozenset(used), left_out=left_out, problems=tuple(problems)
+        workspace=workspace,
+        cells=cells,
+        tasks=frozenset(used),
+        left_out=left_out,
+        problems=tuple(problems),
+        paths=tuple(sorted(paths)),
     )
 
 
-def _reason_to_leave_out(entry: Entry, tasks: Collection[str]) -> str | None:
+def _reason_to_leave_out(entry: Entry, *, is_sendable: bool) -> str | None:
     if entry.origin is not None:
         return _RECEIVED
     if not entry.checked:
         return _UNHASHED
-    if entry.task not in tasks and not is_shipped_task(entry.task):
+    if not is_sendable:
         return f"on your own task {entry.task}"
     return None
-
-
-def is_shipped_task(name: str) -> bool:
-    """Return whether lrbench ships a task."""
-    return name in find_registered_tasks() and is_shipped(load_task(name))
 
 
 def refuse_unfit(outgoing: Outgoing) -> None:
@@ -187,7 +195,7 @@ def send(outgoing: Outgoing, place: HubRepository | Path, *, public: bool = Fals
         FailureError: The disk is full, or the Hub cannot be reached.
     """
     if isinstance(place, Path):
-        if place.suffix != ".zip":
+        if place.suffix.lower() != ".zip":
             with writing(place):
                 if place.exists() and (not place.is_dir() or any(place.iterdir())):
                     raise InputError(f"{place} exists and is not an empty folder. Name a new folder or zip file.")
@@ -196,15 +204,18 @@ def send(outgoing: Outgoing, place: HubRepository | Path, *, public: bool = Fals
             return str(place)
         if place.exists():
             raise InputError(f"{place} exists. Name a new folder or zip file.")
-    with writing(outgoing.workspace.cache):
-        outgoing.workspace.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="outgoing.", dir=outgoing.workspace.cache) as temporary:
-        folder = Path(temporary)
-        _write(outgoing, folder)
+    with temporary_folder(outgoing.workspace.cache, "outgoing") as folder:
+        with writing(outgoing.workspace.cache, then="it starts again"):
+            _write(outgoing, folder)
         if isinstance(place, Path):
             _zip(folder, place)
             return str(place)
-        replaced = [pattern for name in outgoing.cells for pattern in (f"results/{name}/*", f"tables/{name}.csv")]
+        # A registration that the workspace no longer has is removed, too.
+        replaced = [
+            pattern
+            for name in outgoing.cells
+            for pattern in (f"results/{name}/*", f"tables/{name}.csv", f"registrations/{name}.json")
+        ]
         return hub.upload(
             place,
             folder,
@@ -226,32 +237,26 @@ def _zip(folder: Path, path: Path) -> None:
 def _write(outgoing: Outgoing, folder: Path) -> None:
     """Write the files of a collection to a folder."""
     workspace = outgoing.workspace
-    with writing(folder):
-        for name, cells in outgoing.cells.items():
-            results = folder / "results" / name
-            results.mkdir(parents=True)
-            for cell in cells:
-                record = result_path(workspace.results, name, cell)
-                for file in (record, record.with_suffix(".parquet")):
-                    shutil.copyfile(file, results / file.name)
-            if name != FOREIGN:
-                shutil.copyfile(workspace.results / name / "suite.json", results / "suite.json")
-                registration = workspace.registrations / f"{name}.json"
-                if registration.is_file():
-                    (folder / "registrations").mkdir(exist_ok=True)
-                    shutil.copyfile(registration, folder / "registrations" / registration.name)
-            frame = load_results(workspace.root, name)
-            paths = {f"leaderboard/results/{name}/{cell}.json" for cell in cells}
-            (folder / "tables").mkdir(exist_ok=True)
-            table = frame[frame.path.isin(paths)].drop(columns=["origin", "path"])
-            table.to_csv(folder / "tables" / f"{name}.csv", index=False, lineterminator="\n")
-        lists = [path for path in sorted(workspace.drawn_splits.glob("*.txt")) if _task_of_list(path) in outgoing.tasks]
-        for path in lists:
-            (folder / "splits").mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / "splits" / path.name)
-        (folder / "README.md").write_text(CARD, encoding="utf-8")
-
-
-def _task_of_list(path: Path) -> str:
-    """Return the task of a list of images from its name: `<task>-<hash>.txt`, or `<task>-<draw>-seed<k>-<hash>.txt`."""
-    return re.sub(r"(-[^-]+-seed\d+)?-[0-9a-f]{16}$", "", path.stem)
+    for name, cells in outgoing.cells.items():
+        results = folder / "results" / name
+        results.mkdir(parents=True)
+        for cell in cells:
+            record = result_path(workspace.results, name, cell)
+            for file in (record, record.with_suffix(".parquet")):
+                shutil.copyfile(file, results / file.name)
+        if name != FOREIGN:
+            shutil.copyfile(workspace.results / name / "suite.json", results / "suite.json")
+            registration = workspace.registrations / f"{name}.json"
+            if registration.is_file():
+                (folder / "registrations").mkdir(exist_ok=True)
+                shutil.copyfile(registration, folder / "registrations" / registration.name)
+        frame = load_results(workspace.root, name)
+        paths = {f"leaderboard/results/{name}/{cell}.json" for cell in cells}
+        (folder / "tables").mkdir(exist_ok=True)
+        table = frame[frame.path.isin(paths)].drop(columns=["origin", "path"])
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False, lineterminator="\n")
+    lists = [path for path in sorted(workspace.drawn_splits.glob("*.txt")) if task_of_list(path) in outgoing.tasks]
+    for path in lists:
+        (folder / "splits").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "splits" / path.name)
+    (folder / "README.md").write_text(CARD, encoding="utf-8")

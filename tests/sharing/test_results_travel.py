@@ -1,8 +1,9 @@
 """Results as folders, zip files and data sets of the Hub, and received files that are refused."""
 
+import errno
 import json
 import os
-import shutil
+import tarfile
 import zipfile
 
 import pytest
@@ -10,19 +11,7 @@ import pytest
 from lrbench.core.workspace import Workspace
 from lrbench.store.results import load_result
 from tests.leaderboard.fake import fill, put, put_source, rewrite
-
-TASKS = ("--task", "tiny-objects", "--task", "tiny-indoor")
-CELL = "step-seed0-stage1.tiny-objects.probe.seed0"
-
-
-@pytest.fixture
-def sent(lrbench, place, tiny, tmp_path):
-    """A folder with two results, of which the workspace keeps none."""
-    put(place.workspace, tiny)
-    put(place.workspace, tiny, stage=2, wrong=4)
-    assert lrbench("results", "push", tmp_path / "sent", *TASKS).status == 0
-    shutil.rmtree(place.workspace.results)
-    return tmp_path / "sent"
+from tests.sharing.collections import CELL, TASKS
 
 
 def received(workspace):
@@ -38,7 +27,7 @@ def test_folder_is_merged_apart_and_marked(lrbench, place, sent):
         "tiny/step/seed0/stage2 (from alice)",
     }
     assert first.snapshot.arm is None and first.origin.name == "alice" and first.origin.suite == "tiny"
-    assert "2 results are here already" in lrbench("results", "merge", sent, "--name", "alice").out
+    assert "already in this workspace: 2 results" in lrbench("results", "merge", sent, "--name", "alice").out
     assert lrbench("leaderboard").status == 0
     page = (place.workspace.leaderboard / "foreign.md").read_text()
     assert "## Results received from others" in page and "(from alice)" in page
@@ -55,7 +44,7 @@ def test_received_results_are_neither_ranked_nor_sent(lrbench, place, tiny, sent
     tables = foreign_tables(load_index(place.workspace.results, "foreign", None))
     assert [(table.received, len(table.rows)) for table in tables] == [(False, 1), (True, 2)]
     done = lrbench("results", "push", tmp_path / "again", "--suite", "foreign", *TASKS)
-    assert "left out: 2 received from others" in done.err
+    assert "left out 2 results received from others" in done.err
     assert len(list((tmp_path / "again" / "results" / "foreign").glob("*.json"))) == 1
 
 
@@ -71,7 +60,8 @@ def test_own_results_are_never_replaced(lrbench, place, tiny, sent):
     before = own.read_bytes()
     done = lrbench("results", "merge", sent, "--trusted")
     assert (
-        "left out 1 results of tiny that this workspace has computed itself" in done.out and own.read_bytes() == before
+        "left out 1 result of tiny whose place another result has in this workspace" in done.out
+        and own.read_bytes() == before
     )
     # Another run of the same pretraining seed.
     rewrite(own, lambda record: record["snapshot"].update(sha256="b" * 64))
@@ -93,9 +83,9 @@ def test_zip_is_fetched_to_its_own_workspace(lrbench, place, tiny, tmp_path, mon
     put(place.workspace, tiny)
     put_source(place.workspace, tiny)
     done = lrbench("results", "push", tmp_path / "sent.zip", *TASKS)
-    assert "left out: 1 on your own task tiny-source" in done.err
+    assert "left out 1 result on your own task tiny-source" in done.err
     done = lrbench("results", "fetch", tmp_path / "sent.zip", tmp_path / "theirs")
-    assert done.status == 0 and "1 results are in" in done.out
+    assert done.status == 0 and "wrote 1 result to" in done.out
     monkeypatch.setenv("LRBENCH_HOME", str(tmp_path / "theirs"))
     assert CELL in lrbench("results", "list").out
 
@@ -121,7 +111,7 @@ def test_damaged_collections_are_refused(lrbench, place, sent, damage):
     assert len(received(place.workspace)) == {"link": 0, "suite": 0}.get(damage, 1)
 
 
-@pytest.mark.parametrize("trick", ["escape", "repeated", "link", "bomb", "damaged", "encrypted"])
+@pytest.mark.parametrize("trick", ["escape", "repeated", "link", "bomb", "damaged", "encrypted", "tar", "folder"])
 def test_unsafe_zip_files_are_refused(lrbench, place, tmp_path, monkeypatch, trick):
     path = tmp_path / "sent.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -136,10 +126,15 @@ def test_unsafe_zip_files_are_refused(lrbench, place, tmp_path, monkeypatch, tri
             archive.writestr(link, "/etc/passwd")
         elif trick == "bomb":
             archive.writestr("results/tiny/a.json", b" " * (2 << 20))
+        elif trick == "folder":
+            archive.writestr("results/tiny/suite.json/a.json", "{}")
     monkeypatch.setattr("lrbench.sharing.collection.MOST_BYTES", 1 << 20)
     content = bytearray(path.read_bytes())
     if trick == "damaged":
         content[40:60] = bytes(20)
+    elif trick == "tar":
+        header = tarfile.TarInfo("results/tiny/suite.json").tobuf()
+        content[:0] = header + bytes(1024)
     elif trick == "encrypted":
         # The flag in the local and in the central header.
         content[6] |= 1
@@ -176,7 +171,7 @@ def test_hub_round_trip_keeps_the_token_secret(lrbench, place, tiny, fake, tmp_p
         "suite.json",
     ]
     done = lrbench("results", "merge", "hf://datasets/user/mine@main", "--trusted")
-    assert done.status == 0 and "1 results are here already" in done.out
+    assert done.status == 0 and "already in this workspace: 1 result" in done.out
     assert "Bearer hf_sesame" in fake.tokens
     fake.refuses = True
     done = lrbench("results", "push", "hf://datasets/user/mine", *TASKS)
@@ -190,6 +185,49 @@ def test_push_without_network_names_the_address(lrbench, place, tiny, fake, monk
     monkeypatch.setattr("lrbench.models.published._resolves", lambda host: False)
     done = lrbench("results", "push", "hf://datasets/user/mine", *TASKS)
     assert done.status == 1 and "does not resolve" in done.err and "HF_HUB_OFFLINE" not in done.err
+
+
+def test_push_removes_a_registration_that_is_gone(lrbench, place, tiny, fake):
+    from lrbench.leaderboard.registration import register
+
+    put(place.workspace, tiny)
+    register(place.workspace, tiny)
+    lrbench("results", "push", "hf://datasets/user/mine", *TASKS)
+    assert "registrations/tiny.json" in fake.files["datasets/user/mine"]
+    (place.workspace.registrations / "tiny.json").unlink()
+    lrbench("results", "push", "hf://datasets/user/mine", *TASKS)
+    assert "registrations/tiny.json" not in fake.files["datasets/user/mine"]
+
+
+def test_full_disk_is_no_fault_of_the_network(lrbench, place, tiny, fake, monkeypatch):
+    from huggingface_hub import HfApi
+
+    put(place.workspace, tiny)
+    lrbench("results", "push", "hf://datasets/user/mine", *TASKS)
+
+    def fill_disk(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(HfApi, "snapshot_download", fill_disk)
+    done = lrbench("results", "merge", "hf://datasets/user/mine")
+    assert done.status == 1 and "no space left" in done.err and "network" not in done.err
+
+
+def test_results_with_a_code_book_are_shipped():
+    from lrbench.config.loading import is_shipped_task
+
+    assert is_shipped_task("ps10-k4-book7") and is_shipped_task("digits")
+    assert not is_shipped_task("digits-book7") and not is_shipped_task("mine")
+
+
+def test_push_needs_the_suite_and_names_local_files(lrbench, place, tiny, tmp_path):
+    path = put(place.workspace, tiny)
+    own = {"arm": None, "stage": None, "pretraining_seed": None, "reference": "/home/me/client/weights.safetensors"}
+    put(place.workspace, tiny.model_copy(update={"name": "foreign"}), snapshot=own)
+    assert "/home/me/client" in lrbench("results", "push", tmp_path / "sent", *TASKS).err
+    path.with_name("suite.json").unlink()
+    done = lrbench("results", "push", tmp_path / "again", *TASKS)
+    assert done.status == 2 and "suite.json is missing" in done.err and not (tmp_path / "again").exists()
 
 
 def test_data_set_card_is_valid():

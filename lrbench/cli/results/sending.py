@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench.cli.common import note, show, warn
+from lrbench.cli.common import count_of, note, show, some, warn
 
 if TYPE_CHECKING:
     from lrbench.sharing.outgoing import Outgoing
@@ -72,8 +72,10 @@ def submit(
 
 def _describe(outgoing: "Outgoing") -> None:
     for name, cells in outgoing.cells.items():
-        note(f"{name}: {len(cells):,} results")
+        note(f"{name}: {count_of(len(cells), 'result')}")
     for reason, count in outgoing.left_out.items():
-        note(f"left out: {count:,} {reason}")
+        note(f"left out {count_of(count, 'result')} {reason}")
+    if outgoing.paths:
+        note(f"the results name files of this machine: {some(outgoing.paths)}")
     for problem in outgoing.problems:
         warn(problem)

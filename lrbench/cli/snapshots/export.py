@@ -62,22 +62,18 @@ def push(
     `timm.create_model("hf-hub:USER/NAME", pretrained=True)` loads it, and so does `lrbench transfer --snapshot
     hf-hub:USER/NAME`.
     """
-    import tempfile
-
+    from lrbench.core.files import temporary_folder
     from lrbench.core.workspace import Workspace
     from lrbench.sharing.hub import upload
     from lrbench.sharing.places import parse_repository
 
     repository, path = parse_repository(destination, "model"), snapshot_file(reference, suite)
-    cache = Workspace.for_writing().cache
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="outgoing.", dir=cache) as folder:
-        _export_with_card(path, Path(folder), tasks, license_)
-        show(
-            upload(
-                repository, Path(folder), message=f"Upload {'/'.join(path.with_suffix('').parts[-4:])}", public=public
-            )
-        )
+    workspace = Workspace.for_writing()
+    # The path of a file outside the workspace may hold private names.
+    name = path.relative_to(workspace.checkpoints) if path.is_relative_to(workspace.checkpoints) else Path(path.name)
+    with temporary_folder(workspace.cache, "outgoing") as folder:
+        _export_with_card(path, folder, tasks, license_)
+        show(upload(repository, folder, message=f"Upload {name.with_suffix('').as_posix()}", public=public))
 
 
 def _export_with_card(path: Path, folder: Path, tasks: list[str] | None, licence: str | None) -> None:
