@@ -62,7 +62,7 @@ def merge_apart(collection: Collection, workspace: Workspace, name: str, control
         if result.record_sha256 in received or _is_stored(workspace, result):
             merge.same += 1
         elif result.protocol in RESERVED:
-            merge.left_out["that predict the source, which only the page of their suite shows"] += 1
+            merge.left_out["on the source of a suite, shown on the page of that suite only"] += 1
         elif result.origin is not None:
             merge.left_out[_RECEIVED] += 1
         else:
@@ -192,7 +192,7 @@ def _fit_results(
                 f"of {suite}, seed {seed}, of which this workspace has a different run or no snapshot in common"
             ] += 1
         elif item.result.cell in promoted:
-            reason = f"of {suite} that are exploratory in the collection, and would count as registered here"
+            reason = f"of {suite}, exploratory in the collection but covered by the registration of this workspace"
             merge.left_out[reason] += 1
         else:
             fit.append(item)

@@ -76,7 +76,7 @@ def test_merge_does_not_make_results_confirmatory(lrbench, place, tiny, tmp_path
     monkeypatch.setattr(registrations, "utc_now", lambda: "2026-11-29T00:00:00Z")
     register(place.workspace, tiny)
     done = lrbench("results", "merge", tmp_path / "other", "--trusted")
-    assert "left out 1 result of tiny that are exploratory in the collection" in done.out
+    assert "left out 1 result of tiny, exploratory in the collection" in done.out
     # The same registration on both sides.
     shutil.copytree(place.workspace.registrations, tmp_path / "other" / "registrations")
     assert "added 1 result to tiny" in lrbench("results", "merge", tmp_path / "other", "--trusted").out

@@ -250,7 +250,7 @@ def test_submission_needs_whole_suites(lrbench, place, tiny, fake, monkeypatch):
     fake.files["datasets/team/results"] = {}
     done = lrbench("results", "submit", "hf://datasets/team/results", "--suite", "tiny")
     assert done.status == 0 and "discussions/1" in done.out and "not registered" in done.err
-    assert "left out: 1 on your own task photos" in done.err
+    assert "left out 1 result on your own task photos" in done.err
     assert not fake.files["datasets/team/results"] and len(fake.proposed["datasets/team/results"]) > 20
 
 
