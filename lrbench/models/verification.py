@@ -19,8 +19,8 @@ def verify_snapshot(path: Path) -> None:
     load_snapshot(WeightsFile(text=str(path), path=path))
     if (parent := replaced_parent(path, read_metadata(path))) is not None:
         raise InputError(
-            f"{path} was made from other weights than {parent} holds now: the parent was replaced later. Delete the "
-            "snapshot and run the same pretraining again."
+            f"{path} was computed from earlier weights of {parent}, which was replaced later. Remove the snapshot and run "
+            "the same pretraining again."
         )
     for part in (path, batchnorm_path(path)):
         if part.is_file():

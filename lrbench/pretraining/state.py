@@ -87,13 +87,13 @@ def load(path: Path) -> dict[str, Any]:
         with open_regular(path) as file:
             # torch writes a checksum of each part but does not verify it, and compresses none.
             with zipfile.ZipFile(file) as parts:
-                whole = all(part.compress_type == zipfile.ZIP_STORED for part in parts.infolist())
-                whole = whole and parts.testzip() is None
+                is_intact = all(part.compress_type == zipfile.ZIP_STORED for part in parts.infolist())
+                is_intact = is_intact and parts.testzip() is None
             file.seek(0)
-            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if whole else {}
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True) if is_intact else {}
         version = int(content.pop("format"))
         # Files of format 2 contain no hash.
-        whole = version != FORMAT or content.pop("sha256") == _hash(content)
+        is_intact = version != FORMAT or content.pop("sha256") == _hash(content)
     except FileNotFoundError:
         raise InputError(f"The next stage starts from {path}, which is missing. {advice(path)}") from None
     except InputError:
@@ -103,7 +103,7 @@ def load(path: Path) -> dict[str, Any]:
         raise DamagedFile(path, "lrbench did not write this content", advice(path)) from error
     if not 2 <= version <= FORMAT:
         raise InputError(f"{path} has format {version}; this lrbench reads formats up to {FORMAT}. {advice(path)}")
-    if not whole:
+    if not is_intact:
         raise DamagedFile(path, "its content does not match its hash", advice(path))
     return content
 

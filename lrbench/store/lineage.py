@@ -46,9 +46,9 @@ def snapshot_exists(suite: Suite, key: SnapshotKey, workspace: Workspace) -> boo
         }
         files = " ".join(f"{other}.safetensors" for other in _with_descendants(suite, key.seed, workspace, outdated))
         raise InputError(
-            f"{path} was made from other weights than {parent} holds now: the parent was replaced later. Delete the "
-            f"snapshots made from the former weights (`lrbench snapshots remove`; in {path.parents[2]}: {files}) and run "
-            f"the same command again. Or restore the former {parent.stem} with all of its files ({parent.name}, "
+            f"{path} was computed from earlier weights of {parent}, which was replaced later. Remove the snapshots computed "
+            f"from the earlier weights (`lrbench snapshots remove`; in {path.parents[2]}: {files}) and run the same command "
+            f"again. Or restore the earlier {parent.stem} with all of its files ({parent.name}, "
             f"{parent.stem}.bn.safetensors, {parent.stem}.state.pt)."
         )
     return True

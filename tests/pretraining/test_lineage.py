@@ -47,17 +47,19 @@ def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
     assert lrbench("snapshots", "verify").status == 0
     remake(parent)
     child = parent.with_name("stage2.safetensors")
-    with pytest.raises(InputError, match=r"made from other weights than .*stage1.safetensors holds now") as refused:
+    with pytest.raises(InputError, match=r"computed from earlier weights of .*stage1.safetensors") as refused:
         make_snapshot(tiny, key("step", 2), place, Control())
     # All affected snapshots are listed at once, with their descendants.
     folder, former = parent.parents[2], "step/seed0/stage2 step/seed0/stage3 hold/seed0/stage2 average/seed0/stage2"
     listed = " ".join(f"{name}.safetensors" for name in former.split())
-    assert f"made from the former weights (`lrbench snapshots remove`; in {folder}: {listed})" in str(refused.value)
+    assert f"computed from the earlier weights (`lrbench snapshots remove`; in {folder}: {listed})" in str(
+        refused.value
+    )
     for command in (("plan", "tiny.toml"), ("pretrain", "tiny.toml", "--seed", "0")):
         outcome = lrbench(*command)
-        assert outcome.status == 2 and "made from other weights" in outcome.err and child.is_file()
+        assert outcome.status == 2 and "computed from earlier weights" in outcome.err and child.is_file()
     verified = lrbench("snapshots", "verify")
-    assert verified.status == 1 and verified.out.count("made from other weights than") == 2
+    assert verified.status == 1 and verified.out.count("computed from earlier weights of") == 2
     # After deleting them as advised, everything comes from one run again.
     for name in listed.split():
         folder.joinpath(name).unlink()
@@ -65,7 +67,7 @@ def test_stage_of_a_retrained_parent_is_refused(lrbench, tiny, place):
     assert lrbench("snapshots", "verify").status == 0
 
 
-def test_restoring_the_former_parent_is_enough(lrbench, tiny, place):
+def test_restoring_the_earlier_parent_is_enough(lrbench, tiny, place):
     make(tiny, key("step", 2), place)
     parent = make(tiny, key("step", 1), place)
     files = {
@@ -73,7 +75,7 @@ def test_restoring_the_former_parent_is_enough(lrbench, tiny, place):
     }
     former = {name: path.read_bytes() for name, path in files.items()}
     remake(parent)
-    with pytest.raises(InputError, match="restore the former stage1 with all of its files") as refused:
+    with pytest.raises(InputError, match="restore the earlier stage1 with all of its files") as refused:
         make_snapshot(tiny, key("step", 2), place, Control())
     assert f"({', '.join(files)})" in str(refused.value)
     for name, path in files.items():
@@ -98,7 +100,8 @@ def test_retraining_a_parent_with_other_weights_fails(lrbench, tiny, place, monk
     monkeypatch.setattr("lrbench.jobs.local.run_jobs", one_after_another)
     outcome = lrbench("pretrain", "tiny.toml", "--seed", "0", "--arm", "step")
     assert (
-        outcome.status == 2 and f"{parent.with_name('stage2.safetensors')} was made from other weights" in outcome.err
+        outcome.status == 2
+        and f"{parent.with_name('stage2.safetensors')} was computed from earlier weights" in outcome.err
     )
 
 
