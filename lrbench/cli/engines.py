@@ -97,8 +97,9 @@ def engine_options(
     """Return the options of an engine; for the local one, the GPUs on which a snapshot is pretrained.
 
     Raises:
-        InputError: An unknown engine, an option of another one, or a wrong value.
+        InputError: An unknown engine, an option of another one, a wrong value, or torchrun started this process.
     """
+    from lrbench.core.distributed import launched_by_torchrun
     from lrbench.core.errors import InputError
     from lrbench.jobs.devices import grouped_gpus
     from lrbench.jobs.gpus import visible_gpus
@@ -106,6 +107,11 @@ def engine_options(
 
     if engine not in ("local", "ray", "slurm"):
         raise InputError(f"there is no engine {engine!r}. Use local, ray or slurm.")
+    if launched_by_torchrun() and (engine != "local" or (gpus or 1) > 1):
+        raise InputError(
+            f"torchrun started this process, so that {'--gpus' if engine == 'local' else f'--engine {engine}'} cannot start "
+            "others. Run lrbench without torchrun, or omit the option: its processes pretrain each snapshot together."
+        )
     given = {
         "--cpus": (cpus is not None, ("ray", "slurm")),
         "--address": (address is not None, ("ray",)),

@@ -245,6 +245,14 @@ def test_options_of_another_engine_are_refused(lrbench, home, arguments, message
     assert refused.status == 2 and message in refused.err
 
 
+@pytest.mark.parametrize("arguments", [("--engine", "slurm"), ("--gpus-per-job", "2")])
+def test_processes_of_torchrun_start_no_others(lrbench, home, monkeypatch, arguments):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = lrbench("run", "tiny.toml", *arguments)
+    assert refused.status == 2 and "torchrun started this process" in refused.err
+
+
 def test_scripts_commands_run_their_jobs_alone(lrbench, home):
     early = lrbench("run", *ONE, "--job", "pretrain step/seed0/stage1")
     assert early.status == 2 and "needs `pretrain step/seed0/stage0`, which is not done" in early.err
