@@ -159,8 +159,10 @@ def _complete(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if "like" in base:
         raise InputError(f"{path}: {like!r} is itself like {base['like']!r}. Name that one in `like`.")
     for table in _MERGED_TABLES:
-        if isinstance(content.get(table), dict) and isinstance(base.get(table), dict):
-            content[table] = {**base[table], **content[table]}
+        own, other = content.get(table), base.get(table)
+        # Keys of one layout mean nothing to another.
+        if isinstance(own, dict) and isinstance(other, dict) and own.get("layout") in (None, other.get("layout")):
+            content[table] = {**other, **own}
     # A variant of a task is not in its groups.
     base.pop("groups", None)
     if "counts" in content:

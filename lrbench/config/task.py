@@ -86,7 +86,7 @@ class Task(Strict):
     """One task.
 
     A TOML may start with `like = "caltech256"` to take its missing keys from that registered task. Tables are replaced as a
-    whole, except `files`, `prepare` and `about`, which are merged key by key.
+    whole, except `files` of the same layout, `prepare` and `about`, which are merged key by key.
 
     Attributes:
         name: Name on the command line and in results: lowercase letters, digits, `.`, `_` and `-`.

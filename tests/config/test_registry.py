@@ -130,6 +130,12 @@ def test_indoor67_lists_have_official_hashes():
     }
 
 
+def test_like_with_another_layout_takes_no_keys_of_files(home):
+    (home / "mine.toml").write_text('name = "mine"\nlike = "pets"\n[files]\nlayout = "folders"\nroot = "photos"\n')
+    task = load_task("mine.toml")
+    assert (task.files.layout, task.files.root, task.metric) == ("folders", "photos", load_task("pets").metric)
+
+
 def test_like_completes_a_task(home):
     path = home / "mine.toml"
     path.write_text(
