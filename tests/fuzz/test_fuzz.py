@@ -5,7 +5,7 @@ import pytest
 from tests.fuzz.harness import discover, fuzz
 
 # tests/fuzz/run.py tries more.
-MUTATIONS = 30
+MUTATIONS = 15
 TARGETS = discover()
 
 
