@@ -252,7 +252,7 @@ def test_table_can_be_transferred_to(lrbench, read, home):
     assert done.status == 0, done.err
     assert json.loads(done.out)["test_count"] == 4
     shown = lrbench("data", "verify", "mine.toml")
-    assert shown.status == 0 and "cat" in shown.out
+    assert shown.status == 0 and "2 classes, 6 train, 4 test images" in shown.out
 
 
 def test_data_root_that_is_the_folder_gets_a_hint(read, home):
