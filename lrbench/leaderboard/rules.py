@@ -36,7 +36,7 @@ class JudgedRule:
         interval: Its 95 % interval, by a bootstrap over seeds and targets.
         weighted: Mean of the weighted tau.
         weighted_interval: Its interval.
-        regret: Mean accuracy that the rule's first choice lacks to the best snapshot, in [0, 1].
+        regret: Accuracy of the best snapshot minus that of the rule's first choice, on average, in [0, 1].
     """
 
     name: str
@@ -246,6 +246,6 @@ def judgement_text(judgement: Judgement) -> str:
         f"{judgement.suite}: {len(judgement.snapshots)} trained snapshots of {seeds} pretraining seed{'s' * (seeds != 1)}, "
         f"ranked for {targets} target{'s' * (targets != 1)} and compared with the {judgement.protocol} accuracy on its test "
         "images. Kendall's tau, mean over seeds and targets: 1 is the same order, and chance gives 0; the weighted tau counts "
-        f"exchanges near the top more.{interval} Regret: points that the rule's first choice lacks to the "
+        f"exchanges near the top more.{interval} Regret: points by which the rule's first choice is below the "
         f"best snapshot on the test images, noise included.{control}{missing}"
     )
