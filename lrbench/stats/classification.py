@@ -51,15 +51,17 @@ def summarise_classes(label: Whole, prediction: Whole, measures: ClassMeasures) 
 
     Returns:
         `macro_f1`, the mean over classes that have images; `weighted_f1`, weighted by the number of images; and `matthews`,
-        the Matthews correlation coefficient (1: perfect, 0: as good as chance).
+        the Matthews correlation coefficient (1: perfect; 0: as good as chance, or a single class is tested or predicted).
     """
     from sklearn.metrics import matthews_corrcoef
 
     present = measures.images > 0
+    # scikit-learn gives 0 with a warning.
+    is_one_class = len(np.union1d(label, prediction)) == 1
     return {
         "macro_f1": float(measures.f1[present].mean()),
         "weighted_f1": float(np.average(measures.f1, weights=measures.images)),
-        "matthews": float(matthews_corrcoef(label, prediction)),
+        "matthews": 0.0 if is_one_class else float(matthews_corrcoef(label, prediction)),
     }
 
 

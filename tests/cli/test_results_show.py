@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from lrbench.cli.outcome import metric_hint
+from lrbench.stats.classification import measure_classes, summarise_classes
 from lrbench.store.predictions import Predictions
 from lrbench.store.results import load_result, write_result
 from tests.leaderboard.fake import put
@@ -47,6 +48,13 @@ def test_classes_and_confusions_are_shown(lrbench, place, tiny):
     expected = f1_score(predictions.label, predictions.prediction, average="macro")
     assert shown["summary"]["macro_f1"] == pytest.approx(expected) and "auc" not in shown["summary"]
     assert f"macro F1 {100 * expected:.2f} %" in done.out
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_class_has_no_correlation():
+    label = np.ones(5, dtype=np.int64)
+    measures = measure_classes(label, label, 2)
+    assert summarise_classes(label, label, measures) == {"macro_f1": 1.0, "weighted_f1": 1.0, "matthews": 0.0}
 
 
 def test_two_classes_have_an_area_under_the_curve(lrbench, binary):
