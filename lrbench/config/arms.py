@@ -3,6 +3,7 @@
 Other packages add arms by entry points of group `lrbench.arms`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -316,6 +317,25 @@ _REGISTERED = (
         description="{extra_epochs} more epochs at {first_rate} after the end of `step`",
     ),
 )
+
+
+def plugin_problem(arm: Arm, schedule: "Schedule") -> str | None:
+    """Return why an arm of a plug-in, whose functions may return anything, cannot follow a schedule; None if it can."""
+    try:
+        ends = arm.ends(schedule)
+        arm.describe(schedule)
+        own = range(len(ends) if arm.shared_stages is None else arm.shared_stages + 1, len(ends))
+        rates = [arm.rate(schedule, stage) for stage in own]
+        factors = [arm.growth(schedule, stage) for stage in own]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if list(ends) != sorted(set(ends)) or any(type(end) is not int for end in ends):
+        return f"its stages end at the epochs {ends}, which are not rising whole numbers"
+    if not all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates):
+        return f"its learning rates are {rates}, which are not all positive numbers"
+    if not all(type(factor) is int and factor > 0 for factor in factors):
+        return f"its batches grow by {factors}, which are not all positive whole numbers"
+    return None
 
 
 def _objection(arm: Arm, arms: Mapping[str, Arm]) -> str | None:

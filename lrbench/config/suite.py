@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from lrbench.config import own_tasks
-from lrbench.config.arms import ARMS
+from lrbench.config.arms import ARMS, plugin_problem
 from lrbench.config.books import book_name
 from lrbench.config.pretraining import SHORTEST_STAGE, BatchNorm, Schedule, Training
 from lrbench.config.protocols import Concat, Fewshot, Finetune, Knn, Probe, ProtocolName, SourceFit
@@ -211,6 +211,11 @@ class Suite(Strict):
     @model_validator(mode="after")
     def _check_arms(self) -> "Suite":
         for arm in self.arms:
+            plugin = ARMS.plugin(arm)
+            if plugin is not None and (problem := plugin_problem(ARMS[arm], self.schedule)) is not None:
+                raise ValueError(
+                    f"arm {arm!r} of {plugin.origin} cannot be used: {problem}. Correct or remove the package"
+                )
             for needed in ARMS[arm].needs:
                 if needed not in self.arms:
                     raise ValueError(f"arm {arm!r} starts from {needed!r}: add {needed!r} to the arms")

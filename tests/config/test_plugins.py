@@ -1,11 +1,12 @@
 """Plug-ins of other installed packages."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from lrbench.config import find_tasks, load_suite, load_task
-from lrbench.config.arms import ARMS
+from lrbench.config.arms import ARMS, plugin_problem
 from lrbench.config.protocols import PROTOCOLS
 from lrbench.config.schedule import SnapshotKey, find_segment, learning_rate
 from lrbench.core.errors import InputError
@@ -35,6 +36,7 @@ faulty = their_records:FAULTY
 [lrbench.arms]
 half = their_records:HALF
 orphan = their_records:ORPHAN
+rising = their_records:RISING
 """
 
 MODULE = "tests.transfer.nearest_mean"
@@ -50,6 +52,7 @@ EMPTY = replace(NEAREST, name="empty-module", module="json")
 FAULTY = replace(NEAREST, name="faulty", module="their_faults")
 HALF = Arm(name="half", rate=lambda schedule, stage: schedule.rates[0] / 2, marker="x", description="half the first rate")
 ORPHAN = replace(HALF, name="orphan", shares="no-such-arm")
+RISING = replace(HALF, name="rising", rate=lambda schedule, stage: -0.1)
 """
 
 
@@ -163,3 +166,33 @@ def test_an_arm_of_a_package_is_planned_like_the_others(lrbench, home, installed
     segment = find_segment(suite.schedule, SnapshotKey(arm="half", seed=0, stage=1))
     assert learning_rate(suite.schedule, segment, 0, 1) == suite.schedule.rates[0] / 2
     assert any(str(cell.snapshot) == "half/seed0/stage1" for cell in make_plan(suite, place).cells)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"rate": lambda schedule, stage: {}["x"]}, "KeyError: 'x'"),
+        ({"rate": lambda schedule, stage: float("nan")}, "its learning rates are [nan, nan, nan]"),
+        ({"rate": lambda schedule, stage: None}, "its learning rates are [None, None, None]"),
+        ({"growth": lambda schedule, stage: 0}, "its batches grow by [0, 0, 0]"),
+        ({"extra_epochs": lambda schedule: -3}, "its stages end at the epochs (0, 3, 5, 6, 3)"),
+        ({"description": "{nothing}"}, "KeyError: 'nothing'"),
+    ],
+)
+def test_an_arm_that_cannot_follow_a_schedule_has_a_reason(tiny, changes, problem):
+    odd = replace(ARMS["step"], name="odd", **{"rate": lambda schedule, stage: 0.1} | changes)
+    reason = plugin_problem(odd, tiny.schedule)
+    assert reason is None if problem is None else reason.startswith(problem)
+
+
+def test_every_arm_of_lrbench_follows_the_schedule(tiny):
+    # The tiny schedule has no room for boundaries that move.
+    assert not any(plugin_problem(arm, tiny.schedule) for arm in ARMS.values() if not arm.shift)
+
+
+def test_a_faulty_arm_is_named_before_it_is_trained(lrbench, home, installed):
+    refused = lrbench("plan", "tiny.toml", "--set", 'arms=["step", "rising"]')
+    assert (
+        refused.status == 2 and "arm 'rising' of their-tasks 1.2 cannot be used: its learning rates are" in refused.err
+    )
