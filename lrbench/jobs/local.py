@@ -324,7 +324,8 @@ class _Run:
                     "or a smaller batch; saved results are kept."
                 )
             )
-        runs_all_jobs = worker.device.is_plain or worker.device is self._on_cpus
+        # Where torch finds no GPU, the CPUs take over from GPUs whose worker has not reported that yet.
+        runs_all_jobs = worker.device is self._on_cpus or (worker.device.is_plain and bool(self._gpus))
         if self._schedule.waiting and runs_all_jobs and not self._on(worker.device):
             self._start_worker(worker.device)
 

@@ -151,6 +151,20 @@ def never_exits(connection, stop, *_):
         time.sleep(60)
 
 
+def dies_on_the_second_gpu(connection, stop, suite, place, settings):
+    """A worker for which torch finds no GPU, or that dies after another one has reported that."""
+    reported = place.workspace.root / "reported"
+    if settings.gpu == "1":
+        while not reported.exists():
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os._exit(1)
+    connection.send(("device", "cpu"))
+    reported.touch()
+    while connection.recv() is not None:
+        connection.send(("done", "done"))
+
+
 def on_a_gpu(connection, stop, suite, place, settings):
     """A worker on a GPU that its jobs leave idle; jobs called `large` run out of memory beside another worker's."""
     gpu = place.workspace.root / f"gpu{settings.gpu}"
@@ -184,6 +198,15 @@ def test_all_gpus_are_used_and_idle_ones_get_more_workers(tiny, place, monkeypat
     run_jobs([Note(name=f"job{number}") for number in range(12)], tiny, place, Control(), watcher)
     assert len(watcher.lines) == 12 and set(watcher.lines) == {"0", "GPU-5e1f"}
     assert any("GPU 0 is idle" in text and "2 worker processes" in text for text in watcher.messages)
+
+
+def test_death_on_a_gpu_that_torch_does_not_find_is_survived(tiny, place, monkeypatch):
+    monkeypatch.setattr("lrbench.jobs.local.work", dies_on_the_second_gpu)
+    monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0", "1"))
+    monkeypatch.setattr("lrbench.jobs.local.available_cores", lambda: 2)
+    watcher = Watcher()
+    run_jobs([Note(name=f"job{number}") for number in range(3)], tiny, place, Control(), watcher)
+    assert watcher.lines == ["done"] * 3
 
 
 def test_chosen_workers_are_spread_over_gpus_and_not_added_to(tiny, place, monkeypatch):
