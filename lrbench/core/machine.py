@@ -124,12 +124,19 @@ def source_revision() -> str | None:
     return None if head is None or changed is None else head + ("+" if changed else "")
 
 
+# A hook of another repository sets them.
+_GIT_LOCATION = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"}
+
+
 def _git(checkout: Path, *arguments: str) -> str | None:
     """Return what git prints of a checkout, stripped; None where git is missing, hangs or refuses."""
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_LOCATION}
     # A killed git says nothing of the checkout, and what a worker writes must not depend on whether one was killed.
     for _ in range(3):
         try:
-            done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, timeout=30)
+            done = subprocess.run(
+                ["git", *arguments], cwd=checkout, env=environment, capture_output=True, text=True, timeout=30
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         if done.returncode >= 0:

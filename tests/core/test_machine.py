@@ -35,6 +35,15 @@ def test_revision_is_the_commit_with_a_mark_for_changes(checkout):
     assert machine.source_revision() == f"{commit}+"
 
 
+def test_revision_is_not_that_of_a_hooks_repository(checkout, tmp_path, monkeypatch):
+    expected = machine.source_revision()
+    machine.source_revision.cache_clear()
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "--quiet", str(other)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert machine.source_revision() == expected is not None
+
+
 def test_killed_git_is_asked_again(checkout, tmp_path, monkeypatch):
     expected = machine.source_revision()
     machine.source_revision.cache_clear()
