@@ -3,7 +3,7 @@
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,9 +45,8 @@ Results of transferring pretrained networks to image-classification tasks, compu
 """
 """Card of a collection. It names no number, so that it holds after each push."""
 
-OWN_TASKS_HINT = "`lrbench results push --task NAME` sends results on your own task, with the names of its images."
-
-# Reasons to leave a result out that also prevent a submission.
+_ON_OWN_TASK = "on your own task"
+# Reasons to leave a result out. The others also prevent a submission.
 _RECEIVED = "received from others"
 _UNHASHED = "without a hash of the record (schema 1)"
 
@@ -118,8 +117,10 @@ def select_results(workspace: Workspace, suites: Sequence[str], tasks: Collectio
             paths |= {entry.reference for entry in kept if entry.reference.startswith("/")}
     if not cells:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-        advice = f"Left out: {reasons}. {OWN_TASKS_HINT}" if reasons else "Compute some with `lrbench transfer`."
-        raise InputError(f"no result of {workspace.results} can be sent. {advice}")
+        advice = own_tasks_hint(left_out) or "Compute some with `lrbench transfer`."
+        raise InputError(
+            f"no result of {workspace.results} can be sent{f' (left out: {reasons})' if reasons else ''}. {advice}"
+        )
     return Outgoing(
         workspace=workspace,
         cells=cells,
@@ -136,8 +137,15 @@ def _reason_to_leave_out(entry: Entry, *, is_sendable: bool) -> str | None:
     if not entry.checked:
         return _UNHASHED
     if not is_sendable:
-        return f"on your own task {entry.task}"
+        return f"{_ON_OWN_TASK} {entry.task}"
     return None
+
+
+def own_tasks_hint(left_out: Iterable[str]) -> str:
+    """Return a sentence on sending results on the user's own tasks; empty if none was left out for this reason."""
+    if not any(reason.startswith(_ON_OWN_TASK) for reason in left_out):
+        return ""
+    return "`lrbench results push --task NAME` sends results on your own task, with the names of its images."
 
 
 def refuse_unfit(outgoing: Outgoing) -> None:

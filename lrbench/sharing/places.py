@@ -59,8 +59,10 @@ def parse_place(text: str) -> HubRepository | Path:
     Raises:
         InputError: It is an address that is not a data set's.
     """
-    if "://" in text:
+    if text.startswith("hf://"):
         return parse_repository(text, "dataset")
+    if "://" in text:
+        raise InputError(f"{text!r} is not a place of results. Name a folder, a zip file or {_FORMS['dataset']}.")
     return user_path(text)
 
 

@@ -57,6 +57,17 @@ def test_one_class_has_no_correlation():
     assert summarise_classes(label, label, measures) == {"macro_f1": 1.0, "weighted_f1": 1.0, "matthews": 0.0}
 
 
+def test_names_of_classes_stay_on_their_line(lrbench, place, tiny):
+    from dataclasses import replace
+
+    from lrbench.store.results import load_result, write_result
+
+    stored = load_result(put(place.workspace, tiny), "tiny")
+    predictions = replace(stored.predictions, classes=["a\nremoved 3 results", "b", "c", "d"])
+    write_result(place.workspace.results, stored.result.model_dump(mode="json"), predictions)
+    assert "\nremoved" not in lrbench("results", "show", "tiny").out
+
+
 def test_two_classes_have_an_area_under_the_curve(lrbench, binary):
     shown = json.loads(lrbench("results", "show", binary, "--json").out)
     better = np.linspace(-2, 2, 10)[:, None] > np.linspace(-3, -1, 90)[None]

@@ -241,7 +241,7 @@ def test_data_set_card_is_valid():
 def test_submission_needs_whole_suites(lrbench, place, tiny, fake, monkeypatch):
     put(place.workspace, tiny)
     own = lrbench("results", "submit", "hf://datasets/team/results", "--suite", "tiny")
-    assert own.status == 2 and "Left out: 1 on your own task tiny-objects." in own.err
+    assert own.status == 2 and "left out: 1 on your own task tiny-objects" in own.err
     monkeypatch.setattr("lrbench.sharing.outgoing.is_shipped_task", lambda name: name != "photos")
     refused = lrbench("results", "submit", "hf://datasets/team/results", "--suite", "tiny")
     assert refused.status == 2 and "tiny has 1 of" in refused.err

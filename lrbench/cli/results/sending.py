@@ -36,14 +36,14 @@ def push(
     On the Hub, a suite's earlier results are replaced. `hf auth login` logs in.
     """
     from lrbench.core.workspace import Workspace
-    from lrbench.sharing.outgoing import OWN_TASKS_HINT, select_results, send
+    from lrbench.sharing.outgoing import own_tasks_hint, select_results, send
     from lrbench.sharing.places import parse_place
 
     place = parse_place(destination)
     outgoing = select_results(Workspace.for_writing(), suites or (), tasks or ())
     _describe(outgoing)
-    if any(reason.startswith("on your own task") for reason in outgoing.left_out):
-        note(OWN_TASKS_HINT)
+    if hint := own_tasks_hint(outgoing.left_out):
+        note(hint)
     show(send(outgoing, place, public=public))
 
 

@@ -63,6 +63,8 @@ def show_(
     if json_:
         emit_json(_as_json(stored, names, measures, summary, confusions))
         return
+    # A name of several lines would look like output of lrbench.
+    names = [" ".join(name.split()) for name in names]
     show(describe(result))
     show(_words(summary, names))
     show("\n" + _class_table(names, measures, whole=all_))
