@@ -183,7 +183,7 @@ def cost_text(stored: int, measured: int) -> str:
     extraction = "while features were extracted, under its load at that time"
     if measured:
         meaning += f" Images per second were measured on this machine {extraction}"
-        meaning += f"; {stored} of them come from earlier results." if stored else "."
+        meaning += f", except {stored} from earlier results." if stored else "."
     elif stored:
         meaning += " Images per second come from earlier results, of the machine and load that computed them."
     return meaning

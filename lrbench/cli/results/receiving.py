@@ -50,7 +50,7 @@ def fetch(source: Source, folder: Annotated[Path, typer.Argument(metavar="DIR", 
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(collection.folder / name, copy)
     show(f"wrote {count_of(len(collection.results), 'result')} to {target}")
-    note(f"LRBENCH_HOME={shlex.quote(str(target))} lrbench leaderboard writes their pages")
+    note(f"`LRBENCH_HOME={shlex.quote(str(target))} lrbench leaderboard` writes their pages")
     _fail_if_refused(collection)
 
 
