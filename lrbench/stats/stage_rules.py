@@ -71,7 +71,9 @@ def yaida_end(left: Sequence[float], right: Sequence[float]) -> int | None:
 
     def is_balanced(count: int) -> bool:
         window = slice(count // 2, count)
-        return abs(math.fsum(left[window]) / math.fsum(right[window]) - 1) < _IMBALANCE
+        total = math.fsum(right[window])
+        # Not a quotient: gradients of a dead network are zero.
+        return abs(math.fsum(left[window]) - total) < _IMBALANCE * total
 
     return _first(is_balanced, len(right))
 

@@ -80,4 +80,6 @@ def test_yaida_ends_within_one_percent_over_the_latest_half():
     left = list(1 + 0.5 ** np.arange(20.0))
     expected = next(count for count in range(5, 21) if np.mean(left[count // 2 : count]) < 1.01)
     assert yaida_end(left, [1.0] * 20) == expected
+    # Without any gradient there is no balance to test.
+    assert yaida_end([0.0] * 20, [0.0] * 20) is None
     assert yaida_end([0.98] * 40, [1.0] * 40) is None and yaida_end([0.995] * 4, [1.0] * 4) is None
