@@ -51,7 +51,9 @@ def guess_layout(folder: Path) -> Guess:
         )
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLE_ENDINGS and path.is_file())
     if len(tables) == 1:
-        return Guess(layout="table", files={"file": tables[0].name}, columns=_columns(tables[0]))
+        separator, columns = _header(tables[0])
+        files = {"file": tables[0].name, **({"separator": separator} if separator else {})}
+        return Guess(layout="table", files=files, columns=columns)
     if _has_classes(folder):
         return Guess(layout="folders")
     contents = (
@@ -69,11 +71,15 @@ def _has_classes(folder: Path) -> bool:
     return any(has_images(folder / name) for name in list_class_folders(folder)[:_MOST_FOLDERS])
 
 
-def _columns(path: Path) -> tuple[str, ...]:
+def _header(path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """Return the separator of a table's columns, None for that of its ending, and the columns."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         first = file.readline(1 << 16)
-    row = next(csv.reader([first], delimiter="\t" if path.suffix.lower() == ".tsv" else ","), [])
-    return tuple(name.strip() for name in row)
+    default = "\t" if path.suffix.lower() == ".tsv" else ","
+    # Spreadsheets write semicolons where commas separate decimals.
+    separator = next((sign for sign in (default, ";", "\t", ",", "|") if sign in first), default)
+    row = next(csv.reader([first], delimiter=separator), [])
+    return None if separator == default else separator, tuple(name.strip() for name in row)
 
 
 def suggest_name(folder: Path) -> str:

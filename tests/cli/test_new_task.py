@@ -50,6 +50,15 @@ def test_split_folders_and_tables_are_detected(lrbench, home):
     assert load_task("table.toml").files.split.group.column == "patient"
 
 
+def test_table_of_a_spreadsheet_with_semicolons_is_read(lrbench, home):
+    photos(home / "table", {"a": 4})
+    rows = [f"a/p{number // 2}_{number}.jpg;{'xy'[number % 2]}" for number in range(4)]
+    (home / "table" / "labels.csv").write_text("\ufeffimage;label\r\n" + "\r\n".join(rows) + "\r\n")
+    done = lrbench("tasks", "new", "table")
+    assert done.status == 0, done.err
+    assert load_task("table.toml").files.separator == ";"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

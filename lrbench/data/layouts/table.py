@@ -236,9 +236,11 @@ def _read_column(task: Task, table: _Table, name: str, key: str) -> list[str]:
         InputError: The table has no such column, or several.
     """
     if table.columns.count(name) != 1:
-        count = "several columns" if name in table.columns else "no column"
+        is_repeated = name in table.columns
+        count = "several columns" if is_repeated else "no column"
+        hint = " Rename all but one." if is_repeated else suggestion(name, table.columns)
         raise InputError(
-            f"{table.path} has {count} {name!r}, which task {task.name} needs (files.{key}).{suggestion(name, table.columns)} "
+            f"{table.path} has {count} {name!r}, which task {task.name} needs (files.{key}).{hint} "
             f"Its columns are {first_few(table.columns, 12)}."
         )
     position = table.columns.index(name)
