@@ -98,8 +98,8 @@ class Schedule(Strict):
             )
         if len(self.rates) != len(self.boundaries) + 1:
             raise ValueError(
-                f"{len(self.boundaries)} boundaries define {len(self.boundaries) + 1} stages with a rate each, but rates has "
-                f"{len(self.rates)} values"
+                f"boundaries define {len(self.boundaries) + 1} stages with a rate each, but the number of rates is "
+                f"{len(self.rates)}"
             )
         if self.largest_batch is not None and (self.batch == "all" or self.largest_batch % self.batch):
             raise ValueError(f"largest_batch ({self.largest_batch}) must be a multiple of batch ({self.batch})")
