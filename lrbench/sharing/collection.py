@@ -164,11 +164,12 @@ def _refuse_large(where: str, sizes: dict[str, int]) -> None:
 
 
 def _top(folder: Path, where: str) -> Path:
-    """Return the folder that holds `results/`: the one given, its `leaderboard`, or the same in its only folder."""
+    """Return the folder that holds `results/`: `leaderboard` of the one given, itself, or the same of its only folder."""
     inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    tops = [folder, folder / "leaderboard"]
+    # A workspace may have a folder `results` of other programs.
+    tops = [folder / "leaderboard", folder]
     if len(inner) == 1:
-        tops += [inner[0], inner[0] / "leaderboard"]
+        tops += [inner[0] / "leaderboard", inner[0]]
     for top in tops:
         if (top / "results").is_dir():
             return top

@@ -119,3 +119,9 @@ def test_folder_above_is_shown_by_its_name(lrbench, place, sent, monkeypatch):
     assert lrbench("results", "merge", "..").status == 0
     paths = (place.workspace.results / "foreign").glob("*.json")
     assert {load_result(path, "foreign").result.origin.name for path in paths} == {"sent"}
+
+
+def test_workspace_may_have_other_results(lrbench, place, sent, tmp_path):
+    (tmp_path / "workspace" / "results" / "logs").mkdir(parents=True)
+    sent.rename(tmp_path / "workspace" / "leaderboard")
+    assert "added 2 results" in lrbench("results", "merge", tmp_path / "workspace").out
