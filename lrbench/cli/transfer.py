@@ -135,7 +135,7 @@ def transfer(
     from lrbench.cli.task_table import show_means
     from lrbench.config import load_task
     from lrbench.config.registry import tasks_named
-    from lrbench.core.errors import InterruptedWork, as_user_error
+    from lrbench.core.errors import InputError, InterruptedWork, as_user_error
     from lrbench.core.workspace import Place, Workspace, data_roots
     from lrbench.pretraining.tracking import check_trackers
     from lrbench.store.cells import Cell, Overwrite
@@ -149,6 +149,11 @@ def transfer(
         raise typer.BadParameter("name a task, as in --task cub200, or a group, as in --tasks paper.")
     protocols = list(dict.fromkeys(protocol or ["probe"]))
     task_names = [load_task(name).name for name in tasks]
+    if twice := [name for name in dict.fromkeys(task_names) if task_names.count(name) > 1]:
+        texts = [text for text, name in zip(tasks, task_names, strict=True) if name == twice[0]]
+        raise InputError(
+            f"{' and '.join(texts)} are both called {twice[0]}, so their results would be mixed. Name one of them."
+        )
     named = resolve_references(snapshots, workspace, suite=suite, arm=arm)
     for text, reference in named.items():
         _note_shared_stage(reference, text, arm)

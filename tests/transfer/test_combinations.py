@@ -89,6 +89,7 @@ def test_failed_computation_decides_the_exit_status(lrbench, pretrained, monkeyp
     [
         (("snapshot", "stagex"), "'stagex' is not a snapshot reference"),
         (("task", "tiny-object"), "Did you mean 'tiny-objects'?"),
+        (("task", "../tasks/tiny-objects.toml"), "are both called tiny-objects, so their results would be mixed."),
         (("protocol", "knnn"), "Did you mean 'knn'?"),
         (("set", "finetune.updates=3"), "knn does not read `finetune`"),
     ],
