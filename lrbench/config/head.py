@@ -25,7 +25,7 @@ class Head(Strict):
 
 
 class TestFoldersFiles(Strict):
-    """Test images in one folder for each class. Without other classes' scores, a task of fewer classes compares its own.
+    """Test images in one folder for each class. A task with fewer classes than the classifier compares the scores of these only.
 
     Attributes:
         layout: Name of the layout.

@@ -42,7 +42,7 @@ def test_official_class_folders_are_read(tmp_path, name):
 
 def test_a_folder_that_is_no_class_is_refused(tmp_path):
     trees.class_folders(tmp_path / "imagenet-a", {FIRST: "{}.jpg", "n00000000": "{}.jpg"})
-    with pytest.raises(InputError, match=r"n00000000.* neither classes nor positions"):
+    with pytest.raises(InputError, match=r"1 folder named neither like a class .*n00000000"):
         load("imagenet-a", tmp_path)
 
 
@@ -73,6 +73,15 @@ def test_wrong_labels_are_refused(tmp_path, content, message):
         load("imagenet-real", tmp_path)
     (tmp_path / "real.json").write_text(content)
     with pytest.raises(InputError, match=message):
+        load("imagenet-real", tmp_path)
+
+
+def test_images_that_cannot_be_read_are_named(tmp_path):
+    val = tmp_path / "imagenet" / "val"
+    val.mkdir(parents=True)
+    (val / "ILSVRC2012_val_00000001.JPEG").symlink_to("nowhere")
+    (tmp_path / "real.json").write_text("[[1]]")
+    with pytest.raises(InputError, match=r"no image in .*val of task imagenet-real can be read: .*00000001.JPEG"):
         load("imagenet-real", tmp_path)
 
 

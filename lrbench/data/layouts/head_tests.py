@@ -76,8 +76,9 @@ def read_test_folders(task: Task, files: TestFoldersFiles, roots: Sequence[Path]
     unknown = [name for name in folders.images if name not in position]
     if unknown:
         raise InputError(
-            f"{root} of task {task.name} has {counted(len(unknown), 'folder')} ({first_few(unknown)}) that are neither classes "
-            f"nor positions of classes in {task.head.classes if task.head else ''}. Remove them, or get the original data."
+            f"{root} of task {task.name} has {counted(len(unknown), 'folder')} named neither like a class nor like the position "
+            f"of a class in {task.head.classes if task.head else ''}: {first_few(unknown)}. Remove what does not belong to the "
+            "task, or get the original data."
         )
     present = sorted(folders.images, key=position.__getitem__)
     # A missing folder must not make a task of all classes easier.
@@ -135,6 +136,10 @@ def read_test_labels(task: Task, files: TestLabelsFiles, roots: Sequence[Path]) 
             listed, more = list_images(root / name)
             images += [f"{name}/{image}" for image in listed]
             unreadable += more
+    if not images:
+        raise InputError(
+            f"no image in {root} of task {task.name} can be read: {'; '.join(unreadable)}. {how_to_get(task)}"
+        )
     problems += unreadable
     numbered = {_number(image): image for image in images}
     if None in numbered or len(numbered) < len(images) or max(map(int, filter(None, numbered))) > len(accepted):
