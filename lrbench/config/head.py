@@ -25,7 +25,7 @@ class Head(Strict):
 
 
 class TestFoldersFiles(Strict):
-    """Test images in one folder for each class. A task with fewer classes than the classifier compares the scores of these only.
+    """Test images in one folder for each class. A task with fewer classes than the classifier compares their scores only.
 
     Attributes:
         layout: Name of the layout.

@@ -76,9 +76,9 @@ def read_test_folders(task: Task, files: TestFoldersFiles, roots: Sequence[Path]
     unknown = [name for name in folders.images if name not in position]
     if unknown:
         raise InputError(
-            f"{root} of task {task.name} has {counted(len(unknown), 'folder')} named neither like a class nor like the position "
-            f"of a class in {task.head.classes if task.head else ''}: {first_few(unknown)}. Remove what does not belong to the "
-            "task, or get the original data."
+            f"{root} of task {task.name} has {counted(len(unknown), 'folder')} named neither like a class nor like the "
+            f"position of a class in {task.head.classes if task.head else ''}: {first_few(unknown)}. Remove what does not "
+            "belong to the task, or get the original data."
         )
     present = sorted(folders.images, key=position.__getitem__)
     # A missing folder must not make a task of all classes easier.
