@@ -41,8 +41,8 @@ def sasa_end(drifts: Sequence[float], *, first: bool) -> int | None:
     """Return the number of epochs after which SASA+ finds the weights stationary; None if never.
 
     The 95 % interval of the mean over the latest quarter of the epochs contains zero, and the means of its two halves have the
-    same sign. In the first stage, the halves' intervals contain zero, too. Epochs are the batches of the interval, because
-    updates within an epoch see disjoint images and are not independent.
+    same sign. In the first stage, intervals of the same width around the halves' means contain zero, too. Epochs are the
+    batches of the interval, because updates within an epoch see disjoint images and are not independent.
 
     Args:
         drifts: Mean of ⟨w₊, d⟩ + (η / 2) |d|² over the updates of each epoch.
