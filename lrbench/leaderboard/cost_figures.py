@@ -167,7 +167,7 @@ def _draw_costs(data: pandas.DataFrame, costs: Sequence[str], score: str) -> Any
         panel.set_xlabel(f"{COSTS[cost]}{unit}")
         ranks, kept = data["rank"].to_numpy()[known], [name for name, keep in zip(names, known, strict=True) if keep]
         texts = [
-            f"{rank} {name}" if is_front or len(x) <= _MOST_NAMED else str(rank)
+            (f"{rank} {name}", str(rank)) if is_front or len(x) <= _MOST_NAMED else (str(rank),)
             for rank, name, is_front in zip(ranks, kept, front, strict=True)
         ]
         # Labels of the front come first.

@@ -14,17 +14,19 @@ _FONT = 8
 Point = tuple[float, float]
 
 
-def place_labels(panel: Any, points: Sequence[Point], texts: Sequence[str], line: Sequence[Point] = ()) -> list[str]:
+def place_labels(
+    panel: Any, points: Sequence[Point], texts: Sequence[Sequence[str]], line: Sequence[Point] = ()
+) -> list[str]:
     """Label points of a panel. Earlier labels are placed first; one without room is left out.
 
     Args:
         panel: The panel, with its final scales; layout and size of its figure must be final, too.
         points: The points to label and to keep clear of labels, in data units.
-        texts: Text of each point; empty for none.
+        texts: Texts of each point, of which the first that has room is placed; none for no label.
         line: Corners of a step line that labels do not cross: from each point first across, then up to the next.
 
     Returns:
-        The texts that were left out.
+        The first texts of the points that have no label.
     """
     canvas = panel.get_figure()
     canvas.draw_without_rendering()
@@ -37,9 +39,11 @@ def place_labels(panel: Any, points: Sequence[Point], texts: Sequence[str], line
         marks += [_around([place((x, y)), corner], pixel), _around([corner, place((next_x, next_y))], pixel)]
     taken: list[Any] = []
     left_out = []
-    for point, text in zip(points, texts, strict=True):
-        if text and not _place(panel, point, text, inside, [*marks, *taken], taken, pixel):
-            left_out.append(text)
+    for point, alternatives in zip(points, texts, strict=True):
+        if alternatives and not any(
+            _place(panel, point, text, inside, [*marks, *taken], taken, pixel) for text in alternatives
+        ):
+            left_out.append(alternatives[0])
     return left_out
 
 

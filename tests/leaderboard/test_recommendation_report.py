@@ -130,10 +130,21 @@ def test_labels_do_not_overlap():
     panel = canvas.subplots()
     points = [tuple(point) for point in draw.normal(size=(25, 2))]
     panel.plot(*zip(*points, strict=True), "o")
-    texts = [f"network-{number}" for number in range(25)]
+    texts = [(f"network-{number}",) for number in range(25)]
     left_out = place_labels(panel, points, texts)
     canvas.draw_without_rendering()
     labels = [child for child in panel.get_children() if isinstance(child, Annotation)]
     boxes = [Text.get_window_extent(label) for label in labels]
     assert len(labels) == 25 - len(left_out) and len(labels) >= 15 and "network-0" not in left_out
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_number_is_placed_where_a_name_has_no_room():
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+    canvas = Figure(figsize=(3, 2), layout="constrained")
+    panel = canvas.subplots()
+    panel.plot(*zip(*(points := [(0.0, 0.0), (1.0, 1.0)]), strict=True), "o")
+    assert place_labels(panel, points, [(f"1 {'long' * 40}", "1"), (f"2 {'long' * 40}",)]) == [f"2 {'long' * 40}"]
+    assert [label.get_text() for label in panel.get_children() if isinstance(label, Annotation)] == ["1"]
