@@ -18,7 +18,7 @@ from lrbench.config.suite import MARGIN
 from lrbench.config.task import METRIC_NAMES
 from lrbench.core.control import Control
 from lrbench.core.errors import FailureError, InputError
-from lrbench.core.files import user_path
+from lrbench.core.files import user_path, writing
 from lrbench.core.workspace import Place, Workspace, data_roots
 from lrbench.leaderboard.recommendation_report import write_report
 from lrbench.models.modules import Model
@@ -156,6 +156,7 @@ def evaluate(
     if protocol not in requested_protocols():
         problem = PROTOCOLS.broken(protocol) or f"there is no protocol {protocol!r}"
         raise InputError(f"{problem}. Choose one of {', '.join(requested_protocols())}.")
+    _check_seed(seed)
     reference = _reference(model)
     chosen = TransferSettings().with_changes([protocol], options_of(settings or {}))
     with _temporary_place(data_root, partial=partial, cache=cache) as place, _control(name, progress) as control:
@@ -208,19 +209,24 @@ def recommend(
 
     if by not in BY:
         raise InputError(f"networks are not ranked by {by!r}. Choose one of {', '.join(BY)}.")
+    _check_seed(seed)
     name = str(task)
     metric = METRIC_NAMES[load_task(name).metric]
     references = [_reference(model) for model in models]
     texts = [reference.text for reference in references]
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
         raise InputError(f"two networks are called {twice[0]}. Name them: lrbench.Model(module=…, name=…).")
-    chosen = TransferSettings().with_changes(["logme", by], options_of(settings or {}))
+    chosen = TransferSettings().with_changes(list(dict.fromkeys(("logme", by))), options_of(settings or {}))
+    if report is not None:
+        # Nothing else is stored, so that a folder that cannot be written is reported before the work.
+        with writing(folder := user_path(report)):
+            folder.mkdir(parents=True, exist_ok=True)
     with _temporary_place(data_root, partial=partial, cache=cache) as place, _control(name, progress) as control:
         outcome = comparing.recommend(
             references, name, chosen, place, control, by=by, top=top, margin=margin, seed=seed
         )
         if report is not None:
-            write_report(user_path(report), outcome, load_task(name))
+            write_report(folder, outcome, load_task(name))
         rows = [_row(candidate) for candidate in outcome.ranked]
         if outcome.best is None:
             reason = rows[0]["problem"] if rows else "there are none."
@@ -239,6 +245,11 @@ def _row(candidate: Candidate) -> dict[str, Any]:
         "images_per_second": candidate.speed,
         "problem": candidate.problem,
     }
+
+
+def _check_seed(seed: int) -> None:
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"the seed must be a whole number from 0 to 2⁶³ − 1, not {seed!r}.")
 
 
 def _reference(model: Named) -> Reference:

@@ -148,7 +148,14 @@ def test_modules_are_compared_and_twins_refused(home):
     assert by_logme.best == comparison.table.sort_values("logme")["model"].iloc[-1]
     with pytest.raises(InputError, match="not ranked by 'linear'"):
         package.recommend("tiny-objects", models, by="linear", progress=False)
-    for wrong, message in (({"top": 0}, "at least 1, not 0"), ({"margin": float("nan")}, "100 points, not nan")):
+    (home / "file").write_text("")
+    for wrong, message in (
+        ({"top": 0}, "at least 1, not 0"),
+        ({"margin": float("nan")}, "100 points, not nan"),
+        ({"seed": -1}, "the seed must be a whole number"),
+        ({"report": home / "file" / "report"}, "cannot be written"),
+        ({"by": "logme", "settings": {"knn.neighbours": [1]}}, "knn.neighbours=.1.: logme does not read"),
+    ):
         with pytest.raises(InputError, match=message):
             package.recommend("tiny-objects", models, **wrong, progress=False)
     with pytest.raises(InputError, match="two networks are called python:narrow"):
