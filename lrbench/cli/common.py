@@ -83,11 +83,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def count_of(number: int, noun: str) -> str:
-    """Return a number and a noun: `1 result`, `2,000 results`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def table(rows: Sequence[Mapping[str, object]], *, wrapped: str, spare: Sequence[str] = ()) -> str:
     """Format rows for stdout, to the width of a terminal.
 

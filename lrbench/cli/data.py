@@ -42,8 +42,8 @@ def verify(
     from lrbench.config import load_task
     from lrbench.core.errors import FailureError, InputError
     from lrbench.core.files import sha256_bytes
+    from lrbench.core.wording import counted
     from lrbench.core.workspace import data_roots
-    from lrbench.data.layouts.display import counted
     from lrbench.data.loading import describe_unused, load_task_data
     from lrbench.data.orientation import needs_orientation, orientation_error
     from lrbench.data.verify import verify as verify_data

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench.cli.common import count_of, note, show, warn
+from lrbench.cli.common import note, show, warn
+from lrbench.core.wording import counted
 
 if TYPE_CHECKING:
     from lrbench.sharing.collection import Collection
@@ -49,7 +50,7 @@ def fetch(source: Source, folder: Annotated[Path, typer.Argument(metavar="DIR", 
                 copy = whole / "leaderboard" / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(collection.folder / name, copy)
-    show(f"wrote {count_of(len(collection.results), 'result')} to {target}")
+    show(f"wrote {counted(len(collection.results), 'result')} to {target}")
     note(f"`LRBENCH_HOME={shlex.quote(str(target))} lrbench leaderboard` writes their pages")
     _fail_if_refused(collection)
 
@@ -98,13 +99,13 @@ def merge(
             else merge_apart(collection, workspace, shown, control)
         )
     for suite, count in sorted(done.added.items()):
-        show(f"added {count_of(count, 'result')} to {suite}")
+        show(f"added {counted(count, 'result')} to {suite}")
     if done.updated:
-        show(f"replaced {count_of(done.updated, 'result')} received earlier from {shown}")
+        show(f"replaced {counted(done.updated, 'result')} received earlier from {shown}")
     if done.same:
-        show(f"already in this workspace: {count_of(done.same, 'result')}")
+        show(f"already in this workspace: {counted(done.same, 'result')}")
     for reason, count in done.left_out.items():
-        show(f"left out {count_of(count, 'result')} {reason}")
+        show(f"left out {counted(count, 'result')} {reason}")
     for sentence in done.notes:
         note(sentence)
     if done.added or done.updated:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from lrbench.cli.common import confirmed, count_of, note, show, some
+from lrbench.cli.common import confirmed, note, show, some
+from lrbench.core.wording import counted
 
 
 def remove(
@@ -28,11 +29,11 @@ def remove(
     for name in names:
         suites.setdefault(name.suite, []).append(name.cell)
     for suite, cells in suites.items():
-        note(f"{suite}: {count_of(len(cells), 'result')}: {some(cells)}")
+        note(f"{suite}: {counted(len(cells), 'result')}: {some(cells)}")
         if (workspace.registrations / f"{suite}.json").is_file():
             note(f"  {suite} is registered; results that are computed again may count as exploratory")
     note("The next `lrbench run` of the suite computes them again.")
     if not yes and not confirmed("Remove this result?" if len(names) == 1 else f"Remove these {len(names):,} results?"):
         raise InputError("Nothing was removed. Pass --yes to remove without confirmation.")
     remove_results(workspace, names)
-    show(f"removed {count_of(len(names), 'result')}")
+    show(f"removed {counted(len(names), 'result')}")

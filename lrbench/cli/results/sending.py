@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench.cli.common import count_of, note, show, some, warn
+from lrbench.cli.common import note, show, some, warn
+from lrbench.core.wording import counted
 
 if TYPE_CHECKING:
     from lrbench.sharing.outgoing import Outgoing
@@ -72,9 +73,9 @@ def submit(
 
 def _describe(outgoing: "Outgoing") -> None:
     for name, cells in outgoing.cells.items():
-        note(f"{name}: {count_of(len(cells), 'result')}")
+        note(f"{name}: {counted(len(cells), 'result')}")
     for reason, count in outgoing.left_out.items():
-        note(f"left out {count_of(count, 'result')} {reason}")
+        note(f"left out {counted(count, 'result')} {reason}")
     if outgoing.paths:
         note(f"the results name files of this machine: {some(outgoing.paths)}")
     for problem in outgoing.problems:

@@ -10,7 +10,7 @@ from lrbench.config.splits import DrawnSplit, FirstSplit, Group
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.seeds import derive
-from lrbench.data.layouts.display import counted
+from lrbench.core.wording import counted
 from lrbench.data.layouts.layout_data import Sample
 from lrbench.stats.grouping import hold_out_groups
 

@@ -17,11 +17,6 @@ def first_few(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(map(shorten, names[:limit])) + (", …" if len(names) > limit else "")
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun, such as `1 image` or `1,200 images`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def shorten(text: str, *, quote: bool = True) -> str:
     """Return a name or a line for a message, cut after 200 characters."""
     cut = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -10,8 +10,9 @@ from pathlib import Path
 from lrbench.config.files import SplitFoldersFiles
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
+from lrbench.core.wording import counted
 from lrbench.data.layouts.data_folder import how_to_get
-from lrbench.data.layouts.display import counted, first_few
+from lrbench.data.layouts.display import first_few
 from lrbench.data.layouts.image_folders import list_images
 from lrbench.data.layouts.label_files import choose_label_reader, has_class_positions, stem
 from lrbench.data.layouts.unicode_names import unify_unicode_forms

@@ -12,9 +12,10 @@ from lrbench.config.registry import task_folders
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
 from lrbench.core.files import DamagedFile, sha256_file
+from lrbench.core.wording import counted
 from lrbench.data.examples import Split
 from lrbench.data.layouts.data_folder import candidates, find_data_folder, how_to_get
-from lrbench.data.layouts.display import counted, first_few, printable
+from lrbench.data.layouts.display import first_few, printable
 from lrbench.data.layouts.file_images import FileImages
 from lrbench.data.layouts.image_folders import has_images, list_class_folders, list_images, scan_class_folders
 from lrbench.data.layouts.layout_data import LayoutData

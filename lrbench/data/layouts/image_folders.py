@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
-from lrbench.data.layouts.display import counted, first_few
+from lrbench.core.wording import counted
+from lrbench.data.layouts.display import first_few
 from lrbench.data.layouts.unicode_names import unify_unicode_forms
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff", ".avif")

@@ -8,9 +8,10 @@ from pathlib import Path
 from lrbench.config.files import IndexedFiles
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
+from lrbench.core.wording import counted
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get
-from lrbench.data.layouts.display import counted, first_few, printable, shorten
+from lrbench.data.layouts.display import first_few, printable, shorten
 from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files
 from lrbench.data.layouts.list_files import is_number, read_lines, reject_outside_path
 from lrbench.data.layouts.listed_images import find_unlisted_images

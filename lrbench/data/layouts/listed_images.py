@@ -10,9 +10,10 @@ from pathlib import Path
 from lrbench.config.strict import OneOrMore
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
+from lrbench.core.wording import counted
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import candidates
-from lrbench.data.layouts.display import counted, first_few
+from lrbench.data.layouts.display import first_few
 from lrbench.data.layouts.image_folders import list_images
 from lrbench.data.layouts.layout_data import Sample
 from lrbench.data.layouts.list_files import is_number

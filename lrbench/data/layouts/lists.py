@@ -8,9 +8,10 @@ from lrbench.config.files import ListsFiles
 from lrbench.config.strict import OneOrMore
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
+from lrbench.core.wording import counted
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import candidates, find_data_folder
-from lrbench.data.layouts.display import counted, first_few, shorten
+from lrbench.data.layouts.display import first_few, shorten
 from lrbench.data.layouts.layout_data import LayoutData, Sample, from_files, prepend_causes
 from lrbench.data.layouts.list_files import (
     describe_hash_mismatch,

@@ -7,9 +7,10 @@ from pathlib import Path
 from lrbench.config.files import SplitFoldersFiles
 from lrbench.config.task import Task
 from lrbench.core.errors import InputError
+from lrbench.core.wording import counted
 from lrbench.data.examples import SplitName
 from lrbench.data.layouts.data_folder import find_data_folder, how_to_get, reject_file
-from lrbench.data.layouts.display import counted, first_few
+from lrbench.data.layouts.display import first_few
 from lrbench.data.layouts.flat_folders import count_all_classes, read_flat_folder
 from lrbench.data.layouts.image_folders import (
     describe_unsorted_images,

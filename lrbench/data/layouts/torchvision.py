@@ -15,11 +15,12 @@ from lrbench.config.files import TorchvisionFiles
 from lrbench.config.task import Task
 from lrbench.core.errors import FailureError, InputError, LrbenchError, as_sentence
 from lrbench.core.files import sha256_bytes
+from lrbench.core.wording import counted
 from lrbench.data.decode import UndecodableImage, rgb_pixels
 from lrbench.data.examples import ImageSource, Split, SplitName
 from lrbench.data.jpeg import Bytes
 from lrbench.data.layouts.data_folder import candidates, how_to_get
-from lrbench.data.layouts.display import counted, first_few, printable, shorten
+from lrbench.data.layouts.display import first_few, printable, shorten
 from lrbench.data.layouts.file_images import FileImages, hash_file_stats
 from lrbench.data.layouts.layout_data import LayoutData, from_labels
 from lrbench.data.layouts.read_only import reading_only
