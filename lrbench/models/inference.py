@@ -45,8 +45,11 @@ class InputNormalisation:
         Returns:
             float32, shape `(B, 3, S, S)`, channels last in memory.
         """
-        moved = images.to(self.device, non_blocking=True)
-        return torch.addcmul(self._shift, moved.to(torch.float32), self._scale).permute(0, 3, 1, 2)
+        levels = images.to(self.device, non_blocking=True).to(torch.float32)
+        # On a CPU, loops over rows of 3 S numbers are faster than loops over 3 channels.
+        rows, width = levels.flatten(2), levels.shape[2]
+        torch.addcmul(self._shift.repeat(width), rows, self._scale.repeat(width), out=rows)
+        return levels.permute(0, 3, 1, 2)
 
 
 def forward_all(
