@@ -19,6 +19,7 @@ from lrbench.data.pixels import Indices, Pixels
 from lrbench.data.prepare import prepare_task
 from lrbench.data.synthetic.ps10 import KINDS
 from lrbench.models.devices import pick_device, to_device
+from lrbench.models.folding import fold_batchnorm
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.loading import load_snapshot
 from lrbench.store.references import WeightsFile
@@ -111,11 +112,12 @@ class Evaluator:
 
     def accuracy(self) -> float:
         """Return top-1 on the test split."""
-        return _mean(self._correct())
+        return _mean(self._correct(fold_batchnorm(self._model)))
 
     def scores(self) -> SourceScores:
         """Return all scores."""
-        source, correct = self._source, self._correct()
+        source, network = self._source, fold_batchnorm(self._model)
+        correct = self._correct(network)
         test, train = source.data.splits["test"], source.data.splits["train"]
         report: dict[str, float] = {}
         if "set" in test.annotations:
@@ -126,28 +128,28 @@ class Evaluator:
             report["complex"] = _mean(correct[is_complex])
         if source.conflict is not None:
             conflict = source.data.splits["conflict"]
-            predicted = self._predictions(source.conflict, "images with conflicting evidence")
+            predicted = self._predictions(network, source.conflict, "images with conflicting evidence")
             report["conflict_simple"] = _mean(predicted == conflict.labels)
             report["conflict_complex"] = _mean(predicted == conflict.annotations["complex_class"])
         if "carries" in train.annotations:
             right = np.flatnonzero(train.annotations["wrong"] == 0)[:_FITTED]
-            fitted = self._predictions(source.train, "training images", right) == train.labels[right]
+            fitted = self._predictions(network, source.train, "training images", right) == train.labels[right]
             carries = train.annotations["carries"][right]
             report |= {f"train_{kind}": _mean(fitted[carries == index]) for index, kind in enumerate(KINDS[:2])}
         if "wrong" in train.annotations:
             wrong = np.flatnonzero(train.annotations["wrong"] == 1)
             if len(wrong):
-                predicted = self._predictions(source.train, "training images", wrong)
+                predicted = self._predictions(network, source.train, "training images", wrong)
                 report["memorised"] = _mean(predicted == train.labels[wrong])
         return SourceScores(
             accuracy=_mean(correct), report={name: value for name, value in report.items() if value >= 0}
         )
 
-    def _correct(self) -> npt.NDArray[np.bool_]:
-        predicted = self._predictions(self._source.test, "test images")
+    def _correct(self, network: nn.Module) -> npt.NDArray[np.bool_]:
+        predicted = self._predictions(network, self._source.test, "test images")
         return np.equal(predicted, self._source.data.splits["test"].labels)
 
-    def _predictions(self, pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
+    def _predictions(self, network: nn.Module, pixels: Pixels, unit: str, indices: Indices | None = None) -> Indices:
         if indices is None:
             indices = np.arange(len(pixels))
         # Slices without padding: no image counts twice.
@@ -155,7 +157,7 @@ class Evaluator:
         predicted = np.empty(0, dtype=np.int64)
         if len(mine):
             predicted = forward_all(
-                lambda images: self._model(images).argmax(1),
+                lambda images: network(images).argmax(1),
                 pixels,
                 self._normalise,
                 indices=mine,

@@ -98,7 +98,7 @@ def _batches(network: Network, prepared: PreparedTask, control: Control) -> Iter
     for split in prepared.data.splits:
         start = 0
         outputs = forward_batches(
-            lambda images: penultimate(network.model, images).float(), prepared.pixels[split], network.normalise
+            lambda images: penultimate(network.inference, images).float(), prepared.pixels[split], network.normalise
         )
         for output in outputs:
             yield split, start, output.cpu().numpy()

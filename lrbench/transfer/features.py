@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from lrbench.core.workspace import Workspace
 from lrbench.data.examples import Identity
 from lrbench.data.pixels import Pixels
 from lrbench.models.devices import pick_device, to_device
+from lrbench.models.folding import fold_batchnorm
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.loading import LoadedSnapshot, load_snapshot
 from lrbench.models.networks import penultimate, stages
@@ -58,6 +60,11 @@ class Network:
             normalise=InputNormalisation(settings.mean, settings.std, device),
             device=device,
         )
+
+    @cached_property
+    def inference(self) -> nn.Module:
+        """The network as it is evaluated: with BatchNorm layers folded into convolutions (`fold_batchnorm`)."""
+        return fold_batchnorm(self.model)
 
     @property
     def input(self) -> Input:
@@ -177,13 +184,14 @@ class FeatureCache:
             features = self.get(target, "penultimate").features
             self.check_partner()
             assert self._partner is not None
-            partner = to_device(self._partner.model, network.device)
+            partner = fold_batchnorm(to_device(self._partner.model, network.device))
             other = extract(partner, target, network.normalise, self._control, penultimate)
             # The next cell may need the memory.
             self._partner = None
             return features.concatenate(other.to(network.device))
-        read: Read = stages if kind == "stages" else penultimate
-        return extract(network.model, target, network.normalise, self._control, read).to(network.device)
+        # Outputs of stages are intermediate features.
+        model, read = (network.model, stages) if kind == "stages" else (network.inference, penultimate)
+        return extract(model, target, network.normalise, self._control, read).to(network.device)
 
     def _load_partner(self) -> LoadedSnapshot:
         reference = resolve_partner(self._network.reference, self._partner_name, self._workspace)

@@ -80,7 +80,7 @@ def predict_head(network: Network, tested: PreparedTask, control: Control) -> Ou
             )
 
     started = time.perf_counter()
-    logits = forward_all(lambda images: network.model(images).float(), pixels, network.normalise, progress=watch)
+    logits = forward_all(lambda images: network.inference(images).float(), pixels, network.normalise, progress=watch)
     if not bool(torch.isfinite(logits).all()):
         raise InputError(
             f"the scores that {network.reference.text} gives of {data.task.name} are not finite. Its weights may be damaged: "

@@ -12,6 +12,7 @@ from lrbench.core.errors import InputError, InterruptedWork
 from lrbench.core.workspace import Place
 from lrbench.data.pixels import Pixels
 from lrbench.models.devices import to_device
+from lrbench.models.folding import fold_batchnorm
 from lrbench.models.inference import forward_all
 from lrbench.models.loading import load_snapshot
 from lrbench.models.networks import penultimate
@@ -68,7 +69,7 @@ class Representation:
             if not reference.path.is_file():
                 continue
             snapshot = load_snapshot(reference)
-            model = to_device(snapshot.model, self._network.device)
+            model = fold_batchnorm(to_device(snapshot.model, self._network.device))
             others = self._extract(model, target.test, f"images, {name}").to(features.device)
             similarity[name] = {"reference": reference.text, "sha256": snapshot.sha256}
             if (value := linear_cka(features, others)) is not None:
@@ -105,7 +106,7 @@ class Representation:
         # Other images than those of pretraining would not be the source's.
         if prepared.data.fingerprint != metadata.source_fingerprint:
             return {}
-        features = self._extract(self._network.model, prepared.pixels["test"], "images of the source")
+        features = self._extract(self._network.inference, prepared.pixels["test"], "images of the source")
         labels = torch.from_numpy(prepared.data.splits["test"].labels)
         return describe_features(features.to(self._network.device), labels, len(prepared.data.classes))
 

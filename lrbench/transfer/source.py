@@ -142,7 +142,7 @@ def predict_source(network: Network, source: PreparedTask, selected: Selected, c
     with computing_threads(network.device, metadata.threads or 1):
         logits = [
             forward_all(
-                lambda images: network.model(images).float(),
+                lambda images: network.inference(images).float(),
                 source.pixels[split],
                 network.normalise,
                 indices=indices,

@@ -98,7 +98,7 @@ def test_concat_partner_has_the_same_seed(tiny, place):
     }
     target = open_target("tiny-objects", tiny.input, place.roots, False, place.workspace.cache, Control())
     alone = {
-        key: extract(working._network.model, target, working._network.normalise, Control(), penultimate).test
+        key: extract(working._network.inference, target, working._network.normalise, Control(), penultimate).test
         for key, working in (
             (key, Transfer(reference, TransferSettings.of(tiny), place, Control())) for key, reference in named.items()
         )
