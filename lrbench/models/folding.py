@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from lrbench.models.modules import FeatureNetwork
 from lrbench.models.networks import batchnorm_layers
 
 
@@ -24,7 +25,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         A copy of the network without these layers; the network itself if there are none. Intermediate features between a
         convolution and its BatchNorm layer are not those of the network.
     """
-    pairs = _pairs(model) if batchnorm_layers(model) else []
+    # A user's module may do anything when it is traced.
+    is_traceable = bool(batchnorm_layers(model)) and not isinstance(model, FeatureNetwork)
+    pairs = _pairs(model) if is_traceable else []
     if not pairs:
         return model
     folded = copy.deepcopy(model).requires_grad_(False)

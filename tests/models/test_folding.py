@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lrbench.models.folding import fold_batchnorm
+from lrbench.models.modules import FeatureNetwork
 from lrbench.models.networks import batchnorm_layers, create_model, penultimate
 
 
@@ -84,6 +85,15 @@ def test_only_a_layer_after_one_convolution_is_folded(name: str) -> None:
         assert torch.allclose(folded(images), block(images), atol=1e-5)
     assert (folded is not block) == is_folded
     assert bool(batchnorm_layers(folded)) != is_folded
+
+
+def test_module_of_a_user_is_not_traced() -> None:
+    block = _Block(STEPS["alone"][0])
+    inputs: list[type] = []
+    block.register_forward_pre_hook(lambda module, given: inputs.append(type(given[0])))
+    network = FeatureNetwork(block, lambda module, images: module(images), size=8)
+    assert fold_batchnorm(network.eval()) is network
+    assert inputs == []
 
 
 def test_layers_with_hooks_are_not_folded() -> None:
