@@ -14,6 +14,7 @@ import torch
 
 from lrbench.config import load_suite
 from lrbench.models.devices import to_device
+from lrbench.models.folding import fold_batchnorm
 from lrbench.models.inference import InputNormalisation, forward_all
 from lrbench.models.networks import create_model, penultimate
 
@@ -57,7 +58,7 @@ def main() -> None:
     device = torch.device("cpu")
     normalise = InputNormalisation([0.5] * 3, [0.25] * 3, device)
     for architecture, arguments, size, count in _CASES:
-        model = to_device(create_model(architecture, arguments, classes=10, seed=0), device).eval()
+        model = fold_batchnorm(to_device(create_model(architecture, arguments, classes=10, seed=0), device).eval())
         images = _Images(count, size)
         # The C library keeps larger blocks after it has seen the first of them.
         forward_all(partial(penultimate, model), images, normalise, batch=256)

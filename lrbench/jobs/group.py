@@ -146,7 +146,7 @@ def pretrain_in_group(job: PretrainJob, suite: Suite, place: Place, control: Con
     method = "spawn" if pick_device().type == "cuda" else "forkserver"
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(list(PRELOADED))
+        context.set_forkserver_preload([PRELOADED])
     stop, messages = context.Event(), context.SimpleQueue()
     outcomes: list[tuple[str, object]] = []
     # The agent handles signals only in the main thread, where they request a stop.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lrbench.data.examples import SplitName
     from lrbench.transfer.cell import Transfer
 
-PRELOADED = ("lrbench.pretraining.segments", "lrbench.transfer.cell", "timm", "pyarrow.parquet", "pandas")
-"""Modules that jobs need, some of which import lazily. Importing them takes seconds; none of them initialises CUDA."""
+PRELOADED = "lrbench.transfer.preloaded"
+"""Module that imports what jobs need."""
 
 
 @dataclass(frozen=True, kw_only=True)

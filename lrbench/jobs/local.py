@@ -120,7 +120,7 @@ class _Run:
         # Workers on CPUs are forked from a process that has imported their libraries. CUDA may not survive a fork.
         self._context: Any = multiprocessing.get_context("spawn" if visible else "forkserver")
         if not visible:
-            self._context.set_forkserver_preload(list(PRELOADED))
+            self._context.set_forkserver_preload([PRELOADED])
         self._stop = self._context.Event()
         self._workers: list[_Worker] = []
         self._died: set[str] = set()

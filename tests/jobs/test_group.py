@@ -44,7 +44,7 @@ class Sees(Job):
 def two_gpus(monkeypatch):
     """Two GPUs that torch cannot use. Workers are forked where torch is imported, instead of importing it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload([PRELOADED])
     monkeypatch.setattr("lrbench.jobs.local.visible_gpus", lambda: ("0", "1"))
     monkeypatch.setattr("lrbench.jobs.local.multiprocessing.get_context", lambda method: context)
 
@@ -111,7 +111,7 @@ def test_member_that_is_done_ends_with_its_worker(tiny, place, home):
     with socket.create_server(("localhost", 0)) as free:
         address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload([PRELOADED])
     job, environment = Done(name="a", key=key("step", 0)), {"RANK": "0", "WORLD_SIZE": "1", **address}
     worker = context.Process(target=have_member, args=(job, tiny, place, environment))
     worker.start()

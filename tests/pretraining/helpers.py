@@ -267,7 +267,7 @@ class Ranks:
 
     def __init__(self, *arguments: str, processes: int = 2, entry: str | None = None) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
+        context.set_forkserver_preload([PRELOADED])
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
