@@ -1,5 +1,7 @@
 """Fixtures: a workspace for each test, a tiny suite, and the command line in this process."""
 
+import functools
+import gc
 import os
 import shutil
 import sys
@@ -21,6 +23,7 @@ if hasattr(os, "sched_setaffinity") and (process := os.environ.get("PYTEST_XDIST
         os.sched_setaffinity(0, {cores[int(process.removeprefix("gw")) % len(cores)]})
 
 import torch
+import typer.main
 
 from lrbench.cli import main
 from lrbench.config import Suite, load_suite
@@ -39,6 +42,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+# Building the commands takes longer than most of them.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out the objects of imported libraries, which stay until the end, when garbage is collected."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
