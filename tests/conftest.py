@@ -4,7 +4,6 @@ import functools
 import gc
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,14 +24,14 @@ if hasattr(os, "sched_setaffinity") and (process := os.environ.get("PYTEST_XDIST
 import torch
 import typer.main
 
-from lrbench.cli import main
 from lrbench.config import Suite, load_suite
 from lrbench.config.protocols import Probe
 from lrbench.core.control import Control
 from lrbench.core.workspace import Place, Workspace
+from lrbench.leaderboard.figures import Figure
 from lrbench.store.cells import TransferSettings
 from tests.data.archive_server import ArchiveServer
-from tests.helpers import Outcome, make_home
+from tests.helpers import Outcome, make_home, run_here
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,6 +56,17 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Request that figures are drawn, which is slow. Others are files without content."""
+
+
+@pytest.fixture(autouse=True)
+def _no_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b"not drawn"))
 
 
 @pytest.fixture
@@ -129,13 +139,8 @@ def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     """Run a command line in this process."""
 
     def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["lrbench", *map(str, arguments)])
         capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
+        status = run_here(monkeypatch, *arguments)
         captured = capfd.readouterr()
         return Outcome(status, captured.out, captured.err)
 

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -107,10 +106,14 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", "from lrbench.cli import main; main()", *map(str, arguments)]
 
 
-def run_process(*arguments: str | Path, timeout: float = 120) -> Outcome:
-    """Run lrbench in a new process."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, env=dict(os.environ))
-    return Outcome(done.returncode, done.stdout, done.stderr)
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Run lrbench in this process and return its exit status; for fixtures of a module, to which `lrbench` is not available."""
+    monkeypatch.setattr(sys, "argv", ["lrbench", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
 
 
 def forkserver() -> ForkServerContext:

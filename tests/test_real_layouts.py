@@ -53,7 +53,7 @@ def data(home, monkeypatch):
     return root
 
 
-def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
+def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data, drawn):
     refused = lrbench("pretrain", "small.toml", "--workers", "1")
     assert refused.status == 2 and "images, expected 1,281,167" in refused.err and "--partial" in refused.err
 

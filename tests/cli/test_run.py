@@ -5,15 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
-from lrbench.cli import main
-from lrbench.leaderboard.figures import Figure
-from tests.helpers import command, make_home
+from tests.helpers import command, make_home, run_here
 
 SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0]"]
 
@@ -35,10 +32,7 @@ def finished(tmp_path_factory):
     """The folder of an uninterrupted run; tests that change it work on a copy."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("finished"), monkeypatch)
-        monkeypatch.setattr(sys, "argv", ["lrbench", *SMALL])
-        with pytest.raises(SystemExit) as done:
-            main()
-        assert not done.value.code
+        assert run_here(monkeypatch, *SMALL) == 0
     return home
 
 
@@ -74,10 +68,8 @@ def test_second_run_does_nothing(copy, lrbench):
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
 
 
-def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
+def test_seeds_can_run_as_separate_jobs(lrbench, home):
     """As in a job array: the page shows the results of finished seeds, and the next seed adds to them."""
-    # Drawing figures would take half of the time.
-    monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b""))
     both = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0, 1]", "--set", 'arms=["step"]']
     both += ["--set", 'protocols=["knn"]']
     refused = lrbench(*both, "--seed", "2")

@@ -273,7 +273,7 @@ def test_foreign_snapshot_needs_a_full_partner_name(place):
         resolve_partner(PretrainedWeights(source="timm", name="resnet10t"), "step/stage1", place.workspace)
 
 
-def test_suite_with_every_protocol_runs(lrbench, home, tiny):
+def test_suite_with_every_protocol_runs(lrbench, home, tiny, drawn):
     protocols = ["probe", "fewshot", "concat", "depth", "logme", "representation"]
     changed = tiny.model_copy(update={"protocols": tuple(protocols)})
     from lrbench.core.workspace import Place, Workspace
