@@ -167,7 +167,7 @@ def _redirected(
     function(*arguments)
 
 
-def run_forked(*arguments: str | Path) -> None:
+def run_with_forks(*arguments: str | Path) -> None:
     """Run lrbench in a forked process; its workers are forks, too."""
     whole = multiprocessing.get_context
     multiprocessing.get_context = lambda method=None: whole("fork")  # type: ignore[assignment]
