@@ -162,17 +162,17 @@ def test_other_settings_under_the_same_name(refused):
 def test_unknown_verb_option_or_task_is_a_usage_error(lrbench):
     assert lrbench("fly").status == 2
     assert lrbench("run", "--fast").status == 2
-    assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20").status == 2
+    assert lrbench("transfer", "--snapshot", "timm:test_resnet", "--task", "cub20").status == 2
 
 
 def test_debug_shows_a_traceback_with_the_same_status(lrbench):
-    for arguments in (("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20"), ("tasks", "nothing")):
+    for arguments in (("transfer", "--snapshot", "timm:test_resnet", "--task", "cub20"), ("tasks", "nothing")):
         outcome = lrbench(*arguments, "--debug")
         assert outcome.status == lrbench(*arguments).status == 2 and "Traceback" in outcome.err
 
 
 def test_negative_seed_is_a_usage_error(lrbench):
-    assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--seed", "-1").status == 2
+    assert lrbench("transfer", "--snapshot", "timm:test_resnet", "--task", "tiny-objects", "--seed", "-1").status == 2
 
 
 def test_unexpected_error_is_a_paragraph_or_a_traceback(lrbench, monkeypatch):
@@ -287,7 +287,7 @@ def test_link_loops_are_reported(lrbench, home, monkeypatch):
     (home / "loop").symlink_to("loop")
     (home / "loop.toml").symlink_to("loop.toml")
     monkeypatch.setenv("LRBENCH_HOME", str(home / "loop"))
-    commands = [("run", "quick"), ("tasks",), ("snapshots", "list"), ("transfer", "--snapshot", "timm:resnet10t")]
+    commands = [("run", "quick"), ("tasks",), ("snapshots", "list"), ("transfer", "--snapshot", "timm:test_resnet")]
     for arguments in (*commands[:1], commands[2], ("tasks", "loop.toml"), ("plan", "loop.toml")):
         refused = lrbench(*arguments)
         assert "Unexpected" not in refused.err and "Traceback" not in refused.err
@@ -314,7 +314,7 @@ def test_a_home_that_is_not_utf8_is_refused(lrbench, home, monkeypatch, where):
 
 @pytest.mark.parametrize("option", ["--snapshot", "--task", "--data-root"])
 def test_paths_that_are_not_utf8_are_refused(lrbench, home, option):
-    given = {"--snapshot": "timm:resnet10t", "--task": "digits", option: "caf\udce9/x.toml"}
+    given = {"--snapshot": "timm:test_resnet", "--task": "digits", option: "caf\udce9/x.toml"}
     refused = lrbench("transfer", *(word for pair in given.items() for word in pair))
     assert refused.status == 2 and "caf\\udce9/x.toml is not valid UTF-8" in refused.err
 

@@ -234,7 +234,7 @@ def test_verify_lists_damaged_images_and_fails(lrbench, mine, capfd):
 
 
 def test_transfer_refuses_damaged_images_or_is_partial(lrbench, mine):
-    transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
+    transfer = ("transfer", "--snapshot", "timm:test_resnet", "--protocol", "knn", "--task", "mine.toml", "--json")
     for caching in ((), ("--no-cache",)):
         refused = lrbench(*transfer, *caching)
         assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err

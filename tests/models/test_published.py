@@ -37,7 +37,7 @@ def test_hub_configuration_is_checked_before_weights_are_fetched(home, monkeypat
 
 
 def test_timm_model_without_a_tag_has_fixed_random_weights(home):
-    one, two = (load_snapshot(resolve_reference("timm:resnet10t", Workspace.current())) for _ in range(2))
+    one, two = (load_snapshot(resolve_reference("timm:test_resnet", Workspace.current())) for _ in range(2))
     assert one.random and one.batchnorm == "raw" and one.sha256 == two.sha256
 
 
@@ -48,14 +48,14 @@ def test_offline_weights_come_from_the_cache_or_fail_at_once(home, lrbench, monk
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    arguments = ("transfer", "--snapshot", "timm:resnet10t.c3_in1k", "--task", "tiny-objects", "--protocol", "knn")
+    arguments = ("transfer", "--snapshot", "timm:test_resnet.r160_in1k", "--task", "tiny-objects", "--protocol", "knn")
     missing = lrbench(*arguments)
     assert missing.status == 2 and "could not be fetched or loaded" in missing.err
     assert "Retrying" not in missing.err and len(missing.err.splitlines()) == 1
-    folder = cache / "models--timm--resnet10t.c3_in1k"
+    folder = cache / "models--timm--test_resnet.r160_in1k"
     weights = folder / "snapshots" / "0123abc" / "model.safetensors"
     weights.parent.mkdir(parents=True)
-    save_file(create_model("resnet10t", {}, classes=1000, seed=1).state_dict(), weights)
+    save_file(create_model("test_resnet", {}, classes=1000, seed=1).state_dict(), weights)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0123abc")
     cached = lrbench(*arguments)
@@ -75,7 +75,7 @@ def test_timm_that_unpickles_fetches_nothing(monkeypatch, home):
     monkeypatch.setattr(timm.models, "load_state_dict", lambda file, weights_only=False: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("it was fetched"))
     with pytest.raises(InputError, match=r"unpickles what it downloads\. Update timm"):
-        load_snapshot(resolve_reference("timm:resnet10t.c3_in1k", Workspace.current()))
+        load_snapshot(resolve_reference("timm:test_resnet.r160_in1k", Workspace.current()))
 
 
 def test_offline_setting_of_the_hub_is_restored(monkeypatch):

@@ -266,7 +266,7 @@ def test_missing_partner_is_reported_before_images_are_read(lrbench, reference, 
 
 def test_foreign_snapshot_needs_a_full_partner_name(place):
     with pytest.raises(InputError, match=r"belongs to no suite.*--set concat\.partner=timm:"):
-        resolve_partner(PretrainedWeights(source="timm", name="resnet10t"), "step/stage1", place.workspace)
+        resolve_partner(PretrainedWeights(source="timm", name="test_resnet"), "step/stage1", place.workspace)
 
 
 def test_suite_with_every_protocol_runs(lrbench, home, tiny, drawn):
