@@ -3,13 +3,12 @@
 import errno
 import os
 import resource
-import subprocess
 
 import pytest
 import torch
 
 from tests import trees
-from tests.helpers import command, one_paragraph
+from tests.helpers import Forked, one_paragraph, run_with_forks
 
 TRANSFER = ("transfer", "--snapshot", "stage1", "--protocol", "knn", "--suite", "tiny", "--task")
 
@@ -136,21 +135,21 @@ def test_a_loss_that_is_not_finite(lrbench, home):
     assert (home / "checkpoints" / "explodes" / "step" / "seed0" / "stage0.safetensors").is_file()
 
 
+def run_on_a_full_disk(*arguments):
+    """Run lrbench where no file may grow beyond 200 kB, so that writing the next snapshot fails as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    run_with_forks(*arguments)
+
+
 def test_a_full_disk(pretrained, lrbench):
-    """No file may grow beyond 200 kB, so that writing the next snapshot fails as on a full disk."""
     before = kept(pretrained)
-    largest = 200_000
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
-    arguments = command("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
-    done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
-    assert done.returncode == 1, done.stderr
-    assert "could not be written" in done.stderr and "Existing files are unchanged" in done.stderr
-    assert "Traceback" not in done.stderr
+    arguments = ("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
+    done = Forked(run_on_a_full_disk, *arguments).finished()
+    assert done.status == 1, done.err
+    assert "could not be written" in done.err and "Existing files are unchanged" in done.err
+    assert "Traceback" not in done.err
     assert kept(pretrained) == before
-    again = lrbench("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
+    again = lrbench(*arguments)
     assert again.status == 0, again.err
 
 
