@@ -1,8 +1,9 @@
 """Fixtures: a workspace for each test, a tiny suite, and the command line in this process."""
 
+import functools
+import gc
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,15 +22,19 @@ if hasattr(os, "sched_setaffinity") and (process := os.environ.get("PYTEST_XDIST
         os.sched_setaffinity(0, {cores[int(process.removeprefix("gw")) % len(cores)]})
 
 import torch
+import typer.main
 
-from lrbench.cli import main
 from lrbench.config import Suite, load_suite
 from lrbench.config.protocols import Probe
+from lrbench.config.schedule import SnapshotKey, snapshot_keys
 from lrbench.core.control import Control
 from lrbench.core.workspace import Place, Workspace
+from lrbench.leaderboard.figures import Figure
 from lrbench.store.cells import TransferSettings
+from lrbench.store.references import SuiteSnapshot
+from lrbench.store.suites import write_effective
 from tests.data.archive_server import ArchiveServer
-from tests.helpers import Outcome, make_home
+from tests.helpers import Outcome, make_home, run_here
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -41,9 +46,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return LoadFileScheduling(config, log)
 
 
+# Building the commands takes longer than most of them.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out the objects of imported libraries, which stay until the end, when garbage is collected."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Request that figures are drawn, which is slow. Others are files without content."""
+
+
+@pytest.fixture(autouse=True)
+def _no_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b"not drawn"))
 
 
 @pytest.fixture
@@ -54,10 +80,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The snapshots of all arms of the tiny suite, seed 0."""
-    from lrbench.config.schedule import snapshot_keys
+    """The snapshots of all arms of the tiny suite, seed 0; and next to it, `step` until the end of each stage."""
     from lrbench.pretraining.segments import make_snapshot
-    from lrbench.store.suites import write_effective
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         root = make_home(tmp_path_factory.mktemp("pretrained"), monkeypatch)
@@ -66,6 +90,8 @@ def tiny_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_effective(place.workspace, suite)
         for key in snapshot_keys(suite, seed=0):
             make_snapshot(suite, key, place, Control())
+            if key.arm == "step":
+                shutil.copytree(root / "checkpoints" / "tiny" / "step", root / "checkpoints" / f"stage{key.stage}")
     return root / "checkpoints" / "tiny"
 
 
@@ -78,6 +104,18 @@ def pretrain_tiny(home: Path, tiny_snapshots: Path) -> Callable[..., None]:
         for arm in arms or [path.name for path in tiny_snapshots.iterdir() if path.is_dir()]:
             shutil.copytree(tiny_snapshots / arm, folder / arm)
         shutil.copy2(tiny_snapshots / "suite.toml", folder)
+
+    return copy
+
+
+@pytest.fixture
+def make_reference(tiny: Suite, place: Place, tiny_snapshots: Path) -> Callable[[int], SuiteSnapshot]:
+    """Put `step` of the tiny suite, seed 0, into the workspace until the end of a stage, and return that snapshot."""
+
+    def copy(stage: int) -> SuiteSnapshot:
+        checkpoints = place.workspace.checkpoints
+        shutil.copytree(tiny_snapshots.with_name(f"stage{stage}"), checkpoints / "tiny" / "step")
+        return SuiteSnapshot(suite=tiny, key=SnapshotKey(arm="step", seed=0, stage=stage), checkpoints=checkpoints)
 
     return copy
 
@@ -116,13 +154,8 @@ def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     """Run a command line in this process."""
 
     def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["lrbench", *map(str, arguments)])
         capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
+        status = run_here(monkeypatch, *arguments)
         captured = capfd.readouterr()
         return Outcome(status, captured.out, captured.err)
 
@@ -130,17 +163,10 @@ def lrbench(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 @pytest.fixture
-def snapshot(tiny: Suite, place: Place) -> Path:
+def snapshot(tiny: Suite, place: Place, make_reference: Callable[[int], SuiteSnapshot]) -> Path:
     """Path of the tiny suite's initialisation."""
-    from lrbench.config.schedule import SnapshotKey
-    from lrbench.pretraining.segments import make_snapshot
-    from lrbench.store.snapshots import snapshot_path
-    from lrbench.store.suites import write_effective
-
-    key = SnapshotKey(arm="step", seed=0, stage=0)
     write_effective(place.workspace, tiny)
-    make_snapshot(tiny, key, place, Control())
-    return snapshot_path(place.workspace.checkpoints, "tiny", key)
+    return make_reference(0).path
 
 
 @pytest.fixture(scope="session")

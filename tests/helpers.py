@@ -1,18 +1,24 @@
-"""Helpers that tests share: the tiny suite, a workspace, the command line, and checks of messages."""
+"""Helpers that tests share: the tiny suite, a workspace, the command line, forked processes, and checks of messages."""
 
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
+from lrbench.cli import main
 from lrbench.config import own_tasks
+from lrbench.jobs.job import PRELOADED
 
 TINY_TASKS = {
     "tiny-source": 'generator = "source"\nsize = 32\ntrain = 96\ntest = 40\n'
@@ -100,10 +106,73 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", "from lrbench.cli import main; main()", *map(str, arguments)]
 
 
-def run_process(*arguments: str | Path, timeout: float = 120) -> Outcome:
-    """Run lrbench in a new process."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, env=dict(os.environ))
-    return Outcome(done.returncode, done.stdout, done.stderr)
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Run lrbench in this process and return its exit status; for fixtures of a module, to which `lrbench` is not available."""
+    monkeypatch.setattr(sys, "argv", ["lrbench", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def forkserver() -> ForkServerContext:
+    """Return the context whose processes are forked where torch is imported; importing it takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    return context
+
+
+class Forked:
+    """A call in a forked process, the leader of a session, which has this process's folder and environment.
+
+    Attributes:
+        process: The process.
+        out: What it prints.
+        err: What it writes to stderr.
+    """
+
+    def __init__(self, function: Callable[..., object], *arguments: Any) -> None:
+        context = forkserver()
+        pipes = [context.Pipe(duplex=False) for _ in range(2)]
+        ends = [theirs for _, theirs in pipes]
+        self.process = context.Process(target=_redirected, args=(ends, dict(os.environ), function, arguments))
+        self.process.start()
+        self.out, self.err = (os.fdopen(os.dup(ours.fileno())) for ours, _ in pipes)
+        for connections in pipes:
+            for connection in connections:
+                connection.close()
+
+    def finished(self, timeout: float = 180) -> Outcome:
+        """Wait for the end."""
+        with ThreadPoolExecutor(2) as readers, self.out, self.err:
+            out, err = readers.map(lambda stream: stream.read(), (self.out, self.err))
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, err
+        return Outcome(self.process.exitcode, out, err)
+
+
+def _redirected(
+    ends: list[Connection], environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, end in enumerate(ends, 1):
+        os.dup2(end.fileno(), number)
+        end.close()
+    # The server of forks may ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    function(*arguments)
+
+
+def run_with_forks(*arguments: str | Path) -> None:
+    """Run lrbench in a forked process; its workers are forks, too."""
+    whole = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: whole("fork")  # type: ignore[assignment]
+    sys.argv = ["lrbench", *map(str, arguments)]
+    main()
 
 
 class Trap:

@@ -53,7 +53,7 @@ def data(home, monkeypatch):
     return root
 
 
-def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data):
+def test_pretrain_transfer_and_leaderboard_on_real_layouts(lrbench, home, data, drawn):
     refused = lrbench("pretrain", "small.toml", "--workers", "1")
     assert refused.status == 2 and "images, expected 1,281,167" in refused.err and "--partial" in refused.err
 
@@ -121,15 +121,17 @@ def test_imagenet_suite_runs_all_stages(lrbench, home, data):
 
 
 def test_existing_transfer_is_not_recomputed(lrbench, home, data):
-    first = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "indoor67", "--partial", "--protocol", "knn")
+    first = lrbench(
+        "transfer", "--snapshot", "timm:test_resnet", "--task", "indoor67", "--partial", "--protocol", "knn"
+    )
     assert first.status == 0
     added = home / "weights.safetensors"
     from safetensors.torch import save_file
 
     from lrbench.models.networks import create_model
 
-    save_file(create_model("resnet10t", {}, classes=5).state_dict(), added)
-    path = lrbench("snapshots", "add", added, "--architecture", "resnet10t").out.strip()
+    save_file(create_model("test_resnet", {}, classes=5).state_dict(), added)
+    path = lrbench("snapshots", "add", added, "--architecture", "test_resnet").out.strip()
     arguments = ("transfer", "--snapshot", path, "--task", "indoor67", "--partial", "--protocol", "knn")
     assert lrbench(*arguments).status == 0
     again = lrbench(*arguments)

@@ -11,6 +11,7 @@ from lrbench.config.books import split_book, with_book
 from lrbench.config.explain import explain, suggestion
 from lrbench.config.registry import (
     find_registered_tasks,
+    find_suites,
     find_tasks,
     is_path,
     is_shipped,
@@ -47,8 +48,9 @@ def load_task(name_or_path: str, source: str = "") -> Task:
     refuse_other_kind("task", content, path)
     complete = _complete(content, path)
     task = validate(Task, complete if book is None else with_book(complete, book), path)
-    refuse_duplicate("task", task.name, path)
-    task.read_from(path, registered=split_book(task.name)[0] in find_registered_tasks())
+    registered = find_registered_tasks()
+    refuse_duplicate(task.name, path, registered)
+    task.read_from(path, registered=split_book(task.name)[0] in registered)
     return task
 
 
@@ -90,7 +92,7 @@ def load_suite(name_or_path: str, changes: Sequence[str] = ()) -> Suite:
     apply_changes(content, changes)
     resolve_task_files(content, Path(), "--set")
     suite = validate(Suite, content, path, changed=bool(changes))
-    refuse_duplicate("suite", suite.name, path)
+    refuse_duplicate(suite.name, path, find_suites())
     return suite
 
 

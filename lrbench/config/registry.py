@@ -2,7 +2,7 @@
 
 import importlib.resources
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -191,13 +191,18 @@ def refuse_other_kind(kind: Kind, content: dict[str, Any], path: Path) -> None:
         raise InputError(_other_kind_problem(kind, path))
 
 
-def refuse_duplicate(kind: Kind, name: str, path: Path) -> None:
+def refuse_duplicate(name: str, path: Path, registered: Mapping[str, RegisteredFile]) -> None:
     """Refuse a file with the name of a registered one and different content.
+
+    Args:
+        name: The name in the file.
+        path: The file.
+        registered: The registered files of its kind by name.
 
     Raises:
         InputError: Another file has the name.
     """
-    twin = (find_registered_tasks() if kind == "task" else find_suites()).get(name)
+    twin = registered.get(name)
     if twin is not None and twin.path.resolve() != path.resolve() and read_toml(twin.path) != read_toml(path):
         raise InputError(
             f"{path} has the name {name!r} of {twin.path}, so that their results would mix. Give it another `name`."

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from lrbench.config.loading import validate
 from lrbench.config.suite import Input
 from lrbench.core.errors import InputError
+from lrbench.core.files import canonical_json, parse_json
 from lrbench.core.machine import library_versions
 from lrbench.models.conversion import Converted, convention, convert
 from lrbench.models.foreign_files import named_tensors
@@ -230,16 +232,17 @@ def _input(model: nn.Module, options: ImportOptions) -> Input:
 
 def _classes(options: ImportOptions, tensors: Mapping[str, torch.Tensor]) -> int:
     """Return the number of outputs of the classifier among tensors; 0 if there is none."""
-    layers = pretrained_configuration(create_model(options.architecture, options.arguments, classes=10)).get(
-        "classifier"
-    )
-    # Distilled networks have two classifiers.
-    parameters = (
-        tensors.get(f"{layer}.{part}")
-        for layer in ([layers] if isinstance(layers, str) else layers or ())
-        for part in ("bias", "weight")
-    )
+    layers = _classifier_layers(options.architecture, canonical_json(dict(options.arguments)))
+    parameters = (tensors.get(f"{layer}.{part}") for layer in layers for part in ("bias", "weight"))
     return next((len(tensor) for tensor in parameters if tensor is not None and tensor.ndim), 0)
+
+
+@lru_cache(maxsize=64)
+def _classifier_layers(architecture: str, arguments: str) -> tuple[str, ...]:
+    """Return the names of a network's classifiers, of which distilled networks have two, given its arguments as JSON."""
+    model = create_model(architecture, parse_json(arguments), classes=10)
+    layers = pretrained_configuration(model).get("classifier")
+    return (layers,) if isinstance(layers, str) else tuple(layers or ())
 
 
 def _network(options: ImportOptions, tensors: Mapping[str, torch.Tensor]) -> nn.Module:

@@ -116,7 +116,7 @@ def smallest(suffices: Callable[[int], bool], least: int, most: int) -> int | No
     return high
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _spreads(seeds: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     spreads: np.ndarray[tuple[int], np.dtype[np.float64]] = (
         special.gammaincinv((seeds - 1) / 2, _QUANTILES) * 2 / (seeds - 1)

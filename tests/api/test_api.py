@@ -2,7 +2,7 @@
 
 import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,7 +174,7 @@ def test_a_function_named_on_the_command_line_gives_the_network(lrbench, home, m
     assert read_result(path).metrics == evaluate(package.Model(module=Plain(), size=32), settings=None).metrics
 
 
-def test_suites_run_as_on_the_command_line(home):
+def test_suites_run_as_on_the_command_line(home, capfd):
     code = (
         "import lrbench\n"
         "if __name__ == '__main__':\n"
@@ -185,10 +185,10 @@ def test_suites_run_as_on_the_command_line(home):
         "    print(len(paths), len(frame), sorted(set(frame['arm'])), callable(lrbench.pretrain))\n"
     )
     (home / "script.py").write_text(code)
-    done = subprocess.run([sys.executable, "script.py"], cwd=home, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    # Worker processes import the script, too.
+    runpy.run_path(str(home / "script.py"), run_name="__main__")
     # Stages 0 to 3 of `step`; with `hold`, two more snapshots. Each is transferred to one target and predicts the source.
-    assert done.stdout == "4 12 ['hold', 'step'] True\n" and done.stderr == ""
+    assert capfd.readouterr() == ("4 12 ['hold', 'step'] True\n", "")
 
 
 def test_examples_of_the_reference_run(home, monkeypatch, small_probe_grid):

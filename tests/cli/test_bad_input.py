@@ -3,13 +3,12 @@
 import errno
 import os
 import resource
-import subprocess
 
 import pytest
 import torch
 
 from tests import trees
-from tests.helpers import command, one_paragraph
+from tests.helpers import Forked, one_paragraph, run_with_forks
 
 TRANSFER = ("transfer", "--snapshot", "stage1", "--protocol", "knn", "--suite", "tiny", "--task")
 
@@ -136,21 +135,21 @@ def test_a_loss_that_is_not_finite(lrbench, home):
     assert (home / "checkpoints" / "explodes" / "step" / "seed0" / "stage0.safetensors").is_file()
 
 
+def run_on_a_full_disk(*arguments):
+    """Run lrbench where no file may grow beyond 200 kB, so that writing the next snapshot fails as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    run_with_forks(*arguments)
+
+
 def test_a_full_disk(pretrained, lrbench):
-    """No file may grow beyond 200 kB, so that writing the next snapshot fails as on a full disk."""
     before = kept(pretrained)
-    largest = 200_000
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
-    arguments = command("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
-    done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
-    assert done.returncode == 1, done.stderr
-    assert "could not be written" in done.stderr and "Existing files are unchanged" in done.stderr
-    assert "Traceback" not in done.stderr
+    arguments = ("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
+    done = Forked(run_on_a_full_disk, *arguments).finished()
+    assert done.status == 1, done.err
+    assert "could not be written" in done.err and "Existing files are unchanged" in done.err
+    assert "Traceback" not in done.err
     assert kept(pretrained) == before
-    again = lrbench("pretrain", "tiny.toml", "--arm", "hold", "--seed", "0", "--workers", "1")
+    again = lrbench(*arguments)
     assert again.status == 0, again.err
 
 
@@ -162,17 +161,17 @@ def test_other_settings_under_the_same_name(refused):
 def test_unknown_verb_option_or_task_is_a_usage_error(lrbench):
     assert lrbench("fly").status == 2
     assert lrbench("run", "--fast").status == 2
-    assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20").status == 2
+    assert lrbench("transfer", "--snapshot", "timm:test_resnet", "--task", "cub20").status == 2
 
 
 def test_debug_shows_a_traceback_with_the_same_status(lrbench):
-    for arguments in (("transfer", "--snapshot", "timm:resnet10t", "--task", "cub20"), ("tasks", "nothing")):
+    for arguments in (("transfer", "--snapshot", "timm:test_resnet", "--task", "cub20"), ("tasks", "nothing")):
         outcome = lrbench(*arguments, "--debug")
         assert outcome.status == lrbench(*arguments).status == 2 and "Traceback" in outcome.err
 
 
 def test_negative_seed_is_a_usage_error(lrbench):
-    assert lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--seed", "-1").status == 2
+    assert lrbench("transfer", "--snapshot", "timm:test_resnet", "--task", "tiny-objects", "--seed", "-1").status == 2
 
 
 def test_unexpected_error_is_a_paragraph_or_a_traceback(lrbench, monkeypatch):
@@ -287,7 +286,7 @@ def test_link_loops_are_reported(lrbench, home, monkeypatch):
     (home / "loop").symlink_to("loop")
     (home / "loop.toml").symlink_to("loop.toml")
     monkeypatch.setenv("LRBENCH_HOME", str(home / "loop"))
-    commands = [("run", "quick"), ("tasks",), ("snapshots", "list"), ("transfer", "--snapshot", "timm:resnet10t")]
+    commands = [("run", "quick"), ("tasks",), ("snapshots", "list"), ("transfer", "--snapshot", "timm:test_resnet")]
     for arguments in (*commands[:1], commands[2], ("tasks", "loop.toml"), ("plan", "loop.toml")):
         refused = lrbench(*arguments)
         assert "Unexpected" not in refused.err and "Traceback" not in refused.err
@@ -314,7 +313,7 @@ def test_a_home_that_is_not_utf8_is_refused(lrbench, home, monkeypatch, where):
 
 @pytest.mark.parametrize("option", ["--snapshot", "--task", "--data-root"])
 def test_paths_that_are_not_utf8_are_refused(lrbench, home, option):
-    given = {"--snapshot": "timm:resnet10t", "--task": "digits", option: "caf\udce9/x.toml"}
+    given = {"--snapshot": "timm:test_resnet", "--task": "digits", option: "caf\udce9/x.toml"}
     refused = lrbench("transfer", *(word for pair in given.items() for word in pair))
     assert refused.status == 2 and "caf\\udce9/x.toml is not valid UTF-8" in refused.err
 

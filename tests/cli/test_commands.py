@@ -315,7 +315,7 @@ def test_usage_error_is_one_paragraph(lrbench, words, said):
 def test_quiet_hides_progress_and_notes_but_no_warning(lrbench, home, monkeypatch):
     # `--quiet` sets it for worker processes.
     monkeypatch.setenv("LRBENCH_QUIET", "")
-    words = ("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
+    words = ("transfer", "--snapshot", "timm:test_resnet", "--task", "tiny-objects", "--protocol", "knn")
     quiet = lrbench(*words, "--quiet")
     assert quiet.status == 0 and "top-1" in quiet.out
     assert "its weights are random" in quiet.err and "stored in" not in quiet.err

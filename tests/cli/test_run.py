@@ -5,15 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
-from lrbench.cli import main
-from lrbench.leaderboard.figures import Figure
-from tests.helpers import command, make_home
+from tests.helpers import Forked, command, make_home, run_here, run_with_forks
 
 SMALL = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0]"]
 
@@ -35,10 +32,7 @@ def finished(tmp_path_factory):
     """The folder of an uninterrupted run; tests that change it work on a copy."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = make_home(tmp_path_factory.mktemp("finished"), monkeypatch)
-        monkeypatch.setattr(sys, "argv", ["lrbench", *SMALL])
-        with pytest.raises(SystemExit) as done:
-            main()
-        assert not done.value.code
+        assert run_here(monkeypatch, *SMALL) == 0
     return home
 
 
@@ -74,10 +68,8 @@ def test_second_run_does_nothing(copy, lrbench):
     assert all(cell["done"] for cell in planned["cells"]) and planned["missing_epochs"] == 0
 
 
-def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
+def test_seeds_can_run_as_separate_jobs(lrbench, home):
     """As in a job array: the page shows the results of finished seeds, and the next seed adds to them."""
-    # Drawing figures would take half of the time.
-    monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b""))
     both = ["run", "tiny.toml", "--set", 'targets=["tiny-objects"]', "--set", "seeds=[0, 1]", "--set", 'arms=["step"]']
     both += ["--set", 'protocols=["knn"]']
     refused = lrbench(*both, "--seed", "2")
@@ -91,13 +83,12 @@ def test_seeds_can_run_as_separate_jobs(lrbench, home, monkeypatch):
 
 
 def test_kill_and_rerun_gives_the_same_bytes(home, finished, lrbench):
-    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running = Forked(run_with_forks, *SMALL)
     for _ in range(5):
-        running.stderr.readline()
+        running.err.readline()
     # Kill parent and workers at once, as in a power cut.
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    running.stderr.close()
+    os.killpg(running.process.pid, signal.SIGKILL)
+    running.finished()
     assert not (home / "leaderboard" / "tiny.md").exists()
     again = lrbench(*SMALL)
     assert again.status == 0, again.err
@@ -119,25 +110,12 @@ def test_result_of_another_machine_is_recomputed(copy, lrbench):
     assert "no snapshots here" not in lrbench(*SMALL).err
 
 
-def test_stop_saves_and_explains_resuming(home):
-    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
-    for line in running.stderr:
-        if "stage0" in line:
-            break
-    running.send_signal(signal.SIGINT)
-    rest = running.stderr.read()
-    assert running.wait(timeout=60) == 130
-    running.stderr.close()
-    assert "Run the same command again" in rest and "Traceback" not in rest
-    assert (home / "checkpoints" / "tiny" / "step" / "seed0" / "stage0.safetensors").is_file()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_stop_as_ctrl_c(home, lrbench, monkeypatch, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stop_saves_and_explains_resuming(home, lrbench, monkeypatch, number):
     snapshot = home / "checkpoints" / "tiny" / "step" / "seed0" / "stage0.safetensors"
     received = []
     # SIGHUP stops a run unless it is ignored, as under nohup.
-    before = signal.signal(number, signal.SIG_DFL)
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def send():
         while not snapshot.exists():
@@ -177,11 +155,11 @@ def test_workers_end_when_their_parent_is_killed(home):
 
 
 def test_two_concurrent_runs_do_the_work_once(home, lrbench):
-    running = subprocess.Popen(command(*SMALL), stderr=subprocess.PIPE, text=True)
+    running = Forked(run_with_forks, *SMALL)
     # Both begin at about the same time: imports are over with the first line.
-    running.stderr.readline()
+    running.err.readline()
     here = lrbench(*SMALL)
-    _, err = running.communicate(timeout=180)
-    assert running.returncode == 0 and here.status == 0, err + here.err
+    there = running.finished()
+    assert there.status == 0 and here.status == 0, there.err + here.err
     timings = (home / "checkpoints" / "tiny" / "step" / "seed0" / "timings.jsonl").read_text().splitlines()
     assert len(timings) == 3

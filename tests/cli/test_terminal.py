@@ -213,6 +213,6 @@ def test_interrupt_wrapped_by_a_library_is_an_interrupt(lrbench, monkeypatch):
 
 def test_closed_pipe_is_no_error(home):
     done = subprocess.run(
-        ["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *command("tasks")], capture_output=True
+        ["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *command("suites")], capture_output=True
     )
     assert done.returncode == 0 and not done.stderr

@@ -32,7 +32,7 @@ def test_markers_and_descriptions_are_unique(tiny):
     assert len({arm.describe(tiny.schedule) for arm in ARMS.values()}) == len(ARMS)
 
 
-def test_new_record_adds_an_arm(place, control, monkeypatch):
+def test_new_record_adds_an_arm(place, control, monkeypatch, drawn):
     copy = replace(ARMS["hold"], name="again", description="`hold` again", comparison="`again` is `hold`")
     monkeypatch.setitem(ARMS, copy.name, copy)
     suite = load_suite("tiny.toml", ['arms=["step", "hold", "again"]', 'targets=["tiny-indoor"]', "seeds=[0]"])

@@ -1,8 +1,11 @@
 """Suites with more arms, and protocols for some arms alone, from the command line to the pages."""
 
 import json
+import shutil
 
 import pytest
+
+from tests.helpers import make_home, run_here
 
 ARMS = ["step", "hold", "early", "cosine", "raise"]
 CHANGES = [
@@ -15,11 +18,19 @@ CHANGES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workspace in which the suite was run; tests use copies."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = make_home(tmp_path_factory.mktemp("finished"), monkeypatch)
+        assert run_here(monkeypatch, "run", "tiny.toml", *CHANGES) == 0
+    return root
+
+
 @pytest.fixture
-def done(lrbench):
-    outcome = lrbench("run", "tiny.toml", *CHANGES)
-    assert outcome.status == 0, outcome.err
-    return outcome
+def done(home, finished):
+    """Copy the finished workspace into the test's."""
+    shutil.copytree(finished, home, dirs_exist_ok=True)
 
 
 def test_protocol_arms_limit_a_protocol_to_some_arms(lrbench, home, done):

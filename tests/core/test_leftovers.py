@@ -189,7 +189,7 @@ def test_writing_commands_remove_leftovers(lrbench, home, verb):
         "transfer": ["transfer", "--snapshot", "stage1", "--task", "missing"],
         "recommend": ["recommend", "--task", "missing"],
         "prepare": ["data", "prepare", "missing"],
-        "add": ["snapshots", "add", "missing.pth", "--architecture", "resnet10t"],
+        "add": ["snapshots", "add", "missing.pth", "--architecture", "test_resnet"],
     }[verb]
     assert lrbench(*arguments).status == 2
     assert [path for path in left if path.exists()] == []

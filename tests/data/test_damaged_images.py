@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 
 from lrbench.config import load_task
@@ -22,6 +22,7 @@ from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import centre_crop, resize
 from lrbench.data.prepare import prepare
 from tests import trees
+from tests.helpers import Forked
 
 TRANSFORM = EvaluationTransform(size=32, resize=32, interpolation="bilinear")
 PHOTOGRAPH = trees.image(0, 0, size=(320, 240))
@@ -176,51 +177,39 @@ def test_images_up_to_ratio_32_are_resized_whole():
     assert centre_crop(resize(image, TRANSFORM), 32).shape == (32, 32, 3)
 
 
-MEMORY = """
-import io, os
-from PIL import Image
-from lrbench.data.decode import decode
-from lrbench.data.examples import EvaluationTransform
-from lrbench.data.pixels import resize
-
-def most():
+def most_memory():
+    """The largest resident memory of this process so far, in MiB."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) >> 10
 
-def measure(mode, width, height, squash):
+
+def print_peak(mode, width, height, squash):
+    """Print by how much decoding and resizing one image raises the largest memory of this process."""
+    torch.set_num_threads(1)
     buffer = io.BytesIO()
     Image.new(mode, (width, height)).save(buffer, format="PNG", compress_level=1)
     content = buffer.getvalue()
-    before = most()
+    before = most_memory()
     transform = EvaluationTransform(size=224, resize=256, interpolation="bicubic", squash=squash)
     resize(decode(content, "x.png"), transform)
-    print(most() - before, flush=True)
-
-# A process for each, whose peak is its own.
-for case in CASES:
-    if child := os.fork():
-        os.waitpid(child, 0)
-    else:
-        measure(*case)
-        os._exit(0)
-"""
+    print(most_memory() - before, flush=True)
 
 
-def test_memory_is_bounded_for_extreme_sizes():
-    cases = [
+@pytest.mark.parametrize(
+    ("mode", "width", "height", "squash"),
+    [
         ("L", 200_000, 1, False),
         ("L", 1, 200_000, True),
         ("RGBA", 6_000, 6_000, False),
         ("I;16", 6_000, 6_000, False),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = MEMORY.replace("CASES", repr(cases))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    peaks = list(map(int, done.stdout.split()))
-    assert len(peaks) == len(cases), done.stderr
-    for (mode, width, height, _), peak in zip(cases, peaks, strict=True):
-        # Pillow uses up to four bytes per pixel, and the result three.
-        assert peak < 200 + 7.5 * width * height / (1 << 20), (mode, width, height)
+    ],
+)
+def test_memory_is_bounded_for_extreme_sizes(mode, width, height, squash):
+    # A process of its own, whose peak is its own.
+    done = Forked(print_peak, mode, width, height, squash).finished()
+    assert done.status == 0, done.err
+    # Pillow uses up to four bytes per pixel, and the result three.
+    assert int(done.out) < 200 + 7.5 * width * height / (1 << 20)
 
 
 @pytest.fixture
@@ -245,7 +234,7 @@ def test_verify_lists_damaged_images_and_fails(lrbench, mine, capfd):
 
 
 def test_transfer_refuses_damaged_images_or_is_partial(lrbench, mine):
-    transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
+    transfer = ("transfer", "--snapshot", "timm:test_resnet", "--protocol", "knn", "--task", "mine.toml", "--json")
     for caching in ((), ("--no-cache",)):
         refused = lrbench(*transfer, *caching)
         assert refused.status == 2 and "c1/2.jpg could not be read as an image: it is damaged" in refused.err

@@ -119,7 +119,7 @@ def test_verify_counts_images_with_an_orientation(lrbench, mine):
 
 
 def test_orientation_is_part_of_the_preprocessing(lrbench, mine):
-    transfer = ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task", "mine.toml", "--json")
+    transfer = ("transfer", "--snapshot", "timm:test_resnet", "--protocol", "knn", "--task", "mine.toml", "--json")
     mine("")
     refused = lrbench(*transfer)
     assert refused.status == 2 and "does not set `orientation`" in refused.err

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 
@@ -20,10 +18,12 @@ from lrbench.core.errors import FailureError, InterruptedWork
 from lrbench.data import pixel_cache, resized_images, shards
 from lrbench.data import prepare as module
 from lrbench.data.examples import EvaluationTransform, Split, TaskData
+from lrbench.data.layouts.file_images import FileImages
 from lrbench.data.loading import load_task_data
 from lrbench.data.pixels import StoredPixels, resize
 from lrbench.data.prepare import prepare
 from tests import trees
+from tests.helpers import Forked
 
 TRANSFORM = EvaluationTransform.of(Input(size=32, crop_fraction=0.875))
 MINE = 'name = "mine"\n\n[files]\nlayout = "folders"\nroot = "mine"\n'
@@ -202,44 +202,29 @@ def test_decoder_version_is_part_of_the_key(home, data):
     assert {"torch", "torchvision", "pillow", "arithmetic", "version"} <= set(about)
 
 
-PREPARES = """
-import os, time
-from pathlib import Path
-from lrbench.data.examples import EvaluationTransform
-from lrbench.data.layouts.file_images import FileImages
-from lrbench.data.loading import load_task_data
-from lrbench.data.prepare import prepare
-from lrbench.config import load_task
-from lrbench.config.suite import Input
+def prepare_slowly(home):
+    """Prepare a task, and note each image that is read."""
+    read = FileImages.read
 
-read = FileImages.read
+    def noted(self, index):
+        with open(home / "read", "a") as file:
+            file.write(f"{index}\n")
+        time.sleep(0.1)
+        return read(self, index)
 
-def counted(self, index):
-    with open("read", "a") as file:
-        file.write(f"{index}\\n")
-    time.sleep(0.1)
-    return read(self, index)
-
-FileImages.read = counted
-data = load_task_data(load_task("mine.toml"), [Path("data")])
-children = [os.fork()]
-if children[0]:
-    children.append(os.fork())
-if all(children):
-    for child in children:
-        os.waitpid(child, 0)
-else:
-    pixels = prepare(data, "train", EvaluationTransform.of(Input(size=32)), cache=Path("cache"), workers=1)
-    print(len(pixels), flush=True)
-    os._exit(0)
-"""
+    FileImages.read = noted
+    data = load_task_data(load_task("mine.toml"), [home / "data"])
+    print(len(prepare(data, "train", TRANSFORM, cache=home / "cache", workers=1)))
 
 
 def test_concurrent_processes_decode_once(home, data):
-    done = subprocess.run([sys.executable, "-c", PREPARES], cwd=home, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == [str(len(data.splits["train"]))] * 2, done.stderr
+    running = [Forked(prepare_slowly, home) for _ in range(2)]
+    count = len(data.splits["train"])
+    for process in running:
+        done = process.finished()
+        assert done.out == f"{count}\n", done.err
     read = sorted(map(int, (home / "read").read_text().split()))
-    assert read == list(range(len(data.splits["train"])))
+    assert read == list(range(count))
 
 
 @pytest.fixture

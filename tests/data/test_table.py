@@ -248,7 +248,7 @@ def test_table_given_as_list_is_reported(home):
 
 def test_table_can_be_transferred_to(lrbench, read, home):
     read()
-    done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "mine.toml", "--protocol", "knn", "--json")
+    done = lrbench("transfer", "--snapshot", "timm:test_resnet", "--task", "mine.toml", "--protocol", "knn", "--json")
     assert done.status == 0, done.err
     assert json.loads(done.out)["test_count"] == 4
     shown = lrbench("data", "verify", "mine.toml")

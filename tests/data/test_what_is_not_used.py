@@ -44,7 +44,7 @@ def test_images_next_to_class_folders_are_reported(home, lrbench, split):
     with pytest.raises(InputError) as refused:
         read(home)
     assert message in str(refused.value) and "--partial" in str(refused.value)
-    for command in (("data", "prepare"), ("transfer", "--snapshot", "timm:resnet10t", "--protocol", "knn", "--task")):
+    for command in (("data", "prepare"), ("transfer", "--snapshot", "timm:test_resnet", "--protocol", "knn", "--task")):
         done = lrbench(*command, "mine.toml", "--data-root", home)
         assert done.status == 2 and message in done.err
     verified = lrbench("data", "verify", "mine.toml", "--data-root", home)

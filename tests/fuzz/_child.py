@@ -1,4 +1,4 @@
-"""The child process of the fuzz harness: imports one target and tries mutations of its input, one after the other."""
+"""The child process of the fuzz harness: imports targets and tries mutations of their inputs, one after the other."""
 
 import contextlib
 import ctypes
@@ -160,9 +160,9 @@ def _keep(save: str | None, target: Target, seed: int, name: str, content: bytes
 
 def serve(request: dict[str, Any], pipe: int) -> None:
     """Try the mutations of a request; write a message before and after each."""
-    targets = {target.name: target for target in load_module(request["module"])}
     for name, trials in itertools.groupby(request["trials"], key=lambda trial: trial[0]):
-        if not _serve_target(targets[name], [seed for _, seed in trials], request, pipe):
+        (target,) = [target for target in load_module(request["targets"][name]) if target.name == name]
+        if not _serve_target(target, [seed for _, seed in trials], request, pipe):
             return
 
 

@@ -126,13 +126,12 @@ def discover() -> dict[str, str]:
 
 
 def fuzz(
-    module: str, names: Sequence[str], seeds: Sequence[int], *, limits: Limits = Limits(), save: Path | None = None
+    targets: dict[str, str], seeds: Sequence[int], *, limits: Limits = Limits(), save: Path | None = None
 ) -> list[Report]:
     """Try one mutation a seed of each of several targets, one after the other in one child as long as that lives.
 
     Args:
-        module: The module that exports the targets.
-        names: The targets.
+        targets: Names of the targets, and the module of each.
         seeds: The mutations.
         limits: What one mutation may take.
         save: Folder that receives the input of each failing mutation; None to keep none.
@@ -140,10 +139,10 @@ def fuzz(
     Returns:
         A report for each target.
     """
-    reports = {name: Report(target=name) for name in names}
-    remaining = [(name, seed) for name in names for seed in seeds]
+    reports = {name: Report(target=name) for name in targets}
+    remaining = [(name, seed) for name in targets for seed in seeds]
     while remaining:
-        tried = _run_child(module, remaining, reports, limits, save)
+        tried = _run_child(targets, remaining, reports, limits, save)
         remaining = [(name, seed) for name, seed in remaining[tried:] if not reports[name].counts["broken"]]
     return list(reports.values())
 
@@ -169,7 +168,7 @@ def fuzz_all(
                 name, module = work.get_nowait()
             except queue.Empty:
                 return
-            (reports[name],) = fuzz(module, [name], seeds, limits=limits, save=save)
+            (reports[name],) = fuzz({name: module}, seeds, limits=limits, save=save)
             finished(reports[name])
 
     threads = [threading.Thread(target=serve) for _ in range(jobs)]
@@ -181,7 +180,11 @@ def fuzz_all(
 
 
 def _run_child(
-    module: str, trials: list[tuple[str, int]], reports: dict[str, Report], limits: Limits, save: Path | None
+    targets: dict[str, str],
+    trials: list[tuple[str, int]],
+    reports: dict[str, Report],
+    limits: Limits,
+    save: Path | None,
 ) -> int:
     """Have a new child try targets and seeds until it dies, is killed, or is done; returns how many were begun."""
     with tempfile.TemporaryDirectory(prefix="lrbench-fuzz-") as scratch:
@@ -198,7 +201,7 @@ def _run_child(
         }
         environment.pop("LRBENCH_DEBUG", None)
         request = {
-            "module": module,
+            "targets": targets,
             "trials": trials,
             "memory": limits.memory,
             "save": save and str(save.absolute()),

@@ -81,7 +81,6 @@ def prepare_imports() -> None:
     import pyarrow.parquet  # noqa: F401
     import scipy.stats  # noqa: F401
     import sklearn.linear_model  # noqa: F401
-    import statsmodels.api  # noqa: F401
     import timm  # noqa: F401
 
     import lrbench.cli.app
@@ -402,15 +401,15 @@ def campaign(count: int, verbs: list[str], kinds: list[str], seed: int, folder: 
     return failed.total()
 
 
-def main() -> int:
-    """Run the command line; returns the exit status."""
+def main(options: list[str] | None = None) -> None:
+    """Run the command line, or other options, and exit with status 1 if a chain fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000, help="signals sent; those that come too late count, too")
     parser.add_argument("--verb", choices=COMMANDS, nargs="*", action="extend", help="by default all")
     parser.add_argument("--signal", choices=SIGNALS, nargs="*", action="extend", help="by default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="folder that receives the workspaces of failing chains")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
     for name in ("LRBENCH_DATA", "LRBENCH_DEBUG"):
         os.environ.pop(name, None)
@@ -424,8 +423,8 @@ def main() -> int:
             Path(folder),
             arguments.save,
         )
-    return 1 if failed else 0
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -42,7 +42,7 @@ def test_each_outcome_is_counted_for_its_seeds(name, outcome):
     assert 0 < len(bad) < len(SEEDS)
     # Only what spins or waits gets little time: on a busy machine anything may take as long.
     cpu, wall = (0.3 if name == "spins" else 10.0), (1.5 if name == "waits" else 60.0)
-    (report,) = fuzz(FAULTY, [name], SEEDS, limits=Limits(cpu_seconds=cpu, wall_seconds=wall, memory=128 << 20))
+    (report,) = fuzz({name: FAULTY}, SEEDS, limits=Limits(cpu_seconds=cpu, wall_seconds=wall, memory=128 << 20))
     expected = {outcome: len(bad), "same": len(SEEDS) - len(bad)} if outcome != "same" else {"same": len(SEEDS)}
     assert report.counts == expected
     assert [failure.seed for failure in report.failures] == (bad if outcome in FAILURES else [])
@@ -50,19 +50,19 @@ def test_each_outcome_is_counted_for_its_seeds(name, outcome):
 
 @pytest.mark.parametrize("name", ["broken", "differs"])
 def test_a_target_that_fails_unmutated_is_broken(name):
-    report, other = fuzz(FAULTY, [name, "refuses"], SEEDS)
+    report, other = fuzz(dict.fromkeys([name, "refuses"], FAULTY), SEEDS)
     assert report.counts == {"broken": 1}
     assert other.counts.total() == len(SEEDS)
 
 
 def test_the_input_of_a_failing_mutation_is_saved(tmp_path):
-    (report,) = fuzz(FAULTY, ["crashes"], SEEDS, save=tmp_path)
+    (report,) = fuzz({"crashes": FAULTY}, SEEDS, save=tmp_path)
     saved = {path.parent.name: path.read_bytes() for path in tmp_path.glob("*/file")}
     assert saved == {f"crashes-{failure.seed}": BAD for failure in report.failures}
 
 
 def test_targets_after_one_that_crashes_are_tried():
-    crashes, changes = fuzz(FAULTY, ["crashes", "changes"], SEEDS)
+    crashes, changes = fuzz(dict.fromkeys(["crashes", "changes"], FAULTY), SEEDS)
     assert crashes.counts["crash"] == len(crashes.failures) > 0
     assert [report.counts.total() for report in (crashes, changes)] == [len(SEEDS)] * 2
     assert changes.counts["changed"] > 0

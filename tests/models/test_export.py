@@ -94,7 +94,7 @@ def test_card_shows_results_on_shipped_tasks(lrbench, snapshot, home, tiny):
     assert "75.00 [59.81, 85.81]" in card and "tiny-objects" not in card
 
 
-@pytest.mark.parametrize(("architecture", "has_batchnorm"), [("resnet10t", True), ("vit_tiny_patch16_224", False)])
+@pytest.mark.parametrize(("architecture", "has_batchnorm"), [("test_resnet", True), ("vit_tiny_patch16_224", False)])
 def test_card_of_foreign_weights_states_only_what_is_known(lrbench, home, architecture, has_batchnorm):
     torch.save(create_model(architecture, {}, classes=7).state_dict(), home / "mine.pth")
     assert lrbench("snapshots", "add", "mine.pth", "--architecture", architecture).status == 0

@@ -1,6 +1,7 @@
 """Import of foreign weights."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.models.helpers import save_and_add
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped"])
 def test_foreign_weights_are_imported(lrbench, home, kind):
-    weights = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    weights = create_model("test_resnet", {}, classes=7, seed=3).state_dict()
     path = home / f"mine.{'safetensors' if kind == 'safetensors' else 'pth'}"
     if kind == "safetensors":
         save_file(weights, path)
@@ -27,7 +28,7 @@ def test_foreign_weights_are_imported(lrbench, home, kind):
         torch.save(weights, path)
     else:
         torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 3}, path)
-    added = lrbench("snapshots", "add", path, "--architecture", "resnet10t")
+    added = lrbench("snapshots", "add", path, "--architecture", "test_resnet")
     assert added.status == 0, added.err
     loaded = load_snapshot(resolve_reference(added.out.strip(), Workspace.current()))
     assert loaded.metadata.classes == 7 and loaded.batchnorm == "raw"
@@ -35,24 +36,24 @@ def test_foreign_weights_are_imported(lrbench, home, kind):
 
 
 def test_foreign_snapshot_is_suggested_without_a_suite(lrbench, home):
-    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "mine.pth")
-    assert lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t").status == 0
+    torch.save(create_model("test_resnet", {}, classes=7).state_dict(), home / "mine.pth")
+    assert lrbench("snapshots", "add", "mine.pth", "--architecture", "test_resnet").status == 0
     refused = lrbench("recommend", "--task", "tiny-objects")
     assert refused.status == 2 and "belong to no suite: foreign/mine, a .safetensors path" in refused.err
     # A name that is taken hides no other fault.
     assert "resnet11t" in lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet11t").err
-    added = lrbench("snapshots", "add", "mine.pth", "--architecture", "resnet10t")
+    added = lrbench("snapshots", "add", "mine.pth", "--architecture", "test_resnet")
     assert added.status == 2 and "or delete that file first" in added.err
 
 
 def test_prefix_and_without_select_a_part(lrbench, home):
     """As MoCo leaves them: two encoders under their own words, with a head that is no classifier."""
-    network = create_model("resnet10t", {}, classes=0, seed=3).state_dict()
+    network = create_model("test_resnet", {}, classes=0, seed=3).state_dict()
     head = {"fc.0.weight": torch.ones(4, 512), "fc.0.bias": torch.ones(4)}
     whole = network | head
     content = {f"module.{part}.{name}": tensor for part in ("encoder_q", "encoder_k") for name, tensor in whole.items()}
     torch.save({"state_dict": content | {"module.queue": torch.zeros(3)}}, home / "moco.pth")
-    command = ("snapshots", "add", "moco.pth", "--architecture", "resnet10t")
+    command = ("snapshots", "add", "moco.pth", "--architecture", "test_resnet")
     refused = lrbench(*command)
     assert refused.status == 2
     assert "Several parts of the file fit; choose one" in refused.err
@@ -137,9 +138,9 @@ def test_input_option_sets_the_input(lrbench, home):
 
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
 def test_import_stays_in_its_folder(lrbench, home, name):
-    torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / "good.pth")
+    torch.save(create_model("test_resnet", {}, classes=7).state_dict(), home / "good.pth")
     before = sorted(home.rglob("*.safetensors"))
-    refused = lrbench("snapshots", "add", "good.pth", "--architecture", "resnet10t", f"--name={name}")
+    refused = lrbench("snapshots", "add", "good.pth", "--architecture", "test_resnet", f"--name={name}")
     message = "cannot be a snapshot's name" if name else "--name is empty"
     assert refused.status == 2 and message in refused.err
     assert sorted(home.rglob("*.safetensors")) == before
@@ -147,23 +148,23 @@ def test_import_stays_in_its_folder(lrbench, home, name):
 
 def test_mismatches_of_another_network_are_listed(lrbench, home):
     torch.save(create_model("resnet14t", {}, classes=7).state_dict(), home / "other.pth")
-    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
+    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "test_resnet")
     assert refused.status == 2 and "is not a part of it" in refused.err
     # Everything that does not fit, line by line, and not its beginning alone.
-    network, theirs = (create_model(name, {}, classes=7).state_dict() for name in ("resnet10t", "resnet14t"))
+    network, theirs = (create_model(name, {}, classes=7).state_dict() for name in ("test_resnet", "resnet14t"))
     assert "--architecture" in refused.err and "pretrain" not in refused.err
     listed = refused.out.splitlines()
     assert {line.split()[0] for line in listed} >= {name for name in theirs if name not in network} and len(listed) > 40
     assert not list((home / "checkpoints").rglob("*.safetensors"))
     # What the message holds is not told twice.
-    tensors = create_model("resnet10t", {}, classes=7).state_dict()
+    tensors = create_model("test_resnet", {}, classes=7).state_dict()
     torch.save({name: tensor for name, tensor in tensors.items() if name != "fc.weight"}, home / "other.pth")
-    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "resnet10t")
+    refused = lrbench("snapshots", "add", "other.pth", "--architecture", "test_resnet")
     assert refused.status == 2 and "fc.weight is missing" in refused.err and not refused.out
 
 
 def test_advice_names_extra_tensors_and_keeps_the_classifier(lrbench, home):
-    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    network = create_model("test_resnet", {}, classes=7, seed=3).state_dict()
     lightning = {f"model.{name}": tensor for name, tensor in network.items()}
     refused = save_and_add(lrbench, home, {"state_dict": lightning | {"loss.centre": torch.ones(3)}})
     assert "fits: --prefix model." in refused.err and "--without" not in refused.err
@@ -204,7 +205,7 @@ def test_unsupported_tensors_are_refused(lrbench, home, content, message):
 
 
 def test_values_outside_the_networks_type_are_refused(lrbench, home):
-    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    weights = create_model("test_resnet", {}, classes=7).state_dict()
     first = next(iter(weights))
     refused = save_and_add(
         lrbench, home, weights | {first: torch.full_like(weights[first], 1e300, dtype=torch.float64)}
@@ -221,19 +222,19 @@ def test_next_command_can_be_typed(lrbench, home, monkeypatch):
     root = home / "a place"
     monkeypatch.setenv("LRBENCH_HOME", str(root))
     for name in ("one", "two"):
-        torch.save(create_model("resnet10t", {}, classes=7).state_dict(), home / f"{name}.pth")
-    added = lrbench("snapshots", "add", "one.pth", "--architecture", "resnet10t")
+        torch.save(create_model("test_resnet", {}, classes=7).state_dict(), home / f"{name}.pth")
+    added = lrbench("snapshots", "add", "one.pth", "--architecture", "test_resnet")
     assert "`lrbench transfer --snapshot foreign/one --task TASK`" in added.err
-    added = lrbench("snapshots", "add", "two.pth", "one.pth", "--architecture", "resnet10t")
+    added = lrbench("snapshots", "add", "two.pth", "one.pth", "--architecture", "test_resnet")
     (root / "checkpoints" / "foreign" / "one.safetensors").unlink()
     (root / "checkpoints" / "foreign" / "two.safetensors").unlink()
-    added = lrbench("snapshots", "add", "two.pth", "one.pth", "--architecture", "resnet10t")
+    added = lrbench("snapshots", "add", "two.pth", "one.pth", "--architecture", "test_resnet")
     assert f"--snapshots '{root}/checkpoints/foreign' --task TASK`" in added.err
 
 
 def test_input_is_tried_before_the_import(lrbench, home):
-    torch.save(create_model("resnet10t", {"in_chans": 1}, classes=3).state_dict(), home / "grey.pth")
-    refused = lrbench("snapshots", "add", "grey.pth", "--architecture", "resnet10t", "--argument", "in_chans=1")
+    torch.save(create_model("test_resnet", {"in_chans": 1}, classes=3).state_dict(), home / "grey.pth")
+    refused = lrbench("snapshots", "add", "grey.pth", "--architecture", "test_resnet", "--argument", "in_chans=1")
     assert refused.status == 2 and "3 channels" in refused.err and "Correct --argument." in refused.err
     torch.save(create_model("vit_tiny_patch16_224", {"depth": 1}, classes=3).state_dict(), home / "vit.pth")
     command = ("snapshots", "add", "vit.pth", "--architecture", "vit_tiny_patch16_224", "--argument", "depth=1")
@@ -249,7 +250,7 @@ def test_snapshot_is_named_after_its_file():
 
 
 def test_name_of_statistics_is_refused(lrbench, home):
-    network, other = (create_model("resnet10t", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
+    network, other = (create_model("test_resnet", {}, classes=7, seed=seed).state_dict() for seed in (1, 2))
     assert save_and_add(lrbench, home, network, name="r").status == 0
     for name in ("r.bn", "r.BN"):
         refused = save_and_add(lrbench, home, other, name=name)
@@ -271,7 +272,7 @@ def test_name_of_statistics_is_refused(lrbench, home):
 
 
 def test_weights_without_batch_counts_are_imported(lrbench, home):
-    network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
+    network = create_model("test_resnet", {}, classes=7, seed=3).state_dict()
     old = {name: tensor for name, tensor in network.items() if "num_batches" not in name}
     added = save_and_add(lrbench, home, old, name="old")
     assert added.status == 0, added.err
@@ -294,11 +295,8 @@ def test_weights_without_batch_counts_are_imported(lrbench, home):
 
 def test_assumed_input_is_reported(lrbench, home):
     network = create_model("resnet10t", {}, classes=7, seed=3).state_dict()
-    message = [
-        line
-        for line in save_and_add(lrbench, home, network, name="a").err.splitlines()
-        if line.startswith("input assumed")
-    ]
+    save = partial(save_and_add, lrbench, home, network, architecture="resnet10t")
+    message = [line for line in save(name="a").err.splitlines() if line.startswith("input assumed")]
     assert (
         len(message) == 1
         and "from timm's configuration of resnet10t: size=176, crop_fraction=0.875, interpolation=bicubic" in message[0]
@@ -308,12 +306,12 @@ def test_assumed_input_is_reported(lrbench, home):
         and "--input 'mean=" in message[0]
     )
     some = ("--input", "mean=[0.5, 0.5, 0.5]", "--input", "size=64")
-    half = save_and_add(lrbench, home, network, *some, name="b").err
+    half = save(*some, name="b").err
     assert "resnet10t: crop_fraction=0.875, interpolation=bicubic, std=[0.229, 0.224, 0.225], crop_mode=center;" in half
     rest = ("crop_fraction=1.0", "interpolation=bilinear", "std=[0.5, 0.5, 0.5]", "crop_mode=center")
     every = (*some, *(word for option in rest for word in ("--input", option)))
-    assert "input assumed" not in save_and_add(lrbench, home, network, *every, name="c").err
-    record = json.loads(save_and_add(lrbench, home, network, *some, "--json", name="d").out)
+    assert "input assumed" not in save(*every, name="c").err
+    record = json.loads(save(*some, "--json", name="d").out)
     assert record["snapshot"] == "foreign/d" and record["input"]["mean"] == [0.5] * 3 and record["input"]["size"] == 64
     assert record["input_assumed"] == ["crop_fraction", "interpolation", "std", "crop_mode"]
     torch.save(network, home / "e.pth")

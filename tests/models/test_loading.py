@@ -97,4 +97,4 @@ def test_other_architecture_is_refused_with_differences(snapshot):
 
 
 def test_arguments_that_load_no_weights_are_accepted():
-    create_model("resnet10t", {"pretrained": False, "checkpoint_path": "", "cache_dir": None}, classes=3)
+    create_model("test_resnet", {"pretrained": False, "checkpoint_path": "", "cache_dir": None}, classes=3)

@@ -1,10 +1,7 @@
 """Pretrained networks of timm and the Hub."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from lrbench.core.errors import InputError
@@ -40,42 +37,29 @@ def test_hub_configuration_is_checked_before_weights_are_fetched(home, monkeypat
 
 
 def test_timm_model_without_a_tag_has_fixed_random_weights(home):
-    one, two = (load_snapshot(resolve_reference("timm:resnet10t", Workspace.current())) for _ in range(2))
+    one, two = (load_snapshot(resolve_reference("timm:test_resnet", Workspace.current())) for _ in range(2))
     assert one.random and one.batchnorm == "raw" and one.sha256 == two.sha256
 
 
-def test_offline_weights_come_from_the_cache_or_fail_at_once(home):
-    folder = home / "hub" / "hub" / "models--timm--resnet10t.c3_in1k"
-    place = {
-        **os.environ,
-        "HF_HOME": str(home / "hub"),
-        "HF_ENDPOINT": "https://nowhere.invalid",
-        "LRBENCH_HOME": str(home),
-    }
+def test_offline_weights_come_from_the_cache_or_fail_at_once(home, lrbench, monkeypatch):
+    cache = home / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        place.pop(name, None)
-        place.pop(name.lower(), None)
-    command = (
-        sys.executable,
-        "-m",
-        "lrbench",
-        "transfer",
-        "--snapshot",
-        "timm:resnet10t.c3_in1k",
-        "--task",
-        "tiny-objects",
-    )
-    call = {"env": place, "cwd": home, "capture_output": True, "text": True}
-    missing = subprocess.run([*command, "--protocol", "knn"], **call)
-    assert missing.returncode == 2 and "could not be fetched or loaded" in missing.stderr
-    assert "Retrying" not in missing.stderr and len(missing.stderr.splitlines()) == 1
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    arguments = ("transfer", "--snapshot", "timm:test_resnet.r160_in1k", "--task", "tiny-objects", "--protocol", "knn")
+    missing = lrbench(*arguments)
+    assert missing.status == 2 and "could not be fetched or loaded" in missing.err
+    assert "Retrying" not in missing.err and len(missing.err.splitlines()) == 1
+    folder = cache / "models--timm--test_resnet.r160_in1k"
     weights = folder / "snapshots" / "0123abc" / "model.safetensors"
     weights.parent.mkdir(parents=True)
-    save_file(create_model("resnet10t", {}, classes=1000, seed=1).state_dict(), weights)
+    save_file(create_model("test_resnet", {}, classes=1000, seed=1).state_dict(), weights)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0123abc")
-    cached = subprocess.run([*command, "--protocol", "knn"], **call)
-    assert cached.returncode == 0 and "Retrying" not in cached.stderr, cached.stderr
+    cached = lrbench(*arguments)
+    assert cached.status == 0 and "Retrying" not in cached.err, cached.err
 
 
 def test_unknown_model_or_tag_gets_a_suggestion(home):
@@ -91,12 +75,10 @@ def test_timm_that_unpickles_fetches_nothing(monkeypatch, home):
     monkeypatch.setattr(timm.models, "load_state_dict", lambda file, weights_only=False: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("it was fetched"))
     with pytest.raises(InputError, match=r"unpickles what it downloads\. Update timm"):
-        load_snapshot(resolve_reference("timm:resnet10t.c3_in1k", Workspace.current()))
+        load_snapshot(resolve_reference("timm:test_resnet.r160_in1k", Workspace.current()))
 
 
 def test_offline_setting_of_the_hub_is_restored(monkeypatch):
-    from huggingface_hub import constants
-
     from lrbench.models import published
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -12,11 +12,11 @@ from tests.store.helpers import write_tensors
 
 
 def test_negative_variance_is_refused(lrbench, home, snapshot):
-    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    weights = create_model("test_resnet", {}, classes=7).state_dict()
     name = next(name for name in weights if name.endswith("running_var"))
     weights[name][0] = -1.0
     torch.save(weights, home / "negative.pth")
-    refused = lrbench("snapshots", "add", "negative.pth", "--architecture", "resnet10t")
+    refused = lrbench("snapshots", "add", "negative.pth", "--architecture", "test_resnet")
     assert refused.status == 2 and f"a negative variance in {name}" in refused.err
     tensors = load_file(snapshot)
     name = next(name for name in tensors if name.endswith("running_var"))
@@ -93,10 +93,10 @@ def test_verify_finds_values_that_are_not_finite(lrbench, snapshot):
 
 
 def test_weights_that_are_not_finite_are_refused(lrbench, home, snapshot):
-    weights = create_model("resnet10t", {}, classes=7).state_dict()
+    weights = create_model("test_resnet", {}, classes=7).state_dict()
     weights["fc.bias"][0] = float("nan")
     torch.save(weights, home / "nan.pth")
-    refused = lrbench("snapshots", "add", "nan.pth", "--architecture", "resnet10t")
+    refused = lrbench("snapshots", "add", "nan.pth", "--architecture", "test_resnet")
     assert refused.status == 2 and "fc.bias that are not finite" in refused.err
     tensors = load_file(snapshot)
     tensors["conv1.0.weight"][:] = float("inf")

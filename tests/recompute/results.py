@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
+import pyarrow.parquet as parquet
 
 from tests.recompute.formulas import (
     Array,
@@ -362,8 +363,8 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*.parquet")):
         record = json.loads(path.with_suffix(".json").read_text())
         snapshot, task = record["snapshot"], record["task"]
-        predictions = pandas.read_parquet(path, columns=["label", "prediction"])
-        labels = predictions.label.to_numpy()
+        predictions = parquet.read_table(path, columns=["label", "prediction"], use_threads=False)
+        labels, predicted = (column.to_numpy() for column in predictions.columns)
         settings = (
             record.get("settings"),
             record["preprocessing"],
@@ -384,7 +385,7 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
             "transfer_seed": record["seed"],
             "partial": record["partial"],
             "computed": record.get("computed"),
-            "conditions": json.dumps([settings, task["fingerprint"], labels.tolist()], sort_keys=True),
+            "conditions": json.dumps([settings, task["fingerprint"], labels.tobytes().hex()], sort_keys=True),
             "labels": labels,
-            "correct": (predictions.prediction.to_numpy() == labels).astype(float),
+            "correct": (predicted == labels).astype(float),
         }

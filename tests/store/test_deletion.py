@@ -63,7 +63,7 @@ def test_nothing_is_removed_without_confirmation(lrbench, trained, monkeypatch):
         ("elsewhere.safetensors", "is not a snapshot in"),
         ("checkpoints/tiny/step/seed0/stage1.bn.safetensors", "is not a snapshot in"),
         ("checkpoints/../elsewhere.safetensors", "is not a snapshot in"),
-        ("timm:resnet10t", "is not a file that lrbench stores"),
+        ("timm:test_resnet", "is not a file that lrbench stores"),
         ("hold/stage3", "there is no snapshot"),
         ("checkpoints/tiny/step/seed0", "is not a snapshot reference"),
     ],

@@ -83,7 +83,7 @@ def computed(home, study, place, lrbench):
     return loaded
 
 
-def test_study_decides_and_writes_its_page(lrbench, home, study, computed, place):
+def test_study_decides_and_writes_its_page(lrbench, home, study, computed, place, drawn):
     done = lrbench("study", study, "--json")
     assert done.status == 0, done.err
     page = (home / "leaderboard" / "studies" / "small.md").read_text()

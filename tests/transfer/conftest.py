@@ -1,16 +1,13 @@
 """Fixtures of the tests of transfer."""
 
+from collections.abc import Callable
+
 import pytest
 
-from lrbench.config.schedule import SnapshotKey
-from lrbench.core.control import Control
-from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.references import SuiteSnapshot
-from tests.transfer.helpers import KEY
 
 
 @pytest.fixture
-def reference(tiny, place):
-    for stage in (0, 1):
-        make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
-    return SuiteSnapshot(suite=tiny, key=KEY, checkpoints=place.workspace.checkpoints)
+def reference(make_reference: Callable[[int], SuiteSnapshot]) -> SuiteSnapshot:
+    """The snapshot of the tiny suite at the end of its first stage."""
+    return make_reference(1)

@@ -188,8 +188,8 @@ def test_every_snapshot_of_a_folder_is_transferred(lrbench, pretrain_tiny, home)
 def folder_of_three(lrbench, home):
     """The command for a folder of snapshots, the second of which is damaged."""
     for seed, name in enumerate(("a", "b", "c")):
-        torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"{name}.pth")
-    assert lrbench("snapshots", "add", "a.pth", "b.pth", "c.pth", "--architecture", "resnet10t").status == 0
+        torch.save(create_model("test_resnet", {}, classes=4, seed=seed).state_dict(), home / f"{name}.pth")
+    assert lrbench("snapshots", "add", "a.pth", "b.pth", "c.pth", "--architecture", "test_resnet").status == 0
     folder = home / "checkpoints" / "foreign"
     (folder / "b.safetensors").write_bytes(b"no tensors")
     return ("transfer", "--snapshot", str(folder), "--task", "tiny-objects", "--protocol", "knn")
@@ -230,7 +230,7 @@ def test_stop_ends_a_folder_and_prints_finished_results(lrbench, home, monkeypat
 
 def test_pretrained_weights_are_computed_once(lrbench, home):
     for expected in (0, 1):
-        done = lrbench("transfer", "--snapshot", "timm:resnet10t", "--task", "tiny-objects", "--protocol", "knn")
+        done = lrbench("transfer", "--snapshot", "timm:test_resnet", "--task", "tiny-objects", "--protocol", "knn")
         assert done.status == 0 and done.err.count("nothing was computed") == expected
 
 
@@ -299,5 +299,5 @@ def test_strided_convolution_gets_contiguous_input_on_cpu():
     assert not images.is_contiguous() and order(model[0], (images,))[0].is_contiguous()
     assert model[0].weight.stride() == (3, 1, 1, 1)
     model(images).sum().backward()
-    usual = to_device(create_model("resnet10t", {}, classes=2), torch.device("cpu"))
+    usual = to_device(create_model("test_resnet", {}, classes=2), torch.device("cpu"))
     assert not any(module._forward_pre_hooks for module in usual.modules())

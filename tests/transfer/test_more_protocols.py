@@ -13,10 +13,9 @@ from lrbench.core.control import Control
 from lrbench.core.errors import InputError
 from lrbench.core.files import sha256_file
 from lrbench.jobs.plan import make_plan
-from lrbench.pretraining.segments import make_snapshot
 from lrbench.store.cells import Cell, CellStatus, TransferSettings, status_before_loading
 from lrbench.store.measures import FEATURES, curve_of, measures_of
-from lrbench.store.references import PretrainedWeights, SuiteSnapshot, resolve_partner
+from lrbench.store.references import PretrainedWeights, resolve_partner
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import snapshot_path
 from lrbench.store.suites import write_effective
@@ -207,11 +206,8 @@ def test_effective_rank_of_collapsed_features_is_exact():
 
 
 @pytest.fixture
-def reference(tiny, place):
-    for stage in (0, 1, 2):
-        make_snapshot(tiny, SnapshotKey(arm="step", seed=0, stage=stage), place, Control())
-    key = SnapshotKey(arm="step", seed=0, stage=2)
-    return SuiteSnapshot(suite=tiny, key=key, checkpoints=place.workspace.checkpoints)
+def reference(make_reference):
+    return make_reference(2)
 
 
 @pytest.mark.parametrize("protocol", ["fewshot", "concat", "depth", "logme", "representation"])
@@ -270,10 +266,10 @@ def test_missing_partner_is_reported_before_images_are_read(lrbench, reference, 
 
 def test_foreign_snapshot_needs_a_full_partner_name(place):
     with pytest.raises(InputError, match=r"belongs to no suite.*--set concat\.partner=timm:"):
-        resolve_partner(PretrainedWeights(source="timm", name="resnet10t"), "step/stage1", place.workspace)
+        resolve_partner(PretrainedWeights(source="timm", name="test_resnet"), "step/stage1", place.workspace)
 
 
-def test_suite_with_every_protocol_runs(lrbench, home, tiny):
+def test_suite_with_every_protocol_runs(lrbench, home, tiny, drawn):
     protocols = ["probe", "fewshot", "concat", "depth", "logme", "representation"]
     changed = tiny.model_copy(update={"protocols": tuple(protocols)})
     from lrbench.core.workspace import Place, Workspace

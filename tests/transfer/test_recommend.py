@@ -67,10 +67,10 @@ def test_random_weights_cannot_be_recommended(lrbench, home):
         for number in range(12):
             trees.save(home / "data" / "mine" / f"c{label}" / f"{number}.png", trees.image(label, number), "PNG")
     (home / "my.toml").write_text('name = "mine"\n[files]\nlayout = "folders"\nroot = "mine"\n')
-    random = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t")
-    assert random.status == 2 and "1 of 1 snapshots failed. timm:resnet10t: its weights are random" in random.err
-    both = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:resnet10t", "--snapshots", "timm:resnet14t")
-    assert both.err.count("its weights are random") == 1 and "timm:resnet10t, timm:resnet14t: its weights" in both.err
+    random = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:test_resnet")
+    assert random.status == 2 and "1 of 1 snapshots failed. timm:test_resnet: its weights are random" in random.err
+    both = lrbench("recommend", "--task", "my.toml", "--snapshots", "timm:test_resnet", "--snapshots", "timm:resnet14t")
+    assert both.err.count("its weights are random") == 1 and "timm:test_resnet, timm:resnet14t: its weights" in both.err
     empty = home / "nothing"
     empty.mkdir()
     wrong = lrbench("recommend", "--task", "my.toml", "--snapshots", empty)
@@ -100,10 +100,10 @@ def test_copies_of_a_snapshot_are_compared_once(lrbench, home):
     from lrbench.models.networks import create_model
 
     for seed, names in ((1, ("a", "copy-of-a", "again-a")), (2, ("b",))):
-        weights = create_model("resnet10t", {}, classes=4, seed=seed).state_dict()
+        weights = create_model("test_resnet", {}, classes=4, seed=seed).state_dict()
         for name in names:
             torch.save(weights, home / f"{name}.pth")
-            assert lrbench("snapshots", "add", f"{name}.pth", "--architecture", "resnet10t").status == 0
+            assert lrbench("snapshots", "add", f"{name}.pth", "--architecture", "test_resnet").status == 0
     command = ("recommend", "--task", "tiny-objects", "--snapshots", "checkpoints/foreign", "--top", "2")
     done = lrbench(*command, "--json")
     # A network is computed and counted once, under its first name.
@@ -158,8 +158,8 @@ def test_failed_probe_is_replaced_by_the_next(lrbench, home, monkeypatch):
     from lrbench.transfer.cell import Transfer
 
     for seed in (1, 2, 3):
-        torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"r{seed}.pth")
-    assert lrbench("snapshots", "add", "r1.pth", "r2.pth", "r3.pth", "--architecture", "resnet10t").status == 0
+        torch.save(create_model("test_resnet", {}, classes=4, seed=seed).state_dict(), home / f"r{seed}.pth")
+    assert lrbench("snapshots", "add", "r1.pth", "r2.pth", "r3.pth", "--architecture", "test_resnet").status == 0
     run, probes = Transfer.run, []
 
     def failing_at_first(self, cell, **options):
@@ -184,8 +184,8 @@ def taken_in(lrbench, home):
     from lrbench.models.networks import create_model
 
     for seed in (1, 2):
-        torch.save(create_model("resnet10t", {}, classes=4, seed=seed).state_dict(), home / f"r{seed}.pth")
-    add = ("snapshots", "add", "r1.pth", "r2.pth", "--architecture", "resnet10t", "--input", "size=32")
+        torch.save(create_model("test_resnet", {}, classes=4, seed=seed).state_dict(), home / f"r{seed}.pth")
+    add = ("snapshots", "add", "r1.pth", "r2.pth", "--architecture", "test_resnet", "--input", "size=32")
     assert lrbench(*add).status == 0
 
 

@@ -61,7 +61,7 @@ def test_table_is_sorted_by_cost(lrbench, networks):
         assert "has the largest LogME" in shown and "which is not an accuracy" in shown
 
 
-def test_report_is_written_next_to_the_output(lrbench, home, networks):
+def test_report_is_written_next_to_the_output(lrbench, home, networks, drawn):
     done = lrbench("recommend", *networks, "--by", "logme", "--report", "out", "--figures", "pdf")
     assert done.status == 2 and "wrote out/report.md, report.html" in done.err
     page = (home / "out" / "report.html").read_text()

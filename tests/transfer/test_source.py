@@ -12,13 +12,12 @@ from lrbench.config.schedule import snapshot_keys
 from lrbench.core.errors import InputError
 from lrbench.data.loading import load_task_data
 from lrbench.jobs.plan import make_plan
-from lrbench.leaderboard.figures import Figure
 from lrbench.leaderboard.gathering import gather
 from lrbench.store.cells import TransferSettings, cell_path, cell_status, source_cell
 from lrbench.store.references import SuiteSnapshot
 from lrbench.store.results import read_result
 from lrbench.store.snapshots import identity, read_metadata, snapshot_path
-from tests.helpers import make_home, run_process
+from tests.helpers import make_home, run_here
 from tests.leaderboard.fake import put, put_source, rewrite
 
 ONE = ["--set", "seeds=[0]", "--set", 'protocols=["knn"]', "--set", 'targets=["tiny-objects"]', "--workers", "1"]
@@ -30,19 +29,13 @@ def suite(home):
     return load_suite("tiny.toml", [value for value in ONE if "=" in value])
 
 
-@pytest.fixture(autouse=True)
-def _no_drawings(monkeypatch):
-    monkeypatch.setattr(Figure, "drawings", lambda self, salt, endings: dict.fromkeys(endings, b"not drawn"))
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_snapshots):
     """A workspace in which the suite was run; tests use copies."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         root = make_home(tmp_path_factory.mktemp("finished"), monkeypatch)
         shutil.copytree(tiny_snapshots, root / "checkpoints" / "tiny")
-        shown = run_process("run", "tiny.toml", *ONE)
-        assert shown.status == 0, shown.err
+        assert run_here(monkeypatch, "run", "tiny.toml", *ONE) == 0
     return root
 
 
