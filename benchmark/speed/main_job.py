@@ -1,9 +1,8 @@
 """Compare the processor time of the main job with that of another commit: `python main_job.py COMMIT [all]`.
 
-Runs `lrbench run quick --seed 0`, with `all` every seed, in new workspaces, in one worker on one core: of this tree, of the
-commit, and of this tree again, so that slow changes of the machine's speed cancel. User and system time of all processes
-depends less than elapsed time on what else a machine does. Both run with the libraries of this interpreter. Takes four to
-fifteen minutes. Linux only.
+Runs `lrbench run quick --seed 0`, with `all` every seed, in new workspaces, in one worker: the commit once, and this tree twice
+at the same time. They share one core, so that changes of the machine's speed are the same for both. Prints user and system
+time of all processes. Both use the libraries of this interpreter. Takes six to twenty minutes. Linux only.
 """
 
 import ctypes
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from lrbench.core.files import parse_json
@@ -30,7 +30,7 @@ def processor_seconds(tree: Path, workspace: Path, arguments: list[str]) -> floa
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, cwd=tree, env=environment, stdout=subprocess.DEVNULL)
     try:
-        # Processes that outlive their parents come to this one, and only those that are waited for are counted.
+        # Only processes that are waited for are counted.
         while True:
             os.wait()
     except ChildProcessError:
@@ -52,12 +52,23 @@ def parts(workspace: Path) -> dict[str, float]:
     return dict(seconds)
 
 
+def adopt_orphans() -> None:
+    """Let processes that outlive their parents come to this one."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def measure(name: str, tree: Path, workspace: Path, arguments: list[str]) -> float:
+    """Run and print the main job of a source tree; return its processor seconds."""
+    seconds = processor_seconds(tree, workspace, arguments)
+    elapsed = ", ".join(f"{part} {duration:.1f}" for part, duration in parts(workspace).items() if duration >= 0.5)
+    print(f"{name}: {seconds:.0f} s of processor time; elapsed: {elapsed}", flush=True)
+    return seconds
+
+
 def main() -> None:
     """Measure both trees."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     arguments = [] if "all" in sys.argv else ["--seed", "0"]
-    totals: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         former = Path(folder) / "former"
         former.mkdir()
@@ -67,13 +78,17 @@ def main() -> None:
         for package, data in _DATA.items():
             if (former / data).is_dir() and not (former / "lrbench" / package).exists():
                 (former / "lrbench" / package).symlink_to(former / data)
-        for name, tree in (("this tree", _ROOT), (sys.argv[1], former), ("this tree", _ROOT)):
-            workspace = Path(folder) / f"workspace-{len(totals)}"
-            totals.append(processor_seconds(tree, workspace, arguments))
-            elapsed = ", ".join(f"{part} {seconds:.1f}" for part, seconds in parts(workspace).items() if seconds >= 0.5)
-            print(f"{name}: {totals[-1]:.0f} s of processor time; elapsed: {elapsed}", flush=True)
-    first, former_total, second = totals
-    print(f"ratio {(first + second) / 2 / former_total:.2f}")
+        with (
+            ProcessPoolExecutor(1, initializer=adopt_orphans) as one,
+            ProcessPoolExecutor(1, initializer=adopt_orphans) as other,
+        ):
+            before = one.submit(measure, sys.argv[1], former, Path(folder) / "workspace", arguments)
+            now = [
+                other.submit(measure, "this tree", _ROOT, Path(folder) / f"workspace-{run}", arguments)
+                for run in range(2)
+            ]
+            ratio = sum(run.result() for run in now) / len(now) / before.result()
+    print(f"ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":
