@@ -2,7 +2,6 @@
 
 import copy
 from collections import Counter
-from typing import Any
 
 import torch
 from torch import nn
@@ -50,9 +49,9 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
         def is_leaf_module(self, module: nn.Module, name: str) -> bool:
             return type(module) in batchnorm_types or super().is_leaf_module(module, name)
 
-    def called(node: Any, *types: type[nn.Module]) -> bool:
+    def called(node: torch.fx.Node, *types: type[nn.Module]) -> bool:
         """Return whether a step is the only call of a layer of one of these types that nothing else changes."""
-        if not isinstance(node, torch.fx.Node) or node.op != "call_module" or calls[node.target] > 1:
+        if node.op != "call_module" or calls[node.target] > 1:
             return False
         module = model.get_submodule(str(node.target))
         return type(module) in types and not module._forward_hooks and not module._forward_pre_hooks
@@ -65,7 +64,10 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     pairs = []
     for node in graph.nodes:
-        if called(node, *batchnorm_types) and called(source := node.args[0], nn.Conv2d) and len(source.users) == 1:
+        if not called(node, *batchnorm_types):
+            continue
+        (source,) = node.all_input_nodes
+        if called(source, nn.Conv2d) and len(source.users) == 1:
             batchnorm = model.get_submodule(node.target)
             if batchnorm.affine and batchnorm.track_running_stats:
                 pairs.append((str(source.target), str(node.target)))
@@ -85,5 +87,7 @@ def _fold(convolution: nn.Module, batchnorm: nn.Module) -> None:
         batchnorm.weight.double(),
         batchnorm.bias.double(),
     )
-    convolution.weight.copy_(weight)
-    convolution.bias = nn.Parameter(bias.to(convolution.weight.dtype), requires_grad=False)
+    # Other layers may share the former parameters.
+    dtype = convolution.weight.dtype
+    convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

@@ -63,6 +63,7 @@ def _use_output_twice(block: _Block, images: torch.Tensor) -> torch.Tensor:
 
 
 STEPS: dict[str, tuple[Callable[[_Block, torch.Tensor], torch.Tensor], bool]] = {
+    "by keyword": (lambda block, images: block.norm(input=block.first(input=images)), True),
     "alone": (lambda block, images: block.norm(block.first(images)), True),
     "output used twice": (_use_output_twice, False),
     "convolution called twice": (lambda block, images: block.norm(block.first(block.first(images))), False),
@@ -85,6 +86,17 @@ def test_only_a_layer_after_one_convolution_is_folded(name: str) -> None:
         assert torch.allclose(folded(images), block(images), atol=1e-5)
     assert (folded is not block) == is_folded
     assert bool(batchnorm_layers(folded)) != is_folded
+
+
+def test_convolution_that_shares_its_weights_keeps_them() -> None:
+    block = _with_statistics(_Block(lambda block, images: block.second(block.norm(block.first(images)))))
+    assert isinstance(block, _Block)
+    block.second.weight = block.first.weight
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    folded = fold_batchnorm(block)
+    with torch.inference_mode():
+        assert torch.allclose(folded(images), block(images), atol=1e-5)
+    assert not batchnorm_layers(folded)
 
 
 def test_module_of_a_user_is_not_traced() -> None:
